@@ -1,0 +1,1 @@
+"""gpt_lab: an experiment-tracking ablation lab for small GPT-like models."""

@@ -1,0 +1,168 @@
+"""`generate`: text from a trained run, streamed to the terminal."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TextIO, get_type_hints
+
+from gpt_lab.cli._main import entry
+from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.options import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, check
+
+HELP = """\
+usage: generate [key=value ...] [--no-cache] [--help]
+
+Continues a text with a trained model.
+
+  run=latest         latest, a study (its best run), STUDY/best, a run's name or its folder
+  prompt=""          the text to continue; empty: from the start of a text
+  max_tokens=200     stop after this many new tokens, or at the end of text
+  temperature=0.8    0: always the likeliest token; 1: the model's own distribution
+  top_k=null         draw from the k likeliest tokens only
+  top_p=null         draw from the smallest set of tokens with this probability
+  seed=0             the same seed gives the same text
+  samples=1          continuations; each is the same whatever their number
+  checkpoint=null    best, last or step-N; null: best if there is one, else last
+  device=auto        auto, cpu or cuda
+  runs_dir=runs      where the studies are
+  cache=true         false, or --no-cache: read the whole text again for each token (for comparison)
+
+Text goes to standard output; the run, the speed and the cache's size to standard error.
+example: generate run=latest prompt="ROMEO:" max_tokens=100 temperature=0.7 top_k=50
+"""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command line may set; the annotations are the check."""
+
+    run: str = "latest"
+    prompt: str = ""
+    max_tokens: PositiveInt = 200
+    temperature: NonNegativeFloat = 0.8
+    top_k: PositiveInt | None = None
+    top_p: Annotated[float, Range(low=0, high=1, open_low=True)] | None = None
+    seed: NonNegativeInt = 0
+    samples: PositiveInt = 1
+    checkpoint: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    runs_dir: str = "runs"
+    cache: bool = True
+
+
+def parse(argv: list[str]) -> Arguments:
+    """The arguments, checked.
+
+    Raises:
+        ConfigError: an unknown key, a value of the wrong type, or a word that is not key=value.
+    """
+    types = get_type_hints(Arguments, include_extras=True)
+    found: dict[str, Any] = {}
+    for word in argv:
+        key, equals, value = word.partition("=")
+        if word == "--no-cache":
+            found["cache"] = False
+        elif not equals or word.startswith("-"):
+            flags = [f"{name}=..." for name in types] + ["--no-cache", "--help"]
+            close = difflib.get_close_matches(word, flags, n=1, cutoff=0.5)
+            hint = f"; did you mean {close[0]}?" if close else f'; a text to continue is prompt="{word}"'
+            raise ConfigError(f"arguments are key=value, not {word!r}{hint}")
+        elif key not in types:
+            raise ConfigError(unknown("argument", key, types))
+        else:
+            found[key] = check(key, value if types[key] is str else _scalar(value), types[key])
+    return Arguments(**found)
+
+
+def _scalar(text: str) -> Any:
+    """Numbers, true, false and null as such; anything else is text."""
+    try:
+        return json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
+    except ValueError:
+        return float(text) if text.lower() in ("nan", "inf", "-inf") else text
+
+
+def run(argv: list[str]) -> int:
+    if {"--help", "-h"} & set(argv):
+        print(HELP, end="")
+        return 0
+    arguments = parse(argv)
+    from gpt_lab.store import find_run
+
+    found = find_run(Path(arguments.runs_dir), arguments.run)
+    _write(found, arguments, sys.stdout, sys.stderr)
+    return 0
+
+
+def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
+    from gpt_lab.infer.generate import ENDED, Usage, generate
+    from gpt_lab.infer.load import checkpoint_folder, load_run
+    from gpt_lab.infer.stream import TextStream
+
+    model, tokenizer, _ = load_run(found, arguments.checkpoint, arguments.device)
+    device = next(model.parameters()).device.type
+    print(f"run {found.path}, checkpoint {checkpoint_folder(found, arguments.checkpoint).name}, {device}", file=err)
+    prompt_ids, shown = start(tokenizer, arguments.prompt)
+    if isinstance(out, io.TextIOWrapper):
+        out.reconfigure(errors="replace")  # a terminal that is not UTF-8 gets "?" and no traceback
+    usage = Usage()
+    steps = generate(
+        model,
+        prompt_ids,
+        max_tokens=arguments.max_tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+        samples=arguments.samples,
+        stop=tokenizer.eot,
+        use_cache=arguments.cache,
+        usage=usage,
+    )
+    streams = [TextStream(tokenizer, prompt_ids) for _ in range(arguments.samples)]
+    texts = [""] * arguments.samples  # the first sample is shown as it comes, the others when it is complete
+    count = 0
+    began = time.perf_counter()
+    print(label(0, arguments.samples) + shown, end="", file=out, flush=True)
+    for step in steps:
+        for i, token in enumerate(step):
+            if token == ENDED:
+                continue
+            count += 1
+            piece = streams[i].push(token)
+            texts[i] += piece
+            if i == 0:
+                print(piece, end="", file=out, flush=True)
+    seconds = time.perf_counter() - began
+    print(streams[0].close(), file=out, flush=True)
+    for i in range(1, arguments.samples):
+        print(label(i, arguments.samples) + shown + texts[i] + streams[i].close(), file=out, flush=True)
+    memory = f"cache {usage.cache_bytes / 1e6:.2f} MB" if arguments.cache else "no cache"
+    print(f"{count} tokens in {seconds:.2f} s: {count / seconds:.0f} tokens/s, {memory}", file=err)
+
+
+def label(sample: int, samples: int) -> str:
+    """The line above one of several samples."""
+    return f"--- sample {sample + 1} of {samples} ---\n" if samples > 1 else ""
+
+
+def start(tokenizer: Any, prompt: str) -> tuple[list[int], str]:
+    """The tokens to continue and the text to show for them; an empty prompt starts at an end of text or a new line."""
+    ids = tokenizer.encode(prompt)
+    if ids:
+        return ids, prompt
+    if tokenizer.eot is not None:
+        return [tokenizer.eot], ""
+    ids = tokenizer.encode("\n")
+    if not ids:
+        raise ConfigError('this tokenizer knows no start of text: give a prompt="..."')
+    return ids, ""
+
+
+main = entry(run)

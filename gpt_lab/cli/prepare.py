@@ -1,0 +1,36 @@
+"""`prepare [key=value ...]`: builds a config's tokenizer and token shards ahead of training."""
+
+from __future__ import annotations
+
+from gpt_lab.cli._main import entry
+
+HELP = """usage: prepare [SETTING ...]
+
+Builds the tokenizer and the token shards that `train` with the same settings would use:
+
+  prepare data=text data.path=corpus/ tokenizer=bpe tokenizer.vocab_size=4096
+
+Settings are those of `train`; only data, tokenizer and scale.context matter here."""
+
+
+def run(argv: list[str]) -> int:
+    """Exit status: 0 built or already there, 2 bad input."""
+    if "--help" in argv or "-h" in argv:
+        print(HELP)
+        return 0
+    from rich.console import Console
+
+    from gpt_lab import config
+
+    cfg = config.compose(argv)
+
+    from gpt_lab.data.prepare import prepare
+
+    prepare(cfg, Console())
+    return 0
+
+
+main = entry(run)
+
+if __name__ == "__main__":
+    main()

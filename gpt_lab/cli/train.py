@@ -1,0 +1,79 @@
+"""`train [key=value ...]`: one run, from config to summary."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+from gpt_lab.cli._main import entry
+
+HELP = """usage: train [SETTING ...] [--cfg]
+
+Trains one model. Settings are key=value; groups swap a part, dotted keys set its options:
+
+  train model=gqa_rope optim=muon              presets and parts
+  train attention=gqa attention.kv_heads=1     a part's option
+  train scale=small budget.tokens=2e7 seed=1   size, budget, seed
+  train +experiment=NAME                       a file of experiments/
+
+  --cfg         print the resolved config and leave
+  --help        this text
+  `components` lists every part; `components attention gqa` explains one.
+
+groups (option in use by default first):
+"""
+
+
+def help_text() -> str:
+    """The usage with every group and its options, read from conf/ and the registry."""
+    from gpt_lab import config
+
+    tree = config.compose_tree([])
+    lines = []
+    for group in config.GROUPS:
+        names = config.choices(group)
+        default = tree.get(group, {}).get("name")
+        names.sort(key=lambda name: name != default)
+        if names:
+            lines.append(f"  {group:<10} {' '.join(names)}")
+    lines.append("\nkeys:")
+    for key in ("seed", "study", "runs_dir", "device", "compile", "force"):
+        lines.append(f"  {key}={_shown(tree[key])}")
+    for section in config.SECTIONS:
+        if section != "scale":
+            lines.append("  " + " ".join(f"{section}.{k}={_shown(v)}" for k, v in tree[section].items()))
+    return HELP + "\n".join(lines)
+
+
+def _shown(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return shlex.quote(str(value))
+
+
+def run(argv: list[str]) -> int:
+    """Exit status: 0 finished, 2 bad input, 1 diverged or failed, 130 or 143 stopped by a signal."""
+    from gpt_lab import config
+
+    if "--help" in argv or "-h" in argv:
+        print(help_text())
+        return 0
+    overrides = [text for text in argv if text != "--cfg"]
+    cfg = config.compose(overrides)
+    if "--cfg" in argv:
+        import yaml
+
+        print(yaml.safe_dump(cfg.to_dict(), sort_keys=False, allow_unicode=True), end="")
+        return 0
+    from rich.console import Console
+
+    from gpt_lab.train.trainer import run_training
+
+    command = shlex.join(["train", *argv])
+    return run_training(cfg, Console(file=sys.stdout), command).exit_code
+
+
+main = entry(run)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,303 @@
+"""From conf/ and overrides to a checked RunConfig; every key is honoured or refused. Never imports torch."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpt_lab import options, registry, schema
+from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.schema import RunConfig
+
+GROUPS = (*registry.KINDS, "scale", "model", "experiment")
+SECTIONS: dict[str, type] = {
+    "scale": schema.Scale,
+    "model": schema.Model,
+    "budget": schema.Budget,
+    "batch": schema.Batch,
+    "eval": schema.Eval,
+    "checkpoint": schema.Checkpoint,
+    "log": schema.Log,
+    "sample": schema.Sample,
+}
+_UNNAMED = frozenset({"seed", "study", "runs_dir", "device", "force", "tracker", "budget", "log", "eval", "checkpoint"})
+"""Keys that say nothing of the question a run answers, left out of its label."""
+
+
+def compose(overrides: Sequence[str] = ()) -> RunConfig:
+    """The checked config of `conf/config.yaml` with command-line overrides (`optim=muon`, `optim.lr=0.01`).
+
+    Raises:
+        ConfigError: an override that is malformed, unknown, of the wrong type, out of range or impossible with another.
+    """
+    return from_dict(compose_tree(overrides) | {"label": label(overrides)})
+
+
+def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
+    """The composed, unchecked tree of settings: groups by Hydra, then single values in the order given."""
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    parsed = [_parse(text) for text in overrides]
+    with _hydra():
+        groups = [p.input_line for p in parsed if _is_group(p) or p.key_or_group.startswith("hydra.")]
+        tree: DictConfig = _compose_groups(groups)
+    _drop_foreign_options(tree, {p.key_or_group for p in parsed if p.key_or_group in registry.KINDS})
+    leaves = set(_leaves(OmegaConf.to_container(tree)))
+    budgets: list[str] = []
+    for override in parsed:
+        key = override.key_or_group
+        if _is_group(override) or key.startswith("hydra."):
+            continue
+        _refuse_structure(override, tree, leaves)
+        try:
+            OmegaConf.update(tree, key, override.value())
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
+        if key.startswith("budget."):
+            budgets.append(key.removeprefix("budget."))
+    if budgets:  # the last word: naming one budget lifts the default one
+        for name in set(tree.budget) - set(budgets):
+            tree.budget[name] = None
+    try:
+        return typing.cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+
+
+def from_dict(tree: Mapping[str, Any]) -> RunConfig:
+    """A RunConfig from nested plain values (a composed tree or a run's config.yaml), checked.
+
+    Raises:
+        ConfigError: an unknown or missing key, a wrong type, a value out of range, an impossible combination.
+    """
+    fields = {f.name: f for f in dataclasses.fields(RunConfig)}
+    _refuse_unknown("key", tree, fields)
+    hints = typing.get_type_hints(RunConfig, include_extras=True)
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in tree:
+            if name in registry.KINDS:
+                values[name] = _part(name, tree[name])
+            elif name in SECTIONS:
+                values[name] = _section(name, tree[name])
+            else:
+                values[name] = options.check(name, tree[name], hints[name])
+        elif field.default is dataclasses.MISSING:
+            raise ConfigError(f"{name} is missing from the config")
+    cfg = RunConfig(**values)
+    _together(cfg)
+    return cfg
+
+
+def load(path: Path) -> RunConfig:
+    """The config of a run, from its config.yaml."""
+    import yaml
+
+    return from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def save(cfg: RunConfig, path: Path) -> None:
+    """Writes the resolved config as YAML."""
+    import yaml
+
+    path.write_text(yaml.safe_dump(cfg.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def label(overrides: Sequence[str]) -> str:
+    """A short name of what a command line changes: `gqa_rope-muon-lr0.01`; empty for the default."""
+    words = []
+    for text in overrides:
+        key, _, value = text.lstrip("+").partition("=")
+        if key.split(".")[0] in _UNNAMED or key.startswith("hydra"):
+            continue
+        words.append(value if key in GROUPS else key.split(".")[-1] + value)
+    slug = re.sub(r"[^A-Za-z0-9_.=]+", "-", "-".join(words)).strip("-")
+    return slug[:80]
+
+
+def choices(group: str) -> list[str]:
+    """The options of one group, from conf/ and the registry."""
+    from gpt_lab.conf_source import conf_dir, experiments_dir
+
+    if group == "experiment":
+        return sorted(path.stem for path in experiments_dir().glob("*.yaml"))
+    found = {path.stem for path in (conf_dir() / group).glob("*.yaml")}
+    return sorted(found | set(registry.index().get(group, {})))
+
+
+@contextlib.contextmanager
+def _hydra() -> Iterator[None]:
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from gpt_lab import conf_source
+
+    conf_source.install()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(conf_source.conf_dir()), version_base="1.3"):
+        yield
+
+
+def _parse(text: str) -> Any:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    if text.startswith("-"):
+        raise ConfigError(f"unknown flag {text!r} (flags: --help, --cfg; settings are written key=value)")
+    if "=" not in text:
+        raise ConfigError(f"{text!r} is no setting: write key=value, such as optim=muon or optim.lr=0.01")
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except OverrideParseException as error:
+        raise ConfigError(f"cannot read {text!r}: {str(error).splitlines()[0]} (quote values as key='text')") from None
+    key = override.key_or_group
+    if override.is_sweep_override():
+        raise ConfigError(f"{key} has several values: one run takes one (grids are for `uv run sweep`)")
+    if override.is_delete():
+        raise ConfigError(f"{text!r}: nothing can be deleted; set {key} to another value")
+    if override.package is not None:
+        raise ConfigError(f"{text!r}: packages (@) cannot be given; write {key}=...")
+    if override.is_add() and key != "experiment":
+        raise ConfigError(f"{text!r}: keys cannot be added; only +experiment=NAME takes a plus")
+    return override
+
+
+def _is_group(override: Any) -> bool:
+    return override.key_or_group in GROUPS
+
+
+def _compose_groups(groups: list[str]) -> Any:
+    from hydra import compose as hydra_compose
+    from hydra.errors import ConfigCompositionException, HydraException
+
+    final = []
+    for text in groups:
+        key, _, value = text.lstrip("+").partition("=")
+        if key in GROUPS:
+            allowed = choices(key)
+            if value not in allowed:
+                raise ConfigError(unknown(key, value, allowed))
+            text = f"+experiment={value}" if key == "experiment" else text
+        final.append(text)
+    try:
+        return hydra_compose(config_name="config", overrides=final)
+    except (ConfigCompositionException, HydraException) as error:
+        raise ConfigError(" ".join(str(error).split())) from None
+
+
+def _drop_foreign_options(tree: Any, swapped: set[str]) -> None:
+    """A preset's setting of a part's option goes with that part when the command line swaps it.
+
+    Options that the new part has too stay, so that one component alone changes; keys that no part of the kind
+    has stay as well, to be refused.
+    """
+    for kind in swapped:
+        parts = registry.index()[kind]
+        own = parts[tree[kind].name].options
+        for key in [k for k in tree[kind] if k != "name" and k not in own]:
+            if any(key in part.options for part in parts.values()):
+                del tree[kind][key]
+
+
+def _refuse_structure(override: Any, tree: Any, leaves: set[str]) -> None:
+    key = override.key_or_group
+    group, _, rest = key.partition(".")
+    if rest == "name" and group in GROUPS:
+        raise ConfigError(f"{key} cannot be set: choose the whole part with {group}={override.value()}")
+    if key in leaves:
+        return
+    if key in SECTIONS:
+        inner = ", ".join(f"{key}.{name}" for name in tree[key])
+        raise ConfigError(f"{key} is a section, not a value: set one of {inner}")
+    if group in GROUPS and rest and group in tree:
+        chosen = f"{group}={tree[group].name}" if "name" in tree[group] else group
+        raise ConfigError(unknown(f"key of {chosen}:", rest, [n for n in tree[group] if n != "name"]))
+    if group in SECTIONS and rest:
+        raise ConfigError(unknown(f"key of {group}:", rest, list(tree[group])))
+    tops = sorted({leaf for leaf in leaves if "." not in leaf} | set(GROUPS) | set(SECTIONS))
+    raise ConfigError(unknown("setting", key, tops))
+
+
+def _leaves(tree: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _refuse_unknown(what: str, given: Mapping[str, Any], allowed: Mapping[str, Any]) -> None:
+    for key in given:
+        if key not in allowed:
+            raise ConfigError(unknown(what, key, allowed))
+
+
+def _part(kind: str, settings: Any) -> dict[str, Any]:
+    if not isinstance(settings, Mapping) or "name" not in settings:
+        raise ConfigError(f"{kind} must be a part with its options, not {settings!r}: choose with {kind}=NAME")
+    part = registry.get(kind, settings["name"])
+    _refuse_unknown(f"key of {kind}={part.name}:", settings, {"name": None, **part.options})
+    checked: dict[str, Any] = {"name": part.name}
+    for key, option in part.options.items():
+        value = settings.get(key, option.default)
+        if value is registry.REQUIRED or value == "???":
+            raise ConfigError(f"{kind}={part.name} needs {kind}.{key}=... ({options.describe(option.annotation)})")
+        checked[key] = options.check(f"{kind}.{key}", value, option.annotation)
+    return checked
+
+
+def _section(name: str, settings: Any) -> Any:
+    cls = SECTIONS[name]
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"{name} is a section, not a value: {settings!r}")
+    hints = typing.get_type_hints(cls, include_extras=True)
+    _refuse_unknown(f"key of {name}:", settings, hints)
+    for field in dataclasses.fields(cls):
+        if field.default is dataclasses.MISSING and field.name not in settings:
+            raise ConfigError(f"{name}.{field.name} is missing")
+    return cls(**{key: options.check(f"{name}.{key}", value, hints[key]) for key, value in settings.items()})
+
+
+def _together(cfg: RunConfig) -> None:
+    """Combinations that no part could build, refused before torch is imported."""
+    scale, attention = cfg.scale, cfg.attention
+    if scale.width % scale.heads:
+        divisors = [h for h in range(1, scale.width + 1) if scale.width % h == 0 and h <= 4 * scale.heads]
+        raise ConfigError(
+            f"scale.heads={scale.heads} does not divide scale.width={scale.width} (heads that do: "
+            f"{', '.join(map(str, divisors[-8:]))})"
+        )
+    kv_heads = attention.get("kv_heads")
+    if kv_heads and scale.heads % kv_heads:
+        raise ConfigError(f"attention.kv_heads={kv_heads} does not divide scale.heads={scale.heads}")
+    window = attention.get("window")
+    if window and window > scale.context:
+        raise ConfigError(
+            f"attention.window={window} is larger than scale.context={scale.context}: "
+            "make the window smaller or choose attention=mha"
+        )
+    given = [f.name for f in dataclasses.fields(cfg.budget) if getattr(cfg.budget, f.name) is not None]
+    if len(given) != 1:
+        said = "none is" if not given else " and ".join(given) + " are"
+        raise ConfigError(
+            f"exactly one of budget.steps, budget.tokens, budget.flops, budget.seconds is needed: {said} set"
+        )
+    if cfg.batch.tokens % scale.context:
+        below = cfg.batch.tokens // scale.context * scale.context
+        near = f"{below or scale.context} or {below + scale.context}" if below else str(scale.context)
+        raise ConfigError(
+            f"batch.tokens={cfg.batch.tokens} is not a multiple of scale.context={scale.context} (nearest: {near})"
+        )
+    if cfg.batch.micro is not None and (cfg.batch.micro > cfg.rows or cfg.rows % cfg.batch.micro):
+        fit = [m for m in range(1, cfg.rows + 1) if cfg.rows % m == 0]
+        raise ConfigError(
+            f"batch.micro={cfg.batch.micro} does not divide the {cfg.rows} rows of a step (allowed: {', '.join(map(str, fit))})"
+        )
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.=-]*", cfg.study):
+        raise ConfigError(f"study must be a plain folder name (letters, digits, . _ = -), not {cfg.study!r}")

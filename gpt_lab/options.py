@@ -1,0 +1,156 @@
+"""The types that a part's options may have, and the check of a value against one of them.
+
+A part declares its options as keyword-only arguments; their annotations are the schema. These aliases
+add ranges to the plain types, so that a bad value is refused before torch is imported.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from gpt_lab.errors import ConfigError, unknown
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number; `open_low` and `open_high` exclude the bound itself."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def holds(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"{'>' if self.open_low else '>='} {self.low:g}"
+        return f"in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
+
+
+PositiveInt = Annotated[int, Range(low=1)]
+NonNegativeInt = Annotated[int, Range(low=0)]
+PositiveFloat = Annotated[float, Range(low=0, open_low=True)]
+NonNegativeFloat = Annotated[float, Range(low=0)]
+Fraction = Annotated[float, Range(low=0, high=1)]
+"""A share of a whole: 0 and 1 included."""
+Probability = Annotated[float, Range(low=0, high=1, open_high=True)]
+"""A rate that must stay below 1: dropout, momentum, label smoothing."""
+
+NAMESPACE: dict[str, Any] = {
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "str": str,
+    "list": list,
+    "Any": Any,
+    "None": None,
+    "Literal": Literal,
+    "PositiveInt": PositiveInt,
+    "NonNegativeInt": NonNegativeInt,
+    "PositiveFloat": PositiveFloat,
+    "NonNegativeFloat": NonNegativeFloat,
+    "Fraction": Fraction,
+    "Probability": Probability,
+}
+
+
+def describe(annotation: Any) -> str:
+    """The annotation in a user's words."""
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        base, bounds = typing.get_args(annotation)
+        return f"{describe(base)} {bounds}"
+    if origin is Literal:
+        return "one of " + ", ".join(str(v) for v in typing.get_args(annotation))
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(describe(a) for a in typing.get_args(annotation))
+    if origin is list:
+        return "a list of " + describe(typing.get_args(annotation)[0])
+    if annotation is type(None):
+        return "null"
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        list: "a list",
+    }
+    return names.get(annotation, "anything")
+
+
+def check(key: str, value: Any, annotation: Any) -> Any:
+    """The value in the annotation's type.
+
+    Raises:
+        ConfigError: the value does not fit; the line names the key and what is allowed.
+    """
+    origin = typing.get_origin(annotation)
+    if annotation is Any:
+        return value
+    if origin in (types.UnionType, typing.Union):
+        options = typing.get_args(annotation)
+        if value is None and type(None) in options:
+            return None
+        real = [o for o in options if o is not type(None)]
+        for option in real:
+            try:
+                return check(key, value, option)
+            except ConfigError as error:
+                if len(real) == 1:
+                    suffix = " (null is allowed too)" if type(None) in options else ""
+                    raise ConfigError(str(error) + suffix) from None
+        raise _refusal(key, value, annotation)
+    if origin is Annotated:
+        base, bounds = typing.get_args(annotation)
+        number = check(key, value, base)
+        if not bounds.holds(number):
+            raise ConfigError(f"{key} must be {describe(base)} {bounds}, not {value}")
+        return number
+    if origin is Literal:
+        allowed = typing.get_args(annotation)
+        for one in allowed:
+            if value == one and isinstance(value, bool) == isinstance(one, bool):
+                return one
+        if isinstance(value, bool):  # YAML reads a bare on/off/yes/no as a truth value
+            return check(key, {True: "on", False: "off"}[value], annotation)
+        raise ConfigError(unknown(f"value for {key}:", value, [str(a) for a in allowed]))
+    if origin is list:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise _refusal(key, value, annotation)
+        (item,) = typing.get_args(annotation)
+        return [check(f"{key}[{i}]", v, item) for i, v in enumerate(value)]
+    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if annotation is float and isinstance(value, str):
+        raise _refusal(key, value, annotation, _number_hint(value))
+    if annotation is float and isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key} must be a finite number, not {value}")
+    if isinstance(value, bool) and annotation is not bool:
+        raise _refusal(key, value, annotation)
+    if not isinstance(value, annotation):
+        raise _refusal(key, value, annotation)
+    return value
+
+
+def _number_hint(text: str) -> str:
+    try:
+        float(text)
+    except ValueError:
+        return ""
+    mantissa, _, exponent = text.lower().partition("e")
+    dotted = mantissa if "." in mantissa else f"{mantissa}.0"
+    return f" (YAML reads {text} as text: write {dotted}e{exponent})" if exponent else ""
+
+
+def _refusal(key: str, value: Any, annotation: Any, hint: str = "") -> ConfigError:
+    shown = "null" if value is None else repr(value)
+    return ConfigError(f"{key} must be {describe(annotation)}, not {shown}{hint}")

@@ -1,0 +1,172 @@
+"""RunConfig: everything that one run was told, typed, checked and immutable. Imports neither torch nor hydra."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from gpt_lab.options import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability
+
+Settings = Mapping[str, Any]
+"""One group's choice: `name` and the options of that part."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the model is."""
+
+    name: str
+    depth: PositiveInt
+    width: PositiveInt
+    heads: PositiveInt
+    context: PositiveInt
+
+
+@dataclass(frozen=True)
+class Model:
+    """Flags of the assembled model that belong to no single part."""
+
+    tied: bool = True
+    bias: bool = False
+    dropout: Probability = 0.0
+    logit_softcap: PositiveFloat | None = None
+    vocab_multiple: PositiveInt = 1
+    checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: exactly one of these is set."""
+
+    steps: PositiveInt | None = None
+    tokens: PositiveFloat | None = None
+    flops: PositiveFloat | None = None
+    seconds: PositiveFloat | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tokens per optimizer step, rows per micro-batch (null: all at once), data order, document mask."""
+
+    tokens: PositiveInt = 3072
+    micro: PositiveInt | None = None
+    seed: NonNegativeInt | None = None
+    document_mask: bool = False
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Validation during training: every so many steps, on the first `tokens` of the validation split (null: all)."""
+
+    every: PositiveInt = 200
+    tokens: PositiveInt | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Steps between checkpoints (null: at each evaluation) and how many of the periodic ones stay."""
+
+    every: PositiveInt | None = None
+    keep: NonNegativeInt = 1
+
+
+@dataclass(frozen=True)
+class Log:
+    """Steps between lines in metrics.jsonl."""
+
+    every: PositiveInt = 10
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The text drawn at each evaluation; `tokens=0` draws none."""
+
+    prompt: str = "\n"
+    tokens: NonNegativeInt = 64
+    temperature: NonNegativeFloat = 0.8
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run. Groups are `{name, option: value, ...}`; the rest are fixed keys."""
+
+    attention: Settings
+    position: Settings
+    norm: Settings
+    mlp: Settings
+    residual: Settings
+    init: Settings
+    optim: Settings
+    schedule: Settings
+    precision: Settings
+    kernel: Settings
+    data: Settings
+    tokenizer: Settings
+    objective: Settings
+    tracker: Settings
+    scale: Scale
+    model: Model
+    budget: Budget
+    batch: Batch
+    eval: Eval
+    checkpoint: Checkpoint
+    log: Log
+    sample: Sample
+    seed: NonNegativeInt = 0
+    study: str = "default"
+    runs_dir: str = "runs"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    force: bool = False
+    label: str = field(default="", metadata={"derived": True})
+    """Readable name of what differs from the default, derived from the command line."""
+
+    @property
+    def data_seed(self) -> int:
+        """The seed of the data order: the run's, unless batch.seed fixes another."""
+        return self.seed if self.batch.seed is None else self.batch.seed
+
+    @property
+    def rows(self) -> int:
+        """Sequences per optimizer step."""
+        return self.batch.tokens // self.scale.context
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as written to config.yaml."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted keys to scalars and lists, as trackers and tables want them."""
+        return dict(_flatten("", self.to_dict()))
+
+    def signature(self, resolved: Mapping[str, Any]) -> str:
+        """12 hex digits over all that changes the result: the settings but NOT_IDENTITY, and what `auto` became."""
+        kept = {k: v for k, v in self.flat().items() if k.split(".")[0] not in NOT_IDENTITY}
+        text = json.dumps([kept, dict(resolved)], sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+NOT_IDENTITY = frozenset({"study", "runs_dir", "tracker", "log", "sample", "checkpoint", "force", "label"})
+"""Top-level keys that change where a run is kept or what is shown of it, never its numbers."""
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _flatten(prefix: str, tree: Mapping[str, Any]) -> Any:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(f"{prefix}{key}.", value)
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,90 @@
+"""What every test process gets before torch is imported: one thread, throw-away caches, no network.
+
+The main pytest process sets the environment; pytest-xdist's workers and the tests' subprocesses inherit it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+SECRETS = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_RUN_ID", "WANDB_DIR", "HF_TOKEN")
+
+
+def _isolate() -> Path:
+    """Point every cache and login at a new folder, which all workers share, and switch the network off."""
+    home = Path(tempfile.mkdtemp(prefix="gpt_lab_tests_"))
+    git = Path.home() / ".gitconfig"
+    if git.is_file():  # it may hold safe.directory, without which git refuses the checkout
+        os.environ.setdefault("GIT_CONFIG_GLOBAL", str(git))
+    for name in (*SECRETS, *(name for name in os.environ if name.startswith("GPT_LAB_"))):
+        os.environ.pop(name, None)
+    os.environ.update(
+        HOME=str(home),
+        GPT_LAB_CACHE=str(home / "cache"),
+        XDG_CACHE_HOME=str(home / ".cache"),
+        XDG_CONFIG_HOME=str(home / ".config"),
+        HF_HOME=str(home / "hf"),
+        HF_HUB_OFFLINE="1",
+        HF_DATASETS_OFFLINE="1",
+        WANDB_MODE="offline",
+        WANDB_ERROR_REPORTING="false",
+        WANDB_SILENT="true",
+        NETRC=str(home / "netrc"),
+        TOKENIZERS_PARALLELISM="false",
+        OMP_NUM_THREADS="1",  # one worker per core: more threads would only fight
+        MKL_NUM_THREADS="1",
+        COLUMNS="120",
+    )
+    return home
+
+
+HOME = None if IS_WORKER else _isolate()
+
+
+def pytest_unconfigure() -> None:
+    if HOME is not None:
+        shutil.rmtree(HOME, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the `cuda` tests where there is no CUDA device; torch is imported only if such a test was collected."""
+    marked = [item for item in items if item.get_closest_marker("cuda")]
+    if marked:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Connections beyond this machine fail at once, so that a test which needs the network cannot pass by luck."""
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
+
+    def local(host: Any) -> bool:
+        return host is None or str(host) in {"localhost", "::1", "", "b''"} or str(host).startswith("127.")
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not local(address[0]):
+            raise OSError(f"tests have no network: {address!r}")
+        connect(self, address)
+
+    def guarded_look_up(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if not local(host):
+            raise socket.gaierror(socket.EAI_NONAME, f"tests have no network: {host!r}")
+        return look_up(host, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded_connect)
+        patch.setattr(socket, "getaddrinfo", guarded_look_up)
+        yield

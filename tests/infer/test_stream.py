@@ -1,0 +1,70 @@
+"""Text from a stream of tokens: whole characters only, nothing lost."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from gpt_lab.infer.stream import TextStream, text
+
+TEXT = "naïve café — 東京タワー 😀👩‍👩‍👧‍👦 Ωμέγα\n𝔘𝔫𝔦 end"
+
+
+class Pieces:
+    """A tokenizer whose tokens are any byte strings."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.pieces = pieces
+
+    def decode_bytes(self, ids: list[int]) -> bytes:
+        return b"".join(self.pieces[i] for i in ids)
+
+
+class Words(Pieces):
+    """A tokenizer that puts spaces between words, so that the first word of any decoded list has none."""
+
+    def decode_bytes(self, ids: list[int]) -> bytes:
+        return b" ".join(self.pieces[i] for i in ids)
+
+
+def cut(data: bytes, seed: int) -> list[bytes]:
+    draw, pieces = random.Random(seed), []
+    while data:
+        size = draw.choice([1, 1, 2, 3, 7])
+        pieces.append(data[:size])
+        data = data[size:]
+    return pieces
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_characters_split_over_tokens_come_out_whole(seed: int) -> None:
+    pieces = cut(TEXT.encode(), seed)
+    stream, shown = TextStream(Pieces(pieces)), ""
+    for i in range(len(pieces)):
+        piece = stream.push(i)
+        assert "\ufffd" not in piece
+        shown += piece
+        assert TEXT.startswith(shown)
+        waiting = len(b"".join(pieces[: i + 1])) - len(shown.encode())
+        assert 0 <= waiting <= 3  # nothing is held back that could be shown
+    assert shown + stream.close() == TEXT
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_random_bytes_give_what_decoding_them_at_once_gives(seed: int) -> None:
+    data = random.Random(seed).randbytes(60)
+    pieces = cut(data, seed)
+    assert text(Pieces(pieces), range(len(pieces))) == data.decode("utf-8", errors="replace")
+
+
+def test_an_unfinished_character_is_replaced_at_the_end_only() -> None:
+    stream = TextStream(Pieces([b"a", *(bytes([b]) for b in "😀".encode()[:3])]))
+    assert [stream.push(i) for i in range(4)] == ["a", "", "", ""]
+    assert stream.close() == "\ufffd"
+
+
+def test_spaces_that_depend_on_a_neighbour_are_kept() -> None:
+    words = Words([b"to", b"be", b"or", b"not"])
+    assert text(words, [1, 2, 3], prompt_ids=[0]) == " be or not"
+    assert text(words, [0, 1, 2, 3] * 5) == " ".join(["to be or not"] * 5)
