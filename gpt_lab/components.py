@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import textwrap
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -124,11 +125,10 @@ def show(found: Catalogue, console: Console) -> None:
         table.add_column(style="cyan", no_wrap=True, min_width=14)
         table.add_column(overflow="fold")
         for entry in entries.values():
-            table.add_row(f"  {entry.name}", Text(entry.summary))
-            if entry.choices:
-                table.add_row("", Text("  ".join(f"{k}={c.shown}" for k, c in entry.choices.items()), style="green"))
-            if entry.paper:
-                table.add_row("", Text(entry.paper, style="dim"))
+            keys = "  ".join(f"{key}={choice.shown}" for key, choice in entry.choices.items())
+            cells = [Text(entry.summary), Text(keys, style="green"), Text(entry.paper, style="dim")]
+            for number, cell in enumerate([cell for cell in cells if cell] or [Text()]):
+                table.add_row("" if number else f"  {entry.name}", cell)
         if not entries:
             table.add_row("  (none)", "")
         console.print(table)
@@ -143,7 +143,7 @@ def show_one(entry: Entry, console: Console) -> None:
     from rich.text import Text
 
     console.print(Text.assemble((f"{entry.kind}={entry.name}", "bold cyan")))
-    console.print(Text(entry.doc))
+    console.print(Text(reflow(entry.doc, console.width)), soft_wrap=True)
     console.print()
     if entry.choices:
         table = Table(box=SIMPLE, show_edge=False, pad_edge=False)
@@ -208,6 +208,23 @@ def meaning(doc: str, key: str) -> str:
     """What the docstring says after `key:`, its continuation lines (deeper indented) included."""
     found = re.search(rf"^([ ]*)`{{0,2}}{re.escape(key)}`{{0,2}}: *(.+(?:\n\1[ ]+\S.*)*)", doc, re.MULTILINE)
     return " ".join(found[2].split()) if found else ""
+
+
+def reflow(doc: str, width: int) -> str:
+    """A docstring's paragraphs and `key: meaning` items at another width; no word, such as an address, is split."""
+    blocks = []
+    for block in re.split(r"\n\s*\n", doc.strip()):
+        lines: list[str] = []
+        for line in block.splitlines():
+            if lines and not re.match(r" *`{0,2}[\w.]+`{0,2}: ", line):
+                lines[-1] += f" {line.strip()}"
+            else:
+                lines.append(line.strip())
+        wrap = textwrap.TextWrapper(
+            width, subsequent_indent="    " if len(lines) > 1 else "", break_long_words=False, break_on_hyphens=False
+        )
+        blocks.append("\n".join(wrap.fill(line) for line in lines))
+    return "\n\n".join(blocks)
 
 
 def _presets(kind: str) -> dict[str, Entry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -12,12 +13,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gpt_lab.errors import LabError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 LOW_DISK = 2e9
 """Bytes: below this a run with checkpoints may not fit."""
+STYLES = {"ok": "green", "missing": "bold red", "note": "dim"}
 EXTRAS = {
     "flash-attn": ("the flash_attn kernel on CUDA", "uv sync --extra cuda"),
     "tensorboard": ("tracker=tensorboard", "uv sync --extra tensorboard"),
@@ -51,6 +56,28 @@ def examine() -> list[Row]:
 def can_train(rows: list[Row]) -> bool:
     """Nothing that training needs is missing."""
     return not any(row.needed and row.state == "missing" for row in rows)
+
+
+def show(rows: list[Row], console: Console) -> None:
+    """A table of all rows, and whether one can train."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE, show_edge=False, pad_edge=False)
+    for heading in ("", "check", "state", "found", "how to get it"):
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("", "check", "state"))
+    section = ""
+    for row in rows:
+        first = Text("" if row.section == section else row.section, style="bold")
+        state = Text("-" if row.state == "note" else row.state, style=STYLES[row.state])
+        table.add_row(first, Text(row.name), state, Text(row.found), Text(row.fix))
+        section = row.section
+    console.print(table)
+    console.print()
+    console.print(
+        "Ready to train: uv run train" if can_train(rows) else "Not ready to train: see the rows marked missing."
+    )
 
 
 def python() -> Iterator[Row]:
@@ -161,16 +188,21 @@ def kernels() -> Iterator[Row]:
 
 def tracking() -> Iterator[Row]:
     """Where tracker=auto would send metrics; asks no server."""
-    from gpt_lab.trackers.wandb import login
+    from gpt_lab.trackers.wandb import choose_mode, login
 
-    mode = os.environ.get("WANDB_MODE", "")
+    try:
+        mode = choose_mode("auto")
+    except LabError as error:
+        yield Row("tracking", "W&B", "missing", str(error), "unset WANDB_MODE")
+        return
     source = login()
-    if mode:
-        yield Row("tracking", "W&B", "note", f"WANDB_MODE={mode} decides")
-    elif source:
-        yield Row("tracking", "W&B", "ok", f"logged in ({source}): tracker=auto logs online")
+    says = f"tracker=auto is {mode}" + (" (WANDB_MODE)" if os.environ.get("WANDB_MODE") else "")
+    if source:
+        yield Row("tracking", "W&B", "ok", f"logged in ({source}); {says}")
+    elif mode == "online":
+        yield Row("tracking", "W&B", "missing", f"not logged in, but {says}", "uv run wandb login")
     else:
-        yield Row("tracking", "W&B", "note", "not logged in: tracker=auto keeps offline runs", "uv run wandb login")
+        yield Row("tracking", "W&B", "note", f"not logged in; {says}", "uv run wandb login")
 
 
 def disk() -> Iterator[Row]:

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
-
-from rich.console import Console
 
 from gpt_lab import components
 from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import Parser
-
-PIPE_WIDTH = 100
+from gpt_lab.cli._parser import Parser, output
 
 
 def run(arguments: list[str]) -> int:
@@ -24,12 +19,10 @@ def run(arguments: list[str]) -> int:
     found = components.catalogue(chosen.kind, chosen.name)
     if chosen.json:
         print(json.dumps(components.to_dict(found), indent=2))
-        return 0
-    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
-    if chosen.name is None:
-        components.show(found, console)
+    elif chosen.name is None:
+        output(lambda console: components.show(found, console))
     else:
-        components.show_one(found[chosen.kind][chosen.name], console)
+        output(lambda console: components.show_one(found[chosen.kind][chosen.name], console))
     return 0
 
 

@@ -18,6 +18,7 @@ Trains one model. Settings are key=value; groups swap a part, dotted keys set it
 
   --cfg         print the resolved config and leave
   --help        this text
+  eval "$(train -sc install=bash)"   completes groups, options and keys (fish and zsh too)
   `components` lists every part; `components attention gqa` explains one.
 
 groups (option in use by default first):
@@ -51,12 +52,25 @@ def _shown(value: object) -> str:
     return shlex.quote(str(value))
 
 
+def _complete() -> None:
+    """Hydra's own completion, over the same groups."""
+    import hydra
+
+    from gpt_lab import conf_source
+
+    conf_source.install()
+    hydra.main(version_base="1.3", config_path=str(conf_source.conf_dir()), config_name="config")(lambda cfg: None)()
+
+
 def run(argv: list[str]) -> int:
     """Exit status: 0 finished, 2 bad input, 1 diverged or failed, 130 or 143 stopped by a signal."""
     from gpt_lab import config
 
     if "--help" in argv or "-h" in argv:
         print(help_text())
+        return 0
+    if any(text in ("-sc", "--shell-completion") for text in argv):
+        _complete()
         return 0
     overrides = [text for text in argv if text != "--cfg"]
     cfg = config.compose(overrides)

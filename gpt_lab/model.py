@@ -1,0 +1,144 @@
+"""GPT assembled from parts. Says nothing about training. Shape letters as in parts/base.py."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from gpt_lab import kernels, registry
+from gpt_lab.parts.base import Flow, KeyedDropout, KVCacheLike, Shape, role, salt
+from gpt_lab.schema import RunConfig
+
+
+class GPT(nn.Module):
+    """A decoder-only Transformer made of the parts that a config names.
+
+    Args:
+        cfg: which parts, how large, which flags.
+        vocab_size: tokens that logits speak of; embedding and head are padded up to a multiple of
+            cfg.model.vocab_multiple, and the padding never shows.
+
+    Raises:
+        ConfigError: the parts and sizes do not fit together.
+    """
+
+    def __init__(self, cfg: RunConfig, vocab_size: int) -> None:
+        super().__init__()
+        scale, flags = cfg.scale, cfg.model
+        shape = Shape(scale.depth, scale.width, scale.heads, scale.context, flags.bias, flags.dropout)
+        self.shape = shape
+        self.vocab_size = vocab_size
+        self.kernel_name: str = cfg.kernel["name"]
+        self.softcap = flags.logit_softcap
+        self.checkpointing = flags.checkpointing
+        init = registry.build("init", cfg.init, shape)
+        self.logits_scale: float = init.logits_scale
+        rows = math.ceil(vocab_size / flags.vocab_multiple) * flags.vocab_multiple
+        self.embed = nn.Embedding(rows, shape.width)
+        self.embed_dropout = KeyedDropout(shape.dropout, salt(shape.depth, "embed"))
+        self.position = registry.build("position", cfg.position, shape)
+        make_norm = functools.partial(registry.build, "norm", cfg.norm)
+        self.blocks = nn.ModuleList()
+        for layer in range(shape.depth):
+            attention = registry.build("attention", cfg.attention, shape, layer)
+            # relative, because a part may have a scale of its own
+            attention.scale *= init.attention_scale(attention.head_dim) * math.sqrt(attention.head_dim)
+            mlp = registry.build("mlp", cfg.mlp, shape, layer)
+            self.blocks.append(registry.build("residual", cfg.residual, shape, layer, attention, mlp, make_norm))
+        self.norm = make_norm(shape.width) if registry.load("residual", cfg.residual["name"]).final_norm else None
+        self.head = None if flags.tied else nn.Linear(shape.width, rows, bias=False)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        *,
+        positions_T: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        cache: KVCacheLike | None = None,
+        keys_B: Tensor | None = None,
+    ) -> Tensor:
+        """Logits of the token after each token.
+
+        Args:
+            tokens_BT: int64 token ids.
+            positions_T: int64 absolute positions; None: 0 to T-1.
+            documents_BT: int64 document numbers; attention stays inside equal numbers. None: each row is one document.
+            cache: keys and values of earlier tokens, to which these are added.
+            keys_B: int64 dropout key of each row (base.row_keys); None: no dropout.
+
+        Returns:
+            (B, T, V) in the activations' type, V = vocab_size.
+        """
+        if positions_T is None:
+            positions_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
+        flow = Flow(self.position, positions_T, documents_BT, cache, keys_B)
+        x = self.position.embed(self.embed(tokens_BT), positions_T)
+        x = self.embed_dropout(x, keys_B)
+        if self.checkpointing and self.training and cache is None:
+            for block in self.blocks:  # dropout is keyed: no generator's state to keep
+                x = checkpoint(block, x, flow, use_reentrant=False, preserve_rng_state=False)
+        else:
+            for block in self.blocks:
+                x = block(x, flow)
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.logits_scale != 1.0:
+            x = x * self.logits_scale
+        logits_BTV = F.linear(x, self.embed.weight if self.head is None else self.head.weight)
+        if logits_BTV.shape[-1] != self.vocab_size:
+            logits_BTV = logits_BTV[..., : self.vocab_size]
+        if self.softcap is not None:
+            logits_BTV = self.softcap * torch.tanh(logits_BTV.float() / self.softcap)
+        return logits_BTV
+
+    def choose_kernels(
+        self, device: str | torch.device, dtype_name: str, documents: bool = False
+    ) -> list[kernels.Choice]:
+        """Sets each layer's attention kernel to what cfg.kernel means on this device; returns the choices by layer.
+
+        Args:
+            device: where the model will run.
+            dtype_name: fp32, tf32, bf16 or fp16.
+            documents: whether batches carry document numbers.
+
+        Raises:
+            ConfigError: the kernel asked for cannot do what a layer needs; the line names those that can.
+        """
+        choices = []
+        for block in self.blocks:
+            attention = block.attention
+            request = attention.request(torch.device(device), dtype_name, self.position.bias_kind, documents)
+            choices.append(kernels.choose(self.kernel_name, request))
+            attention.kernel = choices[-1].name
+        return choices
+
+
+@torch.no_grad()
+def initialize(model: GPT, cfg: RunConfig) -> None:
+    """Sets every parameter from (cfg.seed, its name): two models that share a parameter start equal there.
+
+    Biases become 0, other vectors keep what their constructor gave, the padding rows of the vocabulary become 0.
+    """
+    init = registry.build("init", cfg.init, model.shape)
+    for name, parameter in model.named_parameters():
+        kind = role(name, parameter.ndim)
+        if name.endswith(".bias"):
+            parameter.zero_()
+        elif kind != "vector":
+            shape = tuple(parameter.shape)
+            if name in ("embed.weight", "head.weight"):
+                parameter.zero_()
+                parameter, shape = parameter[: model.vocab_size], (model.vocab_size, *shape[1:])
+            generator = torch.Generator().manual_seed(_parameter_seed(cfg.seed, name))
+            parameter.copy_(init.weight(name, shape, kind, generator))
+
+
+def _parameter_seed(seed: int, name: str) -> int:
+    """63 bits of a hash, the same on every machine and Python."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") >> 1

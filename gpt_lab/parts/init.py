@@ -1,0 +1,117 @@
+"""Initial values, and what must go with them: learning-rate multipliers, the scale of logits and of attention.
+
+Constructor: (shape, *, options). Vectors are not drawn: gains keep their constructor's values and biases start at 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gpt_lab.options import PositiveFloat, PositiveInt
+from gpt_lab.parts.base import Role, Shape
+from gpt_lab.registry import register
+
+
+class _Init:
+    """The defaults: no multipliers, attention over sqrt(head dimension)."""
+
+    logits_scale: float = 1.0
+    """Factor on the logits."""
+
+    def std(self, tensor_shape: tuple[int, ...], role: Role) -> float:
+        """Standard deviation of a tensor's initial values; tensor_shape is (out, in)."""
+        raise NotImplementedError
+
+    def weight(self, name: str, tensor_shape: tuple[int, ...], role: Role, generator: torch.Generator) -> Tensor:
+        """Initial values (fp32, CPU) of one parameter, normally distributed."""
+        return torch.empty(tensor_shape).normal_(0.0, self.std(tensor_shape, role), generator=generator)
+
+    def lr_multiplier(self, role: Role, tensor_shape: tuple[int, ...]) -> float:
+        """Factor on the learning rate of a parameter."""
+        return 1.0
+
+    def attention_scale(self, head_dim: int) -> float:
+        """Factor on attention scores."""
+        return head_dim**-0.5
+
+
+@register("init", "normal")
+class Normal(_Init):
+    """GPT-2's: one standard deviation for all matrices, smaller by sqrt(2 depth) where a branch ends.
+
+    Reference: Radford et al. 2019, https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf
+
+    std: standard deviation of embeddings, head and matrices.
+    scaled_residual: divide it by sqrt(2 x depth) in the last matrix of each branch, so that the residual stream's
+        variance does not grow with depth.
+    """
+
+    def __init__(self, shape: Shape, *, std: PositiveFloat = 0.02, scaled_residual: bool = True) -> None:
+        self.value = std
+        self.residual = (2 * shape.depth) ** -0.5 if scaled_residual else 1.0
+
+    def std(self, tensor_shape: tuple[int, ...], role: Role) -> float:
+        return self.value * (self.residual if role == "residual" else 1.0)
+
+
+@register("init", "fan_in")
+class FanIn(_Init):
+    """1/sqrt(fan-in): a matrix keeps the variance of what it reads, at every width.
+
+    Reference: LeCun et al. 1998, Efficient BackProp, doi:10.1007/3-540-49430-8_2
+
+    embedding_std: standard deviation of embeddings and head (a look-up has no fan-in).
+    scaled_residual: divide by sqrt(2 x depth) in the last matrix of each branch.
+    """
+
+    def __init__(self, shape: Shape, *, embedding_std: PositiveFloat = 0.02, scaled_residual: bool = True) -> None:
+        self.embedding_std = embedding_std
+        self.residual = (2 * shape.depth) ** -0.5 if scaled_residual else 1.0
+
+    def std(self, tensor_shape: tuple[int, ...], role: Role) -> float:
+        if role in ("embedding", "head"):
+            return self.embedding_std
+        return tensor_shape[-1] ** -0.5 * (self.residual if role == "residual" else 1.0)
+
+
+@register("init", "mup")
+class MuP(_Init):
+    """Maximal update parametrisation: a learning rate tuned at base_width holds at every width (Adam).
+
+    Paper: Yang et al. 2022, arXiv:2203.03466
+
+    Against the model at base_width, where this is `normal`: hidden matrices have a standard deviation smaller by
+    sqrt(width / base_width) and a learning rate smaller by width / base_width; logits are divided by
+    width / base_width; attention scores by head dimension instead of its root. Embeddings, head and vectors keep
+    their learning rate.
+
+    base_width: the width at which hyperparameters were (or will be) tuned.
+    base_head_dim: the head dimension there; scores are multiplied by sqrt(base_head_dim) / head dimension.
+    std: standard deviation of all matrices at base_width.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        base_width: PositiveInt = 128,
+        base_head_dim: PositiveInt = 32,
+        std: PositiveFloat = 0.02,
+    ) -> None:
+        self.value = std
+        self.base_head_dim = base_head_dim
+        self.ratio = shape.width / base_width
+        self.residual = (2 * shape.depth) ** -0.5
+        self.logits_scale = 1 / self.ratio
+
+    def std(self, tensor_shape: tuple[int, ...], role: Role) -> float:
+        if role in ("embedding", "head"):
+            return self.value
+        return self.value * self.ratio**-0.5 * (self.residual if role == "residual" else 1.0)
+
+    def lr_multiplier(self, role: Role, tensor_shape: tuple[int, ...]) -> float:
+        return 1 / self.ratio if role in ("matrix", "residual") else 1.0
+
+    def attention_scale(self, head_dim: int) -> float:
+        return self.base_head_dim**0.5 / head_dim

@@ -1,0 +1,101 @@
+"""Runs by name, by signature, by result."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from gpt_lab.errors import DataError
+from gpt_lab.store.run import Run
+
+HEADLINES = ("val/bpb", "val/loss")
+"""What "best" means: lowest bits per byte; loss for data that is not text."""
+
+
+def all_runs(runs_dir: str | os.PathLike[str], study: str | None = None) -> list[Run]:
+    """Every readable run of one study, or of all, oldest update first."""
+    root = Path(runs_dir)
+    folders: Iterable[Path] = [root / study] if study is not None else _folders(root)
+    runs = [run for folder in folders for path in _folders(folder) if (run := _readable(path)) is not None]
+    return sorted(runs, key=lambda run: (str(run.record.get("updated", "")), run.name))
+
+
+def find_run(runs_dir: str | os.PathLike[str], spec: str) -> Run:
+    """The run that a user means.
+
+    Args:
+        spec: a run's folder; "latest"; a study (its best run); "<study>/best", "<study>/latest" or "<study>/<run>";
+            a run's name, if only one study has it.
+
+    Raises:
+        DataError: no such run, several, or none with a result; the line offers the closest names.
+    """
+    if (Path(spec) / "run.json").exists():
+        return Run.open(spec)
+    runs = all_runs(runs_dir)
+    if not runs:
+        raise DataError(f"no runs in {runs_dir} yet: `uv run train` makes one (runs_dir=... looks elsewhere)")
+    if spec == "latest":
+        return runs[-1]
+    study, _, wanted = spec.rstrip("/").partition("/")
+    members = [run for run in runs if run.study == study]
+    if members and wanted in ("", "best"):
+        return best(members)
+    if members and wanted == "latest":
+        return members[-1]
+    matches = [run for run in (members if wanted else runs) if run.name == (wanted or spec)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        places = ", ".join(f"{run.study}/{run.name}" for run in matches)
+        raise DataError(f"run {spec!r} is in several studies: write one of {places}")
+    names = {"latest"} | {run.study for run in runs} | {run.name for run in runs}
+    names |= {f"{run.study}/{run.name}" for run in runs}
+    close = difflib.get_close_matches(spec, sorted(names), n=3, cutoff=0.5)
+    offer = f"did you mean {', '.join(close)}?" if close else "write latest, <study>, <study>/<run> or a run's folder"
+    raise DataError(f"no run {spec!r} in {runs_dir} ({len(runs)} there): {offer}")
+
+
+def best(runs: Iterable[Run]) -> Run:
+    """The run with the lowest final bits per byte (validation loss where there is none).
+
+    Raises:
+        DataError: none has a final, finite result.
+    """
+    candidates = list(runs)
+    for metric in HEADLINES:
+        scored = [(score, run) for run in candidates if (score := _number(run.summary.get(metric))) is not None]
+        if scored:
+            return min(scored, key=lambda pair: pair[0])[1]
+    study = candidates[0].study if candidates else "the study"
+    raise DataError(f"no run of {study} has finished with a validation result: ask for {study}/latest instead")
+
+
+def find_signature(runs_dir: str | os.PathLike[str], study: str, signature: str) -> Run | None:
+    """The run of a study with this signature (the latest, should a copied folder make two); None if there is none."""
+    matches = [run for run in all_runs(runs_dir, study) if run.record.get("signature") == signature]
+    return matches[-1] if matches else None
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    try:
+        yield from (p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise DataError(f"cannot read {root}: {error.strerror}") from error
+
+
+def _readable(path: Path) -> Run | None:
+    try:
+        return Run.open(path)
+    except DataError:  # not a run, or half copied: a listing goes on without it
+        return None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

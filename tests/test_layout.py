@@ -1,0 +1,106 @@
+"""What holds for the source tree as a whole: small files, YAML equal to classes, every part explained."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gpt_lab import components, registry
+from gpt_lab.conf_source import conf_dir, experiments_dir
+
+ROOT = Path(__file__).parent.parent
+LONGEST = 450
+PARTS = [(kind, name) for kind, parts in registry.index().items() for name in parts]
+SOURCES = [p for folder in ("gpt_lab", "scripts", "benchmarks", "tests") for p in sorted((ROOT / folder).rglob("*.py"))]
+YAMLS = [(kind, path.stem) for kind in registry.KINDS for path in sorted((ROOT / "conf" / kind).glob("*.yaml"))]
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_files_are_small(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= LONGEST, f"{relative(path)} has {lines} lines: split it by job"
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.stat().st_size], ids=relative)
+def test_files_say_what_they_are(path: Path) -> None:
+    assert path.read_text(encoding="utf-8").startswith(('"""', 'r"""')), f"{relative(path)} starts with a docstring"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_no_path_of_one_machine(path: Path) -> None:
+    found = re.findall(r"""["'](/(?:work|root|home|Users)/[^"']*)""", path.read_text(encoding="utf-8"))
+    assert not found
+
+
+def test_this_checkout_uses_its_own_conf() -> None:
+    """An editable install also has a packaged copy, which goes stale: the source tree's comes first."""
+    assert conf_dir() == ROOT / "conf"
+    assert experiments_dir() == ROOT / "experiments"
+
+
+@pytest.mark.parametrize("kind, name", PARTS)
+def test_every_part_has_its_yaml(kind: str, name: str) -> None:
+    """`name` plus exactly the options, each with the class's default, in the class's order."""
+    part = registry.get(kind, name)
+    stated: dict[str, Any] = {"name": name}
+    for key, option in part.options.items():
+        stated[key] = "???" if option.default is registry.REQUIRED else option.default
+    path = ROOT / "conf" / kind / f"{name}.yaml"
+    assert path.is_file(), f"write it: {stated}"
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert repr(list(written.items())) == repr(list(stated.items())), f"{path.name} and {part.qualname} differ"
+
+
+@pytest.mark.parametrize("kind, name", YAMLS)
+def test_every_yaml_has_its_part(kind: str, name: str) -> None:
+    assert name in registry.index()[kind], f"conf/{kind}/{name}.yaml names no part"
+
+
+@pytest.mark.parametrize("kind, name", PARTS)
+def test_every_part_is_explained(kind: str, name: str) -> None:
+    """One line of summary; the paper or another reference; each option."""
+    part = registry.get(kind, name)
+    assert part.summary, "line 1 of the docstring is the summary"
+    assert len(part.summary) <= 120, "the summary is one line"
+    assert name in ("auto", "none") or components.paper(part.doc), (
+        "Paper: Author et al. YEAR, arXiv:NNNN.NNNNN, or Reference: ..."
+    )
+    unexplained = [key for key in part.options if not components.meaning(part.doc, key)]
+    assert not unexplained, f"explain {unexplained} in the docstring of {part.qualname}, as `key: meaning, unit`"
+
+
+def test_summaries_tell_parts_apart() -> None:
+    for kind, parts in registry.index().items():
+        summaries = Counter(part.summary for part in parts.values())
+        assert [s for s, count in summaries.items() if count > 1] == [], f"two parts of {kind} have the same summary"
+
+
+@pytest.mark.parametrize("kind", components.PRESETS)
+def test_presets_are_explained(kind: str) -> None:
+    unexplained = [name for name, entry in components.catalogue(kind)[kind].items() if not entry.summary]
+    assert not unexplained, f"begin conf/{kind}/NAME.yaml with a comment that says what it is"
+
+
+def test_the_wheel_carries_conf_and_experiments() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included == {"conf": "gpt_lab/conf", "experiments": "gpt_lab/experiments"}
+    for folder in included:
+        assert list((ROOT / folder).rglob("*.yaml")), f"{folder}/ must exist in a clone"
+
+
+def test_scripts_are_declared() -> None:
+    """Each file in cli/ is a console script, and each script has its file."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    files = {p.stem for p in (ROOT / "gpt_lab" / "cli").glob("[a-z]*.py")}
+    assert project["project"]["scripts"] == {name: f"gpt_lab.cli.{name}:main" for name in files}

@@ -1,0 +1,183 @@
+"""README says what is true: its commands run, its lists are the registry's, its links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from gpt_lab import components, registry
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "CONTRIBUTING.md")
+SHORT = [
+    *("scale.depth=2", "scale.width=64", "scale.context=64", "batch.tokens=512", "eval.tokens=2048"),
+    *("eval.every=4", "compile=off"),
+]
+"""What makes a README training run short; how long it trains is the last part of what it does."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command that is executed here; `more` only makes it shorter."""
+
+    output: str
+    more: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A command that cannot run inside a test, or is one: the file that covers it, and why."""
+
+    covered_by: str
+    why: str
+
+
+STEPS = [*SHORT, "budget.steps=8"]
+COMMANDS: dict[str, Run | Elsewhere] = {
+    "uv run train": Run("val/bpb", STEPS),
+    "uv run pytest": Elsewhere(".ci/run", "it is what runs this test"),
+    'uv run generate run=latest prompt="ROMEO:"': Run("ROMEO:"),
+    "uv run train model=gqa_rope optim=muon": Run("val/bpb", STEPS),
+    "uv run train attention=gqa attention.kv_heads=2 position=alibi": Run("val/bpb", STEPS),
+    "uv run train scale=nano norm=layernorm budget.tokens=2e6 seed=1": Run("val/bpb", [*SHORT, "budget.tokens=4e3"]),
+    "uv run components": Run("attention: "),
+    "uv run components attention gqa": Run("attention=gqa"),
+    "uv run train model=llama --cfg": Run("attention:"),
+    'uv run generate run=latest prompt="JULIET:" temperature=0.7 top_k=50 max_tokens=100': Run("JULIET:"),
+    "uv run generate --help": Run("usage: generate"),
+    "uv run train data=text data.path=my_texts/": Run("val/bpb", [*STEPS, "tokenizer=byte"]),
+    "uv run prepare data=text data.path=my_texts/": Run("tokens", ["tokenizer=byte"]),
+    "uv run wandb login": Elsewhere("tests/trackers", "it asks for a key"),
+    "uv pip install -e ./my_parts": Elsewhere("tests/test_thirdparty.py", "installs the package without network"),
+    "uv run components norm my_norm": Elsewhere("tests/test_thirdparty.py", "needs that package"),
+    "uv run train norm=my_norm attention=my_attention attention.slope=2.0": Elsewhere(
+        "tests/test_thirdparty.py", "needs that package"
+    ),
+    "uv run doctor": Run("Ready to train"),
+    "uv run ruff check --fix": Elsewhere(".ci/run", "lint is a step of its own"),
+    "uv run ruff format": Elsewhere(".ci/run", "format is a step of its own"),
+    "uv run mypy": Elsewhere(".ci/run", "types are a step of its own"),
+    'uv run pytest -m "not slow"': Elsewhere(".ci/run", "part of the whole run"),
+    "uv run pytest -n 0 tests/test_registry.py": Elsewhere("tests/test_registry.py", "part of the whole run"),
+    "uv add some-package": Elsewhere("tests/test_portable_lock.py", "needs an index"),
+    "uv run python scripts/portable_lock.py": Elsewhere("tests/test_portable_lock.py", "rewrites uv.lock"),
+    "git add pyproject.toml uv.lock": Elsewhere("tests/test_portable_lock.py", "changes the checkout"),
+}
+
+
+def commands(page: str) -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [re.sub(r"\s+#.*$", "", line) for line in lines if line.strip() and not line.startswith("#")]
+
+
+ALL = [line for page in PAGES for line in commands(page)]
+
+
+def test_every_command_is_known() -> None:
+    unknown = [line for line in ALL if line not in COMMANDS]
+    assert not unknown, "say in COMMANDS what they do"
+    stale = [line for line in COMMANDS if line not in ALL]
+    assert not stale, "these are in no page any more"
+
+
+@pytest.mark.parametrize("line", [line for line, what in COMMANDS.items() if isinstance(what, Elsewhere)])
+def test_what_runs_elsewhere_exists(line: str) -> None:
+    what = COMMANDS[line]
+    assert isinstance(what, Elsewhere)
+    assert (ROOT / what.covered_by).exists()
+
+
+@pytest.mark.slow
+def test_commands_run(tmp_path: Path) -> None:
+    """All of them in README's order, in one folder: later ones build on earlier ones."""
+    texts = tmp_path / "my_texts"
+    texts.mkdir()
+    for number in range(4):
+        words = " ".join(f"word{(i * i + number) % 97}" for i in range(4000))
+        (texts / f"{number}.txt").write_text(words, encoding="utf-8")
+    for line in ALL:
+        what = COMMANDS[line]
+        if isinstance(what, Run):
+            done = execute(line, what.more, tmp_path)
+            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+            assert what.output in done.stdout, f"{line}\n{done.stdout}\n{done.stderr}"
+            assert "Traceback" not in done.stderr, line
+    assert len(list(tmp_path.glob("runs/*/*/run.json"))) == sum(
+        isinstance(what, Run) and line.startswith("uv run train") and "--cfg" not in line
+        for line, what in COMMANDS.items()
+    ), "each training command is a run of its own"
+
+
+def execute(line: str, more: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """`uv run SCRIPT ARGUMENTS` without uv, which would look for an index: the script itself, in this interpreter."""
+    words = shlex.split(line)
+    assert words[:2] == ["uv", "run"]
+    arguments = [*words[2:], *more]
+    code = f"import sys; sys.argv = {arguments!r}; from gpt_lab.cli.{words[2]} import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_it_leads_with_the_two() -> None:
+    assert commands("README.md")[:3] == [
+        "uv run train",
+        "uv run pytest",
+        'uv run generate run=latest prompt="ROMEO:"',
+    ]
+
+
+def test_ci_ends_with_the_test_command() -> None:
+    """What prints last in .ci/run is pytest's closing line."""
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert script.splitlines()[-1] == commands("README.md")[1]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_the_list_of_components() -> None:
+    """The table is the catalogue: kinds in its order, names as `components` has them."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    between = re.search(r"<!-- components -->\n(.*?)<!-- /components -->", text, re.DOTALL)
+    assert between is not None
+    rows = ["| group | what it decides | names |", "|---|---|---|"]
+    for kind, entries in components.catalogue().items():
+        names = " ".join(f"`{name}`" for name in entries)
+        rows.append(f"| `{kind}` | {components.KINDS[kind]} | {names} |")
+    assert between[1] == "\n".join(rows) + "\n"
+    assert set(registry.KINDS) < set(components.KINDS)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_settings_exist(page: str) -> None:
+    """Every `kind=name` and `section.key` that a page mentions in running text is one that the lab has."""
+    from gpt_lab import config
+
+    prose = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for kind, name in re.findall(r"`(\w+)=([\w.]+)`", prose):
+        if kind in components.KINDS:
+            assert name in components.catalogue(kind)[kind], f"{kind}={name}"
+    tree = config.compose([]).flat()
+    for key in re.findall(r"`((?:batch|budget|eval|checkpoint|log|sample|scale|model)\.\w+)`", prose):
+        assert key in tree, key
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_local_links(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", text):
+        assert (ROOT / target).exists(), target
+    assert max(map(len, text.splitlines())) <= 400
