@@ -144,14 +144,21 @@ class RunConfig:
         return dict(_flatten("", self.to_dict()))
 
     def signature(self, resolved: Mapping[str, Any]) -> str:
-        """12 hex digits over all that changes the result: the settings but NOT_IDENTITY, and what `auto` became."""
-        kept = {k: v for k, v in self.flat().items() if k.split(".")[0] not in NOT_IDENTITY}
+        """12 hex digits over all that changes the result: the settings but NOT_IDENTITY, and what `auto` became.
+
+        Args:
+            resolved: device, compile, precision and kernel as chosen on this machine, fingerprint of the data.
+        """
+        kept = {k: v for k, v in self.flat().items() if k.split(".")[0] not in NOT_IDENTITY and k not in RESOLVED}
         text = json.dumps([kept, dict(resolved)], sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 NOT_IDENTITY = frozenset({"study", "runs_dir", "tracker", "log", "sample", "checkpoint", "force", "label"})
 """Top-level keys that change where a run is kept or what is shown of it, never its numbers."""
+
+RESOLVED = frozenset({"device", "compile", "precision.name", "kernel.name"})
+"""Keys whose meaning on this machine is in `resolved`: `auto` and the choice it made are the same run."""
 
 
 def _plain(value: Any) -> Any:

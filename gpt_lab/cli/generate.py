@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO, get_type_hints
 
 from gpt_lab.cli._main import entry
-from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.errors import ConfigError, DataError, unknown
 from gpt_lab.options import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, check
 
 HELP = """\
@@ -93,6 +93,7 @@ def run(argv: list[str]) -> int:
         print(HELP, end="")
         return 0
     arguments = parse(argv)
+
     from gpt_lab.store import find_run
 
     found = find_run(Path(arguments.runs_dir), arguments.run)
@@ -159,10 +160,13 @@ def start(tokenizer: Any, prompt: str) -> tuple[list[int], str]:
         return ids, prompt
     if tokenizer.eot is not None:
         return [tokenizer.eot], ""
-    ids = tokenizer.encode("\n")
-    if not ids:
-        raise ConfigError('this tokenizer knows no start of text: give a prompt="..."')
-    return ids, ""
+    try:
+        return tokenizer.encode("\n"), ""
+    except DataError:  # characters of a corpus without line breaks
+        raise ConfigError('this tokenizer knows no start of text: give a prompt="..."') from None
 
 
 main = entry(run)
+
+if __name__ == "__main__":
+    main()

@@ -58,7 +58,9 @@ class _Files(Corpus):
 class Text(_Files):
     """Plain UTF-8 text files: a file, a folder of .txt and .md files, or a glob.
 
-    Reference: each file is one document; a file of any size is read in pieces.
+    Reference: https://www.rfc-editor.org/rfc/rfc3629 (UTF-8)
+
+    Each file is one document; a file of any size is read in pieces.
 
     path: file, folder or glob, such as 'books/**/*.txt'.
     val_path: the same for validation text (null: val_fraction of `path` is held out).
@@ -74,8 +76,21 @@ class Text(_Files):
         yield Document(read_text(path), path.stat().st_size)
 
 
+class _Rows(_Files):
+    """Files of rows with named fields, one of which is the text."""
+
+    def __init__(
+        self, *, path: str, field: str = "text", val_path: str | None = None, val_fraction: Probability = 0.1
+    ) -> None:
+        super().__init__(path, val_path, val_fraction)
+        self.field = field
+
+    def identity(self) -> Mapping[str, Any]:
+        return {**super().identity(), "field": self.field}
+
+
 @register("data", "jsonl")
-class JSONLines(_Files):
+class JSONLines(_Rows):
     """JSON lines, one document a line: a file, a folder of .jsonl, .ndjson or .json files, or a glob.
 
     Reference: https://jsonlines.org
@@ -87,15 +102,6 @@ class JSONLines(_Files):
     """
 
     suffixes = (".jsonl", ".ndjson", ".json")
-
-    def __init__(
-        self, *, path: str, field: str = "text", val_path: str | None = None, val_fraction: Probability = 0.1
-    ) -> None:
-        super().__init__(path, val_path, val_fraction)
-        self.field = field
-
-    def identity(self) -> Mapping[str, Any]:
-        return {**super().identity(), "field": self.field}
 
     def read(self, path: Path) -> Iterator[Document]:
         with _opened(path) as file:
@@ -120,10 +126,10 @@ class JSONLines(_Files):
 
 
 @register("data", "parquet")
-class Parquet(_Files):
+class Parquet(_Rows):
     """Parquet files, one document a row: a file, a folder of .parquet files, or a glob.
 
-    Reference: https://parquet.apache.org, read row group by row group
+    Reference: https://parquet.apache.org
 
     path: file, folder or glob.
     field: the column that holds the text.
@@ -132,15 +138,6 @@ class Parquet(_Files):
     """
 
     suffixes = (".parquet",)
-
-    def __init__(
-        self, *, path: str, field: str = "text", val_path: str | None = None, val_fraction: Probability = 0.1
-    ) -> None:
-        super().__init__(path, val_path, val_fraction)
-        self.field = field
-
-    def identity(self) -> Mapping[str, Any]:
-        return {**super().identity(), "field": self.field}
 
     def read(self, path: Path) -> Iterator[Document]:
         import pyarrow
@@ -259,6 +256,4 @@ def _decode(line: bytes, path: Path, start: int) -> str:
 
 
 def _not_utf8(path: Path, offset: int) -> DataError:
-    return DataError(
-        f"{path}: not UTF-8 at byte {offset}; convert it, e.g. `iconv -f latin1 -t utf-8 {path.name} > utf8_{path.name}`"
-    )
+    return DataError(f"{path}: not UTF-8 at byte {offset}; convert the file, e.g. `iconv -f latin1 -t utf-8 OLD > NEW`")

@@ -108,7 +108,9 @@ class HuggingFace(Corpus):
         except DataError:
             raise
         except Exception as error:  # the library, its readers and its network stack raise many types
-            raise DataError(f"cannot load {self.path!r}, {key}={split}: {_line(error)}{self._way_out(local)}") from error
+            raise DataError(
+                f"cannot load {self.path!r}, {key}={split}: {_line(error)}{self._way_out(local)}"
+            ) from error
 
     def _way_out(self, local: bool) -> str:
         if local:

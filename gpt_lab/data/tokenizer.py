@@ -38,9 +38,10 @@ class Tokenizer(ABC):
         """
         return []
 
-    def identity(self) -> Mapping[str, Any]:
-        """Plain values that change with what would be encoded, beside the options: the content of a file."""
-        return {}
+    @classmethod
+    def identity(cls, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Plain values that change with what these options would make of a text; a file counts by its content."""
+        return settings
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:

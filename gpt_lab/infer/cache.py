@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from gpt_lab.model import GPT
 
 FIRST_CAPACITY = 64
 """Slots of the first allocation; each later one at least doubles, so that n tokens cost O(n) copying in all."""
@@ -122,10 +124,9 @@ class KVCache:
             raise ValueError(f"{len(self._layers)} windows for {depth} layers")
 
     @classmethod
-    def for_model(cls, model: nn.Module) -> KVCache:
+    def for_model(cls, model: GPT) -> KVCache:
         """An empty cache with a ring buffer wherever `model.blocks[i].attention.window` is set."""
-        blocks = list(model.get_submodule("blocks").children())
-        return cls(len(blocks), [getattr(block.get_submodule("attention"), "window", None) for block in blocks])
+        return cls(len(model.blocks), [getattr(block.attention, "window", None) for block in model.blocks])
 
     def __getitem__(self, layer: int) -> LayerCache:
         return self._layers[layer]

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.infer.cache import KVCache
+from gpt_lab.model import GPT
 
 ENDED = -1
 """Stands for the tokens of a sample that has met its stop token while others go on."""
@@ -78,7 +79,7 @@ class Usage:
 
 
 def generate(
-    model: nn.Module,
+    model: GPT,
     prompt_ids: Sequence[int],
     *,
     max_tokens: int,
@@ -113,11 +114,13 @@ def generate(
         raise ConfigError(f"max_tokens must be a whole number >= 0, not {max_tokens}")
     if not prompt_ids:
         raise ConfigError("the prompt is empty: give at least one token to continue from")
+    if not 0 <= min(prompt_ids) <= max(prompt_ids) < model.vocab_size:
+        raise ConfigError(f"the prompt has tokens outside the model's vocabulary of {model.vocab_size}")
     return _steps(model, list(prompt_ids), max_tokens, sampling, seed, samples, stop, use_cache, usage or Usage())
 
 
 def complete(
-    model: nn.Module, prompt_ids: Sequence[int], *, max_tokens: int, samples: int = 1, **options: object
+    model: GPT, prompt_ids: Sequence[int], *, max_tokens: int, samples: int = 1, **options: object
 ) -> list[list[int]]:
     """The tokens of each sample after the prompt, without the stop token; options as of `generate`."""
     texts: list[list[int]] = [[] for _ in range(samples)]
@@ -129,7 +132,7 @@ def complete(
 
 
 def _steps(
-    model: nn.Module,
+    model: GPT,
     prompt_ids: list[int],
     max_tokens: int,
     sampling: Sampling,
@@ -168,7 +171,7 @@ def _steps(
 
 
 @torch.no_grad()  # not inference_mode: tables that a part builds here must still serve training
-def next_logits(model: nn.Module, tokens_BT: Tensor, cache: KVCache | None) -> Tensor:
+def next_logits(model: GPT, tokens_BT: Tensor, cache: KVCache | None) -> Tensor:
     """Logits (B, V) of the token after `tokens_BT`; a cache that has read the first of them reads only the rest.
 
     Raises:
@@ -192,9 +195,9 @@ def next_logits(model: nn.Module, tokens_BT: Tensor, cache: KVCache | None) -> T
     return logits_BV
 
 
-def context_limit(model: nn.Module) -> int | None:
+def context_limit(model: GPT) -> int | None:
     """The most tokens that the model can read at once, or None where its position encoding extrapolates."""
-    return None if model.get_submodule("position").extrapolates else int(model.context)  # type: ignore[arg-type]
+    return None if model.position.extrapolates else model.shape.context
 
 
 def _stream(seed: int, sample: int) -> torch.Generator:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from gpt_lab.config import from_dict
+from gpt_lab import config
 from gpt_lab.data.tokenizer import Tokenizer, load_tokenizer
 from gpt_lab.errors import ConfigError, DataError, unknown
 from gpt_lab.model import GPT
@@ -63,9 +64,9 @@ def load_run(run: Run, checkpoint: str | None = None, device: str = "cpu") -> tu
     model = GPT(dataclasses.replace(cfg, kernel={"name": "auto"}), tokenizer.vocab_size)
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
-    except Exception as error:  # a torn file and a mismatch of shapes raise different types
-        reason = " ".join(str(error).split())
-        raise DataError(f"{folder} does not fit its run's config.yaml: {reason[:300]}") from error
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(f"cannot use {folder}: {reason} (checkpoint=... names another)") from error
     model.to(where).eval()
     model.choose_kernels(where.type, "fp32")
     return model, tokenizer, cfg
@@ -75,11 +76,10 @@ def read_config(run: Run) -> RunConfig:
     """The run's configuration, from its config.yaml.
 
     Raises:
-        DataError: the file is missing or not YAML.
+        DataError: the file is missing or not YAML. ConfigError: it is not a config of this version of the lab.
     """
     path = run.path / "config.yaml"
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        return config.load(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-    return from_dict(tree)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import codecs
-from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Protocol
+
+BROKEN = "\ufffd".encode()
+LONGEST = 4
+"""Tokens that one character may take: one for each byte of its UTF-8."""
 
 
 class DecodesBytes(Protocol):
@@ -14,34 +17,42 @@ class DecodesBytes(Protocol):
     def decode_bytes(self, ids: list[int]) -> bytes: ...
 
 
-CONTEXT = 8
-"""Tokens decoded again before each new one: some tokenizers write a word's first space only in front of a neighbour."""
-
-
 class TextStream:
-    """Turns tokens into text as they come. The pieces joined are the whole's bytes decoded with errors="replace".
+    """Turns tokens into text as they come. The pieces joined are the text of all tokens, decoded at once.
 
-    An unfinished character waits for its other bytes, at most three; what is still unfinished at `close` becomes
-    U+FFFD. Bytes that no continuation could mend are replaced at once.
+    An unfinished character waits for its other bytes; what is still unfinished at `close` becomes U+FFFD. Bytes that
+    no continuation could mend are replaced as soon as that is certain.
+
+    Some tokenizers (SentencePiece's kind) write a first space only in front of a neighbour, and mark unfinished
+    characters themselves, as U+FFFD that a later token takes back. So each token is decoded behind those shown last,
+    and a trailing U+FFFD is held back for as many tokens as a character may take.
     """
 
     def __init__(self, tokenizer: DecodesBytes, prompt_ids: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._recent: deque[int] = deque(prompt_ids[-CONTEXT:], maxlen=CONTEXT)
+        self._shown = list(prompt_ids)
+        self._held: list[int] = []
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
         """The text that this token completes; "" while a character is unfinished."""
-        before = list(self._recent)
-        head = self._tokenizer.decode_bytes(before)
-        whole = self._tokenizer.decode_bytes([*before, token])
-        self._recent.append(token)
-        new = whole[len(head) :] if whole.startswith(head) else self._tokenizer.decode_bytes([token])
-        return self._utf8.decode(new)
+        self._held.append(token)
+        whole = self._tokenizer.decode_bytes(self._shown + self._held)
+        if whole.endswith(BROKEN) and len(self._held) < LONGEST:
+            return ""
+        return self._utf8.decode(self._take(whole))
 
     def close(self) -> str:
-        """U+FFFD if the text ends inside a character, else ""."""
-        return self._utf8.decode(b"", final=True)
+        """What is left at the end: U+FFFD if it is inside a character, else mostly ""."""
+        new = self._take(self._tokenizer.decode_bytes(self._shown + self._held)) if self._held else b""
+        return self._utf8.decode(new, final=True)
+
+    def _take(self, whole: bytes) -> bytes:
+        """The bytes of the tokens held, which thereby count as shown."""
+        head = self._tokenizer.decode_bytes(self._shown)
+        new = whole[len(head) :] if whole.startswith(head) else self._tokenizer.decode_bytes(self._held)
+        self._shown, self._held = self._held, []
+        return new
 
 
 def text(tokenizer: DecodesBytes, ids: Iterable[int], prompt_ids: Sequence[int] = ()) -> str:

@@ -29,12 +29,16 @@ class Session:
         self._run: Any = None
         self._row: dict[str, Any] = {}
         self._step: int | None = None
-        self._warned = False
-        self._patience = 0.0
+        self._warned: set[str] = set()
+        self._media: dict[str, Any] = {}
+        self._tables: set[str] = set()
+        self._patience = self._probe = 0.0
+        self._url: str | None = None
+        """The server's address while the run is online."""
 
     def begin(self, header: dict[str, Any]) -> None:
         """Starts the run, online if that is asked for and possible; whatever goes wrong is reported once."""
-        self._patience = header["finish_timeout"]
+        self._patience, self._probe = header["finish_timeout"], header["probe_timeout"]
         try:
             self._run = self._begin(header)
         except Exception as error:
@@ -62,9 +66,10 @@ class Session:
             self._end(1)
 
     def warn(self, text: str) -> None:
-        """Tells the training process; only the first warning, the others would say the same."""
-        if not self._warned:
-            self._warned = True
+        """Tells the training process, of each kind (the first words) only the first: the others say the same."""
+        kind = text.partition("(")[0]
+        if kind not in self._warned:
+            self._warned.add(kind)
             self._tell(event="warning", text=text)
 
     def _tell(self, **message: Any) -> None:
@@ -80,12 +85,15 @@ class Session:
         mode = header["mode"]
         problem = None
         if mode == "online":
-            problem = unreachable(wandb.setup().settings.base_url, header["probe_timeout"])
+            self._url = wandb.setup().settings.base_url
+            problem = unreachable(self._url, self._probe)
             if problem is None:
                 try:
                     return self._init(header, "online")
                 except Exception as error:
                     problem = _line(error)
+                    wandb.teardown(exit_code=1)  # else the run's id counts as in use
+        self._url = None
         run = self._init(header, "offline")
         if problem is not None:
             self.warn(f"W&B cannot be reached ({problem}); logging offline, later: wandb sync {run.settings.sync_dir}")
@@ -132,12 +140,15 @@ class Session:
         import wandb
 
         page = f'<pre style="white-space: pre-wrap">{html.escape(data["text"])}</pre>'
-        self._at(step)[data["name"]] = wandb.Html(page, inject=False)
+        self._at(step)
+        self._media[data["name"]] = wandb.Html(page, inject=False)
 
     def _on_table(self, _: None, data: dict[str, Any]) -> None:
         import wandb
 
-        self._row[data["name"]] = wandb.Table(columns=data["columns"], data=data["rows"], allow_mixed_types=True)
+        table = wandb.Table(columns=data["columns"], data=data["rows"], allow_mixed_types=True)
+        self._media[data["name"]] = table
+        self._tables.add(data["name"])
 
     def _on_finish(self, _: None, data: dict[str, Any]) -> None:
         self._commit()
@@ -160,12 +171,23 @@ class Session:
         return self._row
 
     def _commit(self) -> None:
-        """Sends the row. Of a resumed run the client drops steps that the server has: none is doubled."""
-        row, self._row = self._row, {}
-        if row and self._step is None:
-            self._run.log(row)
-        elif row:
-            self._run.log({"step": self._step, **row}, step=self._step, commit=True)
+        """Sends the row. Of a resumed run the client drops steps that the server has: none is doubled.
+
+        Numbers go first: a text or table uploads files, speaks to the server and may fail.
+        """
+        row, media = self._row, self._media
+        self._row, self._media = {}, {}
+        if not row and not media:
+            return
+        step = self._step or 0
+        self._run.log({"step": step, **row}, step=step, commit=not media)
+        for number, (name, value) in enumerate(media.items(), 1):
+            try:
+                if name in self._tables and self._url is not None and (problem := unreachable(self._url, self._probe)):
+                    raise ConnectionError(problem)  # a table speaks to the server at once, and would try for 20 s
+                self._run.log({name: value}, step=step, commit=number == len(media))
+            except Exception as error:
+                self.warn(f"W&B did not take {name} ({_line(error)}); it is kept in the run folder")
 
 
 def unreachable(base_url: str, timeout: float) -> str | None:

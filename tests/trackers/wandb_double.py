@@ -62,7 +62,8 @@ class RecordedRun:
 class WandbDouble:
     """The server. Use it in a `with` statement, or call `start` and `stop`.
 
-    `trouble` may be changed at any time: "hang" accepts requests and never answers, "error" answers 500, "forbidden" 401.
+    `trouble` may be changed at any time: "hang" accepts requests and never answers, "error" answers 500 and
+    "forbidden" 401.
     """
 
     entity = "tester"
@@ -151,7 +152,7 @@ class WandbDouble:
                 run.summary = json.loads(chunk["content"][-1])
         if body.get("complete"):
             run.complete, run.exit_code = True, body.get("exitcode")
-        return {"exitcode": None, "limits": {}}
+        return {"exitcode": None, "limits": {}, "stopped": run.stop}
 
     # GraphQL operations
 
@@ -211,12 +212,8 @@ class WandbDouble:
         }
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
 
-    def on_RunStoppedStatus(self, variables: dict[str, Any]) -> dict[str, Any]:
-        run = self.runs.get(variables.get("runId") or variables.get("runName") or "")
-        return {"project": {"run": {"stopped": bool(run and run.stop)}}}
-
     def on_ArtifactType(self, variables: dict[str, Any]) -> dict[str, Any]:
-        return {"project": {"artifactType": {"name": "run_table"}}}
+        return {"project": {"artifact": None}}
 
     def on_CreateArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
         """Says that the server has the artifact already, so that the client uploads nothing."""

@@ -1,0 +1,297 @@
+"""A corpus as tokens on disk: memory-mapped, kept under a fingerprint of all that made them, built once.
+
+The stream of a split is `EOT document EOT document ... EOT`: each document stands between two end-of-text tokens, so
+that its first token is predicted from one and its end is learnt. A tokenizer without an end of text joins documents.
+
+Layout: `<cache>/<fingerprint>/{train.bin,val.bin,meta.json,tokenizer/}`, little-endian uint16, or uint32 for more than
+65536 tokens. The folder is built beside its place and renamed into it; meta.json holds sizes and checksums.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt_lab import registry
+from gpt_lab.data.corpus import Corpus, Passage, Split
+from gpt_lab.data.tokenizer import Tokenizer, load_tokenizer
+from gpt_lab.errors import DataError
+
+FORMAT = 1
+"""Raised when the same corpus and options give another stream, so that old shards are not taken for new ones."""
+BATCH = 4 << 20
+"""Characters that are encoded at a time."""
+CHECKED = 64 << 20
+"""Up to this many bytes of a shard are checked when it is opened; of a larger one, evenly spaced blocks."""
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with what is being done, how many bytes of text are done, and of how many (None: unknown)."""
+Tokens = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The two token streams of a corpus and what is known of them."""
+
+    folder: Path
+    fingerprint: str
+    vocab_size: int
+    eot: int | None
+    warnings: list[str]
+    splits: Mapping[str, Mapping[str, int]]
+    """For "train" and "val": tokens, text_bytes (UTF-8), target_bytes (less the first token's), documents."""
+    built: bool
+    """Whether this call built them; False: they were there."""
+
+    @functools.cached_property
+    def train(self) -> Tokens:
+        return self._map("train")
+
+    @functools.cached_property
+    def val(self) -> Tokens:
+        return self._map("val")
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.folder / "tokenizer")
+
+    def _map(self, split: Split) -> Tokens:
+        # A plain view: numpy's memmap class makes each slice several times slower.
+        return np.memmap(self.folder / f"{split}.bin", dtype=_dtype(self.vocab_size), mode="r").view(np.ndarray)
+
+
+def cache_folder() -> Path:
+    """Where shards are kept: $GPT_LAB_CACHE, else ~/.cache/gpt_lab."""
+    named = os.environ.get("GPT_LAB_CACHE")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "gpt_lab"
+
+
+def open_shards(
+    corpus: Corpus, settings: Mapping[str, Any], progress: Progress | None = None, cache: Path | None = None
+) -> Shards:
+    """The shards of a corpus under the tokenizer `settings`, built first if they are missing or damaged.
+
+    Several processes that ask at once build them once; the others wait.
+
+    Raises:
+        DataError: the corpus or the tokenizer cannot be used, or the cache cannot be written; one line.
+    """
+    recipe = registry.load("tokenizer", settings["name"]).identity(settings)
+    kind = type(corpus).part[1]  # type: ignore[attr-defined]
+    text = json.dumps([FORMAT, kind, corpus.identity(), dict(recipe)], sort_keys=True)
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+    folder = (cache or cache_folder()) / fingerprint
+    found = _opened(folder)
+    if found is not None:
+        return found
+    report = progress or (lambda phase, done, total: None)
+    with _writing(folder.parent), _locked(folder.with_suffix(".lock"), report):
+        found = _opened(folder)  # another process may have built it meanwhile
+        if found is not None:
+            return found
+        for left in folder.parent.glob(f".{fingerprint}.*"):  # of a build that was killed, or of torn shards
+            shutil.rmtree(left, ignore_errors=True)
+        temporary = folder.with_name(f".{fingerprint}.{os.getpid()}")
+        try:
+            temporary.mkdir()
+            tokenizer = registry.build("tokenizer", settings)
+            _build(temporary, fingerprint, corpus, tokenizer, report)
+            if folder.exists():
+                os.replace(folder, folder.with_name(f".{fingerprint}.torn"))
+            os.replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(folder.with_name(f".{fingerprint}.torn"), ignore_errors=True)
+        found = _opened(folder, built=True)
+    if found is None:
+        raise DataError(f"shards just written to {folder} read back wrong: check the disk, or set GPT_LAB_CACHE")
+    return found
+
+
+def _build(folder: Path, fingerprint: str, corpus: Corpus, tokenizer: Tokenizer, report: Progress) -> None:
+    total = corpus.size()
+    warnings = []
+    if tokenizer.fits != "nothing":
+        texts = (
+            passage.text
+            for passage in _counted(corpus.passages(), "fitting the tokenizer", total, report)
+            if tokenizer.fits == "all" or passage.split == "train"
+        )
+        warnings = tokenizer.fit(texts)
+    streams = {split: _Stream(folder / f"{split}.bin", tokenizer) for split in ("train", "val")}
+    with contextlib.ExitStack() as stack:
+        for stream in streams.values():
+            stack.enter_context(stream)
+        for batch in _batches(_counted(corpus.passages(), "encoding", total, report)):
+            encoded = tokenizer.encode_many([passage.text for passage in batch])
+            for passage, ids in zip(batch, encoded, strict=True):
+                streams[passage.split].add(passage, ids)
+    splits = {name: stream.summary() for name, stream in streams.items()}
+    _require_text(splits)
+    tokenizer.save(folder / "tokenizer")
+    meta = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "vocab_size": tokenizer.vocab_size,
+        "eot": tokenizer.eot,
+        "warnings": warnings,
+        "splits": splits,
+    }
+    with open(folder / "meta.json", "w", encoding="utf-8") as file:
+        json.dump(meta, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class _Stream:
+    """Writes one split's token stream and counts what goes into it."""
+
+    def __init__(self, path: Path, tokenizer: Tokenizer) -> None:
+        self._path = path
+        self._tokenizer = tokenizer
+        self._dtype = _dtype(tokenizer.vocab_size)
+        self._first: list[int] = []
+        self.tokens = self.text_bytes = self.documents = 0
+
+    def __enter__(self) -> _Stream:
+        self._file = open(self._path, "wb")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None and self.documents:
+            self._put(self._end())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def add(self, passage: Passage, ids: Tokens) -> None:
+        if passage.starts:
+            self.documents += 1
+            self._put(self._end())
+        self._put(ids)
+        self.text_bytes += len(passage.text.encode())
+
+    def _end(self) -> Tokens:
+        return np.array([] if self._tokenizer.eot is None else [self._tokenizer.eot], dtype=self._dtype)
+
+    def _put(self, ids: Tokens) -> None:
+        if not self._first:
+            self._first = [int(i) for i in ids[:1]]
+        self.tokens += len(ids)
+        self._file.write(ids.astype(self._dtype).data)
+
+    def summary(self) -> dict[str, int]:
+        first = 0 if self._first == [self._tokenizer.eot] else len(self._tokenizer.decode_bytes(self._first))
+        return {
+            "tokens": self.tokens,
+            "text_bytes": self.text_bytes,
+            "target_bytes": self.text_bytes - first,
+            "documents": self.documents,
+            "size": self._path.stat().st_size,
+            "checksum": _checksum(self._path),
+        }
+
+
+def _require_text(splits: Mapping[str, Mapping[str, int]]) -> None:
+    if not any(split["text_bytes"] for split in splits.values()):
+        raise DataError("the corpus is empty: there is no text in it; check data.path")
+    if splits["train"]["tokens"] < 2:
+        raise DataError("no text is left to train on: lower data.val_fraction or give more text")
+    if splits["val"]["tokens"] < 2:
+        raise DataError("no text is held out for validation: raise data.val_fraction or give more text")
+
+
+def _batches(passages: Iterator[Passage]) -> Iterator[list[Passage]]:
+    batch: list[Passage] = []
+    size = 0
+    for passage in passages:
+        batch.append(passage)
+        size += len(passage.text)
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _counted(passages: Iterator[Passage], phase: str, total: int | None, report: Progress) -> Iterator[Passage]:
+    done = 0
+    for passage in passages:
+        report(phase, done, total)
+        yield passage
+        done += len(passage.text)
+    report(phase, done, done)
+
+
+def _opened(folder: Path, built: bool = False) -> Shards | None:
+    """The shards in a folder; None if there are none or they are not what was written."""
+    try:
+        meta = json.loads((folder / "meta.json").read_bytes())
+        for name, split in meta["splits"].items():
+            path = folder / f"{name}.bin"
+            if path.stat().st_size != split["size"] or _checksum(path) != split["checksum"]:
+                return None
+        known = {key: meta[key] for key in ("fingerprint", "vocab_size", "eot", "warnings", "splits")}
+        return Shards(folder, **known, built=built)
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    except OSError as error:
+        raise DataError(f"cannot read the cache {folder}: {error.strerror}; {_ANOTHER}") from error
+
+
+def _checksum(path: Path) -> int:
+    """CRC-32 of a file, or of evenly spaced blocks that come to CHECKED bytes if it is larger."""
+    size = path.stat().st_size
+    block = 1 << 18
+    number = CHECKED // block
+    starts = range(0, size, block) if size <= CHECKED else [i * (size - block) // (number - 1) for i in range(number)]
+    crc = 0
+    with open(path, "rb") as file:
+        for start in starts:
+            file.seek(start)
+            crc = zlib.crc32(file.read(block), crc)
+    return crc
+
+
+_ANOTHER = "set GPT_LAB_CACHE=FOLDER to keep it elsewhere"
+
+
+@contextlib.contextmanager
+def _writing(cache: Path) -> Iterator[None]:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"cannot write the cache {cache}: {reason}; {_ANOTHER}") from error
+
+
+@contextlib.contextmanager
+def _locked(path: Path, report: Progress) -> Iterator[None]:
+    """Holds an exclusive lock that the kernel frees however this process ends."""
+    with open(path, "ab") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                report("waiting for another process that builds these shards", 0, None)
+                time.sleep(0.05)
+        yield
+
+
+def _dtype(vocab_size: int) -> np.dtype[Any]:
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")

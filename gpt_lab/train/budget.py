@@ -1,0 +1,78 @@
+"""How long to train: steps and seconds, and how far along a run is."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from gpt_lab.cost import Cost
+from gpt_lab.errors import ConfigError
+from gpt_lab.schema import RunConfig
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Exactly one of the two is set. Steps are optimizer steps; seconds are those spent training."""
+
+    steps: int | None
+    seconds: float | None
+
+    def spent(self, step: int, seconds: float) -> bool:
+        """Whether nothing is left after `step` steps and `seconds` of training."""
+        if self.steps is not None:
+            return step >= self.steps
+        return seconds >= self._seconds
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Where the 0-based step that comes next stands, in (0, 1]: what learning-rate schedules take."""
+        if self.steps is not None:
+            return (step + 1) / (self.steps + 1)
+        # the first step starts at 0 seconds and would have a learning rate of 0
+        return min(1.0, max(seconds / self._seconds, 1e-3))
+
+    @property
+    def _seconds(self) -> float:
+        assert self.seconds is not None
+        return self.seconds
+
+
+def budget(cfg: RunConfig, cost: Cost) -> Budget:
+    """The budget of a config in steps or seconds; a budget of tokens or FLOPs is never exceeded.
+
+    Raises:
+        ConfigError: it does not pay for one step.
+    """
+    limit = cfg.budget
+    if limit.seconds is not None:
+        return Budget(None, limit.seconds)
+    if limit.steps is not None:
+        return Budget(limit.steps, None)
+    tokens = cfg.rows * cfg.scale.context
+    for name, total, price in (
+        ("tokens", limit.tokens, tokens),
+        ("flops", limit.flops, tokens * cost.train_flops_per_token),
+    ):
+        if total is not None:
+            if total < price:
+                raise ConfigError(f"budget.{name}={total:g} does not pay for one step of {price:g}: raise it")
+            return Budget(int(total // price), None)
+    raise ConfigError("exactly one of budget.steps, budget.tokens, budget.flops, budget.seconds is needed")
+
+
+class Clock:
+    """Seconds spent training, over all resumes; stands still while paused (evaluation, samples, checkpoints)."""
+
+    def __init__(self, before: float = 0.0) -> None:
+        self._before = before
+        self._since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self._before + (time.perf_counter() - self._since if self._since is not None else 0.0)
+
+    def start(self) -> None:
+        if self._since is None:
+            self._since = time.perf_counter()
+
+    def pause(self) -> None:
+        self._before, self._since = self.seconds, None

@@ -1,0 +1,245 @@
+"""Checkpoints on disk: whole or not there, no pickle.
+
+checkpoints/
+  step-200/             one checkpoint: renamed into place when all of it is on stable storage
+    model.safetensors     parameters and buffers by their names in the model
+    training.safetensors  optimizer moments and the state of the random generators
+    state.json            step, tokens, seconds, ...; structure of the optimizer state; sizes of the two files
+  last -> step-200      replaced in one system call, so there is never a moment without a valid `last`
+  best -> step-100      lowest val/loss so far
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gpt_lab.errors import DataError
+from gpt_lab.store.files import sync_folder, writing
+
+MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
+
+
+class Stateful(Protocol):
+    """An optimizer or a gradient scaler."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+class Checkpoints:
+    """The checkpoints of one run: the newest (`last`), the best, and the newest `keep` of those every `every` steps."""
+
+    def __init__(self, folder: Path, every: int, keep: int) -> None:
+        self.folder = folder
+        self.every = every
+        self.keep = keep
+
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: Stateful,
+        scaler: Stateful | None,
+        state: Mapping[str, Any],
+        *,
+        best: bool = False,
+    ) -> Path:
+        """Writes `step-<state["step"]>`, points `last` (and `best`) at it, and prunes the others.
+
+        Raises:
+            LabError: disk full or read-only; the checkpoints before are intact and nothing half-written is left.
+        """
+        path = self.folder / f"step-{state['step']}"
+        if read_state(path) is None:
+            save(path, model, optimizer, scaler, state)
+        self.point("last", path)
+        if best:
+            self.point("best", path)
+        self._prune()
+        return path
+
+    def point(self, name: str, path: Path) -> None:
+        """Makes `name` another name of the checkpoint at `path`, atomically."""
+        temporary = self.folder / f".tmp-{name}"
+        with writing(self.folder / name):
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(path.name)
+            os.replace(temporary, self.folder / name)
+            sync_folder(self.folder)
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """Folder and state of the valid checkpoint with the most steps."""
+        for step in sorted(self._steps(), reverse=True):
+            path = self.folder / f"step-{step}"
+            state = read_state(path)
+            if state is not None:
+                return path, state
+        return None
+
+    def clean(self, step: int) -> None:
+        """Removes what a killed process left: half-written folders, and torn checkpoints beyond `step`."""
+        with writing(self.folder):
+            self.folder.mkdir(exist_ok=True)
+            for path in self.folder.glob(".tmp-*"):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            for torn in self._steps():
+                if torn > step:
+                    shutil.rmtree(self.folder / f"step-{torn}")
+
+    def _steps(self) -> list[int]:
+        found = (re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.glob("step-*"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def _prune(self) -> None:
+        steps = self._steps()
+        periodic = [step for step in steps if step % self.every == 0]
+        kept = {f"step-{step}" for step in periodic[len(periodic) - min(self.keep, len(periodic)) :]}
+        kept |= {(self.folder / name).resolve().name for name in ("last", "best")}
+        for step in steps:
+            if f"step-{step}" not in kept:
+                shutil.rmtree(self.folder / f"step-{step}", ignore_errors=True)
+
+
+def save(
+    path: Path, model: nn.Module, optimizer: Stateful, scaler: Stateful | None, state: Mapping[str, Any]
+) -> None:
+    """Writes one checkpoint folder, atomically.
+
+    Args:
+        state: plain JSON values; comes back from `load`.
+
+    Raises:
+        LabError: it cannot be written; nothing of it is left.
+    """
+    tensors: dict[str, Tensor] = {"random.cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    structure = _split(optimizer.state_dict(), "optimizer", tensors)
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    with _writing(path):
+        try:
+            temporary.mkdir(parents=True)
+            _save_tensors(temporary / MODEL, model.state_dict())
+            _save_tensors(temporary / TRAINING, tensors)
+            whole = {
+                **state,
+                "optimizer": structure,
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "bytes": {name: (temporary / name).stat().st_size for name in (MODEL, TRAINING)},
+            }
+            with open(temporary / STATE, "w", encoding="utf-8") as file:
+                json.dump(whole, file)
+                file.flush()
+                os.fsync(file.fileno())
+            sync_folder(temporary)
+            if path.exists():  # torn, or of an earlier life of the run
+                shutil.rmtree(path)
+            os.rename(temporary, path)
+            sync_folder(path.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def load(path: Path, model: nn.Module, optimizer: Stateful, scaler: Stateful | None) -> dict[str, Any]:
+    """Puts a checkpoint back into model, optimizer, scaler and random generators; returns the state it was given.
+
+    Raises:
+        DataError: torn files, or those of another model.
+    """
+    state = read_state(path)
+    if state is None:
+        raise DataError(f"{path} is no whole checkpoint: remove it, and the run resumes from the one before")
+    try:
+        model.load_state_dict(load_file(path / MODEL))
+        tensors = load_file(path / TRAINING)
+        torch.set_rng_state(tensors["random.cpu"])
+        if "random.cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+        optimizer.load_state_dict(_join(state.pop("optimizer"), tensors))
+        scaler_state = state.pop("scaler")
+        if scaler is not None and scaler_state is not None:
+            scaler.load_state_dict(scaler_state)
+    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(f"cannot resume from {path}: {reason} (force=true trains the run anew)") from error
+    return state
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """state.json of a checkpoint whose files all have their full size; None if it is torn or missing."""
+    try:
+        state: dict[str, Any] = json.loads((path / STATE).read_bytes())
+        sizes: dict[str, int] = state["bytes"]
+        whole = all((path / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return state if whole else None
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """As store.files.writing, which knows OSError only; safetensors reports the number of one in its text."""
+    with writing(path):
+        try:
+            yield
+        except SafetensorError as error:
+            found = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(found[1]) if found else 0, os.strerror(int(found[1])) if found else str(error)) from error
+
+
+def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    save_file(_separate(tensors), path)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same values, each contiguous in memory of its own, as safetensors asks."""
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach()
+        storage = tensor.untyped_storage()
+        if not tensor.is_contiguous() or storage.nbytes() != tensor.nbytes or storage.data_ptr() in seen:
+            tensor = tensor.clone(memory_format=torch.contiguous_format)
+        seen.add(tensor.untyped_storage().data_ptr())
+        separate[name] = tensor
+    return separate
+
+
+def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """A JSON tree of `value`; its tensors go to `tensors`, and their names stay behind."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, Mapping):  # as pairs: the keys may be numbers
+        return {"dict": [[key, _split(inner, f"{name}.{key}", tensors)] for key, inner in value.items()]}
+    if isinstance(value, tuple | list):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_split(inner, f"{name}.{i}", tensors) for i, inner in enumerate(value)]}
+    return value
+
+
+def _join(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of `_split`."""
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, content),) = tree.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _join(inner, tensors) for key, inner in content}
+    items = [_join(inner, tensors) for inner in content]
+    return tuple(items) if kind == "tuple" else items

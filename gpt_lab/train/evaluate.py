@@ -1,0 +1,74 @@
+"""Validation: the same windows, in the same order, whatever is being trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from gpt_lab.data.dataset import Dataset
+from gpt_lab.parts.objective import IGNORED
+from gpt_lab.train.feed import to_device
+from gpt_lab.train.precision import Precision
+from gpt_lab.train.step import Objective
+
+CPU_LOGITS, CUDA_LOGITS = 2**20, 2**28
+"""Largest number of logits held at once: on CPU about what the caches hold, on CUDA 1 GB in fp32."""
+
+
+def eval_rows(device: str, context: int, vocab_size: int) -> int:
+    """Rows per validation batch that make good use of the device."""
+    most = CPU_LOGITS if device == "cpu" else CUDA_LOGITS
+    return max(1, min(most // (context * vocab_size), 65536 // context))
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    objective: Objective,
+    precision: Precision,
+    dataset: Dataset,
+    *,
+    rows: int,
+    limit: int | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
+    """Metrics on about the first `limit` tokens of the validation split (None: all of it).
+
+    Returns:
+        val/loss (nats per token), val/ppl, and val/bpb (bits per byte) for text or val/accuracy (share of right
+        answers) for synthetic tasks. None if `interrupted()` became true.
+    """
+    device = next(model.parameters()).device
+    sums: list[Tensor] = []
+    synthetic = dataset.bytes_per_token is None
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in dataset.validation(rows, limit):
+            if interrupted():
+                return None
+            tokens_BT, targets_BT, documents_BT = to_device(batch, device)
+            with precision.autocast():
+                logits_BTV = model(tokens_BT, documents_BT=documents_BT)
+                _, nll_sum, count = objective(logits_BTV, targets_BT)
+            entry = [nll_sum.double(), count.double()]
+            if synthetic:
+                right_BT = (logits_BTV.argmax(dim=-1) == targets_BT) & (targets_BT != IGNORED)
+                entry.append(right_BT.sum().double())
+            sums.append(torch.stack(entry))
+    finally:
+        model.train(was_training)
+    nll, count, *right = torch.stack(sums).sum(dim=0).tolist()
+    return metrics(nll, count, dataset.bytes_per_token) | ({"val/accuracy": right[0] / count} if right else {})
+
+
+def metrics(nll: float, targets: float, bytes_per_token: float | None) -> dict[str, float]:
+    """val/loss, val/ppl and, for text, val/bpb from nats summed over `targets` tokens."""
+    loss = nll / targets
+    values = {"val/loss": loss, "val/ppl": math.exp(loss) if loss < 700 else math.inf}
+    if bytes_per_token is not None:
+        values["val/bpb"] = loss / (math.log(2) * bytes_per_token)
+    return values

@@ -1,0 +1,93 @@
+"""Batches on their way to the device. B rows, T tokens."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gpt_lab.data.dataset import Batch, Dataset
+from gpt_lab.parts.base import row_keys
+from gpt_lab.parts.objective import IGNORED
+
+
+class Micro(NamedTuple):
+    """Rows of a step that go through the model at once, on the device.
+
+    `share` is their part of the step's counted targets; with it as weight, means over micro-batches add up to the
+    mean over the whole step.
+    """
+
+    tokens_BT: Tensor
+    targets_BT: Tensor
+    documents_BT: Tensor | None
+    keys_B: Tensor | None
+    share: float
+
+
+class StepBatch(NamedTuple):
+    """All rows of one optimizer step and how many of their targets count."""
+
+    micro: list[Micro]
+    targets: int
+
+
+class Feed:
+    """The batches of a run, a pure function of the step.
+
+    On CUDA the next step's batch is fetched and sent while the device is still busy with this one; on CPU fetching
+    takes less than 0.1 ms and no thread could hide it.
+
+    Args:
+        rows: sequences per optimizer step.
+        micro: sequences per micro-batch.
+        dropout_seed: seed of the dropout keys; None: the model has no dropout.
+    """
+
+    def __init__(self, dataset: Dataset, device: str, rows: int, micro: int, dropout_seed: int | None) -> None:
+        self.dataset = dataset
+        self.device = torch.device(device)
+        self.rows = rows
+        self.micro = micro
+        self.dropout_seed = dropout_seed
+        self._ahead: tuple[int, StepBatch] | None = None
+
+    def take(self, step: int) -> StepBatch:
+        """The batch of a 0-based step."""
+        ahead, self._ahead = self._ahead, None
+        return ahead[1] if ahead is not None and ahead[0] == step else self._fetch(step)
+
+    def prefetch(self, step: int) -> None:
+        """Begins to bring the batch of `step`; call it once the device has been given its work."""
+        if self.device.type != "cpu":
+            self._ahead = (step, self._fetch(step))
+
+    def _fetch(self, step: int) -> StepBatch:
+        batch = self.dataset.batch(step)
+        counts = [int((rows_BT != IGNORED).sum()) for rows_BT in batch.targets_BT.split(self.micro)]
+        keys_B = None
+        if self.dropout_seed is not None:
+            keys_B = row_keys(self.dropout_seed, step, torch.arange(self.rows))
+        total = sum(counts)
+        moved = to_device(batch, self.device)
+        if keys_B is not None:
+            keys_B = keys_B.to(self.device, non_blocking=True)
+        if len(counts) == 1:
+            return StepBatch([Micro(*moved, keys_B, 1.0)], total)
+        micros = []
+        for i, count in enumerate(counts):
+            part = slice(i * self.micro, (i + 1) * self.micro)
+            tokens_BT, targets_BT, documents_BT = (None if tensor is None else tensor[part] for tensor in moved)
+            assert tokens_BT is not None
+            assert targets_BT is not None
+            keys = None if keys_B is None else keys_B[part]
+            micros.append(Micro(tokens_BT, targets_BT, documents_BT, keys, count / max(total, 1)))
+        return StepBatch(micros, total)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on `device`; to CUDA from pinned memory, without waiting."""
+    if device.type == "cpu":
+        return batch
+    return Batch(*(None if t is None else t.pin_memory().to(device, non_blocking=True) for t in batch))

@@ -1,0 +1,155 @@
+"""What the user sees of a run: a live view in a terminal, a few plain lines elsewhere, a table at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from gpt_lab.train.budget import Budget
+
+QUIET_SECONDS = 20.0
+"""Without a terminal: time between two lines of training losses."""
+SHOWN = (
+    ("train/loss", "loss {:.4f}"),
+    ("val/loss", "val loss {:.4f}"),
+    ("val/bpb", "val bpb {:.4f}"),
+    ("val/accuracy", "val accuracy {:.3f}"),
+    ("train/lr", "lr {:.2e}"),
+    ("perf/tokens_per_s", "{:,.0f} tokens/s"),
+    ("perf/mfu", "MFU {:.1%}"),
+    ("perf/peak_memory_gb", "{:.2f} GB"),
+)
+
+
+class View:
+    """The view of one run; `start` and `stop` enclose the training."""
+
+    def __init__(self, console: Console, budget: Budget) -> None:
+        self.console = console
+        self.budget = budget
+        self.values: dict[str, float] = {}
+        self._sample = ""
+        self._line_at = -QUIET_SECONDS
+        self._live: Live | None = None
+        if console.is_terminal:
+            unit = MofNCompleteColumn() if budget.steps is not None else TextColumn("{task.completed:.0f}/{task.total:.0f} s")
+            self._progress = Progress(
+                TextColumn("training"), BarColumn(), unit, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
+                console=console,
+            )
+            self._task = self._progress.add_task("training", total=budget.steps or budget.seconds)
+            self._live = Live(console=console, auto_refresh=False, get_renderable=self._render)
+
+    def start(self, step: int, seconds: float) -> None:
+        if self._live is not None:
+            self._live.start()
+            self._advance(step, seconds)
+
+    def stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def log(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
+        """Takes new training values."""
+        self.values.update(values)
+        if self._live is not None:
+            self._advance(step, seconds)
+        elif time.monotonic() - self._line_at >= QUIET_SECONDS:
+            self._line(step, self.values)
+
+    def validated(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
+        """Takes the result of an evaluation, and says it."""
+        self.values.update(values)
+        if self._live is not None:
+            self._advance(step, seconds)
+        else:
+            self._line(step, self.values)
+
+    def sample(self, text: str) -> None:
+        """Takes the last text of the model; shown in a terminal only."""
+        self._sample = text
+        if self._live is not None:
+            self._live.refresh()
+
+    def say(self, text: str) -> None:
+        """One line above the view."""
+        self.console.print(text, markup=False, highlight=False)
+
+    def _line(self, step: int, values: Mapping[str, float]) -> None:
+        self._line_at = time.monotonic()
+        of = f"/{self.budget.steps}" if self.budget.steps is not None else ""
+        self.say(f"step {step}{of}: {', '.join(_shown(values))}")
+
+    def _advance(self, step: int, seconds: float) -> None:
+        assert self._live is not None
+        self._progress.update(self._task, completed=step if self.budget.steps is not None else seconds)
+        self._live.refresh()
+
+    def _render(self) -> Group:
+        parts: list[Any] = [self._progress, Text("  ".join(_shown(self.values)))]
+        if self._sample:
+            height = max(3, min(8, self.console.height - 8))
+            text = Text("\n".join(self._sample.splitlines()[:height]), overflow="ellipsis", no_wrap=True)
+            parts.append(Panel(text, title="sample", title_align="left", border_style="dim"))
+        return Group(*parts)
+
+
+def _shown(values: Mapping[str, float]) -> list[str]:
+    return [form.format(values[name]) for name, form in SHOWN if name in values]
+
+
+def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The final table: what is measured and its value, in a reader's order."""
+    rows = [
+        ("val loss (nats per token)", _number(summary, "val/loss", "{:.4f}")),
+        ("val bits per byte", _number(summary, "val/bpb", "{:.4f}")),
+        ("val perplexity", _number(summary, "val/ppl", "{:.2f}")),
+        ("val accuracy", _number(summary, "val/accuracy", "{:.4f}")),
+        *(
+            (f"{name} floor (bits per byte)", _number(summary, f"floor/{name}", "{:.4f}"))
+            for name in ("unigram", "bigram", "trigram")
+        ),
+        ("parameters", _number(summary, "parameters", "{:,.0f}")),
+        ("of these without embeddings", _number(summary, "parameters_non_embedding", "{:,.0f}")),
+        ("steps", _number(summary, "steps", "{:,.0f}")),
+        ("tokens", _number(summary, "tokens", "{:,.0f}")),
+        ("training FLOPs", _number(summary, "flops", "{:.3g}")),
+        ("training time", _number(summary, "seconds", "{:.1f} s")),
+        ("tokens/s", _number(summary, "perf/tokens_per_s", "{:,.0f}")),
+        ("MFU", _number(summary, "perf/mfu", "{:.1%}")),
+        ("peak memory", _number(summary, "perf/peak_memory_gb", "{:.2f} GB")),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def verdict(summary: Mapping[str, Any]) -> str | None:
+    """Whether the model beats counting: validation bits per byte against the trigram floor of the corpus."""
+    if "floor/trigram" not in summary or "val/bpb" not in summary:
+        return None
+    bpb, floor = summary["val/bpb"], summary["floor/trigram"]
+    side = "below" if bpb < floor else "not below"
+    return f"val bpb {bpb:.4f} is {side} the corpus's trigram floor of {floor:.4f}"
+
+
+def show_end(console: Console, title: str, rows: Sequence[tuple[str, str]], lines: Sequence[str]) -> None:
+    """Prints the final table and what follows from it."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _number(values: Mapping[str, Any], name: str, form: str) -> str:
+    return form.format(values[name]) if values.get(name) is not None else ""

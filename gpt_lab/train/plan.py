@@ -1,0 +1,118 @@
+"""What `auto` comes to on this machine: device, precision, kernels, compile; and how long to train."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from gpt_lab.cost import Cost, cost_of
+from gpt_lab.data.dataset import Dataset
+from gpt_lab.errors import ConfigError
+from gpt_lab.model import GPT
+from gpt_lab.schema import RunConfig
+from gpt_lab.train import precision
+from gpt_lab.train.budget import Budget, budget
+from gpt_lab.train.precision import Precision
+
+RATE = {"cpu": 1.5e11, "cuda": 2e14}
+"""FLOP/s of training assumed by compile=auto: of the class of device, not measured, so that the choice is stable."""
+LAUNCH_SECONDS = 0.6e-3
+"""Host time to launch one layer's kernels, forward and backward: what small models on a GPU wait for."""
+REPAID_AFTER = {"cpu": 300.0, "cuda": 60.0}
+"""Seconds of training that repay compiling: 10-25 s for 5-8 % on CPU, 20-40 s for half and more on CUDA."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run's choices.
+
+    Fields:
+        kernels: attention kernel of each layer.
+        reasons: for each choice, why.
+        fingerprint: of the data.
+    """
+
+    device: str
+    precision: Precision
+    kernels: tuple[str, ...]
+    compile: bool
+    budget: Budget
+    cost: Cost
+    fingerprint: str
+    reasons: Mapping[str, str]
+
+    @property
+    def resolved(self) -> dict[str, str]:
+        """What makes this run's numbers beside its settings; part of its signature."""
+        return {
+            "device": self.device,
+            "precision": self.precision.name,
+            "kernel": ",".join(dict.fromkeys(self.kernels)),
+            "compile": "on" if self.compile else "off",
+            "data": self.fingerprint,
+        }
+
+
+def resolve(cfg: RunConfig, dataset: Dataset) -> Plan:
+    """The plan of a config on this machine. Allocates no weight.
+
+    Raises:
+        ConfigError: a device, precision or kernel that this machine lacks; parts that do not fit together; a budget
+            too small for one step.
+    """
+    device, device_reason = _device(cfg)
+    chosen = precision.resolve(cfg.precision["name"], device)
+    with torch.device("meta"):
+        model = GPT(cfg, dataset.vocab_size)
+    layers = model.choose_kernels(device, chosen.name, documents=cfg.batch.document_mask)
+    cost = cost_of(model)
+    limit = budget(cfg, cost)
+    compiled, compile_reason = _compile(cfg, device, limit, cost)
+    reasons = {
+        "device": device_reason,
+        "precision": chosen.reason,
+        "kernel": "; ".join(dict.fromkeys(f"{layer.name}: {layer.reason}" for layer in layers)),
+        "compile": compile_reason,
+    }
+    names = tuple(layer.name for layer in layers)
+    return Plan(device, chosen, names, compiled, limit, cost, dataset.fingerprint, reasons)
+
+
+def _device(cfg: RunConfig) -> tuple[str, str]:
+    there = torch.cuda.is_available()
+    if cfg.device == "cuda" and not there:
+        raise ConfigError("device=cuda, but PyTorch finds no CUDA device here: use device=cpu or device=auto")
+    if cfg.device != "auto":
+        return cfg.device, "asked for"
+    return ("cuda", "a CUDA device is there") if there else ("cpu", "no CUDA device")
+
+
+def _compile(cfg: RunConfig, device: str, limit: Budget, cost: Cost) -> tuple[bool, str]:
+    if cfg.compile != "auto":
+        if cfg.compile == "on" and _compiler() is None:
+            raise ConfigError("compile=on needs a C++ compiler, and none is found: install g++ or use compile=off")
+        return cfg.compile == "on", "asked for"
+    if _compiler() is None:
+        return False, "no C++ compiler"
+    seconds, least = _training_seconds(cfg, device, limit, cost), REPAID_AFTER[device]
+    long = seconds >= least
+    return long, f"about {seconds:.0f} s of training {'repay' if long else 'do not repay'} it (from {least:.0f} s)"
+
+
+def _training_seconds(cfg: RunConfig, device: str, limit: Budget, cost: Cost) -> float:
+    if limit.seconds is not None:
+        return limit.seconds
+    assert limit.steps is not None
+    per_step = cfg.rows * cfg.scale.context * cost.train_flops_per_token / RATE[device]
+    launches = LAUNCH_SECONDS * cfg.scale.depth if device == "cuda" else 0.0
+    return limit.steps * max(per_step, launches)
+
+
+def _compiler() -> str | None:
+    """The C++ compiler that torch.compile would call."""
+    named = os.environ.get("CXX")
+    return shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++")

@@ -1,0 +1,113 @@
+"""One optimizer step: forward, backward, clip, update. Nothing here waits for the device."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from gpt_lab.errors import LabError
+from gpt_lab.train.feed import Micro, StepBatch
+from gpt_lab.train.precision import Precision
+
+
+class Objective(Protocol):
+    """What training minimises: (logits, targets) -> loss, sum of nats, number of targets."""
+
+    def __call__(self, logits_BTV: Tensor, targets_BT: Tensor, /) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+class Outcome(NamedTuple):
+    """What a step leaves behind, still on the device: nats summed over its targets, gradient norm before clipping."""
+
+    nll_sum: Tensor
+    grad_norm: Tensor
+
+
+class Stepper:
+    """Runs optimizer steps.
+
+    Args:
+        clip: largest global gradient norm; 0 clips nothing.
+        compiled: whether torch.compile makes one program of forward pass and loss.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        objective: Objective,
+        precision: Precision,
+        clip: float,
+        compiled: bool,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.objective = objective
+        self.precision = precision
+        self.clip = clip
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        # the function is compiled, not the module: parameter names stay as they are
+        self.forward = torch.compile(self._forward, dynamic=False) if compiled else self._forward
+
+    def __call__(self, batch: StepBatch, multiplier: float) -> Outcome:
+        """One step at `multiplier` times each group's base learning rate."""
+        nll_sum = self._gradients(batch.micro)
+        norm = self._clip()
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * multiplier
+        scaler = self.precision.scaler
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scaler.step(self.optimizer)
+            scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return Outcome(nll_sum, norm)
+
+    def warm_up(self, batch: StepBatch) -> None:
+        """Compiles before the clock runs; changes no parameter.
+
+        Raises:
+            LabError: the compiler fails here; the line names the way without it.
+        """
+        from torch._dynamo.exc import TorchDynamoException
+        from torch._inductor.exc import InductorError
+
+        try:
+            self._gradients(batch.micro)
+        except (TorchDynamoException, InductorError) as error:
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise LabError(f"torch.compile failed ({reason[:200]}): train with compile=off") from error
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _gradients(self, micros: list[Micro]) -> Tensor:
+        """Accumulates the gradients of the mean over all counted targets of the step; returns the sum of nats."""
+        scaler = self.precision.scaler
+        total = None
+        for micro in micros:
+            with self.precision.autocast():
+                loss, nll_sum = self.forward(micro.tokens_BT, micro.targets_BT, micro.documents_BT, micro.keys_B)
+            if micro.share != 1.0:
+                loss = loss * micro.share
+            (loss if scaler is None else scaler.scale(loss)).backward()
+            total = nll_sum if total is None else total + nll_sum
+        assert total is not None
+        return total
+
+    def _forward(
+        self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None, keys_B: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        logits_BTV = self.model(tokens_BT, documents_BT=documents_BT, keys_B=keys_B)
+        loss, nll_sum, _ = self.objective(logits_BTV, targets_BT)
+        return loss, nll_sum.detach()
+
+    def _clip(self) -> Tensor:
+        if self.precision.scaler is not None:
+            self.precision.scaler.unscale_(self.optimizer)
+        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if self.clip > 0:
+            clip_grads_with_norm_(self.parameters, self.clip, norm)
+        return norm

@@ -1,0 +1,115 @@
+"""Standard deviations, multipliers, and muP's promise: activations and updates of O(1) at every width."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from gpt_lab import registry
+from gpt_lab.model import GPT, initialize
+from gpt_lab.parts.base import Shape, role
+from gpt_lab.parts.init import MuP
+from gpt_lab.parts.objective import CrossEntropy
+from gpt_lab.schema import RunConfig
+from tests.helpers import tiny_config
+
+ROLES = {
+    "embedding": ("embed.weight", (200, 256)),
+    "head": ("head.weight", (200, 256)),
+    "matrix": ("blocks.0.mlp.up_proj.weight", (300, 256)),
+    "residual": ("blocks.0.mlp.down_proj.weight", (256, 300)),
+}
+DEPTH_FACTOR = (2 * 3) ** -0.5
+EXPECTED = {
+    "normal": {"embedding": 0.02, "head": 0.02, "matrix": 0.02, "residual": 0.02 * DEPTH_FACTOR},
+    "fan_in": {"embedding": 0.02, "head": 0.02, "matrix": 256**-0.5, "residual": 300**-0.5 * DEPTH_FACTOR},
+    "mup": {"embedding": 0.02, "head": 0.02, "matrix": 0.02 * 0.5**0.5, "residual": 0.02 * 0.5**0.5 * DEPTH_FACTOR},
+}
+
+
+@pytest.mark.parametrize("name", registry.index()["init"])
+def test_standard_deviations(name: str) -> None:
+    init = registry.build("init", {"name": name}, Shape(depth=3, width=256, heads=4, context=8))
+    for kind, (parameter, shape) in ROLES.items():
+        assert role(parameter, 2) == kind
+        value = init.weight(parameter, shape, kind, torch.Generator().manual_seed(0))
+        assert value.shape == shape
+        assert value.dtype == torch.float32
+        assert value.std().item() == pytest.approx(EXPECTED[name][kind], rel=0.02)
+        assert abs(value.mean().item()) < 5 * EXPECTED[name][kind] / math.sqrt(value.numel())
+
+
+@pytest.mark.parametrize("name", ["normal", "fan_in"])
+def test_options(name: str) -> None:
+    shape = Shape(depth=3, width=256, heads=4, context=8)
+    option = {"normal": "std", "fan_in": "embedding_std"}[name]
+    init = registry.build("init", {"name": name, option: 0.5, "scaled_residual": False}, shape)
+    assert init.std((10, 256), "embedding") == 0.5
+    assert init.std((256, 64), "residual") == init.std((256, 64), "matrix")
+    assert init.lr_multiplier("matrix", (4, 4)) == init.logits_scale == 1.0
+    assert init.attention_scale(64) == 1 / 8
+
+
+def test_mup_multipliers() -> None:
+    init = MuP(Shape(depth=3, width=512, heads=4, context=8), base_width=128, base_head_dim=32)
+    assert init.logits_scale == 1 / 4
+    assert init.attention_scale(128) == pytest.approx(32**0.5 / 128)
+    assert [init.lr_multiplier(kind, (512, 512)) for kind in ("matrix", "residual", "embedding", "head", "vector")] == [
+        0.25,
+        0.25,
+        1.0,
+        1.0,
+        1.0,
+    ]
+
+
+def test_mup_at_its_base_is_normal() -> None:
+    mup = tiny_config(init={"name": "mup", "base_width": 32, "base_head_dim": 8})
+    models = [GPT(cfg, 61) for cfg in (mup, tiny_config())]
+    for model, cfg in zip(models, (mup, tiny_config()), strict=True):
+        initialize(model, cfg)
+    tokens = torch.arange(16)[None]
+    assert torch.equal(models[0](tokens), models[1](tokens))
+
+
+def _movement(cfg: RunConfig, steps: int = 4) -> dict[str, float]:
+    """Root mean square of what a few Adam steps changed in a block's output and in the logits."""
+    model = GPT(cfg, 64)
+    initialize(model, cfg)
+    init = registry.build("init", cfg.init, model.shape)
+    groups = [
+        {"params": [p], "lr": 0.004 * init.lr_multiplier(role(name, p.ndim), tuple(p.shape))}
+        for name, p in model.named_parameters()
+    ]
+    optimizer = torch.optim.Adam(groups)
+    tokens = torch.randint(64, (4, 17), generator=torch.Generator().manual_seed(0))
+    seen: dict[str, torch.Tensor] = {}
+    model.blocks[-1].register_forward_hook(lambda module, args, out: seen.update(block=out.detach()))
+
+    def look() -> dict[str, torch.Tensor]:
+        logits = model(tokens[:, :-1])
+        loss, _, _ = CrossEntropy()(logits, tokens[:, 1:])
+        loss.backward()
+        return {"block": seen["block"], "logits": logits.detach()}
+
+    first = look()
+    for _ in range(steps):
+        optimizer.step()
+        optimizer.zero_grad()
+        last = look()
+    return {key: (last[key] - first[key]).square().mean().sqrt().item() for key in first}
+
+
+def test_coordinate_check() -> None:
+    """The figure of the paper's appendix D.1: with muP the movement is the same at every width, without it grows."""
+    widths = (32, 128, 512)
+
+    def spread(init: dict[str, object]) -> dict[str, float]:
+        moved = [_movement(tiny_config(init=init, **{"scale.width": width})) for width in widths]
+        return {key: max(a[key] / b[key] for a, b in itertools.permutations(moved, 2)) for key in moved[0]}
+
+    mup = spread({"name": "mup", "base_width": 32, "base_head_dim": 8})
+    standard = spread({"name": "normal"})
+    assert max(mup.values()) < 2, mup
+    assert min(standard.values()) > 3, standard
