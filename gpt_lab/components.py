@@ -185,10 +185,9 @@ def _parts(kind: str) -> dict[str, Entry]:
 
 
 def _part(part: registry.Part) -> Entry:
-    spec = importlib.util.find_spec(part.module)
-    if spec is None or spec.origin is None:
+    source = _source(part.module)
+    if source is None:
         raise ConfigError(f"{part.kind}={part.name}: the module {part.module} is not installed")
-    source = Path(spec.origin)
     above = source.read_text(encoding="utf-8").partition(f"class {part.qualname}")[0]
     choices = {
         key: Choice(option.default, options.describe(option.annotation), meaning(part.doc, key))
@@ -196,6 +195,20 @@ def _part(part: registry.Part) -> Entry:
     }
     line = above.count("\n") + 1
     return Entry(part.kind, part.name, part.summary, part.doc, source, line, paper(part.doc), choices)
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module. Only the top-level package is looked up: find_spec of a submodule imports its parents."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None or not rest:
+        return Path(spec.origin) if spec is not None and spec.origin else None
+    for folder in spec.submodule_search_locations or []:
+        stem = Path(folder).joinpath(*rest)
+        for path in (stem.with_suffix(".py"), stem / "__init__.py"):
+            if path.is_file():
+                return path
+    return None
 
 
 def paper(doc: str) -> str:

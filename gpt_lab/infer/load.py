@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -53,11 +52,12 @@ def load_run(run: Run, checkpoint: str | None = None, device: str = "cpu") -> tu
     Attention kernels are chosen anew for this machine, whatever the run trained with.
 
     Raises:
-        ConfigError: no such checkpoint or device. DataError: no tokenizer, or files that do not fit together.
+        ConfigError: no such checkpoint or device, or a config.yaml that this version of the lab does not know.
+        DataError: no tokenizer, or files that do not fit together.
     """
     folder = checkpoint_folder(run, checkpoint)
     where = pick_device(device)
-    cfg = read_config(run)
+    cfg = config.from_dict(run.config)
     if not (run.path / "tokenizer").is_dir():
         raise DataError(f"{run.path} has no tokenizer: it was trained on data={cfg.data['name']}, which is not text")
     tokenizer = load_tokenizer(run.path / "tokenizer")
@@ -70,16 +70,3 @@ def load_run(run: Run, checkpoint: str | None = None, device: str = "cpu") -> tu
     model.to(where).eval()
     model.choose_kernels(where.type, "fp32")
     return model, tokenizer, cfg
-
-
-def read_config(run: Run) -> RunConfig:
-    """The run's configuration, from its config.yaml.
-
-    Raises:
-        DataError: the file is missing or not YAML. ConfigError: it is not a config of this version of the lab.
-    """
-    path = run.path / "config.yaml"
-    try:
-        return config.load(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"cannot read {path}: {' '.join(str(error).split())}") from error

@@ -74,6 +74,7 @@ class Wandb(Background):
         earlier = (run.record.get("wandb") or {}).get("id")
         self._header: dict[str, Any] = {
             "mode": self.mode,
+            "pid": os.getpid(),
             "argv": sys.argv,
             "program": sys.argv[0],
             "stoppable": not sweep,

@@ -13,6 +13,7 @@ import os
 import signal
 import ssl
 import sys
+import threading
 import urllib.error
 import urllib.request
 from typing import Any, Literal
@@ -52,13 +53,6 @@ class Session:
             getattr(self, f"_on_{event['op']}")(event["step"], event["data"])
         except Exception as error:
             self.warn(f"W&B refused a {event['op']} ({_line(error)}); it is kept in the run folder")
-
-    def warm_up(self) -> None:
-        """Makes W&B load its slow parts."""
-        if self._run is not None:
-            import wandb
-
-            wandb.Table(columns=["a"], data=[[1]])
 
     def killed(self) -> None:
         """Ends a run whose training process is gone. Its last row may lack values, and a resume will log it again."""
@@ -102,7 +96,7 @@ class Session:
     def _init(self, header: dict[str, Any], mode: Literal["online", "offline"]) -> Any:
         import wandb
 
-        parent = os.getppid()
+        parent = header["pid"]
 
         def stop() -> None:
             if os.getppid() == parent:  # else training has ended, and its pid may be another's
@@ -203,6 +197,13 @@ def unreachable(base_url: str, timeout: float) -> str | None:
     return None
 
 
+def warm_up() -> None:
+    """Makes W&B load what tables need."""
+    import wandb
+
+    wandb.Table(columns=["a"], data=[[1]])
+
+
 def _nothing() -> None:
     """The agent of a sweep stops its run by itself."""
 
@@ -226,5 +227,5 @@ def main() -> None:
         if event["op"] == "finish":
             return
         if number == 0:  # training is under way: load what tables need (pandas, 1 s) now rather than at the end
-            session.warm_up()
+            threading.Thread(target=warm_up, daemon=True).start()
     session.killed()

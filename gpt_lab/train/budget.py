@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from gpt_lab.cost import Cost
@@ -76,3 +78,12 @@ class Clock:
 
     def pause(self) -> None:
         self._before, self._since = self.seconds, None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stands still inside the block; runs on after it if it ran before."""
+        running = self._since is not None
+        self.pause()
+        yield
+        if running:
+            self.start()

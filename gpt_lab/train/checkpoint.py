@@ -111,9 +111,7 @@ class Checkpoints:
                 shutil.rmtree(self.folder / f"step-{step}", ignore_errors=True)
 
 
-def save(
-    path: Path, model: nn.Module, optimizer: Stateful, scaler: Stateful | None, state: Mapping[str, Any]
-) -> None:
+def save(path: Path, model: nn.Module, optimizer: Stateful, scaler: Stateful | None, state: Mapping[str, Any]) -> None:
     """Writes one checkpoint folder, atomically.
 
     Args:

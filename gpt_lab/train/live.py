@@ -40,9 +40,18 @@ class View:
         self._line_at = -QUIET_SECONDS
         self._live: Live | None = None
         if console.is_terminal:
-            unit = MofNCompleteColumn() if budget.steps is not None else TextColumn("{task.completed:.0f}/{task.total:.0f} s")
+            unit = (
+                MofNCompleteColumn()
+                if budget.steps is not None
+                else TextColumn("{task.completed:.0f}/{task.total:.0f} s")
+            )
             self._progress = Progress(
-                TextColumn("training"), BarColumn(), unit, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
+                TextColumn("training"),
+                BarColumn(),
+                unit,
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
                 console=console,
             )
             self._task = self._progress.add_task("training", total=budget.steps or budget.seconds)

@@ -56,9 +56,7 @@ class History:
             return
         scalars: list[Tensor] = [o.nll_sum for _, o, _ in pending] + [o.grad_norm.float() for _, o, _ in pending]
         values = torch.stack(scalars).tolist()
-        for (step, _, targets), nll, norm in zip(
-            pending, values[: len(pending)], values[len(pending) :], strict=True
-        ):
+        for (step, _, targets), nll, norm in zip(pending, values[: len(pending)], values[len(pending) :], strict=True):
             if not math.isfinite(nll):
                 raise Diverged(step, "the loss")
             if not math.isfinite(norm) and not self.overflow_allowed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+import tokenizers
 
 from gpt_lab.infer.stream import TextStream, text
 
@@ -73,7 +74,6 @@ def test_spaces_that_depend_on_a_neighbour_are_kept() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_a_tokenizer_of_sentencepiece_kind_streams_whole_characters(seed: int) -> None:
     """Byte fallback marks unfinished characters itself and takes the marks back; a leading space depends on context."""
-    tokenizers = pytest.importorskip("tokenizers")
     vocab = {"<unk>": 0, "▁": 1, "▁the": 2, "e": 3, "n": 4, "d": 5} | {f"<0x{b:02X}>": 6 + b for b in range(256)}
     inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, [], unk_token="<unk>", byte_fallback=True))
     inner.decoder = tokenizers.decoders.Sequence(

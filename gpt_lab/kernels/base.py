@@ -1,0 +1,143 @@
+"""What the attention kernels share: the request they are chosen by, which keys a query sees, remembered masks.
+
+Shape letters in names: B rows, T queries, S keys, H query heads, G key/value heads, K head dimension, V value dimension.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one attention layer asks of its kernel.
+
+    device: "cpu" or "cuda"; dtype: name of the precision ("fp32", "tf32", "bf16", "fp16"); window: tokens each query
+    sees, itself included, None for all; bias_kind: "none", "alibi" or "tensor" (any other added scores); capability:
+    the CUDA device's, None elsewhere.
+    """
+
+    device: str
+    dtype: str
+    heads: int
+    kv_heads: int
+    head_dim: int
+    context: int
+    window: int | None = None
+    bias_kind: str = "none"
+    softcap: float | None = None
+    dropout: float = 0.0
+    documents: bool = False
+    capability: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The kernel a layer will use, and one line that says why."""
+
+    name: str
+    reason: str
+
+
+class View(NamedTuple):
+    """What a query sees and what is added to its scores; the last T of the S keys are the queries' own tokens, unless
+    positions say otherwise."""
+
+    window: int | None = None
+    slopes_H: Tensor | None = None
+    bias_HTS: Tensor | None = None
+    positions_q: Tensor | None = None
+    positions_k: Tensor | None = None
+    documents_q: Tensor | None = None
+    documents_k: Tensor | None = None
+
+
+class Memo:
+    """Keeps the last few tensors built from a key and from other tensors (compared by identity and version).
+
+    Every layer of a forward pass, and mostly every pass, asks for the same mask or table. Under torch.compile nothing
+    is kept: there the builder becomes part of the graph.
+    """
+
+    def __init__(self, size: int = 8) -> None:
+        self._size = size
+        self._kept: OrderedDict[Hashable, tuple[tuple[Tensor, ...], Any]] = OrderedDict()
+
+    def __call__(self, key: Hashable, tensors: tuple[Tensor, ...], build: Callable[[], Any]) -> Any:
+        if torch.compiler.is_compiling():
+            return build()
+        full_key = (key, *((id(t), 0 if t.is_inference() else t._version) for t in tensors))
+        found = self._kept.get(full_key)
+        if found is not None:
+            return found[1]
+        with torch.inference_mode(False), torch.no_grad():  # usable in training, even if first built in evaluation
+            value = build()
+        if type(value) is Tensor or not isinstance(value, Tensor):  # a traced or fake tensor must not outlive its mode
+            self._kept[full_key] = (tensors, value)  # holding the tensors keeps their ids theirs
+            if len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+        return value
+
+
+_masks = Memo()
+
+
+def distance(queries: int, keys: int, device: torch.device, view: View) -> Tensor:
+    """Position of the query less that of the key: int64 (T, S)."""
+    if view.positions_q is not None and view.positions_k is not None:
+        return view.positions_q[:, None] - view.positions_k[None, :]
+    key_S = torch.arange(keys, device=device)
+    return key_S[keys - queries :, None] - key_S[None, :]
+
+
+def visible(queries: int, keys: int, device: torch.device, view: View) -> Tensor:
+    """Which keys each query sees: bool (T, S), or (B, 1, T, S) where documents differ between rows."""
+
+    def build() -> Tensor:
+        distance_TS = distance(queries, keys, device, view)
+        seen = distance_TS >= 0
+        if view.window is not None:
+            seen = seen & (distance_TS < view.window)
+        if view.documents_q is not None and view.documents_k is not None:
+            seen = seen & (view.documents_q[:, None, :, None] == view.documents_k[:, None, None, :])
+        return seen
+
+    if view.positions_q is not None:  # a cached step: positions differ at every call
+        return build()
+    tensors = () if view.documents_q is None or view.documents_k is None else (view.documents_q, view.documents_k)
+    return _masks(("visible", queries, keys, device, view.window), tensors, build)
+
+
+def additive(
+    queries: int, keys: int, device: torch.device, dtype: torch.dtype, view: View, *, repeat: int = 1
+) -> Tensor:
+    """What is added to the scores: ALiBi's bias where there are slopes, -inf where the key is hidden.
+
+    Shape: (T, S), with slopes (H, T, S), with documents (B, H or 1, T, S). `repeat` stacks the (T, S) rows that often.
+    A learned bias is not in it.
+    """
+
+    def build() -> Tensor:
+        seen = visible(queries, keys, device, view)
+        if view.slopes_H is None:
+            added = torch.zeros((), device=device, dtype=dtype)
+        else:
+            added = alibi(view.slopes_H, distance(queries, keys, device, view)).to(dtype)
+        added = torch.where(seen, added, float("-inf"))
+        return added.repeat(repeat, 1) if repeat > 1 else added
+
+    if view.positions_q is not None:
+        return build()
+    tensors = tuple(t for t in (view.slopes_H, view.documents_q, view.documents_k) if t is not None)
+    return _masks(("additive", queries, keys, device, view.window, dtype, repeat), tensors, build)
+
+
+def alibi(slopes_H: Tensor, distance_TS: Tensor) -> Tensor:
+    """Linear penalty of the distance, one slope for each head: (H, T, S)."""
+    return -slopes_H[:, None, None] * distance_TS

@@ -1,0 +1,128 @@
+"""Which kernel a layer uses, and why; the one call that runs it."""
+
+from __future__ import annotations
+
+from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.kernels.base import Choice, Request, View
+from gpt_lab.kernels.dense import Math, Sdpa
+from gpt_lab.kernels.fused import FlashAttention, Flex
+from gpt_lab.registry import register
+from torch import Tensor
+
+KERNELS = {"math": Math, "sdpa": Sdpa, "flash_attn": FlashAttention, "flex": Flex}
+
+CPU_MATH_CONTEXT = {"fp32": 128, "tf32": 128, "bf16": 1024, "fp16": 1024}
+"""Longest context, by precision, at which `math` beats `sdpa` on CPU, forward and backward."""
+MEASURED = "benchmarks/results/attention_crossover.json"
+
+
+@register("kernel", "auto")
+class Auto:
+    """The fastest kernel that can do what the layer asks, chosen once from device, precision, mask, bias and context.
+
+    Reference: benchmarks/attention_crossover.py. The run's record keeps the choice and its reason. No options.
+    """
+
+
+def available() -> dict[str, str | None]:
+    """Every kernel, and None where it works on this machine, else why it does not."""
+    return {name: kernel.unavailable() for name, kernel in KERNELS.items()}
+
+
+def choose(name: str, request: Request) -> Choice:
+    """The kernel for a request; `auto` picks, any other name is checked.
+
+    Raises:
+        ConfigError: unknown, not installed, or unable to do what is asked; the line names the kernels that can.
+    """
+    if name == "auto":
+        return _auto(request)
+    if name not in KERNELS:
+        raise ConfigError(unknown("kernel", name, ["auto", *KERNELS]))
+    missing, refused = KERNELS[name].unavailable(), KERNELS[name].refusal(request)
+    if missing is not None:
+        raise ConfigError(f"kernel={name} {missing} (kernels that can: {', '.join(_able(request))})")
+    if refused is not None:
+        raise ConfigError(f"kernel={name} cannot be used: {refused} (kernels that can: {', '.join(_able(request))})")
+    return Choice(name, "asked for")
+
+
+def _able(request: Request) -> list[str]:
+    return ["auto", *(name for name, kernel in KERNELS.items() if _can(name, request))]
+
+
+def _can(name: str, request: Request) -> bool:
+    return KERNELS[name].unavailable() is None and KERNELS[name].refusal(request) is None
+
+
+def _auto(request: Request) -> Choice:
+    if not _can("sdpa", request) and (request.device == "cpu" or request.dropout > 0.0):
+        return Choice("math", f"only math can do this here: of sdpa, {Sdpa.refusal(request)}")
+    if request.device == "cpu":
+        longest = CPU_MATH_CONTEXT.get(request.dtype, 0)
+        if request.context <= longest:
+            return Choice("math", f"cpu, {request.dtype}, context {request.context} <= {longest}: faster ({MEASURED})")
+        return Choice("sdpa", f"cpu, {request.dtype}, context {request.context} > {longest}: faster ({MEASURED})")
+    windowed = request.window is not None and request.window < request.context
+    if not windowed and not request.documents and request.bias_kind == "none" and request.softcap is None:
+        first = "cuDNN's attention" if (request.capability or (0, 0))[0] == 9 else "flash attention"
+        return Choice("sdpa", f"cuda, {request.dtype}, plain causal: {first if _half(request) else 'memory-efficient'}")
+    for name, why in (
+        ("flash_attn", "it needs no mask in memory"),
+        ("flex", "it skips hidden blocks and needs no mask in memory"),
+        ("sdpa", "its memory-efficient kernel takes the mask"),
+    ):
+        if _can(name, request):
+            return Choice(name, f"cuda, {request.dtype}, {_what(request)}: {why}")
+    return Choice("math", f"cuda, {request.dtype}, {_what(request)}: no fused kernel here can do it")
+
+
+def _half(request: Request) -> bool:
+    return request.dtype in ("bf16", "fp16")
+
+
+def _what(request: Request) -> str:
+    parts = {
+        f"window {request.window}": request.window is not None and request.window < request.context,
+        "documents": request.documents,
+        f"{request.bias_kind} bias": request.bias_kind != "none",
+        "capped scores": request.softcap is not None,
+    }
+    return ", ".join(part for part, asked in parts.items() if asked)
+
+
+def attention(
+    q_BHTK: Tensor,
+    k_BGSK: Tensor,
+    v_BGSV: Tensor,
+    *,
+    kernel: str,
+    scale: float,
+    window: int | None = None,
+    slopes_H: Tensor | None = None,
+    bias_HTS: Tensor | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+    keys_B: Tensor | None = None,
+    salt: int = 0,
+    positions_q: Tensor | None = None,
+    positions_k: Tensor | None = None,
+    documents_q: Tensor | None = None,
+    documents_k: Tensor | None = None,
+) -> Tensor:
+    """Causal attention: softmax(softcap(scale q k) + bias) v over the keys that each query sees; (B, H, T, V).
+
+    Args:
+        q_BHTK, k_BGSK, v_BGSV: queries, keys and values; query head h uses key head h // (H / G).
+        kernel: a name that `choose` returned.
+        scale: factor of the scores.
+        window: keys that a query sees, itself included; None: all earlier ones.
+        slopes_H: ALiBi's slopes. bias_HTS: any other term to add to the scores.
+        softcap: scores become softcap * tanh(score / softcap), before any bias.
+        dropout: share of the weights dropped, by the row keys `keys_B` and `salt`; off without keys.
+        positions_q, positions_k: (T,) and (S,) int64, where keys come from a cache; without them the queries are the
+            last T of the S tokens.
+        documents_q, documents_k: (B, T) and (B, S): a query sees only keys of its own document.
+    """
+    view = View(window, slopes_H, bias_HTS, positions_q, positions_k, documents_q, documents_k)
+    return KERNELS[kernel].run(q_BHTK, k_BGSK, v_BGSV, view, scale, softcap, dropout, keys_B, salt)

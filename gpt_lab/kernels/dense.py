@@ -1,0 +1,142 @@
+"""Kernels that every device has: plain matrix products, and PyTorch's scaled_dot_product_attention."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from gpt_lab.kernels.base import Request, View, additive, visible
+from gpt_lab.parts.base import dropped
+from gpt_lab.registry import register
+
+_HOPPER_ORDER = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+
+
+@register("kernel", "math")
+class Math:
+    """Two batched matrix products around a softmax: can do everything, and the fastest on CPU at short contexts.
+
+    Reference: Vaswani et al. 2017, arXiv:1706.03762. Holds all scores, (B, H, T, S), in memory. No options.
+    """
+
+    @staticmethod
+    def unavailable() -> str | None:
+        return None
+
+    @staticmethod
+    def refusal(request: Request) -> str | None:
+        return None
+
+    @staticmethod
+    def run(
+        q_BHTK: Tensor,
+        k_BGSK: Tensor,
+        v_BGSV: Tensor,
+        view: View,
+        scale: float,
+        softcap: float | None,
+        dropout: float,
+        keys_B: Tensor | None,
+        salt: int,
+    ) -> Tensor:
+        batch, heads, queries, head_dim = q_BHTK.shape
+        groups, keys = k_BGSK.shape[1], k_BGSK.shape[2]
+        shared = heads // groups
+        # the query heads that share keys become rows of one product, so that keys and values are never repeated
+        q = q_BHTK.reshape(batch * groups, shared * queries, head_dim)
+        k = k_BGSK.reshape(batch * groups, keys, head_dim).transpose(1, 2)
+        v = v_BGSV.reshape(batch * groups, keys, v_BGSV.shape[3])
+        if softcap is None and view.slopes_H is None and view.bias_HTS is None and view.documents_q is None:
+            mask = additive(queries, keys, q.device, q.dtype, view, repeat=shared)
+            scores = torch.baddbmm(mask, q, k, alpha=scale)
+        else:
+            ignored = q.new_zeros(())
+            if softcap is None:
+                scores = torch.baddbmm(ignored, q, k, beta=0, alpha=scale)
+            else:
+                scores = torch.baddbmm(ignored, q, k, beta=0, alpha=scale / softcap).tanh() * softcap
+            scores = scores.view(batch, heads, queries, keys)
+            if view.bias_HTS is not None:
+                scores = scores + view.bias_HTS
+            scores = scores.add_(additive(queries, keys, q.device, q.dtype, view))
+            scores = scores.view(batch * groups, shared * queries, keys)
+        weights = scores.softmax(-1)
+        if dropout > 0.0 and keys_B is not None:
+            gone = dropped(keys_B, salt, (heads, queries, keys), dropout).view_as(weights)
+            weights = (weights * (1.0 / (1.0 - dropout))).masked_fill(gone, 0.0)
+        return torch.bmm(weights.to(v.dtype), v).view(batch, heads, queries, -1)
+
+
+@register("kernel", "sdpa")
+class Sdpa:
+    """PyTorch's fused attention: cuDNN's first on Hopper, flash or memory-efficient elsewhere, blocked on CPU.
+
+    Reference: torch.nn.functional.scaled_dot_product_attention. No options.
+    """
+
+    @staticmethod
+    def unavailable() -> str | None:
+        return None
+
+    @staticmethod
+    def refusal(request: Request) -> str | None:
+        if request.dropout > 0.0:
+            return "it cannot do reproducible attention dropout"
+        if request.softcap is not None:
+            return "it cannot cap attention scores"
+        return None
+
+    @staticmethod
+    def run(
+        q_BHTK: Tensor,
+        k_BGSK: Tensor,
+        v_BGSV: Tensor,
+        view: View,
+        scale: float,
+        softcap: float | None,
+        dropout: float,
+        keys_B: Tensor | None,
+        salt: int,
+    ) -> Tensor:
+        heads, queries, groups, keys = q_BHTK.shape[1], q_BHTK.shape[2], k_BGSK.shape[1], k_BGSK.shape[2]
+        device, dtype = q_BHTK.device, q_BHTK.dtype
+        causal = queries == keys and view == View(window=view.window) and (view.window is None or view.window >= keys)
+        mask: Tensor | None = None
+        if view.slopes_H is not None or view.bias_HTS is not None:
+            mask = additive(queries, keys, device, dtype, view)
+            if view.bias_HTS is not None:
+                mask = view.bias_HTS.to(dtype) + mask
+            mask = mask if mask.dim() == 4 else mask[None]
+        elif not causal:
+            mask = visible(queries, keys, device, view)
+        hopper = device.type == "cuda" and _is_hopper(device.index or 0)
+        grouped = heads != groups
+        if (
+            grouped and device.type == "cuda" and (hopper or not causal)
+        ):  # only flash groups heads, and it takes no mask
+            k_BGSK = k_BGSK.repeat_interleave(heads // groups, dim=1)
+            v_BGSV = v_BGSV.repeat_interleave(heads // groups, dim=1)
+            grouped = False
+        with sdpa_kernel(_HOPPER_ORDER, set_priority=True) if hopper else nullcontext():
+            return F.scaled_dot_product_attention(
+                q_BHTK, k_BGSK, v_BGSV, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
+            )
+
+
+_hopper: dict[int, bool] = {}
+
+
+@torch.compiler.assume_constant_result
+def _is_hopper(index: int) -> bool:
+    if index not in _hopper:
+        _hopper[index] = torch.cuda.get_device_capability(index)[0] == 9
+    return _hopper[index]

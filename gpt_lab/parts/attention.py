@@ -1,0 +1,304 @@
+"""Self-attention: (B, T, D) -> (B, T, D). Constructor: (shape, layer, *, options). Shape letters as in parts/base.py."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpt_lab import kernels
+from gpt_lab.errors import ConfigError
+from gpt_lab.options import PositiveFloat, PositiveInt, Probability
+from gpt_lab.parts.base import Flow, Shape, salt
+from gpt_lab.registry import register
+
+QKNorm = Literal["none", "head", "full", "unit"]
+_EPS = 1e-6
+
+
+class _Norm(nn.Module):
+    """RMS norm of queries or keys, in their type, with a gain that starts at 1."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), _EPS).to(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Causal attention with any number of key/value heads and, if asked, a sliding window: what all options share.
+
+    Attributes:
+        scale: factor of the scores, 1/sqrt(head_dim) unless the model's init sets another.
+        kernel: name of the kernel that computes it, see gpt_lab.kernels.choose.
+        window: tokens a query sees, itself included; None: all.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        layer: int,
+        *,
+        kv_heads: int,
+        window: int | None,
+        qk_norm: QKNorm,
+        softcap: float | None,
+        dropout: float,
+        qkv_bias: bool | None,
+    ) -> None:
+        super().__init__()
+        if shape.width % shape.heads:
+            raise ConfigError(f"scale.width={shape.width} must be a multiple of scale.heads={shape.heads}")
+        if shape.heads % kv_heads:
+            raise ConfigError(f"attention.kv_heads={kv_heads} must divide scale.heads={shape.heads}")
+        self.layer = layer
+        self.context = shape.context
+        self.heads = shape.heads
+        self.kv_heads = kv_heads
+        self.head_dim = shape.width // shape.heads
+        self.window = window
+        self.softcap = softcap
+        self.dropout = dropout
+        self.scale = 1.0 / math.sqrt(self.head_dim)
+        self.kernel = "math"
+        self._salt = salt(layer, "attention")
+        self._widths = (shape.width, kv_heads * self.head_dim, kv_heads * self.head_dim)
+        self.qkv = nn.Linear(shape.width, sum(self._widths), bias=shape.bias if qkv_bias is None else qkv_bias)
+        self.o_proj = nn.Linear(shape.width, shape.width, bias=shape.bias)
+        self.qk_norm = qk_norm
+        if qk_norm == "head":
+            self.q_norm, self.k_norm = _Norm(self.head_dim), _Norm(self.head_dim)
+        elif qk_norm == "full":
+            self.q_norm, self.k_norm = _Norm(self._widths[0]), _Norm(self._widths[1])
+
+    def forward(self, x_BTD: Tensor, flow: Flow) -> Tensor:
+        batch, length, width = x_BTD.shape
+        q, k, v = self.qkv(x_BTD).split(self._widths, dim=-1)
+        if self.qk_norm == "full":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q_BHTK = q.view(batch, length, self.heads, self.head_dim).transpose(1, 2)
+        k_BGTK = k.view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        v_BGTK = v.view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        if self.qk_norm == "head":
+            q_BHTK, k_BGTK = self.q_norm(q_BHTK), self.k_norm(k_BGTK)
+        position = flow.position
+        q_BHTK, k_BGTK = position.rotate(q_BHTK, k_BGTK, flow.positions_T)
+        if self.qk_norm == "unit":
+            q_BHTK = F.rms_norm(q_BHTK, (self.head_dim,), None, _EPS).to(q_BHTK.dtype)
+            k_BGTK = F.rms_norm(k_BGTK, (self.head_dim,), None, _EPS).to(k_BGTK.dtype)
+        positions_q = positions_k = None
+        if flow.cache is not None:
+            positions_q = flow.positions_T
+            k_BGTK, v_BGTK, positions_k = flow.cache[self.layer].update(k_BGTK, v_BGTK, positions_q)
+        bias_HTS = None
+        if position.bias_kind == "tensor":
+            positions_T = flow.positions_T
+            bias_HTS = position.bias(positions_T, positions_T if positions_k is None else positions_k)
+        y_BHTK = kernels.attention(
+            q_BHTK,
+            k_BGTK,
+            v_BGTK,
+            kernel=self.kernel,
+            scale=self.scale,
+            window=self.window,
+            slopes_H=position.slopes_H,
+            bias_HTS=bias_HTS,
+            softcap=self.softcap,
+            dropout=self.dropout if self.training else 0.0,
+            keys_B=flow.keys_B,
+            salt=self._salt,
+            positions_q=positions_q,
+            positions_k=positions_k,
+            documents_q=flow.documents_BT,
+            documents_k=flow.documents_BT,
+        )
+        out_BTD: Tensor = self.o_proj(y_BHTK.transpose(1, 2).reshape(batch, length, width))
+        return out_BTD
+
+    def request(
+        self, device: str | torch.device, dtype: str, bias_kind: str = "none", documents: bool = False
+    ) -> kernels.Request:
+        """What this layer asks of its kernel on a device, in a precision (fp32, tf32, bf16, fp16)."""
+        where = torch.device(device)
+        capability = torch.cuda.get_device_capability(where) if where.type == "cuda" else None
+        return kernels.Request(
+            device=where.type,
+            dtype=dtype,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            context=self.context,
+            window=self.window,
+            bias_kind=bias_kind,
+            softcap=self.softcap,
+            dropout=self.dropout,
+            documents=documents,
+            capability=capability,
+        )
+
+    def flops_per_token(self, context: int) -> int:
+        """Matrix-multiplication FLOPs of one token's forward pass: projections, scores, weighted values (dense)."""
+        matrices = self.qkv.weight.numel() + self.o_proj.weight.numel()
+        seen = context if self.window is None else min(context, self.window)
+        return 2 * matrices + 4 * self.heads * self.head_dim * seen
+
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}, kv_heads={self.kv_heads}, window={self.window}, kernel={self.kernel}"
+
+
+@register("attention", "mha")
+class MultiHead(SelfAttention):
+    """Multi-head attention: every query head has its own keys and values.
+
+    Paper: Vaswani et al. 2017, arXiv:1706.03762
+
+    qk_norm: RMS norm of queries and keys: none, head (each head, before rotation, as in Qwen3), full (all heads
+        together, as in OLMo 2), unit (each head, after rotation, without a gain, as in nanochat).
+    softcap: scores s become c tanh(s / c), as in Gemma 2; null for none.
+    dropout: share of the attention weights dropped in training; only the math kernel can.
+    qkv_bias: a bias for queries, keys and values (Qwen2 has it alone); null: as model.bias says.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        layer: int,
+        *,
+        qk_norm: Literal["none", "head", "full", "unit"] = "none",
+        softcap: PositiveFloat | None = None,
+        dropout: Probability = 0.0,
+        qkv_bias: bool | None = None,
+    ) -> None:
+        super().__init__(
+            shape,
+            layer,
+            kv_heads=shape.heads,
+            window=None,
+            qk_norm=qk_norm,
+            softcap=softcap,
+            dropout=dropout,
+            qkv_bias=qkv_bias,
+        )
+
+
+@register("attention", "gqa")
+class GroupedQuery(SelfAttention):
+    """Grouped-query attention: several query heads share one head of keys and values, and the cache shrinks by that.
+
+    Paper: Ainslie et al. 2023, arXiv:2305.13245
+
+    kv_heads: key/value heads; must divide scale.heads.
+    qk_norm: RMS norm of queries and keys: none, head (Qwen3), full (OLMo 2) or unit (nanochat); see attention=mha.
+    softcap: scores s become c tanh(s / c); null for none.
+    dropout: share of the attention weights dropped in training; only the math kernel can.
+    qkv_bias: a bias for queries, keys and values; null: as model.bias says.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        layer: int,
+        *,
+        kv_heads: PositiveInt = 2,
+        qk_norm: Literal["none", "head", "full", "unit"] = "none",
+        softcap: PositiveFloat | None = None,
+        dropout: Probability = 0.0,
+        qkv_bias: bool | None = None,
+    ) -> None:
+        super().__init__(
+            shape,
+            layer,
+            kv_heads=kv_heads,
+            window=None,
+            qk_norm=qk_norm,
+            softcap=softcap,
+            dropout=dropout,
+            qkv_bias=qkv_bias,
+        )
+
+
+@register("attention", "mqa")
+class MultiQuery(SelfAttention):
+    """Multi-query attention: all query heads share a single head of keys and values.
+
+    Paper: Shazeer 2019, arXiv:1911.02150
+
+    qk_norm: RMS norm of queries and keys: none, head (Qwen3), full (OLMo 2) or unit (nanochat); see attention=mha.
+    softcap: scores s become c tanh(s / c); null for none.
+    dropout: share of the attention weights dropped in training; only the math kernel can.
+    qkv_bias: a bias for queries, keys and values; null: as model.bias says.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        layer: int,
+        *,
+        qk_norm: Literal["none", "head", "full", "unit"] = "none",
+        softcap: PositiveFloat | None = None,
+        dropout: Probability = 0.0,
+        qkv_bias: bool | None = None,
+    ) -> None:
+        super().__init__(
+            shape,
+            layer,
+            kv_heads=1,
+            window=None,
+            qk_norm=qk_norm,
+            softcap=softcap,
+            dropout=dropout,
+            qkv_bias=qkv_bias,
+        )
+
+
+@register("attention", "sliding")
+class Sliding(SelfAttention):
+    """Sliding-window attention in some or all layers: a query sees only the latest tokens.
+
+    Paper: Beltagy et al. 2020, arXiv:2004.05150
+
+    window: tokens a query sees, itself included; null: a quarter of scale.context.
+    pattern: one letter a layer, repeated over the layers: S sliding, L long (the whole context).
+    kv_heads: key/value heads, which must divide scale.heads; null: as many as query heads.
+    qk_norm: RMS norm of queries and keys: none, head (Qwen3), full (OLMo 2) or unit (nanochat); see attention=mha.
+    softcap: scores s become c tanh(s / c); null for none.
+    dropout: share of the attention weights dropped in training; only the math kernel can.
+    qkv_bias: a bias for queries, keys and values; null: as model.bias says.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        layer: int,
+        *,
+        window: PositiveInt | None = None,
+        pattern: str = "SSSL",
+        kv_heads: PositiveInt | None = None,
+        qk_norm: Literal["none", "head", "full", "unit"] = "none",
+        softcap: PositiveFloat | None = None,
+        dropout: Probability = 0.0,
+        qkv_bias: bool | None = None,
+    ) -> None:
+        if not pattern or set(pattern) - set("SL"):
+            raise ConfigError(f"attention.pattern={pattern!r} must be letters S (sliding) and L (long), such as SSSL")
+        if window is not None and window > shape.context:
+            raise ConfigError(
+                f"attention.window={window} is larger than scale.context={shape.context}: "
+                f"choose at most {shape.context}, or attention=mha"
+            )
+        wanted = max(1, shape.context // 4) if window is None else window
+        super().__init__(
+            shape,
+            layer,
+            kv_heads=shape.heads if kv_heads is None else kv_heads,
+            window=wanted if pattern[layer % len(pattern)] == "S" else None,
+            qk_norm=qk_norm,
+            softcap=softcap,
+            dropout=dropout,
+            qkv_bias=qkv_bias,
+        )

@@ -1,0 +1,85 @@
+"""The end of a run: its result, the final table, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from gpt_lab.data.dataset import Dataset
+from gpt_lab.schema import RunConfig
+from gpt_lab.store import Run
+from gpt_lab.train import live
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Fields:
+        state: finished, stopped (by a signal; the same command resumes) or diverged.
+        done: it had ended before; nothing was trained.
+    """
+
+    path: Path
+    state: str
+    summary: Mapping[str, Any]
+    done: bool = False
+    signal_number: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 finished, 1 diverged, 128 + the signal's number if one ended it."""
+        if self.signal_number is not None:
+            return 128 + self.signal_number
+        return 0 if self.state == "finished" else 1
+
+
+def already_done(run: Run, console: Console) -> Result:
+    """Says that there is nothing to train."""
+    when = str(run.record.get("finished"))[:19].replace("T", " ")
+    if run.state == "diverged":
+        line = f"{run.path} diverged at step {run.summary.get('diverged/step')} ({when})"
+    else:
+        line = f"{run.path} is already done (finished {when})"
+    console.print(f"{line}: nothing to train; force=true repeats it", markup=False, highlight=False, soft_wrap=True)
+    rows = live.summary_rows(run.summary)
+    verdict = live.verdict(run.summary)
+    live.show_end(console, run.name, rows, [verdict] if verdict else [])
+    return Result(run.path, run.state, run.summary, done=True)
+
+
+def floors(dataset: Dataset) -> dict[str, float]:
+    """floor/unigram, floor/bigram, floor/trigram: what counting reaches on the same split, in bits per byte."""
+    return {f"floor/{name}": value for name, value in dataset.floors().items()}
+
+
+def show(
+    console: Console,
+    run: Run,
+    cfg: RunConfig,
+    summary: Mapping[str, Any],
+    rows: Sequence[tuple[str, str]],
+    command: str,
+) -> None:
+    """Prints the table of a finished run, the verdict, the folder, and the commands that come next."""
+    verdict = live.verdict(summary)
+    lines = [
+        *([verdict] if verdict else []),
+        f"run folder: {run.path}",
+        *next_commands(run, cfg, command, text="val/bpb" in summary),
+    ]
+    live.show_end(console, run.name, rows, lines)
+
+
+def next_commands(run: Run, cfg: RunConfig, command: str, text: bool) -> list[str]:
+    """Lines that a user may copy: continue a prompt, repeat with another seed."""
+    words = [word for word in shlex.split(command or "train") if not word.startswith(("seed=", "force="))]
+    again = shlex.join(["uv", "run", *words, f"seed={cfg.seed + 1}"])
+    prompt = cfg.sample.prompt.strip() or "Once"
+    generate = shlex.join(["uv", "run", "generate", f"run={run.path}", f"prompt={prompt}"])
+    return [*([f"continue a text:  {generate}"] if text else []), f"another seed:     {again}"]

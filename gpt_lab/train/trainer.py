@@ -1,0 +1,437 @@
+"""One training run, from a config to its result: load, step, log, validate, save; resume where it was left."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+
+from gpt_lab import registry, trackers
+from gpt_lab.data.dataset import Dataset, open_dataset
+from gpt_lab.errors import DataError, LabError
+from gpt_lab.infer.generate import complete
+from gpt_lab.model import GPT, initialize
+from gpt_lab.optim.groups import groups
+from gpt_lab.schema import RunConfig
+from gpt_lab.store import Run
+from gpt_lab.store.files import writing
+from gpt_lab.train import checkpoint, ending, live
+from gpt_lab.train.budget import Clock
+from gpt_lab.train.claim import claim
+from gpt_lab.train.ending import Result
+from gpt_lab.train.evaluate import eval_rows, evaluate
+from gpt_lab.train.feed import Feed
+from gpt_lab.train.metrics import Diverged, History, peak_memory_gb
+from gpt_lab.train.peak import peak_flops
+from gpt_lab.train.plan import Plan, resolve
+from gpt_lab.train.signals import Signals
+from gpt_lab.train.step import Stepper
+
+READ_AT_LEAST_EVERY = 100
+"""Steps between two looks at the losses where the log is rarer, so that divergence is seen in time."""
+
+
+def run_training(cfg: RunConfig, console: Console | None = None, command: str = "") -> Result:
+    """Trains what `cfg` describes, or resumes it, or says that it is done already.
+
+    Args:
+        console: where progress goes; None: standard output.
+        command: the command line, for the record and the hints at the end.
+
+    Raises:
+        ConfigError, DataError: what is asked for cannot be trained here.
+        LabError: the run folder cannot be written, another process trains this run, memory is too small.
+    """
+    console = console or Console()
+    trackers.check(cfg.tracker)
+    dataset = open_dataset(cfg)
+    for warning in dataset.warnings:
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+    plan = resolve(cfg, dataset)
+    run = claim(cfg, plan, command)
+    with run.lock():
+        run = Run.open(run.path)  # as the last process that held the lock left it
+        if run.state in ("finished", "diverged") and not cfg.force:
+            return ending.already_done(run, console)
+        if cfg.force and run.metrics():
+            run.restart()
+        with Signals() as signals:
+            return Trainer(cfg, plan, dataset, run, console, signals, command).run_to_end()
+
+
+@dataclass
+class State:
+    """Where a run is: what a checkpoint holds beside tensors.
+
+    Fields:
+        validated: the step of the last evaluation, and `validation` its values.
+        best: lowest val/loss at an evaluation, and the step of it.
+        losses, norms: of the steps since the last log line.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    validated: int = 0
+    validation: dict[str, float] = field(default_factory=dict)
+    best: float | None = None
+    best_step: int = 0
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+
+
+class Stopped(Exception):
+    """A signal ended the run; `number` says which."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.number = number
+
+
+class Trainer:
+    """A run in this process, which holds the run's lock."""
+
+    def __init__(
+        self,
+        cfg: RunConfig,
+        plan: Plan,
+        dataset: Dataset,
+        run: Run,
+        console: Console,
+        signals: Signals,
+        command: str = "",
+    ) -> None:
+        self.cfg, self.plan, self.dataset, self.run = cfg, plan, dataset, run
+        self.signals, self.command = signals, command
+        self.view = live.View(console, plan.budget)
+        self.tracker = trackers.build_tracker(cfg.tracker, run, cfg)
+        self.tracker.start()  # connects while the model is built
+        if dataset.tokenizer is not None:
+            with writing(run.path / "tokenizer"):
+                dataset.tokenizer.save(run.path / "tokenizer")
+
+        torch.manual_seed(cfg.seed)  # the lab's own draws are keyed; this is for parts of other packages
+        self.model = GPT(cfg, dataset.vocab_size)
+        initialize(self.model, cfg)
+        self.model.to(plan.device)
+        self.model.choose_kernels(plan.device, plan.precision.name, documents=cfg.batch.document_mask)
+        recipe = registry.build("optim", cfg.optim)
+        self.optimizer: torch.optim.Optimizer = recipe.build(
+            groups(self.model, registry.build("init", cfg.init, self.model.shape))
+        )
+        self.schedule = registry.build("schedule", cfg.schedule)
+        self.objective = registry.build("objective", cfg.objective)
+        self.stepper = Stepper(
+            self.model, self.optimizer, self.objective, plan.precision, recipe.clip, compiled=plan.compile
+        )
+        dropout_seed = cfg.seed if cfg.model.dropout > 0 else None
+        self.feed = Feed(dataset, plan.device, cfg.rows, cfg.batch.micro or cfg.rows, dropout_seed)
+        self.eval_rows = eval_rows(plan.device, cfg.scale.context, dataset.vocab_size)
+        self.checkpoints = checkpoint.Checkpoints(
+            run.checkpoints, cfg.checkpoint.every or cfg.eval.every, cfg.checkpoint.keep
+        )
+        self.peak = peak_flops("cuda", plan.precision.name) if plan.device == "cuda" else None
+        self.state = State()
+        self.clock = Clock()
+        self.history = History(overflow_allowed=plan.precision.scaler is not None)
+        self.multiplier = 0.0
+        self._marked = (0, 0.0)
+
+    def run_to_end(self) -> Result:
+        """Resumes, trains, validates; leaves the run folder in a final state whatever happens."""
+        try:
+            self.resume()
+            self.view.start(self.state.step, self.clock.seconds)
+            self.train()
+            result = self.conclude()
+        except Stopped as stop:
+            result = self.leave(stop.number)
+        except Diverged as divergence:
+            result = self.report(divergence)
+        except BaseException as error:
+            self.view.stop()
+            self.fail(error)
+            if isinstance(error, torch.OutOfMemoryError):
+                rows = self.feed.micro
+                raise LabError(
+                    f"out of GPU memory with {rows} rows of {self.cfg.scale.context} tokens at a time: lower "
+                    "batch.micro, set model.checkpointing=true, or make the model smaller"
+                ) from error
+            raise
+        return result
+
+    def resume(self) -> None:
+        """Continues from the newest valid checkpoint, or begins."""
+        found = self.checkpoints.newest()
+        if found is not None:
+            path, _ = found
+            loaded = checkpoint.load(path, self.model, self.optimizer, self.plan.precision.scaler)
+            self.state = State(**{name: loaded[name] for name in asdict(self.state)})
+            self.view.say(f"resuming {self.run.path} from step {self.state.step}")
+        else:
+            self.view.say(f"training {self.run.path} ({', '.join(self.plan.resolved.values())[:80]})")
+        self.checkpoints.clean(self.state.step)
+        self.run.truncate_after(self.state.step)
+        self.run.update(state="running", finished=None)
+        self.history.losses, self.history.norms = self.state.losses, self.state.norms
+        self.clock = Clock(self.state.seconds)
+        self._marked = (self.state.step, self.state.seconds)
+        if self.plan.compile and not self.finished:
+            self.view.say("compiling (compile=off trains without)")
+            self.stepper.warm_up(self.feed.take(self.state.step))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is spent."""
+        return self.plan.budget.spent(self.state.step, self.clock.seconds)
+
+    def due(self, every: int) -> bool:
+        """Whether something that happens every so many steps happens now."""
+        return self.state.step > 0 and self.state.step % every == 0
+
+    def train(self) -> None:
+        """Steps until the budget is spent.
+
+        Raises:
+            Stopped: a signal came. Diverged: a loss or a gradient norm is not finite.
+        """
+        cfg, state = self.cfg, self.state
+        if self.due(cfg.eval.every) and state.validated < state.step:  # a signal cut that evaluation short
+            self.validate()
+            if state.best_step == state.step:
+                self.save()
+        self.clock.start()
+        while not self.finished:
+            self.step()
+            if self.due(cfg.log.every):
+                self.log()
+            if self.due(cfg.eval.every):
+                self.validate()
+            if self.due(self.checkpoints.every) or state.best_step == state.step:
+                self.save()
+            if self.signals.caught is not None:
+                raise Stopped(self.signals.caught)
+
+    def step(self) -> None:
+        """One optimizer step; does not wait for the device."""
+        state = self.state
+        batch = self.feed.take(state.step)
+        self.multiplier = self.schedule(self.plan.budget.progress(state.step, self.clock.seconds))
+        outcome = self.stepper(batch, self.multiplier)
+        self.history.add(state.step, outcome, batch.targets)
+        state.step += 1
+        self.feed.prefetch(state.step)
+        if len(self.history) >= READ_AT_LEAST_EVERY:
+            self.history.settle()
+
+    def log(self) -> None:
+        """Writes the means since the last log line."""
+        self.history.settle()
+        step, seconds = self.state.step, self.clock.seconds
+        before, since = self._marked
+        rate = (step - before) * self.tokens_per_step / max(seconds - since, 1e-9)
+        self._marked = (step, seconds)
+        values = self.history.means() | {
+            "train/lr": self.learning_rate,
+            "perf/tokens_per_s": rate,
+            "perf/peak_memory_gb": peak_memory_gb(self.plan.device),
+        }
+        if self.peak is not None:
+            values["perf/mfu"] = rate * self.plan.cost.train_flops_per_token / self.peak
+        self.write(values)
+        self.view.log(step, seconds, values)
+
+    def validate(self) -> None:
+        """Evaluates on the fixed part of the validation split and draws a sample. The clock stands still."""
+        self.history.settle()
+        with self.clock.paused():
+            values = self.evaluate(self.cfg.eval.tokens)
+            if values is None:
+                return
+            state = self.state
+            state.validated, state.validation = state.step, values
+            self.consider(values["val/loss"])
+            self.write(values)
+            self.view.validated(state.step, self.clock.seconds, values)
+            self.draw_sample()
+
+    def save(self) -> None:
+        """Writes a checkpoint of this step; it becomes `last`, and `best` if its val/loss is the lowest so far."""
+        self.history.settle()
+        with self.clock.paused():
+            state = self.state
+            state.seconds, state.losses, state.norms = self.clock.seconds, self.history.losses, self.history.norms
+            self.run.sync()
+            self.checkpoints.save(
+                self.model,
+                self.optimizer,
+                self.plan.precision.scaler,
+                {**asdict(state), "tokens": self.tokens},
+                best=state.best_step == state.step,
+            )
+
+    def conclude(self) -> Result:
+        """Saves the final weights, validates them on the whole split, and reports."""
+        self.clock.pause()
+        state, limit = self.state, self.cfg.eval.tokens
+        if self.history.losses or len(self.history):
+            self.log()
+        self.save()
+        values = state.validation
+        if limit is not None or state.validated < state.step:
+            whole = self.evaluate(None)
+            if whole is None:
+                raise Stopped(self.signals.caught or signal.SIGTERM)
+            values = whole
+            if limit is None:
+                self.consider(values["val/loss"])
+                if state.best_step == state.step:
+                    self.checkpoints.point("best", self.run.checkpoints / f"step-{state.step}")
+            self.write(values)
+            self.view.validated(state.step, self.clock.seconds, values)
+            self.draw_sample()
+        self.view.stop()
+        peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)
+        summary = self.summary() | values | ending.floors(self.dataset)
+        if peak is not None:
+            summary["perf/mfu"] = summary["perf/tokens_per_s"] * self.plan.cost.train_flops_per_token / peak
+        return self.end("finished", summary)
+
+    def leave(self, number: int) -> Result:
+        """Ends after a signal: a checkpoint, so that the same command resumes here."""
+        self.clock.pause()
+        try:
+            self.save()
+        except Diverged as divergence:
+            return self.report(divergence)
+        self.view.stop()
+        name = signal.Signals(number).name
+        self.view.say(f"stopped by {name} at step {self.state.step}: the same command resumes from here")
+        return self.end("stopped", self.summary() | self.state.validation, signal_number=number)
+
+    def report(self, divergence: Diverged) -> Result:
+        """Ends a run whose numbers are no longer finite; keeps the batch where that began."""
+        self.clock.pause()
+        self.view.stop()
+        path = self.run.path / "diverged" / f"step-{divergence.step + 1}.safetensors"
+        batch = self.dataset.batch(divergence.step)
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+        save_file({name: tensor for name, tensor in batch._asdict().items() if tensor is not None}, path)
+        self.view.say(f"diverged: {divergence} (batch in {path}); lower optim.lr, or raise schedule.warmup")
+        self.state.step = divergence.step + 1
+        return self.end("diverged", self.summary() | {"diverged/step": divergence.step + 1})
+
+    def fail(self, error: BaseException) -> None:
+        """Leaves word of an error that ends the run; earlier checkpoints stay."""
+        try:
+            self.run.update(error=f"{type(error).__name__}: {error}")
+            self.run.finish("failed", {})
+        except LabError:  # the disk that is full or closed is what ended the run
+            pass
+        self.tracker.finish("failed", {})
+
+    def end(self, state: str, summary: dict[str, Any], signal_number: int | None = None) -> Result:
+        """Writes the final state and shows it."""
+        self.run.finish(state, summary)
+        rows = live.summary_rows(summary)
+        if state == "finished":
+            self.tracker.table("summary", ["metric", "value"], rows)
+            ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command)
+        self.tracker.finish(state, summary)
+        self.pass_on_messages()
+        return Result(self.run.path, state, summary, signal_number=signal_number)
+
+    # -- smaller things that the story above uses --
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.cfg.rows * self.cfg.scale.context
+
+    @property
+    def tokens(self) -> int:
+        return self.state.step * self.tokens_per_step
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of a parameter without a multiplier of its own."""
+        base = self.cfg.optim.get("lr", self.optimizer.param_groups[0]["base_lr"])
+        return float(base) * self.multiplier
+
+    def evaluate(self, limit: int | None) -> dict[str, float] | None:
+        """Metrics on the validation split; None if a signal came."""
+        return evaluate(
+            self.model,
+            self.objective,
+            self.plan.precision,
+            self.dataset,
+            rows=self.eval_rows,
+            limit=limit,
+            interrupted=lambda: self.signals.caught is not None,
+        )
+
+    def consider(self, loss: float) -> None:
+        """Makes this step the best if its validation loss is the lowest."""
+        if self.state.best is None or loss < self.state.best:
+            self.state.best, self.state.best_step = loss, self.state.step
+
+    def write(self, values: dict[str, float]) -> None:
+        """To the run folder first, then to the tracker."""
+        step = self.state.step
+        spent = {
+            "tokens": self.tokens,
+            "flops": float(self.tokens * self.plan.cost.train_flops_per_token),
+            "seconds": round(self.clock.seconds, 6),
+        }
+        self.run.log(step, values, **spent)
+        self.tracker.log({**spent, **values}, step)
+        self.pass_on_messages()
+
+    def pass_on_messages(self) -> None:
+        """Shows what the tracker has to say: a link, a warning."""
+        for message in self.tracker.messages():
+            self.view.say(message)
+
+    def draw_sample(self) -> None:
+        """Text of the model as it is now: in the run folder, the view and the tracker."""
+        tokenizer, wanted = self.dataset.tokenizer, self.cfg.sample
+        if tokenizer is None or wanted.tokens == 0:
+            return
+        try:
+            prompt = tokenizer.encode(wanted.prompt)
+        except DataError:  # a prompt with characters that the vocabulary lacks
+            prompt = []
+        if not prompt:
+            prompt = [tokenizer.eot if tokenizer.eot is not None else 0]
+        with self.plan.precision.autocast():
+            (ids,) = complete(
+                self.model,
+                prompt,
+                max_tokens=wanted.tokens,
+                temperature=wanted.temperature,
+                seed=self.cfg.seed,
+                stop=tokenizer.eot,
+            )
+        text = tokenizer.decode(prompt + ids)
+        self.run.sample(self.state.step, text)
+        self.view.sample(text)
+        self.tracker.text("sample", text, self.state.step)
+
+    def summary(self) -> dict[str, Any]:
+        """What is known of the run without evaluating it again."""
+        cost, seconds = self.plan.cost, self.clock.seconds
+        return {
+            "steps": self.state.step,
+            "tokens": self.tokens,
+            "flops": float(self.tokens * cost.train_flops_per_token),
+            "seconds": seconds,
+            "best/val_loss": self.state.best,
+            "best/step": self.state.best_step,
+            "parameters": cost.parameters,
+            "parameters_non_embedding": cost.non_embedding,
+            "perf/tokens_per_s": self.tokens / seconds if seconds > 0 else 0.0,
+            "perf/peak_memory_gb": peak_memory_gb(self.plan.device),
+        }

@@ -1,0 +1,86 @@
+"""Parameters get the rule of their role."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from gpt_lab.optim.adam import AdamW
+from gpt_lab.optim.groups import groups
+from gpt_lab.parts.base import Role, Shape
+from gpt_lab.parts.init import MuP, Normal
+
+
+class Attention(nn.Module):
+    """Just enough of an attention part: 4 query heads, 2 key/value heads of 8."""
+
+    heads, kv_heads, head_dim = 4, 2, 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(32, 64)
+        self.o_proj = nn.Linear(32, 32, bias=False)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, 32)
+        self.attention = Attention()
+        self.norm = nn.LayerNorm(32)
+        self.head = nn.Linear(32, 10, bias=False)
+        self.head.weight = self.embed.weight
+        self.frozen = nn.Linear(3, 3, bias=False)
+        self.frozen.weight.requires_grad_(False)
+
+
+SHAPE = Shape(depth=1, width=32, heads=4, context=8)
+
+
+def test_every_trainable_parameter_once() -> None:
+    model = Tied()
+    found = groups(model, Normal(SHAPE))
+    names = [name for group in found for name, _ in group.params]
+    expected = {"embed.weight", "attention.qkv.weight", "attention.qkv.bias", "attention.o_proj.weight"}
+    assert sorted(names) == sorted(expected | {"norm.weight", "norm.bias"})
+    assert {group.role: [name for name, _ in group.params] for group in found}["embedding"] == ["embed.weight"]
+
+
+def test_only_vectors_are_spared_from_decay() -> None:
+    optimizer = AdamW(weight_decay=0.3).build(groups(Tied(), Normal(SHAPE)))
+    decays = {group["role"]: group["weight_decay"] for group in optimizer.param_groups}
+    assert decays == {"embedding": 0.3, "matrix": 0.3, "residual": 0.3, "vector": 0.0}
+
+
+def test_base_lr_has_the_multiplier_of_the_init() -> None:
+    wide = Shape(depth=1, width=32, heads=4, context=8)
+    optimizer = AdamW(lr=0.1).build(groups(Tied(), MuP(wide, base_width=8)))
+    rates = {group["role"]: group["base_lr"] for group in optimizer.param_groups}
+    assert rates == {"embedding": 0.1, "matrix": 0.025, "residual": 0.025, "vector": 0.1}
+    assert all(group["lr"] == group["base_lr"] for group in optimizer.param_groups)
+
+
+def test_multipliers_split_a_role() -> None:
+    class BySize(Normal):
+        def lr_multiplier(self, role: Role, tensor_shape: tuple[int, ...]) -> float:
+            return 2.0 if tensor_shape == (64, 32) else 1.0
+
+    model = Tied()
+    model.up_proj = nn.Linear(32, 5, bias=False)
+    matrices = [group for group in groups(model, BySize(SHAPE)) if group.role == "matrix"]
+    assert {group.lr_multiplier: [name for name, _ in group.params] for group in matrices} == {
+        2.0: ["attention.qkv.weight"],
+        1.0: ["up_proj.weight"],
+    }
+
+
+def test_fused_rows_are_those_of_the_heads() -> None:
+    (matrix,) = (group for group in groups(Tied(), Normal(SHAPE)) if group.role == "matrix")
+    assert matrix.rows == {"attention.qkv.weight": (32, 16, 16)}
+
+
+def test_a_module_that_does_not_state_its_heads_is_left_whole() -> None:
+    model = Tied()
+    model.attention.kv_heads = 3  # type: ignore[misc]  # 4 x 8 + 2 x 24 rows are not the weight's 64
+    assert all(not group.rows for group in groups(model, Normal(SHAPE)))
+    assert torch.is_tensor(model.embed.weight)

@@ -1,0 +1,108 @@
+"""Schedules against transformers, torch and nanoGPT's formulas."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from gpt_lab import registry
+from gpt_lab.errors import ConfigError
+from gpt_lab.optim.schedule import WSD, Constant, Cosine, Linear
+
+NAMES = sorted(registry.index()["schedule"])
+N, W, D = 200, 20, 50
+"""Steps in all, of the warm-up, of the cooldown."""
+
+
+def factors(make: Any, **settings: Any) -> list[float]:
+    """What a schedule of transformers (or torch) multiplies the learning rate with at steps 0 to N."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = make(optimizer, **settings)
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of stepping the schedule without the optimizer
+        for _ in range(N + 1):
+            found.append(scheduler.get_last_lr()[0])
+            scheduler.step()
+    return found
+
+
+def ours(schedule: Any) -> list[float]:
+    return [schedule(step / N) for step in range(N + 1)]
+
+
+def test_cosine_equals_transformers() -> None:
+    make = transformers.get_cosine_with_min_lr_schedule_with_warmup
+    theirs = factors(make, num_warmup_steps=W, num_training_steps=N, min_lr_rate=0.1)
+    assert ours(Cosine(warmup=W / N, final=0.1)) == pytest.approx(theirs, rel=1e-9)
+
+
+def test_linear_equals_transformers() -> None:
+    theirs = factors(transformers.get_linear_schedule_with_warmup, num_warmup_steps=W, num_training_steps=N)
+    assert ours(Linear(warmup=W / N, final=0.0)) == pytest.approx(theirs, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(("shape", "theirs"), [("sqrt", "1-sqrt"), ("linear", "linear")])
+@pytest.mark.parametrize("final", [0.0, 0.2])
+def test_wsd_equals_transformers(shape: Any, theirs: str, final: float) -> None:
+    settings = {"num_warmup_steps": W, "num_decay_steps": D, "num_training_steps": N, "decay_type": theirs}
+    expected = factors(transformers.get_wsd_schedule, min_lr_ratio=final, **settings)
+    found = ours(WSD(warmup=W / N, final=final, cooldown=D / N, shape=shape))
+    first = 0 if final == 0 else W  # theirs warms up from the final rate, ours from 0
+    assert found[first:] == pytest.approx(expected[first:], abs=1e-7)
+
+
+def test_constant_equals_transformers() -> None:
+    theirs = factors(transformers.get_constant_schedule_with_warmup, num_warmup_steps=W)
+    assert ours(Constant(warmup=W / N)) == pytest.approx(theirs, rel=1e-9)
+
+
+def test_cosine_equals_torch() -> None:
+    theirs = factors(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=N, eta_min=0.1)
+    assert ours(Cosine(warmup=0.0, final=0.1)) == pytest.approx(theirs, rel=1e-9)
+
+
+def test_the_trainers_progress_gives_nanogpts_steps() -> None:
+    """nanoGPT: (it + 1) / (warmup + 1), then a cosine over (it - warmup) / (steps - warmup)."""
+    schedule = Cosine(warmup=(W + 1) / (N + 1), final=0.1)
+    for it in range(N):
+        if it < W:
+            expected = (it + 1) / (W + 1)
+        else:
+            expected = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (it - W) / (N - W)))
+        assert schedule((it + 1) / (N + 1)) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.8, 1.0])
+def test_bounds_and_ends(name: str, warmup: float) -> None:
+    settings = {"cooldown": 0.0 if warmup == 1.0 else 0.2} if name == "wsd" else {}
+    schedule = registry.build("schedule", {"name": name, "warmup": warmup, **settings})
+    found = [schedule(step / 1000) for step in range(1, 1201)]
+    assert all(0 <= factor <= 1 for factor in found) and max(found) == pytest.approx(1.0, abs=0.01)
+    assert found[999:] == [found[999]] * 201  # a budget of seconds may overrun
+    if warmup < 1:
+        rise = int(warmup * 1000)
+        assert found[rise:] == sorted(found[rise:], reverse=True)
+        assert found[999] == pytest.approx(getattr(schedule, "final", 1.0), abs=1e-9)
+    assert found[: int(warmup * 1000)] == sorted(found[: int(warmup * 1000)])
+
+
+def test_every_option_changes_the_curve() -> None:
+    changed = {"warmup": 0.31, "final": 0.43, "cooldown": 0.37, "shape": "linear"}
+    for name in NAMES:
+        for key in registry.get("schedule", name).options:
+            plain = registry.build("schedule", {"name": name})
+            other = registry.build("schedule", {"name": name, key: changed[key]})
+            assert ours(plain) != ours(other), (name, key)
+
+
+def test_a_cooldown_before_the_end_of_the_warmup_is_refused() -> None:
+    with pytest.raises(ConfigError, match="sum must be at most 1"):
+        WSD(warmup=0.5, cooldown=0.6)
+    assert WSD(warmup=0.4, cooldown=0.6)(0.4) == 1.0

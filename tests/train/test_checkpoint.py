@@ -1,0 +1,241 @@
+"""Checkpoints: whole or not there, bit for bit, pruned."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gpt_lab.errors import DataError, LabError
+from gpt_lab.train import checkpoint
+from gpt_lab.train.checkpoint import Checkpoints
+
+
+def make(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3, bias=False))
+    return model, torch.optim.AdamW(model.parameters(), lr=0.1, betas=(0.8, 0.9), fused=True)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    model(torch.ones(2, 4)).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """What a full disk is to a writer, without filling one: writes beyond `size` bytes fail."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_round_trip_is_bit_exact(tmp_path: Path) -> None:
+    model, optimizer = make()
+    step(model, optimizer)
+    scaler = torch.amp.GradScaler("cpu", init_scale=128.0)
+    state = {"step": 1, "seconds": 0.1 + 0.2, "losses": [1 / 3], "best": None}
+    checkpoint.save(tmp_path / "step-1", model, optimizer, scaler, state)
+    random = torch.rand(3)
+    step(model, optimizer)
+
+    other, its = make(seed=1)
+    fresh = torch.amp.GradScaler("cpu")
+    loaded = checkpoint.load(tmp_path / "step-1", other, its, fresh)
+    assert {name: loaded[name] for name in state} == state
+    assert fresh.get_scale() == 128.0
+    assert torch.equal(torch.rand(3), random), "the random generator goes on where it was"
+    step(other, its)
+    for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert its.param_groups[0]["betas"] == (0.8, 0.9)
+
+
+def test_nested_optimizer_state_comes_back(tmp_path: Path) -> None:
+    """Optimizers of other packages keep lists, tuples, None and numbers beside tensors."""
+
+    class Odd:
+        state: dict[str, Any]
+
+        def state_dict(self) -> dict[str, Any]:
+            return self.state
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.state = state
+
+    shared = torch.arange(6.0).view(2, 3)
+    odd, other = Odd(), Odd()
+    odd.state = {"state": {0: {"m": shared, "row": shared[1], "t": shared.T, "k": [1, (2.5, None)]}}, "name": "x"}
+    checkpoint.save(tmp_path / "step-0", nn.Linear(1, 1), odd, None, {"step": 0})
+    checkpoint.load(tmp_path / "step-0", nn.Linear(1, 1), other, None)
+    inner = other.state["state"][0]
+    assert other.state["name"] == "x"
+    assert inner["k"] == [1, (2.5, None)]
+    assert torch.equal(inner["m"], shared)
+    assert torch.equal(inner["row"], shared[1])
+    assert torch.equal(inner["t"], shared.T)
+
+
+def test_keeps_last_best_and_the_newest_periodic(tmp_path: Path) -> None:
+    model, optimizer = make()
+    checkpoints = Checkpoints(tmp_path, every=10, keep=2)
+    for number in range(5, 61, 5):
+        checkpoints.save(model, optimizer, None, {"step": number}, best=number == 15)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "last", "step-15", "step-50", "step-60"]
+    assert (tmp_path / "best").resolve().name == "step-15"
+    assert (tmp_path / "last").resolve().name == "step-60"
+    assert (tmp_path / "last" / "model.safetensors").is_file()
+
+
+def test_keep_nothing_periodic(tmp_path: Path) -> None:
+    model, optimizer = make()
+    checkpoints = Checkpoints(tmp_path, every=1, keep=0)
+    for number in (1, 2, 3):
+        checkpoints.save(model, optimizer, None, {"step": number}, best=number == 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "last", "step-1", "step-3"]
+
+
+def tear_tensors(path: Path) -> None:
+    with open(path / "model.safetensors", "r+b") as file:
+        file.truncate(40)
+
+
+def tear_state(path: Path) -> None:
+    (path / "state.json").write_text('{"step": 2, "by')
+
+
+def lose_state(path: Path) -> None:
+    (path / "state.json").unlink()
+
+
+def lose_optimizer(path: Path) -> None:
+    (path / "training.safetensors").unlink()
+
+
+@pytest.mark.parametrize("damage", [tear_tensors, tear_state, lose_state, lose_optimizer])
+def test_torn_checkpoints_are_passed_over(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    model, optimizer = make()
+    checkpoints = Checkpoints(tmp_path, every=1, keep=5)
+    for number in (1, 2):
+        checkpoints.save(model, optimizer, None, {"step": number})
+    damage(tmp_path / "step-2")
+    found = checkpoints.newest()
+    assert found is not None
+    assert found[0].name == "step-1"
+    with pytest.raises(DataError, match="no whole checkpoint"):
+        checkpoint.load(tmp_path / "step-2", model, optimizer, None)
+    (tmp_path / ".tmp-step-3-1").mkdir()
+    checkpoints.clean(1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "step-1"]
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    model, optimizer = make()
+    checkpoint.save(tmp_path / "step-1", model, optimizer, None, {"step": 1})
+    other = nn.Linear(2, 2)
+    with pytest.raises(DataError, match="cannot resume from .*step-1") as caught:
+        checkpoint.load(tmp_path / "step-1", other, torch.optim.SGD(other.parameters()), None)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [100, 500])  # within model.safetensors, within training.safetensors
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, size: int) -> None:
+    model, optimizer = make()
+    step(model, optimizer)
+    checkpoints = Checkpoints(tmp_path, every=1, keep=1)
+    checkpoints.save(model, optimizer, None, {"step": 1}, best=True)
+    before = {path: path.read_bytes() for path in tmp_path.glob("step-*/*")}
+    with file_size_limit(size), pytest.raises(LabError, match=r"cannot write .*step-2: no space left"):
+        checkpoints.save(model, optimizer, None, {"step": 2})
+    assert {path: path.read_bytes() for path in tmp_path.glob("step-*/*")} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "last", "step-1"]
+    checkpoint.load(tmp_path / "last", model, optimizer, None)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    model, optimizer = make()
+    with pytest.raises(LabError, match="cannot write .*: Not a directory"):
+        Checkpoints(tmp_path / "file", 1, 1).save(model, optimizer, None, {"step": 1})
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_checkpoint import make, step
+from gpt_lab.train import checkpoint
+
+def child(folder, fatal):
+    calls = 0
+    def dying(name):
+        real = getattr(os, name)
+        def call(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == fatal:
+                os._exit(9)
+            return real(*args, **kwargs)
+        setattr(os, name, call)
+    model, optimizer = make()
+    step(model, optimizer)
+    checkpoints = checkpoint.Checkpoints(folder, 1, 1)
+    checkpoints.save(model, optimizer, None, {{"step": 1}}, best=True)
+    for name in ("fsync", "rename", "replace", "mkdir", "symlink", "rmdir", "unlink"):
+        dying(name)
+    checkpoints.save(model, optimizer, None, {{"step": 2}}, best=True)
+    os._exit(0)
+
+for fatal in range(1, 60):
+    folder = Path(sys.argv[1]) / str(fatal)
+    folder.mkdir()
+    pid = os.fork()
+    if pid == 0:
+        child(folder, fatal)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code != 9:
+        sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_death_at_every_system_call_leaves_a_valid_last(tmp_path: Path) -> None:
+    """The process ends (as by kill -9) before each call that changes the folder, one after another."""
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED.format(tests=str(Path(__file__).parent)))
+    folders = tmp_path / "runs"
+    folders.mkdir()
+    subprocess.run([sys.executable, script, folders], check=True, timeout=120)
+    assert len(list(folders.iterdir())) >= 12, "some of the calls were not met"
+    for folder in folders.iterdir():
+        steps = {}
+        for name in ("last", "best"):
+            model, optimizer = make()
+            steps[name] = checkpoint.load(folder / name, model, optimizer, None)["step"]
+        found = Checkpoints(folder, 1, 1).newest()
+        assert found is not None
+        assert found[1]["step"] >= steps["last"] >= steps["best"]
+
+
+def test_nothing_is_pickled(tmp_path: Path) -> None:
+    model, optimizer = make()
+    step(model, optimizer)
+    checkpoint.save(tmp_path / "step-1", model, optimizer, None, {"step": 1})
+    assert {path.suffix for path in (tmp_path / "step-1").iterdir()} == {".safetensors", ".json"}
+    state = json.loads((tmp_path / "step-1" / "state.json").read_text())
+    sizes = {name: os.path.getsize(tmp_path / "step-1" / name) for name in state["bytes"]}
+    assert state["bytes"] == sizes
