@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -49,6 +50,7 @@ def cost(cfg: RunConfig, vocab_size: int) -> Cost:
 def cost_of(model: GPT) -> Cost:
     """The cost of a model that exists already."""
     context, width = model.shape.context, model.shape.width
+    blocks: list[Any] = list(model.blocks)
     parts = dict.fromkeys(("embed", "position", "attention", "mlp", "norm", "head"), 0)
     embedding = 0
     for name, parameter in model.named_parameters():
@@ -56,8 +58,8 @@ def cost_of(model: GPT) -> Cost:
             embedding += parameter.numel()
         parts[_part(name)] += parameter.numel()
     flops = {
-        "attention": sum(block.attention.flops_per_token(context) for block in model.blocks),
-        "mlp": sum(block.mlp.flops_per_token(context) for block in model.blocks),
+        "attention": sum(block.attention.flops_per_token(context) for block in blocks),
+        "mlp": sum(block.mlp.flops_per_token(context) for block in blocks),
         "position": model.position.flops_per_token(context),
         "head": 2 * width * model.embed.num_embeddings,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gpt_lab import kernels, registry
+from gpt_lab.errors import ConfigError
+from gpt_lab.kernels.base import Memo
 from gpt_lab.parts.base import Flow, KeyedDropout, KVCacheLike, Shape, role, salt
+from gpt_lab.parts.position import Position
 from gpt_lab.schema import RunConfig
 
 
@@ -42,16 +46,16 @@ class GPT(nn.Module):
         rows = math.ceil(vocab_size / flags.vocab_multiple) * flags.vocab_multiple
         self.embed = nn.Embedding(rows, shape.width)
         self.embed_dropout = KeyedDropout(shape.dropout, salt(shape.depth, "embed"))
-        self.position = registry.build("position", cfg.position, shape)
+        self.position: Position = registry.build("position", cfg.position, shape)
         make_norm = functools.partial(registry.build, "norm", cfg.norm)
         self.blocks = nn.ModuleList()
         for layer in range(shape.depth):
             attention = registry.build("attention", cfg.attention, shape, layer)
-            # relative, because a part may have a scale of its own
-            attention.scale *= init.attention_scale(attention.head_dim) * math.sqrt(attention.head_dim)
+            _rescale(attention, init, shape)
             mlp = registry.build("mlp", cfg.mlp, shape, layer)
             self.blocks.append(registry.build("residual", cfg.residual, shape, layer, attention, mlp, make_norm))
         self.norm = make_norm(shape.width) if registry.load("residual", cfg.residual["name"]).final_norm else None
+        self._positions = Memo(4)
         self.head = None if flags.tied else nn.Linear(shape.width, rows, bias=False)
 
     def forward(
@@ -76,7 +80,9 @@ class GPT(nn.Module):
             (B, T, V) in the activations' type, V = vocab_size.
         """
         if positions_T is None:
-            positions_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
+            length, device = tokens_BT.shape[1], tokens_BT.device
+            # the same tensor in every pass, so that tables built from it are remembered
+            positions_T = self._positions((length, device), (), lambda: torch.arange(length, device=device))
         flow = Flow(self.position, positions_T, documents_BT, cache, keys_B)
         x = self.position.embed(self.embed(tokens_BT), positions_T)
         x = self.embed_dropout(x, keys_B)
@@ -100,7 +106,7 @@ class GPT(nn.Module):
     def choose_kernels(
         self, device: str | torch.device, dtype_name: str, documents: bool = False
     ) -> list[kernels.Choice]:
-        """Sets each layer's attention kernel to what cfg.kernel means on this device; returns the choices by layer.
+        """Sets each layer's attention kernel to what cfg.kernel means on this device; returns the choices, by layer.
 
         Args:
             device: where the model will run.
@@ -112,11 +118,30 @@ class GPT(nn.Module):
         """
         choices = []
         for block in self.blocks:
-            attention = block.attention
+            attention: Any = block.attention
+            if not hasattr(attention, "request"):  # attention of another package that computes without these kernels
+                continue
             request = attention.request(torch.device(device), dtype_name, self.position.bias_kind, documents)
             choices.append(kernels.choose(self.kernel_name, request))
             attention.kernel = choices[-1].name
         return choices
+
+
+def _rescale(attention: nn.Module, init: Any, shape: Shape) -> None:
+    """Gives scores the init's scale, relative to 1/sqrt(head dimension): a part may have a scale of its own."""
+    head_dim = shape.width // shape.heads
+    factor = init.attention_scale(head_dim) * math.sqrt(head_dim)
+    if math.isclose(factor, 1.0):
+        return
+    if not isinstance(scale := getattr(attention, "scale", None), float):
+        raise ConfigError(
+            f"this init scales attention scores, and attention={_name(attention)} has none: use init=normal"
+        )
+    attention.scale = scale * factor
+
+
+def _name(part: nn.Module) -> str:
+    return str(getattr(type(part), "part", ("", type(part).__name__))[1])
 
 
 @torch.no_grad()
@@ -131,12 +156,12 @@ def initialize(model: GPT, cfg: RunConfig) -> None:
         if name.endswith(".bias"):
             parameter.zero_()
         elif kind != "vector":
-            shape = tuple(parameter.shape)
+            target = parameter.data
             if name in ("embed.weight", "head.weight"):
-                parameter.zero_()
-                parameter, shape = parameter[: model.vocab_size], (model.vocab_size, *shape[1:])
+                target[model.vocab_size :].zero_()
+                target = target[: model.vocab_size]
             generator = torch.Generator().manual_seed(_parameter_seed(cfg.seed, name))
-            parameter.copy_(init.weight(name, shape, kind, generator))
+            target.copy_(init.weight(name, tuple(target.shape), kind, generator))
 
 
 def _parameter_seed(seed: int, name: str) -> int:

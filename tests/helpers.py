@@ -25,7 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "scale": {"name": "test", "depth": 2, "width": 32, "heads": 4, "context": 16},
     "model": {},
     "budget": {"steps": 20},
-    "batch": {"tokens": 64},
+    "batch": {},
     "eval": {"every": 10},
     "checkpoint": {},
     "log": {"every": 1},
@@ -33,12 +33,9 @@ DEFAULTS: dict[str, Any] = {
 }
 """What `tiny_config` says beside the defaults of the parts' classes and of schema.py."""
 
-FITTING: dict[tuple[str, str], dict[str, Any]] = {("attention", "sliding"): {"window": 6}}
-"""Options whose default does not fit so small a model."""
-
 
 def tiny_config(**overrides: Any) -> RunConfig:
-    """A RunConfig of a 2-layer, 32-wide, 4-head model of context 16, with overrides as on the command line.
+    """A RunConfig of a 2-layer, 32-wide, 4-head model of context 16, 4 rows a step, with overrides as on the command line.
 
     Each part has the defaults of its class. An override names
     - a part: `attention="gqa"` (its defaults) or `attention={"name": "gqa", "kv_heads": 2}` (these options over them);
@@ -53,13 +50,11 @@ def tiny_config(**overrides: Any) -> RunConfig:
     flat = {key: value for key, value in overrides.items() if "." not in key}
     for key, value in flat.items():
         tree[key] = {"name": value} if key in tree and isinstance(value, str) else value
-    for key in tree:
-        if isinstance(tree[key], dict) and "name" in tree[key]:
-            tree[key] = FITTING.get((key, tree[key]["name"]), {}) | tree[key]
     if any(key.startswith("budget.") for key in overrides):
         tree["budget"] = {}
     for key, value in overrides.items():
         if "." in key:
             section, _, name = key.partition(".")
             tree.setdefault(section, {})[name] = value
+    tree["batch"].setdefault("tokens", 4 * tree["scale"]["context"])
     return config.from_dict(tree)

@@ -49,7 +49,7 @@ class Case:
 
 def _ours(depth: int = 2, **settings: Any) -> dict[str, Any]:
     base = {"scale.depth": depth, "scale.width": WIDTH, "scale.heads": HEADS, "scale.context": 32, "model.tied": False}
-    return base | {"batch.tokens": 32, "mlp.d_ff": HIDDEN} | settings
+    return base | {"mlp.d_ff": HIDDEN} | settings
 
 
 CASES = {

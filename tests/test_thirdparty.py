@@ -84,7 +84,7 @@ def test_its_options_are_in_the_config(installed: Path, tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     config = yaml.safe_load(shown.stdout)
     assert config["norm"] == {"name": "my_norm", "eps": 1e-4}
-    assert config["attention"] == {"name": "my_attention", "temperature": 1.0}
+    assert config["attention"] == {"name": "my_attention", "slope": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_its_options_are_checked(override: str, words: str, installed: Path, tmp
 @pytest.mark.slow
 def test_it_trains(installed: Path, tmp_path: Path) -> None:
     """Both parts at once, through the real script; then text from the run; then the finished run asked for again."""
-    line = ["train", "norm=my_norm", "attention=my_attention", "attention.temperature=0.5", *TINY]
+    line = ["train", "norm=my_norm", "attention=my_attention", "attention.slope=2.0", *TINY]
     trained = script(installed, tmp_path, line)
     assert trained.returncode == 0, trained.stderr
     (record,) = (json.loads(path.read_text("utf-8")) for path in tmp_path.glob("runs/*/*/run.json"))
@@ -124,8 +124,8 @@ def test_it_trains(installed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_its_options_change_the_model(installed: Path, tmp_path: Path) -> None:
-    for temperature in ("1.0", "0.25"):
-        line = ["train", "attention=my_attention", f"attention.temperature={temperature}", *TINY, "budget.steps=2"]
+    for slope in ("1.0", "4.0"):
+        line = ["train", "attention=my_attention", f"attention.slope={slope}", *TINY, "budget.steps=2"]
         trained = script(installed, tmp_path, line)
         assert trained.returncode == 0, trained.stderr
     curves = set()

@@ -6,7 +6,7 @@ Shapes: B samples, T tokens, V vocabulary, K candidates that are left to draw fr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +92,7 @@ def generate(
     stop: int | None = None,
     use_cache: bool = True,
     usage: Usage | None = None,
-) -> Iterator[list[int]]:
+) -> Generator[list[int], None, None]:
     """Yields, step by step, one new token for each of `samples` continuations of `prompt_ids`.
 
     Sample i draws its random numbers from its own stream, keyed by (seed, i), on the CPU: it is the same text whatever
@@ -142,7 +142,7 @@ def _steps(
     stop: int | None,
     use_cache: bool,
     usage: Usage,
-) -> Iterator[list[int]]:
+) -> Generator[list[int], None, None]:
     device = next(model.parameters()).device
     cache = KVCache.for_model(model) if use_cache else None
     streams = [_stream(seed, i) for i in range(samples)]

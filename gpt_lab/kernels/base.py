@@ -1,6 +1,6 @@
 """What the attention kernels share: the request they are chosen by, which keys a query sees, remembered masks.
 
-Shape letters in names: B rows, T queries, S keys, H query heads, G key/value heads, K head dimension, V value dimension.
+Shape letters in names: B rows, T queries, S keys, H query heads, G key/value heads, K head dimension, V that of values.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -56,6 +56,35 @@ class View(NamedTuple):
     positions_k: Tensor | None = None
     documents_q: Tensor | None = None
     documents_k: Tensor | None = None
+
+
+class Kernel(Protocol):
+    """What a registered kernel class offers."""
+
+    @staticmethod
+    def unavailable() -> str | None:
+        """Why it does not work on this machine, as the end of a sentence; None where it does."""
+        ...
+
+    @staticmethod
+    def refusal(request: Request) -> str | None:
+        """Why it cannot do what is asked, as a sentence; None if it can."""
+        ...
+
+    @staticmethod
+    def run(
+        q_BHTK: Tensor,
+        k_BGSK: Tensor,
+        v_BGSV: Tensor,
+        view: View,
+        scale: float,
+        softcap: float | None,
+        dropout: float,
+        keys_B: Tensor | None,
+        salt: int,
+    ) -> Tensor:
+        """Attention as `gpt_lab.kernels.attention` describes it: (B, H, T, V)."""
+        ...
 
 
 class Memo:

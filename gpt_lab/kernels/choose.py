@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from gpt_lab.errors import ConfigError, unknown
-from gpt_lab.kernels.base import Choice, Request, View
+from gpt_lab.kernels.base import Choice, Kernel, Request, View
 from gpt_lab.kernels.dense import Math, Sdpa
 from gpt_lab.kernels.fused import FlashAttention, Flex
 from gpt_lab.registry import register
-from torch import Tensor
 
-KERNELS = {"math": Math, "sdpa": Sdpa, "flash_attn": FlashAttention, "flex": Flex}
+KERNELS: dict[str, type[Kernel]] = {"math": Math, "sdpa": Sdpa, "flash_attn": FlashAttention, "flex": Flex}
 
 CPU_MATH_CONTEXT = {"fp32": 128, "tf32": 128, "bf16": 1024, "fp16": 1024}
 """Longest context, by precision, at which `math` beats `sdpa` on CPU, forward and backward."""

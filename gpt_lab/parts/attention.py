@@ -1,4 +1,7 @@
-"""Self-attention: (B, T, D) -> (B, T, D). Constructor: (shape, layer, *, options). Shape letters as in parts/base.py."""
+"""Self-attention: (B, T, D) -> (B, T, D). Constructor: (shape, layer, *, options).
+
+Shape letters as in parts/base.py.
+"""
 
 from __future__ import annotations
 

@@ -32,11 +32,12 @@ class Position(nn.Module):
 
     extrapolates: ClassVar[bool] = True
     bias_kind: ClassVar[Literal["none", "alibi", "tensor"]] = "none"
-    slopes_H: Tensor | None = None
+    slopes_H: Tensor | None
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
+        self.register_buffer("slopes_H", None, persistent=False)
 
     def embed(self, x_BTD: Tensor, positions_T: Tensor) -> Tensor:
         """Acts on the token embeddings."""
@@ -86,10 +87,10 @@ class Learned(Position):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__(shape)
-        self.weight = nn.Parameter(torch.zeros(shape.context, shape.width))
+        self.table = nn.Parameter(torch.zeros(shape.context, shape.width))
 
     def embed(self, x_BTD: Tensor, positions_T: Tensor) -> Tensor:
-        return x_BTD + F.embedding(positions_T, self.weight)
+        return x_BTD + F.embedding(positions_T, self.table)
 
 
 @register("position", "sinusoidal")
@@ -145,7 +146,7 @@ class Alibi(Position):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__(shape)
-        self.register_buffer("slopes_H", torch.empty(shape.heads), persistent=False)
+        self.slopes_H = torch.empty(shape.heads)
         self.fill_tables()
 
     def fill_tables(self) -> None:
@@ -192,13 +193,13 @@ class Rope(Position):
         rotated = int(head_dim * partial)
         if rotated < 2 or rotated % 2:
             raise ConfigError(
-                f"position.partial={partial:g} of a head dimension of {head_dim} rotates {rotated} dimensions, which "
-                f"must be even and at least 2: change position.partial, scale.width or scale.heads, or use position=none"
+                f"position.partial={partial:g} of a head dimension of {head_dim} rotates {rotated} dimensions, not an "
+                f"even number of at least 2: change position.partial, scale.width or scale.heads, or use position=none"
             )
         if (scaling == "none") != (factor is None):
             raise ConfigError(
                 f"position.scaling={scaling} "
-                + (f"needs position.factor, such as {2.0}" if factor is None else "takes no position.factor: remove it")
+                + ("needs position.factor, such as 2.0" if factor is None else "takes no position.factor: remove it")
             )
         self.rotated = rotated
         self.partial = rotated < head_dim

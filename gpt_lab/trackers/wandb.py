@@ -28,6 +28,8 @@ _MODES: dict[str, Mode] = {
     "dryrun": "offline",
     "disabled": "disabled",
 }
+FACTS = ("signature", "resolved", "parameters", "parameters_non_embedding", "train_flops_per_token")
+"""What of run.json joins the settings in W&B's config: runs are grouped and compared by it."""
 _CLOUD = "https://api.wandb.ai"
 _LAUNCH = "import sys, os; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from gpt_lab.trackers import wandb_process"
 
@@ -72,6 +74,7 @@ class Wandb(Background):
         self.patience = self.finish_timeout + 5
         sweep = bool(os.environ.get("WANDB_SWEEP_ID"))
         earlier = (run.record.get("wandb") or {}).get("id")
+        facts = {key: run.record[key] for key in FACTS if key in run.record}
         self._header: dict[str, Any] = {
             "mode": self.mode,
             "pid": os.getpid(),
@@ -86,7 +89,7 @@ class Wandb(Background):
                 "tags": list(tags),
                 "id": os.environ.get("WANDB_RUN_ID") or earlier or run.record.get("id"),
                 "dir": str(run.path.resolve()),
-                "config": {**cfg.to_dict(), **cfg.flat(), "signature": run.record.get("signature")},
+                "config": {**cfg.to_dict(), **cfg.flat(), **facts},
             },
         }
         self._process: subprocess.Popen[bytes] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import typing
 from typing import Any
 
 import pytest
@@ -20,9 +21,9 @@ VOCAB = 37
 CONTEXT = 16
 OPTIONS: dict[str, dict[str, Any]] = {
     "gqa": {"attention.kv_heads": 2},
-    "sliding": {"attention.window": 5},
+    "sliding": {"attention.window": 5, "attention.pattern": "SL"},
 }
-"""What an attention needs to differ from mha in a model of 4 heads and context 16."""
+"""What makes an attention differ from mha in a model of 2 layers, 4 heads and context 16."""
 
 
 def make(**overrides: Any) -> GPT:
@@ -45,10 +46,9 @@ def random_tokens(rows: int, length: int) -> Tensor:
 def variants() -> list[Any]:
     found = []
     for attention, position in itertools.product(registry.index()["attention"], registry.index()["position"]):
-        for qk_norm in [False, True] if "qk_norm" in registry.get("attention", attention).options else [False]:
-            given = {"attention": attention, "position": position, **OPTIONS.get(attention, {})}
-            given |= {"attention.qk_norm": True} if qk_norm else {}
-            found.append(pytest.param(given, id=f"{attention}-{position}{'-qk_norm' * qk_norm}"))
+        for qk_norm in typing.get_args(registry.get("attention", attention).options["qk_norm"].annotation):
+            given = {"attention": attention, "position": position, "attention.qk_norm": qk_norm}
+            found.append(pytest.param(given | OPTIONS.get(attention, {}), id=f"{attention}-{position}-{qk_norm}"))
     return found
 
 

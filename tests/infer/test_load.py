@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from safetensors.torch import load_file
 from gpt_lab.data.simple import Char
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.infer.load import checkpoint_folder, load_run
-from tests.infer.conftest import MakeRun
+from gpt_lab.store import Run
+
+MakeRun = Callable[..., Run]
 
 
 def test_weights_tokenizer_and_config_come_back(make_run: MakeRun, letters: Char) -> None:

@@ -58,12 +58,8 @@ def run(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor], steps: int
 
 BETAS = {"beta1": 0.8, "beta2": 0.9, "eps": 1e-6}
 REFERENCES: dict[str, tuple[Any, Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
-    "adamw": (
-        AdamW(lr=0.05, weight_decay=0.2, beta1=0.8, beta2=0.9, eps=1e-6),
-        torch.optim.AdamW,
-        {"betas": (0.8, 0.9)},
-    ),
-    "adam": (Adam(lr=0.05, weight_decay=0.2, beta1=0.8, beta2=0.9, eps=1e-6), torch.optim.Adam, {"betas": (0.8, 0.9)}),
+    "adamw": (AdamW(lr=0.05, weight_decay=0.2, **BETAS), torch.optim.AdamW, {"betas": (0.8, 0.9), "eps": 1e-6}),
+    "adam": (Adam(lr=0.05, weight_decay=0.2, **BETAS), torch.optim.Adam, {"betas": (0.8, 0.9), "eps": 1e-6}),
     "sgd": (SGD(lr=0.05, weight_decay=0.2, momentum=0.7), torch.optim.SGD, {"momentum": 0.7}),
     "nesterov": (
         SGD(lr=0.05, weight_decay=0.2, momentum=0.7, nesterov=True),

@@ -1,6 +1,6 @@
 """Stands in for training in a process that a test may kill: `killable.py RUN FIRST LAST SECONDS`.
 
-Logs steps FIRST to LAST with a pause after each, says so on standard output, then waits for the end.
+Logs steps FIRST to LAST, says each on standard output after a pause, then waits for the end.
 """
 
 from __future__ import annotations
@@ -30,6 +30,6 @@ if __name__ == "__main__":
         time.sleep(0.02)
     for step in range(first, last + 1):
         tracker.log({"train/loss": 100.0 - step}, step)
-        print(step, flush=True)
         time.sleep(pause)
+        print(step, flush=True)
     time.sleep(600)

@@ -30,12 +30,12 @@ def chunks(data: bytes) -> Iterator[bytes]:
 
 def read(folder: Path) -> dict[str, Any]:
     """{"history": rows, "config": settings by key, "summary": values by key} of the run file in `folder`."""
-    from wandb.proto import wandb_internal_pb2
+    from wandb.proto import wandb_internal_pb2 as pb
 
     (file,) = folder.glob("*.wandb")
     found: dict[str, Any] = {"history": [], "config": {}, "summary": {}}
     for chunk in chunks(file.read_bytes()):
-        record = wandb_internal_pb2.Record.FromString(chunk)
+        record = pb.Record.FromString(chunk)  # type: ignore[attr-defined]
         if record.HasField("history"):
             found["history"].append(_items(record.history.item))
         elif record.HasField("summary"):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gpt_lab import schema
 from gpt_lab.registry import KINDS
 
 
 def plain_config() -> schema.RunConfig:
     """Every part is named "plain", but the optimizer, which has options."""
-    parts = {kind: {"name": "plain"} for kind in KINDS}
+    parts: dict[str, Any] = {kind: {"name": "plain"} for kind in KINDS}
+    parts["optim"] = {"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.95]}
     return schema.RunConfig(
-        **{**parts, "optim": {"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.95]}},
+        **parts,
         scale=schema.Scale("test", depth=2, width=32, heads=4, context=16),
         model=schema.Model(),
         budget=schema.Budget(steps=20),

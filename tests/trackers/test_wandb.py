@@ -18,13 +18,15 @@ import pytest
 from gpt_lab.errors import ConfigError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
-from gpt_lab.trackers import build_tracker
+from gpt_lab.trackers import Tracker, build_tracker
 from gpt_lab.trackers.wandb import Wandb, choose_mode, login
 from gpt_lab.trackers.wandb_process import unreachable
 from tests.trackers import offline
 from tests.trackers.wandb_double import KEY, RecordedRun, WandbDouble
 
 ROOT = Path(__file__).parent.parent.parent
+BLINK = 0.25
+"""Seconds; a call that waits for a server takes longer, one that the scheduler of a busy machine delays does not."""
 SETTINGS: dict[str, Any] = {"name": "wandb", "mode": "auto"}
 
 
@@ -36,7 +38,7 @@ def until(true: Callable[[], Any], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
-def log(tracker: Wandb, steps: range) -> float:
+def log(tracker: Tracker, steps: range) -> float:
     """Logs train/loss = 100 - step for each step; returns the longest call in seconds."""
     longest = 0.0
     for step in steps:
@@ -82,8 +84,8 @@ def test_online_and_resumed(server: WandbDouble, run: Run, cfg: RunConfig) -> No
     tracker = build_tracker({**SETTINGS, "tags": ["a", "b"], "project": "lab"}, run, cfg)
     begin = time.perf_counter()
     tracker.start()
-    assert time.perf_counter() - begin < 0.1
-    assert log(tracker, range(30)) < 0.1
+    assert time.perf_counter() - begin < BLINK
+    assert log(tracker, range(30)) < BLINK
     tracker.log({"val/bpb": 2.5}, 29)
     tracker.text("samples", "ROMEO:\n<i>", 29)
     tracker.table("result", ["metric", "value"], [["val/bpb", 2.5], ["kernel", "math"]])
@@ -126,7 +128,7 @@ def test_online_killed_and_resumed(
     server: WandbDouble, run: Run, cfg: RunConfig, killable: Callable[..., subprocess.Popen[str]]
 ) -> None:
     """After kill -9 of training the tracker's process sends what it has; a resume adds the rest, once."""
-    process = killable(0, 29)
+    process = killable(0, 29, 0.05)
     process.kill()
     until(lambda: server.runs and next(iter(server.runs.values())).complete)
     (seen,) = server.runs.values()
@@ -184,7 +186,7 @@ def test_server_down_at_start(server: WandbDouble, run: Run, cfg: RunConfig, tro
     assert isinstance(tracker, Wandb)
     tracker.probe_timeout = tracker.init_timeout = tracker.finish_timeout = 1.0
     tracker.start()
-    assert log(tracker, range(20)) < 0.1
+    assert log(tracker, range(20)) < BLINK
     begin = time.monotonic()
     tracker.finish("finished", {"val/bpb": 2.0})
     assert time.monotonic() - begin < 30
@@ -210,7 +212,7 @@ def test_server_dies(server: WandbDouble, run: Run, cfg: RunConfig, trouble: str
         server.trouble = "hang"
     else:
         server.kill()
-    assert log(tracker, range(10, 500)) < 0.1
+    assert log(tracker, range(10, 500)) < BLINK
     tracker.table("result", ["a"], [[1]])
     begin = time.monotonic()
     tracker.finish("finished", {"val/bpb": 2.0})
@@ -237,7 +239,7 @@ def test_offline(run: Run, cfg: RunConfig, monkeypatch: pytest.MonkeyPatch) -> N
     time.sleep(2)  # training goes on meanwhile
     begin = time.monotonic()
     tracker.finish("diverged", {"val/bpb": float("inf")})
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 5  # 0.2 when nothing else runs
     assert tracker.messages() == []
     kept = offline.read(run.path / run.record["wandb"]["folder"])
     assert [(row["step"], row["train/loss"]) for row in kept["history"]] == losses(range(50))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -173,62 +171,52 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         Checkpoints(tmp_path / "file", 1, 1).save(model, optimizer, None, {"step": 1})
 
 
-KILLED = """
-import os, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_checkpoint import make, step
-from gpt_lab.train import checkpoint
-
-def child(folder, fatal):
+def die_at(call: int, save: Callable[[], object]) -> int:
+    """Exit status of a child process that runs `save` and ends, as by kill -9, before its n-th change of the folder."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     calls = 0
-    def dying(name):
-        real = getattr(os, name)
-        def call(*args, **kwargs):
+
+    def dying(real: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
             nonlocal calls
             calls += 1
-            if calls == fatal:
+            if calls == call:
                 os._exit(9)
             return real(*args, **kwargs)
-        setattr(os, name, call)
+
+        return wrapper
+
+    for name in ("fsync", "rename", "replace", "mkdir", "symlink", "rmdir", "unlink"):
+        setattr(os, name, dying(getattr(os, name)))
+    try:
+        save()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_death_at_every_system_call_leaves_a_valid_last(tmp_path: Path) -> None:
     model, optimizer = make()
     step(model, optimizer)
-    checkpoints = checkpoint.Checkpoints(folder, 1, 1)
-    checkpoints.save(model, optimizer, None, {{"step": 1}}, best=True)
-    for name in ("fsync", "rename", "replace", "mkdir", "symlink", "rmdir", "unlink"):
-        dying(name)
-    checkpoints.save(model, optimizer, None, {{"step": 2}}, best=True)
-    os._exit(0)
-
-for fatal in range(1, 60):
-    folder = Path(sys.argv[1]) / str(fatal)
-    folder.mkdir()
-    pid = os.fork()
-    if pid == 0:
-        child(folder, fatal)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if code != 9:
-        sys.exit(code)
-"""
-
-
-@pytest.mark.slow
-def test_death_at_every_system_call_leaves_a_valid_last(tmp_path: Path) -> None:
-    """The process ends (as by kill -9) before each call that changes the folder, one after another."""
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED.format(tests=str(Path(__file__).parent)))
-    folders = tmp_path / "runs"
-    folders.mkdir()
-    subprocess.run([sys.executable, script, folders], check=True, timeout=120)
-    assert len(list(folders.iterdir())) >= 12, "some of the calls were not met"
-    for folder in folders.iterdir():
+    codes: list[int] = []
+    while not codes or codes[-1] == 9:
+        folder = tmp_path / str(len(codes))
+        checkpoints = Checkpoints(folder, 1, 1)
+        checkpoints.save(model, optimizer, None, {"step": 1}, best=True)
+        codes.append(
+            die_at(len(codes) + 1, lambda c=checkpoints: c.save(model, optimizer, None, {"step": 2}, best=True))
+        )
         steps = {}
         for name in ("last", "best"):
-            model, optimizer = make()
             steps[name] = checkpoint.load(folder / name, model, optimizer, None)["step"]
-        found = Checkpoints(folder, 1, 1).newest()
+        found = checkpoints.newest()
         assert found is not None
         assert found[1]["step"] >= steps["last"] >= steps["best"]
+    assert codes[-1] == 0
+    assert len(codes) > 12, "some of the calls were not met"
 
 
 def test_nothing_is_pickled(tmp_path: Path) -> None:

@@ -1,0 +1,383 @@
+"""Training speed: the lab's own training against a bare PyTorch loop over the same model.
+
+    uv run python benchmarks/throughput.py            # CPU: shapes A and B, ratios to the bare loop
+    uv run python benchmarks/throughput.py --cuda     # scale=gpt2: tokens/s and MFU of each kernel
+
+The bare loop is nanoGPT's (model, data access, optimizer, eager fp32) in this file's own words; `bare_fused` is the
+same with AdamW's fused kernel, which nanoGPT turns on for CUDA only. The lab's arms run its real trainer: keyed batches,
+metrics, log lines, run folder. Arms take turns in rounds, in an order that rotates; numbers are medians over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor, nn
+
+from gpt_lab import config, kernels
+from gpt_lab.data.dataset import open_dataset
+from gpt_lab.errors import ConfigError
+from gpt_lab.store.record import machine
+from gpt_lab.train.claim import claim
+from gpt_lab.train.plan import resolve
+from gpt_lab.train.signals import Signals
+from gpt_lab.train.trainer import Trainer
+
+ALPHABET = "".join(chr(c) for c in range(33, 33 + 64)) + "\n"
+"""65 characters, as many as tiny Shakespeare has."""
+LOG_EVERY = 10
+"""Steps between two reads of the loss, in every arm (nanoGPT's for its character model)."""
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model and its batch: layers, heads, width, context, rows."""
+
+    depth: int
+    heads: int
+    width: int
+    context: int
+    rows: int
+    vocab: int = len(ALPHABET)
+
+
+SHAPES = {"A": Shape(4, 4, 128, 64, 12), "B": Shape(6, 6, 384, 256, 8)}
+LIKE_FOR_LIKE = ("precision=fp32", "kernel=sdpa", "compile=off")
+AUTO = ("precision=auto", "kernel=auto", "compile=auto")
+
+
+class Arm(Protocol):
+    """One way to train; `step` is one optimizer step, logging included when it is due."""
+
+    def step(self) -> None: ...
+
+
+class Norm(nn.Module):
+    """LayerNorm without a bias, as nanoGPT's with bias=False."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, None, 1e-5)
+
+
+class Block(nn.Module):
+    """Pre-norm attention (one matrix for q, k and v; SDPA) and a GELU MLP of four times the width."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        width = shape.width
+        self.heads = shape.heads
+        self.norm_1, self.norm_2 = Norm(width), Norm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.up = nn.Linear(width, 4 * width, bias=False)
+        self.down = nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, context, width = x.shape
+        q, k, v = (
+            part.view(rows, context, self.heads, width // self.heads).transpose(1, 2)
+            for part in self.qkv(self.norm_1(x)).split(width, dim=2)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(y.transpose(1, 2).contiguous().view(rows, context, width))
+        return x + self.down(F.gelu(self.up(self.norm_2(x))))
+
+
+class BareGPT(nn.Module):
+    """Token and position embeddings, blocks, norm, head tied to the token embedding; returns the loss."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(shape.vocab, shape.width)
+        self.positions = nn.Embedding(shape.context, shape.width)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.depth))
+        self.norm = Norm(shape.width)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                last = name.endswith(("out.weight", "down.weight"))
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * shape.depth) if last else 0.02)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        h = self.tokens(x) + self.positions(torch.arange(x.shape[1], dtype=torch.long))
+        for block in self.blocks:
+            h = block(h)
+        logits = F.linear(self.norm(h), self.tokens.weight)
+        return F.cross_entropy(logits.view(-1, logits.shape[-1]), y.view(-1), ignore_index=-1)
+
+
+class Bare:
+    """nanoGPT's loop: memory map opened for each batch, one slice per row, clip, AdamW, loss read every few steps."""
+
+    def __init__(self, shape: Shape, tokens: Path, fused: bool) -> None:
+        torch.manual_seed(0)
+        self.shape, self.tokens = shape, tokens
+        self.model = BareGPT(shape)
+        matrices = [p for p in self.model.parameters() if p.ndim >= 2]
+        vectors = [p for p in self.model.parameters() if p.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), **({"fused": True} if fused else {}))
+        self.count = 0
+        self.batch = self.take()
+
+    def take(self) -> tuple[Tensor, Tensor]:
+        """Random rows of the token file."""
+        data, context = np.memmap(self.tokens, dtype=np.uint16, mode="r"), self.shape.context
+        starts = torch.randint(len(data) - context, (self.shape.rows,))
+        x = torch.stack([torch.from_numpy(data[i : i + context].astype(np.int64)) for i in starts])
+        y = torch.stack([torch.from_numpy(data[i + 1 : i + 1 + context].astype(np.int64)) for i in starts])
+        return x, y
+
+    def step(self) -> None:
+        """One optimizer step."""
+        rate = 1e-4 + 0.5 * (1 + math.cos(math.pi * min(self.count / 5000, 1))) * 9e-4
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self.model(*self.batch)
+        self.batch = self.take()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.count += 1
+        if self.count % LOG_EVERY == 0:
+            loss.item()
+
+
+class Lab:
+    """The lab's trainer on the same model, driven step by step as `Trainer.train` does between evaluations."""
+
+    def __init__(self, overrides: Sequence[str], folder: Path, command: str = "") -> None:
+        fixed = [f"runs_dir={folder}", "tracker=none", f"log.every={LOG_EVERY}", "sample.tokens=0"]
+        cfg = config.compose([*fixed, *overrides])
+        dataset = open_dataset(cfg)
+        self.plan = resolve(cfg, dataset)
+        run = claim(cfg, self.plan, command)
+        self.trainer = Trainer(cfg, self.plan, dataset, run, Console(quiet=True), Signals())
+        start = time.perf_counter()
+        self.trainer.resume()
+        self.compile_s = time.perf_counter() - start
+        self.trainer.clock.start()
+
+    def step(self) -> None:
+        """One optimizer step, and a log line when it is due."""
+        self.trainer.step()
+        if self.trainer.due(LOG_EVERY):
+            self.trainer.log()
+
+    def loading_ms(self, calls: int) -> float:
+        """Time to bring one batch."""
+        start = time.perf_counter()
+        for step in range(calls):
+            self.trainer.feed.take(step)
+        return (time.perf_counter() - start) / calls * 1e3
+
+
+def same_model(shape: Shape, text: Path, steps: int) -> list[str]:
+    """Overrides that make the lab's model the bare loop's."""
+    return [
+        "model=gpt2",
+        "mlp=gelu",
+        "norm.bias=false",
+        "model.bias=false",
+        "tokenizer=char",
+        "data=text",
+        f"data.path={text}",
+        f"scale.depth={shape.depth}",
+        f"scale.heads={shape.heads}",
+        f"scale.width={shape.width}",
+        f"scale.context={shape.context}",
+        f"batch.tokens={shape.rows * shape.context}",
+        f"budget.steps={steps}",
+        "optim=adamw",
+        "device=cpu",
+    ]
+
+
+def write_corpus(folder: Path, characters: int = 1_000_000) -> tuple[Path, Path]:
+    """Random text over the alphabet, and nanoGPT's token file of it."""
+    ids = np.random.default_rng(0).integers(len(ALPHABET), size=characters, dtype=np.uint16)
+    ids[: len(ALPHABET)] = np.arange(len(ALPHABET))
+    text, tokens = folder / "corpus.txt", folder / "train.bin"
+    text.write_text("".join(np.array(list(ALPHABET))[ids]), encoding="utf-8")
+    ids.tofile(tokens)
+    return text, tokens
+
+
+def timed(step: Callable[[], None], seconds: float, wait: Callable[[], None] = lambda: None) -> float:
+    """Milliseconds per step over at least so many seconds, in whole log intervals."""
+    wait()
+    start, done = time.perf_counter(), 0
+    while done == 0 or time.perf_counter() - start < seconds:
+        for _ in range(LOG_EVERY):
+            step()
+        done += LOG_EVERY
+    wait()
+    return (time.perf_counter() - start) / done * 1e3
+
+
+def take_turns(arms: dict[str, Arm], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Milliseconds per step of each arm in each round; each round begins with another arm."""
+    names = list(arms)
+    for name in names:
+        timed(arms[name].step, seconds / 4)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            found[name].append(timed(arms[name].step, seconds))
+    return found
+
+
+def measure_cpu(name: str, rounds: int, seconds: float, steps: int, folder: Path) -> dict[str, Any]:
+    """All arms at one shape."""
+    shape = SHAPES[name]
+    text, tokens = write_corpus(folder)
+    common = same_model(shape, text, steps)
+    labs = {
+        "lab": Lab([*common, *LIKE_FOR_LIKE], folder / "runs"),
+        "lab_auto": Lab([*common, *AUTO], folder / "runs"),
+        "lab_auto_short": Lab([*common, *AUTO, "budget.steps=500"], folder / "runs"),
+    }
+    bare, fused = Bare(shape, tokens, fused=False), Bare(shape, tokens, fused=True)
+    ours, theirs = (sum(p.numel() for p in m.parameters()) for m in (labs["lab"].trainer.model, bare.model))
+    if ours != theirs:
+        raise SystemExit(f"the models differ: {ours} parameters in the lab, {theirs} in the bare loop")
+    found = take_turns({"bare": bare, "bare_fused": fused, **labs}, rounds, seconds)
+    middle = {arm: statistics.median(times) for arm, times in found.items()}
+    loading = labs["lab"].loading_ms(200)
+    return {
+        "shape": vars(shape),
+        "parameters": ours,
+        "budget_steps": steps,
+        "ms_per_step": {arm: round(ms, 3) for arm, ms in middle.items()},
+        "ms_per_round": {arm: [round(ms, 3) for ms in times] for arm, times in found.items()},
+        "tokens_per_s": {arm: round(shape.rows * shape.context / ms * 1e3) for arm, ms in middle.items()},
+        "ratio_to_bare": {arm: round(middle["bare"] / middle[arm], 3) for arm in labs},
+        "ratio_to_bare_fused": {arm: round(middle["bare_fused"] / middle[arm], 3) for arm in labs},
+        "loading_share_of_step": {arm: round(loading / middle[arm], 5) for arm in labs},
+        "chosen": {arm: {**lab.plan.resolved, "reasons": dict(lab.plan.reasons)} for arm, lab in labs.items()},
+        "compile_s": {arm: round(lab.compile_s, 1) for arm, lab in labs.items() if lab.plan.compile},
+    }
+
+
+def measure_cuda(scale: str, rows: int, micro: int, rounds: int, seconds: float, folder: Path) -> dict[str, Any]:
+    """Tokens/s and MFU of the lab's automatic choice with each kernel that this GPU has."""
+    text, _ = write_corpus(folder)
+    found: dict[str, Any] = {}
+    for kernel in ("auto", *kernels.available()):
+        overrides = ["model=gpt2", f"scale={scale}", "tokenizer=char", "data=text", f"data.path={text}"]
+        # a character corpus with GPT-2's padded vocabulary: the head costs what it costs in GPT-2
+        overrides += ["model.vocab_multiple=50304", f"kernel={kernel}", "compile=on", "device=cuda"]
+        try:
+            cfg = config.compose(overrides)
+            tokens = rows * cfg.scale.context
+            lab = Lab([*overrides, f"batch.tokens={tokens}", f"batch.micro={micro}"], folder / "runs")
+        except (ConfigError, torch.OutOfMemoryError) as error:
+            found[kernel] = {"refused": str(error).splitlines()[0]}
+            continue
+        timed(lab.step, seconds / 2, torch.cuda.synchronize)
+        times = [timed(lab.step, seconds, torch.cuda.synchronize) for _ in range(rounds)]
+        rate = tokens / statistics.median(times) * 1e3
+        flops = lab.plan.cost.train_flops_per_token
+        found[kernel] = {
+            "tokens_per_s": round(rate),
+            "mfu": None if lab.trainer.peak is None else round(rate * flops / lab.trainer.peak, 4),
+            "train_flops_per_token": flops,
+            "ms_per_round": [round(ms, 2) for ms in times],
+            "peak_memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
+            "chosen": {**lab.plan.resolved, "reasons": dict(lab.plan.reasons)},
+            "compile_s": round(lab.compile_s, 1),
+        }
+        del lab
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return {"scale": scale, "rows": rows, "micro": micro, "kernels": found}
+
+
+def this_machine(cuda: bool) -> dict[str, Any]:
+    """What the numbers belong to."""
+    gpu = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if cuda else {}
+    load = round(os.getloadavg()[0], 2)
+    return {**machine(), **gpu, "threads": torch.get_num_threads(), "torch": torch.__version__, "load_before": load}
+
+
+def slug(named: dict[str, Any]) -> str:
+    """The machine in a file name."""
+    text = named.get("gpu") or f"{named['cpu']}-{named['cores']}-cores"
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def show(result: dict[str, Any]) -> None:
+    """Ratios or rates, in a few lines."""
+    for name, found in result.get("shapes", {}).items():
+        for arm, ms in found["ms_per_step"].items():
+            ratio = found["ratio_to_bare"].get(arm, 1.0)
+            share = found["loading_share_of_step"].get(arm)
+            loading = "" if share is None else f"  loading {share:.2%}"
+            print(f"{name} {arm:15s} {ms:9.2f} ms/step  {ratio:5.2f} x bare{loading}")
+    for kernel, found in result.get("cuda", {}).get("kernels", {}).items():
+        shown = found.get("refused") or f"{found['tokens_per_s']:,} tokens/s, MFU {found['mfu']}"
+        print(f"{kernel:12s} {shown}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures, prints, writes JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--shapes", default="A,B", help="which of A and B, with a comma between")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=3.0, help="least time of an arm in a round")
+    parser.add_argument("--steps", type=int, default=20_000, help="budget that compile=auto is told (not run through)")
+    parser.add_argument("--cuda", action="store_true", help="tokens/s and MFU on the GPU instead")
+    parser.add_argument("--scale", default="gpt2", help="with --cuda: the size")
+    parser.add_argument("--rows", type=int, default=64, help="with --cuda: sequences per step")
+    parser.add_argument("--micro", type=int, default=32, help="with --cuda: sequences at a time")
+    parser.add_argument(
+        "--quick", action="store_true", help="seconds-long check that everything runs; numbers mean little"
+    )
+    parser.add_argument("--out", type=Path, default=None, help="where the JSON goes (default: results/)")
+    chosen = parser.parse_args(arguments)
+    rounds, seconds = (1, 0.0) if chosen.quick else (chosen.rounds, chosen.seconds)
+    shapes = ["A"] if chosen.quick else chosen.shapes.split(",")
+    steps = 1000 if chosen.quick else chosen.steps
+    named = this_machine(chosen.cuda)
+    result: dict[str, Any] = {"machine": named, "rounds": rounds, "seconds_per_round": seconds}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["GPT_LAB_CACHE"] = folder
+        if chosen.cuda:
+            result["cuda"] = measure_cuda(chosen.scale, chosen.rows, chosen.micro, rounds, seconds, Path(folder))
+        else:
+            result["shapes"] = {}
+            for name in shapes:
+                inner = Path(folder) / name
+                inner.mkdir()
+                result["shapes"][name] = measure_cpu(name, rounds, seconds, steps, inner)
+    named["load_after"] = round(os.getloadavg()[0], 2)
+    show(result)
+    out = chosen.out or RESULTS / f"throughput-{slug(named)}{'-quick' if chosen.quick else ''}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"written: {out}")
+
+
+if __name__ == "__main__":
+    main()

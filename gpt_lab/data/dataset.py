@@ -1,0 +1,226 @@
+"""What training asks of data: the batch of a step, the validation set, and what to compare a loss with.
+
+Legend: B rows, T context. A batch is a pure function of (data seed, step).
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt_lab import registry
+from gpt_lab.data import batches
+from gpt_lab.data.corpus import Corpus
+from gpt_lab.data.floors import floors
+from gpt_lab.data.shards import Progress, Shards, open_shards
+from gpt_lab.data.synthetic import IGNORED, Examples, Plan, Synthetic
+from gpt_lab.data.tokenizer import Tokenizer
+from gpt_lab.errors import ConfigError, DataError
+from gpt_lab.schema import RunConfig
+
+VALIDATION = 2**64 - 1
+"""Key of synthetic validation sequences: a seed that no run can have, so that every run is validated alike."""
+
+
+class Batch(NamedTuple):
+    """Sequences to train on or to validate with: int64 (B, T), on the CPU."""
+
+    tokens_BT: Tensor
+    targets_BT: Tensor
+    """The next tokens; -100 where there is nothing to predict."""
+    documents_BT: Tensor | None
+    """The document number of each token within its row; None unless batch.document_mask is on."""
+
+
+class Dataset(ABC):
+    """A source of batches of one run's shape."""
+
+    vocab_size: int
+    fingerprint: str
+    """Names the content: same fingerprint, same tokens."""
+    train_tokens: int
+    val_tokens: int
+    """Tokens of the validation stream; one more than it has targets."""
+    val_bytes: int
+    """UTF-8 bytes that the validation targets stand for; 0 if they are no text."""
+    warnings: list[str]
+
+    def __init__(self, cfg: RunConfig) -> None:
+        self._cfg = cfg
+        self._context = cfg.scale.context
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer, loaded at the first use; None for data that is no text."""
+        return None
+
+    @property
+    def bytes_per_token(self) -> float | None:
+        """UTF-8 bytes per validation target; None for data that is no text."""
+        return None
+
+    def floors(self) -> dict[str, float]:
+        """Bits per byte on the validation split of n-gram models fitted on the training tokens; {} if no text."""
+        return {}
+
+    def batch(self, step: int, rows: slice | None = None) -> Batch:
+        """The sequences of a step, or those of its `rows` only; every partition into rows gives the same ones."""
+        start, stop, stride = (rows or slice(None)).indices(self._cfg.rows)
+        if stride != 1:
+            raise ValueError(f"rows must be contiguous, not {rows}")
+        return self._pack(self._train(step, start, stop))
+
+    def validation(self, rows: int, limit: int | None = None) -> Iterator[Batch]:
+        """The validation set in batches of at most `rows` sequences of one shape, each target exactly once.
+
+        What is left over at the end is filled up with targets of -100. With a `limit`, about so many tokens: whole
+        sequences, spread evenly over the set and always the same.
+        """
+        sequences = self._val_sequences
+        number = sequences if limit is None else min(sequences, max(1, round(limit / self._context)))
+        chosen = np.arange(number) * sequences // number
+        rows = min(rows, number)
+        for start in range(0, number, rows):
+            examples = self._val(chosen[start : start + rows])
+            missing = rows - len(examples.tokens)
+            if missing:
+                more = ((0, missing), (0, 0))
+                tokens = np.pad(examples.tokens, more)
+                examples = Examples(tokens, np.pad(examples.targets, more, constant_values=IGNORED))
+            yield self._pack(examples)
+
+    @abstractmethod
+    def _train(self, step: int, start: int, stop: int) -> Examples:
+        """Rows start to stop of a step."""
+
+    @property
+    @abstractmethod
+    def _val_sequences(self) -> int: ...
+
+    @abstractmethod
+    def _val(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Examples:
+        """Some sequences of the validation set, by number."""
+
+    def _documents(self, tokens: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> Tensor | None:
+        return None
+
+    def _pack(self, examples: Examples) -> Batch:
+        tokens, targets = examples
+        return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), self._documents(tokens))
+
+
+class TextDataset(Dataset):
+    """Windows of a tokenized corpus: every window once an epoch, in an order keyed by seed and epoch (`batches`)."""
+
+    def __init__(self, cfg: RunConfig, shards: Shards) -> None:
+        super().__init__(cfg)
+        self._shards = shards
+        self.vocab_size, self.fingerprint = shards.vocab_size, shards.fingerprint
+        self.train_tokens, self.val_tokens = len(shards.train), len(shards.val)
+        self.val_bytes = shards.splits["val"]["target_bytes"]
+        self.warnings = list(shards.warnings)
+        if self.train_tokens <= self._context:
+            raise DataError(
+                f"the training text has {self.train_tokens} tokens, and one sequence of scale.context={self._context} "
+                f"needs {self._context + 1}: give more text or lower scale.context"
+            )
+        if cfg.batch.document_mask and shards.eot is None:
+            raise ConfigError(
+                f"batch.document_mask=true needs a token between documents, and tokenizer={cfg.tokenizer['name']} has "
+                "none: use tokenizer=bpe, or tokenizer.eot=true where it is an option"
+            )
+        self._order = batches.Order(self.train_tokens, self._context, cfg.data_seed)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._shards.tokenizer
+
+    @property
+    def bytes_per_token(self) -> float:
+        return self.val_bytes / (self.val_tokens - 1)
+
+    def floors(self) -> dict[str, float]:
+        return floors(self._shards)
+
+    def _train(self, step: int, start: int, stop: int) -> Examples:
+        places = self._order.starts(step * self._cfg.rows + start, stop - start)
+        return Examples(*batches.gather(self._shards.train, places, self._context))
+
+    @property
+    def _val_sequences(self) -> int:
+        return -(-(self.val_tokens - 1) // self._context)
+
+    def _val(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Examples:
+        places = chosen[:, None] * self._context + np.arange(self._context + 1)
+        inside = np.minimum(places, self.val_tokens - 1)
+        windows = self._shards.val[inside].astype(np.int64)
+        targets = np.where(places[:, 1:] < self.val_tokens, windows[:, 1:], IGNORED)
+        return Examples(np.ascontiguousarray(windows[:, :-1]), targets)
+
+    def _documents(self, tokens: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> Tensor | None:
+        eot = self._shards.eot
+        if not self._cfg.batch.document_mask or eot is None:
+            return None
+        return torch.from_numpy(batches.documents(tokens, eot))
+
+
+class SyntheticDataset(Dataset):
+    """Sequences of a synthetic task."""
+
+    def __init__(self, cfg: RunConfig, source: Synthetic) -> None:
+        super().__init__(cfg)
+        if cfg.batch.document_mask:
+            raise ConfigError("batch.document_mask=true needs text: each row of data=synthetic is one document")
+        self._plan: Plan = source.plan(self._context)
+        self.vocab_size = self._plan.vocab_size
+        self.fingerprint = "-".join(map(str, self._plan))
+        self.train_tokens = cfg.batch.tokens * (cfg.budget.steps or 0)
+        self._val_rows = source.val_sequences
+        self.val_tokens = self._val_rows * self._context
+        self.val_bytes = 0
+        self.warnings = []
+
+    def _train(self, step: int, start: int, stop: int) -> Examples:
+        tokens, targets = self._step(step)
+        return Examples(tokens[start:stop], targets[start:stop])
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - the dataset lives as long as its run
+    def _step(self, step: int) -> Examples:
+        return self._plan.examples(self._cfg.data_seed, step, self._cfg.rows)
+
+    @property
+    def _val_sequences(self) -> int:
+        return self._val_rows
+
+    def _val(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Examples:
+        tokens, targets = self._validation
+        return Examples(tokens[chosen], targets[chosen])
+
+    @functools.cached_property
+    def _validation(self) -> Examples:
+        return self._plan.examples(VALIDATION, 0, self._val_rows)
+
+
+def open_dataset(cfg: RunConfig, progress: Progress | None = None, cache_dir: Path | None = None) -> Dataset:
+    """The data of a run; its shards are built first if the cache lacks them.
+
+    Args:
+        progress: called as progress(what, bytes done, bytes in all or None) while shards are built.
+        cache_dir: instead of $GPT_LAB_CACHE or ~/.cache/gpt_lab.
+
+    Raises:
+        ConfigError: settings that do not fit together. DataError: the corpus, tokenizer or cache cannot be used.
+    """
+    source = registry.build("data", cfg.data)
+    if isinstance(source, Corpus):
+        return TextDataset(cfg, open_shards(source, cfg.tokenizer, progress, cache_dir))
+    if isinstance(source, Synthetic):
+        return SyntheticDataset(cfg, source)
+    raise ConfigError(f"data={cfg.data['name']} is neither a gpt_lab.data.corpus.Corpus nor synthetic")

@@ -1,0 +1,60 @@
+"""Builds the shards of a config ahead of training, with a progress bar and a summary."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from gpt_lab import registry
+from gpt_lab.data.corpus import Corpus
+from gpt_lab.data.floors import floors
+from gpt_lab.data.shards import Shards, open_shards
+from gpt_lab.schema import RunConfig
+
+
+def prepare(cfg: RunConfig, console: Console) -> None:
+    """Builds what `train` with this config would read, unless it is there, and prints what it is.
+
+    Raises:
+        ConfigError, DataError: as `open_shards`.
+    """
+    source = registry.build("data", cfg.data)
+    if not isinstance(source, Corpus):
+        console.print(f"data={cfg.data['name']} is made while training: there is nothing to prepare")
+        return
+    start = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("looking", total=None)
+
+        def show(phase: str, done: int, total: int | None) -> None:
+            bar.update(task, description=phase, completed=done, total=total)
+
+        shards = open_shards(source, cfg.tokenizer, show)
+        bar.update(task, description="counting n-grams", completed=0, total=None)
+        bits = floors(shards)
+    for warning in shards.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False)
+    console.print(_summary(cfg, shards, bits))
+    done = f"built in {time.monotonic() - start:.1f} s" if shards.built else "already there"
+    console.print(f"{done}: {shards.folder}", markup=False, soft_wrap=True)
+
+
+def _summary(cfg: RunConfig, shards: Shards, bits: dict[str, float]) -> Table:
+    table = Table(title=f"data={cfg.data['name']} tokenizer={cfg.tokenizer['name']}", title_justify="left")
+    for heading in ("", "train", "val"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    splits = shards.splits["train"], shards.splits["val"]
+    for label, key in (("documents", "documents"), ("text, bytes", "text_bytes"), ("tokens", "tokens")):
+        table.add_row(label, *(f"{split[key]:,}" for split in splits))
+    table.add_row("bytes per token", *(f"{split['target_bytes'] / (split['tokens'] - 1):.2f}" for split in splits))
+    windows = (split["tokens"] // cfg.scale.context for split in splits)
+    table.add_row(f"windows of {cfg.scale.context}", *(f"{number:,}" for number in windows))
+    table.add_section()
+    table.add_row("vocabulary", f"{shards.vocab_size:,}", "")
+    for name, value in bits.items():
+        table.add_row(f"{name}, bits per byte", "", f"{value:.3f}")
+    return table
