@@ -4,8 +4,9 @@
     uv run python benchmarks/throughput.py --cuda     # scale=gpt2: tokens/s and MFU of each kernel
 
 The bare loop is nanoGPT's (model, data access, optimizer, eager fp32) in this file's own words; `bare_fused` is the
-same with AdamW's fused kernel, which nanoGPT turns on for CUDA only. The lab's arms run its real trainer: keyed batches,
-metrics, log lines, run folder. Arms take turns in rounds, in an order that rotates; numbers are medians over rounds.
+same with AdamW's fused kernel, which nanoGPT turns on for CUDA only. The lab's arms run its real trainer: keyed
+batches, metrics, log lines, run folder. Arms take turns in rounds, in an order that rotates; numbers are medians over
+rounds.
 """
 
 from __future__ import annotations
@@ -282,12 +283,11 @@ def measure_cpu(name: str, rounds: int, seconds: float, steps: int, folder: Path
 
 def measure_cuda(scale: str, rows: int, micro: int, rounds: int, seconds: float, folder: Path) -> dict[str, Any]:
     """Tokens/s and MFU of the lab's automatic choice with each kernel that this GPU has."""
-    text, _ = write_corpus(folder)
     found: dict[str, Any] = {}
     for kernel in ("auto", *kernels.available()):
-        overrides = ["model=gpt2", f"scale={scale}", "tokenizer=char", "data=text", f"data.path={text}"]
-        # a character corpus with GPT-2's padded vocabulary: the head costs what it costs in GPT-2
-        overrides += ["model.vocab_multiple=50304", f"kernel={kernel}", "compile=on", "device=cuda"]
+        # GPT-2's vocabulary of 50257 tokens (symbols and a separator), padded to 50304
+        overrides = ["data=synthetic", "data.symbols=50256", "model=gpt2", "model.vocab_multiple=128"]
+        overrides += [f"scale={scale}", f"kernel={kernel}", "compile=on", "device=cuda"]
         try:
             cfg = config.compose(overrides)
             tokens = rows * cfg.scale.context

@@ -47,7 +47,7 @@ def _default(option: registry.Option) -> Any:
     return "???" if option.default is registry.REQUIRED else option.default
 
 
-class LabSource(ConfigSource):  # type: ignore[misc]
+class LabSource(ConfigSource):
     """Serves experiment/<name> from experiments/ and <kind>/<name> from the registry's index."""
 
     @staticmethod
@@ -96,7 +96,7 @@ class LabSource(ConfigSource):  # type: ignore[misc]
         return list(registry.index().get(config_path, {}))
 
 
-class LabSearchPath(SearchPathPlugin):  # type: ignore[misc]
+class LabSearchPath(SearchPathPlugin):
     """Puts LabSource behind conf/: a YAML of the user's wins over the registry's defaults."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:

@@ -296,8 +296,9 @@ def _together(cfg: RunConfig) -> None:
         )
     if cfg.batch.micro is not None and (cfg.batch.micro > cfg.rows or cfg.rows % cfg.batch.micro):
         fit = [m for m in range(1, cfg.rows + 1) if cfg.rows % m == 0]
+        allowed = ", ".join(map(str, fit))
         raise ConfigError(
-            f"batch.micro={cfg.batch.micro} does not divide the {cfg.rows} rows of a step (allowed: {', '.join(map(str, fit))})"
+            f"batch.micro={cfg.batch.micro} does not divide the {cfg.rows} rows of a step (allowed: {allowed})"
         )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.=-]*", cfg.study):
         raise ConfigError(f"study must be a plain folder name (letters, digits, . _ = -), not {cfg.study!r}")

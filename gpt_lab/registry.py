@@ -145,7 +145,7 @@ def _sources() -> Iterator[tuple[str, Path]]:
 
 def _scan(module: str, path: Path) -> Iterator[Part]:
     text = path.read_text(encoding="utf-8")
-    if "@register(" not in text:
+    if "register(" not in text:
         return
     classes = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
     for node in classes.values():
@@ -158,18 +158,22 @@ def _scan(module: str, path: Path) -> Iterator[Part]:
                     if kind not in KINDS:
                         raise ConfigError(f"{module}.{node.name}: " + unknown("kind of part", kind, KINDS))
                     doc = ast.get_docstring(node) or ""
-                    yield Part(kind, name, module, node.name, doc, _options(node, classes))
+                    where = f"{module}.{node.name}"
+                    yield Part(kind, name, module, node.name, doc, _options(where, node, classes))
 
 
-def _options(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> dict[str, Option]:
+def _options(where: str, node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> dict[str, Option]:
     """Keyword-only arguments of the class's own __init__, or of the nearest base in the same file that has one."""
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
             pairs = zip(item.args.kwonlyargs, item.args.kw_defaults, strict=True)
-            return {arg.arg: Option(_annotation(arg.annotation), _default(default)) for arg, default in pairs}
+            return {
+                arg.arg: Option(_annotation(arg.annotation), _default(where, arg.arg, default))
+                for arg, default in pairs
+            }
     for base in node.bases:
         if isinstance(base, ast.Name) and base.id in classes:
-            return _options(classes[base.id], classes)
+            return _options(where, classes[base.id], classes)
     return {}
 
 
@@ -182,5 +186,13 @@ def _annotation(node: ast.expr | None) -> Any:
         return Any
 
 
-def _default(node: ast.expr | None) -> Any:
-    return REQUIRED if node is None else ast.literal_eval(node)
+def _default(where: str, key: str, node: ast.expr | None) -> Any:
+    if node is None:
+        return REQUIRED
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise ConfigError(
+            f"{where}: the default of {key} must be a literal (a number, text, true, null or a list), "
+            f"not {ast.unparse(node)}"
+        ) from None

@@ -35,7 +35,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def tiny_config(**overrides: Any) -> RunConfig:
-    """A RunConfig of a 2-layer, 32-wide, 4-head model of context 16, 4 rows a step, with overrides as on the command line.
+    """A RunConfig of a small model (2 layers, 32 wide, 4 heads, context 16), 4 rows a step, changed by overrides.
 
     Each part has the defaults of its class. An override names
     - a part: `attention="gqa"` (its defaults) or `attention={"name": "gqa", "kv_heads": 2}` (these options over them);

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from gpt_lab import registry
 from gpt_lab.train.trainer import run_training
@@ -29,55 +30,189 @@ ELSEWHERE = {
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The same few sentences as text, JSON lines and parquet."""
+    """The same few sentences as text, JSON lines and parquet, and some others to validate with."""
     import pandas
 
     folder = tmp_path_factory.mktemp("corpus")
     lines = [WORDS * 4 + f"{i}." for i in range(60)]
-    (folder / "a.txt").write_text("\n".join(lines))
-    (folder / "a.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in lines))
-    pandas.DataFrame({"text": lines}).to_parquet(folder / "a.parquet")
-    return {
-        kind: str(folder / f"a.{end}") for kind, end in (("text", "txt"), ("jsonl", "jsonl"), ("parquet", "parquet"))
-    }
+    for name, chosen in (("a", lines), ("b", [line.upper() for line in lines[:9]])):
+        (folder / f"{name}.txt").write_text("\n".join(chosen))
+        rows = [{"text": line, "other": line[::-1]} for line in chosen]
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+        pandas.DataFrame(rows).to_parquet(folder / f"{name}.parquet")
+    ends = {"text": "txt", "jsonl": "jsonl", "parquet": "parquet"}
+    return {f"{kind}.{name}": str(folder / f"{name}.{end}") for kind, end in ends.items() for name in "ab"}
 
 
-def _train(corpus: dict[str, str], runs_dir: Path, **overrides: Any) -> list[dict[str, Any]]:
-    """Metric rows of a short run on the little corpus."""
-    settings: dict[str, Any] = {"data": {"name": "text", "path": corpus["text"]}, "tokenizer": "byte"}
-    settings |= {
-        "runs_dir": str(runs_dir),
-        "compile": "off",
-        "device": "cpu",
-        "optim.lr": 0.003,
-        "schedule.warmup": 0.0,
-    }
-    chosen = settings | overrides
-    data = chosen["data"]
-    if isinstance(data, str) and data in corpus:
-        chosen["data"] = {"name": data, "path": corpus[data]}
-    if chosen.get("optim") in ("sgd", {"name": "sgd"}):
-        chosen["optim.lr"] = 0.3
-    result = run_training(tiny_config(**chosen))
+def _train(corpus: dict[str, str], runs_dir: Path, overrides: dict[str, Any]) -> Path:
+    """The folder of a short, finished run on the little corpus."""
+    settings: dict[str, Any] = {"data": "text", "runs_dir": str(runs_dir), "device": "cpu", "compile": "off"}
+    settings |= {"optim.lr": 0.003, "schedule.warmup": 0.0} | overrides
+    name = settings["data"]
+    if f"{name}.a" in corpus:
+        settings["data"] = {"name": name, "path": corpus[f"{name}.a"]}
+        if "data.val_path" in settings:
+            settings["data.val_path"] = corpus[f"{name}.b"]
+    result = run_training(tiny_config(**settings))
     assert result.state == "finished"
-    lines = (result.run.path / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return Path(result.path)
 
 
-def _losses(rows: list[dict[str, Any]]) -> list[float]:
-    return [row["train/loss"] for row in rows if "train/loss" in row]
+def _rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize(("kind", "name"), [pair for pair in TRAINED if pair not in ELSEWHERE])
 def test_trains_with_falling_loss(kind: str, name: str, corpus: dict[str, str], tmp_path: Path) -> None:
-    losses = _losses(_train(corpus, tmp_path, **{kind: name, "budget.steps": 20}))
+    overrides: dict[str, Any] = {kind: name, "budget.steps": 20}
+    if name == "sgd":
+        overrides["optim.lr"] = 0.3
+    if name == "synthetic":
+        overrides |= {"optim.lr": 0.01, "data.symbols": 4}
+    run = _train(corpus, tmp_path, overrides)
+    losses = [row["train/loss"] for row in _rows(run) if "train/loss" in row]
     assert len(losses) == 20
-    assert sum(losses[-4:]) < sum(losses[:4])
-
-
-CHANGED: dict[tuple[str, str], dict[str, Any]] = {}
-"""(kind, part): option -> (a value that must change the computation, settings under which it does)."""
+    assert sum(losses[-5:]) < sum(losses[:5])
 
 
 def test_what_is_left_out_is_still_registered() -> None:
     assert set(ELSEWHERE) <= set(TRAINED)
+
+
+Change = tuple[Any, dict[str, Any]]
+CHANGES: dict[str, Any] = {
+    "attention.kv_heads": 1,
+    "attention.qk_norm": "head",
+    "attention.softcap": 0.1,
+    "attention.dropout": 0.5,
+    "attention.qkv_bias": True,
+    "attention.window": 2,
+    "attention.pattern": "L",
+    "position.base": 10.0,
+    "position.partial": 0.5,
+    "position.scaling": ("ntk", {"position.scaling": "linear", "position.factor": 4.0}),
+    "position.factor": (8.0, {"position.scaling": "linear", "position.factor": 2.0}),
+    "position.scaled": False,
+    "norm.eps": 0.1,
+    "norm.bias": False,
+    "norm.gain": False,
+    "mlp.d_ff": 16,
+    "residual.shared_norm": False,
+    "init.std": 0.1,
+    "init.embedding_std": 0.1,
+    "init.scaled_residual": False,
+    "init.base_width": 8,
+    "init.base_head_dim": 2,
+    "optim.lr": 0.1,
+    "optim.weight_decay": 0.9,
+    "optim.clip": (0.001, {"batch.tokens": 16, "budget.steps": 12}),
+    "optim.beta1": 0.5,
+    "optim.beta2": 0.5,
+    "optim.eps": 1.0,
+    "optim.momentum": 0.5,
+    "optim.nesterov": None,
+    "optim.adjust_lr": "original",
+    "optim.ns_steps": 1,
+    "optim.ns_dtype": "fp32",
+    "optim.split_qkv": False,
+    "optim.adam_lr": 0.1,
+    "schedule.warmup": 0.5,
+    "schedule.final": 0.7,
+    "schedule.cooldown": 0.6,
+    "schedule.shape": "linear",
+    "data.val_fraction": 0.4,
+    "data.val_path": "b",
+    "data.field": "other",
+    "data.task": "induction",
+    "data.symbols": 8,
+    "data.items": 3,
+    "data.val_sequences": 32,
+    "tokenizer.vocab_size": (270, {"tokenizer.vocab_size": 300}),
+    "tokenizer.fit_chars": (30, {"tokenizer.vocab_size": 300}),
+    "tokenizer.eot": None,
+    "objective.label_smoothing": 0.2,
+    "objective.z_loss": 1.0,
+    "model.tied": False,
+    "model.bias": True,
+    "model.dropout": 0.3,
+    "model.logit_softcap": 0.5,
+    "model.vocab_multiple": 64,
+    "scale.depth": 1,
+    "scale.width": 48,
+    "scale.heads": 2,
+    "scale.context": 8,
+    "budget.steps": 5,
+    "budget.tokens": 300.0,
+    "budget.flops": 1e8,
+    "batch.tokens": 128,
+    "batch.seed": 7,
+    "batch.document_mask": (True, {"data": "jsonl"}),
+    "eval.every": 2,
+    "eval.tokens": 64,
+    "checkpoint.every": (1, {"checkpoint.keep": 9}),
+    "checkpoint.keep": (9, {"checkpoint.every": 1}),
+    "log.every": 2,
+    "sample.prompt": ("cat", {"sample.tokens": 4}),
+    "sample.tokens": (8, {"sample.tokens": 4}),
+    "sample.temperature": (0.0, {"sample.tokens": 8}),
+    "seed": 1,
+}
+"""Key -> a value that must change what a run computes or leaves; with the settings under which it does.
+
+None: the opposite of the default.
+"""
+KEYS_ELSEWHERE = {
+    "data.path": "test_config.py and tests/data",
+    "batch.micro": "tests/train: same gradients whatever the micro-batch",
+    "model.checkpointing": "test_model.py: same numbers, recomputed",
+    "budget.seconds": "tests/train",
+    "study": "test_config.py",
+    "runs_dir": "everywhere in the tests",
+    "device": "tests/cli/test_wrong_inputs.py",
+    "compile": "tests/train",
+    "force": "tests/train",
+    "label": "test_config.py",
+}
+
+
+def _cases() -> list[tuple[str, str, str]]:
+    cases = []
+    for kind, name in TRAINED:
+        if kind not in ("tracker", "kernel", "precision") and (kind, name) not in ELSEWHERE:
+            cases += [(kind, name, f"{kind}.{key}") for key in registry.get(kind, name).options]
+    fixed = [key for key in tiny_config().flat() if key.split(".")[0] not in registry.KINDS and key != "scale.name"]
+    cases += [("", "", key) for key in fixed]
+    return [case for case in cases if case[2] not in KEYS_ELSEWHERE]
+
+
+def _observed(run: Path) -> tuple[Any, ...]:
+    """What a run computed and left, without times."""
+    rows = [
+        {key: value for key, value in row.items() if key != "seconds" and not key.startswith("perf/")}
+        for row in _rows(run)
+    ]
+    shapes = {name: tuple(t.shape) for name, t in load_file(run / "checkpoints" / "last" / "model.safetensors").items()}
+    names = sorted(path.name for path in run.glob("checkpoints/*"))
+    samples = {path.name: path.read_text() for path in run.glob("samples/*")}
+    return rows, shapes, names, samples
+
+
+@pytest.mark.parametrize(("kind", "name", "key"), _cases())
+def test_a_key_is_honoured(kind: str, name: str, key: str, corpus: dict[str, str], tmp_path: Path) -> None:
+    changed = CHANGES[key]
+    value, under = changed if isinstance(changed, tuple) else (changed, {})
+    settings: dict[str, Any] = {"budget.steps": 4, "eval.every": 3} | under
+    if kind:
+        settings[kind] = name
+    if value is None:
+        value = not registry.get(kind, name).options[key.split(".")[1]].default
+    if name == "synthetic":
+        settings["scale.context"] = 32
+    if key.startswith("budget.") and key != "budget.steps":
+        del settings["budget.steps"]
+        other = {"budget.tokens": 640.0} if key == "budget.tokens" else {"budget.flops": 3e8}
+        before = _train(corpus, tmp_path / "before", settings | other)
+    else:
+        before = _train(corpus, tmp_path / "before", settings)
+    after = _train(corpus, tmp_path / "after", settings | {key: value})
+    assert _observed(before) != _observed(after)

@@ -41,18 +41,20 @@ class Elsewhere:
 
 STEPS = [*SHORT, "budget.steps=8"]
 COMMANDS: dict[str, Run | Elsewhere] = {
-    "uv run train": Run("val/bpb", STEPS),
+    "uv run train": Run("val bits per byte", STEPS),
     "uv run pytest": Elsewhere(".ci/run", "it is what runs this test"),
     'uv run generate run=latest prompt="ROMEO:"': Run("ROMEO:"),
-    "uv run train model=gqa_rope optim=muon": Run("val/bpb", STEPS),
-    "uv run train attention=gqa attention.kv_heads=2 position=alibi": Run("val/bpb", STEPS),
-    "uv run train scale=nano norm=layernorm budget.tokens=2e6 seed=1": Run("val/bpb", [*SHORT, "budget.tokens=4e3"]),
+    "uv run train model=gqa_rope optim=muon": Run("val bits per byte", STEPS),
+    "uv run train attention=gqa attention.kv_heads=2 position=alibi": Run("val bits per byte", STEPS),
+    "uv run train scale=nano norm=layernorm budget.tokens=2e6 seed=1": Run(
+        "val bits per byte", [*SHORT, "budget.tokens=4e3"]
+    ),
     "uv run components": Run("attention: "),
     "uv run components attention gqa": Run("attention=gqa"),
     "uv run train model=llama --cfg": Run("attention:"),
     'uv run generate run=latest prompt="JULIET:" temperature=0.7 top_k=50 max_tokens=100': Run("JULIET:"),
     "uv run generate --help": Run("usage: generate"),
-    "uv run train data=text data.path=my_texts/": Run("val/bpb", [*STEPS, "tokenizer=byte"]),
+    "uv run train data=text data.path=my_texts/": Run("val bits per byte", [*STEPS, "tokenizer=byte"]),
     "uv run prepare data=text data.path=my_texts/": Run("tokens", ["tokenizer=byte"]),
     "uv run wandb login": Elsewhere("tests/trackers", "it asks for a key"),
     "uv pip install -e ./my_parts": Elsewhere("tests/test_thirdparty.py", "installs the package without network"),

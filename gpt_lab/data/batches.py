@@ -50,7 +50,7 @@ class Order:
         while number:
             epoch, position = divmod(first, self.windows)
             count = min(number, self.windows - position)
-            keys = np.random.Generator(np.random.Philox(key=[self.seed, epoch])).integers(
+            keys = np.random.Generator(np.random.Philox(key=philox_key(self.seed, epoch))).integers(
                 0, 1 << 64, size=ROUNDS + 1, dtype=np.uint64
             )
             offset = int(keys[-1]) % self.offsets
@@ -59,6 +59,11 @@ class Order:
             first += count
             number -= count
         return np.concatenate(parts)
+
+
+def philox_key(seed: int, counter: int) -> Ints:
+    """The 128-bit key of numpy's counter-based generator (Salmon et al. 2011) for one seed and step, epoch, ..."""
+    return np.array([seed % (1 << 64), counter], dtype=np.uint64)
 
 
 def permute(positions: Ints, size: int, keys: Ints) -> Ints:

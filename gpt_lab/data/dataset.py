@@ -46,6 +46,7 @@ class Dataset(ABC):
     fingerprint: str
     """Names the content: same fingerprint, same tokens."""
     train_tokens: int
+    """Tokens of the training stream; 0 if it is made without end."""
     val_tokens: int
     """Tokens of the validation stream; one more than it has targets."""
     val_bytes: int
@@ -181,7 +182,7 @@ class SyntheticDataset(Dataset):
         self._plan: Plan = source.plan(self._context)
         self.vocab_size = self._plan.vocab_size
         self.fingerprint = "-".join(map(str, self._plan))
-        self.train_tokens = cfg.batch.tokens * (cfg.budget.steps or 0)
+        self.train_tokens = 0
         self._val_rows = source.val_sequences
         self.val_tokens = self._val_rows * self._context
         self.val_bytes = 0

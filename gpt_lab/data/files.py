@@ -107,15 +107,15 @@ class JSONLines(_Rows):
         with _opened(path) as file:
             start = 0
             for number, line in enumerate(file, 1):
-                text = _decode(line, path, start).removeprefix("\ufeff")
+                text = _decode(line, path, start).removeprefix("\ufeff").strip()
                 start += len(line)
-                if text.strip():
+                if text:
                     yield whole(self._field(text, f"{path}:{number}"))
 
     def _field(self, line: str, where: str) -> str:
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             raise DataError(f"{where}: not a line of JSON ({reason})") from error
         if not isinstance(row, dict):

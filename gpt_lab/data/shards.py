@@ -171,11 +171,13 @@ class _Stream:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if error[0] is None and self.documents:
-            self._put(self._end())
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with self._file:
+            if error[0] is not None:
+                return
+            if self.documents:
+                self._put(self._end())
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def add(self, passage: Passage, ids: Tokens) -> None:
         if passage.starts:

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from gpt_lab.data.batches import philox_key
 from gpt_lab.errors import ConfigError
 from gpt_lab.options import PositiveInt
 from gpt_lab.registry import register
@@ -33,9 +34,9 @@ class Synthetic:
 
     There is no text, hence no tokenizer and no bits per byte. Validation sequences are the same for every seed.
 
-    task: copy = random symbols, a separator, the same symbols again; induction = noise in which each trigger is followed
-      by a symbol once, then all triggers again in another order; mqar (multi-query associative recall) = key-value
-      pairs, then noise in which each key is asked for once, at distances drawn from a power law.
+    task: copy = random symbols, a separator, the same symbols again; induction = noise that holds each trigger and the
+      symbol after it once, then all triggers again in another order; mqar (multi-query associative recall) =
+      key-value pairs, then noise in which each key is asked for once, at distances drawn from a power law.
     symbols: how many different symbols there are; keys of mqar are one half of them, values the other.
     items: symbols to copy, triggers, or pairs (null: as many as fit, 1, or a sixteenth of the context).
     val_sequences: how many sequences validation has.
@@ -93,7 +94,7 @@ class Plan(NamedTuple):
 
     def examples(self, seed: int, step: int, rows: int) -> Examples:
         """`rows` sequences, a pure function of the arguments."""
-        generator = np.random.Generator(np.random.Philox(key=[seed, step]))
+        generator = np.random.Generator(np.random.Philox(key=philox_key(seed, step)))
         make = {"copy": _copy, "induction": _induction, "mqar": _mqar}[self.task]
         return make(self, generator, rows)
 

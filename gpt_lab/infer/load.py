@@ -49,7 +49,8 @@ def checkpoint_folder(run: Run, name: str | None = None) -> Path:
 def load_run(run: Run, checkpoint: str | None = None, device: str = "cpu") -> tuple[GPT, Tokenizer, RunConfig]:
     """The model (fp32, eval mode, on `device`), the tokenizer and the configuration of a run.
 
-    Attention kernels are chosen anew for this machine, whatever the run trained with.
+    Attention is computed by the math kernel, whatever the run trained with: it works everywhere, and a single query
+    against a cache is nothing that a fused kernel could speed up (flex would even be compiled anew for each length).
 
     Raises:
         ConfigError: no such checkpoint or device, or a config.yaml that this version of the lab does not know.
@@ -61,7 +62,7 @@ def load_run(run: Run, checkpoint: str | None = None, device: str = "cpu") -> tu
     if not (run.path / "tokenizer").is_dir():
         raise DataError(f"{run.path} has no tokenizer: it was trained on data={cfg.data['name']}, which is not text")
     tokenizer = load_tokenizer(run.path / "tokenizer")
-    model = GPT(dataclasses.replace(cfg, kernel={"name": "auto"}), tokenizer.vocab_size)
+    model = GPT(dataclasses.replace(cfg, kernel={"name": "math"}), tokenizer.vocab_size)
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, SafetensorError, RuntimeError) as error:

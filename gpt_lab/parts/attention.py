@@ -9,28 +9,16 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt_lab import kernels
 from gpt_lab.errors import ConfigError
 from gpt_lab.options import PositiveFloat, PositiveInt, Probability
 from gpt_lab.parts.base import Flow, Shape, salt
+from gpt_lab.parts.norm import RMSNorm
 from gpt_lab.registry import register
 
 QKNorm = Literal["none", "head", "full", "unit"]
-_EPS = 1e-6
-
-
-class _Norm(nn.Module):
-    """RMS norm of queries or keys, in their type, with a gain that starts at 1."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), _EPS).to(x.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -74,26 +62,24 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(shape.width, sum(self._widths), bias=shape.bias if qkv_bias is None else qkv_bias)
         self.o_proj = nn.Linear(shape.width, shape.width, bias=shape.bias)
         self.qk_norm = qk_norm
-        if qk_norm == "head":
-            self.q_norm, self.k_norm = _Norm(self.head_dim), _Norm(self.head_dim)
-        elif qk_norm == "full":
-            self.q_norm, self.k_norm = _Norm(self._widths[0]), _Norm(self._widths[1])
+        if qk_norm != "none":
+            dims = self._widths[:2] if qk_norm == "full" else (self.head_dim, self.head_dim)
+            self.q_norm, self.k_norm = (RMSNorm(dim, gain=qk_norm != "unit") for dim in dims)
 
     def forward(self, x_BTD: Tensor, flow: Flow) -> Tensor:
         batch, length, width = x_BTD.shape
         q, k, v = self.qkv(x_BTD).split(self._widths, dim=-1)
         if self.qk_norm == "full":
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)  # autocast may leave norms in fp32
         q_BHTK = q.view(batch, length, self.heads, self.head_dim).transpose(1, 2)
         k_BGTK = k.view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
         v_BGTK = v.view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
         if self.qk_norm == "head":
-            q_BHTK, k_BGTK = self.q_norm(q_BHTK), self.k_norm(k_BGTK)
+            q_BHTK, k_BGTK = self.q_norm(q_BHTK).to(v.dtype), self.k_norm(k_BGTK).to(v.dtype)
         position = flow.position
         q_BHTK, k_BGTK = position.rotate(q_BHTK, k_BGTK, flow.positions_T)
         if self.qk_norm == "unit":
-            q_BHTK = F.rms_norm(q_BHTK, (self.head_dim,), None, _EPS).to(q_BHTK.dtype)
-            k_BGTK = F.rms_norm(k_BGTK, (self.head_dim,), None, _EPS).to(k_BGTK.dtype)
+            q_BHTK, k_BGTK = self.q_norm(q_BHTK).to(v.dtype), self.k_norm(k_BGTK).to(v.dtype)
         positions_q = positions_k = None
         if flow.cache is not None:
             positions_q = flow.positions_T

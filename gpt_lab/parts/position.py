@@ -255,4 +255,5 @@ class Rope(Position):
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+    x = x.contiguous()  # a copy that the kernel would make otherwise; the rest then runs on whole rows
+    return x.roll(x.shape[-1] // 2, -1).mul_(sin).addcmul_(x, cos)

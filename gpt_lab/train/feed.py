@@ -78,11 +78,10 @@ class Feed:
         micros = []
         for i, count in enumerate(counts):
             part = slice(i * self.micro, (i + 1) * self.micro)
-            tokens_BT, targets_BT, documents_BT = (None if tensor is None else tensor[part] for tensor in moved)
-            assert tokens_BT is not None
-            assert targets_BT is not None
+            documents_BT = None if moved.documents_BT is None else moved.documents_BT[part]
             keys = None if keys_B is None else keys_B[part]
-            micros.append(Micro(tokens_BT, targets_BT, documents_BT, keys, count / max(total, 1)))
+            share = count / max(total, 1)
+            micros.append(Micro(moved.tokens_BT[part], moved.targets_BT[part], documents_BT, keys, share))
         return StepBatch(micros, total)
 
 
@@ -90,4 +89,9 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on `device`; to CUDA from pinned memory, without waiting."""
     if device.type == "cpu":
         return batch
-    return Batch(*(None if t is None else t.pin_memory().to(device, non_blocking=True) for t in batch))
+    tokens_BT, targets_BT, documents_BT = batch
+
+    def send(tensor: Tensor) -> Tensor:
+        return tensor.pin_memory().to(device, non_blocking=True)
+
+    return Batch(send(tokens_BT), send(targets_BT), None if documents_BT is None else send(documents_BT))

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -30,11 +39,16 @@ SHOWN = (
 
 
 class View:
-    """The view of one run; `start` and `stop` enclose the training."""
+    """The view of one run; `start` and `stop` enclose the training.
 
-    def __init__(self, console: Console, budget: Budget) -> None:
+    Args:
+        eval_every: steps between evaluations, which have a line of their own.
+    """
+
+    def __init__(self, console: Console, budget: Budget, eval_every: int) -> None:
         self.console = console
         self.budget = budget
+        self.eval_every = eval_every
         self.values: dict[str, float] = {}
         self._sample = ""
         self._line_at = -QUIET_SECONDS
@@ -71,8 +85,8 @@ class View:
         self.values.update(values)
         if self._live is not None:
             self._advance(step, seconds)
-        elif time.monotonic() - self._line_at >= QUIET_SECONDS:
-            self._line(step, self.values)
+        elif step % self.eval_every and time.monotonic() - self._line_at >= QUIET_SECONDS:
+            self._line(step, values)
 
     def validated(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
         """Takes the result of an evaluation, and says it."""
@@ -90,7 +104,7 @@ class View:
 
     def say(self, text: str) -> None:
         """One line above the view."""
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _line(self, step: int, values: Mapping[str, float]) -> None:
         self._line_at = time.monotonic()
@@ -109,6 +123,31 @@ class View:
             text = Text("\n".join(self._sample.splitlines()[:height]), overflow="ellipsis", no_wrap=True)
             parts.append(Panel(text, title="sample", title_align="left", border_style="dim"))
         return Group(*parts)
+
+
+@contextmanager
+def preparing(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Shows how far the building of token shards is, should there be any to build: (what, done, total) of the data."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, console=console, transient=True)
+    task = bar.add_task("", total=None)
+    told = False
+
+    def show(phase: str, done: int, total: int | None) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            if console.is_terminal:
+                bar.start()
+            else:
+                console.print("building token shards (once for each corpus and tokenizer)", markup=False)
+        bar.update(task, description=phase, completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        if told and console.is_terminal:
+            bar.stop()
 
 
 def _shown(values: Mapping[str, float]) -> list[str]:

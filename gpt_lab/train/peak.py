@@ -48,6 +48,9 @@ GPUS = {
 }
 """NVIDIA's data sheets, without sparsity; GeForce with fp32 accumulation, which is how PyTorch multiplies."""
 
+OTHER_CHIPS = {"laptop", "ti", "super", "max"}
+"""Words that make a product name that of a chip with other peaks."""
+
 
 def peak_flops(device: str, precision: str) -> float | None:
     """FLOP/s of this machine's CUDA device or CPU in a precision; None where it is not known.
@@ -63,6 +66,8 @@ def gpu_peak(name: str, precision: str) -> float | None:
     """FLOP/s of the GPU with this product name."""
     words = f" {name.lower().replace('-', ' ').replace('geforce', '').replace('nvidia', '')} "
     words = " ".join(words.split())
+    if OTHER_CHIPS & set(words.split()):
+        return None
     for key in sorted(GPUS, key=len, reverse=True):
         if f" {key} " in f" {words} ":
             tflops: float | None = getattr(GPUS[key], precision)

@@ -22,8 +22,8 @@ RATE = {"cpu": 1.5e11, "cuda": 2e14}
 """FLOP/s of training assumed by compile=auto: of the class of device, not measured, so that the choice is stable."""
 LAUNCH_SECONDS = 0.6e-3
 """Host time to launch one layer's kernels, forward and backward: what small models on a GPU wait for."""
-REPAID_AFTER = {"cpu": 300.0, "cuda": 60.0}
-"""Seconds of training that repay compiling: 10-25 s for 5-8 % on CPU, 20-40 s for half and more on CUDA."""
+REPAID_AFTER = {"cpu": 400.0, "cuda": 60.0}
+"""Seconds of training that repay compiling: 10-28 s for 3-6 % on CPU, 20-40 s for half and more on CUDA."""
 
 
 @dataclass(frozen=True)

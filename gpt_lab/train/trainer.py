@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 
 from gpt_lab import registry, trackers
 from gpt_lab.data.dataset import Dataset, open_dataset
-from gpt_lab.errors import DataError, LabError
-from gpt_lab.infer.generate import complete
+from gpt_lab.errors import LabError
 from gpt_lab.model import GPT, initialize
 from gpt_lab.optim.groups import groups
 from gpt_lab.schema import RunConfig
@@ -28,7 +27,9 @@ from gpt_lab.train.feed import Feed
 from gpt_lab.train.metrics import Diverged, History, peak_memory_gb
 from gpt_lab.train.peak import peak_flops
 from gpt_lab.train.plan import Plan, resolve
+from gpt_lab.train.sample import draw
 from gpt_lab.train.signals import Signals
+from gpt_lab.train.state import State, Stopped
 from gpt_lab.train.step import Stepper
 
 READ_AT_LEAST_EVERY = 100
@@ -48,7 +49,8 @@ def run_training(cfg: RunConfig, console: Console | None = None, command: str = 
     """
     console = console or Console()
     trackers.check(cfg.tracker)
-    dataset = open_dataset(cfg)
+    with live.preparing(console) as progress:
+        dataset = open_dataset(cfg, progress)
     for warning in dataset.warnings:
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     plan = resolve(cfg, dataset)
@@ -61,34 +63,6 @@ def run_training(cfg: RunConfig, console: Console | None = None, command: str = 
             run.restart()
         with Signals() as signals:
             return Trainer(cfg, plan, dataset, run, console, signals, command).run_to_end()
-
-
-@dataclass
-class State:
-    """Where a run is: what a checkpoint holds beside tensors.
-
-    Fields:
-        validated: the step of the last evaluation, and `validation` its values.
-        best: lowest val/loss at an evaluation, and the step of it.
-        losses, norms: of the steps since the last log line.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    validated: int = 0
-    validation: dict[str, float] = field(default_factory=dict)
-    best: float | None = None
-    best_step: int = 0
-    losses: list[float] = field(default_factory=list)
-    norms: list[float] = field(default_factory=list)
-
-
-class Stopped(Exception):
-    """A signal ended the run; `number` says which."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"signal {number}")
-        self.number = number
 
 
 class Trainer:
@@ -106,13 +80,9 @@ class Trainer:
     ) -> None:
         self.cfg, self.plan, self.dataset, self.run = cfg, plan, dataset, run
         self.signals, self.command = signals, command
-        self.view = live.View(console, plan.budget)
+        self.view = live.View(console, plan.budget, cfg.eval.every)
         self.tracker = trackers.build_tracker(cfg.tracker, run, cfg)
         self.tracker.start()  # connects while the model is built
-        if dataset.tokenizer is not None:
-            with writing(run.path / "tokenizer"):
-                dataset.tokenizer.save(run.path / "tokenizer")
-
         torch.manual_seed(cfg.seed)  # the lab's own draws are keyed; this is for parts of other packages
         self.model = GPT(cfg, dataset.vocab_size)
         initialize(self.model, cfg)
@@ -127,7 +97,7 @@ class Trainer:
         self.stepper = Stepper(
             self.model, self.optimizer, self.objective, plan.precision, recipe.clip, compiled=plan.compile
         )
-        dropout_seed = cfg.seed if cfg.model.dropout > 0 else None
+        dropout_seed = cfg.seed if cfg.model.dropout > 0 or cfg.attention.get("dropout") else None
         self.feed = Feed(dataset, plan.device, cfg.rows, cfg.batch.micro or cfg.rows, dropout_seed)
         self.eval_rows = eval_rows(plan.device, cfg.scale.context, dataset.vocab_size)
         self.checkpoints = checkpoint.Checkpoints(
@@ -265,6 +235,7 @@ class Trainer:
             state = self.state
             state.seconds, state.losses, state.norms = self.clock.seconds, self.history.losses, self.history.norms
             self.run.sync()
+            self.save_tokenizer()
             self.checkpoints.save(
                 self.model,
                 self.optimizer,
@@ -291,8 +262,8 @@ class Trainer:
                 if state.best_step == state.step:
                     self.checkpoints.point("best", self.run.checkpoints / f"step-{state.step}")
             self.write(values)
-            self.view.validated(state.step, self.clock.seconds, values)
-            self.draw_sample()
+            if state.validated < state.step:
+                self.draw_sample()
         self.view.stop()
         peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)
         summary = self.summary() | values | ending.floors(self.dataset)
@@ -397,28 +368,22 @@ class Trainer:
 
     def draw_sample(self) -> None:
         """Text of the model as it is now: in the run folder, the view and the tracker."""
-        tokenizer, wanted = self.dataset.tokenizer, self.cfg.sample
-        if tokenizer is None or wanted.tokens == 0:
+        tokenizer = self.dataset.tokenizer
+        if tokenizer is None or self.cfg.sample.tokens == 0:
             return
-        try:
-            prompt = tokenizer.encode(wanted.prompt)
-        except DataError:  # a prompt with characters that the vocabulary lacks
-            prompt = []
-        if not prompt:
-            prompt = [tokenizer.eot if tokenizer.eot is not None else 0]
-        with self.plan.precision.autocast():
-            (ids,) = complete(
-                self.model,
-                prompt,
-                max_tokens=wanted.tokens,
-                temperature=wanted.temperature,
-                seed=self.cfg.seed,
-                stop=tokenizer.eot,
-            )
-        text = tokenizer.decode(prompt + ids)
+        text = draw(self.model, tokenizer, self.cfg.sample, self.plan.precision, self.cfg.seed)
         self.run.sample(self.state.step, text)
         self.view.sample(text)
         self.tracker.text("sample", text, self.state.step)
+
+    def save_tokenizer(self) -> None:
+        """Puts what generation needs beside the first checkpoint."""
+        folder = self.run.path / "tokenizer"
+        if self.dataset.tokenizer is not None and not folder.exists():
+            with writing(folder):
+                temporary = folder.with_name(".tokenizer.tmp")
+                self.dataset.tokenizer.save(temporary)
+                temporary.rename(folder)
 
     def summary(self) -> dict[str, Any]:
         """What is known of the run without evaluating it again."""

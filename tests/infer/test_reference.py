@@ -52,13 +52,13 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], Callable[[Mapping[st
 def test_greedy_continuation(case: str) -> None:
     """Up to the training context: 40 tokens after 8, eight times the window of the sliding one."""
     name, sizes, settings, names = CASES[case]
-    torch.manual_seed(0)
+    torch.manual_seed(3)
     architecture = getattr(transformers, name)
     theirs = architecture(architecture.config_class(**sizes, **ENDS, attn_implementation="eager")).eval()
     with torch.no_grad():
         for parameter in theirs.parameters():
             if parameter.ndim > 1:
-                parameter.mul_(6)
+                parameter.normal_(0, 0.9 * parameter.shape[-1] ** -0.5)
     shape = {"scale.width": WIDTH, "scale.heads": HEADS, "scale.context": CONTEXT, "mlp.d_ff": HIDDEN}
     ours = GPT(tiny_config(**shape, **settings), VOCAB).eval()
     ours.load_state_dict(names(theirs.state_dict()), strict=True)

@@ -1,0 +1,34 @@
+"""The text that a model in training writes, to be read beside its loss."""
+
+from __future__ import annotations
+
+from gpt_lab.data.tokenizer import Tokenizer
+from gpt_lab.errors import DataError
+from gpt_lab.infer.generate import complete
+from gpt_lab.model import GPT
+from gpt_lab.schema import Sample
+from gpt_lab.train.precision import Precision
+
+
+def draw(model: GPT, tokenizer: Tokenizer, wanted: Sample, precision: Precision, seed: int) -> str:
+    """The prompt and its continuation; the same text whenever the weights are the same."""
+    start = prompt_tokens(tokenizer, wanted.prompt)
+    with precision.autocast():  # kernels were chosen for this format
+        (ids,) = complete(
+            model,
+            start,
+            max_tokens=wanted.tokens,
+            temperature=wanted.temperature,
+            seed=seed,
+            stop=tokenizer.eot,
+        )
+    return tokenizer.decode(start + ids)
+
+
+def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The prompt's tokens; where the vocabulary lacks its characters, or it is empty, one token to begin with."""
+    try:
+        ids = tokenizer.encode(prompt)
+    except DataError:
+        ids = []
+    return ids or [tokenizer.eot if tokenizer.eot is not None else 0]

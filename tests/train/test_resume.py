@@ -1,0 +1,264 @@
+"""A run that is killed and started again is the run that was never killed, bit for bit."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import resource
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gpt_lab import registry
+from gpt_lab.errors import LabError
+from gpt_lab.schema import RunConfig
+from gpt_lab.store import Run, all_runs
+from gpt_lab.train import checkpoint, trainer
+from tests.train.helpers import assert_same, curve, fork, status, train, weights
+
+Make = Callable[..., RunConfig]
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+
+
+def interrupted(cfg: RunConfig, at: int, patch: pytest.MonkeyPatch) -> Path:
+    """Trains up to step `at` and then loses everything since the last checkpoint, as if the process had died."""
+    step = trainer.Trainer.step
+
+    class Dead(BaseException):
+        pass
+
+    def dying(self: trainer.Trainer) -> None:
+        if self.state.step == at:
+            raise Dead
+        step(self)
+
+    with patch.context() as inner:
+        inner.setattr(trainer.Trainer, "step", dying)
+        with pytest.raises(Dead):
+            train(cfg)
+    (run,) = all_runs(cfg.runs_dir, cfg.study)
+    return run.path
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{f"optim={name}": {"optim": name} for name in sorted(registry.index()["optim"])},
+    "dropout": {"model.dropout": 0.2},
+    "micro": {"batch.micro": 1, "model.dropout": 0.2},
+    "fp16": {"precision": "fp16"},
+    "sparse log": {"log.every": 7, "checkpoint.every": 4},
+    "untied": {"model.tied": False, "model.bias": True, "norm": "layernorm"},
+    "checkpointing": {"model.checkpointing": True, "model.dropout": 0.1},
+    "learned": {"position": "learned"},
+    "subset": {"eval.tokens": 200},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_resuming_changes_nothing(make: Make, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"eval.every": 6, "budget.steps": 20, **VARIANTS[name]}
+    whole = train(make(**settings))
+    cfg = make(**settings, study="killed")
+    path = interrupted(cfg, 15, monkeypatch)
+    result = train(cfg)
+    assert result.path == path
+    assert_same(result.path, whole.path)
+    assert weights(result.path, "best").keys() == weights(whole.path, "best").keys()
+
+
+def test_a_torn_newest_checkpoint_falls_back(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"eval.every": 5, "checkpoint.keep": 3}
+    whole = train(make(**settings))
+    cfg = make(**settings, study="killed")
+    path = interrupted(cfg, 17, monkeypatch)
+    with open(path / "checkpoints" / "step-15" / "model.safetensors", "r+b") as file:
+        file.truncate(100)
+    assert_same(train(cfg).path, whole.path)
+
+
+def test_resuming_twice_and_with_other_cadences_of_checkpoints(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How often checkpoints are written is not part of the identity, and does not show in the curve."""
+    whole = train(make(**{"log.every": 4}))
+    cfg = make(**{"log.every": 4, "checkpoint.every": 3}, study="killed")
+    interrupted(cfg, 5, monkeypatch)
+    path = interrupted(replace(cfg, checkpoint=replace(cfg.checkpoint, every=7)), 16, monkeypatch)
+    assert_same(train(cfg).path, whole.path)
+    assert Run.open(path).state == "finished"
+
+
+def test_seconds_count_over_resumes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = make(**{"budget.seconds": 1.5, "eval.every": 10, "log.every": 5})
+    path = interrupted(cfg, 30, monkeypatch)
+    state = checkpoint.read_state(path / "checkpoints" / "last")
+    assert state is not None
+    assert 0 < state["seconds"] < 1.5
+    start = time.perf_counter()
+    result = train(cfg)
+    assert result.path == path
+    assert 1.5 <= result.summary["seconds"] < 2.5
+    assert time.perf_counter() - start > 1.4 - state["seconds"]
+    seconds = [row["seconds"] for row in Run.open(path).metrics()]
+    assert seconds == sorted(seconds)
+    lr = [row["train/lr"] for row in Run.open(path).metrics() if "train/lr" in row]
+    assert lr[-1] < max(lr), "the schedule follows the seconds"
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments(make: Make) -> None:
+    settings = {"budget.steps": 60, "eval.every": 4, "log.every": 3, "model.dropout": 0.1, "sample.tokens": 4}
+    whole = train(make(**settings))
+    cfg = make(**settings, study="killed")
+    draw = random.Random(0)
+    codes: list[int] = []
+    while 0 not in codes:
+        reached = saved(cfg)
+        child = fork(lambda: train(cfg))
+        wait_for_step(cfg, child, reached + draw.randint(1, 9))
+        time.sleep(draw.uniform(0, 0.02))
+        os.kill(child, signal.SIGKILL)  # a child that has just ended is still there to be waited for
+        codes.append(status(child))
+    assert set(codes) == {0, -signal.SIGKILL}
+    assert len(codes) > 5
+    (run,) = all_runs(cfg.runs_dir, "killed")
+    assert run.state == "finished"
+    assert_same(run.path, whole.path)
+
+
+def saved(cfg: RunConfig) -> int:
+    """The step from which the next process resumes."""
+    found = [checkpoint.Checkpoints(run.checkpoints, 1, 1).newest() for run in all_runs(cfg.runs_dir, cfg.study)]
+    return found[0][1]["step"] if found and found[0] is not None else 0
+
+
+def wait_for_step(cfg: RunConfig, child: int, step: int) -> None:
+    """Until the run's log has reached a step or the child has ended."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if any(run.metrics()[-1:] and run.metrics()[-1]["step"] >= step for run in all_runs(cfg.runs_dir, cfg.study)):
+            return
+        time.sleep(0.003)
+
+
+@pytest.mark.slow
+def test_death_inside_checkpoints_and_log_lines(make: Make) -> None:
+    """The process ends at its n-th write to the file system, over and over; n is drawn anew each time."""
+    settings = {"budget.steps": 30, "eval.every": 3, "log.every": 2}
+    whole = train(make(**settings))
+    cfg = make(**settings, study="killed")
+    draw = random.Random(1)
+
+    def doomed(call: int) -> None:
+        calls = 0
+
+        def dying(real: Callable[..., Any]) -> Callable[..., Any]:
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls == call:
+                    os._exit(9)
+                return real(*args, **kwargs)
+
+            return wrapper
+
+        for name in ("write", "fsync", "rename", "replace", "mkdir", "symlink", "rmdir", "unlink"):
+            setattr(os, name, dying(getattr(os, name)))
+        train(cfg)
+
+    codes = []
+    while not codes or codes[-1] == 9:
+        most = 60 + 10 * len(codes)
+        call = draw.randint(20, most)
+        codes.append(status(fork(functools.partial(doomed, call))))
+    assert codes[-1] == 0
+    assert len(codes) > 5
+    (run,) = all_runs(cfg.runs_dir, "killed")
+    assert_same(run.path, whole.path)
+
+
+def test_two_signals_end_it_at_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(self: trainer.Trainer) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    monkeypatch.setattr(trainer.Trainer, "step", endless)
+    start = time.monotonic()
+    assert status(fork(lambda: train(make()))) == 130
+    assert time.monotonic() - start < 30
+
+
+def test_a_disk_that_fills_up_keeps_earlier_checkpoints(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit on the size of files stands for a full disk: the second checkpoint cannot be written."""
+    whole = train(make())
+    cfg = make(study="full")
+    save = checkpoint.save
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def filling(path: Path, *args: Any) -> None:
+        if path.name == "step-20":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        save(path, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", filling)
+        try:
+            with pytest.raises(LabError, match=r"cannot write .*step-20: no space left: free some and repeat") as error:
+                train(cfg)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(error.value)
+    (run,) = all_runs(cfg.runs_dir, "full")
+    folder = run.path / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["best", "last", "step-10"]
+    assert checkpoint.read_state(folder / "last") is not None
+    assert_same(train(cfg).path, whole.path)
+
+
+def test_a_log_that_cannot_be_written(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = make()
+    log = Run.log
+
+    def full(self: Run, step: int, values: Any, **extra: float) -> None:
+        if step >= 13:
+            before = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+            try:
+                log(self, step, values, **extra)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        log(self, step, values, **extra)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "log", full)
+        with pytest.raises(LabError, match=r"cannot write .*metrics.jsonl: no space left"):
+            train(cfg)
+    (run,) = all_runs(cfg.runs_dir)
+    assert run.state == "failed"
+    assert [row["step"] for row in run.metrics()] == list(range(1, 13))
+    assert train(cfg).state == "finished"
+    assert [row["step"] for row in curve(run.path)] == list(range(1, 21))
+
+
+def test_bf16_resumes_too(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpt_lab.train.precision import cpu_native_bf16
+
+    if cpu_native_bf16() is None:
+        pytest.skip("this CPU has no native bf16")
+    settings = {"precision": "bf16", "eval.every": 6}
+    whole = train(make(**settings))
+    cfg = make(**settings, study="killed")
+    interrupted(cfg, 15, monkeypatch)
+    assert_same(train(cfg).path, whole.path)
+
+
+def test_the_comparison_can_fail(make: Make) -> None:
+    first, second = train(make()), train(make(seed=1))
+    assert curve(first.path) != curve(second.path)
+    mine, theirs = weights(first.path), weights(second.path)
+    assert not all(torch.equal(mine[name], theirs[name]) for name in mine)
