@@ -146,7 +146,7 @@ def _hydra() -> Iterator[None]:
 
 def _parse(text: str) -> Any:
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     if text.startswith("-"):
         raise ConfigError(f"unknown flag {text!r} (flags: --help, --cfg; settings are written key=value)")
@@ -154,7 +154,7 @@ def _parse(text: str) -> Any:
         raise ConfigError(f"{text!r} is no setting: write key=value, such as optim=muon or optim.lr=0.01")
     try:
         override = OverridesParser.create().parse_override(text)
-    except OverrideParseException as error:
+    except HydraException as error:
         raise ConfigError(f"cannot read {text!r}: {str(error).splitlines()[0]} (quote values as key='text')") from None
     key = override.key_or_group
     if override.is_sweep_override():
@@ -197,12 +197,15 @@ def _drop_foreign_options(tree: Any, swapped: set[str]) -> None:
     Options that the new part has too stay, so that one component alone changes; keys that no part of the kind
     has stay as well, to be refused.
     """
+    from omegaconf import open_dict
+
     for kind in swapped:
         parts = registry.index()[kind]
         own = parts[tree[kind].name].options
         for key in [k for k in tree[kind] if k != "name" and k not in own]:
             if any(key in part.options for part in parts.values()):
-                del tree[kind][key]
+                with open_dict(tree):
+                    del tree[kind][key]
 
 
 def _refuse_structure(override: Any, tree: Any, leaves: set[str]) -> None:

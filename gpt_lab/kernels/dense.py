@@ -109,9 +109,11 @@ class Sdpa:
     ) -> Tensor:
         heads, queries, groups, keys = q_BHTK.shape[1], q_BHTK.shape[2], k_BGSK.shape[1], k_BGSK.shape[2]
         device, dtype = q_BHTK.device, q_BHTK.dtype
-        causal = queries == keys and view == View(window=view.window) and (view.window is None or view.window >= keys)
+        biased = view.slopes_H is not None or view.bias_HTS is not None
+        masked = view.positions_q is not None or view.documents_q is not None
+        causal = queries == keys and not masked and not biased and (view.window is None or view.window >= keys)
         mask: Tensor | None = None
-        if view.slopes_H is not None or view.bias_HTS is not None:
+        if biased:
             mask = additive(queries, keys, device, dtype, view)
             if view.bias_HTS is not None:
                 mask = view.bias_HTS.to(dtype) + mask

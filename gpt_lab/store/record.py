@@ -33,7 +33,10 @@ def git() -> dict[str, Any] | None:
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None
-    return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!uv.lock"))}
+    return {
+        "commit": commit,
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!uv.lock")),
+    }
 
 
 def _git(*command: str) -> str | None:

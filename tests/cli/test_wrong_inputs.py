@@ -53,8 +53,8 @@ WITH_TORCH = {
     "kernel without keyed dropout": (["kernel=sdpa", "attention.dropout=0.1", "tokenizer=byte"], "math"),
     "kernel that cannot train here": (["kernel=flex", "device=cpu", "tokenizer=byte"], "flex"),
     "precision of another device": (["precision=tf32", "device=cpu", "tokenizer=byte"], "tf32"),
-    "odd head for rotary positions": (["scale.width=12", "scale.heads=4", "tokenizer=byte"], "rope"),
-    "more shown than there is": (["tokenizer=tiktoken", "tokenizer.encoding=nope"], "nope"),
+    "odd head for rotary positions": (["scale.width=12", "scale.heads=4", "tokenizer=byte"], "position=none"),
+    "unknown encoding": (["tokenizer=tiktoken", "tokenizer.encoding=nope"], "nope"),
 }
 
 
@@ -98,7 +98,7 @@ def test_bf16_on_a_machine_without_it(
 ) -> None:
     from gpt_lab.train import precision
 
-    monkeypatch.setattr(precision, "native_bf16", lambda device: None)
+    monkeypatch.setattr(precision, "cpu_native_bf16", lambda: None)
     _refused(["precision=bf16", "device=cpu", "tokenizer=byte"], "precision=fp32", capsys, empty_folder)
 
 

@@ -42,6 +42,12 @@ def test_probabilities_are_those_of_the_definition(temperature: float, top_k: in
         np.testing.assert_allclose(got, reference(logits.numpy(), temperature, top_k, top_p), atol=1e-12)
 
 
+@pytest.mark.parametrize(("top_p", "kept"), [(0.25, 1), (0.26, 2), (0.5, 2), (0.75, 3), (0.76, 4)])
+def test_a_nucleus_that_is_full_takes_no_further_token(top_p: float, kept: int) -> None:
+    p_BK, _ = Sampling(1.0, None, top_p).candidates(torch.zeros(1, 4))
+    assert int((p_BK > 0).sum()) == kept
+
+
 @pytest.mark.parametrize(("top_k", "top_p"), [(None, None), (4, None), (None, 0.8), (6, 0.9)])
 def test_draws_follow_the_probabilities(top_k: int | None, top_p: float | None) -> None:
     """An even grid of uniform numbers must give each token its share, to within one grid step at each end."""
