@@ -25,7 +25,7 @@ from gpt_lab.store.record import machine
 
 OUT = Path(__file__).parent / "results" / "attention_crossover.json"
 CONTEXTS = (32, 64, 128, 256, 512, 1024, 2048)
-TOKENS = 4096
+TOKENS = 1024
 """Tokens of a pass at every context, so that the rest of a model would cost the same."""
 HEADS = ((4, 32), (6, 64))
 """(heads, head dimension): of shape A and of shape B in throughput.py."""

@@ -48,7 +48,7 @@ def first_step(overrides: Sequence[str]) -> Callable[[], float]:
 
     def measure() -> float:
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as output:
-            arguments = [*overrides, f"runs_dir={folder}", "log.every=1", "budget.steps=100000", "tracker=none"]
+            arguments = [*overrides, f"runs_dir={folder}", "log.every=1", "tracker=none"]
             start = time.perf_counter()
             process = subprocess.Popen([*TRAIN, *arguments], stdout=output, stderr=subprocess.STDOUT)
             try:

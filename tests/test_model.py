@@ -11,7 +11,8 @@ from torch import Tensor
 from gpt_lab import registry
 from gpt_lab.errors import ConfigError
 from gpt_lab.model import GPT, initialize
-from gpt_lab.parts.base import row_keys
+from gpt_lab.parts import attention
+from gpt_lab.parts.base import Flow, Shape, row_keys
 from gpt_lab.parts.objective import CrossEntropy
 from gpt_lab.schema import RunConfig
 from tests.helpers import tiny_config
@@ -211,6 +212,29 @@ def test_kernels_are_set_on_every_layer() -> None:
 def test_a_kernel_that_cannot_is_refused() -> None:
     with pytest.raises(ConfigError, match="math"):
         GPT(tiny_config(kernel="flash_attn"), VOCAB).choose_kernels("cpu", "fp32")
+
+
+class _Average(torch.nn.Module):
+    """Attention of another package: neither kernels nor a scale of scores."""
+
+    def __init__(self, shape: Shape, layer: int) -> None:
+        super().__init__()
+        self.o_proj = torch.nn.Linear(shape.width, shape.width)
+
+    def forward(self, x: Tensor, flow: Flow) -> Tensor:
+        out: Tensor = self.o_proj(x.cumsum(1) / (flow.positions_T + 1)[:, None])
+        return out
+
+
+def test_attention_without_kernels_works_but_not_under_mup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "MultiHead", _Average)
+    settings = dataclasses.replace(tiny_config(), attention={"name": "mha"})
+    model = GPT(settings, VOCAB)
+    assert isinstance(model.blocks[0].attention, _Average)
+    assert model.choose_kernels("cpu", "fp32") == []
+    assert model(_tokens()).shape == (3, 16, VOCAB)
+    with pytest.raises(ConfigError, match="init=normal"):
+        GPT(dataclasses.replace(settings, init={"name": "mup"}), VOCAB)
 
 
 def test_bf16_autocast_stays_close() -> None:

@@ -144,7 +144,7 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
     print(streams[0].close(), file=out, flush=True)
     for i in range(1, arguments.samples):
         print(label(i, arguments.samples) + shown + texts[i] + streams[i].close(), file=out, flush=True)
-    memory = f"cache {usage.cache_bytes / 1e6:.2f} MB" if arguments.cache else "no cache"
+    memory = f"cache {usage.cache_bytes / 1e6:.2f} MB" if usage.cache_bytes else "no cache"
     print(f"{count} tokens in {seconds:.2f} s: {count / seconds:.0f} tokens/s, {memory}", file=err)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 ROUNDS = 6
 """Four rounds are enough with ideal round functions (Luby and Rackoff 1988); two more make up for simple ones."""
-BLOCK = 4096
+BLOCK = 1024
 """Sequences whose places are worked out at a time: a few microseconds of numpy each would add up otherwise."""
 
 Ints = np.ndarray[Any, Any]

@@ -45,7 +45,7 @@ class ScratchBPE(Tokenizer):
 
     fits = "train"
 
-    def __init__(self, *, vocab_size: PositiveInt = 1024, fit_chars: PositiveInt = 100_000_000) -> None:
+    def __init__(self, *, vocab_size: PositiveInt = 512, fit_chars: PositiveInt = 100_000_000) -> None:
         self._wanted, self._fit_chars = check_vocab_size(vocab_size), fit_chars
         self._learn([])
 

@@ -56,7 +56,7 @@ def cross_entropy(train: Array, val: Array, vocab_size: int, order: int) -> floa
     A target with fewer than order - 1 tokens before it is predicted by the lower order that fits.
     """
     order = min(order, len(val), len(train))
-    probabilities = [kneser_ney(train, val[: n + 1], vocab_size, n)[1:] for n in range(2, order)]  # those at the start
+    probabilities = [kneser_ney(train, val[:n], vocab_size, n) for n in range(2, order)]  # those at the start
     full = kneser_ney(train, val, vocab_size, order)
     probabilities.append(full if order > 1 else full[1:])
     return float(-np.log(np.concatenate(probabilities)).sum() / (len(val) - 1))

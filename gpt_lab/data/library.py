@@ -34,6 +34,7 @@ class _Library(Tokenizer):
         inner.no_truncation()
         inner.no_padding()
         self._inner = inner
+        self.__dict__.pop("_table", None)  # of what was fitted before
         self.eot = eot
         self.vocab_size = 1 + max(inner.get_vocab(with_added_tokens=True).values())
 
@@ -87,7 +88,7 @@ class BPE(_Library):
 
     fits = "train"
 
-    def __init__(self, *, vocab_size: PositiveInt = 1024, fit_chars: PositiveInt = 100_000_000) -> None:
+    def __init__(self, *, vocab_size: PositiveInt = 512, fit_chars: PositiveInt = 100_000_000) -> None:
         self._wanted, self._fit_chars = check_vocab_size(vocab_size), fit_chars
 
     def fit(self, texts: Iterable[str]) -> list[str]:

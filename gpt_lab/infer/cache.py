@@ -119,9 +119,11 @@ class KVCache:
     """
 
     def __init__(self, depth: int, windows: Sequence[int | None] | None = None) -> None:
-        self._layers = [LayerCache(window) for window in (windows or [None] * depth)]
-        if len(self._layers) != depth:
-            raise ValueError(f"{len(self._layers)} windows for {depth} layers")
+        self._windows = list(windows or [None] * depth)
+        if len(self._windows) != depth:
+            raise ValueError(f"{len(self._windows)} windows for {depth} layers")
+        self._layers = [LayerCache(window) for window in self._windows]
+        self.usable = True
 
     @classmethod
     def for_model(cls, model: GPT) -> KVCache:
@@ -143,6 +145,16 @@ class KVCache:
     def nbytes(self) -> int:
         """Bytes allocated in all layers."""
         return sum(layer.nbytes for layer in self._layers)
+
+    def check(self, seen: int) -> bool:
+        """Whether all layers have kept the `seen` tokens read; if not, the cache is emptied and no longer usable.
+
+        An attention of another package may leave the cache alone. Its later passes would then see the new tokens only.
+        """
+        if any(layer.seen != seen for layer in self._layers):
+            self._layers = [LayerCache(window) for window in self._windows]
+            self.usable = False
+        return self.usable
 
     def expand(self, rows: int) -> None:
         """Repeats the one row held for `rows` samples that go on from the same prompt."""

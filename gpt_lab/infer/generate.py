@@ -173,7 +173,9 @@ def _steps(
 
 @torch.no_grad()  # not inference_mode: tables that a part builds here must still serve training
 def next_logits(model: GPT, tokens_BT: Tensor, cache: KVCache | None) -> Tensor:
-    """Logits (B, V) of the token after `tokens_BT`; a cache that has read the first of them reads only the rest.
+    """Logits (B, V) of the token after `tokens_BT`; with a cache that holds the first of them, only the rest are read.
+
+    Where an attention does not use the cache, neither does this.
 
     Raises:
         LabError: the logits are not finite.
@@ -183,13 +185,16 @@ def next_logits(model: GPT, tokens_BT: Tensor, cache: KVCache | None) -> Tensor:
         tokens_BT = tokens_BT[:, -limit:]
         if cache is not None:
             cache.clear()
-    start = cache.seen if cache is not None else 0
     length = tokens_BT.shape[1]
-    chunk = PREFILL if cache is not None else length
-    for first in range(start, length, chunk):
-        last = min(first + chunk, length)
-        positions_T = torch.arange(first, last, device=tokens_BT.device)
-        logits_BTV = model(tokens_BT[:, first:last], positions_T=positions_T, cache=cache)
+    positions_T = torch.arange(length, device=tokens_BT.device)
+    if cache is None or not cache.usable:
+        logits_BTV = model(tokens_BT, positions_T=positions_T)
+    else:
+        for first in range(cache.seen, length, PREFILL):
+            chunk = slice(first, min(first + PREFILL, length))
+            logits_BTV = model(tokens_BT[:, chunk], positions_T=positions_T[chunk], cache=cache)
+        if not cache.check(length):
+            return next_logits(model, tokens_BT, None)
     logits_BV: Tensor = logits_BTV[:, -1].float()
     if not torch.isfinite(logits_BV).all():
         raise LabError("the model's logits are not finite: its weights diverged; try checkpoint=best or another run")

@@ -122,9 +122,8 @@ class Sdpa:
             mask = visible(queries, keys, device, view)
         hopper = device.type == "cuda" and _is_hopper(device.index or 0)
         grouped = heads != groups
-        if (
-            grouped and device.type == "cuda" and (hopper or not causal)
-        ):  # only flash groups heads, and it takes no mask
+        # on CUDA only the flash kernel groups heads, and it takes neither a mask nor fp32
+        if grouped and device.type == "cuda" and (hopper or not causal or dtype == torch.float32):
             k_BGSK = k_BGSK.repeat_interleave(heads // groups, dim=1)
             v_BGSV = v_BGSV.repeat_interleave(heads // groups, dim=1)
             grouped = False

@@ -17,7 +17,7 @@ def _settings(scale: float, left: int, softcap: float) -> dict[str, Any]:
     return {"softmax_scale": scale, "causal": True, "softcap": softcap, **window}
 
 
-@torch.library.custom_op("gpt_lab::flash4", mutates_args=(), device_types="cuda")
+@torch.library.custom_op("gpt_lab::flash4", mutates_args=())
 def flash4(q: Tensor, k: Tensor, v: Tensor, scale: float, left: int, softcap: float) -> tuple[Tensor, Tensor]:
     """Causal attention of q (B,T,H,K), k (B,S,G,K), v (B,S,G,V): (B,T,H,V) and the log-sum-exp (B,H,T) in fp32.
 
@@ -34,7 +34,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, scale: float, left: int, softcap: float) 
     return q.new_empty(batch, queries, heads, v.shape[-1]), lse
 
 
-@torch.library.custom_op("gpt_lab::flash4_backward", mutates_args=(), device_types="cuda")
+@torch.library.custom_op("gpt_lab::flash4_backward", mutates_args=())
 def _flash4_backward(
     q: Tensor,
     k: Tensor,

@@ -76,7 +76,9 @@ class FlashAttention:
         left = -1 if view.window is None else view.window - 1  # the package does not count the query itself
         q, k, v = q_BHTK.transpose(1, 2), k_BGSK.transpose(1, 2), v_BGSV.transpose(1, 2)
         if flash_version() == 2:
-            y_BTHV = _flash2()(
+            from flash_attn import flash_attn_func
+
+            y_BTHV = flash_attn_func(
                 q,
                 k,
                 v,
@@ -148,29 +150,22 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, view: View, scale: float, softcap: f
     return kernel.run(q, k, v, view, scale, softcap, 0.0, None, 0)
 
 
-@functools.cache
-def _flash() -> tuple[int, Callable[..., Any]] | None:
-    """Version and function of the flash-attn package. The two versions share a namespace: only the functions tell."""
-    for version, module in ((2, "flash_attn"), (4, "flash_attn.cute")):
-        try:
-            return version, importlib.import_module(module).flash_attn_func
-        except (ImportError, AttributeError):  # absent, built for another torch, or the other version's namespace
-            continue
-    return None
-
-
 @torch.compiler.assume_constant_result
 def flash_version() -> int | None:
     """2 or 4: the flash-attn package that works here; None if none does."""
-    found = _flash()
-    return None if found is None else found[0]
+    return _flash_version()
 
 
-@torch.compiler.assume_constant_result
-def _flash2() -> Callable[..., Any]:
-    found = _flash()
-    assert found is not None, "choose() refuses flash_attn where it is not installed"
-    return found[1]
+@functools.cache
+def _flash_version() -> int | None:
+    # the two versions share a namespace: with version 4 alone `import flash_attn` succeeds, so look for the function
+    for version, module in ((2, "flash_attn"), (4, "flash_attn.cute")):
+        try:
+            if hasattr(importlib.import_module(module), "flash_attn_func"):
+                return version
+        except ImportError:  # absent, or built for another torch
+            continue
+    return None
 
 
 _block_masks = Memo()

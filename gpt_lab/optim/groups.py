@@ -57,7 +57,6 @@ def param_group(group: Group, lr: float, weight_decay: float, **settings: Any) -
     base_lr = lr * group.lr_multiplier
     return {
         "params": [parameter for _, parameter in group.params],
-        "role": group.role,
         "lr": base_lr,
         "base_lr": base_lr,
         "weight_decay": weight_decay if group.decay else 0.0,
@@ -66,8 +65,14 @@ def param_group(group: Group, lr: float, weight_decay: float, **settings: Any) -
 
 
 def param_groups(found: Iterable[Group], lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """One torch parameter group for each Group, all under the same rule."""
-    return [param_group(group, lr, weight_decay) for group in found]
+    """Torch parameter groups under one rule; groups that it treats alike are one, for each costs time at every step."""
+    alike: dict[tuple[float, bool], dict[str, Any]] = {}
+    for group in found:
+        settings = param_group(group, lr, weight_decay)
+        known = alike.setdefault((group.lr_multiplier, group.decay), settings)
+        if known is not settings:
+            known["params"] += settings["params"]
+    return list(alike.values())
 
 
 def _fused_rows(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -73,34 +73,34 @@ class NoNorm(nn.Module):
 class _EagerRMSNorm(torch.autograd.Function):
     """RMSNorm in few passes over memory, for eager fp32 on CPU, where torch (to 2.15) has no fused kernel.
 
-    Forward and backward take 0.55 of F.rms_norm's time (261 against 460 us for 768 x 128 on one thread), so that a
-    comparison with LayerNorm in wall-clock time is about the method. The backward is differentiable.
+    Forward and backward take about half of F.rms_norm's time (217 against 460 us for 768 x 128 on one thread;
+    LayerNorm: 130), so that a comparison in wall-clock time is about the method.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        # vector_norm reads x once, and autocast leaves it in fp32
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
         ctx.eps = eps
-        out = x * _inverse_rms(x, eps)
+        out = x * inverse
         return out if weight is None else out.mul_(weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
         (grad,) = grads
-        x, weight = ctx.saved_tensors
+        x, weight, inverse = ctx.saved_tensors
         dim = x.shape[-1]
-        inverse = _inverse_rms(x, ctx.eps)
+        if torch.is_grad_enabled():  # someone wants second derivatives: torch's own has them
+            out = F.rms_norm(x, (dim,), weight, ctx.eps)
+            wanted = [t for t in (x, weight) if t is not None]
+            found = torch.autograd.grad(out, wanted, grad, create_graph=True)
+            return found[0], found[1] if weight is not None else None, None
         product_ND = (grad * x).reshape(-1, dim)
         inverse_N = inverse.reshape(-1)
         if weight is None:
-            weight_grad, dot_N = None, product_ND.sum(-1)
+            weight_grad, dot_N, scaled = None, product_ND.sum(-1), grad * inverse
         else:
-            weight_grad, dot_N = inverse_N @ product_ND, product_ND @ weight
-            grad = grad * weight
-        slope = (dot_N * inverse_N**3 / -dim).reshape(inverse.shape)
-        return torch.addcmul(grad * inverse, x, slope), weight_grad, None
-
-
-def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    """1 / sqrt(mean(x^2) + eps), last dimension kept; vector_norm reads x once and autocast leaves it in fp32."""
-    return (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1] + eps).rsqrt()
+            weight_grad, dot_N, scaled = inverse_N @ product_ND, product_ND @ weight, (grad * weight).mul_(inverse)
+        slope = (dot_N * inverse_N.pow(3)).mul_(-1 / dim).reshape(inverse.shape)
+        return scaled.addcmul_(x, slope), weight_grad, None

@@ -12,9 +12,9 @@ import torch
 from gpt_lab.cost import Cost, cost_of
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.errors import ConfigError
-from gpt_lab.model import GPT
 from gpt_lab.schema import RunConfig
 from gpt_lab.train import precision
+from gpt_lab.train.bare import bare_model
 from gpt_lab.train.budget import Budget, budget
 from gpt_lab.train.precision import Precision
 
@@ -58,7 +58,7 @@ class Plan:
 
 
 def resolve(cfg: RunConfig, dataset: Dataset) -> Plan:
-    """The plan of a config on this machine. Allocates no weight.
+    """The plan of a config on this machine. Touches no weight.
 
     Raises:
         ConfigError: a device, precision or kernel that this machine lacks; parts that do not fit together; a budget
@@ -66,8 +66,7 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> Plan:
     """
     device, device_reason = _device(cfg)
     chosen = precision.resolve(cfg.precision["name"], device)
-    with torch.device("meta"):
-        model = GPT(cfg, dataset.vocab_size)
+    model = bare_model(cfg, dataset.vocab_size)
     layers = model.choose_kernels(device, chosen.name, documents=cfg.batch.document_mask)
     cost = cost_of(model)
     limit = budget(cfg, cost)

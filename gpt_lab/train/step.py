@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from gpt_lab.errors import LabError
+from gpt_lab.train.eager import light_step
 from gpt_lab.train.feed import Micro, StepBatch
 from gpt_lab.train.precision import Precision
 
@@ -49,6 +50,7 @@ class Stepper:
         self.precision = precision
         self.clip = clip
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.update = light_step(optimizer)
         # the function is compiled, not the module: parameter names stay as they are
         self.forward = torch.compile(self._forward, dynamic=False) if compiled else self._forward
 
@@ -60,11 +62,11 @@ class Stepper:
             group["lr"] = group["base_lr"] * multiplier
         scaler = self.precision.scaler
         if scaler is None:
-            self.optimizer.step()
+            self.update()
         else:
             scaler.step(self.optimizer)
             scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._drop_gradients()
         return Outcome(nll_sum, norm)
 
     def warm_up(self, batch: StepBatch) -> None:
@@ -81,7 +83,7 @@ class Stepper:
         except (TorchDynamoException, InductorError) as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise LabError(f"torch.compile failed ({reason[:200]}): train with compile=off") from error
-        self.optimizer.zero_grad(set_to_none=True)
+        self._drop_gradients()
 
     def _gradients(self, micros: list[Micro]) -> Tensor:
         """Accumulates the gradients of the mean over all counted targets of the step; returns the sum of nats."""
@@ -103,6 +105,10 @@ class Stepper:
         logits_BTV = self.model(tokens_BT, documents_BT=documents_BT, keys_B=keys_B)
         loss, nll_sum, _ = self.objective(logits_BTV, targets_BT)
         return loss, nll_sum.detach()
+
+    def _drop_gradients(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def _clip(self) -> Tensor:
         if self.precision.scaler is not None:

@@ -13,14 +13,16 @@ from safetensors.torch import save_file
 from gpt_lab import registry, trackers
 from gpt_lab.data.dataset import Dataset, open_dataset
 from gpt_lab.errors import LabError
-from gpt_lab.model import GPT, initialize
+from gpt_lab.model import initialize
 from gpt_lab.optim.groups import groups
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.store.files import writing
 from gpt_lab.train import checkpoint, ending, live
+from gpt_lab.train.bare import bare_model
 from gpt_lab.train.budget import Clock
 from gpt_lab.train.claim import claim
+from gpt_lab.train.eager import spare_compiler
 from gpt_lab.train.ending import Result
 from gpt_lab.train.evaluate import eval_rows, evaluate
 from gpt_lab.train.feed import Feed
@@ -84,10 +86,11 @@ class Trainer:
         self.tracker = trackers.build_tracker(cfg.tracker, run, cfg)
         self.tracker.start()  # connects while the model is built
         torch.manual_seed(cfg.seed)  # the lab's own draws are keyed; this is for parts of other packages
-        self.model = GPT(cfg, dataset.vocab_size)
+        self.model = bare_model(cfg, dataset.vocab_size)
         initialize(self.model, cfg)
         self.model.to(plan.device)
         self.model.choose_kernels(plan.device, plan.precision.name, documents=cfg.batch.document_mask)
+        spare_compiler()
         recipe = registry.build("optim", cfg.optim)
         self.optimizer: torch.optim.Optimizer = recipe.build(
             groups(self.model, registry.build("init", cfg.init, self.model.shape))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,7 +55,7 @@ def test_equals_the_reference(order: int, streams: tuple[list[int], list[int]]) 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_is_a_distribution(order: int, streams: tuple[list[int], list[int]]) -> None:
     train = np.array(streams[0])
-    for history in ([], [0], [6], [0, 1], [6, 6], [1, 6])[:]:
+    for history in ([], [0], [6], [0, 1], [6, 6], [1, 6]):
         if len(history) == order - 1:
             total = sum(kneser_ney(train, np.array([*history, w]), VOCABULARY, order)[0] for w in range(VOCABULARY))
             assert total == pytest.approx(1, rel=1e-12)
@@ -97,8 +96,6 @@ def test_in_bits_per_byte_and_kept(config: Callable[..., RunConfig], monkeypatch
     monkeypatch.undo()
     (shards.folder / "floors.json").write_text("{torn", encoding="utf-8")
     assert floors(shards) == first
-    (shards.folder / "floors.json").unlink()
-    assert floors(replace(shards, folder=shards.folder)) == first
 
 
 def test_on_shakespeare(tmp_path_factory: pytest.TempPathFactory) -> None:

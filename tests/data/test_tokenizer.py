@@ -150,9 +150,8 @@ def test_merges_known_by_hand() -> None:
 def test_a_vocabulary_that_the_corpus_cannot_fill(name: str) -> None:
     made = registry.build("tokenizer", {"name": name, "vocab_size": 5000})
     (warning,) = made.fit(["abab abab"])
-    assert warning == (
-        f"tokenizer.vocab_size=5000: the corpus fills only {made.vocab_size}; the vocabulary has {made.vocab_size} tokens"
-    )
+    size = made.vocab_size
+    assert warning == f"tokenizer.vocab_size=5000: the corpus fills only {size}; the vocabulary has {size} tokens"
     assert 257 < made.vocab_size < 265
     assert made.eot == made.vocab_size - 1
 

@@ -184,6 +184,14 @@ def test_a_prompt_outside_the_vocabulary_is_one_line(
     assert "error: character 'z'" in captured.err.splitlines()[-1]
 
 
+def test_the_end_of_text_is_what_stops(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte model whose sampling is replaced by one that only asks what would stop it."""
+    stops: list[int | None] = []
+    monkeypatch.setattr("gpt_lab.infer.generate.generate", lambda *a, stop, **k: iter(stops.append(stop) or []))
+    command._write(make_run("a"), command.Arguments(prompt="x", device="cpu"), io.StringIO(), io.StringIO())
+    assert stops == [256]
+
+
 class Terminal(io.TextIOWrapper):
     """A stream that keeps what each flush made visible."""
 

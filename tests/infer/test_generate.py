@@ -232,3 +232,17 @@ def test_next_logits_with_a_cache_reads_only_what_is_new() -> None:
             expected = model(tokens_BT[:, :length])[:, -1]
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
         assert cache.seen == length
+
+
+@pytest.mark.parametrize("ignoring", [[0], [1], [0, 1]])
+def test_an_attention_that_ignores_the_cache_is_still_right(ignoring: list[int]) -> None:
+    """As one of another package may: with its keys nowhere kept, all tokens have to be read at each step."""
+    model, usage = make(), Usage()
+    options: dict[str, Any] = {"max_tokens": 12, "samples": 3, "seed": 1}
+    expected = complete(model, [1, 2, 3], use_cache=False, **options)
+    for layer in ignoring:
+        attention = model.blocks[layer].attention
+        plain = attention.forward
+        attention.forward = lambda x, flow, plain=plain: plain(x, flow._replace(cache=None))
+    assert complete(model, [1, 2, 3], usage=usage, **options) == expected
+    assert usage.cache_bytes == 0

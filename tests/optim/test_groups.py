@@ -46,18 +46,35 @@ def test_every_trainable_parameter_once() -> None:
     assert {group.role: [name for name, _ in group.params] for group in found}["embedding"] == ["embed.weight"]
 
 
+def settings(recipe: AdamW, model: nn.Module, init: Normal | MuP, key: str) -> dict[str, float]:
+    """What the optimizer's groups say under `key` for each parameter."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    optimizer = recipe.build(groups(model, init))
+    return {names[id(p)]: group[key] for group in optimizer.param_groups for p in group["params"]}
+
+
 def test_only_vectors_are_spared_from_decay() -> None:
-    optimizer = AdamW(weight_decay=0.3).build(groups(Tied(), Normal(SHAPE)))
-    decays = {group["role"]: group["weight_decay"] for group in optimizer.param_groups}
-    assert decays == {"embedding": 0.3, "matrix": 0.3, "residual": 0.3, "vector": 0.0}
+    assert settings(AdamW(weight_decay=0.3), Tied(), Normal(SHAPE), "weight_decay") == {
+        "embed.weight": 0.3,
+        "attention.qkv.weight": 0.3,
+        "attention.o_proj.weight": 0.3,
+        "attention.qkv.bias": 0.0,
+        "norm.weight": 0.0,
+        "norm.bias": 0.0,
+    }
 
 
 def test_base_lr_has_the_multiplier_of_the_init() -> None:
-    wide = Shape(depth=1, width=32, heads=4, context=8)
-    optimizer = AdamW(lr=0.1).build(groups(Tied(), MuP(wide, base_width=8)))
-    rates = {group["role"]: group["base_lr"] for group in optimizer.param_groups}
-    assert rates == {"embedding": 0.1, "matrix": 0.025, "residual": 0.025, "vector": 0.1}
-    assert all(group["lr"] == group["base_lr"] for group in optimizer.param_groups)
+    model, init = Tied(), MuP(SHAPE, base_width=8)
+    rates = settings(AdamW(lr=0.1), model, init, "base_lr")
+    hidden = {"attention.qkv.weight", "attention.o_proj.weight"}
+    assert rates == {name: 0.025 if name in hidden else 0.1 for name in rates}
+    assert settings(AdamW(lr=0.1), model, init, "lr") == rates
+
+
+def test_groups_under_one_rule_become_one() -> None:
+    assert len(groups(Tied(), Normal(SHAPE))) == 4
+    assert len(AdamW().build(groups(Tied(), Normal(SHAPE))).param_groups) == 2
 
 
 def test_multipliers_split_a_role() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -153,6 +155,29 @@ def test_a_parameter_without_gradient_stays(name: str) -> None:
     params.append(nn.Parameter(torch.ones(3)))
     run(registry.build("optim", {"name": name, "lr": 0.1}).build(as_groups(params)), loss, steps=2)
     assert torch.equal(params[-1], torch.ones(3)) and torch.equal(params[-2], torch.ones(3, 3))
+
+
+@pytest.mark.slow
+def test_no_optimizer_imports_the_compiler() -> None:
+    """In a process of its own: building, stepping, saving and restoring leave torch._dynamo alone."""
+    code = """
+import sys, torch
+from gpt_lab import registry
+from gpt_lab.optim.groups import Group
+for name in registry.index()["optim"]:
+    weight = torch.nn.Parameter(torch.ones(4, 4))
+    gain = torch.nn.Parameter(torch.ones(4))
+    found = [Group("matrix", [("up_proj.weight", weight)]), Group("vector", [("norm.weight", gain)])]
+    optimizer = registry.build("optim", {"name": name}).build(found)
+    (weight * gain).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert weight.grad is None and not torch.equal(weight, torch.ones(4, 4)) and weight.requires_grad
+    assert "torch._dynamo" not in sys.modules, name
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", RECIPES)

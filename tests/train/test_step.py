@@ -15,6 +15,7 @@ from gpt_lab.model import GPT, initialize
 from gpt_lab.optim.groups import groups
 from gpt_lab.schema import RunConfig
 from gpt_lab.train import precision
+from gpt_lab.train.eager import light_step
 from gpt_lab.train.feed import Feed
 from gpt_lab.train.metrics import Diverged, History
 from gpt_lab.train.step import Outcome, Stepper
@@ -95,14 +96,14 @@ def test_clipping_limits_the_norm_and_reports_the_one_before(make: Make) -> None
     tight, _ = build(make(**{"optim.clip": 0.01}))
     seen: list[float] = []
     for stepper in (loose, tight):
-        step = stepper.optimizer.step
+        update = stepper.update
 
-        def watched(step: Callable[[], None] = step, stepper: Stepper = stepper) -> None:
+        def watched(update: Callable[[], None] = update, stepper: Stepper = stepper) -> None:
             norms = [p.grad.norm() for p in stepper.parameters if p.grad is not None]
             seen.append(torch.stack(norms).norm().item())
-            step()
+            update()
 
-        stepper.optimizer.step = watched  # type: ignore[method-assign, assignment]
+        stepper.update = watched
     outcomes = [stepper(feed.take(0), 1.0) for stepper in (loose, tight)]
     assert outcomes[0].grad_norm.item() == outcomes[1].grad_norm.item()
     assert math.isclose(seen[0], outcomes[0].grad_norm.item(), rel_tol=1e-5)
@@ -164,6 +165,24 @@ def test_compiled_and_eager_training_agree(make: Make) -> None:
         assert math.isclose(a["train/loss"], b["train/loss"], rel_tol=1e-3)
     names = (compiled.path / "checkpoints" / "last" / "model.safetensors").read_bytes()[:4000]
     assert b"_orig_mod" not in names
+
+
+@pytest.mark.parametrize("name", sorted(registry.index()["optim"]))
+def test_the_light_step_is_the_optimizers_own(make: Make, name: str) -> None:
+    """Against optimizer.step(), wrapped as torch wraps it; and with a hook it is exactly that."""
+    (light, feed), (own, _) = build(make(optim=name)), build(make(optim=name))
+    own.update = own.optimizer.step
+    called: list[bool] = []
+    hooked, _ = build(make(optim=name))
+    hooked.optimizer.register_step_post_hook(lambda *args: called.append(True))
+    hooked.update = light_step(hooked.optimizer)
+    for step in range(3):
+        for stepper in (light, own, hooked):
+            stepper(feed.take(step), 1.0)
+    for mine, theirs, others in zip(light.parameters, own.parameters, hooked.parameters, strict=True):
+        assert torch.equal(mine, theirs)
+        assert torch.equal(mine, others)
+    assert len(called) == 3
 
 
 # -- what steps leave behind --

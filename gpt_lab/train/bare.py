@@ -1,0 +1,44 @@
+"""A model without the random values that its modules' constructors would draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+
+from gpt_lab.model import GPT
+from gpt_lab.schema import RunConfig
+
+RANDOM = {"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_"}
+
+
+class _NoDraws(TorchFunctionMode):
+    """Makes the random functions of torch.nn.init leave tensors as they are that `initialize` will fill.
+
+    Vectors keep what their constructor drew, so it must draw.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        if getattr(func, "__module__", None) == "torch.nn.init" and func.__name__ in RANDOM:
+            tensor = args[0] if args else named["tensor"]
+            if tensor.ndim >= 2:
+                return tensor
+        return func(*args, **named)
+
+
+def bare_model(cfg: RunConfig, vocab_size: int) -> GPT:
+    """The model of a config, for `initialize` to fill.
+
+    Its large tensors are reserved but not touched, so it costs milliseconds and no memory at any size. The meta device
+    would not either, but its arithmetic imports torch's compiler, which takes seconds.
+    """
+    with _NoDraws():
+        return GPT(cfg, vocab_size)

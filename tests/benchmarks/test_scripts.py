@@ -1,0 +1,56 @@
+"""The benchmarks run from start to end and write what they promise. How fast is for a quiet machine to say."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+RATIOS = {"lab", "lab_auto", "lab_auto_short"}
+
+
+def run(script: str, out: Path) -> dict[str, Any]:
+    """The result of `script --quick`, on one thread."""
+    command = [sys.executable, str(ROOT / "benchmarks" / script), "--quick", "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"written: {out}" in done.stdout
+    result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    assert {"cpu", "cores", "torch"} <= result["machine"].keys()
+    return result
+
+
+@pytest.mark.slow
+def test_throughput(tmp_path: Path) -> None:
+    found = run("throughput.py", tmp_path / "throughput.json")["shapes"]["A"]
+    assert set(found["ratio_to_bare"]) == set(found["loading_share_of_step"]) == RATIOS
+    assert all(math.isfinite(ratio) and ratio > 0 for ratio in found["ratio_to_bare"].values())
+    assert found["chosen"]["lab"] | {"precision": "fp32", "kernel": "sdpa", "compile": "off"} == found["chosen"]["lab"]
+    # 4 layers of 12 width^2 and 2 gains, the last gain, 65 tokens and 64 positions
+    assert found["parameters"] == 4 * (12 * 128**2 + 2 * 128) + 128 + (65 + 64) * 128
+
+
+@pytest.mark.slow
+def test_startup(tmp_path: Path) -> None:
+    found = run("startup.py", tmp_path / "startup.json")
+    assert {"import torch", "train, first step", "train --help"} <= found["seconds"].keys()
+    assert all(seconds > 0 for seconds in found["seconds"].values())
+
+
+COMMITTED = [p for name in ("throughput", "startup") for p in (ROOT / "benchmarks" / "results").glob(f"{name}-*.json")]
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_committed_results_name_their_machine(path: Path) -> None:
+    result = json.loads(path.read_text(encoding="utf-8"))
+    machine = result.get("machine", {})
+    assert machine.get("cpu") or machine.get("gpu")
+    assert "torch" in machine

@@ -1,0 +1,33 @@
+"""`prepare` builds once and says what there is."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+from rich.console import Console
+
+from gpt_lab.data.prepare import prepare
+from gpt_lab.schema import RunConfig
+
+
+def printed(cfg: RunConfig) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    prepare(cfg, console)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_prepare(config: Callable[..., RunConfig]) -> None:
+    cfg = config(tokenizer={"name": "bpe", "vocab_size": 50_000})
+    first = printed(cfg)
+    assert "warning: tokenizer.vocab_size=50000: the corpus fills only" in first
+    assert "built in " in first
+    for word in ("documents", "tokens", "bytes per token", "windows of 16", "vocabulary", "trigram, bits per byte"):
+        assert word in first
+    second = printed(cfg)
+    assert "already there: " in second
+    assert second.split("already there")[0] == first.split("built in")[0]
+
+
+def test_nothing_to_prepare(config: Callable[..., RunConfig]) -> None:
+    assert printed(config(data="synthetic")) == "data=synthetic is made while training: there is nothing to prepare\n"
