@@ -117,7 +117,7 @@ def label(overrides: Sequence[str]) -> str:
         if key.split(".")[0] in _UNNAMED or key.startswith("hydra"):
             continue
         words.append(value if key in GROUPS else key.split(".")[-1] + value)
-    slug = re.sub(r"[^A-Za-z0-9_.=]+", "-", "-".join(words)).strip("-")
+    slug = re.sub(r"[^A-Za-z0-9_.=+]+", "-", "-".join(words)).strip("-")
     return slug[:80]
 
 

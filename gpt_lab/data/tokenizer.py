@@ -94,12 +94,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def head(texts: Iterable[str], limit: int) -> Iterator[str]:
-    """The texts up to about `limit` characters in all."""
-    seen = 0
+    """The first `limit` characters of the texts."""
     for text in texts:
-        yield text
-        seen += len(text)
-        if seen >= limit:
+        yield text[:limit]
+        limit -= len(text)
+        if limit <= 0:
             return
 
 

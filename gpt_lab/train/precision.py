@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from gpt_lab import registry
 from gpt_lab.errors import ConfigError
 from gpt_lab.registry import register
 
+CPUINFO = Path("/proc/cpuinfo")
 CPU_BF16_FLAGS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "Arm BF16"}
 """Names in /proc/cpuinfo -> what a user calls them; the fastest first."""
 
@@ -75,10 +75,9 @@ def cpu_native_bf16() -> str | None:
     for function, name in asked.items():
         if getattr(torch.cpu, function, lambda: False)():
             return name
-    if platform.system() == "Linux":
-        with contextlib.suppress(OSError):
-            flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
-            return next((name for flag, name in CPU_BF16_FLAGS.items() if flag in flags), None)
+    with contextlib.suppress(OSError):  # there is none but on Linux
+        flags = set(CPUINFO.read_text(encoding="utf-8", errors="replace").split())
+        return next((name for flag, name in CPU_BF16_FLAGS.items() if flag in flags), None)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from dataclasses import asdict
 from typing import Any
@@ -336,8 +337,12 @@ class Trainer:
         return float(base) * self.multiplier
 
     def evaluate(self, limit: int | None) -> dict[str, float] | None:
-        """Metrics on the validation split; None if a signal came."""
-        return evaluate(
+        """Metrics on the validation split; None if a signal came.
+
+        Raises:
+            Diverged: the last update broke the weights although its own loss was finite.
+        """
+        values = evaluate(
             self.model,
             self.objective,
             self.plan.precision,
@@ -346,6 +351,9 @@ class Trainer:
             limit=limit,
             interrupted=lambda: self.signals.caught is not None,
         )
+        if values is not None and not math.isfinite(values["val/loss"]):
+            raise Diverged(self.state.step - 1, "the validation loss")
+        return values
 
     def consider(self, loss: float) -> None:
         """Makes this step the best if its validation loss is the lowest."""

@@ -26,12 +26,13 @@ def matmul_precision() -> Iterator[None]:
     torch.set_float32_matmul_precision(before)
 
 
-def cpu(monkeypatch: pytest.MonkeyPatch, amx: bool, avx512_bf16: bool, flags: str = "") -> None:
+def cpu(monkeypatch: pytest.MonkeyPatch, folder: Path, amx: bool, avx512_bf16: bool, flags: str = "") -> None:
     """A CPU with these instructions."""
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16, raising=False)
-    monkeypatch.setattr(precision.platform, "system", lambda: "Linux")
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"flags : fpu {flags}")
+    monkeypatch.setattr(precision, "CPUINFO", folder / "cpuinfo")
+    if flags:
+        (folder / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags}\n")
 
 
 def gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
@@ -49,12 +50,13 @@ def gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
         (False, False, "avx512_bf16 fma", "bf16", "AVX512-BF16"),
         (False, False, "asimd bf16", "bf16", "Arm BF16"),
         (False, False, "avx2 fma", "fp32", "no native bf16"),
+        (False, False, "", "fp32", "no native bf16"),
     ],
 )
 def test_auto_on_cpu(
-    monkeypatch: pytest.MonkeyPatch, amx: bool, avx512_bf16: bool, flags: str, name: str, word: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, amx: bool, avx512_bf16: bool, flags: str, name: str, word: str
 ) -> None:
-    cpu(monkeypatch, amx, avx512_bf16, flags)
+    cpu(monkeypatch, tmp_path, amx, avx512_bf16, flags)
     found = resolve("auto", "cpu")
     assert found.name == name and word in found.reason and found.scaler is None
     if name == "fp32":
@@ -62,8 +64,8 @@ def test_auto_on_cpu(
             resolve("bf16", "cpu")
 
 
-def test_a_torch_without_the_questions_reads_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu(monkeypatch, False, False, "amx_bf16")
+def test_a_torch_without_the_questions_reads_the_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cpu(monkeypatch, tmp_path, False, False, "amx_bf16")
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
     assert cpu_native_bf16() == "AMX"
