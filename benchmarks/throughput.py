@@ -274,6 +274,7 @@ def measure_cpu(name: str, rounds: int, seconds: float, steps: int, folder: Path
         "ms_per_round": {arm: [round(ms, 3) for ms in times] for arm, times in found.items()},
         "tokens_per_s": {arm: round(shape.rows * shape.context / ms * 1e3) for arm, ms in middle.items()},
         "ratio_to_bare": {arm: round(middle["bare"] / middle[arm], 3) for arm in labs},
+        "ratio_of_best_rounds": {arm: round(min(found["bare"]) / min(found[arm]), 3) for arm in labs},
         "ratio_to_bare_fused": {arm: round(middle["bare_fused"] / middle[arm], 3) for arm in labs},
         "loading_share_of_step": {arm: round(loading / middle[arm], 5) for arm in labs},
         "chosen": {arm: {**lab.plan.resolved, "reasons": dict(lab.plan.reasons)} for arm, lab in labs.items()},

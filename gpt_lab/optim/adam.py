@@ -43,7 +43,7 @@ class AdamW:
     def __init__(
         self,
         *,
-        lr: PositiveFloat = 0.002,
+        lr: PositiveFloat = 0.003,
         weight_decay: NonNegativeFloat = 0.1,
         clip: NonNegativeFloat = 1.0,
         beta1: Probability = 0.9,
@@ -81,7 +81,7 @@ class Adam(AdamW):
     def __init__(
         self,
         *,
-        lr: PositiveFloat = 0.002,
+        lr: PositiveFloat = 0.003,
         weight_decay: NonNegativeFloat = 0.0,
         clip: NonNegativeFloat = 1.0,
         beta1: Probability = 0.9,

@@ -197,6 +197,17 @@ def _writing(path: Path) -> Iterator[None]:
             raise OSError(int(found[1]) if found else 0, os.strerror(int(found[1])) if found else str(error)) from error
 
 
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes one safetensors file, its folder too if need be.
+
+    Raises:
+        LabError: it cannot be written.
+    """
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save_tensors(path, tensors)
+
+
 def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file(_separate(tensors), path)
     with open(path, "rb") as file:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gpt_lab.data.tokenizer import Tokenizer
 from gpt_lab.errors import DataError
 from gpt_lab.infer.generate import complete
 from gpt_lab.model import GPT
 from gpt_lab.schema import Sample
+from gpt_lab.store.files import writing
 from gpt_lab.train.precision import Precision
 
 
@@ -32,3 +35,16 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
     except DataError:
         ids = []
     return ids or [tokenizer.eot if tokenizer.eot is not None else 0]
+
+
+def save_tokenizer(tokenizer: Tokenizer | None, folder: Path) -> None:
+    """Writes what generation needs beside a checkpoint, unless it is there or the data is no text.
+
+    Raises:
+        LabError: the folder cannot be written.
+    """
+    if tokenizer is not None and not folder.exists():
+        with writing(folder):
+            temporary = folder.with_name(f".{folder.name}.tmp")
+            tokenizer.save(temporary)
+            temporary.rename(folder)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
 
 from gpt_lab import registry, trackers
 from gpt_lab.data.dataset import Dataset, open_dataset
@@ -18,7 +19,6 @@ from gpt_lab.model import initialize
 from gpt_lab.optim.groups import groups
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
-from gpt_lab.store.files import writing
 from gpt_lab.train import checkpoint, ending, live
 from gpt_lab.train.bare import bare_model
 from gpt_lab.train.budget import Clock
@@ -30,7 +30,7 @@ from gpt_lab.train.feed import Feed
 from gpt_lab.train.metrics import Diverged, History, peak_memory_gb
 from gpt_lab.train.peak import peak_flops
 from gpt_lab.train.plan import Plan, resolve
-from gpt_lab.train.sample import draw
+from gpt_lab.train.sample import draw, save_tokenizer
 from gpt_lab.train.signals import Signals
 from gpt_lab.train.state import State, Stopped
 from gpt_lab.train.step import Stepper
@@ -62,7 +62,7 @@ def run_training(cfg: RunConfig, console: Console | None = None, command: str = 
         run = Run.open(run.path)  # as the last process that held the lock left it
         if run.state in ("finished", "diverged") and not cfg.force:
             return ending.already_done(run, console)
-        if cfg.force and run.metrics():
+        if cfg.force and (run.state != "running" or run.metrics()):
             run.restart()
         with Signals() as signals:
             return Trainer(cfg, plan, dataset, run, console, signals, command).run_to_end()
@@ -86,7 +86,21 @@ class Trainer:
         self.view = live.View(console, plan.budget, cfg.eval.every)
         self.tracker = trackers.build_tracker(cfg.tracker, run, cfg)
         self.tracker.start()  # connects while the model is built
-        torch.manual_seed(cfg.seed)  # the lab's own draws are keyed; this is for parts of other packages
+        self.checkpoints = checkpoint.Checkpoints(
+            run.checkpoints, cfg.checkpoint.every or cfg.eval.every, cfg.checkpoint.keep
+        )
+        self.state = State()
+        self.clock = Clock()
+        self.history = History(overflow_allowed=plan.precision.scaler is not None)
+        self.multiplier = 0.0
+        self._marked = (0, 0.0)
+        with self.failures():
+            self.build()
+
+    def build(self) -> None:
+        """Model, optimizer and all that steps need, as at step 0."""
+        cfg, plan, dataset = self.cfg, self.plan, self.dataset
+        torch.manual_seed(cfg.seed % 2**63)  # the lab's own draws are keyed; this is for parts of other packages
         self.model = bare_model(cfg, dataset.vocab_size)
         initialize(self.model, cfg)
         self.model.to(plan.device)
@@ -104,38 +118,20 @@ class Trainer:
         dropout_seed = cfg.seed if cfg.model.dropout > 0 or cfg.attention.get("dropout") else None
         self.feed = Feed(dataset, plan.device, cfg.rows, cfg.batch.micro or cfg.rows, dropout_seed)
         self.eval_rows = eval_rows(plan.device, cfg.scale.context, dataset.vocab_size)
-        self.checkpoints = checkpoint.Checkpoints(
-            run.checkpoints, cfg.checkpoint.every or cfg.eval.every, cfg.checkpoint.keep
-        )
         self.peak = peak_flops("cuda", plan.precision.name) if plan.device == "cuda" else None
-        self.state = State()
-        self.clock = Clock()
-        self.history = History(overflow_allowed=plan.precision.scaler is not None)
-        self.multiplier = 0.0
-        self._marked = (0, 0.0)
 
     def run_to_end(self) -> Result:
         """Resumes, trains, validates; leaves the run folder in a final state whatever happens."""
-        try:
-            self.resume()
-            self.view.start(self.state.step, self.clock.seconds)
-            self.train()
-            result = self.conclude()
-        except Stopped as stop:
-            result = self.leave(stop.number)
-        except Diverged as divergence:
-            result = self.report(divergence)
-        except BaseException as error:
-            self.view.stop()
-            self.fail(error)
-            if isinstance(error, torch.OutOfMemoryError):
-                rows = self.feed.micro
-                raise LabError(
-                    f"out of GPU memory with {rows} rows of {self.cfg.scale.context} tokens at a time: lower "
-                    "batch.micro, set model.checkpointing=true, or make the model smaller"
-                ) from error
-            raise
-        return result
+        with self.failures():
+            try:
+                self.resume()
+                self.view.start(self.state.step, self.clock.seconds)
+                self.train()
+                return self.conclude()
+            except Stopped as stop:
+                return self.leave(stop.number)
+            except Diverged as divergence:
+                return self.report(divergence)
 
     def resume(self) -> None:
         """Continues from the newest valid checkpoint, or begins."""
@@ -149,7 +145,9 @@ class Trainer:
             self.view.say(f"training {self.run.path} ({', '.join(self.plan.resolved.values())[:80]})")
         self.checkpoints.clean(self.state.step)
         self.run.truncate_after(self.state.step)
-        self.run.update(state="running", finished=None)
+        self.run.update(state="running", finished=None, error=None)
+        if self.plan.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         self.history.losses, self.history.norms = self.state.losses, self.state.norms
         self.clock = Clock(self.state.seconds)
         self._marked = (self.state.step, self.state.seconds)
@@ -239,7 +237,7 @@ class Trainer:
             state = self.state
             state.seconds, state.losses, state.norms = self.clock.seconds, self.history.losses, self.history.norms
             self.run.sync()
-            self.save_tokenizer()
+            save_tokenizer(self.dataset.tokenizer, self.run.path / "tokenizer")
             self.checkpoints.save(
                 self.model,
                 self.optimizer,
@@ -292,22 +290,34 @@ class Trainer:
         self.clock.pause()
         self.view.stop()
         path = self.run.path / "diverged" / f"step-{divergence.step + 1}.safetensors"
-        batch = self.dataset.batch(divergence.step)
-        with writing(path):
-            path.parent.mkdir(exist_ok=True)
-        save_file({name: tensor for name, tensor in batch._asdict().items() if tensor is not None}, path)
+        batch = self.dataset.batch(divergence.step)._asdict()
+        checkpoint.save_tensors(path, {name: tensor for name, tensor in batch.items() if tensor is not None})
         self.view.say(f"diverged: {divergence} (batch in {path}); lower optim.lr, or raise schedule.warmup")
         self.state.step = divergence.step + 1
         return self.end("diverged", self.summary() | {"diverged/step": divergence.step + 1})
 
-    def fail(self, error: BaseException) -> None:
-        """Leaves word of an error that ends the run; earlier checkpoints stay."""
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Leaves word of an error that ends the run; earlier checkpoints stay.
+
+        Raises:
+            LabError: instead of a GPU without memory, with the ways out.
+        """
         try:
-            self.run.update(error=f"{type(error).__name__}: {error}")
-            self.run.finish("failed", {})
-        except LabError:  # the disk that is full or closed is what ended the run
-            pass
-        self.tracker.finish("failed", {})
+            yield
+        except BaseException as error:
+            self.view.stop()
+            with suppress(LabError):  # the disk that is full or closed may be what ended the run
+                self.run.update(error=f"{type(error).__name__}: {error}")
+                self.run.finish("failed", {})
+            self.tracker.finish("failed", {})
+            if isinstance(error, torch.OutOfMemoryError):
+                rows = self.cfg.batch.micro or self.cfg.rows
+                raise LabError(
+                    f"out of GPU memory with {rows} rows of {self.cfg.scale.context} tokens at a time: lower "
+                    "batch.micro, set model.checkpointing=true, or make the model smaller"
+                ) from error
+            raise
 
     def end(self, state: str, summary: dict[str, Any], signal_number: int | None = None) -> Result:
         """Writes the final state and shows it."""
@@ -386,15 +396,6 @@ class Trainer:
         self.run.sample(self.state.step, text)
         self.view.sample(text)
         self.tracker.text("sample", text, self.state.step)
-
-    def save_tokenizer(self) -> None:
-        """Puts what generation needs beside the first checkpoint."""
-        folder = self.run.path / "tokenizer"
-        if self.dataset.tokenizer is not None and not folder.exists():
-            with writing(folder):
-                temporary = folder.with_name(".tokenizer.tmp")
-                self.dataset.tokenizer.save(temporary)
-                temporary.rename(folder)
 
     def summary(self) -> dict[str, Any]:
         """What is known of the run without evaluating it again."""

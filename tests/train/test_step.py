@@ -157,7 +157,14 @@ def test_compiled_and_eager_training_agree(make: Make) -> None:
 
     if not (shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("no C++ compiler")
-    settings = {"budget.steps": 6, "scale.depth": 1, "eval.every": 6, "model.dropout": 0.1, "optim.lr": 1e-3}
+    settings = {
+        "budget.steps": 4,
+        "scale.depth": 1,
+        "eval.every": 4,
+        "position": "none",
+        "mlp": "relu",
+        "model.dropout": 0.1,
+    }
     eager = train(make(**settings))
     compiled = train(make(**settings, compile="on"))
     assert compiled.path != eager.path

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from gpt_lab.train.step import Stepper
 from tests.train.helpers import curve, quiet, said, train, weights
 
 Make = Callable[..., RunConfig]
+ROOT = Path(__file__).parent.parent.parent
 
 
 def test_the_run_folder_holds_the_story(make: Make) -> None:
@@ -72,7 +75,16 @@ def test_final_weights_are_saved_and_are_those_validated(make: Make) -> None:
 
 def test_the_best_checkpoint_has_the_lowest_loss(make: Make) -> None:
     # a rate this high lets the loss rise again
-    cfg = make(**{"budget.steps": 30, "eval.every": 3, "checkpoint.every": 30, "optim.lr": 1.0, "schedule": "constant"})
+    cfg = make(
+        **{
+            "budget.steps": 30,
+            "eval.every": 3,
+            "checkpoint.every": 30,
+            "optim.lr": 0.05,
+            "optim.clip": 0.0,
+            "schedule": "constant",
+        }
+    )
     result = train(cfg)
     losses = {row["step"]: row["val/loss"] for row in curve(result.path) if "val/loss" in row}
     best = min(losses, key=lambda step: losses[step])
@@ -270,3 +282,44 @@ def test_weights_that_the_last_update_broke_are_divergence(make: Make, monkeypat
     result = train(make(**{"eval.every": 2, "budget.steps": 3, "sample.tokens": 4}))
     assert (result.state, result.exit_code) == ("diverged", 1)
     assert [path.name for path in (result.path / "diverged").iterdir()] == ["step-2.safetensors"]
+
+
+def test_a_failure_while_building_is_recorded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any) -> None:
+        raise RuntimeError("a bug")
+
+    cfg = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "initialize", broken)
+        with pytest.raises(RuntimeError, match="a bug"):
+            train(cfg)
+    (run,) = all_runs(cfg.runs_dir)
+    assert (run.state, run.record["error"]) == ("failed", "RuntimeError: a bug")
+    assert train(cfg).state == "finished"
+    assert Run.open(run.path).record["error"] is None
+
+
+def test_a_prompt_that_the_vocabulary_lacks_is_no_reason_to_stop(make: Make) -> None:
+    result = train(make(tokenizer="char", **{"sample.tokens": 5, "sample.prompt": "ΩΩ", "budget.steps": 2}))
+    assert (result.path / "samples" / "step_00000002.txt").read_text()
+
+
+STARTS = """
+import sys
+from gpt_lab.train.trainer import Trainer, run_training
+from tests.train.helpers import quiet
+from tests.helpers import tiny_config
+
+text = {"name": "text", "path": sys.argv[1]}
+run_training(tiny_config(data=text, runs_dir=sys.argv[2], **{"budget.steps": 2, "log.every": 1}), quiet())
+heavy = ("torch._dynamo", "torch._inductor", "sympy", "wandb", "datasets", "pandas", "transformers", "matplotlib")
+print(*[name for name in heavy if name in sys.modules])
+"""
+
+
+@pytest.mark.slow
+def test_a_run_imports_nothing_that_it_does_not_need(corpus: Path, tmp_path: Path) -> None:
+    """torch's compiler alone would take longer to import than torch: a run that does not compile goes without."""
+    command = [sys.executable, "-c", STARTS, str(corpus), str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, cwd=ROOT)
+    assert done.stdout.strip() == ""
