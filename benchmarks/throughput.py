@@ -43,6 +43,8 @@ ALPHABET = "".join(chr(c) for c in range(33, 33 + 64)) + "\n"
 """65 characters, as many as tiny Shakespeare has."""
 LOG_EVERY = 10
 """Steps between two reads of the loss, in every arm (nanoGPT's for its character model)."""
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -185,12 +187,12 @@ class Lab:
         if self.trainer.due(LOG_EVERY):
             self.trainer.log()
 
-    def loading_ms(self, calls: int) -> float:
+    def loading_ms(self, calls: int, clock: Clock) -> float:
         """Time to bring one batch."""
-        start = time.perf_counter()
+        start = clock()
         for step in range(calls):
             self.trainer.feed.take(step)
-        return (time.perf_counter() - start) / calls * 1e3
+        return (clock() - start) / calls * 1e3
 
 
 def same_model(shape: Shape, text: Path, steps: int) -> list[str]:
@@ -224,32 +226,34 @@ def write_corpus(folder: Path, characters: int = 1_000_000) -> tuple[Path, Path]
     return text, tokens
 
 
-def timed(step: Callable[[], None], seconds: float, wait: Callable[[], None] = lambda: None) -> float:
+def timed(
+    step: Callable[[], None], seconds: float, clock: Clock = time.perf_counter, wait: Callable[[], None] = lambda: None
+) -> float:
     """Milliseconds per step over at least so many seconds, in whole log intervals."""
     wait()
-    start, done = time.perf_counter(), 0
-    while done == 0 or time.perf_counter() - start < seconds:
+    start, done = clock(), 0
+    while done == 0 or clock() - start < seconds:
         for _ in range(LOG_EVERY):
             step()
         done += LOG_EVERY
     wait()
-    return (time.perf_counter() - start) / done * 1e3
+    return (clock() - start) / done * 1e3
 
 
-def take_turns(arms: dict[str, Arm], rounds: int, seconds: float) -> dict[str, list[float]]:
+def take_turns(arms: dict[str, Arm], rounds: int, seconds: float, clock: Clock) -> dict[str, list[float]]:
     """Milliseconds per step of each arm in each round; each round begins with another arm."""
     names = list(arms)
     for name in names:
-        timed(arms[name].step, seconds / 4)
+        timed(arms[name].step, seconds / 4, clock)
     found: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            found[name].append(timed(arms[name].step, seconds))
+            found[name].append(timed(arms[name].step, seconds, clock))
     return found
 
 
-def measure_cpu(name: str, rounds: int, seconds: float, steps: int, folder: Path) -> dict[str, Any]:
+def measure_cpu(name: str, rounds: int, seconds: float, steps: int, folder: Path, clock: Clock) -> dict[str, Any]:
     """All arms at one shape."""
     shape = SHAPES[name]
     text, tokens = write_corpus(folder)
@@ -263,9 +267,9 @@ def measure_cpu(name: str, rounds: int, seconds: float, steps: int, folder: Path
     ours, theirs = (sum(p.numel() for p in m.parameters()) for m in (labs["lab"].trainer.model, bare.model))
     if ours != theirs:
         raise SystemExit(f"the models differ: {ours} parameters in the lab, {theirs} in the bare loop")
-    found = take_turns({"bare": bare, "bare_fused": fused, **labs}, rounds, seconds)
+    found = take_turns({"bare": bare, "bare_fused": fused, **labs}, rounds, seconds, clock)
     middle = {arm: statistics.median(times) for arm, times in found.items()}
-    loading = labs["lab"].loading_ms(200)
+    loading = labs["lab"].loading_ms(200, clock)
     return {
         "shape": vars(shape),
         "parameters": ours,
@@ -296,8 +300,8 @@ def measure_cuda(scale: str, rows: int, micro: int, rounds: int, seconds: float,
         except (ConfigError, torch.OutOfMemoryError) as error:
             found[kernel] = {"refused": str(error).splitlines()[0]}
             continue
-        timed(lab.step, seconds / 2, torch.cuda.synchronize)
-        times = [timed(lab.step, seconds, torch.cuda.synchronize) for _ in range(rounds)]
+        timed(lab.step, seconds / 2, wait=torch.cuda.synchronize)
+        times = [timed(lab.step, seconds, wait=torch.cuda.synchronize) for _ in range(rounds)]
         rate = tokens / statistics.median(times) * 1e3
         flops = lab.plan.cost.train_flops_per_token
         found[kernel] = {
@@ -347,6 +351,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shapes", default="A,B", help="which of A and B, with a comma between")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0, help="least time of an arm in a round")
+    clock_help = "cpu: one thread and its processor time, for a machine that is busy with other things"
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help=clock_help)
     parser.add_argument("--steps", type=int, default=20_000, help="budget that compile=auto is told (not run through)")
     parser.add_argument("--cuda", action="store_true", help="tokens/s and MFU on the GPU instead")
     parser.add_argument("--scale", default="gpt2", help="with --cuda: the size")
@@ -360,8 +366,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rounds, seconds = (1, 0.0) if chosen.quick else (chosen.rounds, chosen.seconds)
     shapes = ["A"] if chosen.quick else chosen.shapes.split(",")
     steps = 1000 if chosen.quick else chosen.steps
+    if chosen.clock == "cpu":
+        torch.set_num_threads(1)
     named = this_machine(chosen.cuda)
-    result: dict[str, Any] = {"machine": named, "rounds": rounds, "seconds_per_round": seconds}
+    result: dict[str, Any] = {"machine": named, "clock": chosen.clock, "rounds": rounds, "seconds_per_round": seconds}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GPT_LAB_CACHE"] = folder
         if chosen.cuda:
@@ -371,10 +379,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for name in shapes:
                 inner = Path(folder) / name
                 inner.mkdir()
-                result["shapes"][name] = measure_cpu(name, rounds, seconds, steps, inner)
+                result["shapes"][name] = measure_cpu(name, rounds, seconds, steps, inner, CLOCKS[chosen.clock])
     named["load_after"] = round(os.getloadavg()[0], 2)
     show(result)
-    out = chosen.out or RESULTS / f"throughput-{slug(named)}{'-quick' if chosen.quick else ''}.json"
+    ending = ("-cpu-time" if chosen.clock == "cpu" else "") + ("-quick" if chosen.quick else "")
+    out = chosen.out or RESULTS / f"throughput-{slug(named)}{ending}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"written: {out}")
