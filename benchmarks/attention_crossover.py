@@ -31,7 +31,7 @@ TOKENS = 1024
 """Tokens of a pass at every context, so that the rest of a model would cost the same."""
 HEADS = ((4, 32), (6, 64))
 """(heads, head dimension): of shape A and of shape B in throughput.py."""
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MASKS = ("causal", "window", "alibi")
 
 

@@ -12,8 +12,8 @@ from gpt_lab.registry import register
 
 KERNELS: dict[str, type[Kernel]] = {"math": Math, "sdpa": Sdpa, "flash_attn": FlashAttention, "flex": Flex}
 
-CPU_MATH_CONTEXT = {"fp32": 128, "tf32": 128, "bf16": 1024, "fp16": 1024}
-"""Longest context, by precision, at which `math` beats `sdpa` on CPU, forward and backward."""
+CPU_MATH_CONTEXT = {"fp32": 128, "bf16": 1024, "fp16": 0}
+"""Longest context, by precision, up to which `math` is at least as fast as `sdpa` on CPU, forward and backward."""
 MEASURED = "benchmarks/results/attention_crossover.json"
 
 

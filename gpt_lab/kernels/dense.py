@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gpt_lab.kernels.base import Request, View, additive, visible
+from gpt_lab.kernels.base import Request, View, additive, constant, visible
 from gpt_lab.parts.base import dropped
 from gpt_lab.registry import register
 
@@ -136,7 +136,7 @@ class Sdpa:
 _hopper: dict[int, bool] = {}
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _is_hopper(index: int) -> bool:
     if index not in _hopper:
         _hopper[index] = torch.cuda.get_device_capability(index)[0] == 9

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt_lab.kernels.base import Memo, Request, View
+from gpt_lab.kernels.base import Memo, Request, View, constant
 from gpt_lab.kernels.dense import Math, Sdpa
 from gpt_lab.registry import register
 
@@ -150,7 +150,7 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, view: View, scale: float, softcap: f
     return kernel.run(q, k, v, view, scale, softcap, 0.0, None, 0)
 
 
-@torch.compiler.assume_constant_result
+@constant
 def flash_version() -> int | None:
     """2 or 4: the flash-attn package that works here; None if none does."""
     return _flash_version()

@@ -6,22 +6,9 @@ from collections.abc import Iterable
 
 import torch
 
-from gpt_lab.optim.base import Eager, plain_step
 from gpt_lab.optim.groups import Group, param_groups
 from gpt_lab.options import NonNegativeFloat, PositiveFloat, Probability
 from gpt_lab.registry import register
-
-
-class AdamWOptimizer(Eager, torch.optim.AdamW):
-    """torch's AdamW."""
-
-    step = plain_step(torch.optim.AdamW)
-
-
-class AdamOptimizer(Eager, torch.optim.Adam):
-    """torch's Adam."""
-
-    step = plain_step(torch.optim.Adam)
 
 
 @register("optim", "adamw")
@@ -38,7 +25,7 @@ class AdamW:
     eps: added to the root of the second moment.
     """
 
-    rule: type[torch.optim.Adam] = AdamWOptimizer
+    rule: type[torch.optim.Adam] = torch.optim.AdamW
 
     def __init__(
         self,
@@ -76,7 +63,7 @@ class Adam(AdamW):
     eps: added to the root of the second moment.
     """
 
-    rule = AdamOptimizer
+    rule = torch.optim.Adam
 
     def __init__(
         self,

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt_lab.optim.base import Eager
 from gpt_lab.optim.groups import Group, param_groups
 from gpt_lab.options import NonNegativeFloat, PositiveFloat, Probability
 from gpt_lab.registry import register
 
 
-class LionOptimizer(Eager):
+class LionOptimizer(torch.optim.Optimizer):
     """p <- p (1 - lr wd) - lr sign(beta1 m + (1 - beta1) g), then m <- beta2 m + (1 - beta2) g.
 
     Args:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from gpt_lab.optim.base import Eager
 from gpt_lab.optim.groups import Group, param_group
 from gpt_lab.options import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 from gpt_lab.registry import register
@@ -59,7 +58,7 @@ def adjustment(how: Adjust, rows: int, columns: int) -> float:
     return 0.2 * math.sqrt(max(rows, columns))
 
 
-class MuonOptimizer(Eager):
+class MuonOptimizer(torch.optim.Optimizer):
     """Muon for groups with `orthogonal: True`, AdamW for the others.
 
     Args:

@@ -7,16 +7,9 @@ from collections.abc import Iterable
 import torch
 
 from gpt_lab.errors import ConfigError
-from gpt_lab.optim.base import Eager, plain_step
 from gpt_lab.optim.groups import Group, param_groups
 from gpt_lab.options import NonNegativeFloat, PositiveFloat, Probability
 from gpt_lab.registry import register
-
-
-class SGDOptimizer(Eager, torch.optim.SGD):
-    """torch's SGD."""
-
-    step = plain_step(torch.optim.SGD)
 
 
 @register("optim", "sgd")
@@ -53,4 +46,4 @@ class SGD:
         """The optimizer over these parameters."""
         settings = param_groups(groups, self.lr, self.weight_decay)
         # not fused: a first step that a loss scaler skips would leave its momentum uninitialised
-        return SGDOptimizer(settings, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, foreach=True)
+        return torch.optim.SGD(settings, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, foreach=True)
