@@ -105,7 +105,7 @@ CHANGES: dict[str, Any] = {
     "init.base_head_dim": 2,
     "optim.lr": 0.1,
     "optim.weight_decay": 0.9,
-    "optim.clip": (0.001, {"batch.tokens": 16, "budget.steps": 12}),
+    "optim.clip": (0.001, {"optim.clip": 0.0, "batch.tokens": 16, "budget.steps": 8}),
     "optim.beta1": 0.5,
     "optim.beta2": 0.5,
     "optim.eps": 1.0,

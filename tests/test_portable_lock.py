@@ -7,6 +7,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
+import sysconfig
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -186,7 +187,9 @@ def test_installed_versions_are_the_committed_ones() -> None:
         locked.setdefault(normal(package["name"]), set()).add(package["version"])
     installed = {
         normal(dist.metadata["Name"]): dist.version
-        for dist in importlib.metadata.distributions()
+        for dist in importlib.metadata.distributions(
+            path=[sysconfig.get_path("purelib")]
+        )  # not what setuptools vendors
         if normal(dist.metadata["Name"]) in locked
     }
     assert {"torch", "numpy", "wandb", "gpt-lab"} <= installed.keys()
