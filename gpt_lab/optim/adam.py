@@ -30,7 +30,7 @@ class AdamW:
     def __init__(
         self,
         *,
-        lr: PositiveFloat = 0.003,
+        lr: PositiveFloat = 0.004,
         weight_decay: NonNegativeFloat = 0.1,
         clip: NonNegativeFloat = 1.0,
         beta1: Probability = 0.9,
@@ -68,7 +68,7 @@ class Adam(AdamW):
     def __init__(
         self,
         *,
-        lr: PositiveFloat = 0.003,
+        lr: PositiveFloat = 0.004,
         weight_decay: NonNegativeFloat = 0.0,
         clip: NonNegativeFloat = 1.0,
         beta1: Probability = 0.9,
