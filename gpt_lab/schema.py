@@ -60,7 +60,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Eval:
-    """Validation during training: every so many steps, on the first `tokens` of the validation split (null: all)."""
+    """Validation during training: every so many steps, on about `tokens` tokens spread over the split (null: all of it)."""
 
     every: PositiveInt = 200
     tokens: PositiveInt | None = None

@@ -35,7 +35,7 @@ def evaluate(
     limit: int | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> dict[str, float] | None:
-    """Metrics on about the first `limit` tokens of the validation split (None: all of it).
+    """Metrics on about `limit` tokens spread evenly over the validation split (None: all of it).
 
     Returns:
         val/loss (nats per token), val/ppl, and val/bpb (bits per byte) for text or val/accuracy (share of right
