@@ -60,7 +60,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Eval:
-    """Validation during training: every so many steps, on about `tokens` tokens spread over the split (null: all of it)."""
+    """Validation during training: each `every` steps, on about `tokens` tokens spread over the split (null: all)."""
 
     every: PositiveInt = 200
     tokens: PositiveInt | None = None
