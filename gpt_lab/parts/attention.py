@@ -68,18 +68,14 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_BTD: Tensor, flow: Flow) -> Tensor:
         batch, length, width = x_BTD.shape
-        q, k, v = self.qkv(x_BTD).split(self._widths, dim=-1)
-        if self.qk_norm == "full":
-            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)  # autocast may leave norms in fp32
-        q_BHTK = q.view(batch, length, self.heads, self.head_dim).transpose(1, 2)
-        k_BGTK = k.view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
-        v_BGTK = v.view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        q_BHTK, k_BGTK, v_BGTK = self.project(x_BTD)
+        dtype = v_BGTK.dtype  # autocast may leave norms in fp32
         if self.qk_norm == "head":
-            q_BHTK, k_BGTK = self.q_norm(q_BHTK).to(v.dtype), self.k_norm(k_BGTK).to(v.dtype)
+            q_BHTK, k_BGTK = self.q_norm(q_BHTK).to(dtype), self.k_norm(k_BGTK).to(dtype)
         position = flow.position
         q_BHTK, k_BGTK = position.rotate(q_BHTK, k_BGTK, flow.positions_T)
         if self.qk_norm == "unit":
-            q_BHTK, k_BGTK = self.q_norm(q_BHTK).to(v.dtype), self.k_norm(k_BGTK).to(v.dtype)
+            q_BHTK, k_BGTK = self.q_norm(q_BHTK).to(dtype), self.k_norm(k_BGTK).to(dtype)
         positions_q = positions_k = None
         if flow.cache is not None:
             positions_q = flow.positions_T
@@ -108,6 +104,20 @@ class SelfAttention(nn.Module):
         )
         out_BTD: Tensor = self.o_proj(y_BHTK.transpose(1, 2).reshape(batch, length, width))
         return out_BTD
+
+    def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, K), keys and values (B, G, T, K)."""
+        batch, length, _ = x_BTD.shape
+        counts = (self.heads, self.kv_heads, self.kv_heads)
+        qkv = self.qkv(x_BTD)
+        if self.qk_norm == "full":
+            q, k, v = qkv.split(self._widths, dim=-1)
+            qkv = torch.cat((self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v), dim=-1)
+        # split by heads, not by widths: backward then gathers their gradients in one copy
+        q_BHTK, k_BGTK, v_BGTK = (
+            qkv.view(batch, length, sum(counts), self.head_dim).transpose(1, 2).split(counts, dim=1)
+        )
+        return q_BHTK, k_BGTK, v_BGTK
 
     def request(
         self, device: str | torch.device, dtype: str, bias_kind: str = "none", documents: bool = False

@@ -85,7 +85,6 @@ class Trainer:
         self.signals, self.command = signals, command
         self.view = live.View(console, plan.budget, cfg.eval.every)
         self.tracker = trackers.build_tracker(cfg.tracker, run, cfg)
-        self.tracker.start()  # connects while the model is built
         self.checkpoints = checkpoint.Checkpoints(
             run.checkpoints, cfg.checkpoint.every or cfg.eval.every, cfg.checkpoint.keep
         )
@@ -152,6 +151,7 @@ class Trainer:
         self.clock = Clock(self.state.seconds)
         self._marked = (self.state.step, self.state.seconds)
         if self.plan.compile and not self.finished:
+            self.tracker.start()
             self.view.say("compiling (compile=off trains without)")
             self.stepper.warm_up(self.feed.take(self.state.step))
 
@@ -178,6 +178,7 @@ class Trainer:
         self.clock.start()
         while not self.finished:
             self.step()
+            self.tracker.start()  # not before: importing its client would hold up the first step by 1 s
             if self.due(cfg.log.every):
                 self.log()
             if self.due(cfg.eval.every):
@@ -249,6 +250,7 @@ class Trainer:
     def conclude(self) -> Result:
         """Saves the final weights, validates them on the whole split, and reports."""
         self.clock.pause()
+        self.tracker.start()
         state, limit = self.state, self.cfg.eval.tokens
         if self.history.losses or len(self.history):
             self.log()

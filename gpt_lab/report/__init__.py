@@ -1,0 +1,1 @@
+"""Reports: what the runs of a study say, and how surely."""

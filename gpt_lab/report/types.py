@@ -1,0 +1,125 @@
+"""The tables of a report: what one stage hands to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pandas as pd
+
+from gpt_lab.sweep.design import Design
+
+VerdictName = Literal["baseline", "better", "worse", "equivalent", "real but small", "undecided", "no data"]
+Tier = Literal["screen", "confirm"]
+
+COLUMNS = (
+    "run",  # folder, or W&B path: unique
+    "source",  # local | wandb | offline
+    "study",
+    "name",
+    "state",  # finished | running | stopped | failed | diverged | pruned | missing (asked for, never begun)
+    "arm",  # Design.arm, or as group_by says
+    "tuning",  # Design.tuning; "" without nuisance settings
+    "pair",  # value of the pairing setting, as text
+    "score",  # final value of the metric; NaN unless finished
+    "error",  # last line of what went wrong; ""
+    "seconds",
+    "steps",
+    "tokens",
+    "flops",
+    "parameters",
+    "parameters_non_embedding",
+    "train_flops_per_token",
+    "tokens_per_s",
+    "peak_memory_gb",
+    "floor_unigram",
+    "floor_bigram",
+    "floor_trigram",
+)
+"""Columns of Study.runs; beside them a `config.<flat key>` for each setting and a `summary.<metric>` for each metric."""
+
+
+@dataclass
+class Study:
+    """All runs of one comparison, one row each (COLUMNS), and what they were meant to answer.
+
+    Fields:
+        curves: of runs asked for, read on demand: run -> table of step, tokens, flops, seconds and metrics.
+        notes: what a reader must know of how the runs were found (unreadable folders, double runs).
+    """
+
+    design: Design
+    runs: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+
+    def curves(self, runs: list[str]) -> Mapping[str, pd.DataFrame]:
+        """Curves by run; overridden by the loader."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its two-sided interval at level 1 - alpha and its degrees of freedom."""
+
+    estimate: float
+    low: float
+    high: float
+    df: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm of a comparison; numbers are None where they do not exist.
+
+    Fields:
+        n: pairs that the difference rests on. runs: finished runs of the arm.
+        mean, sd: of the metric over the finished runs.
+        delta: difference to the baseline, variant - baseline, with its interval (uncorrected level 1 - alpha).
+        p_adjusted: after Holm's (confirm) or Benjamini-Hochberg's (screen) correction over the family.
+        more_seeds: further seeds that an undecided verdict needs, estimated.
+        rho: correlation of paired runs. runs_saved: runs that pairing saved, 2n rho/(1-rho) rounded down to what an
+            unpaired design of the same precision would need beyond this one.
+        medians: parameters, non_embedding, flops_per_token, tokens_per_s, peak_memory_gb, seconds over its runs.
+        tuning: the nuisance values chosen; on_edge: it is the last of its ladder.
+        states: how many runs are missing, failed, diverged, stopped, running, pruned.
+        warnings: what forbids or weakens the verdict.
+    """
+
+    arm: str
+    verdict: VerdictName
+    tier: Tier | None
+    n: int
+    runs: int
+    mean: float | None
+    sd: float | None
+    delta: Interval | None
+    p_adjusted: float | None
+    more_seeds: int | None
+    rho: float | None
+    runs_saved: int | None
+    medians: Mapping[str, float]
+    tuning: str = ""
+    on_edge: bool = False
+    states: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The answer: rows best first (the baseline among them), and the band of effects too small to matter.
+
+    Fields:
+        noise: what two sets of baseline runs differ by: the difference 0 with the interval that a variant equal to the
+            baseline would get; None with fewer than two baseline runs.
+        mei: the minimum effect of interest that was used, in units of the metric.
+        notes: sentences below the table.
+    """
+
+    design: Design
+    rows: tuple[Row, ...]
+    noise: Interval | None
+    mei: float
+    correction: str
+    notes: tuple[str, ...] = ()

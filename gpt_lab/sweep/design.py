@@ -1,0 +1,107 @@
+"""What a sweep compares: arms, pairs, the baseline. Pure data; read by the runner and by the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Design:
+    """The comparison that a sweep file states.
+
+    Fields:
+        study: name of the study, folder of its runs, group of its W&B runs.
+        question: one sentence, as the report's title.
+        metric: key of a run's final summary that decides, such as val/bpb.
+        goal: which direction of the metric is better.
+        pair: setting that pairs the runs of two arms (the seed); its values replicate, they are no arm.
+        factors: swept settings that are compared; each combination of their values is an arm.
+        nuisance: swept settings that are optimised within each arm (a learning rate), never compared.
+        baseline: value of each factor in the arm that all others are compared with; None: the user must choose.
+        family: name of the set of comparisons whose verdicts are corrected together.
+        mei: minimum effect of interest, in units of the metric; None: STATISTICS' default.
+        alpha: probability of a false verdict, over the family.
+        values: the values of each swept setting, in the file's order (empty for drawn ones).
+    """
+
+    study: str
+    question: str = ""
+    metric: str = "val/bpb"
+    goal: Literal["minimize", "maximize"] = "minimize"
+    pair: str = "seed"
+    factors: tuple[str, ...] = ()
+    nuisance: tuple[str, ...] = ()
+    baseline: Mapping[str, Any] | None = None
+    family: str = ""
+    mei: float | None = None
+    alpha: float = 0.05
+    values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def arm(self, values: Mapping[str, Any]) -> str:
+        """Name of the arm of a cell: its factors' values, `position=alibi`; several joined by a comma and a space."""
+        return join(self.factors, values)
+
+    def tuning(self, values: Mapping[str, Any]) -> str:
+        """Name of the nuisance values of a cell, `optim.lr=0.003`; empty without nuisance settings."""
+        return join(self.nuisance, values)
+
+    @property
+    def baseline_arm(self) -> str | None:
+        """Name of the arm that all others are compared with."""
+        return None if self.baseline is None else self.arm(self.baseline)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run that a sweep asks for.
+
+    Fields:
+        index: place in the sweep's order, from 0.
+        values: each swept setting's value, the pairing one included.
+        arm, tuning: as Design names them. pair: value of the pairing setting (None if it is not swept).
+        overrides: complete command line of `train` for this run, in order; study=... included.
+        key: 12 hex digits that name this cell for good (of its overrides).
+        identity: RunConfig.identity() of the composed config: equal for a run of the same settings, whoever ran it.
+    """
+
+    index: int
+    values: Mapping[str, Any]
+    arm: str
+    tuning: str
+    pair: Any
+    overrides: tuple[str, ...]
+    key: str
+    identity: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file, read and checked: its design, and how to make its cells.
+
+    Fields:
+        path: the file.
+        raw: its whole content, as W&B gets it.
+        overrides: settings of the command line that hold for every cell.
+    """
+
+    path: Path
+    raw: Mapping[str, Any]
+    design: Design
+    method: Literal["grid", "random", "bayes"]
+    overrides: tuple[str, ...] = ()
+    run_cap: int | None = None
+
+
+def join(keys: tuple[str, ...], values: Mapping[str, Any]) -> str:
+    """`a=1, b=x` of the given keys."""
+    return ", ".join(f"{key}={shown(values[key])}" for key in keys if key in values)
+
+
+def shown(value: Any) -> str:
+    """A value as one writes it on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
