@@ -37,7 +37,7 @@ COLUMNS = (
     "floor_bigram",
     "floor_trigram",
 )
-"""Columns of Study.runs; beside them a `config.<flat key>` for each setting and a `summary.<metric>` for each metric."""
+"""Beside these a `config.<flat key>` for each setting and a `summary.<metric>` for each metric."""
 
 
 @dataclass
