@@ -1,7 +1,7 @@
 """A loopback double of the W&B server: enough of its protocol for the real client, and failures on demand.
 
 `WandbDouble` records what clients send. One method `on_<operation>` answers each GraphQL operation, so that a
-subclass adds operations (sweeps, say) by adding methods.
+subclass adds operations by adding methods: sweep_double.py has those of sweeps and of `wandb.Api`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class RecordedRun:
     display_name: str | None = None
     group: str | None = None
     sweep: str | None = None
+    job_type: str | None = None
     tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -199,6 +200,7 @@ class WandbDouble:
         run.display_name = variables.get("displayName") or run.display_name
         run.group = variables.get("groupName") or run.group
         run.sweep = variables.get("sweep") or run.sweep
+        run.job_type = variables.get("jobType") or run.job_type
         run.tags = variables.get("tags") or run.tags
         bucket = {
             "id": f"R-{name}",

@@ -1,0 +1,229 @@
+"""`wandb sweep` and `wandb agent`, the unchanged client in real processes, against the double.
+
+The one thing that is not real: a file named `uv` on PATH stands in for `uv run COMMAND`, which would install the lab
+first, and starts COMMAND of this environment.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gpt_lab.config import compose
+from gpt_lab.schema import identity
+from gpt_lab.store import all_runs
+from tests.trackers.sweep_double import SweepDouble, cells
+
+ROOT = Path(__file__).parent.parent.parent
+BIN = Path(sys.executable).parent
+TINY = {
+    "data": "text",
+    "tokenizer": "byte",
+    "optim": "adamw",
+    "scale.depth": 2,
+    "scale.width": 32,
+    "scale.heads": 4,
+    "scale.context": 16,
+    "batch.tokens": 64,
+    "budget.steps": 20,
+    "eval.every": 10,
+    "eval.tokens": 2048,
+    "log.every": 5,
+    "sample.tokens": 0,
+}
+
+
+class Clone:
+    """A folder like a clone of the lab: conf/, sweeps/, and runs/ to come; W&B's client is logged in to the double."""
+
+    def __init__(self, path: Path, server: SweepDouble) -> None:
+        self.path, self.server = path, server
+        text = path / "words.txt"
+        text.write_text("To be, or not to be, that is the question.\n" * 400)
+        tools = path / "tools"
+        tools.mkdir()
+        (tools / "uv").write_text(f'#!/bin/sh\nshift\ntool=$1\nshift\nexec {BIN}/"$tool" "$@"\n')
+        (tools / "uv").chmod(0o755)
+        (path / "conf").symlink_to(ROOT / "conf")
+        (path / "sweeps").mkdir()
+        self.tiny = {**TINY, "data.path": str(text)}
+        search = f"{tools}{os.pathsep}{BIN}{os.pathsep}{os.environ['PATH']}"
+        self.environment = {**os.environ, **server.environment(), "PATH": search, "WANDB_SILENT": "false"}
+        self.started: list[subprocess.Popen[str]] = []
+
+    def write(self, name: str, parameters: dict[str, Any], **fixed: Any) -> Path:
+        """A sweep file of the shipped form, at the smallest scale."""
+        sweep = {
+            "project": "lab",
+            "program": "train",
+            "method": "grid",
+            "metric": {"name": "val/bpb", "goal": "minimize"},
+            "parameters": {**parameters, **{key: {"value": value} for key, value in {**self.tiny, **fixed}.items()}},
+            "command": ["uv", "run", "train", f"study={name}", "${args_no_hyphens}"],
+            "gpt_lab": {"study": name, "question": "Does it work?", "baseline": {"position": "rope"}},
+        }
+        path = self.path / "sweeps" / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(sweep, sort_keys=False))
+        return path
+
+    def wandb(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(BIN / "wandb"), *arguments]
+        return subprocess.run(
+            command, cwd=self.path, env=self.environment, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    def agent(self) -> subprocess.Popen[str]:
+        """An agent of the only sweep, under way; what it prints goes to agent.log."""
+        sweep = self.server.sweep
+        with (self.path / "agent.log").open("w") as log:
+            process = subprocess.Popen(
+                [str(BIN / "wandb"), "agent", f"{sweep.entity}/{sweep.project}/{sweep.name}"],
+                cwd=self.path,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                text=True,
+            )
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        for process in self.started:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Clone]]:
+    made: list[Clone] = []
+
+    def make() -> Clone:
+        made.append(Clone(tmp_path_factory.mktemp("clone"), SweepDouble().start()))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end()
+        one.server.stop()
+
+
+@pytest.fixture(scope="module")
+def swept(clone: Callable[[], Clone]) -> Clone:
+    """Two positions, two seeds, run by one agent to the end."""
+    here = clone()
+    here.write("small", {"position": {"values": ["rope", "alibi"]}, "seed": {"values": [0, 1]}})
+    made = here.wandb("sweep", "sweeps/small.yaml")
+    assert made.returncode == 0, made.stderr
+    assert "wandb agent tester/lab/sweep0" in made.stderr
+    assert here.agent().wait(300) == 0, (here.path / "agent.log").read_text()
+    return here
+
+
+def until(true: Callable[[], Any], seconds: float = 60) -> None:
+    """Waits until `true()`; fails after so long."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_the_file_arrives_as_written(swept: Clone) -> None:
+    """The lab's own block passes the client."""
+    assert swept.server.sweep.config == yaml.safe_load((swept.path / "sweeps/small.yaml").read_text())
+    assert swept.server.unknown == []
+
+
+@pytest.mark.slow
+def test_each_cell_ran_once(swept: Clone) -> None:
+    values = [{"position": p, "seed": s} for p in ("rope", "alibi") for s in (0, 1)]
+    asked = [{key: run[key] for key in ("position", "seed")} for run in swept.server.sweep.runs.values()]
+    assert asked == values
+    runs = all_runs(swept.path / "runs", "small")
+    assert [run.state for run in runs] == ["finished"] * 4
+    settings = [(run.record["config"]["position.name"], run.record["config"]["seed"]) for run in runs]
+    assert settings == [(cell["position"], cell["seed"]) for cell in values]
+    assert swept.server.sweep.state == "FINISHED"
+
+
+@pytest.mark.slow
+def test_runs_carry_the_whole_config(swept: Clone) -> None:
+    """Flat beside nested: a swept group key (position, data, optim) hides the nested one, and nothing else."""
+    assert set(swept.server.runs) == set(swept.server.sweep.runs)
+    for run in all_runs(swept.path / "runs", "small"):
+        seen = swept.server.runs[run.record["wandb"]["id"]]
+        assert (seen.sweep, seen.group, seen.project, seen.sessions) == ("sweep0", "small", "lab", 1)
+        flat = run.record["config"]
+        assert {key: seen.setting(key) for key in flat} == flat
+        assert {key: seen.setting(key) for key in swept.tiny} == swept.tiny
+        assert seen.setting("position") == flat["position.name"]
+        assert seen.setting("scale") == {"name": flat["scale.name"], **{k: TINY[f"scale.{k}"] for k in SCALE}}
+        assert seen.summary["val/bpb"] == run.summary["val/bpb"]
+        assert (seen.summary["state"], seen.exit_code) == ("finished", 0)
+        assert [step for step, _ in seen.values("train/loss")] == [5, 10, 15, 20]
+
+
+SCALE = ("depth", "width", "heads", "context")
+
+
+@pytest.mark.slow
+def test_runs_are_those_of_the_file(swept: Clone) -> None:
+    """A run of the agent is the same run as the cell's own command line makes."""
+    file = yaml.safe_load((swept.path / "sweeps/small.yaml").read_text())
+    runs = all_runs(swept.path / "runs", "small")
+    for run, cell in zip(runs, cells(file), strict=True):
+        words = [f"{key}={value}" for key, value in cell.items()]
+        assert compose(["study=small", *words]).identity() == identity(run.record["config"])
+
+
+@pytest.mark.slow
+def test_stop_resume_cancel(clone: Callable[[], Clone]) -> None:
+    """The stop button ends a run with a checkpoint; W&B's resume goes on from there; a cancelled sweep ends all."""
+    here = clone()
+    here.write("long", {"seed": {"values": [0, 1]}}, **{"budget.steps": 1_000_000})
+    assert here.wandb("sweep", "sweeps/long.yaml").returncode == 0
+    agent = here.agent()
+    server, runs = here.server, here.server.runs
+
+    def steps() -> int:
+        """The last step that the server has seen of the only run that has begun."""
+        return max((row["step"] for run in runs.values() for row in run.history), default=0)
+
+    until(lambda: steps() >= 10)
+    server.sweep.waiting.clear()
+    ((name, seen),) = runs.items()
+    server.resume_run(name)
+    server.stop_run(name)
+    until(lambda: seen.complete)
+    (run,) = all_runs(here.path / "runs", "long")
+    assert (run.state, seen.exit_code, seen.summary["state"]) == ("stopped", 255, "stopped")
+    stopped = run.summary["steps"]
+    assert (run.checkpoints / "last" / "model.safetensors").is_file()
+
+    until(lambda: steps() > stopped)
+    assert seen.sessions == 2
+    assert here.wandb("sweep", "--cancel", f"tester/lab/{server.sweep.name}").returncode == 0
+    assert agent.wait(60) == 0
+    (run,) = all_runs(here.path / "runs", "long")
+    assert (run.state, seen.summary["state"], len(runs)) == ("stopped", "stopped", 1)
+    assert run.summary["steps"] > stopped
+    losses = [step for step, _ in seen.values("train/loss")]
+    assert losses == [row["step"] for row in run.metrics() if "train/loss" in row], "none lost, none doubled"
+    assert "resuming" in (here.path / "agent.log").read_text()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_files_pass_the_client(path: Path, clone: Callable[[], Clone]) -> None:
+    here = clone()
+    made = here.wandb("sweep", str(path))
+    assert made.returncode == 0, made.stderr
+    assert here.server.sweep.config["parameters"].keys() == yaml.safe_load(path.read_text())["parameters"].keys()
+    assert here.server.sweep.waiting
