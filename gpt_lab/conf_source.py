@@ -30,6 +30,11 @@ def experiments_dir() -> Path:
     return _find("GPT_LAB_EXPERIMENTS", "experiments", "")
 
 
+def sweeps_dir() -> Path:
+    """The folder of sweep files: $GPT_LAB_SWEEPS, ./sweeps, the source tree's, the packaged copy."""
+    return _find("GPT_LAB_SWEEPS", "sweeps", "")
+
+
 def _find(variable: str, name: str, marker: str) -> Path:
     if variable in os.environ:
         chosen = Path(os.environ[variable])

@@ -146,7 +146,7 @@ def _name(part: nn.Module) -> str:
 
 @torch.no_grad()
 def initialize(model: GPT, cfg: RunConfig) -> None:
-    """Sets every parameter from (cfg.seed, its name): two models that share a parameter start equal there.
+    """Sets every parameter from (cfg.draw_seed, its name): two models that share a parameter start equal there.
 
     Biases become 0, other vectors keep what their constructor gave, the padding rows of the vocabulary become 0.
     """
@@ -160,7 +160,7 @@ def initialize(model: GPT, cfg: RunConfig) -> None:
             if name in ("embed.weight", "head.weight"):
                 target[model.vocab_size :].zero_()
                 target = target[: model.vocab_size]
-            generator = torch.Generator().manual_seed(_parameter_seed(cfg.seed, name))
+            generator = torch.Generator().manual_seed(_parameter_seed(cfg.draw_seed, name))
             target.copy_(init.weight(name, tuple(target.shape), kind, generator))
 
 

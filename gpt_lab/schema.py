@@ -117,6 +117,8 @@ class RunConfig:
     log: Log
     sample: Sample
     seed: NonNegativeInt = 0
+    replica: NonNegativeInt = 0
+    """Another draw of all that is random in a run but the order of its data."""
     study: str = "default"
     runs_dir: str = "runs"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -131,6 +133,14 @@ class RunConfig:
         return self.seed if self.batch.seed is None else self.batch.seed
 
     @property
+    def draw_seed(self) -> int:
+        """The seed of initial values and dropout: the run's, or another for each replica of it."""
+        if self.replica == 0:
+            return self.seed
+        digest = hashlib.sha256(f"{self.seed}/{self.replica}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+    @property
     def rows(self) -> int:
         """Sequences per optimizer step."""
         return self.batch.tokens // self.scale.context
@@ -143,6 +153,10 @@ class RunConfig:
         """Dotted keys to scalars and lists, as trackers and tables want them."""
         return dict(_flatten("", self.to_dict()))
 
+    def identity(self) -> str:
+        """12 hex digits over what was asked for: equal for a run of the same settings, whoever ran it and wherever."""
+        return identity(self.flat())
+
     def signature(self, resolved: Mapping[str, Any]) -> str:
         """12 hex digits over all that changes the result: the settings but NOT_IDENTITY, and what `auto` became.
 
@@ -154,11 +168,24 @@ class RunConfig:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def identity(flat: Mapping[str, Any]) -> str:
+    """RunConfig.identity() of flat settings, such as a run's record keeps under `config`."""
+    kept = {k: _number(v) for k, v in flat.items() if k.split(".")[0] not in NOT_IDENTITY}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:12]
+
+
 NOT_IDENTITY = frozenset({"study", "runs_dir", "tracker", "log", "sample", "checkpoint", "force", "label"})
 """Top-level keys that change where a run is kept or what is shown of it, never its numbers."""
 
 RESOLVED = frozenset({"device", "compile", "precision.name", "kernel.name"})
 """Keys whose meaning on this machine is in `resolved`: `auto` and the choice it made are the same run."""
+
+
+def _number(value: Any) -> Any:
+    """1.0 as 1: a server that keeps JSON may drop the point."""
+    if isinstance(value, list | tuple):
+        return [_number(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _plain(value: Any) -> Any:

@@ -38,7 +38,7 @@ def help_text() -> str:
         if names:
             lines.append(f"  {group:<10} {' '.join(names)}")
     lines.append("\nkeys:")
-    for key in ("seed", "study", "runs_dir", "device", "compile", "force"):
+    for key in ("seed", "replica", "study", "runs_dir", "device", "compile", "force"):
         lines.append(f"  {key}={_shown(tree[key])}")
     for section in config.SECTIONS:
         if section != "scale":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
@@ -39,12 +39,18 @@ READ_AT_LEAST_EVERY = 100
 """Steps between two looks at the losses where the log is rarer, so that divergence is seen in time."""
 
 
-def run_training(cfg: RunConfig, console: Console | None = None, command: str = "") -> Result:
+def run_training(
+    cfg: RunConfig,
+    console: Console | None = None,
+    command: str = "",
+    started: Callable[[Run], None] | None = None,
+) -> Result:
     """Trains what `cfg` describes, or resumes it, or says that it is done already.
 
     Args:
         console: where progress goes; None: standard output.
         command: the command line, for the record and the hints at the end.
+        started: called with the run once this process holds its lock.
 
     Raises:
         ConfigError, DataError: what is asked for cannot be trained here.
@@ -60,6 +66,8 @@ def run_training(cfg: RunConfig, console: Console | None = None, command: str = 
     run = claim(cfg, plan, command)
     with run.lock():
         run = Run.open(run.path)  # as the last process that held the lock left it
+        if started is not None:
+            started(run)
         if run.state in ("finished", "diverged") and not cfg.force:
             return ending.already_done(run, console)
         if cfg.force and (run.state != "running" or run.metrics()):
@@ -99,7 +107,7 @@ class Trainer:
     def build(self) -> None:
         """Model, optimizer and all that steps need, as at step 0."""
         cfg, plan, dataset = self.cfg, self.plan, self.dataset
-        torch.manual_seed(cfg.seed % 2**63)  # the lab's own draws are keyed; this is for parts of other packages
+        torch.manual_seed(cfg.draw_seed % 2**63)  # the lab's own draws are keyed; this is for parts of other packages
         self.model = bare_model(cfg, dataset.vocab_size)
         initialize(self.model, cfg)
         self.model.to(plan.device)
@@ -114,7 +122,7 @@ class Trainer:
         self.stepper = Stepper(
             self.model, self.optimizer, self.objective, plan.precision, recipe.clip, compiled=plan.compile
         )
-        dropout_seed = cfg.seed if cfg.model.dropout > 0 or cfg.attention.get("dropout") else None
+        dropout_seed = cfg.draw_seed if cfg.model.dropout > 0 or cfg.attention.get("dropout") else None
         self.feed = Feed(dataset, plan.device, cfg.rows, cfg.batch.micro or cfg.rows, dropout_seed)
         self.eval_rows = eval_rows(plan.device, cfg.scale.context, dataset.vocab_size)
         self.peak = peak_flops("cuda", plan.precision.name) if plan.device == "cuda" else None

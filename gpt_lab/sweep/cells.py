@@ -1,0 +1,79 @@
+"""The cells of a sweep: each one run, composed and checked before anything is paid for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from gpt_lab import config
+from gpt_lab.errors import ConfigError
+from gpt_lab.schema import RunConfig
+from gpt_lab.sweep import grid, spec
+from gpt_lab.sweep.design import Cell, Sweep, join
+
+
+def cells(sweep: Sweep) -> list[Cell]:
+    """Every cell of a grid, in order; the first `run_cap` of them.
+
+    Raises:
+        ConfigError: a cell that no run could have, named with its values; two cells that are the same run.
+    """
+    if sweep.method != "grid":
+        raise ConfigError(f"{sweep.path}: a {sweep.method} sweep draws its cells one by one")
+    swept = {name: p for name, p in spec.parameters_of(sweep).items() if p.swept}
+    rows = grid.combinations(swept, sweep.design.pair, spec.rules_of(sweep))[: sweep.run_cap]
+    composer = config.Composer()
+    fixed = spec.fixed(sweep)
+    found = [_cell(sweep, index, values, fixed, composer) for index, values in enumerate(rows)]
+    first: dict[str, Cell] = {}
+    for one in found:
+        other = first.setdefault(one.identity, one)
+        if other is not one:
+            raise ConfigError(
+                f"{sweep.path}: cells {other.index} ({_named(other.values)}) and {one.index} ({_named(one.values)}) "
+                "are the same run: take one of them out"
+            )
+    return found
+
+
+def cell(sweep: Sweep, index: int, values: Mapping[str, Any]) -> Cell:
+    """One cell with the values that were drawn for it.
+
+    Raises:
+        ConfigError: no run could have them.
+    """
+    return _cell(sweep, index, values, spec.fixed(sweep), config.Composer())
+
+
+def configs(cells: list[Cell]) -> list[RunConfig]:
+    """The composed config of each cell."""
+    composer = config.Composer()
+    return [composer.compose(one.overrides) for one in cells]
+
+
+def _cell(
+    sweep: Sweep, index: int, values: Mapping[str, Any], fixed: tuple[str, ...], composer: config.Composer
+) -> Cell:
+    *settings, study = fixed
+    overrides = (*settings, *(spec.override(name, value) for name, value in values.items()), study)
+    try:
+        cfg = composer.compose(overrides)
+    except ConfigError as error:
+        raise ConfigError(f"{sweep.path}: cell {index} ({_named(values)}): {error}") from None
+    design = sweep.design
+    return Cell(
+        index=index,
+        values=dict(values),
+        arm=design.arm(values),
+        tuning=design.tuning(values),
+        pair=values.get(design.pair),
+        overrides=overrides,
+        key=hashlib.sha256(json.dumps(sorted(overrides)).encode()).hexdigest()[:12],
+        identity=cfg.identity(),
+    )
+
+
+def _named(values: Mapping[str, Any]) -> str:
+    return join(tuple(values), values)

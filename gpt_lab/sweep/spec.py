@@ -1,0 +1,356 @@
+"""Reads a sweep file: W&B's own format, and the `gpt_lab:` block that says what is compared with what."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.sweep import grid, parameters, yamlfile
+from gpt_lab.sweep.command import command_settings
+from gpt_lab.sweep.design import Design, Sweep, shown
+from gpt_lab.sweep.parameters import Parameter
+
+METHODS = ("grid", "random", "bayes")
+TOP = (
+    *("program", "project", "entity", "name", "description", "method", "metric", "parameters"),
+    *("run_cap", "early_terminate", "command", "gpt_lab"),
+)
+BLOCK = ("study", "question", "baseline", "pair", "family", "mei", "alpha", "nuisance", "zip", "per", "exclude")
+GRID_ONLY = ("zip", "per", "exclude")
+METRICS = ("val/bpb", "val/loss", "val/ppl", "train/loss", "perf/tokens_per_s", "perf/mfu", "perf/peak_memory_gb")
+"""What a run's final summary holds and a comparison may decide by."""
+HIGHER_IS_BETTER = ("perf/tokens_per_s", "perf/mfu")
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), study: str | None = None) -> Sweep:
+    """A sweep file, read and checked; composes nothing (`cells` does).
+
+    Args:
+        path: the file, or a name of sweeps/.
+        overrides: settings (`scale=nano`) that hold for every cell; study=NAME names the study.
+        study: the study's name, instead of the file's.
+
+    Raises:
+        ConfigError: one line that names the file and the key.
+    """
+    found = yamlfile.find(path)
+    return read(found, yamlfile.read(found), overrides, study)
+
+
+def read(path: Path, raw: Mapping[str, Any], overrides: Sequence[str] = (), study: str | None = None) -> Sweep:
+    """The sweep of a file's content.
+
+    Raises:
+        ConfigError: one line that names the file and the key.
+    """
+    try:
+        return _sweep(path, raw, overrides, study)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def with_seeds(sweep: Sweep, count: int) -> Sweep:
+    """The sweep over `count` values of its pairing setting: the file's first ones, then the next whole numbers.
+
+    Raises:
+        ConfigError: the sweep is not a grid, or its pairs are no whole numbers.
+    """
+    pair = sweep.design.pair
+    if count < 1:
+        raise ConfigError(f"--seeds must be 1 or more, not {count}")
+    if sweep.method != "grid":
+        raise ConfigError(f"--seeds is for grids: a {sweep.method} sweep makes run_cap runs")
+    values = list(sweep.design.values.get(pair, ()))[:count]
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        raise ConfigError(f"--seeds needs whole numbers as values of {pair}")
+    fresh = max(values, default=-1)
+    while len(values) < count:
+        fresh += 1
+        values.append(fresh)
+    changed = {**sweep.raw["parameters"], pair: {"values": values}}
+    return read(sweep.path, {**sweep.raw, "parameters": changed}, sweep.overrides, sweep.design.study)
+
+
+def parameters_of(sweep: Sweep) -> dict[str, Parameter]:
+    """The checked parameters of a sweep, those with one value included."""
+    return parameters.read(sweep.raw["parameters"])
+
+
+def rules_of(sweep: Sweep) -> grid.Rules:
+    """What the file says of combinations beyond W&B's grid."""
+    return grid.rules(sweep.raw.get("gpt_lab") or {}, _swept(parameters_of(sweep)))
+
+
+def fixed(sweep: Sweep) -> tuple[str, ...]:
+    """The overrides that every cell has: of the command, of parameters with one value, of the command line; study."""
+    given = [text for text in sweep.overrides if _key(text) != "study"]
+    named = {_key(text) for text in given}
+    budget = any(key.startswith("budget.") for key in named)
+    before = [*command_settings(sweep.raw.get("command"))]
+    before += [override(p.name, p.values[0]) for p in parameters_of(sweep).values() if not p.swept]
+    lifted = [
+        text
+        for text in before
+        if _key(text) != "study" and _key(text) not in named and not (budget and _key(text).startswith("budget."))
+    ]
+    return (*lifted, *given, f"study={sweep.design.study}")
+
+
+def override(name: str, value: Any) -> str:
+    """One setting as a word of train's command line that reads back as the same value."""
+    text = shown(value) if not isinstance(value, list) else "[" + ",".join(_quoted(item) for item in value) + "]"
+    return f"{name}={_quoted(value) if isinstance(value, str) else text}"
+
+
+def _quoted(value: Any) -> str:
+    if not isinstance(value, str):
+        return shown(value)
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*", value):
+        return value
+    escaped = value.replace("\\", "\\\\") if value.endswith("\\") else value
+    return "'" + escaped.replace("'", "\\'") + "'"
+
+
+def _key(text: str) -> str:
+    return text.lstrip("+").partition("=")[0]
+
+
+def _swept(found: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    return {name: parameter for name, parameter in found.items() if parameter.swept}
+
+
+def _sweep(path: Path, raw: Mapping[str, Any], overrides: Sequence[str], study: str | None) -> Sweep:
+    for key in raw:
+        if key not in TOP:
+            raise ConfigError(unknown("key", key, TOP))
+    for key in ("program", "project", "entity", "name", "description"):
+        if key in raw and not (isinstance(raw[key], str) and raw[key].strip()):
+            raise ConfigError(f"{key} must be text, not {raw[key]!r}")
+    if "method" not in raw:
+        raise ConfigError(f"method is missing: one of {', '.join(METHODS)}")
+    method = raw["method"]
+    if method not in METHODS:
+        raise ConfigError(unknown("method", method, METHODS))
+    block = _mapping("gpt_lab", raw.get("gpt_lab", {}))
+    for key in block:
+        if key not in BLOCK:
+            raise ConfigError(unknown("key of gpt_lab:", key, BLOCK))
+        if key in GRID_ONLY and method != "grid":
+            raise ConfigError(f"gpt_lab.{key} is for method: grid, not for {method}")
+    if not raw.get("parameters"):
+        raise ConfigError("parameters is missing or empty: name the settings to sweep")
+    found = parameters.read(_mapping("parameters", raw["parameters"]))
+    swept = _swept(found)
+    if not swept:
+        raise ConfigError("no parameter is swept: give one of them values: [...]")
+    _refuse_clashes(raw, overrides, swept, found)
+    design = _design(path, raw, block, found, overrides, study)
+    run_cap = _run_cap(raw, method)
+    _early_terminate(raw, design)
+    if method == "grid":
+        if any(p.probabilities for p in swept.values()):
+            raise ConfigError("probabilities are for method: random")
+        values = grid.combinations(swept, design.pair, grid.rules(block, swept))
+        arm = design.baseline_arm
+        if arm is not None and arm not in {design.arm(row) for row in values}:
+            raise ConfigError(f"gpt_lab.baseline {arm} is none of the arms: zip, per or exclude leaves it out")
+    return Sweep(path, raw, design, method, tuple(overrides), run_cap)
+
+
+def _design(
+    path: Path,
+    raw: Mapping[str, Any],
+    block: Mapping[str, Any],
+    found: Mapping[str, Parameter],
+    overrides: Sequence[str],
+    study: str | None,
+) -> Design:
+    swept, method = _swept(found), raw["method"]
+    pair = block.get("pair", "seed")
+    if "pair" in block:
+        grid.swept_key("gpt_lab.pair", pair, swept)
+    if method == "bayes":
+        if pair in swept:
+            raise ConfigError(f"{pair} cannot be swept by bayes, which would choose the luckiest: give it one value")
+        if any(p.probabilities for p in swept.values()):
+            raise ConfigError("probabilities are for method: random")
+    nuisance = _nuisance(block, swept, pair)
+    drawn = [name for name, p in swept.items() if p.drawn and method != "grid" and name not in (pair, *nuisance)]
+    nuisance = tuple(name for name in swept if name in nuisance or name in drawn)
+    factors = tuple(name for name in swept if name not in (pair, *nuisance))
+    values = {name: grid.listed(p) if method == "grid" else p.values for name, p in swept.items()}
+    metric, goal = _metric(raw, needed=method == "bayes" or "early_terminate" in raw)
+    name = _study(path, raw, block, found, overrides, study)
+    return Design(
+        study=name,
+        question=_text("question", block),
+        metric=metric,
+        goal=goal,
+        pair=pair,
+        factors=factors,
+        nuisance=nuisance,
+        baseline=_baseline(block, factors, swept),
+        family=_text("family", block) or name,
+        mei=_number("mei", block, lambda x: x > 0, "above 0"),
+        alpha=_number("alpha", block, lambda x: 0 < x < 1, "between 0 and 1") or 0.05,
+        values=values,
+    )
+
+
+def _study(
+    path: Path,
+    raw: Mapping[str, Any],
+    block: Mapping[str, Any],
+    found: Mapping[str, Parameter],
+    overrides: Sequence[str],
+    study: str | None,
+) -> str:
+    """The study's name: of the argument, of the overrides, of the file, the file's stem."""
+    stated = _text("study", block) or path.stem
+    said = {"the command": _last_study(command_settings(raw.get("command")))}
+    if "study" in found:
+        said["parameters.study"] = str(found["study"].values[0])
+    for where, other in said.items():
+        if other is not None and other != stated:
+            raise ConfigError(
+                f"study is {other} in {where}, but {stated} in gpt_lab.study: W&B's runs would go elsewhere"
+            )
+    name = study or _last_study(overrides) or stated
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.=-]*", name):
+        raise ConfigError(f"gpt_lab.study must be a plain folder name (letters, digits, . _ = -), not {name!r}")
+    return name
+
+
+def _last_study(settings: Sequence[str]) -> str | None:
+    return next((text.partition("=")[2] for text in reversed(settings) if _key(text) == "study"), None)
+
+
+def _refuse_clashes(
+    raw: Mapping[str, Any], overrides: Sequence[str], swept: Mapping[str, Parameter], found: Mapping[str, Parameter]
+) -> None:
+    """One setting must come from one place."""
+    for text in overrides:
+        key = _key(text)
+        if "=" not in text or text.startswith("-"):
+            raise ConfigError(f"{text!r} is no setting: write key=value, such as scale=nano or budget.steps=100")
+        if key in parameters.NEVER:
+            raise ConfigError(f"{text}: {key} cannot be set in a sweep: {parameters.NEVER[key]}")
+        if key in swept:
+            which = "the number of seeds is --seeds N" if key == "seed" else f"change parameters.{key} in the file"
+            raise ConfigError(f"{text}: {key} is what the file sweeps, so no override can fix it: {which}")
+    for text in command_settings(raw.get("command")):
+        if _key(text) in found and _key(text) != "study":
+            raise ConfigError(f"{_key(text)} is set in command and in parameters: one of them")
+
+
+def _nuisance(block: Mapping[str, Any], swept: Mapping[str, Parameter], pair: str) -> tuple[str, ...]:
+    stated = block.get("nuisance", [])
+    if not isinstance(stated, list):
+        raise ConfigError(f"gpt_lab.nuisance must be a list of parameters, not {stated!r}: write [{stated}]")
+    for name in stated:
+        grid.swept_key("gpt_lab.nuisance", name, swept)
+        if name == pair:
+            raise ConfigError(
+                f"gpt_lab.nuisance: {name} pairs the runs and cannot be tuned: that would pick the luckiest"
+            )
+    return tuple(stated)
+
+
+def _baseline(
+    block: Mapping[str, Any], factors: tuple[str, ...], swept: Mapping[str, Parameter]
+) -> dict[str, Any] | None:
+    if "baseline" not in block:
+        return None
+    stated = _mapping("gpt_lab.baseline", block["baseline"])
+    values = {}
+    for key, value in stated.items():
+        if key not in factors:
+            raise ConfigError(unknown("factor in gpt_lab.baseline:", key, factors))
+        values[key] = grid.one_of("gpt_lab.baseline", key, value, swept)
+    missing = [key for key in factors if key not in values]
+    if missing:
+        raise ConfigError(f"gpt_lab.baseline must name one arm: {missing[0]} is missing")
+    return {key: values[key] for key in factors}
+
+
+def _metric(raw: Mapping[str, Any], needed: bool) -> tuple[str, Any]:
+    if "metric" not in raw:
+        if needed:
+            raise ConfigError("metric is missing: write metric: {name: val/bpb, goal: minimize}")
+        return "val/bpb", "minimize"
+    stated = _mapping("metric", raw["metric"])
+    for key in stated:
+        if key not in ("name", "goal"):
+            raise ConfigError(unknown("key of metric:", key, ("name", "goal")))
+    name = stated.get("name")
+    if name not in METRICS:
+        raise ConfigError(unknown("metric name", name, METRICS))
+    usual = "maximize" if name in HIGHER_IS_BETTER else "minimize"
+    goal = stated.get("goal", "minimize")
+    if goal not in ("minimize", "maximize"):
+        raise ConfigError(unknown("metric goal", goal, ("minimize", "maximize")))
+    if goal != usual:
+        raise ConfigError(
+            f"metric.goal of {name} must be {usual}, not {goal}: write metric: {{name: {name}, goal: {usual}}}"
+        )
+    return str(name), goal
+
+
+def _run_cap(raw: Mapping[str, Any], method: str) -> int | None:
+    cap = raw.get("run_cap")
+    if "run_cap" in raw and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
+        raise ConfigError(f"run_cap must be a whole number above 0, not {cap!r}")
+    if cap is None and method != "grid":
+        raise ConfigError(f"method: {method} has no end of its own: say how many runs with run_cap: N")
+    return cap
+
+
+def _early_terminate(raw: Mapping[str, Any], design: Design) -> None:
+    if "early_terminate" not in raw:
+        return
+    stated = _mapping("early_terminate", raw["early_terminate"])
+    allowed = ("type", "min_iter", "max_iter", "s", "eta", "strict")
+    for key in stated:
+        if key not in allowed:
+            raise ConfigError(unknown("key of early_terminate:", key, allowed))
+    if stated.get("type") != "hyperband":
+        raise ConfigError(unknown("early_terminate type", stated.get("type"), ("hyperband",)))
+    for key, least in (("min_iter", 1), ("max_iter", 1), ("s", 1), ("eta", 2)):
+        value = stated.get(key, least)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"early_terminate.{key} must be a whole number from {least} up, not {value!r}")
+    if not isinstance(stated.get("strict", False), bool):
+        raise ConfigError(f"early_terminate.strict must be true or false, not {stated['strict']!r}")
+    if ("min_iter" in stated) == ("max_iter" in stated):
+        raise ConfigError("early_terminate needs either min_iter or max_iter with s")
+    if ("max_iter" in stated) != ("s" in stated):
+        raise ConfigError("early_terminate: max_iter and s go together")
+    if not design.nuisance:
+        raise ConfigError(
+            "early_terminate may stop only what is tuned within an arm: name that in gpt_lab.nuisance, or leave it out"
+        )
+
+
+def _mapping(where: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} must be a mapping (key: value), not {'empty' if value is None else repr(value)}")
+    return value
+
+
+def _text(key: str, block: Mapping[str, Any]) -> str:
+    value = block.get(key, "")
+    if not isinstance(value, str) or (key in block and not value.strip()):
+        raise ConfigError(f"gpt_lab.{key} must be text, not {value!r}")
+    return value.strip()
+
+
+def _number(key: str, block: Mapping[str, Any], holds: Any, range_: str) -> float | None:
+    if key not in block:
+        return None
+    value = block[key]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not holds(value):
+        raise ConfigError(f"gpt_lab.{key} must be a number {range_}, not {value!r}")
+    return float(value)
