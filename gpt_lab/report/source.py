@@ -31,7 +31,48 @@ NUMBERS = {
 }
 """Column of the report to key of a run's summary."""
 
+ENVIRONMENT = (
+    "command",
+    "commit",
+    "dirty",
+    "started",
+    "finished",
+    "cpu",
+    "gpu",
+    "gpus",
+    "cores",
+    "threads",
+    "system",
+    "device",
+    "precision",
+    "kernel",
+    "compile",
+    "data",
+    "packages",
+)
+"""Where and how a run ran: times are ISO text in UTC; device to compile are what `auto` became; data is the
+fingerprint of the corpus and tokenizer; packages is text, `python 3.11.7, torch 2.11.0, ...`."""
+
 STATES = ("finished", "running", "stopped", "failed", "diverged", "pruned", "missing")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A run that a sweep asks for: a cell of its grid, or an entry of its ledger.
+
+    Fields:
+        key, values, identity: as in Cell.
+        state: what the ledger knows; missing without one.
+        run: the `run` of its row, where the ledger knows it.
+        error: last line of what went wrong.
+    """
+
+    key: str
+    values: Mapping[str, Any]
+    identity: str
+    state: str = "missing"
+    run: str | None = None
+    error: str = ""
 
 
 @dataclass
@@ -42,12 +83,14 @@ class Source:
         rows: one per run, each made by `row`.
         curves: of the runs asked for: run -> table of step, tokens, flops, seconds and metrics, one line per step.
         sweep: the sweep that the source itself says its runs belong to (a ledger's copy, W&B's sweep config).
+        wanted: the runs that this sweep asked for, where the source knows them (a ledger); else None.
         notes: what a reader must know of how they were found: unreadable folders, torn files.
     """
 
     rows: list[dict[str, Any]]
     curves: Callable[[Sequence[str]], Mapping[str, pd.DataFrame]]
     sweep: Sweep | None = None
+    wanted: list[Wanted] | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -61,6 +104,7 @@ def row(
     summary: Mapping[str, Any],
     *,
     error: str = "",
+    costs: Mapping[str, Any] | None = None,
     env: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One run as a row: `config` and `summary` stay mappings, the columns of NUMBERS are floats, NaN where unknown.
@@ -72,11 +116,14 @@ def row(
         config: the flat settings, as in run.json.
         summary: the final metrics; non-finite floats as such.
         error: last line of what went wrong.
-        env: what the run says of where it ran: commit, dirty, cpu, gpus, cores, system, packages (name -> version),
-            command, started, finished (ISO times, UTC).
+        costs: what is known before a run ends: parameters, parameters_non_embedding, train_flops_per_token.
+        env: what the run says of where it ran, as far as known (keys: ENVIRONMENT).
     """
-    numbers = {column: number(summary.get(key)) for column, key in NUMBERS.items()}
-    tokens = numbers["tokens"]
+    costs = costs or {}
+    numbers = {column: number(summary.get(key, costs.get(key))) for column, key in NUMBERS.items()}
+    per_token = number(costs.get("train_flops_per_token"))
+    if math.isnan(per_token) and numbers["tokens"] > 0:
+        per_token = numbers["flops"] / numbers["tokens"]
     return {
         "run": run,
         "source": source,
@@ -85,7 +132,7 @@ def row(
         "state": state,
         "error": error,
         **numbers,
-        "train_flops_per_token": numbers["flops"] / tokens if tokens > 0 else math.nan,
+        "train_flops_per_token": per_token,
         "config": config,
         "summary": summary,
         "env": env or {},

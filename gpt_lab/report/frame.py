@@ -1,0 +1,178 @@
+"""Targets to one table of runs: where they are (targets.py), who reads them, which arm each is (arms.py).
+
+Loaders (`local.load`, `offline.load`, `wandb_api.load`) return a report.source.Source; `load` here joins them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from gpt_lab.errors import ConfigError, DataError
+from gpt_lab.report import arms, local
+from gpt_lab.report.source import ENVIRONMENT, Source, Wanted
+from gpt_lab.report.targets import Options, Places, find
+from gpt_lab.report.types import COLUMNS, Study
+from gpt_lab.sweep.design import Sweep
+
+TEXT = frozenset({"run", "source", "study", "name", "state", "arm", "tuning", "pair", "error"})
+
+
+class Loaded(Study):
+    """A study whose curves are read from where its runs came from, when they are asked for.
+
+    Fields beside Study's:
+        sweep: the sweep that asked for the runs; None for runs without one.
+    """
+
+    def __init__(
+        self, arranged: arms.Arranged, runs: pd.DataFrame, sources: Sequence[Source], sweep: Sweep | None
+    ) -> None:
+        super().__init__(arranged.design, runs, arranged.notes)
+        self.sweep = sweep
+        self._sources = {r["run"]: source for source in sources for r in source.rows}
+
+    def curves(self, runs: list[str]) -> Mapping[str, pd.DataFrame]:
+        """Curves by run: step, tokens, flops, seconds and metrics; runs that never began have none."""
+        found: dict[str, pd.DataFrame] = {}
+        for source in {id(s): s for s in self._sources.values()}.values():
+            own = [run for run in runs if self._sources.get(run) is source]
+            if own:
+                found.update(source.curves(own))
+        return found
+
+
+def load(targets: Sequence[str], options: Options) -> Study:
+    """The runs that the targets name, with the arm and pair of each.
+
+    Raises:
+        ConfigError: a target or an option that cannot be; a metric, setting or baseline that does not exist.
+        DataError: a place without runs, or that cannot be read.
+    """
+    return read(find(targets, options), options)
+
+
+def read(places: Places, options: Options) -> Loaded:
+    """As `load`, of places already found."""
+    sources = _sources(places)
+    rows = [r for source in sources for r in source.rows]
+    notes = [note for source in sources for note in source.notes]
+    sweep, wanted = _asked_for(places, sources, rows, notes)
+    if not rows and not wanted:
+        raise DataError(_nothing(places))
+    arranged = arms.arrange(rows, wanted, sweep, options, places.name)
+    arranged.notes[:0] = notes
+    return Loaded(arranged, _table(arranged), sources, sweep)
+
+
+def _sources(places: Places) -> list[Source]:
+    found = []
+    if places.studies or places.runs:
+        found.append(local.load(places.studies, places.runs))
+    if places.offline:
+        from gpt_lab.report import offline
+
+        found += [offline.load(folder) for folder in places.offline]
+    if places.remote:
+        from gpt_lab.report import wandb_api
+
+        found += [wandb_api.load(address) for address in places.remote]
+    return found
+
+
+def _asked_for(
+    places: Places, sources: Sequence[Source], rows: arms.Rows, notes: list[str]
+) -> tuple[Sweep | None, list[Wanted] | None]:
+    """The sweep and its cells: a ledger's, else those of the file named, of the source, or of the study's name."""
+    ledger = next((source for source in sources if source.wanted is not None), None)
+    if ledger is not None and len(sources) == 1:
+        assert ledger.sweep is not None
+        return _newer(places.sweep, ledger.sweep, notes), ledger.wanted
+    sweep = places.sweep or next((source.sweep for source in sources if source.sweep is not None), None)
+    guessed = sweep is None and not places.runs and len(places.studies) == 1
+    if guessed:
+        sweep = _named_like(places)
+    if sweep is None or sweep.method != "grid":
+        return (None if guessed else sweep), None
+    wanted = _cells(sweep)
+    if not guessed:
+        return sweep, wanted
+    known = {w.identity for w in wanted}
+    if not any(arms.identity(r) in known for r in rows):
+        return None, None
+    notes.append(f"matched to the cells of {sweep.path}")
+    return sweep, wanted
+
+
+def _newer(named: Sweep | None, stored: Sweep, notes: list[str]) -> Sweep:
+    """The named file's question, baseline and thresholds, if it still compares what the ledger's copy does."""
+    if named is None:
+        return stored
+    new, old = named.design, stored.design
+    if (new.factors, new.nuisance, new.pair) != (old.factors, old.nuisance, old.pair):
+        notes.append(f"{named.path} compares other settings than when the sweep ran: the version that ran is reported")
+        return stored
+    if named.raw.get("parameters") != stored.raw.get("parameters"):
+        notes.append(f"{named.path} has changed since the sweep ran: cells that were added are not here yet")
+    return named
+
+
+def _named_like(places: Places) -> Sweep | None:
+    """The shipped sweep of a study's name, for runs that no ledger knows (those of `wandb agent`)."""
+    from gpt_lab.report.targets import SHIPPED
+    from gpt_lab.sweep import spec
+
+    path = SHIPPED / f"{places.name}.yaml"
+    if not path.is_file():
+        return None
+    try:
+        sweep = spec.load(str(path))
+    except ConfigError:  # nobody asked for this file
+        return None
+    return sweep if sweep.design.study == places.name else None
+
+
+def _cells(sweep: Sweep) -> list[Wanted]:
+    from gpt_lab.sweep import cells
+
+    return [Wanted(cell.key, cell.values, cell.identity) for cell in cells.cells(sweep)]
+
+
+def _nothing(places: Places) -> str:
+    where = [*map(str, (*places.studies, *places.runs, *places.offline)), *places.remote]
+    way = f"`uv run sweep {places.sweep.path}` makes them" if places.sweep else "name a folder that holds runs"
+    return f"no readable run in {', '.join(where)}: {way}"
+
+
+def _table(arranged: arms.Arranged) -> pd.DataFrame:
+    """COLUMNS, then config.*, summary.* and env.* of all runs; NaN, None or "" where a run has none."""
+    rows, metric = arranged.rows, arranged.design.metric
+    lost = 0
+    for r in rows:
+        value = r["summary"].get(metric) if r["state"] == "finished" else None
+        r["score"] = float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
+        lost += r["state"] == "finished" and math.isnan(r["score"])
+    if lost:
+        arranged.notes.append(f"{lost} finished runs have no finite {metric} and do not count")
+    columns: dict[str, Any] = {}
+    for name in COLUMNS:
+        values = [r[name] for r in rows]
+        columns[name] = pd.Series(values, dtype="str" if name in TEXT else "float64")
+    for prefix in ("config", "summary"):
+        keys = dict.fromkeys(key for r in rows for key in r[prefix])
+        columns |= {f"{prefix}.{key}": _column([r[prefix].get(key) for r in rows]) for key in keys}
+    columns |= {f"env.{key}": _column([r["env"].get(key) for r in rows]) for key in ENVIRONMENT}
+    return pd.DataFrame(columns)
+
+
+def _column(values: list[Any]) -> pd.Series:
+    """Floats and integers as such where all are; else objects as they came, None where there is none."""
+    kinds = {type(value) for value in values}
+    if kinds == {int} and all(abs(value) < 2**63 for value in values):
+        return pd.Series(values, dtype="int64")
+    if float in kinds and kinds <= {int, float, type(None)}:
+        return pd.Series([math.nan if value is None else float(value) for value in values], dtype="float64")
+    return pd.Series(values, dtype="object")

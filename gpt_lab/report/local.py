@@ -1,0 +1,164 @@
+"""Runs of the store: one run.json each, the sweep's ledger where there is one, curves only when asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt_lab.errors import DataError, LabError
+from gpt_lab.report.source import Source, Wanted, row
+from gpt_lab.store import STATES, Run
+from gpt_lab.store.files import decode
+from gpt_lab.store.lock import Lock
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gpt_lab.sweep.ledger import Entry
+
+OWN = frozenset({"report", "logs", "wandb"})
+"""Folders of a study that are no runs."""
+KILLED = "killed while running: the same command resumes it"
+AXES = ("step", "tokens", "flops", "seconds")
+
+
+def load(studies: Sequence[Path], runs: Sequence[Path] = ()) -> Source:
+    """The runs in study folders and the single ones named, and what the studies' ledgers asked for.
+
+    Raises:
+        DataError: a study folder cannot be read.
+    """
+    notes: list[str] = []
+    paths = [str(path) for path in runs]
+    for study in studies:
+        paths += [path for path in _folders(study, notes) if path not in paths]
+    source = Source([r for path in paths if (r := _read(path, notes)) is not None], curves, notes=notes)
+    for study in studies:
+        _add_ledger(source, study, alone=len(studies) == 1)
+    return source
+
+
+def curves(runs: Sequence[str]) -> Mapping[str, pd.DataFrame]:
+    """metrics.jsonl of the runs asked for: one line per step, its last values; a run without lines has an empty table.
+
+    Raises:
+        DataError: a file is there but cannot be read.
+    """
+    import pandas as pd
+
+    found = {}
+    for run in runs:
+        table = pd.DataFrame(Run(Path(run), {}).metrics())
+        first = [name for name in AXES if name in table.columns]
+        found[run] = table[first + [name for name in table.columns if name not in AXES]]
+    return found
+
+
+def _folders(study: Path, notes: list[str]) -> list[str]:
+    try:
+        with os.scandir(study) as entries:
+            paths = sorted(e.path for e in entries if e.is_dir() and not e.name.startswith(".") and e.name not in OWN)
+    except OSError as error:
+        raise DataError(f"cannot read {study}: {error.strerror}") from error
+    whole, torn = [], []
+    for path in paths:
+        if os.path.exists(f"{path}/run.json"):
+            whole.append(path)
+        elif any(os.path.exists(f"{path}/{name}") for name in ("config.yaml", "metrics.jsonl", "checkpoints")):
+            torn.append(os.path.basename(path))
+    if torn:
+        notes.append(f"{_count(torn, 'folder')} of {study} without run.json left out: {_some(torn)}")
+    return whole
+
+
+def _read(path: str, notes: list[str]) -> dict[str, Any] | None:
+    """A run folder as a row; None, with a note, if its run.json cannot be used."""
+    try:
+        with open(f"{path}/run.json", "rb") as file:
+            record = json.loads(file.read())
+        config, state = record["config"], record["state"]
+        summary = decode(record.get("summary") or {})
+        if not isinstance(config, dict) or not isinstance(summary, dict) or state not in STATES:
+            raise ValueError("no config, summary or state of a run")
+        return _row(path, record, config, summary, state)
+    except OSError as error:
+        notes.append(f"{path} left out: cannot read run.json: {error.strerror}")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        notes.append(f"{path} left out: its run.json is torn or not that of a run")
+    return None
+
+
+def _row(
+    path: str, record: dict[str, Any], config: dict[str, Any], summary: dict[str, Any], state: str
+) -> dict[str, Any]:
+    error = ""
+    if state == "running" and Lock(Path(path, "lock")).holder() is None:
+        state, error = "stopped", KILLED
+    elif state == "failed":
+        error = (str(record.get("error") or "").strip().splitlines() or ["failed"])[-1]
+    elif state == "diverged":
+        error = f"diverged at step {summary.get('diverged/step', '?')}"
+    elif state == "stopped":
+        error = f"stopped at step {summary.get('steps', '?')}: the same command resumes it"
+    git, hardware = record.get("git") or {}, record.get("hardware") or {}
+    packages = record.get("packages") or {}
+    env = {
+        **{key: hardware.get(key) for key in ("cpu", "gpu", "gpus", "cores", "threads", "system")},
+        **(record.get("resolved") or {}),
+        "command": record.get("command"),
+        "commit": git.get("commit"),
+        "dirty": git.get("dirty"),
+        "started": record.get("started"),
+        "finished": record.get("finished"),
+        "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
+    }
+    folder, name = os.path.split(path)
+    study = os.path.basename(folder) or str(record.get("study", ""))
+    return row(path, "local", study, name, state, config, summary, error=error, costs=record, env=env)
+
+
+def _add_ledger(source: Source, study: Path, alone: bool) -> None:
+    """What a study's sweep asked for; several studies are joined only if their sweeps compare the same settings."""
+    if not (study / "sweep.sqlite").is_file():
+        return
+    from gpt_lab.sweep import ledger
+
+    try:
+        sweep, entries = ledger.stored_sweep(study), ledger.entries(study)
+    except LabError as error:
+        source.notes.append(f"the ledger of {study} was not used: {error}")
+        return
+    if sweep is None:
+        return
+    if source.sweep is None:
+        source.sweep = sweep
+    elif _shape(sweep.design) != _shape(source.sweep.design):
+        source.notes.append(f"the sweep of {study} compares other settings: its ledger was not used")
+        return
+    wanted = [_wanted(study, entry) for entry in entries if entry.wanted]
+    source.wanted = [*(source.wanted or []), *wanted]
+    if alone and len(wanted) < len(entries):
+        source.notes.append(
+            f"{len(entries) - len(wanted)} runs belong to an earlier version of the sweep file: left out"
+        )
+
+
+def _shape(design: Any) -> tuple[Any, ...]:
+    return design.factors, design.nuisance, design.pair, design.metric, design.goal
+
+
+def _wanted(study: Path, entry: Entry) -> Wanted:
+    run = None if entry.run is None else str(study / entry.run)
+    return Wanted(entry.key, entry.values, entry.identity, entry.state, run, entry.error or "")
+
+
+def _count(things: Sequence[Any], word: str) -> str:
+    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest

@@ -1,0 +1,189 @@
+"""What `report` was asked for, and where its runs are. Imports no pandas, so that mistakes show at once."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from gpt_lab.errors import ConfigError, DataError
+from gpt_lab.sweep import spec
+from gpt_lab.sweep.design import Sweep
+
+REMOTE = "wandb:"
+SHIPPED = Path("sweeps")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `report`; None leaves the sweep's own word.
+
+    Fields:
+        runs_dir: where the studies are.
+        remote: `wandb:entity/project/sweep`, read instead of runs_dir.
+        baseline: name of the arm to compare with, or its settings `key=value,...`.
+        metric, goal, pair, mei, alpha: as in Design.
+        group_by: settings whose values make the arms.
+        tier: which test decides; auto: confirm where there are enough fresh seeds, else screen.
+    """
+
+    runs_dir: Path = Path("runs")
+    remote: str | None = None
+    baseline: str | None = None
+    metric: str | None = None
+    goal: Literal["minimize", "maximize"] | None = None
+    group_by: tuple[str, ...] = ()
+    pair: str | None = None
+    mei: float | None = None
+    alpha: float | None = None
+    tier: Literal["auto", "screen", "confirm"] = "auto"
+
+
+@dataclass
+class Places:
+    """Where the runs of a report are.
+
+    Fields:
+        sweep: the sweep file that was named, if one was.
+        studies: folders that hold run folders. runs: single run folders. offline: folders of `.wandb` files.
+        remote: `wandb:...` addresses.
+    """
+
+    sweep: Sweep | None = None
+    studies: list[Path] = field(default_factory=list)
+    runs: list[Path] = field(default_factory=list)
+    offline: list[Path] = field(default_factory=list)
+    remote: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Name of the study, which is also the folder of the report."""
+        if self.sweep is not None:
+            return self.sweep.design.study
+        if self.studies or self.runs:
+            return (self.studies or [path.parent for path in self.runs])[0].resolve().name
+        if self.offline:
+            return self.offline[0].resolve().name
+        return self.remote[0].removeprefix(REMOTE).replace("/", "-")
+
+
+def find(targets: Sequence[str], options: Options) -> Places:
+    """The places that the targets name; a sweep's runs are looked for in runs_dir/<study>.
+
+    Raises:
+        ConfigError: no target where there are several studies, two sweep files, a sweep file that cannot be read.
+        DataError: a target that is nothing of the kind; the line offers the closest names.
+    """
+    places = Places()
+    if options.remote is not None:
+        places.remote.append(_address(options.remote))
+    for target in targets or ([] if places.remote else [_only_study(options.runs_dir)]):
+        _place(places, target, options)
+    if places.sweep is not None and not places.remote and not places.runs and not places.offline:
+        folder = options.runs_dir / places.sweep.design.study
+        if not places.studies:
+            if not folder.is_dir():
+                raise DataError(
+                    f"{places.sweep.path} has no runs yet: {folder} does not exist; make them with "
+                    f"`uv run sweep {places.sweep.path}`"
+                )
+            places.studies.append(folder)
+    return places
+
+
+def _place(places: Places, target: str, options: Options) -> None:
+    path = Path(target)
+    if target.startswith(REMOTE):
+        places.remote.append(_address(target))
+    elif path.suffix in (".yaml", ".yml") or (not path.exists() and (SHIPPED / f"{target}.yaml").is_file()):
+        if places.sweep is not None:
+            raise ConfigError(
+                f"{target} is a second sweep file: a report answers one (the first is {places.sweep.path})"
+            )
+        places.sweep = spec.load(target)
+    else:
+        folder = path if path.is_dir() else options.runs_dir / target
+        if not folder.is_dir():
+            raise DataError(f"no study, run or sweep {target!r}: {_offer(target, options.runs_dir)}")
+        kind = _kind(folder)
+        if kind is None:
+            raise DataError(
+                f"{folder} holds no runs: name a study's folder (runs/STUDY), a run's, one of offline .wandb files, "
+                "or a sweep file"
+            )
+        listed = {"study": places.studies, "run": places.runs, "offline": places.offline}[kind]
+        if folder not in listed:
+            listed.append(folder)
+
+
+def _kind(folder: Path) -> str | None:
+    """Whether a folder is a run, a study, or holds offline W&B files; None for neither."""
+    if (folder / "run.json").exists():
+        return "run"
+    if is_study(folder):
+        return "study"
+    return "offline" if any(_wandb_files(folder)) else None
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a folder holds a sweep's ledger or at least one run folder."""
+    if (folder / "sweep.sqlite").is_file():
+        return True
+    try:
+        with os.scandir(folder) as entries:
+            return any(
+                e.is_dir() and not e.name.startswith(".") and os.path.exists(f"{e.path}/run.json") for e in entries
+            )
+    except OSError as error:
+        raise DataError(f"cannot read {folder}: {error.strerror}") from error
+
+
+def _wandb_files(folder: Path) -> Iterator[Path]:
+    """Offline W&B files in a folder, its `wandb/` or its `offline-run-*` folders; in run folders below it too."""
+    for pattern in ("*.wandb", "*/*.wandb", "*/*/*.wandb", "*/*/*/*.wandb"):
+        yield from folder.glob(pattern)
+
+
+def _address(text: str) -> str:
+    words = text.removeprefix(REMOTE).strip("/").split("/")
+    if not text.startswith(REMOTE) or len(words) not in (2, 3) or not all(words):
+        raise ConfigError(f"{text!r} is no W&B address: write wandb:ENTITY/PROJECT/SWEEP or wandb:ENTITY/PROJECT")
+    return REMOTE + "/".join(words)
+
+
+def _only_study(runs_dir: Path) -> str:
+    names = studies(runs_dir)
+    if not names:
+        raise DataError(
+            f"no runs in {runs_dir} yet: `uv run sweep sweeps/NAME.yaml` makes them (--runs-dir looks elsewhere)"
+        )
+    if len(names) > 1:
+        raise ConfigError(f"which study? {runs_dir} holds {', '.join(names)}: write report {runs_dir}/STUDY")
+    return str(runs_dir / names[0])
+
+
+def studies(runs_dir: Path) -> list[str]:
+    """Names of the studies in runs_dir, sorted."""
+    try:
+        return sorted(p.name for p in runs_dir.iterdir() if p.is_dir() and not p.name.startswith(".") and is_study(p))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _offer(target: str, runs_dir: Path) -> str:
+    here = studies(runs_dir)
+    sweeps = sorted(str(path) for path in SHIPPED.glob("*.yaml"))
+    names = {name: f"{runs_dir}/{name}" for name in here} | {
+        f"{runs_dir}/{name}": f"{runs_dir}/{name}" for name in here
+    }
+    names |= {Path(name).stem: name for name in sweeps if Path(name).stem not in names} | {
+        name: name for name in sweeps
+    }
+    close = difflib.get_close_matches(target, sorted(names), n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {names[close[0]]}?"
+    there = ", ".join(here) if here else "no study"
+    return f"{runs_dir} holds {there} (--runs-dir looks elsewhere)"
