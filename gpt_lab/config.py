@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -122,7 +123,7 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
     """
     fields = {f.name: f for f in dataclasses.fields(RunConfig)}
     _refuse_unknown("key", tree, fields)
-    hints = typing.get_type_hints(RunConfig, include_extras=True)
+    hints = _hints(RunConfig)
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name in tree:
@@ -310,6 +311,11 @@ def _refuse_unknown(what: str, given: Mapping[str, Any], allowed: Mapping[str, A
             raise ConfigError(unknown(what, key, allowed))
 
 
+@functools.cache
+def _hints(cls: type) -> Mapping[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
+
+
 def _part(kind: str, settings: Any) -> dict[str, Any]:
     if not isinstance(settings, Mapping) or "name" not in settings:
         raise ConfigError(f"{kind} must be a part with its options, not {settings!r}: choose with {kind}=NAME")
@@ -328,7 +334,7 @@ def _section(name: str, settings: Any) -> Any:
     cls = SECTIONS[name]
     if not isinstance(settings, Mapping):
         raise ConfigError(f"{name} is a section, not a value: {settings!r}")
-    hints = typing.get_type_hints(cls, include_extras=True)
+    hints = _hints(cls)
     _refuse_unknown(f"key of {name}:", settings, hints)
     for field in dataclasses.fields(cls):
         if field.default is dataclasses.MISSING and field.name not in settings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpt_lab import config
@@ -24,9 +24,7 @@ def cells(sweep: Sweep) -> list[Cell]:
         raise ConfigError(f"{sweep.path}: a {sweep.method} sweep draws its cells one by one")
     swept = {name: p for name, p in spec.parameters_of(sweep).items() if p.swept}
     rows = grid.combinations(swept, sweep.design.pair, spec.rules_of(sweep))[: sweep.run_cap]
-    composer = config.Composer()
-    fixed = spec.fixed(sweep)
-    found = [_cell(sweep, index, values, fixed, composer) for index, values in enumerate(rows)]
+    found = many(sweep, rows)
     first: dict[str, Cell] = {}
     for one in found:
         other = first.setdefault(one.identity, one)
@@ -38,6 +36,16 @@ def cells(sweep: Sweep) -> list[Cell]:
     return found
 
 
+def many(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> list[Cell]:
+    """The cells of these values, in order.
+
+    Raises:
+        ConfigError: a cell that no run could have, named with its values.
+    """
+    composer, fixed = config.Composer(), spec.fixed(sweep)
+    return [_cell(sweep, index, values, fixed, composer) for index, values in enumerate(rows)]
+
+
 def cell(sweep: Sweep, index: int, values: Mapping[str, Any]) -> Cell:
     """One cell with the values that were drawn for it.
 
@@ -47,7 +55,7 @@ def cell(sweep: Sweep, index: int, values: Mapping[str, Any]) -> Cell:
     return _cell(sweep, index, values, spec.fixed(sweep), config.Composer())
 
 
-def configs(cells: list[Cell]) -> list[RunConfig]:
+def configs(cells: Sequence[Cell]) -> list[RunConfig]:
     """The composed config of each cell."""
     composer = config.Composer()
     return [composer.compose(one.overrides) for one in cells]

@@ -29,8 +29,8 @@ DISTRIBUTIONS: dict[str, tuple[tuple[str, ...], dict[str, float]]] = {
     "q_normal": ((), {"mu": 0, "sigma": 1, "q": 1}),
     "log_normal": ((), {"mu": 0, "sigma": 1}),
     "q_log_normal": ((), {"mu": 0, "sigma": 1, "q": 1}),
-    "beta": (("a", "b"), {}),
-    "q_beta": (("a", "b"), {"q": 1}),
+    "beta": ((), {"a": 1, "b": 1}),
+    "q_beta": ((), {"a": 1, "b": 1, "q": 1}),
 }
 """W&B's distributions of numbers: the keys that each needs, and those with a default."""
 POSITIVE = {"q", "sigma", "a", "b"}
@@ -158,6 +158,8 @@ def _parameter(name: object, spec: Any) -> Parameter:
         if key not in KEYS:
             raise ConfigError(unknown(f"key of {name}:", key, KEYS))
     stated = spec.get("distribution")
+    if stated == "categorical_w_probabilities":
+        stated = "categorical"
     if stated is not None and stated not in ("constant", "categorical", *DISTRIBUTIONS):
         raise ConfigError(unknown(f"distribution of {name}:", stated, ("constant", "categorical", *DISTRIBUTIONS)))
     if "value" in spec and "values" in spec:

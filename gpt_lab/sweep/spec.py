@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_lab.errors import ConfigError, unknown
-from gpt_lab.sweep import grid, parameters, yamlfile
+from gpt_lab.sweep import draw, grid, parameters, yamlfile
 from gpt_lab.sweep.command import command_settings
 from gpt_lab.sweep.design import Design, Sweep, shown
 from gpt_lab.sweep.parameters import Parameter
@@ -150,7 +150,9 @@ def _sweep(path: Path, raw: Mapping[str, Any], overrides: Sequence[str], study: 
     design = _design(path, raw, block, found, overrides, study)
     run_cap = _run_cap(raw, method)
     _early_terminate(raw, design)
-    if method == "grid":
+    if method != "grid":
+        draw.check(swept)
+    else:
         if any(p.probabilities for p in swept.values()):
             raise ConfigError("probabilities are for method: random")
         values = grid.combinations(swept, design.pair, grid.rules(block, swept))
@@ -283,8 +285,11 @@ def _metric(raw: Mapping[str, Any], needed: bool) -> tuple[str, Any]:
         return "val/bpb", "minimize"
     stated = _mapping("metric", raw["metric"])
     for key in stated:
-        if key not in ("name", "goal"):
-            raise ConfigError(unknown("key of metric:", key, ("name", "goal")))
+        if key not in ("name", "goal", "target"):
+            raise ConfigError(unknown("key of metric:", key, ("name", "goal", "target")))
+    target = stated.get("target", 0)
+    if not isinstance(target, int | float) or isinstance(target, bool):
+        raise ConfigError(f"metric.target must be a number, not {target!r}")
     name = stated.get("name")
     if name not in METRICS:
         raise ConfigError(unknown("metric name", name, METRICS))
