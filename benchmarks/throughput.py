@@ -5,8 +5,8 @@
 
 The bare loop is nanoGPT's (model, data access, optimizer, eager fp32) in this file's own words; `bare_fused` is the
 same with AdamW's fused kernel, which nanoGPT turns on for CUDA only. The lab's arms run its real trainer: keyed
-batches, metrics, log lines, run folder. Arms take turns in rounds, in an order that rotates; numbers are medians over
-rounds.
+batches, metrics, log lines, run folder. Each arm is a process; they take turns in rounds, in an order that rotates;
+numbers are medians over rounds.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,12 +65,6 @@ class Shape:
 SHAPES = {"A": Shape(4, 4, 128, 64, 12), "B": Shape(6, 6, 384, 256, 8)}
 LIKE_FOR_LIKE = ("precision=fp32", "kernel=sdpa", "compile=off")
 AUTO = ("precision=auto", "kernel=auto", "compile=auto")
-
-
-class Arm(Protocol):
-    """One way to train; `step` is one optimizer step, logging included when it is due."""
-
-    def step(self) -> None: ...
 
 
 class Norm(nn.Module):
@@ -240,49 +236,87 @@ def timed(
     return (clock() - start) / done * 1e3
 
 
-def take_turns(arms: dict[str, Arm], rounds: int, seconds: float, clock: Clock) -> dict[str, list[float]]:
+LABS: dict[str, tuple[str, ...]] = {
+    "lab": LIKE_FOR_LIKE,
+    "lab_auto": AUTO,
+    "lab_auto_short": (*AUTO, "budget.steps=500"),
+}
+
+
+def serve(name: str, shape: Shape, files: tuple[Path, Path], steps: int, clock_name: str, pipe: Connection) -> None:
+    """One arm in a process of its own: facts about it, then, for every number of seconds asked for, ms per step."""
+    clock = CLOCKS[clock_name]
+    if clock_name == "cpu":
+        torch.set_num_threads(1)
+    text, tokens = files
+    arm: Bare | Lab
+    if name in LABS:
+        arm = Lab([*same_model(shape, text, steps), *LABS[name]], text.parent / "runs")
+        plan = arm.plan
+        facts: dict[str, Any] = {
+            "parameters": sum(p.numel() for p in arm.trainer.model.parameters()),
+            "chosen": {**plan.resolved, "reasons": dict(plan.reasons)},
+            **({"compile_s": round(arm.compile_s, 1)} if plan.compile else {}),
+        }
+    else:
+        arm = Bare(shape, tokens, fused=name == "bare_fused")
+        facts = {"parameters": sum(p.numel() for p in arm.model.parameters())}
+    pipe.send(facts)
+    while (seconds := pipe.recv()) is not None:
+        pipe.send(timed(arm.step, seconds, clock))
+    pipe.send(arm.loading_ms(200, clock) if isinstance(arm, Lab) else None)
+
+
+def take_turns(pipes: Mapping[str, Connection], rounds: int, seconds: float) -> dict[str, list[float]]:
     """Milliseconds per step of each arm in each round; each round begins with another arm."""
-    names = list(arms)
+
+    def turn(name: str, length: float) -> float:
+        pipes[name].send(length)
+        return float(pipes[name].recv())
+
+    names = list(pipes)
     for name in names:
-        timed(arms[name].step, seconds / 4, clock)
+        turn(name, seconds / 4)
     found: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds):
-        first = turn % len(names)
+    for number in range(rounds):
+        first = number % len(names)
         for name in names[first:] + names[:first]:
-            found[name].append(timed(arms[name].step, seconds, clock))
+            found[name].append(turn(name, seconds))
     return found
 
 
-def measure_cpu(name: str, rounds: int, seconds: float, steps: int, folder: Path, clock: Clock) -> dict[str, Any]:
-    """All arms at one shape."""
+def measure_cpu(name: str, rounds: int, seconds: float, steps: int, folder: Path, clock: str) -> dict[str, Any]:
+    """All arms at one shape, each in its own process: what one does to memory or threads is not the others' gain."""
     shape = SHAPES[name]
-    text, tokens = write_corpus(folder)
-    common = same_model(shape, text, steps)
-    labs = {
-        "lab": Lab([*common, *LIKE_FOR_LIKE], folder / "runs"),
-        "lab_auto": Lab([*common, *AUTO], folder / "runs"),
-        "lab_auto_short": Lab([*common, *AUTO, "budget.steps=500"], folder / "runs"),
-    }
-    bare, fused = Bare(shape, tokens, fused=False), Bare(shape, tokens, fused=True)
-    ours, theirs = (sum(p.numel() for p in m.parameters()) for m in (labs["lab"].trainer.model, bare.model))
-    if ours != theirs:
-        raise SystemExit(f"the models differ: {ours} parameters in the lab, {theirs} in the bare loop")
-    found = take_turns({"bare": bare, "bare_fused": fused, **labs}, rounds, seconds, clock)
+    files = write_corpus(folder)
+    spawn = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    for arm in ("bare", "bare_fused", *LABS):  # one after the other: compiling takes both cores
+        pipes[arm], theirs = spawn.Pipe()
+        spawn.Process(target=serve, args=(arm, shape, files, steps, clock, theirs), daemon=True).start()
+        theirs.close()
+        facts[arm] = pipes[arm].recv()
+    if len({fact["parameters"] for fact in facts.values()}) > 1:
+        raise SystemExit(f"the models differ: {facts}")
+    found = take_turns(pipes, rounds, seconds)
+    for pipe in pipes.values():
+        pipe.send(None)
+    loading = {arm: pipe.recv() for arm, pipe in pipes.items()}
     middle = {arm: statistics.median(times) for arm, times in found.items()}
-    loading = labs["lab"].loading_ms(200, clock)
     return {
         "shape": vars(shape),
-        "parameters": ours,
+        "parameters": facts["bare"]["parameters"],
         "budget_steps": steps,
         "ms_per_step": {arm: round(ms, 3) for arm, ms in middle.items()},
         "ms_per_round": {arm: [round(ms, 3) for ms in times] for arm, times in found.items()},
         "tokens_per_s": {arm: round(shape.rows * shape.context / ms * 1e3) for arm, ms in middle.items()},
-        "ratio_to_bare": {arm: round(middle["bare"] / middle[arm], 3) for arm in labs},
-        "ratio_of_best_rounds": {arm: round(min(found["bare"]) / min(found[arm]), 3) for arm in labs},
-        "ratio_to_bare_fused": {arm: round(middle["bare_fused"] / middle[arm], 3) for arm in labs},
-        "loading_share_of_step": {arm: round(loading / middle[arm], 5) for arm in labs},
-        "chosen": {arm: {**lab.plan.resolved, "reasons": dict(lab.plan.reasons)} for arm, lab in labs.items()},
-        "compile_s": {arm: round(lab.compile_s, 1) for arm, lab in labs.items() if lab.plan.compile},
+        "ratio_to_bare": {arm: round(middle["bare"] / middle[arm], 3) for arm in LABS},
+        "ratio_of_best_rounds": {arm: round(min(found["bare"]) / min(found[arm]), 3) for arm in LABS},
+        "ratio_to_bare_fused": {arm: round(middle["bare_fused"] / middle[arm], 3) for arm in LABS},
+        "loading_share_of_step": {arm: round(loading[arm] / middle[arm], 5) for arm in LABS},
+        "chosen": {arm: facts[arm]["chosen"] for arm in LABS},
+        "compile_s": {arm: facts[arm]["compile_s"] for arm in LABS if "compile_s" in facts[arm]},
     }
 
 
@@ -379,7 +413,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for name in shapes:
                 inner = Path(folder) / name
                 inner.mkdir()
-                result["shapes"][name] = measure_cpu(name, rounds, seconds, steps, inner, CLOCKS[chosen.clock])
+                result["shapes"][name] = measure_cpu(name, rounds, seconds, steps, inner, chosen.clock)
     named["load_after"] = round(os.getloadavg()[0], 2)
     show(result)
     ending = ("-cpu-time" if chosen.clock == "cpu" else "") + ("-quick" if chosen.quick else "")

@@ -27,6 +27,7 @@ from gpt_lab.train.eager import spare_compiler
 from gpt_lab.train.ending import Result
 from gpt_lab.train.evaluate import eval_rows, evaluate
 from gpt_lab.train.feed import Feed
+from gpt_lab.train.memory import keep_freed_memory
 from gpt_lab.train.metrics import Diverged, History, peak_memory_gb
 from gpt_lab.train.peak import peak_flops
 from gpt_lab.train.plan import Plan, resolve
@@ -107,6 +108,8 @@ class Trainer:
     def build(self) -> None:
         """Model, optimizer and all that steps need, as at step 0."""
         cfg, plan, dataset = self.cfg, self.plan, self.dataset
+        if plan.device == "cpu":
+            keep_freed_memory()
         torch.manual_seed(cfg.draw_seed % 2**63)  # the lab's own draws are keyed; this is for parts of other packages
         self.model = bare_model(cfg, dataset.vocab_size)
         initialize(self.model, cfg)
