@@ -1,0 +1,192 @@
+"""What a report says beside its verdicts: what is lost, floors, how the arms differ, where the runs ran, commands."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpt_lab.report.types import Comparison, Study
+from gpt_lab.schema import NOT_IDENTITY
+from gpt_lab.sweep.design import Sweep, shown
+
+LOST = ("failed", "diverged", "missing", "stopped", "pruned", "running")
+"""States other than finished, the ones that need somebody first."""
+FLOORS = ("unigram", "bigram", "trigram")
+NEAR_FLOOR = 0.02
+"""A run sits on a floor when its bits per byte are within this share of it."""
+DIFFER = {
+    "commit": "code version",
+    "dirty": "uncommitted changes",
+    "data": "corpus or tokenizer",
+    "device": "device",
+    "cpu": "CPU",
+    "gpu": "GPU",
+    "threads": "threads",
+    "precision": "precision",
+    "kernel": "attention kernel",
+    "compile": "compilation",
+    "packages": "package versions",
+}
+"""Where runs of one comparison should agree."""
+CHOSEN = {
+    "data": ("data", "tokenizer"),
+    "device": ("device",),
+    "precision": ("precision",),
+    "kernel": ("kernel",),
+    "compile": ("compile",),
+}
+"""Settings whose comparison makes the runs differ there on purpose."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A run that is not finished: its state, what it is called, what went wrong."""
+
+    state: str
+    name: str
+    error: str
+
+
+def lost(study: Study) -> list[Lost]:
+    """Every run that is not finished, those that need somebody first."""
+    runs = study.runs[study.runs["state"] != "finished"]
+    found = [
+        Lost(state, label(arm, tuning, pair, study.design.pair), error)
+        for state, arm, tuning, pair, error in zip(
+            runs["state"], runs["arm"], runs["tuning"], runs["pair"], runs["error"], strict=True
+        )
+    ]
+    return sorted(found, key=lambda one: LOST.index(one.state))
+
+
+def label(arm: str, tuning: str, pair: str, key: str) -> str:
+    """`position=alibi, optim.lr=0.01, seed=2`."""
+    last = pair if "=" in pair or not pair else f"{key}={pair}"
+    return ", ".join(part for part in (arm, tuning, last) if part) or "the run"
+
+
+def counts(study: Study) -> str:
+    """`15 runs: 12 finished, 2 missing, 1 diverged`."""
+    states = Counter(study.runs["state"])
+    parts = [f"{states[state]} {state}" for state in ("finished", *LOST) if states[state]]
+    total = len(study.runs)
+    return f"{total} {'run' if total == 1 else 'runs'}: {', '.join(parts)}"
+
+
+def floors(study: Study) -> list[str]:
+    """Arms whose finished runs sit on an n-gram floor of the corpus: what they differ by may not be quality."""
+    if study.design.metric != "val/bpb":
+        return []
+    runs = study.runs[(study.runs["state"] == "finished") & study.runs["score"].notna()]
+    found = []
+    for arm, group in runs.groupby("arm", sort=False):
+        above = int((group["score"] >= group["floor_unigram"]).sum())
+        name = arm or "the runs"
+        if above:
+            found.append(
+                f"{name}: {above} of {len(group)} runs do no better than counting single tokens (unigram floor)"
+            )
+        for order in FLOORS:
+            floor = group[f"floor_{order}"]
+            near = (group["score"] - floor).abs() <= NEAR_FLOOR * floor
+            if order == "unigram":
+                near &= group["score"] < floor
+            if near.any():
+                found.append(
+                    f"{name}: {int(near.sum())} of {len(group)} runs sit on the {order} floor "
+                    f"({floor[near].median():.3f} bits per byte): they may differ in how fast that plateau is left"
+                )
+    return found
+
+
+def differences(study: Study) -> dict[str, dict[str, str]]:
+    """Settings that differ between arms: key -> arm -> value (`a | b` where an arm has several); seeds left out."""
+    runs = study.runs[study.runs["state"] != "missing"]
+    arms = runs["arm"].tolist()
+    names = list(dict.fromkeys(arms))
+    found = {}
+    for column in runs.columns:
+        key = column.removeprefix("config.")
+        if key == column or key.split(".")[0] in NOT_IDENTITY or key in (study.design.pair, "seed"):
+            continue
+        texts = [_text(value) for value in runs[column].tolist()]
+        if len(set(texts)) < 2:
+            continue
+        values: dict[str, dict[str, None]] = {name: {} for name in names}
+        for arm, text in zip(arms, texts, strict=True):
+            values[arm][text] = None
+        if len({frozenset(own) for own in values.values()}) > 1:
+            found[key] = {arm: _several(list(own)) for arm, own in values.items()}
+    return found
+
+
+def _several(texts: Sequence[str]) -> str:
+    more = f" | … ({len(texts)} values)" if len(texts) > 6 else ""
+    return " | ".join(texts[:6]) + more
+
+
+def _text(value: Any) -> str:
+    """As on the command line; a setting that the run does not have is empty."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return shown(value)
+
+
+def environment(study: Study) -> dict[str, Counter[str]]:
+    """Where the runs ran: what -> value -> number of runs. Runs that never began are left out."""
+    runs = study.runs[study.runs["state"] != "missing"]
+    found = {}
+    for column in runs.columns:
+        key = column.removeprefix("env.")
+        if key != column and key not in ("command", "started", "finished"):
+            values = Counter(_text(value) for value in runs[column].tolist())
+            if set(values) != {"–"} and set(values) != {""}:
+                found[key] = values
+    return found
+
+
+def disagreements(study: Study) -> list[str]:
+    """Sentences on what differs between the runs that should not: code version, data, hardware, packages."""
+    found = []
+    for key, values in environment(study).items():
+        known = Counter({value: number for value, number in values.items() if value not in ("–", "")})
+        chosen = any(f.split(".")[0] in CHOSEN.get(key, ()) for f in (*study.design.factors, *study.design.nuisance))
+        if key in DIFFER and len(known) > 1 and not chosen:
+            found.append(f"runs differ in {DIFFER[key]}: {_versions(known) if key == 'packages' else _listed(known)}")
+    return found
+
+
+def _listed(values: Counter[str]) -> str:
+    parts = [f"{value[:12] if len(value) == 40 else value} ({number} runs)" for value, number in values.most_common(4)]
+    return ", ".join(parts) + (f" and {len(values) - 4} more" if len(values) > 4 else "")
+
+
+def _versions(values: Counter[str]) -> str:
+    """Only the packages whose versions differ."""
+    sets = [dict(part.rsplit(" ", 1) for part in text.split(", ") if " " in part) for text in values]
+    names = dict.fromkeys(name for versions in sets for name in versions)
+    parts = []
+    for name in names:
+        seen = list(dict.fromkeys(versions.get(name, "none") for versions in sets))
+        if len(seen) > 1:
+            parts.append(f"{name} {' and '.join(seen)}")
+    return ", ".join(parts)
+
+
+def remarks(comparison: Comparison, study: Study) -> list[str]:
+    """All sentences below the table, each once: warnings by arm, floors, disagreements, notes."""
+    warnings = [f"{row.arm or 'the runs'}: {text}" for row in comparison.rows for text in row.warnings]
+    found = [*warnings, *floors(study), *disagreements(study), *comparison.notes, *study.notes]
+    return list(dict.fromkeys(found))
+
+
+def commands(study: Study, sweep: Sweep | None, report: str) -> list[str]:
+    """Command lines that repeat the study: its sweep and this report; without a sweep each run's own."""
+    if sweep is not None:
+        return [shlex.join(["uv", "run", "sweep", str(sweep.path), *sweep.overrides]), report]
+    known = [text for text in study.runs["env.command"].tolist() if isinstance(text, str) and text]
+    return [*(f"uv run {text}" for text in dict.fromkeys(known)), report]
