@@ -1,0 +1,7 @@
+"""The run store in a browser: mirrors into trackio or TensorBoard that follow runs while they train.
+
+follow.py       finds runs and reads what is new in them
+mirror.py       where a mirror lies, who writes it, the loop
+trackio.py      rows into trackio's database, and its page
+tensorboard.py  rows into event files, and TensorBoard's page
+"""

@@ -1,0 +1,215 @@
+"""The mirror in TensorBoard: one event file per run, its settings and final values for the HPARAMS page.
+
+Beside each event file lies a note of how far the run had been mirrored: a dashboard that is started again goes on
+there, in the same file, which a TensorBoard that is already open keeps reading. What a resume took back is hidden
+by a mark of a new session at that step, TensorBoard's own way (SessionLog.START).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import math
+import shutil
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from gpt_lab.dashboard.follow import Row, Seen
+from gpt_lab.errors import ConfigError, DataError
+from gpt_lab.store.files import read_json, write_json
+
+TITLE = "TensorBoard"
+EVENTS = "events.out.tfevents.mirror"
+NOTE = "mirrored.json"
+
+
+def check() -> None:
+    """Refuses where the package is missing.
+
+    Raises:
+        ConfigError: tensorboard is not installed.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError("--tensorboard needs its package: run `uv sync --extra tensorboard`")
+
+
+@dataclass
+class Note:
+    """How far a run has been mirrored.
+
+    Fields:
+        id: of the run. rows: how many. checksum: of their keys. size: bytes of the event file that hold them.
+        final: the state and final values that were written last.
+    """
+
+    id: str = ""
+    rows: int = 0
+    checksum: int = 0
+    size: int = 0
+    final: dict[str, float] = field(default_factory=dict)
+
+
+class TensorBoard:
+    """Rows into event files in `folder`/<study>/<run>."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.plugins.hparams import summary_v2
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self.folder = folder
+        self.logs = folder / "logs"
+        self._event, self._summary, self._hparams = event_pb2, summary_pb2, summary_v2
+        self._records = RecordWriter
+        self._notes: dict[Path, Note] = {}
+        self._keys: dict[Path, list[str]] = {}
+        self._steps: dict[Path, int] = {}
+        self._server: Any = None
+
+    def replace(self, run: Seen, rows: Sequence[Row]) -> None:
+        place = self._place(run)
+        note, keys = self._read_note(place), [row.key for row in rows]
+        events: list[Any] = []
+        if note.id != run.id or note.size == 0 or _checksum(keys[: note.rows]) != note.checksum:
+            # The first mark of a file hides nothing, so that each file begins with one.
+            events += [self._restart(run, 0)] if note.size else [self._header(run), self._restart(run, 0)]
+            events += self._settings(run) if note.id != run.id else []
+            note = Note(run.id, size=note.size)
+        events += [self._row(run, row) for row in rows[note.rows :]]
+        self._keys[place] = keys
+        self._steps[place] = rows[-1].step if rows else 0
+        self._write(run, place, note, events)
+
+    def append(self, run: Seen, rows: Sequence[Row]) -> None:
+        place = self._place(run)
+        keys = self._keys[place]
+        events: list[Any] = []
+        for row in rows:
+            if row.replaces and keys and keys[-1] == row.replaces:
+                keys.pop()
+                events.append(self._restart(run, row.step))
+            keys.append(row.key)
+            events.append(self._row(run, row))
+        self._steps[place] = rows[-1].step
+        self._write(run, place, self._notes[place], events)
+
+    def describe(self, run: Seen) -> None:
+        place = self._place(run)
+        self._write(run, place, self._notes[place], [])
+
+    def keep(self, runs: Iterable[Seen]) -> None:
+        kept = {self._place(run) for run in runs}
+        for note in sorted(self.logs.glob(f"*/*/{NOTE}")):
+            if note.parent not in kept:
+                shutil.rmtree(note.parent)
+                self._notes.pop(note.parent, None)
+                with contextlib.suppress(OSError):  # other runs of the study are in it
+                    note.parent.parent.rmdir()
+
+    def serve(self, port: int | None, runs: Iterable[Seen] = ()) -> str:
+        """Starts TensorBoard in a thread of this process, on 127.0.0.1 alone, and gives its address.
+
+        Raises:
+            ConfigError: the port is taken.
+        """
+        from tensorboard import default, program
+
+        self.logs.mkdir(exist_ok=True)
+        for name in ("tensorboard", "werkzeug"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        server = program.TensorBoard(plugins=default.get_plugins())
+        # The faster loader is a process of its own, which would outlive a dashboard that is killed.
+        options = ["--load_fast=false", "--reload_interval=1", "--reload_multifile=false", "--host=127.0.0.1"]
+        server.configure([TITLE, f"--logdir={self.logs}", f"--port={port or 0}", *options])
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):
+                url = str(server.launch())
+        except (program.TensorBoardServerException, OSError) as error:
+            raise ConfigError(f"port {port} is taken: choose another with --port") from error
+        self._server = server
+        return url
+
+    def close(self) -> None:
+        """Nothing to stop: the page is a thread that ends with this process, and every file is closed."""
+
+    def how_to_look(self) -> str:
+        """The command that shows the mirror without us."""
+        return f"uv run tensorboard --logdir {self.logs}"
+
+    def _place(self, run: Seen) -> Path:
+        return self.logs / run.study / run.name
+
+    def _read_note(self, place: Path) -> Note:
+        """The note, where the event file still holds all that it speaks of; what was written after it is cut off."""
+        try:
+            note = Note(**read_json(place / NOTE))
+            with open(place / EVENTS, "r+b") as file:
+                if file.seek(0, io.SEEK_END) < note.size:
+                    return Note()
+                file.truncate(note.size)
+        except (DataError, OSError, TypeError):
+            return Note()
+        return note
+
+    def _write(self, run: Seen, place: Path, note: Note, events: Sequence[Any]) -> None:
+        final = self._final(run)
+        if final != note.final and final:
+            events = [*events, self._numbers(run, self._steps.get(place, 0), final)]
+        place.mkdir(parents=True, exist_ok=True)
+        with open(place / EVENTS, "r+b" if note.size else "wb") as file:
+            file.seek(note.size)
+            writer = self._records(file)
+            for event in events:
+                writer.write(event.SerializeToString())
+            size = file.tell()
+        keys = self._keys[place]
+        new = Note(run.id, len(keys), _checksum(keys), size, final or note.final)
+        if new != note or place not in self._notes:
+            write_json(place / NOTE, asdict(new))
+        self._notes[place] = new
+
+    def _header(self, run: Seen) -> Any:
+        return self._event.Event(wall_time=_started(run), file_version="brain.Event:2")
+
+    def _restart(self, run: Seen, step: int) -> Any:
+        start = self._event.SessionLog(status=self._event.SessionLog.START)
+        return self._event.Event(wall_time=_started(run), step=step, session_log=start)
+
+    def _row(self, run: Seen, row: Row) -> Any:
+        return self._numbers(run, row.step, row.values, row.values.get("seconds", 0.0))
+
+    def _numbers(self, run: Seen, step: int, values: Mapping[str, float], seconds: float = 0.0) -> Any:
+        scalars = [self._summary.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        when = _started(run) + (seconds if math.isfinite(seconds) else 0)
+        return self._event.Event(wall_time=when, step=step, summary=self._summary.Summary(value=scalars))
+
+    def _settings(self, run: Seen) -> list[Any]:
+        """The flat config; not the state, as TensorBoard keeps the first value that it reads."""
+        settings = {key: value for key, value in run.settings.items() if key != "state"}
+        start = self._hparams.hparams_pb(settings, f"{run.study}/{run.name}", _started(run))
+        return [self._event.Event(wall_time=_started(run), summary=start)]
+
+    def _final(self, run: Seen) -> dict[str, float]:
+        """final/<metric> of a run that has ended, and whether it has finished."""
+        if run.state == "running":
+            return {}
+        numbers = {f"final/{key}": float(v) for key, v in run.record.get("summary", {}).items() if _number(v)}
+        return {**numbers, "final/finished": float(run.state == "finished")}
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _checksum(keys: Sequence[str]) -> int:
+    return zlib.crc32("\n".join(keys).encode())
+
+
+def _started(run: Seen) -> float:
+    return datetime.fromisoformat(str(run.record.get("started") or "1970-01-01T00:00:00Z")).timestamp()
