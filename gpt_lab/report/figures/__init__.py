@@ -1,0 +1,84 @@
+"""The figures of a report, one file per family; matplotlib is imported when the first is drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt_lab.report.types import Comparison, Study
+from gpt_lab.store.files import writing
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure on disk, as SVG and as PNG.
+
+    Fields:
+        name: of its files, without ending.
+        title: a few words. caption: what is drawn, and what was left out of it.
+    """
+
+    name: str
+    title: str
+    caption: str
+    svg: Path
+    png: Path
+
+
+def draw(comparison: Comparison, study: Study, folder: Path) -> list[Figure]:
+    """Draws what the data can give into `folder` (made if missing); equal data give equal files, byte for byte.
+
+    Figures of an earlier report that are not drawn this time are removed from the folder.
+
+    Raises:
+        LabError: the folder cannot be written.
+    """
+    from gpt_lab.report.figures import base, curves, factors, forest, pareto, seeds, tuning
+    from gpt_lab.report.figures.material import Material
+
+    families = {
+        "forest": forest.draw,
+        "seeds": seeds.draw,
+        "curves": curves.draw,
+        "differences": curves.differences,
+        "pareto": pareto.draw,
+        "tuning": tuning.draw,
+        "interaction": factors.draw,
+    }
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    figures = []
+    with base.look():
+        material = Material(comparison, study)
+        for name, family in families.items():
+            drawing = family(material)
+            if drawing is None:
+                for ending in ("svg", "png"):
+                    (folder / f"{name}.{ending}").unlink(missing_ok=True)
+                continue
+            svg, png = base.write(drawing, folder)
+            figures.append(Figure(drawing.name, drawing.title, drawing.caption, svg, png))
+    return figures
+
+
+def absent(comparison: Comparison, figures: list[Figure]) -> list[str]:
+    """A sentence for each figure that a reader would look for and does not find."""
+    design = comparison.design
+    drawn = {figure.name for figure in figures}
+    finished = [row for row in comparison.rows if row.runs]
+    if not finished:
+        return ["No figure is drawn: no run has finished."]
+    compared = [row for row in comparison.rows if row.delta is not None]
+    sentences = []
+    if "forest" not in drawn:
+        why = "no baseline is named" if design.baseline is None else "no finished run pairs with one of the baseline"
+        sentences.append(f"No forest plot: {why}.")
+    if "curves" not in drawn:
+        sentences.append(f"No learning curves: {design.metric} was recorded at fewer than two places of a run.")
+    elif "differences" not in drawn and compared:
+        sentences.append("No curve of paired differences: no two runs of a pair were evaluated over the same tokens.")
+    if len(finished) > 1 and "pareto" not in drawn:
+        sentences.append("No figure of costs: FLOPs, time and parameters are the same for all arms, or not recorded.")
+    if design.nuisance and "tuning" not in drawn:
+        sentences.append(f"No tuning curves: no arm finished with two values of {' or '.join(design.nuisance)}.")
+    return sentences

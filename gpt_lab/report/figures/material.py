@@ -1,0 +1,150 @@
+"""What figures draw from: the runs behind each row of the comparison, their curves, one style per arm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from gpt_lab.report.figures.base import COLOURS, DASHES, INK, MARKERS
+from gpt_lab.report.types import Comparison, Row, Study
+from gpt_lab.report.wording import settings, short_names
+
+MOST_ARMS = 12
+"""Arms that a figure of curves shows: more cannot be told apart."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How an arm looks in every figure."""
+
+    colour: str
+    marker: str
+    dash: str | tuple[int, tuple[float, ...]]
+    width: float
+
+
+class Material:
+    """A comparison and its study, asked for by the figures.
+
+    Fields:
+        rows: arms with finished runs, best first.
+        names: arm -> its short name.
+        baseline: the arm of the rows that others are compared with; None if there is none with finished runs.
+    """
+
+    def __init__(self, comparison: Comparison, study: Study) -> None:
+        self.comparison = comparison
+        self.study = study
+        self.design = comparison.design
+        self.metric = comparison.design.metric
+        self.rows = [row for row in comparison.rows if row.runs > 0]
+        self.names = short_names(comparison.design, [row.arm for row in comparison.rows])
+        found = [row.arm for row in self.rows if row.arm == comparison.design.baseline_arm]
+        self.baseline = found[0] if found else None
+
+    @cached_property
+    def styles(self) -> Mapping[str, Style]:
+        """The baseline in ink, the others by the order of the sweep, so that a colour outlives a change of rank."""
+        order = list(dict.fromkeys([*self.study.runs["arm"].astype(str), *(row.arm for row in self.comparison.rows)]))
+        styles, number = {}, 0
+        for arm in order:
+            if arm == self.design.baseline_arm:
+                styles[arm] = Style(INK, "o", "solid", 1.8)
+                continue
+            dash = DASHES[number // len(COLOURS) % len(DASHES)]
+            styles[arm] = Style(COLOURS[number % len(COLOURS)], MARKERS[(number + 1) % len(MARKERS)], dash, 1.3)
+            number += 1
+        return styles
+
+    def finished(self, row: Row) -> pd.DataFrame:
+        """The finished runs that the row's numbers come from: of its arm, at the nuisance values chosen; by pair."""
+        runs = self.study.runs
+        chosen = runs[(runs["arm"] == row.arm) & (runs["state"] == "finished") & runs["score"].notna()]
+        if self.design.nuisance and row.tuning:
+            chosen = chosen[chosen["tuning"] == row.tuning]
+        return chosen
+
+    def scores(self, row: Row) -> pd.Series[float]:
+        """Final metric by pair."""
+        runs = self.finished(row).drop_duplicates("pair", keep="last")
+        return pd.Series(runs["score"].to_numpy(float), index=runs["pair"].astype(str), dtype=float)
+
+    def shown(self, most: int = MOST_ARMS) -> list[Row]:
+        """The rows that a crowded figure shows: the best, and the baseline always."""
+        if len(self.rows) <= most:
+            return self.rows
+        best = [row for row in self.rows if row.arm != self.baseline][: most - (self.baseline is not None)]
+        return [row for row in self.rows if row.arm == self.baseline or row in best]
+
+    def cut(self, shown: Sequence[Row], what: str = "arms") -> str:
+        """A sentence that says how many arms a figure leaves out; empty if none."""
+        if len(shown) >= len(self.rows):
+            return ""
+        beside = " and the baseline" if self.baseline else ""
+        best = len(shown) - (self.baseline is not None)
+        return f" Only the best {best} of {len(self.rows)} {what}{beside} are drawn."
+
+    @cached_property
+    def curves(self) -> Mapping[str, Mapping[str, pd.Series[float]]]:
+        """Arm -> pair -> the metric over tokens, of the arms shown and their finished runs; empty curves left out."""
+        wanted = {
+            row.arm: self.finished(row).drop_duplicates("pair", keep="last").set_index("pair")["run"].astype(str)
+            for row in self.shown()
+        }
+        tables = self.study.curves([run for runs in wanted.values() for run in runs])
+        curves: dict[str, dict[str, pd.Series[float]]] = {}
+        for arm, runs in wanted.items():
+            found = {str(pair): curve(tables.get(run), self.metric) for pair, run in runs.items()}
+            curves[arm] = {pair: line for pair, line in found.items() if len(line)}
+        return curves
+
+    @cached_property
+    def diverged(self) -> Mapping[str, pd.Series[float]]:
+        """Run -> its curve, of the diverged runs of the arms shown at the values chosen; at most 20."""
+        runs = self.study.runs
+        arms = {row.arm: row.tuning for row in self.shown()}
+        mask = (runs["state"] == "diverged") & runs["arm"].isin(list(arms))
+        lost = runs[mask]
+        if self.design.nuisance:
+            lost = lost[[not arms[a] or t == arms[a] for a, t in zip(lost["arm"], lost["tuning"], strict=True)]]
+        lost = lost.head(20)
+        tables = self.study.curves(lost["run"].astype(str).tolist()) if len(lost) else {}
+        found = {str(run): curve(tables.get(str(run)), self.metric) for run in lost["run"]}
+        return {run: line for run, line in found.items() if len(line)}
+
+    def levels(self, arm: str) -> dict[str, str]:
+        """The value of each factor, read back from the arm's name; empty where the name is none of Design's."""
+        return settings(arm, self.design.factors)
+
+
+def curve(table: pd.DataFrame | None, metric: str) -> pd.Series[float]:
+    """The finite values of a metric over tokens, the last of equal places, in order."""
+    if table is None or metric not in table or "tokens" not in table:
+        return pd.Series(dtype=float)
+    values = pd.to_numeric(table[metric], errors="coerce").to_numpy(float)
+    places = pd.to_numeric(table["tokens"], errors="coerce").to_numpy(float)
+    keep = np.isfinite(values) & np.isfinite(places)
+    line = pd.Series(values[keep], index=places[keep], dtype=float)
+    return line[~line.index.duplicated(keep="last")].sort_index()
+
+
+def together(curves: Sequence[pd.Series[float]], points: int = 60) -> tuple[pd.DataFrame, bool]:
+    """Curves on one grid of tokens (rows), one column each, and whether values between evaluations were interpolated.
+
+    The places that all of them have, if these are half of the shortest curve or more; else places between the latest
+    first and the earliest last one.
+    """
+    frame = pd.concat(list(curves), axis=1, keys=range(len(curves))) if curves else pd.DataFrame()
+    common = frame.dropna().sort_index()
+    if not curves or 2 * len(common) >= min(len(line) for line in curves):
+        return common, False
+    low, high = max(line.index[0] for line in curves), min(line.index[-1] for line in curves)
+    if low >= high:
+        return common, False
+    grid = np.linspace(low, high, points)
+    columns = {i: np.interp(grid, line.index.to_numpy(float), line.to_numpy()) for i, line in enumerate(curves)}
+    return pd.DataFrame(columns, index=grid), True

@@ -1,0 +1,174 @@
+"""The metric over the settings that were tuned within each arm (a learning rate), chosen values marked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
+
+from gpt_lab.report.figures.base import INK, MUTED, Drawing, canvas, ellipsis, reach
+from gpt_lab.report.figures.material import Material
+from gpt_lab.report.types import Row
+from gpt_lab.report.wording import axis, settings
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """One arm over the values of one setting, in order.
+
+    Fields:
+        places: the values' places on x. means: over the finished runs, the best over the other tuned settings;
+            NaN without one. dots: (place, score) of each of these runs. lost: places where runs diverged.
+        chosen: index of the value that the comparison uses; None if it is not among them.
+    """
+
+    row: Row
+    places: list[float]
+    means: list[float]
+    dots: list[tuple[float, float]]
+    lost: list[float]
+    chosen: int | None
+
+
+def draw(material: Material) -> Drawing | None:
+    """One panel for each tuned setting; None unless an arm finished with two values of it."""
+    drawn: list[tuple[str, list[str], list[Ladder]]] = []
+    for key in material.design.nuisance:
+        order = _values(material, key)
+        numeric = all(_number(value) is not None for value in order)
+        found = [ladder for row in material.shown() if (ladder := _ladder(material, row, key, order, numeric))]
+        if any(sum(math.isfinite(mean) for mean in ladder.means) >= 2 for ladder in found):
+            drawn.append((key, order, found))
+    if not drawn:
+        return None
+    rows = [row for row in material.shown() if any(lad.row is row for _, _, found in drawn for lad in found)]
+    names = max(len(material.names[row.arm]) for row in rows)
+    columns = 2 if names > 22 else 3
+    lines = math.ceil((len(rows) + 3) / columns)
+    figure = canvas(0.4 + 2.7 * len(drawn) + 0.19 * lines)
+    panels = figure.subplots(len(drawn), 1, squeeze=False)[:, 0]
+    outside = False
+    for ax, (key, order, found) in zip(panels, drawn, strict=True):
+        outside |= _panel(ax, key, order, found, material)
+    handles = [
+        Line2D([], [], color=s.colour, ls=s.dash, marker=s.marker, ms=4.5, label=ellipsis(material.names[row.arm], 34))
+        for row in rows
+        for s in [material.styles[row.arm]]
+    ]
+    handles.append(Line2D([], [], ls="none", marker="o", ms=9, mfc="none", mec=INK, label="chosen"))
+    if any(ladder.row.on_edge for _, _, found in drawn for ladder in found):
+        handles.append(Line2D([], [], ls="none", marker="s", ms=9, mfc="none", mec=INK, label="chosen, at the edge"))
+    if any(ladder.lost for _, _, found in drawn for ladder in found):
+        handles.append(Line2D([], [], ls="none", marker="x", ms=5, color=MUTED, label="diverged"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, handletextpad=0.6, columnspacing=1.4)
+    return Drawing("tuning", "Tuned settings", _caption(material, drawn, outside), figure)
+
+
+def _values(material: Material, key: str) -> list[str]:
+    """All values of a tuned setting as text, numbers in order of size, others in order of appearance."""
+    found = [settings(str(t), material.design.nuisance).get(key) for t in material.study.runs["tuning"].unique()]
+    order = list(dict.fromkeys(value for value in found if value is not None))
+    if all(_number(value) is not None for value in order):
+        order.sort(key=lambda value: _number(value) or 0.0)
+    return order
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _ladder(material: Material, row: Row, key: str, order: list[str], numeric: bool) -> Ladder | None:
+    runs = material.study.runs
+    runs = runs[runs["arm"] == row.arm]
+    values = pd.Series([settings(str(t), material.design.nuisance).get(key) for t in runs["tuning"]], index=runs.index)
+    place = {value: (float(value) if numeric else float(i)) for i, value in enumerate(order)}
+    chosen_value = settings(row.tuning, material.design.nuisance).get(key)
+    sign = 1.0 if material.design.goal == "minimize" else -1.0
+    used, means, dots, lost = [], [], [], []
+    for value in order:
+        here = runs[values == value]
+        if here.empty:
+            continue
+        done = here[(here["state"] == "finished") & here["score"].notna()]
+        by_tuning = done.groupby("tuning")["score"].mean()
+        if value == chosen_value and row.tuning in by_tuning.index:
+            best: str | None = row.tuning
+        else:
+            best = str((sign * by_tuning).idxmin()) if len(by_tuning) else None
+        used.append(value)
+        means.append(float(by_tuning[best]) if best is not None else math.nan)
+        scores = done[done["tuning"] == best]["score"] if best is not None else []
+        dots += [(place[value], float(score)) for score in scores]
+        if (here["state"] == "diverged").any():
+            lost.append(place[value])
+    if not used:
+        return None
+    chosen = used.index(chosen_value) if chosen_value in used else None
+    return Ladder(row, [place[value] for value in used], means, dots, lost, chosen)
+
+
+def _panel(ax: Axes, key: str, order: list[str], found: list[Ladder], material: Material) -> bool:
+    """Draws one setting; whether a mean lies beyond the axis."""
+    places = sorted({p for ladder in found for p in ladder.places})
+    numeric = all(_number(value) is not None for value in order)
+    if numeric and places[0] > 0 and places[-1] >= 4 * places[0]:
+        ax.set_xscale("log")
+    means = [m for ladder in found for m in ladder.means if math.isfinite(m)]
+    picked = tuple(ladder.means[ladder.chosen] for ladder in found if ladder.chosen is not None)
+    limits = reach(means, keep=tuple(m for m in picked if math.isfinite(m)), jump=2.5)
+    top = limits[1] + 0.07 * (limits[1] - limits[0])
+    for number, ladder in enumerate(found):
+        style = material.styles[ladder.row.arm]
+        ax.plot(ladder.places, ladder.means, color=style.colour, ls=style.dash, marker=style.marker, ms=4.5, zorder=4)
+        ax.plot(*zip(*ladder.dots, strict=True), ".", color=style.colour, ms=3.5, alpha=0.55, zorder=3)
+        if ladder.lost:
+            high = top - 0.02 * number * (limits[1] - limits[0]) / max(len(found), 1)
+            ax.plot(ladder.lost, [high] * len(ladder.lost), "x", color=style.colour, ms=5, zorder=5)
+        if ladder.chosen is not None:
+            shape = "s" if ladder.row.on_edge else "o"
+            x, y = ladder.places[ladder.chosen], ladder.means[ladder.chosen]
+            ax.plot([x], [y], shape, ms=10, mfc="none", mec=INK, mew=0.9, zorder=6)
+    ax.set_ylim(limits[0], top + 0.03 * (limits[1] - limits[0]))
+    spots = [float(value) for value in order] if numeric else [float(i) for i in range(len(order))]
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xticks(spots, _with_room(ax, spots, [ellipsis(value, 16) for value in order]))
+    ax.set_xlabel(key)
+    ax.set_ylabel(axis(material.metric))
+    return bool(np.any([(m < limits[0]) or (m > limits[1]) for m in means]))
+
+
+def _with_room(ax: Axes, spots: list[float], labels: list[str]) -> list[str]:
+    """The labels, without those that would touch the one before."""
+    low, high = (float(ax.transScale.transform((x, 1.0))[0]) for x in ax.get_xlim())
+    kept, until = [], -math.inf
+    for spot, text in zip(spots, labels, strict=True):
+        place = (float(ax.transScale.transform((spot, 1.0))[0]) - low) / (high - low)
+        half = 0.006 * (len(text) + 1)  # of the axis: a sign is about 5 of its 430 points wide
+        kept.append(text if place - half >= until else "")
+        until = place + half if kept[-1] else until
+    return kept
+
+
+def _caption(material: Material, drawn: list[tuple[str, list[str], list[Ladder]]], outside: bool) -> str:
+    text = "Mean over the finished runs at each value; dots are runs. Circled: the value that the comparison uses."
+    if len(material.design.nuisance) > 1:
+        text += " Where other settings were tuned too, their best value is taken at each place."
+    edges = list(dict.fromkeys(ld.row.arm for _, _, found in drawn for ld in found if ld.row.on_edge))
+    if edges:
+        text += (
+            f" Squared: the best value is the last of its ladder, so a better one may lie beyond: {', '.join(edges)}."
+        )
+    if any(ladder.lost for _, _, found in drawn for ladder in found):
+        text += " × at the top: runs diverged there."
+    if outside:
+        text += " The axis is cut where results are far from the best."
+    return text + material.cut(material.shown())

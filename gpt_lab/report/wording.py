@@ -1,0 +1,193 @@
+"""Numbers and sentences as a reader wants them: signs, units, the answer of a comparison in one sentence."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from gpt_lab.report.types import Comparison, Interval, Row
+from gpt_lab.sweep.design import Design
+
+UNITS = {
+    "val/bpb": "bits per byte",
+    "val/loss": "nats per token",
+    "train/loss": "nats per token",
+    "val/ppl": "perplexity",
+    "perf/tokens_per_s": "tokens per second",
+    "perf/peak_memory_gb": "GB",
+}
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+MOST_DECIMALS = 6
+NOT_FINISHED = ("failed", "diverged", "missing", "stopped", "pruned", "running")
+
+
+def unit(metric: str) -> str:
+    """What the metric is counted in; its key where that is not known."""
+    return UNITS.get(metric, metric)
+
+
+def axis(metric: str) -> str:
+    """The metric as an axis label, with its unit."""
+    return f"{metric} ({UNITS[metric]})" if metric in UNITS else metric
+
+
+def decimals(scale: float) -> int:
+    """Decimals that show two digits of a number of this size; 1 to 6."""
+    if not math.isfinite(scale) or scale <= 0:
+        return 4
+    return min(max(1 - math.floor(math.log10(scale)), 1), MOST_DECIMALS)
+
+
+def digits(interval: Interval) -> int:
+    """Decimals for an estimate and its interval: two digits of half its width."""
+    half = (interval.high - interval.low) / 2
+    return decimals(half if math.isfinite(half) and half > 0 else abs(interval.estimate))
+
+
+def signed(value: float, places: int) -> str:
+    """`+0.012`, `−0.012`, and `0.000` without a sign."""
+    text = f"{abs(value):.{places}f}"
+    sign = "" if float(text) == 0 else "−" if value < 0 else "+"
+    return sign + text
+
+
+def plain(value: float | None, places: int = 4) -> str:
+    """A number with a true minus sign; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.{places}f}".replace("-", "−")
+
+
+def common_digits(intervals: Sequence[Interval]) -> int:
+    """Decimals for a column of intervals: those of the middle one."""
+    places = sorted(digits(interval) for interval in intervals)
+    return places[len(places) // 2] if places else 4
+
+
+def with_interval(interval: Interval, places: int | None = None) -> str:
+    """`−0.031 [−0.041, −0.021]`; the interval is left out where it does not exist."""
+    places = digits(interval) if places is None else places
+    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return signed(interval.estimate, places)
+    low, high = signed(interval.low, places), signed(interval.high, places)
+    return f"{signed(interval.estimate, places)} [{low}, {high}]"
+
+
+def count(value: float | None) -> str:
+    """`922,752`; a dash where there is none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:,.0f}"
+
+
+def short(value: float) -> str:
+    """Three digits and k, M, B or a power of ten: `923 k`, `2.05 M`, `1.2×10¹³`."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if abs(value) >= 1e12 or abs(value) < 1e-3:
+        exponent = math.floor(math.log10(abs(value)))
+        return f"{value / 10**exponent:.3g}×10{str(exponent).translate(SUPERSCRIPTS)}"
+    for size, name in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{name}"
+    return f"{value:.3g}"
+
+
+def percent(alpha: float) -> str:
+    """Level of an interval: `95 %` for 0.05."""
+    return f"{100 * (1 - alpha):g} %"
+
+
+def seeds(number: int) -> str:
+    return f"{number} seed" if number == 1 else f"{number} seeds"
+
+
+def verdict(row: Row) -> str:
+    """The verdict, and for an undecided one how many more seeds would settle it."""
+    if row.verdict == "undecided" and row.more_seeds:
+        return f"undecided: {row.more_seeds} more {'seed' if row.more_seeds == 1 else 'seeds'}"
+    return row.verdict
+
+
+def settings(name: str, keys: Sequence[str]) -> dict[str, str]:
+    """`a=1, b=x` back to {a: 1, b: x}; empty unless the name holds exactly these keys in this order."""
+    pattern = ", ".join(f"{re.escape(key)}=(.*?)" for key in keys)
+    match = re.fullmatch(pattern, name, re.DOTALL) if keys else None
+    return dict(zip(keys, match.groups(), strict=True)) if match else {}
+
+
+def short_names(design: Design, arms: Sequence[str]) -> dict[str, str]:
+    """Arms without what every reader can add: `rope`, `mqa · alibi`, `depth=4 · width=128`.
+
+    Numbers, and `none` beside other values, keep the last word of their key. Full names where short ones would not
+    tell two arms apart, or are no names of Design.
+    """
+    short: dict[str, str] = {}
+    for arm in arms:
+        values = settings(arm, design.factors)
+        short[arm] = " · ".join(_short(key, value, len(values) > 1) for key, value in values.items())
+    if not all(short.values()) or len(set(short.values())) < len(short):
+        return {arm: arm for arm in arms}
+    return short
+
+
+def _short(key: str, value: str, several: bool) -> str:
+    opaque = re.fullmatch(r"[-+.\d][-+.\deE]*|true|false|null", value) or (several and value == "none")
+    return f"{key.rpartition('.')[2]}={value}" if opaque or not value else value
+
+
+def states(row: Row) -> str:
+    """`1 diverged, 2 missing`; empty when all its runs finished."""
+    return ", ".join(f"{row.states[name]} {name}" for name in NOT_FINISHED if row.states.get(name))
+
+
+def answer(comparison: Comparison) -> str:
+    """What the comparison says, in one or two sentences."""
+    design = comparison.design
+    baseline = design.baseline_arm
+    compared = [row for row in comparison.rows if row.verdict != "baseline"]
+    if baseline is None:
+        return "No baseline is named, so no arm is called better or worse: name one with --baseline."
+    if not any(row.arm == baseline and row.runs for row in comparison.rows):
+        return f"The baseline {baseline} has no finished run, so nothing can be compared yet."
+    judged = [row for row in compared if row.delta is not None and row.verdict != "no data"]
+    if not judged:
+        return f"No other arm has a finished run that pairs with the baseline {baseline} yet."
+    better = [row for row in judged if row.verdict == "better"]
+    if not better:
+        return f"No arm is better than {baseline}: {_counts(judged)}.{_open_arms(len(compared) - len(judged))}"
+    sign = 1.0 if design.goal == "minimize" else -1.0
+    first = min(better, key=lambda row: sign * row.delta.estimate if row.delta else math.inf)
+    if len(better) == 1:
+        lead = f"{first.arm} is better than {baseline} by {_amount(first, design)}"
+    else:
+        lead = (
+            f"{len(better)} of {len(judged)} arms are better than {baseline}; "
+            f"the largest difference is that of {first.arm}, {_amount(first, design)}"
+        )
+    if first.tier == "screen":
+        lead += "; this is a screening verdict, to be confirmed on fresh seeds"
+    others = [row for row in judged if row.verdict != "better"]
+    rest = f" Of the others: {_counts(others)}." if others else ""
+    return f"{lead}.{rest}{_open_arms(len(compared) - len(judged))}"
+
+
+def _amount(row: Row, design: Design) -> str:
+    assert row.delta is not None
+    places = digits(row.delta)
+    low, high = sorted((abs(row.delta.low), abs(row.delta.high)))
+    return (
+        f"{abs(row.delta.estimate):.{places}f} {unit(design.metric)} "
+        f"({percent(design.alpha)} interval {low:.{places}f} to {high:.{places}f}, {seeds(row.n)})"
+    )
+
+
+def _counts(rows: Sequence[Row]) -> str:
+    names = Counter(row.verdict for row in rows)
+    return ", ".join(f"{number} {name}" for name, number in names.most_common())
+
+
+def _open_arms(number: int) -> str:
+    if number <= 0:
+        return ""
+    return f" {number} {'arm has' if number == 1 else 'arms have'} no data yet."
