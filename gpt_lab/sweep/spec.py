@@ -20,9 +20,12 @@ TOP = (
 )
 BLOCK = ("study", "question", "baseline", "pair", "family", "mei", "alpha", "nuisance", "zip", "per", "exclude")
 GRID_ONLY = ("zip", "per", "exclude")
-METRICS = ("val/bpb", "val/loss", "val/ppl", "train/loss", "perf/tokens_per_s", "perf/mfu", "perf/peak_memory_gb")
+METRICS = (
+    *("val/bpb", "val/loss", "val/ppl", "val/accuracy", "train/loss"),
+    *("perf/tokens_per_s", "perf/mfu", "perf/peak_memory_gb"),
+)
 """What a run's final summary holds and a comparison may decide by."""
-HIGHER_IS_BETTER = ("perf/tokens_per_s", "perf/mfu")
+HIGHER_IS_BETTER = ("val/accuracy", "perf/tokens_per_s", "perf/mfu")
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), study: str | None = None) -> Sweep:

@@ -1,0 +1,328 @@
+"""What a sweep will cost and what it can detect, before anything is paid for; and whether its cells can be built."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gpt_lab.errors import ConfigError, DataError
+from gpt_lab.schema import RunConfig
+from gpt_lab.sweep import cells as cells_
+from gpt_lab.sweep import ledger, speed
+from gpt_lab.sweep.design import Cell, Sweep, join
+from gpt_lab.sweep.power import FEWEST, detectable_effect
+
+if TYPE_CHECKING:
+    from gpt_lab.data.dataset import Dataset
+    from gpt_lab.train.plan import Plan as RunPlan
+
+NOT_BUILT = frozenset({"seed", "replica", "study", "runs_dir", "label", "force", "eval", "log", "sample", "checkpoint"})
+"""Top-level keys that decide nothing about whether a model can be built."""
+ALIKE = 0.02
+"""Relative difference of two arms' sizes or budgets that needs no word."""
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """One arm: what each of its runs costs.
+
+    Fields:
+        runs, done: cells of the arm, and those that the ledger says are over.
+        tunings: combinations of nuisance values that each pair tries.
+        pairs: values of the pairing setting.
+        tokens, flops: of the training of one run; None under a budget in seconds.
+        seconds: of one run, evaluations included; None where nothing tells how fast it will be.
+    """
+
+    arm: str
+    runs: int
+    done: int
+    tunings: int
+    pairs: int
+    parameters: int
+    non_embedding: int
+    flops_per_token: int
+    tokens: float | None
+    flops: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep's cost.
+
+    Fields:
+        seconds: of all that is left, with `jobs` at a time; None where an arm's is not known.
+        basis: where the speed comes from, in words.
+    """
+
+    arms: tuple[ArmPlan, ...]
+    jobs: int
+    seconds: float | None
+    basis: str
+    warnings: tuple[str, ...]
+
+
+def check_builds(cells: Sequence[Cell]) -> None:
+    """Builds each distinct model, optimizer and schedule without touching a weight. Imports torch.
+
+    Raises:
+        ConfigError, DataError: a cell that cannot be built on this machine, named with its values.
+    """
+    _Builder().check(cells)
+
+
+def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int, threads: int) -> Plan:
+    """The cost of the cells, each arm's told from its first one. Imports torch; builds shards that are missing.
+
+    Raises:
+        ConfigError, DataError: as check_builds.
+    """
+    from gpt_lab.sweep.runner import folder_of
+
+    builder = _Builder()
+    over = {e.key for e in ledger.entries(folder_of(sweep)) if e.state in ("finished", "diverged", "pruned")}
+    by_arm: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_arm.setdefault(cell.arm, []).append(cell)
+    firsts = [group[0] for group in by_arm.values()]
+    configs = cells_.configs(firsts)
+    plans = [builder.plan(cfg, cell) for cfg, cell in zip(configs, firsts, strict=True)]
+    speeds = speed.Speeds(configs[0], threads)
+    arms = []
+    for (arm, group), cfg, made in zip(by_arm.items(), configs, plans, strict=True):
+        dataset = builder.dataset(cfg)
+        rate = speeds.tokens_per_s(cfg, made)
+        steps = made.budget.steps
+        tokens = None if steps is None else float(steps * cfg.rows * cfg.scale.context)
+        arms.append(
+            ArmPlan(
+                arm=arm,
+                runs=len(group),
+                done=sum(cell.key in over for cell in group),
+                tunings=len({cell.tuning for cell in group}),
+                pairs=len({str(cell.pair) for cell in group}),
+                parameters=made.cost.parameters,
+                non_embedding=made.cost.non_embedding,
+                flops_per_token=made.cost.train_flops_per_token,
+                tokens=tokens,
+                flops=None if tokens is None else tokens * made.cost.train_flops_per_token,
+                seconds=speed.seconds(cfg, made, dataset.val_tokens, rate),
+            )
+        )
+    left = [None if arm.seconds is None else arm.seconds * (arm.runs - arm.done) for arm in arms]
+    known = [seconds for seconds in left if seconds is not None]
+    whole = sum(known) / jobs if len(known) == len(left) else None
+    if whole is not None and any(known):
+        whole = max(whole, max(arm.seconds or 0.0 for arm in arms if arm.runs > arm.done))
+    return Plan(tuple(arms), jobs, whole, speeds.basis, tuple(warnings(sweep, arms, configs)))
+
+
+def warnings(sweep: Sweep, arms: Sequence[ArmPlan], configs: Sequence[RunConfig]) -> list[str]:
+    """What will weaken or forbid a verdict, known beforehand."""
+    design = sweep.design
+    reference = next((arm for arm in arms if arm.arm == design.baseline_arm), arms[0])
+    found = []
+    if design.baseline is None and len(arms) > 1:
+        found.append("no baseline: name one in gpt_lab.baseline, or give the report --baseline")
+    for arm in arms:
+        if _apart(arm.parameters, reference.parameters):
+            more = arm.parameters / reference.parameters - 1
+            found.append(
+                f"{arm.arm} has {more:+.1%} parameters against {reference.arm}: compare at equal size or FLOPs"
+            )
+    for arm in arms:
+        if arm.tokens is not None and reference.tokens is not None and _apart(arm.tokens, reference.tokens):
+            found.append(
+                f"unequal budgets: {arm.arm} trains on {arm.tokens:,.0f} tokens, {reference.arm} on "
+                f"{reference.tokens:,.0f}"
+            )
+        if arm.tunings != reference.tunings:
+            found.append(f"unequal tuning: {arm.arm} tries {arm.tunings} settings, {reference.arm} {reference.tunings}")
+        if arm.pairs != reference.pairs:
+            found.append(f"unequal pairs: {arm.arm} has {arm.pairs}, {reference.arm} {reference.pairs}")
+    tokenizers = {str(sorted(cfg.tokenizer.items())) for cfg in configs}
+    if len(tokenizers) > 1 and design.metric in ("val/loss", "val/ppl", "train/loss"):
+        found.append(f"{design.metric} does not compare across tokenizers: use metric val/bpb")
+    if sweep.method != "grid" and len(arms) > 1:
+        found.append(f"a {sweep.method} search does not give each arm as many runs: it tunes, it does not compare")
+    if sweep.method == "grid" and len(arms) > 1 and reference.pairs < FEWEST["screen"]:
+        found.append(f"{reference.pairs} values of {design.pair} give no verdict: {FEWEST['screen']} are the fewest")
+    return found
+
+
+def show(sweep: Sweep, cells: Sequence[Cell] | None, console: Console, jobs: int, threads: int) -> None:
+    """Prints the dry run.
+
+    Args:
+        cells: of a grid; None: of a random sweep its draws are shown, of a bayes sweep the cells that try its ranges.
+        jobs: trials at a time. threads: of each.
+
+    Raises:
+        ConfigError, DataError: a cell that cannot be run here.
+    """
+    design = sweep.design
+    if cells is None:
+        from gpt_lab.sweep import search
+
+        cells = search.drawn(sweep) if sweep.method == "random" else search.corners(sweep)
+    check_builds(cells)
+    plan = estimate(sweep, cells, jobs, threads)
+    said: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+    if design.question:
+        console.print(design.question, **said)
+    console.print(table(sweep, plan))
+    for line in (*totals(sweep, plan), *effects(sweep, plan)):
+        console.print(line, **said)
+    for line in plan.warnings:
+        console.print(f"warning: {line}", style="yellow", **said)
+
+
+def table(sweep: Sweep, plan: Plan) -> Table:
+    """One row for each arm."""
+    made = Table(title=f"{sweep.design.study} ({sweep.method})", title_justify="left")
+    headings = ("runs", "done", "parameters", "non-embedding", "FLOPs/token", "FLOPs in all", "time per run")
+    made.add_column("arm", overflow="fold")
+    for heading in headings:
+        made.add_column(heading, justify="right")
+    for arm in plan.arms:
+        name = (arm.arm or "all") + (" (baseline)" if arm.arm == sweep.design.baseline_arm else "")
+        made.add_row(
+            name,
+            f"{arm.runs}",
+            f"{arm.done}",
+            f"{arm.parameters:,}",
+            f"{arm.non_embedding:,}",
+            f"{arm.flops_per_token:.3g}",
+            "-" if arm.flops is None else f"{arm.flops * arm.runs:.3g}",
+            "-" if arm.seconds is None else speed.shown(arm.seconds),
+        )
+    return made
+
+
+def totals(sweep: Sweep, plan: Plan) -> list[str]:
+    """How many trials, how long, and how that is known."""
+    done = sum(arm.done for arm in plan.arms)
+    if sweep.method == "bayes":
+        lines = [f"{sweep.run_cap} trials, chosen one after the other; the table shows the cells that try its ranges"]
+        each = [arm.seconds for arm in plan.arms if arm.seconds is not None]
+        whole = statistics.fmean(each) * (sweep.run_cap or 0) / plan.jobs if each else None
+    else:
+        runs = sum(arm.runs for arm in plan.arms)
+        shape = {(arm.pairs, arm.tunings) for arm in plan.arms}
+        text = f"{runs} trials"
+        if len(shape) == 1 and sweep.method == "grid":
+            ((pairs, tunings),) = shape
+            tuned = f" x {tunings} tuning settings" if tunings > 1 else ""
+            text += f": {len(plan.arms)} arms{tuned} x {pairs} values of {sweep.design.pair}"
+        lines, whole = [text + (f"; {done} are done" if done else "")], plan.seconds
+    if whole is None:
+        lines.append(f"time: not known ({plan.basis})")
+    else:
+        lines.append(f"about {speed.shown(whole)} with {plan.jobs} at a time ({plan.basis})")
+    return lines
+
+
+def effects(sweep: Sweep, plan: Plan) -> list[str]:
+    """The smallest difference that the design can show, with a power of 80 %."""
+    design = sweep.design
+    pairs = min(arm.pairs for arm in plan.arms)
+    if sweep.method != "grid" or len(plan.arms) < 2 or pairs < 2:
+        return []
+    known = noise(sweep)
+    rho = 0.0
+    lines = []
+    for tier, fewest in FEWEST.items():
+        if pairs < fewest:
+            continue
+        sizes = {
+            r: detectable_effect(pairs, alpha=design.alpha, rho=r, comparisons=len(plan.arms) - 1, tier=tier)
+            for r in (rho, 0.5)
+        }
+        if known is None:
+            text = f"{sizes[0.0]:.2f} run sd ({sizes[0.5]:.2f} if the runs of a pair correlate by 0.5)"
+        else:
+            sd, runs = known
+            text = (
+                f"{sizes[0.0] * sd:.4f} in {design.metric} ({sizes[0.5] * sd:.4f} if the runs of a pair correlate by "
+                f"0.5; run sd {sd:.4f} of {runs} earlier runs)"
+            )
+        lines.append(f"smallest detectable effect, {tier} tier, {pairs} pairs, power 80 %: {text}")
+    return lines
+
+
+def noise(sweep: Sweep) -> tuple[float, int] | None:
+    """Standard deviation of the metric over runs of one arm and tuning, pooled, and the runs that it comes from."""
+    from gpt_lab.sweep.runner import folder_of
+
+    scores: dict[tuple[str, str], list[float]] = {}
+    for entry in ledger.entries(folder_of(sweep)):
+        if entry.state == "finished" and entry.score is not None:
+            scores.setdefault((entry.arm, entry.tuning), []).append(entry.score)
+    groups = [group for group in scores.values() if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in groups)
+    if not freedom:
+        return None
+    squares = sum(statistics.variance(group) * (len(group) - 1) for group in groups)
+    sd = float((squares / freedom) ** 0.5)
+    return (sd, sum(map(len, groups))) if sd > 0 else None
+
+
+class _Builder:
+    """Opens each data set once, and plans each distinct run once."""
+
+    def __init__(self) -> None:
+        self._datasets: dict[str, Dataset] = {}
+        self._plans: dict[str, RunPlan] = {}
+
+    def dataset(self, cfg: RunConfig) -> Dataset:
+        """The data of a config."""
+        from gpt_lab.data.dataset import open_dataset
+
+        key = repr(
+            (sorted(cfg.data.items()), sorted(cfg.tokenizer.items()), cfg.scale.context, cfg.batch.document_mask)
+        )
+        if key not in self._datasets:
+            self._datasets[key] = open_dataset(cfg)
+        return self._datasets[key]
+
+    def plan(self, cfg: RunConfig, cell: Cell) -> RunPlan:
+        """What the trainer would decide for a config; its model, optimizer and schedule can be built."""
+        from gpt_lab import registry, trackers
+        from gpt_lab.optim.groups import groups
+        from gpt_lab.train.bare import bare_model
+        from gpt_lab.train.plan import resolve
+
+        key = repr([(k, v) for k, v in cfg.flat().items() if k.split(".")[0] not in NOT_BUILT and not _tuned(k, v)])
+        if key not in self._plans:
+            try:
+                trackers.check(cfg.tracker)
+                dataset = self.dataset(cfg)
+                made = resolve(cfg, dataset)
+                model = bare_model(cfg, dataset.vocab_size)
+                init = registry.build("init", cfg.init, model.shape)
+                registry.build("optim", cfg.optim).build(groups(model, init))
+                registry.build("schedule", cfg.schedule)
+                registry.build("objective", cfg.objective)
+            except (ConfigError, DataError) as error:
+                raise type(error)(f"cell {cell.index} ({join(tuple(cell.values), cell.values)}): {error}") from None
+            self._plans[key] = made
+        return self._plans[key]
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        for cfg, cell in zip(cells_.configs(cells), cells, strict=True):
+            self.plan(cfg, cell)
+
+
+def _tuned(key: str, value: Any) -> bool:
+    """A number of the optimizer or the schedule: it changes no shape."""
+    return key.split(".")[0] in ("optim", "schedule") and isinstance(value, float)
+
+
+def _apart(a: float, b: float) -> bool:
+    return abs(a - b) > ALIKE * b
