@@ -28,9 +28,14 @@ _MODES: dict[str, Mode] = {
     "dryrun": "offline",
     "disabled": "disabled",
 }
-FACTS = ("signature", "resolved", "parameters", "parameters_non_embedding", "train_flops_per_token")
-"""What of run.json joins the settings in W&B's config: runs are grouped and compared by it."""
-_CLOUD = "https://api.wandb.ai"
+FACTS = (
+    *("signature", "resolved", "parameters", "parameters_non_embedding", "train_flops_per_token"),
+    *("git", "hardware", "packages", "command"),
+)
+"""What of run.json joins the settings in W&B's config: to group by, and for reports to read back."""
+_CLOUD = "https://api.forge.coreweave.com"
+_UPSTREAM = {"api.forge.coreweave.com": "api.wandb.ai"}
+"""The older name of W&B's own server: a login under it still counts."""
 _LAUNCH = "import sys, os; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from gpt_lab.trackers import wandb_process"
 
 
@@ -224,13 +229,15 @@ def login() -> str | None:
     if not path.exists() and "NETRC" not in os.environ:
         path = Path("~/_netrc").expanduser()
     try:
-        entry = netrc.netrc(path).authenticators(urlsplit(_base_url()).netloc)
+        known, host = netrc.netrc(path), urlsplit(base_url()).netloc
+        entry = known.authenticators(host) or known.authenticators(_UPSTREAM.get(host, host))
     except (OSError, netrc.NetrcParseError):
         return None
     return str(path) if entry and entry[2] else None
 
 
-def _base_url() -> str:
+def base_url() -> str:
+    """Address of the W&B server: of WANDB_BASE_URL, else of W&B's settings file, else W&B's own."""
     if url := os.environ.get("WANDB_BASE_URL"):
         return url
     folder = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser()

@@ -19,7 +19,7 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.trackers import Tracker, build_tracker
-from gpt_lab.trackers.wandb import Wandb, choose_mode, login
+from gpt_lab.trackers.wandb import Wandb, base_url, choose_mode, login
 from gpt_lab.trackers.wandb_process import unreachable
 from tests.trackers import offline
 from tests.trackers.wandb_double import KEY, RecordedRun, WandbDouble
@@ -372,6 +372,13 @@ def test_modes(run: Run, cfg: RunConfig, tmp_path: Path, monkeypatch: pytest.Mon
     assert not (run.path / "wandb").exists()
 
 
+def wandb_default() -> str:
+    """The server of the installed client, where no setting names one."""
+    from wandb.sdk.lib.urls import DEFAULT_BASE_URL
+
+    return DEFAULT_BASE_URL
+
+
 def test_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     netrc = tmp_path / "netrc"
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
@@ -381,6 +388,11 @@ def test_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     netrc.write_text("machine example.com\n  login user\n  password x\n")
     netrc.chmod(0o600)
     assert login() is None
+    for host in ("api.forge.coreweave.com", "api.wandb.ai"):  # what `wandb login` writes, and what it used to write
+        netrc.write_text(f"machine {host}\n  login user\n  password x\nmachine example.com\n  login u\n  password x\n")
+        assert login() == str(netrc)
+    assert base_url() == wandb_default()
+    netrc.write_text("machine example.com\n  login user\n  password x\n")
     (tmp_path / "settings").write_text("[default]\nbase_url = https://example.com\n")
     assert login() == str(netrc)
     monkeypatch.setenv("WANDB_BASE_URL", "https://other.example")
