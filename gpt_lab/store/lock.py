@@ -15,6 +15,10 @@ from gpt_lab.errors import LabError
 from gpt_lab.store.files import writing
 
 
+class Busy(LabError):
+    """Another process trains this run."""
+
+
 class Lock:
     """An exclusive `flock` on a file that names its holder. The kernel frees it however the holder ends.
 
@@ -29,7 +33,7 @@ class Lock:
         """Takes the lock; usable in a `with` statement.
 
         Raises:
-            LabError: another process holds it (the line names pid and host), or the file cannot be written.
+            Busy: another process holds it (the line names pid and host). LabError: the file cannot be written.
         """
         with writing(self.path):
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -38,7 +42,7 @@ class Lock:
             except OSError as error:
                 os.close(fd)
                 if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise LabError(self._busy()) from None
+                    raise Busy(self._busy()) from None
                 raise
             try:
                 os.ftruncate(fd, 0)

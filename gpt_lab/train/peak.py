@@ -55,7 +55,7 @@ OTHER_CHIPS = {"laptop", "ti", "super", "max"}
 def peak_flops(device: str, precision: str) -> float | None:
     """FLOP/s of this machine's CUDA device or CPU in a precision; None where it is not known.
 
-    A GPU's is looked up by name; a CPU's is measured by a matrix product, in about 0.2 s, once per process.
+    A GPU's is looked up by name; a CPU's is measured by a matrix product, in about 0.05 s, once per process.
     """
     if device == "cuda":
         return gpu_peak(torch.cuda.get_device_name(), precision)
@@ -76,7 +76,7 @@ def gpu_peak(name: str, precision: str) -> float | None:
 
 
 @functools.cache
-def _measured(precision: str, size: int = 512, seconds: float = 0.2) -> float:
+def _measured(precision: str, size: int = 512, seconds: float = 0.05) -> float:
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
     best, end = float("inf"), time.perf_counter() + seconds

@@ -1,0 +1,84 @@
+"""`sweep FILE [key=value ...]`: every run of a sweep file, each exactly once."""
+
+from __future__ import annotations
+
+import sys
+
+from gpt_lab.cli._main import entry
+from gpt_lab.cli._parser import Parser
+
+PIPE_WIDTH = 160
+"""Characters of a line where there is no terminal: names of runs stay whole."""
+DESCRIPTION = """\
+Run a sweep file: W&B's own format, without account or server. Each cell is trained exactly once. Ctrl-C, kill -9, a
+crash, a second runner on the same sweep: the same command goes on with what is left, from the last checkpoints.
+"""
+EXAMPLES = """\
+examples:
+  sweep pos_enc --dry-run                 what it will cost, and what it can detect
+  sweep sweeps/pos_enc.yaml --jobs 2      two trials at a time
+  sweep pos_enc --seeds 5 scale=nano      other seeds, other settings for every cell
+exit status: 0 all finished, 1 some failed or diverged, 2 bad input, 130 or 143 stopped by a signal
+"""
+
+
+def parser() -> Parser:
+    """The options of the command."""
+    import argparse
+
+    made = Parser(
+        prog="sweep", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("file", help="a sweep file, or a name of sweeps/")
+    made.add_argument("overrides", nargs="*", metavar="key=value", help="settings of train, for every cell")
+    made.add_argument("--jobs", type=_positive, metavar="N", help="trials at a time (default: one per GPU, else cores)")
+    made.add_argument("--threads", type=_positive, metavar="N", help="CPU threads of each trial (default: 1)")
+    made.add_argument("--seeds", type=_positive, metavar="N", help="N values of the pairing setting")
+    made.add_argument("--dry-run", action="store_true", help="show the plan and leave")
+    made.add_argument("--fail-fast", action="store_true", help="stop all when a trial fails")
+    made.add_argument("--retries", type=_natural, metavar="N", help="tries after a failure (1; 0 with --fail-fast)")
+    return made
+
+
+def _positive(text: str) -> int:
+    return _whole(text, 1)
+
+
+def _natural(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    import argparse
+
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"a whole number from {least} up is expected, not {text!r}")
+    return int(text)
+
+
+def run(argv: list[str]) -> int:
+    """Exit status: 0 all finished, 1 some failed or diverged, 2 bad input, 128 + the number of a signal."""
+    chosen = parser().parse_intermixed_args(argv)
+
+    from gpt_lab.sweep import spec
+
+    sweep = spec.load(chosen.file, chosen.overrides)
+    if chosen.seeds is not None:
+        sweep = spec.with_seeds(sweep, chosen.seeds)
+
+    from rich.console import Console
+
+    from gpt_lab.sweep import runner
+
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    if chosen.dry_run:
+        return runner.dry_run(sweep, console, chosen.jobs, chosen.threads)
+    return runner.run_sweep(
+        sweep, console, chosen.jobs, chosen.threads, fail_fast=chosen.fail_fast, retries=chosen.retries
+    )
+
+
+main = entry(run)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The runner's end of the fork server: starts it, asks for trials, hears what became of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from gpt_lab.errors import ConfigError, LabError
+from gpt_lab.store.lock import start_time
+from gpt_lab.sweep.forkserver import lines
+
+LAUNCH = "import sys, os; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from gpt_lab.sweep import forkserver"
+ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+"""Libraries that start threads at their import start none; each trial sets its own number after the fork."""
+
+
+class ForkServer:
+    """A running fork server and the children that it has.
+
+    Raises:
+        LabError: this system cannot fork, or the server cannot be started.
+    """
+
+    def __init__(self) -> None:
+        if not hasattr(os, "fork"):
+            raise LabError("a sweep needs os.fork, which this system lacks: use `wandb agent`, or Linux (WSL will do)")
+        mine, theirs = socket.socketpair()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - what the server itself says: nothing, unless it breaks
+        with theirs:
+            self.process = self._launch(theirs.fileno())
+        self.socket = mine
+        self.pids: dict[str, tuple[int, int | None]] = {}
+        """Each job's process and its start time."""
+        self._heard = bytearray()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(mine, selectors.EVENT_READ)
+        self.gone = False
+
+    def _launch(self, number: int) -> subprocess.Popen[bytes]:
+        """Starts the server's process, which gets the socket with this number."""
+        paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", f"{LAUNCH}; forkserver.main()", paths, str(number), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._output,
+            pass_fds=[number],
+            start_new_session=True,  # Ctrl-C in the terminal is the runner's
+            env={**os.environ, **dict.fromkeys(ONE_THREAD, "1")},
+        )
+
+    def start(self, job: str, **settings: Any) -> None:
+        """Asks for a child that does a job; `worker` says which settings."""
+        self._send({"op": "start", "job": job, **settings})
+
+    def signal(self, job: str, number: int) -> None:
+        """Sends a signal to a job's child, if it still runs."""
+        self._send({"op": "signal", "job": job, "number": number})
+
+    def events(self, timeout: float) -> list[dict[str, Any]]:
+        """What has happened since the last call; waits up to `timeout` seconds for something to happen.
+
+        Raises:
+            LabError: the server refuses to fork.
+        """
+        if self.gone or not self._selector.select(timeout):
+            return []
+        try:
+            data = self.socket.recv(1 << 20)
+        except ConnectionError:
+            data = b""
+        if not data:
+            self.gone = True
+        found: list[dict[str, Any]] = lines(self._heard, data)
+        for event in found:
+            if event["event"] == "refused":
+                raise LabError(f"cannot run trials: {event['error']}")
+            if event["event"] == "said" and "pid" in event["message"]:
+                pid = event["message"]["pid"]
+                self.pids[event["job"]] = (pid, start_time(pid))
+            elif event["event"] == "ended":
+                self.pids.pop(event["job"], None)
+        return found
+
+    def ask(self, job: str, **settings: Any) -> dict[str, Any]:
+        """Has a child do a job, and waits for its last message.
+
+        Raises:
+            LabError: the child or the server failed.
+        """
+        self.start(job, **settings)
+        said: dict[str, Any] = {}
+        while not self.gone:
+            for event in self.events(1.0):
+                if event.get("job") != job:
+                    continue
+                if event["event"] == "said":
+                    said = event["message"]
+                elif "error" in said:
+                    raise (ConfigError if said.get("config") else LabError)(said["error"])
+                elif event["status"] != 0:
+                    raise LabError(f"the check of the trials was {how_ended(event['status'])}")
+                else:
+                    return said
+        raise LabError(f"the fork server ended: {self.last_words()}")
+
+    def last_words(self) -> str:
+        """How a server ended that is gone, in one line."""
+        code = self.process.wait()
+        self._output.seek(0)
+        said = self._output.read().decode("utf-8", "replace").split("\n")
+        return next((line.strip() for line in reversed(said) if line.strip()), how_ended(code))
+
+    def close(self, patience: float = 5.0) -> None:
+        """Ends the server; children that still run are killed. No process is left when this returns."""
+        self._selector.close()
+        self.socket.close()
+        self._output.close()
+        try:
+            self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        end = time.monotonic() + patience
+        for pid, start in self.pids.values():  # the kernel kills them, but not before it tells us
+            while start is not None and start_time(pid) == start and time.monotonic() < end:
+                time.sleep(0.01)
+
+    def _send(self, request: Mapping[str, Any]) -> None:
+        try:
+            self.socket.sendall((json.dumps(request) + "\n").encode())
+        except (BrokenPipeError, ConnectionResetError):  # `events` will notice
+            return
+
+
+def how_ended(status: int) -> str:
+    """The end of a process without a last word: its exit status, or minus a signal."""
+    if status >= 0:
+        return f"ended with status {status} and said nothing"
+    name = signal.Signals(-status).name
+    likely = {
+        "SIGKILL": " (out of memory, or killed by hand)",
+        "SIGSEGV": " (a crash in compiled code)",
+        "SIGBUS": " (disk full, or a file that shrank while it was in use)",
+        "SIGABRT": " (a crash in compiled code)",
+    }
+    return f"killed by {name}{likely.get(name, '')}"

@@ -1,0 +1,160 @@
+"""The sqlite file of a sweep: opened so that several machines may write, errors as one line."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gpt_lab.errors import DataError, LabError
+from gpt_lab.store.files import writing
+
+VERSION = 1
+BUSY_SECONDS = 60.0
+LOCAL = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "ramfs", "overlay", "f2fs", "jfs", "bcachefs", "apfs"}
+"""File systems whose shared memory all processes see. Elsewhere (NFS, SMB, FUSE, unknown ones) WAL can lose data."""
+TABLES = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS owners (
+    id TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, start INTEGER, token TEXT NOT NULL,
+    beat INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS trials (
+    key TEXT PRIMARY KEY, place INTEGER NOT NULL, vals TEXT NOT NULL, arm TEXT NOT NULL, tuning TEXT NOT NULL,
+    pair TEXT NOT NULL, overrides TEXT NOT NULL, identity TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'waiting',
+    run TEXT, attempts INTEGER NOT NULL DEFAULT 0, failures INTEGER NOT NULL DEFAULT 0, error TEXT,
+    wanted INTEGER NOT NULL DEFAULT 1, owner TEXT, score REAL, seconds REAL);
+CREATE INDEX IF NOT EXISTS by_state ON trials (state, wanted, place);
+"""
+
+
+@contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Turns an error of sqlite into one line.
+
+    Raises:
+        LabError: full disk, no permission, locked for too long. DataError: the file is no database, or torn.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        text = " ".join(str(error).split())
+        code = getattr(error, "sqlite_errorname", "") or ""
+        if code.startswith("SQLITE_FULL"):
+            way = "no space left: free some and repeat the command, nothing is lost"
+        elif code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
+            way = f"{text}: make it writable or choose another folder with runs_dir=..."
+        elif code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            way = f"another process has held it for {BUSY_SECONDS:.0f} s: repeat the command"
+        elif code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")) or not isinstance(error, sqlite3.OperationalError):
+            raise DataError(
+                f"{path} is no ledger of a sweep ({text}): move it away and repeat the command, finished runs are found"
+            ) from error
+        else:
+            way = f"{text}: free space, or choose another folder with runs_dir=..."
+        raise LabError(f"cannot use {path}: {way}") from error
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection for writing; the file and its tables are made if they are not there.
+
+    Raises:
+        LabError, DataError: as `guarded`, or a newer lab wrote the file.
+    """
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with guarded(path):
+        database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            database.row_factory = sqlite3.Row
+            _set_journal(database, "WAL" if is_local(path) else "DELETE")
+            database.execute("PRAGMA synchronous=FULL")  # a power cut loses nothing that was said to be done
+            check_version(database, path)
+            database.execute("BEGIN IMMEDIATE")
+            for statement in TABLES.split(";"):
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version={VERSION}")
+            database.execute("COMMIT")
+        except BaseException:
+            database.close()
+            raise
+    return database
+
+
+def _set_journal(database: sqlite3.Connection, mode: str) -> None:
+    """Changes how the file is written. Here sqlite does not wait for other processes by itself."""
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            database.execute(f"PRAGMA journal_mode={mode}")
+            return
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or time.monotonic() > end:
+                raise
+            time.sleep(0.02)
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """A connection that only reads, also in a folder that cannot be written.
+
+    Raises:
+        LabError, DataError: as `connect`.
+    """
+    with guarded(path):
+        mode = "ro" if os.access(path.parent, os.W_OK) else "ro&immutable=1"
+        uri = f"{path.resolve().as_uri()}?mode={mode}"
+        database = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            database.row_factory = sqlite3.Row
+            check_version(database, path)
+        except BaseException:
+            database.close()
+            raise
+    return database
+
+
+def check_version(database: sqlite3.Connection, path: Path) -> None:
+    """Refuses a file of a later lab."""
+    (found,) = database.execute("PRAGMA user_version").fetchone()
+    if found > VERSION:
+        raise DataError(f"{path} was written by a later version of gpt_lab ({found} > {VERSION}): update the lab")
+
+
+@contextmanager
+def transaction(database: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """One writing transaction: it takes the write lock at once, and all of it happens or nothing."""
+    with guarded(path):
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            database.execute("COMMIT")
+        except BaseException:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            raise
+
+
+def is_local(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether the file system of a path is known to be of this machine alone."""
+    return file_system(path, mounts) in LOCAL
+
+
+def file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
+    """Type of the file system that holds a path, such as ext4 or nfs4; "unknown" where the system does not say."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "unknown"
+    where = path.absolute().resolve()
+    best, kind = -1, "unknown"
+    for line in lines:  # 36 35 98:0 /root /mount/point options ... - type source options
+        fields, _, rest = line.partition(" - ")
+        words = fields.split()
+        if len(words) < 5 or not rest:
+            continue
+        point = Path(words[4].encode().decode("unicode_escape"))
+        if where.is_relative_to(point) and len(point.parts) >= best:
+            best, kind = len(point.parts), rest.split()[0]
+    return kind

@@ -1,0 +1,38 @@
+"""What the processes of a sweep ask of Linux: to die with their parent, and to be alone before they fork."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with(parent: int) -> None:
+    """Has the kernel kill this process when its parent ends, however that ends; at once if it already has."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def threads() -> int | None:
+    """Threads of this process; None where the system does not say."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return None
+
+
+def close_all_but(kept: set[int]) -> None:
+    """Closes every open file but these and the three standard ones."""
+    for name in os.listdir("/proc/self/fd") if Path("/proc/self/fd").exists() else ():
+        number = int(name)
+        if number > 2 and number not in kept:
+            try:
+                os.close(number)
+            except OSError:  # that of the listing itself
+                continue

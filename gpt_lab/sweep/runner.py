@@ -1,0 +1,244 @@
+"""Runs a sweep from its file to its last table: checks, claims, trains, resumes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from gpt_lab import config
+from gpt_lab.errors import ConfigError, DataError
+from gpt_lab.store.files import read_json, writing
+from gpt_lab.sweep import ledger as ledger_module
+from gpt_lab.sweep import search, spec
+from gpt_lab.sweep.client import ForkServer
+from gpt_lab.sweep.design import Cell, Sweep
+from gpt_lab.sweep.ledger import Entry, Ledger
+from gpt_lab.sweep.live import View, show_result
+from gpt_lab.sweep.owner import Watch
+from gpt_lab.sweep.tail import Tail
+from gpt_lab.sweep.trial import Trial
+from gpt_lab.sweep.work import Draw, Prune, Runner
+
+OVER = ("finished", "diverged", "pruned")
+"""States that no repetition of the command changes."""
+DEFAULT_THREADS = 1
+"""Two tiny trainings of one thread each give 1.8 times the tokens of one with two (2 cores of an AMD EPYC)."""
+
+
+def run_sweep(
+    sweep: Sweep,
+    console: Console,
+    jobs: int | None = None,
+    threads: int | None = None,
+    fail_fast: bool = False,
+    retries: int | None = None,
+    watch: Watch | None = None,
+) -> int:
+    """Runs what is left of a sweep, and says what became of it. Call it from the main thread.
+
+    Args:
+        jobs: trials at a time; None: one per GPU, else as many as there are cores for their threads.
+        threads: of each trial; None: those that the sweep was begun with, else one.
+        fail_fast: end the sweep when a trial has failed for good.
+        retries: how often a failed trial is tried again; None: once, or not at all with `fail_fast`.
+        watch: which owners count as dead.
+
+    Returns:
+        0 all finished; 1 some failed, diverged or were stopped; 128 + the number of the signal that ended it.
+
+    Raises:
+        ConfigError: a cell that no run could have; nothing has been written. LabError: the folder cannot be written.
+    """
+    folder = folder_of(sweep)
+    searching = search.Search(sweep)
+    planned = searching.cells  # None: each depends on the results before it
+    draw = _draw(searching) if planned is None else None
+    known = [entry for entry in ledger_module.entries(folder) if entry.wanted]
+    left = _left(planned, known, folder)
+    over = reached(sweep, known) or (not left and (draw is None or draw(known) is None))
+    server = None
+    try:
+        if not over:
+            server = ForkServer()
+            checked = left if planned is not None else search.corners(sweep)
+            gpus = server.ask("check", cells=[dataclasses.asdict(cell) for cell in checked])["gpus"]
+            visible = _gpus(gpus) if uses_gpu(sweep, left) else []
+        ledger = Ledger.open(folder)
+        try:
+            _begin(ledger, sweep, planned, watch)
+            if server is None:
+                console.print(f"{sweep.design.study} is already done: nothing to run", markup=False, highlight=False)
+                number = None
+            else:
+                with writing(folder):
+                    (folder / "logs").mkdir(exist_ok=True)
+                per_job = ledger.threads(threads, DEFAULT_THREADS)
+                at_once = jobs or len(visible) or max(1, cores() // per_job)
+                total = len(planned) if planned is not None else sweep.run_cap
+                begun = f"{len(left)} of {total} runs are left" if planned is not None else f"up to {total} runs"
+                each = f"{at_once} at a time, {per_job} thread{'s' * (per_job > 1)} each"
+                console.print(f"{sweep.design.study}: {begun}, {each}", markup=False, highlight=False, soft_wrap=True)
+                with View(console, sweep, total, at_once) as view:
+                    runner = Runner(
+                        sweep,
+                        folder,
+                        ledger,
+                        server,
+                        view,
+                        jobs=at_once,
+                        threads=per_job,
+                        gpus=visible,
+                        retries=(0 if fail_fast else 1) if retries is None else retries,
+                        fail_fast=fail_fast,
+                        draw=draw,
+                        enough=lambda entries: reached(sweep, entries),
+                        prune=_prune(sweep, folder),
+                        watch=watch,
+                    )
+                    try:
+                        number = runner.run()
+                    finally:
+                        server = runner.server
+            entries = [entry for entry in ledger.entries() if entry.wanted]
+        finally:
+            if server is not None:
+                server.close()
+                server = None
+            ledger.close()
+    finally:
+        if server is not None:
+            server.close()
+    show_result(console, sweep, entries)
+    _show_next(console, sweep, folder, entries, number)
+    if number is not None:
+        return 128 + number
+    if reached(sweep, entries):
+        console.print("the metric's target is reached: nothing else is begun", markup=False, highlight=False)
+        return 0
+    return 0 if all(entry.state in ("finished", "pruned") for entry in entries) else 1
+
+
+def dry_run(sweep: Sweep, console: Console, jobs: int | None = None, threads: int | None = None) -> int:
+    """Shows what the sweep would run, what it costs and what it can detect; writes nothing. Returns 0.
+
+    Raises:
+        ConfigError: a cell that no run could have.
+    """
+    planned = search.Search(sweep).cells
+
+    from gpt_lab.sweep import plan
+
+    per_job = threads or DEFAULT_THREADS
+    plan.show(sweep, planned, console, jobs or max(1, cores() // per_job), per_job)
+    return 0
+
+
+def folder_of(sweep: Sweep) -> Path:
+    """`runs_dir/<study>` of a sweep.
+
+    Raises:
+        ConfigError: runs_dir is swept.
+    """
+    if "runs_dir" in sweep.design.values:
+        raise ConfigError(f"{sweep.path}: runs_dir cannot be swept: the runs of a study are compared in one folder")
+    given = [text for text in spec.fixed(sweep) if text.startswith("runs_dir=")]
+    return Path(config.compose_tree(given)["runs_dir"]) / sweep.design.study
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def uses_gpu(sweep: Sweep, cells: Sequence[Cell]) -> bool:
+    """Whether any run may take a GPU where there is one."""
+    words = [cell.overrides for cell in cells] or [spec.fixed(sweep)]
+    return not all("device=cpu" in overrides for overrides in words)
+
+
+def _gpus(count: int) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES is for each GPU that this process may use."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
+
+
+def _left(planned: Sequence[Cell] | None, known: Sequence[Entry], folder: Path) -> list[Cell]:
+    """Cells that are not over, as far as the ledger and the run folders say."""
+    over = {entry.key for entry in known if entry.state in OVER and is_there(entry, folder)}
+    cells = planned if planned is not None else [entry.cell for entry in known]
+    return [cell for cell in cells if cell.key not in over]
+
+
+def is_there(entry: Entry, folder: Path) -> bool:
+    """Whether the run folder of an ended cell still holds what the ledger says."""
+    if entry.run is None:
+        return False
+    try:
+        state = read_json(folder / entry.run / "run.json").get("state")
+    except DataError:
+        return False
+    return state == ("stopped" if entry.state == "pruned" else entry.state)
+
+
+def _begin(ledger: Ledger, sweep: Sweep, planned: Sequence[Cell] | None, watch: Watch | None) -> None:
+    """Brings the ledger up to date: cells of this file, trials of the dead, runs that were removed, failed ones."""
+    ledger.begin(sweep, planned)
+    ledger.bury((watch or Watch()).dead)
+    gone = [e.key for e in ledger.entries() if e.wanted and e.state in OVER and not is_there(e, ledger.folder)]
+    ledger.repeat(gone)
+    ledger.revive(("stopped",) if ledger.others() else ("stopped", "failed"))
+
+
+def _draw(searching: search.Search) -> Draw:
+    def draw(entries: Sequence[Entry]) -> Cell | None:
+        return searching.ask([search.Done(e.index, e.values, e.state, e.score) for e in entries])
+
+    return draw
+
+
+def reached(sweep: Sweep, entries: Sequence[Entry]) -> bool:
+    """Whether a run has come to the metric's target, should the file state one: then no other is begun."""
+    target = (sweep.raw.get("metric") or {}).get("target")
+    scores = [entry.score for entry in entries if entry.state == "finished" and entry.score is not None]
+    if target is None or not scores:
+        return False
+    return bool(min(scores) <= target if sweep.design.goal == "minimize" else max(scores) >= target)
+
+
+def _prune(sweep: Sweep, folder: Path) -> Prune | None:
+    """The sweep's early_terminate. Runs of one arm and pair are compared with each other, never arms."""
+    pruner = search.pruner(sweep)
+    if pruner is None:
+        return None
+    ended: dict[str, list[tuple[int, float]]] = {}
+
+    def curve(entry: Entry) -> list[tuple[int, float]]:
+        if entry.key not in ended:
+            tail = Tail(folder / str(entry.run) / "metrics.jsonl", sweep.design.metric)
+            tail.poll()
+            ended[entry.key] = tail.curve
+        return ended[entry.key]
+
+    def prune(trial: Trial, running: Sequence[Trial], entries: Sequence[Entry]) -> bool:
+        mine = trial.entry.arm, trial.entry.pair
+        others = [other.tail.curve for other in running if (other.entry.arm, other.entry.pair) == mine]
+        others += [curve(e) for e in entries if e.wanted and (e.arm, e.pair) == mine and e.state in OVER and e.run]
+        return pruner.prune(trial.tail.curve, others)
+
+    return prune
+
+
+def _show_next(console: Console, sweep: Sweep, folder: Path, entries: Sequence[Entry], number: int | None) -> None:
+    """The command that comes next."""
+    line: str
+    if number is not None or any(entry.state in ("waiting", "stopped", "running") for entry in entries):
+        line = "the same command goes on from here"
+    else:
+        line = f"what is better, and how surely:  uv run report {folder if sweep.overrides else sweep.path}"
+    said: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+    console.print(line, **said)

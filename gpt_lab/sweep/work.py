@@ -1,0 +1,305 @@
+"""The loop of a runner: claims trials, has the fork server train them, notes in the ledger what became of them."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from gpt_lab import config
+from gpt_lab.errors import LabError
+from gpt_lab.sweep.client import ForkServer, how_ended
+from gpt_lab.sweep.design import Cell, Sweep
+from gpt_lab.sweep.ledger import Entry, Ledger
+from gpt_lab.sweep.live import View
+from gpt_lab.sweep.owner import BEAT_EVERY, Watch
+from gpt_lab.sweep.tail import Tail
+from gpt_lab.sweep.trial import Trial
+
+LOOK_EVERY = 0.5
+"""Seconds between two looks at the metrics of running trials."""
+BUSY_PAUSE = 1.0
+"""Seconds before a trial is tried again that another process was training."""
+IDLE_PAUSE = 0.5
+"""Seconds between two questions to the ledger while all that is left is in other runners' hands."""
+SERVER_DEATHS = 5
+"""Deaths of the fork server in a row, without a trial that ended in between, after which the sweep gives up."""
+CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Draw = Callable[[Sequence[Entry]], Cell | None]
+"""The next cell of a search, given all entries so far; None when it is over."""
+Prune = Callable[[Trial, Sequence[Trial], Sequence[Entry]], bool]
+"""Whether a running trial is to end for its curve."""
+
+
+class Interrupts:
+    """Signals that ask the sweep to end, in the order they came."""
+
+    def __init__(self) -> None:
+        self.caught: list[int] = []
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self._catch) for number in CAUGHT}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        self.caught.append(number)
+
+
+class Runner:
+    """One process's work on a sweep.
+
+    Args:
+        gpus: what CUDA_VISIBLE_DEVICES shall be in each slot; empty: no GPUs.
+        jobs: trials at a time. threads: of each.
+        retries: how often a failed trial is tried again.
+        draw: next cell of a search; None: all cells are in the ledger.
+        prune: see Prune; None: nothing is pruned. enough: whether nothing more is to be begun.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        folder: Path,
+        ledger: Ledger,
+        server: ForkServer,
+        view: View,
+        *,
+        jobs: int,
+        threads: int,
+        gpus: Sequence[str] = (),
+        retries: int = 1,
+        fail_fast: bool = False,
+        draw: Draw | None = None,
+        prune: Prune | None = None,
+        enough: Callable[[Sequence[Entry]], bool] = lambda entries: False,
+        watch: Watch | None = None,
+    ) -> None:
+        self.sweep, self.folder, self.ledger, self.server, self.view = sweep, folder, ledger, server, view
+        self.jobs, self.threads, self.gpus = jobs, threads, tuple(gpus)
+        self.retries, self.fail_fast = retries, fail_fast
+        self.draw, self.prune, self.enough = draw, prune, enough
+        self.watch = watch or Watch()
+        self.composer = config.Composer()
+        self.running: dict[str, Trial] = {}
+        self.interrupts = Interrupts()
+        self.stopping = False
+        self.problem: str | None = None
+        """What ends the whole sweep, in one line."""
+        self._later: dict[str, float] = {}
+        self._deaths = 0
+        self._beat_at = self._looked_at = self._idle_until = 0.0
+        self._killed = False
+
+    def run(self) -> int | None:
+        """Works until nothing is left; returns the number of the signal that ended it sooner, if one did.
+
+        Raises:
+            LabError: the disk is full, the ledger cannot be written, no process can be started.
+        """
+        with self.interrupts.listening():
+            while self._step():
+                pass
+        if self.problem is not None:
+            raise LabError(self.problem)
+        return self.interrupts.caught[0] if self.interrupts.caught else None
+
+    def _step(self) -> bool:
+        """One turn of the loop; False: nothing is left to do."""
+        self._obey()
+        waiting_for_others = False
+        if not self.stopping:
+            waiting_for_others = self._fill()
+        if not self.running and not waiting_for_others:
+            return False
+        for event in self.server.events(LOOK_EVERY / 2):
+            self._handle(event)
+        if self.server.gone:
+            self._mourn()
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_EVERY:
+            self._looked_at = now
+            self._look()
+        if now - self._beat_at >= BEAT_EVERY:
+            self._beat_at = now
+            self.ledger.beat()
+            self.ledger.bury(self.watch.dead)
+        return True
+
+    def _obey(self) -> None:
+        """Does what signals ask for."""
+        if self.interrupts.caught and not self.stopping:
+            self.view.say("stopping: trials write their checkpoints (the same command goes on; again: at once)")
+            self.stop()
+        if len(self.interrupts.caught) > 1 and not self._killed:
+            self._killed = True
+            for key in self.running:
+                self.server.signal(key, signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Begins nothing more; running trials write a checkpoint and end."""
+        self.stopping = True
+        for key, trial in self.running.items():
+            if trial.ending is None:
+                trial.ending = "stop"
+                self.server.signal(key, signal.SIGTERM)
+
+    def _fill(self) -> bool:
+        """Starts trials while there are free slots; True: what is left is in others' hands, or has to wait a moment."""
+        now = time.monotonic()
+        if len(self.running) >= self.jobs or now < self._idle_until:
+            return True
+        if self.enough(self.ledger.entries()):
+            return False
+        self._later = {key: until for key, until in self._later.items() if until > now}
+        while len(self.running) < self.jobs:
+            entry = self.ledger.claim(self._later) or self._drawn()
+            if entry is None:
+                break
+            self._start(entry)
+        else:
+            return False
+        self._idle_until = now + IDLE_PAUSE
+        if self.running:
+            return False
+        counts = self.ledger.counts()
+        if counts["running"]:
+            self.view.others(self.ledger.others())
+        return counts["running"] + counts["waiting"] > 0
+
+    def _drawn(self) -> Entry | None:
+        """A new cell of the search, claimed."""
+        while self.draw is not None:
+            wanted = [entry for entry in self.ledger.entries() if entry.wanted]
+            try:
+                cell = self.draw(wanted)
+            except LabError as error:  # values that no run can have
+                self.problem = str(error)
+                self.stop()
+                return None
+            if cell is None:
+                return None
+            entry = self.ledger.add(cell, len(wanted))
+            if entry is not None and entry.state == "running":
+                return entry
+        return None
+
+    def _start(self, entry: Entry) -> None:
+        slot = min(set(range(self.jobs)) - {trial.slot for trial in self.running.values()})
+        log = self.folder / "logs" / f"{entry.key}.log"
+        size = log.stat().st_size if log.exists() else 0
+        tail = Tail(log.with_suffix(".none"), self.sweep.design.metric)
+        trial = Trial(entry, slot, tail, log, size)
+        self.running[entry.key] = trial
+        self.server.start(
+            entry.key,
+            overrides=list(entry.overrides),
+            config=self.composer.compose(entry.overrides).to_dict(),
+            identity=entry.identity,
+            log=str(log),
+            threads=self.threads,
+            gpu=self.gpus[slot % len(self.gpus)] if self.gpus else None,
+        )
+        self.view.started(trial)
+
+    def _handle(self, event: dict[str, Any]) -> None:
+        trial = self.running.get(event.get("job", ""))
+        if trial is None:
+            return
+        if event["event"] == "said":
+            named = trial.run
+            trial.hear(event["message"], self.folder)
+            if trial.run != named and trial.run is not None and not self.ledger.name_run(trial.entry.key, trial.run):
+                self._lose(trial)
+        elif event["event"] == "ended":
+            del self.running[trial.entry.key]
+            self._deaths = 0
+            trial.tail.poll()
+            self._settle(trial, event["status"])
+
+    def _settle(self, trial: Trial, status: int) -> None:
+        """Notes how a trial ended whose process is gone."""
+        key, result = trial.entry.key, trial.result
+        if trial.ending == "lost":
+            return
+        if trial.stopped(status):
+            self._settle_stopped(trial)
+        elif result is not None:
+            summary = result["summary"]
+            score = summary.get(self.sweep.design.metric)
+            self.ledger.end(key, result["state"], score=score, seconds=summary.get("seconds"))
+            self.view.ended(trial, result["state"], score, summary.get("seconds"), done=result["done"])
+        elif trial.busy:
+            self.ledger.wait(key)
+            self._later[key] = time.monotonic() + BUSY_PAUSE
+            self.view.postponed(trial)
+        else:
+            self._settle_failed(trial, trial.error or how_ended(status))
+
+    def _settle_stopped(self, trial: Trial) -> None:
+        key, last = trial.entry.key, trial.tail.curve[-1][1] if trial.tail.curve else None
+        if trial.ending == "prune":
+            self.ledger.end(key, "pruned", score=last, seconds=trial.tail.seconds)
+            self.view.ended(trial, "pruned", last, trial.tail.seconds)
+        elif trial.ending == "stop" and any(owner for owner, beat, _ in self._living()):
+            self.ledger.wait(key)  # another runner goes on with it
+            self.view.ended(trial, "waiting", None, None)
+        else:
+            self.ledger.end(key, "stopped", seconds=trial.tail.seconds)
+            self.view.ended(trial, "stopped", None, None)
+
+    def _settle_failed(self, trial: Trial, error: str) -> None:
+        if "no space left: " in error:  # it would fail every trial in turn
+            self.ledger.wait(trial.entry.key)
+            self.problem = self.problem or error
+            self.stop()
+            return
+        state = self.ledger.fail(trial.entry.key, error, 0 if self.stopping else self.retries)
+        self.view.failed(trial, error, again=state == "waiting")
+        if state == "failed" and self.fail_fast and not self.stopping:
+            self.view.say("stopping the other trials (--fail-fast): they write their checkpoints")
+            self.stop()
+
+    def _lose(self, trial: Trial) -> None:
+        """Gives up a trial that another runner has taken over while this process seemed dead."""
+        trial.ending = "lost"
+        self.server.signal(trial.entry.key, signal.SIGKILL)
+
+    def _living(self) -> list[Any]:
+        self.ledger.bury(self.watch.dead)
+        return self.ledger.others()
+
+    def _look(self) -> None:
+        """Reads what running trials have logged, and ends those that the pruner gives up."""
+        for trial in self.running.values():
+            known = len(trial.tail.curve)
+            trial.tail.poll()
+            if self.prune is not None and trial.ending is None and len(trial.tail.curve) > known:
+                others = [other for other in self.running.values() if other is not trial]
+                if self.prune(trial, others, self.ledger.entries()):
+                    trial.ending = "prune"
+                    self.server.signal(trial.entry.key, signal.SIGTERM)
+        self.view.refresh(self.running.values(), self.ledger.counts())
+
+    def _mourn(self) -> None:
+        """Goes on after the fork server has died: its children died with it, their trials wait again."""
+        words = self.server.last_words()
+        self.server.close()
+        trials, self.running = list(self.running.values()), {}
+        for trial in trials:
+            if trial.ending != "lost":
+                self.ledger.wait(trial.entry.key)
+        self._deaths += 1
+        if self._deaths >= SERVER_DEATHS:
+            raise LabError(f"the fork server died {self._deaths} times in a row ({words})")
+        self.view.say(f"the fork server died ({words}): its {len(trials)} trials go on in a new one")
+        if not self.stopping:
+            self.server = ForkServer()

@@ -1,0 +1,149 @@
+"""What a forked child does: one trial, from its overrides to its result, told to the fork server through a pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shlex
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gpt_lab.errors import ConfigError, LabError
+from gpt_lab.sweep.design import Cell
+
+LOG_WIDTH = 120
+
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+def run_job(job: Mapping[str, Any], tell: Tell) -> int:
+    """Does what the runner asks for: trains a trial, or checks cells."""
+    return check_job(job, tell) if "cells" in job else train_job(job, tell)
+
+
+def check_job(job: Mapping[str, Any], tell: Tell) -> int:
+    """Builds the model of each cell, so that none fails for that later, and counts the GPUs.
+
+    Args:
+        job: cells: the fields of each.
+        tell: takes {"gpus": number}, or {"error": one line, "config": whether a setting is at fault}.
+    """
+    try:
+        from gpt_lab.sweep import plan
+
+        plan.check_builds([from_fields(fields) for fields in job["cells"]])
+        import torch
+
+        tell({"gpus": torch.cuda.device_count()})
+    except LabError as error:
+        tell({"error": str(error), "config": True})
+        return 2
+    except BaseException as error:
+        traceback.print_exc()
+        tell({"error": _line(error), "config": False})
+        return 1
+    return 0
+
+
+def from_fields(fields: Mapping[str, Any]) -> Cell:
+    """The cell whose fields came through JSON."""
+    return Cell(**{**fields, "overrides": tuple(fields["overrides"])})
+
+
+def train_job(job: Mapping[str, Any], tell: Tell) -> int:
+    """Trains one trial; returns the exit status of the process.
+
+    Args:
+        job: overrides, the config composed of them, its identity, log (file for what the run says), threads, gpu (what
+            CUDA_VISIBLE_DEVICES shall be, or None).
+        tell: takes messages: {"run": ..., "steps": ..., "seconds": ...} once the run is locked; {"state": ...,
+            "summary": ...} at its end; {"error": one line, "busy": whether another process trains it}.
+    """
+    _redirect(Path(job["log"]))
+    print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {_command(job)}", flush=True)
+    try:
+        return _train(job, tell)
+    except LabError as error:
+        from gpt_lab.store.lock import Busy
+
+        print(f"error: {error}", file=sys.stderr)
+        tell({"error": str(error), "busy": isinstance(error, Busy)})
+        return 2
+    except BaseException as error:
+        traceback.print_exc()
+        tell({"error": _line(error), "busy": False})
+        return 1
+
+
+def _train(job: Mapping[str, Any], tell: Tell) -> int:
+    random.seed()  # else all children of one server would draw the same
+    if job["gpu"] is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = job["gpu"]  # before CUDA is touched
+    import torch
+    from rich.console import Console
+
+    from gpt_lab import config
+    from gpt_lab.store import Run
+    from gpt_lab.train.trainer import run_training
+
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(job["threads"])
+    torch.set_num_threads(job["threads"])
+    cfg = config.from_dict(job["config"])
+    if cfg.identity() != job["identity"]:
+        raise ConfigError("the settings of this trial are not those that were planned (conf/ has changed?): try again")
+
+    def started(run: Run) -> None:
+        tell({"run": run.name, "steps": run.record.get("steps"), "budget_seconds": cfg.budget.seconds})
+
+    result = run_training(cfg, Console(file=sys.stdout, width=LOG_WIDTH), _command(job), started)
+    tell({"run": result.path.name, "state": result.state, "summary": dict(result.summary), "done": result.done})
+    return result.exit_code
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+
+
+def _command(job: Mapping[str, Any]) -> str:
+    return shlex.join(["train", *job["overrides"]])
+
+
+def _redirect(log: Path) -> None:
+    """Standard output and error go to the end of the log, input comes from nowhere."""
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    os.close(null)
+    os.close(out)
+    sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
+
+
+def speaker(pipe: int) -> Tell:
+    """A `tell` that writes each message as one line of JSON into a pipe."""
+
+    def tell(message: dict[str, Any]) -> None:
+        from gpt_lab.store.files import encode
+
+        data = (json.dumps(encode(message)) + "\n").encode()
+        while data:
+            data = data[os.write(pipe, data) :]
+
+    return tell
+
+
+def plain_signals() -> None:
+    """Undoes what the server did with signals."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
