@@ -37,7 +37,8 @@ class Part:
     Fields:
         started: seconds since 1970.
         exit_code: None if the file does not tell how the run ended. seconds: how long it was open.
-        torn: whether the file ends within a record, or holds a damaged one.
+        damaged: whether it holds a record that cannot be; reading ends there. A torn last one is none: that is how a
+            killed process leaves it.
     """
 
     path: Path
@@ -51,7 +52,7 @@ class Part:
     summary: dict[str, Any] = field(default_factory=dict)
     exit_code: int | None = None
     seconds: int = 0
-    torn: bool = False
+    damaged: bool = False
 
 
 def load(folder: Path) -> Source:
@@ -75,8 +76,8 @@ def load(folder: Path) -> Source:
             continue
         if part.job_type != "report":
             runs.setdefault(part.id, []).append(part)
-        if part.torn and part.exit_code is not None:
-            notes.append(f"{path} is damaged: what stands behind that place is not read")
+        if part.damaged:
+            notes.append(f"{path} is damaged: only what stands before that place is read")
     rows, lines = [], {}
     for parts in runs.values():
         parts.sort(key=lambda part: part.started)
@@ -116,7 +117,7 @@ def read(path: Path) -> Part:
         try:
             record = pb.Record.FromString(body)  # type: ignore[attr-defined]
         except DecodeError:
-            part.torn = True
+            part.damaged = True
             break
         _take(part, record)
     if not part.id:
@@ -178,20 +179,20 @@ def _records(path: Path, part: Part) -> Iterator[bytes]:
             continue
         end = at + 7
         if end > len(data):
-            part.torn = True
             return
         checksum, length, kind = struct.unpack_from("<IHB", data, at)
         body = data[end : end + length]
+        if len(body) < length or not any(data[at:]):  # torn, or zeros where a machine lost its power
+            return
         follows = kind in (MIDDLE, LAST)
-        if len(body) < length or zlib.crc32(data[at + 6 : end + length]) != checksum or follows != inside:
-            part.torn = True
+        if zlib.crc32(data[at + 6 : end + length]) != checksum or follows != inside:
+            part.damaged = True
             return
         record = record + body if follows else body
         inside = kind in (FIRST, MIDDLE)
         if not inside:
             yield record
         at = end + length
-    part.torn = inside
 
 
 def _take(part: Part, record: Any) -> None:
