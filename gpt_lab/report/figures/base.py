@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,9 +229,7 @@ def spread_out(places: Sequence[float], least: float, low: float = 0.0, high: fl
     return moved
 
 
-def label_ends(
-    ax: Axes, ends: Sequence[tuple[float, str, str]], height: float, fold: Callable[[str], str] = ellipsis
-) -> None:
+def label_ends(ax: Axes, ends: Sequence[tuple[float, str, str]], height: float) -> None:
     """Names right of the axes beside the values (value, name, colour) where their lines end, without overlap.
 
     Args:
@@ -246,4 +244,4 @@ def label_ends(
                 [1.005, 1.03], [min(max(place, 0), 1), moved], color=colour, lw=0.7,
                 transform=ax.transAxes, clip_on=False, zorder=1,
             )  # fmt: skip
-            ax.text(1.04, moved, fold(name), color=INK, va="center", ha="left", transform=ax.transAxes, fontsize=7.5)
+            ax.text(1.04, moved, name, color=INK, va="center", ha="left", transform=ax.transAxes, fontsize=7.5)

@@ -80,8 +80,13 @@ def draw(material: Material) -> Drawing | None:
     tokens_axis(whole, most, label=False)
     tokens_axis(end, most)
     end.set_title("the end of training, enlarged (grey part of the panel above)", color=MUTED)
-    ends = [(float(ln.mean.iloc[-1]), material.names[ln.arm], material.styles[ln.arm].colour) for ln in lines]
-    label_ends(end, ends, height=2.6, fold=lambda name: ellipsis(name, 30))
+    low, high = end.get_ylim()
+    ends = []
+    for line in lines:
+        last, name = float(line.mean.iloc[-1]), material.names[line.arm]
+        arrow = " ↑" if last > high else " ↓" if last < low else ""
+        ends.append((last, ellipsis(name, 28) + arrow, material.styles[line.arm].colour))
+    label_ends(end, ends, height=2.6)
     return Drawing("curves", "Learning curves", _caption(material, lines, floors, end.get_ylim()), figure)
 
 
@@ -199,7 +204,10 @@ def _limits(found: list[tuple[Row, Line]], material: Material) -> tuple[float, f
         line.values[line.values.index >= line.values.index[-1] / 3].to_numpy().ravel().tolist() for _, line in found
     ]
     mei = material.comparison.mei
-    return reach([v for values in late for v in values], keep=(-1.5 * mei, 1.5 * mei))
+    ends = [end for _, line in found for end in _interval(line.values.iloc[-1:], material.design.alpha) if len(end)]
+    return reach(
+        [v for values in late for v in values], keep=(-1.5 * mei, 1.5 * mei, *(float(e.iloc[0]) for e in ends))
+    )
 
 
 def _panel(ax: Axes, row: Row, line: Line, material: Material) -> None:
@@ -210,10 +218,19 @@ def _panel(ax: Axes, row: Row, line: Line, material: Material) -> None:
     ax.axhline(0, color=INK, lw=0.8, zorder=1)
     n = line.values.shape[1]
     if n > 1:
-        half = stdtrit(n - 1, 1 - material.design.alpha / 2) * line.values.std(axis=1, ddof=1) / math.sqrt(n)
-        ax.fill_between(grid, line.mean - half, line.mean + half, color=style.colour, alpha=0.18, lw=0, zorder=2)
+        low, high = _interval(line.values, material.design.alpha)
+        ax.fill_between(grid, low, high, color=style.colour, alpha=0.18, lw=0, zorder=2)
         ax.plot(grid, line.values.to_numpy(), color=style.colour, lw=0.6, alpha=0.55, zorder=3)
     ax.plot(grid, line.mean, color=style.colour, lw=1.6, zorder=4)
+
+
+def _interval(values: pd.DataFrame, alpha: float) -> tuple[pd.Series[float], ...]:
+    """Ends of the t interval of each row's mean; none with one column."""
+    n = values.shape[1]
+    if n < 2:
+        return ()
+    half = stdtrit(n - 1, 1 - alpha / 2) * values.std(axis=1, ddof=1) / math.sqrt(n)
+    return values.mean(axis=1) - half, values.mean(axis=1) + half
 
 
 def _last(line: Line) -> float:

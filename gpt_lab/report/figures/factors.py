@@ -13,6 +13,8 @@ from gpt_lab.report.figures.base import COLOURS, DASHES, MARKERS, Drawing, canva
 from gpt_lab.report.figures.material import Material
 from gpt_lab.report.types import Row
 from gpt_lab.report.wording import axis
+from gpt_lab.sweep.design import Design
+from gpt_lab.sweep.design import shown as as_written
 
 MOST_PANELS = 6
 MOST_LINES = 8
@@ -73,8 +75,7 @@ def _square(material: Material, first: str, second: str) -> Square | None:
         levels = material.levels(row.arm)
         if levels and row.mean is not None and all(levels[o] == base[o] for o in others):
             cells[levels[first], levels[second]] = row
-    a, b = ([*dict.fromkeys(key[i] for key in cells)] for i in (0, 1))
-    a, b = _ordered(a), _ordered(b)
+    a, b = (_ordered([*dict.fromkeys(key[i] for key in cells)], design, (first, second)[i]) for i in (0, 1))
     if not any(
         {(p, q), (p, s), (r, q), (r, s)} <= cells.keys()
         for p, r in itertools.combinations(a, 2)
@@ -86,12 +87,13 @@ def _square(material: Material, first: str, second: str) -> Square | None:
     return Square(second, first, b, a, {(q, p): row for (p, q), row in cells.items()})
 
 
-def _ordered(levels: list[str]) -> list[str]:
-    """Numbers by size, names by the alphabet."""
+def _ordered(levels: list[str], design: Design, factor: str) -> list[str]:
+    """Numbers by size, names as the sweep orders them, else by the alphabet."""
+    order = [as_written(value) for value in design.values.get(factor, ())]
     try:
         return sorted(levels, key=float)
     except ValueError:
-        return sorted(levels)
+        return sorted(levels, key=lambda level: (order.index(level) if level in order else len(order), level))
 
 
 def _panel(ax: Axes, square: Square, material: Material) -> None:

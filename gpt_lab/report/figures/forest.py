@@ -91,7 +91,7 @@ def _words(ax: Axes, places: list[float], lines: list[tuple[str, Interval | None
         texts.append(said if row is None else f"{said}  {verdict(row)}")
     beside = ax.secondary_yaxis("right")
     beside.set_yticks(places, texts)
-    beside.tick_params(axis="y", length=0)
+    beside.tick_params(axis="y", length=0, pad=8)
     beside.spines["right"].set_visible(False)
     for label, (_, _, row) in zip(beside.get_yticklabels(), lines, strict=True):
         label.set_color(MUTED if row is None else VERDICTS.get(row.verdict, VERDICTS["no data"])[0])
@@ -102,7 +102,8 @@ def _caption(material: Material, rows: list[Row], beyond: int) -> str:
     text = (
         f"Mean of the paired differences in {design.metric}, variant minus {design.baseline_arm}, with "
         f"{percent(design.alpha)} intervals. Grey band: differences below "
-        f"{plain(comparison.mei)} {unit(design.metric)}, too small to matter. Verdicts follow after the correction for several comparisons ({comparison.correction})."
+        f"{plain(comparison.mei)} {unit(design.metric)}, too small to matter. "
+        f"Verdicts follow after the correction for several comparisons ({comparison.correction})."
     )
     if comparison.noise is not None:
         text += " First row: what a variant equal to the baseline would show."

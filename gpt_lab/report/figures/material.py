@@ -48,8 +48,14 @@ class Material:
 
     @cached_property
     def styles(self) -> Mapping[str, Style]:
-        """The baseline in ink, the others by the order of the sweep, so that a colour outlives a change of rank."""
+        """The baseline in ink, the others by the order of the sweep, so that a colour outlives a change of rank.
+
+        Of more arms than can be told apart, those of crowded figures come first.
+        """
         order = list(dict.fromkeys([*self.study.runs["arm"].astype(str), *(row.arm for row in self.comparison.rows)]))
+        if len(self.rows) > MOST_ARMS:
+            first = {row.arm for row in self.shown()}
+            order.sort(key=lambda arm: arm not in first)
         styles, number = {}, 0
         for arm in order:
             if arm == self.design.baseline_arm:

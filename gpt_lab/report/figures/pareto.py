@@ -43,7 +43,7 @@ def draw(material: Material) -> Drawing | None:
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     limits = reach([row.mean for row in rows if row.mean is not None])
     for ax, name in zip(axes, panels, strict=True):
-        _panel(ax, name, costs[name], rows, shown, material)
+        _panel(ax, name, costs[name], rows, shown, limits, material)
         ax.set_ylim(*limits)
     axes[0].set_ylabel(axis(material.metric))
     handles = [_handle(material, row) for row in shown]
@@ -63,7 +63,15 @@ def _cost(material: Material, row: Row, name: str) -> float:
     return float(values.median()) if len(values) else math.nan
 
 
-def _panel(ax: Axes, name: str, costs: dict[str, float], rows: list[Row], shown: list[Row], material: Material) -> None:
+def _panel(
+    ax: Axes,
+    name: str,
+    costs: dict[str, float],
+    rows: list[Row],
+    shown: list[Row],
+    limits: tuple[float, float],
+    material: Material,
+) -> None:
     points = [(costs[row.arm], float(row.mean or 0.0), row) for row in rows if math.isfinite(costs[row.arm])]
     values = [x for x, _, _ in points]
     logarithmic = max(values) > 10 * min(values)
@@ -74,6 +82,10 @@ def _panel(ax: Axes, name: str, costs: dict[str, float], rows: list[Row], shown:
     for x, y, row in points:
         style = material.styles[row.arm]
         named = row in shown
+        low, high = limits
+        if not low <= y <= high:
+            ax.plot([x], [max(low, min(y, high))], "^" if y > high else "v", color=style.colour, ms=5, clip_on=False)
+            continue
         scores = material.scores(row)
         if named and len(scores) > 1:
             ax.plot([x, x], [scores.min(), scores.max()], color=style.colour, lw=0.9, alpha=0.7, zorder=3)
@@ -127,5 +139,5 @@ def _caption(material: Material, rows: list[Row], said: list[str], limits: tuple
         text += f" Not drawn: {'; '.join(said)}."
     outside = [row.arm for row in rows if row.mean is not None and not limits[0] <= row.mean <= limits[1]]
     if outside:
-        text += f" Beyond the axis: {', '.join(outside)}."
+        text += f" Beyond the axis (arrows): {', '.join(outside)}."
     return text
