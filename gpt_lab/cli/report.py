@@ -34,7 +34,7 @@ def parser() -> Parser:
     made.add_argument(
         "--tier", choices=("auto", "screen", "confirm"), default="auto", help="which test decides (auto: by the data)"
     )
-    made.add_argument("--runs-dir", metavar="DIR", type=Path, default=Path("runs"), help="where the studies are (runs)")
+    made.add_argument("--runs-dir", metavar="DIR", type=Path, help="where the studies are (runs)")
     made.add_argument("--out", metavar="DIR", type=Path, help="folder of the files (runs/STUDY/report)")
     made.add_argument("--no-files", action="store_true", help="the terminal's table only")
     made.add_argument("--wandb", action="store_true", help="also log the table and the figures to W&B")

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from gpt_lab.report.types import Comparison, Study
 from gpt_lab.schema import NOT_IDENTITY
 from gpt_lab.sweep.design import Sweep, shown
@@ -16,7 +18,7 @@ from gpt_lab.sweep.design import Sweep, shown
 LOST = ("failed", "diverged", "missing", "stopped", "pruned", "running")
 """States other than finished, the ones that need somebody first."""
 FLOORS = ("unigram", "bigram", "trigram")
-NEAR_FLOOR = 0.02
+NEAR_FLOOR = 0.01
 """A run sits on a floor when its bits per byte are within this share of it."""
 DIFFER = {
     "commit": "code version",
@@ -44,29 +46,32 @@ CHOSEN = {
 
 @dataclass(frozen=True)
 class Lost:
-    """A run that is not finished: its state, what it is called, what went wrong."""
+    """Runs of one arm that are not finished: their state, their names, what went wrong."""
 
     state: str
-    name: str
+    arm: str
+    runs: tuple[str, ...]
     error: str
+
+    def __str__(self) -> str:
+        keys = {run.partition("=")[0] for run in self.runs}
+        one = len(keys) == 1 and not any(", " in run for run in self.runs)
+        runs = f"{keys.pop()} {', '.join(r.partition('=')[2] for r in self.runs)}" if one else "; ".join(self.runs)
+        where = f"{self.arm} ({runs})" if self.arm and runs else self.arm or runs or "the run"
+        return f"{self.state}: {where}{f': {self.error}' if self.error else ''}"
 
 
 def lost(study: Study) -> list[Lost]:
-    """Every run that is not finished, those that need somebody first."""
+    """Every run that is not finished, those of an arm and of one reason together, those that need somebody first."""
     runs = study.runs[study.runs["state"] != "finished"]
-    found = [
-        Lost(state, label(arm, tuning, pair, study.design.pair), error)
-        for state, arm, tuning, pair, error in zip(
-            runs["state"], runs["arm"], runs["tuning"], runs["pair"], runs["error"], strict=True
-        )
-    ]
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for state, arm, tuning, pair, error in zip(
+        runs["state"], runs["arm"], runs["tuning"], runs["pair"], runs["error"], strict=True
+    ):
+        last = pair if "=" in pair or not pair else f"{study.design.pair}={pair}"
+        groups.setdefault((state, arm, error), []).append(", ".join(part for part in (tuning, last) if part))
+    found = [Lost(state, arm, tuple(filter(None, names)), error) for (state, arm, error), names in groups.items()]
     return sorted(found, key=lambda one: LOST.index(one.state))
-
-
-def label(arm: str, tuning: str, pair: str, key: str) -> str:
-    """`position=alibi, optim.lr=0.01, seed=2`."""
-    last = pair if "=" in pair or not pair else f"{key}={pair}"
-    return ", ".join(part for part in (arm, tuning, last) if part) or "the run"
 
 
 def counts(study: Study) -> str:
@@ -83,24 +88,24 @@ def floors(study: Study) -> list[str]:
         return []
     runs = study.runs[(study.runs["state"] == "finished") & study.runs["score"].notna()]
     found = []
-    for arm, group in runs.groupby("arm", sort=False):
-        above = int((group["score"] >= group["floor_unigram"]).sum())
-        name = arm or "the runs"
-        if above:
+    above = runs["score"] >= runs["floor_unigram"]
+    if above.any():
+        found.append(f"no better than counting single tokens (unigram floor): {_arms(runs, above)}")
+    for order in FLOORS:
+        floor = runs[f"floor_{order}"]
+        near = ((runs["score"] - floor).abs() <= NEAR_FLOOR * floor) & ~above
+        if near.any():
             found.append(
-                f"{name}: {above} of {len(group)} runs do no better than counting single tokens (unigram floor)"
+                f"on the {order} floor of the corpus ({floor[near].median():.3f} bits per byte), where a short run may "
+                f"measure how fast a plateau is left: {_arms(runs, near)}"
             )
-        for order in FLOORS:
-            floor = group[f"floor_{order}"]
-            near = (group["score"] - floor).abs() <= NEAR_FLOOR * floor
-            if order == "unigram":
-                near &= group["score"] < floor
-            if near.any():
-                found.append(
-                    f"{name}: {int(near.sum())} of {len(group)} runs sit on the {order} floor "
-                    f"({floor[near].median():.3f} bits per byte): they may differ in how fast that plateau is left"
-                )
     return found
+
+
+def _arms(runs: pd.DataFrame, which: pd.Series) -> str:
+    """`position=none (3 of 3 runs), ...`."""
+    totals, hits = Counter(runs["arm"]), Counter(runs["arm"][which])
+    return ", ".join(f"{arm or 'all'} ({hits[arm]} of {totals[arm]} runs)" for arm in totals if hits[arm])
 
 
 def differences(study: Study) -> dict[str, dict[str, str]]:
@@ -188,5 +193,5 @@ def commands(study: Study, sweep: Sweep | None, report: str) -> list[str]:
     """Command lines that repeat the study: its sweep and this report; without a sweep each run's own."""
     if sweep is not None:
         return [shlex.join(["uv", "run", "sweep", str(sweep.path), *sweep.overrides]), report]
-    known = [text for text in study.runs["env.command"].tolist() if isinstance(text, str) and text]
+    known = [text for text in study.runs.get("env.command", ()) if isinstance(text, str) and text]
     return [*(f"uv run {text}" for text in dict.fromkeys(known)), report]

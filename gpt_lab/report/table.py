@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -11,8 +12,6 @@ from rich.text import Text
 from gpt_lab.report import facts, wording
 from gpt_lab.report.types import Comparison, Row, Study
 
-WIDE = 128
-"""Columns of a terminal from which verdicts and costs fit into one table."""
 MOST_LOST = 12
 STYLES = {
     "baseline": "bold",
@@ -32,11 +31,12 @@ def show(comparison: Comparison, study: Study, console: Console) -> None:
     design = comparison.design
     title = design.question or design.study
     answers, costs = _answers(comparison), _costs(comparison)
-    if console.width >= WIDE:
-        console.print(_table(title, comparison, answers + costs))
+    whole = _table(title, comparison, answers + costs)
+    if whole.__rich_measure__(console, console.options.update(width=1000)).maximum <= console.width:
+        console.print(whole)
     else:
         console.print(_table(title, comparison, answers))
-        console.print(_table("Cost (medians of the finished runs)", comparison, [answers[0], *costs]))
+        console.print(_table("Cost: medians of the finished runs", comparison, [answers[0], *costs]))
     _say(console, "", wording.answer(comparison), style="bold")
     for line in summary(comparison, study):
         _say(console, "", line)
@@ -67,9 +67,12 @@ def name(row: Row) -> str:
 
 def _answers(comparison: Comparison) -> list[tuple[str, bool, Cell]]:
     """Title, whether it is a number, text: arm, result and verdict."""
-    metric = comparison.design.metric.removeprefix("val/")
+    design = comparison.design
+    metric = design.metric.removeprefix("val/")
+    names = wording.short_names(design, [row.arm for row in comparison.rows])
+    short = any(names[row.arm] != row.arm for row in comparison.rows) and len(" · ".join(design.factors)) <= 30
     columns: list[tuple[str, bool, Cell]] = [
-        ("arm", False, _arm),
+        (" · ".join(design.factors) if short else "arm", False, _arm(names)),
         (metric, True, lambda row: wording.plain(row.mean)),
         (f"Δ {metric}", True, _delta),
         ("verdict", False, _verdict),
@@ -79,13 +82,11 @@ def _answers(comparison: Comparison) -> list[tuple[str, bool, Cell]]:
     ]
     if any(row.tuning for row in comparison.rows):
         columns.append(("tuned to", False, lambda row: row.tuning + (" (edge)" if row.on_edge else "") or "–"))
-    if any(wording.states(row) for row in comparison.rows):
-        columns.append(("not finished", False, lambda row: wording.states(row) or "–"))
     return columns
 
 
 def _costs(comparison: Comparison) -> list[tuple[str, bool, Cell]]:
-    return [
+    columns: list[tuple[str, bool, Cell]] = [
         (title, True, _median(key))
         for title, key in (
             ("params", "parameters"),
@@ -95,6 +96,9 @@ def _costs(comparison: Comparison) -> list[tuple[str, bool, Cell]]:
             ("seconds", "seconds"),
         )
     ]
+    if any(wording.states(row) for row in comparison.rows):
+        columns.append(("not finished", False, lambda row: wording.states(row) or "–"))
+    return columns
 
 
 def _median(key: str) -> Cell:
@@ -106,17 +110,23 @@ def _median(key: str) -> Cell:
 
 
 def _table(title: str, comparison: Comparison, columns: Sequence[tuple[str, bool, Cell]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", show_lines=False, pad_edge=False)
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading, number, _ in columns:
-        table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=number)
+        words = [len(word) for text in (heading, *(STYLES if heading == "verdict" else ())) for word in text.split()]
+        table.add_column(
+            heading, justify="right" if number else "left", overflow="fold", no_wrap=number, min_width=max(words)
+        )
     for row in comparison.rows:
         style = STYLES["baseline"] if row.verdict == "baseline" else ""
         table.add_row(*(cell(row) for _, _, cell in columns), style=style)
     return table
 
 
-def _arm(row: Row) -> Text:
-    return Text(name(row) + (" ◂" if row.verdict == "baseline" else ""))
+def _arm(names: Mapping[str, str]) -> Cell:
+    def text(row: Row) -> Text:
+        return Text((names[row.arm] or "all runs") + (" ◂" if row.verdict == "baseline" else ""))
+
+    return text
 
 
 def _delta(row: Row) -> str:
@@ -129,13 +139,20 @@ def _verdict(row: Row) -> Text:
 
 def _lost(study: Study, console: Console) -> None:
     """Runs that are not finished, by name, so that none is dropped silently."""
-    runs = facts.lost(study)
-    for one in runs[:MOST_LOST]:
-        _say(console, "", f"{one.state}: {one.name}{f' ({one.error})' if one.error else ''}", style="yellow")
-    if len(runs) > MOST_LOST:
-        _say(console, "", f"and {len(runs) - MOST_LOST} more that are not finished: report.md and runs.csv name them")
+    lost = facts.lost(study)
+    for one in lost[:MOST_LOST]:
+        _say(console, "", str(one), style="yellow")
+    if (rest := sum(len(one.runs) for one in lost[MOST_LOST:])) > 0:
+        _say(console, "", f"and {rest} more runs that are not finished: report.md and runs.csv name them")
 
 
 def _say(console: Console, lead: str, text: str, style: str = "") -> None:
-    """A line that folds at words, never a markup."""
-    console.print(Text(f"{lead}{text}", style=style))
+    """A line that folds at words and hangs below its lead; never a markup."""
+    if not lead:
+        console.print(Text(text, style=style))
+        return
+    line = Table.grid()
+    line.add_column(no_wrap=True)
+    line.add_column(overflow="fold")
+    line.add_row(lead, Text(text, style=style))
+    console.print(line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from gpt_lab.sweep.design import Sweep
 
 REMOTE = "wandb:"
 SHIPPED = Path("sweeps")
+RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Options:
     """The options of `report`; None leaves the sweep's own word.
 
     Fields:
-        runs_dir: where the studies are.
+        runs_dir: where the studies are; None: where the sweep puts them, else runs.
         remote: `wandb:entity/project/sweep`, read instead of runs_dir.
         baseline: name of the arm to compare with, or its settings `key=value,...`.
         metric, goal, pair, mei, alpha: as in Design.
@@ -30,7 +31,7 @@ class Options:
         tier: which test decides; auto: confirm where there are enough fresh seeds, else screen.
     """
 
-    runs_dir: Path = Path("runs")
+    runs_dir: Path | None = None
     remote: str | None = None
     baseline: str | None = None
     metric: str | None = None
@@ -50,6 +51,7 @@ class Places:
         sweep: the sweep file that was named, if one was.
         studies: folders that hold run folders. runs: single run folders. offline: folders of `.wandb` files.
         remote: `wandb:...` addresses.
+        runs_dir: where the studies are.
     """
 
     sweep: Sweep | None = None
@@ -57,6 +59,7 @@ class Places:
     runs: list[Path] = field(default_factory=list)
     offline: list[Path] = field(default_factory=list)
     remote: list[str] = field(default_factory=list)
+    runs_dir: Path = RUNS
 
     @property
     def name(self) -> str:
@@ -77,24 +80,40 @@ def find(targets: Sequence[str], options: Options) -> Places:
         ConfigError: no target where there are several studies, two sweep files, a sweep file that cannot be read.
         DataError: a target that is nothing of the kind; the line offers the closest names.
     """
-    places = Places()
+    places = Places(runs_dir=options.runs_dir or RUNS)
     if options.remote is not None:
         places.remote.append(_address(options.remote))
-    for target in targets or ([] if places.remote else [_only_study(options.runs_dir)]):
-        _place(places, target, options)
-    if places.sweep is not None and not places.remote and not places.runs and not places.offline:
-        folder = options.runs_dir / places.sweep.design.study
-        if not places.studies:
-            if not folder.is_dir():
-                raise DataError(
-                    f"{places.sweep.path} has no runs yet: {folder} does not exist; make them with "
-                    f"`uv run sweep {places.sweep.path}`"
-                )
-            places.studies.append(folder)
+    for target in targets or ([] if places.remote else [_only_study(places.runs_dir)]):
+        _place(places, target)
+    if places.sweep is not None:
+        if options.runs_dir is None:
+            places.runs_dir = _runs_dir(places.sweep)
+        if not (places.studies or places.runs or places.offline or places.remote):
+            places.studies.append(_folder(places.sweep, places.runs_dir))
     return places
 
 
-def _place(places: Places, target: str, options: Options) -> None:
+def _runs_dir(sweep: Sweep) -> Path:
+    """Where a sweep puts its runs: its own fixed runs_dir, else the default one."""
+    given = [text.partition("=")[2] for text in spec.fixed(sweep) if text.startswith("runs_dir=")]
+    return Path(given[-1].strip("'\"")) if given else RUNS
+
+
+def _folder(sweep: Sweep, runs_dir: Path) -> Path:
+    """The folder of a sweep's runs.
+
+    Raises:
+        DataError: nothing has run yet.
+    """
+    folder = runs_dir / sweep.design.study
+    if not folder.is_dir():
+        raise DataError(
+            f"{sweep.path} has no runs yet ({folder} does not exist): `uv run sweep {sweep.path}` makes them"
+        )
+    return folder
+
+
+def _place(places: Places, target: str) -> None:
     path = Path(target)
     if target.startswith(REMOTE):
         places.remote.append(_address(target))
@@ -105,9 +124,9 @@ def _place(places: Places, target: str, options: Options) -> None:
             )
         places.sweep = spec.load(target)
     else:
-        folder = path if path.is_dir() else options.runs_dir / target
+        folder = path if path.is_dir() else places.runs_dir / target
         if not folder.is_dir():
-            raise DataError(f"no study, run or sweep {target!r}: {_offer(target, options.runs_dir)}")
+            raise DataError(f"no study, run or sweep {target!r}: {_offer(target, places.runs_dir)}")
         kind = _kind(folder)
         if kind is None:
             raise DataError(
@@ -125,7 +144,12 @@ def _kind(folder: Path) -> str | None:
         return "run"
     if is_study(folder):
         return "study"
-    return "offline" if any(_wandb_files(folder)) else None
+    if within := studies(folder):
+        raise ConfigError(f"which study? {folder} holds {', '.join(within)}: write report {folder}/STUDY")
+
+    from gpt_lab.report.offline import files
+
+    return "offline" if files(folder) else None
 
 
 def is_study(folder: Path) -> bool:
@@ -139,12 +163,6 @@ def is_study(folder: Path) -> bool:
             )
     except OSError as error:
         raise DataError(f"cannot read {folder}: {error.strerror}") from error
-
-
-def _wandb_files(folder: Path) -> Iterator[Path]:
-    """Offline W&B files in a folder, its `wandb/` or its `offline-run-*` folders; in run folders below it too."""
-    for pattern in ("*.wandb", "*/*.wandb", "*/*/*.wandb", "*/*/*/*.wandb"):
-        yield from folder.glob(pattern)
 
 
 def _address(text: str) -> str:

@@ -35,7 +35,7 @@ def report(
     comparison = compare(study, tier=options.tier)
     table.show(comparison, study, console)
     if files:
-        folder = out or folder_of(places, options)
+        folder = out or folder_of(places)
         for path in write(comparison, study, folder, command):
             console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
     if push:
@@ -65,16 +65,16 @@ def write(comparison: Comparison, study: frame.Loaded, folder: Path, command: st
     return [html, text, *export(study, folder), *([folder / "figures"] if figures else [])]
 
 
-def folder_of(places: Places, options: Options) -> Path:
+def folder_of(places: Places) -> Path:
     """Where a report's files go unless the user says: into the study's folder."""
-    study = places.studies[0] if len(places.studies) == 1 else options.runs_dir / places.name
+    study = places.studies[0] if len(places.studies) == 1 else places.runs_dir / places.name
     return study / "report"
 
 
 def _unfinished(study: frame.Loaded) -> str:
     """One line: nothing to compare yet, and what to do about it."""
     wrong = next((one for one in facts.lost(study) if one.state in ("failed", "diverged")), None)
-    said = f"; {wrong.name} {wrong.state}: {wrong.error}" if wrong and wrong.error else ""
+    said = f"; {wrong}" if wrong else ""
     way = "wait for it, or resume it with the same command"
     if study.sweep is not None:
         way = f"`uv run sweep {study.sweep.path}` goes on with it"
