@@ -1,0 +1,366 @@
+"""The runs of a study to its answer: one row per arm, best first.
+
+What is compared: `pairing` gives one score per arm and pair, `stats` the differences, `verdict` the words, `fairness`
+what forbids them. The tier is each arm's: `confirm` from 5 pairs on whose seeds did not also choose its or the
+baseline's nuisance values, else `screen`. Where 5 or more such fresh pairs exist, only they are compared. A verdict
+that a doubt forbids becomes undecided and the doubt its warning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from gpt_lab.errors import ConfigError, DataError, unknown
+from gpt_lab.report import stats, verdict
+from gpt_lab.report.fairness import Doubt, doubts
+from gpt_lab.report.pairing import Choice, Paired, pair_up
+from gpt_lab.report.stats import Array, Fit
+from gpt_lab.report.types import Comparison, Interval, Row, Study, Tier, VerdictName
+from gpt_lab.sweep.design import Design
+from gpt_lab.sweep.power import FEWEST
+
+MEDIANS = {
+    "parameters": "parameters",
+    "non_embedding": "parameters_non_embedding",
+    "flops_per_token": "train_flops_per_token",
+    "tokens_per_s": "tokens_per_s",
+    "peak_memory_gb": "peak_memory_gb",
+    "seconds": "seconds",
+}
+WORDS: dict[int, VerdictName] = {
+    verdict.SMALL: "real but small",
+    verdict.EQUIVALENT: "equivalent",
+    verdict.OPEN: "undecided",
+}
+
+
+def compare(study: Study, tier: Literal["auto", "screen", "confirm"] = "auto") -> Comparison:
+    """The verdict on each arm of a study against its baseline.
+
+    `n`, `delta`, `mean` and `sd` rest on the chosen nuisance values; `runs` counts every finished run.
+
+    Args:
+        tier: auto: the highest that an arm's pairs allow; screen: never more; confirm: nothing less (fewer pairs, or
+            seeds that chose nuisance values, leave an arm undecided).
+
+    Raises:
+        DataError: no run at all, or none asked for in the baseline's arm.
+        ConfigError: alpha or the smallest effect is out of range.
+    """
+    design, runs = study.design, study.runs
+    _check(design, runs, tier)
+    paired = pair_up(runs, design)
+    return _Comparing(design, runs, paired, tier).answer()
+
+
+def _check(design: Design, runs: pd.DataFrame, tier: str) -> None:
+    if tier not in ("auto", "screen", "confirm"):
+        raise ConfigError(unknown("tier", tier, ("auto", "screen", "confirm")))
+    if not 0 < design.alpha < 1:
+        raise ConfigError(f"alpha={design.alpha:g} must lie between 0 and 1")
+    if design.mei is not None and not (math.isfinite(design.mei) and design.mei >= 0):
+        raise ConfigError(f"mei={design.mei:g} must be a finite number, at least 0")
+    if runs.empty:
+        raise DataError(f"study {design.study} has no runs")
+    if design.baseline_arm is not None and design.baseline_arm not in set(runs["arm"]):
+        raise DataError(unknown("baseline", design.baseline_arm, set(runs["arm"])))
+
+
+class _Comparing:
+    """One call of compare: what several steps share."""
+
+    def __init__(self, design: Design, runs: pd.DataFrame, paired: Paired, tier: str) -> None:
+        self.design, self.runs, self.paired, self.wish = design, runs, paired, tier
+        arms = paired.arms
+        baseline = design.baseline_arm
+        self.baseline = arms[0] if baseline is None and len(arms) == 1 else baseline
+        self.counts = (~np.isnan(paired.scores)).sum(1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            self.means = np.nansum(paired.scores, axis=1) / np.where(self.counts, self.counts, np.nan)
+            self.variances = np.nansum((paired.scores - self.means[:, None]) ** 2, axis=1) / np.where(
+                self.counts > 1, self.counts - 1, np.nan
+            )
+        self.mei = design.mei if design.mei is not None else self._default_mei()
+        self.variants = [i for i, arm in enumerate(arms) if arm != self.baseline]
+        self.notes: list[str] = []
+        self.differences = np.empty((0, len(paired.pairs)))
+        used = runs[paired.finished]
+        columns = {key: pd.to_numeric(used[name], errors="coerce") for key, name in MEDIANS.items() if name in used}
+        self.by_arm: dict[str, dict[str, float]] = (
+            pd.DataFrame(columns).groupby(used["arm"]).median().to_dict("index") if columns and len(used) else {}
+        )
+        score = runs["score"].astype(float)
+        done = runs["state"] == "finished"
+        self.finished = runs["arm"][done & np.isfinite(score)].value_counts().to_dict()
+        other = runs["state"].mask(done & np.isinf(score), "diverged").mask(done & score.isna(), "without score")
+        lost = runs[["arm"]].assign(state=other)[~(done & np.isfinite(score))]
+        self.states: dict[str, dict[str, int]] = {}
+        for (arm, state), count in lost.value_counts(sort=False).items():
+            self.states.setdefault(arm, {})[state] = int(count)
+
+    def answer(self) -> Comparison:
+        if self.paired.doubled:
+            self.notes.append(f"{self.paired.doubled} runs repeat an arm and pair: their mean counts once.")
+        rows = self._described() if self.baseline is None else self._judged()
+        correction = self._correction(rows)
+        rows.sort(key=self._rank)
+        self._say(rows)
+        return Comparison(self.design, tuple(rows), self._noise(rows), self.mei, correction, tuple(self.notes))
+
+    def _described(self) -> list[Row]:
+        """Rows of a study whose baseline is still to be chosen."""
+        arms = "; ".join(self.paired.arms[:6]) + (" ..." if len(self.paired.arms) > 6 else "")
+        self.notes.append(f"No baseline is stated, so nothing is compared: choose one with --baseline ({arms}).")
+        rows = []
+        for i in self.variants:
+            name: VerdictName = "undecided" if self.counts[i] else "no data"
+            rows.append(self._row(i, name, n=int(self.counts[i])))
+        return rows
+
+    def _judged(self) -> list[Row]:
+        """The baseline's row, then one for each variant."""
+        assert self.baseline is not None
+        base = self.paired.arms.index(self.baseline)
+        rows = [self._row(base, "baseline", n=int(self.counts[base]))]
+        if not self.variants:
+            return rows
+        fresh, usable = self._pairs(base)
+        differences = np.where(usable, self.paired.scores[self.variants] - self.paired.scores[base], np.nan)
+        self.differences = differences
+        sizes = np.nanmax(np.abs(self.paired.scores), initial=0.0, where=~np.isnan(self.paired.scores))
+        plain, pooled = stats.paired_t(differences), stats.pooled_t(differences)
+        flat = self._flat(differences, sizes)
+        confirm = fresh & (plain.pairs >= FEWEST["confirm"]) & (self.wish != "screen")
+        self.confirm = np.full(len(confirm), True) if self.wish == "confirm" else confirm
+        high = self._decide(plain, "confirm", confirm & ~flat)
+        low = self._decide(pooled, "screen", ~self.confirm & ~flat)
+        doubted = doubts(self.runs, self.paired, self.design, self.baseline)
+        for k, i in enumerate(self.variants):
+            tier: Tier = "confirm" if self.confirm[k] else "screen"
+            fit, decision = (plain, high) if tier == "confirm" else (pooled, low)
+            arm_doubts = [
+                *doubted[self.paired.arms[i]],
+                *self._weak(k, i, base, tier, fit, differences[k], bool(fresh[k])),
+            ]
+            rows.append(self._variant(i, base, k, tier, fit, decision, usable[k], bool(flat[k]), arm_doubts))
+        return rows
+
+    def _decide(self, fit: Fit, tier: Tier, eligible: NDArray[np.bool_]) -> verdict.Decision:
+        return verdict.decide(fit, tier=tier, alpha=self.design.alpha, mei=self.mei, eligible=eligible)
+
+    def _pairs(self, base: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Of each variant: whether its compared seeds chose nothing; (variants, pairs): which are compared."""
+        scored = ~np.isnan(self.paired.scores)
+        both = scored[self.variants] & scored[base]
+        choices = [self.paired.choices[arm] for arm in self.paired.arms]
+        used = np.array([choices[i].contested | choices[base].contested for i in self.variants])
+        untouched = both & ~used
+        enough = untouched.sum(1) >= FEWEST["confirm"]
+        usable = np.where(enough[:, None], untouched, both)
+        dropped = int((enough & (usable.sum(1) < both.sum(1))).sum())
+        if dropped:
+            self.notes.append(f"{dropped} arms are compared on the seeds that chose no nuisance value only.")
+        return ~(usable & used).any(1), usable
+
+    def _flat(self, differences: Array, size: float) -> NDArray[np.bool_]:
+        """Arms of two pairs or more whose differences are all the same to rounding."""
+        shown = ~np.isnan(differences)
+        high = np.where(shown, differences, -np.inf).max(1)
+        low = np.where(shown, differences, np.inf).min(1)
+        return (shown.sum(1) >= 2) & (high - low <= 1e-13 * max(size, 1e-300))
+
+    def _weak(self, k: int, i: int, base: int, tier: Tier, fit: Fit, differences: Array, fresh: bool) -> list[Doubt]:
+        """What the data themselves lack."""
+        n = int(fit.pairs[k])
+        none: frozenset[Literal["better", "worse", "all"]] = frozenset()
+        found = []
+        if n == 0 and self.counts[i] and not self.counts[base]:
+            found.append(Doubt("the baseline has no finished run", none))
+        elif n == 0 and self.counts[i]:
+            found.append(Doubt(f"no {self.design.pair} that the baseline finished too", none))
+        elif n == 1:
+            value = float(differences[~np.isnan(differences)][0])
+            found.append(Doubt(f"one pair only: it differs by {value:+.4g}, which has no interval", none))
+        elif 0 < n < FEWEST["screen"]:
+            found.append(Doubt(f"{n} pairs only: {FEWEST['screen']} are the fewest for a verdict", none))
+        if not fresh and n:
+            found.append(Doubt("tuned on the seeds that are compared: screen only", none))
+        if self.wish == "confirm" and 0 < n < FEWEST["confirm"]:
+            found.append(Doubt(f"{n} pairs: {FEWEST['confirm']} are the fewest that confirm", none))
+        return found
+
+    def _variant(
+        self,
+        i: int,
+        base: int,
+        k: int,
+        tier: Tier,
+        fit: Fit,
+        decision: verdict.Decision,
+        usable: NDArray[np.bool_],
+        flat: bool,
+        found: Sequence[Doubt],
+    ) -> Row:
+        n = int(fit.pairs[k])
+        warnings = [doubt.text for doubt in found]
+        name = self._name(int(decision.claim[k]))
+        if n == 0:
+            return self._row(i, "no data", n=0, warnings=warnings)
+        scores = self.paired.scores
+        delta = None
+        more: int | None = None
+        if n >= 2:
+            half = float(fit.half_width(self.design.alpha)[k])
+            estimate = float(fit.estimate[k])
+            delta = Interval(estimate, estimate - half, estimate + half, float(fit.df[k]), float(fit.p()[k]))
+        if flat and delta is not None:
+            name, text = self._identical(delta, n)
+            warnings.append(text)
+            delta = Interval(
+                delta.estimate, delta.estimate, delta.estimate, n - 1.0, 1.0 if delta.estimate == 0 else 0.0
+            )
+        blocked = {what for doubt in found for what in doubt.blocks}
+        if "all" in blocked or name in blocked:
+            name = "undecided"
+        elif name == "undecided" and not flat:
+            more = max(self._more(fit, k, tier) or 0, FEWEST[tier] - n) or None
+        rho = stats.correlation(scores[i][usable], scores[base][usable])[0]
+        return self._row(
+            i,
+            name,
+            n=n,
+            tier=tier,
+            delta=delta,
+            p_adjusted=None if math.isnan(decision.p_adjusted[k]) else float(decision.p_adjusted[k]),
+            more_seeds=more,
+            rho=None if math.isnan(rho) else rho,
+            runs_saved=stats.runs_saved(n, rho) if n >= 4 and math.isfinite(rho) else None,
+            warnings=warnings,
+        )
+
+    def _name(self, claim: int) -> VerdictName:
+        if claim in (verdict.LOWER, verdict.HIGHER):
+            return "better" if (claim == verdict.LOWER) == (self.design.goal == "minimize") else "worse"
+        return WORDS[claim]
+
+    def _identical(self, delta: Interval, n: int) -> tuple[VerdictName, str]:
+        if delta.estimate == 0:
+            text = "the same score as the baseline in every pair: the setting changed nothing"
+            return ("equivalent" if n >= FEWEST["screen"] else "undecided"), text
+        return "undecided", f"the same difference in every pair: the {self.design.pair} draws no new run"
+
+    def _more(self, fit: Fit, k: int, tier: Tier) -> int | None:
+        n = int(fit.pairs[k])
+        if n < 2:
+            return None
+        deviation = float(fit.error[k]) * math.sqrt(n)
+        family = len(self.variants)
+        return verdict.further_seeds(
+            float(fit.estimate[k]), deviation, n, mei=self.mei, alpha=self.design.alpha, tier=tier, family=family
+        )
+
+    def _row(self, i: int, name: VerdictName, *, n: int, warnings: Sequence[str] = (), **found: Any) -> Row:
+        """What a row says of its own runs, beside what was found by comparing."""
+        arm = self.paired.arms[i]
+        choice: Choice = self.paired.choices[arm]
+        mine = self.by_arm.get(arm, {})
+        numbers: dict[str, Any] = {"tier": None, "delta": None, "p_adjusted": None, "more_seeds": None}
+        numbers |= {"rho": None, "runs_saved": None}
+        return Row(
+            arm=arm,
+            verdict=name,
+            n=n,
+            runs=int(self.finished.get(arm, 0)),
+            mean=float(self.means[i]) if self.counts[i] else None,
+            sd=math.sqrt(self.variances[i]) if self.counts[i] > 1 else None,
+            medians={key: value for key, value in mine.items() if math.isfinite(value)},
+            tuning=choice.tuning,
+            on_edge=bool(choice.edges),
+            states=self.states.get(arm, {}),
+            warnings=tuple(warnings),
+            **(numbers | found),
+        )
+
+    def _rank(self, row: Row) -> tuple[bool, float, str]:
+        """Best first: by the difference on common pairs, else by the mean; arms without a score last."""
+        sign = 1 if self.design.goal == "minimize" else -1
+        base = 0.0 if self.baseline is None else float(self.means[self.paired.arms.index(self.baseline)])
+        value = 0.0 if row.arm == self.baseline else math.nan if row.mean is None else row.mean - base
+        if row.delta is not None:
+            value = row.delta.estimate
+        return math.isnan(value), 0.0 if math.isnan(value) else sign * value, row.arm
+
+    def _default_mei(self) -> float:
+        runs, metric = self.runs[self.paired.finished], self.design.metric
+        run_sd = math.sqrt(stats.typical_variance(self.variances, self.counts))
+        bytes_per_token = math.nan
+        if {"summary.val/loss", "summary.val/bpb"} <= set(runs.columns):
+            loss, bpb = (pd.to_numeric(runs[f"summary.val/{name}"], errors="coerce") for name in ("loss", "bpb"))
+            bytes_per_token = float((loss / (math.log(2) * bpb)).median())
+        known = self.means[self.counts > 0]
+        typical = float(np.median(known)) if len(known) else math.nan
+        return verdict.default_mei(metric, run_sd, bytes_per_token=bytes_per_token, typical=typical)
+
+    def _noise(self, rows: Sequence[Row]) -> Interval | None:
+        """The interval of an arm that equals the baseline, with as many pairs as the arms have."""
+        if self.baseline is None:
+            return None
+        base = self.paired.arms.index(self.baseline)
+        n = int(self.counts[base])
+        if n < 2:
+            return None
+        variance, df = 2 * float(self.variances[base]), n - 1.0  # of runs that are not paired
+        if self.variants:
+            pairs = (~np.isnan(self.differences)).sum(1)
+            found = stats.prior(stats.paired_t(self.differences).error ** 2 * pairs, pairs)
+            counted = pairs[pairs >= 2]
+            if math.isfinite(found.variance) and len(counted):
+                n, variance = int(np.median(counted)), float(found.variance)
+                screen = any(row.tier == "screen" for row in rows)
+                df = max(min(float(found.df) + n - 1, float(found.most)), n - 1.0) if screen else n - 1.0
+        half = float(stdtrit(df, 1 - self.design.alpha / 2)) * math.sqrt(variance / n)
+        return Interval(0.0, -half, half, df, 1.0)
+
+    def _correction(self, rows: Sequence[Row]) -> str:
+        family = len(self.variants) if self.baseline is not None else 0
+        if family < 2:
+            return "none: one comparison" if family else "none: no comparison"
+        tiers = {row.tier for row in rows} - {None}
+        names = [name for tier, name in (("confirm", "Holm"), ("screen", "Benjamini-Hochberg")) if tier in tiers]
+        return f"{' (confirm), '.join(names)}{' (screen)' if len(names) > 1 else ''} over {family} comparisons"
+
+    def _say(self, rows: Sequence[Row]) -> None:
+        """What the reader of the table must know."""
+        if self.baseline is None:
+            return
+        better = [row for row in rows if row.verdict == "better"]
+        known = [(row, row.delta) for row in rows if row.delta is not None and row.n >= FEWEST["screen"]]
+        if better and len(known) >= 3:
+            level = 1 - self.design.alpha / 2
+            errors = [(delta.high - delta.low) / 2 / float(stdtrit(delta.df, level)) for _, delta in known]
+            drawn = stats.shrunken([delta.estimate for _, delta in known], errors)
+            place = next(j for j, (row, _) in enumerate(known) if row is better[0])
+            self.notes.append(
+                f"{better[0].arm} was selected out of {len(known)}: its difference of "
+                f"{known[place][1].estimate:+.4g} is {drawn[place]:+.4g} after allowing for that."
+            )
+        if any(row.tier == "screen" for row in better):
+            self.notes.append(
+                "A screen suggests: confirm a better arm on 5 or more fresh seeds before calling it best."
+            )
+        if any(row.verdict == "undecided" and row.more_seeds and row.n >= FEWEST["screen"] for row in rows):
+            self.notes.append(
+                "Adding seeds until an arm is decided makes false verdicts likelier: add them once, or confirm on fresh ones."
+            )
+        rhos = [row.rho for row in rows if row.rho is not None and row.n >= FEWEST["screen"]]
+        if rhos:
+            self.notes.append(
+                f"Runs with the same {self.design.pair} correlate by {np.median(rhos):.2f} (median over arms)."
+            )

@@ -1,0 +1,149 @@
+"""What forbids a verdict however small its interval: arms that were not given the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from gpt_lab import schema
+from gpt_lab.report.pairing import Paired
+from gpt_lab.sweep.design import Design
+
+Blocked = Literal["better", "worse", "all"]
+
+SAME = 0.01
+"""Relative difference of tokens or FLOPs that rounding to whole batches explains."""
+HARMLESS = schema.NOT_IDENTITY | {"eval", "device", "compile"}
+"""Settings whose difference between arms says nothing about the comparison."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """One sentence for an arm, and the verdicts that it forbids."""
+
+    text: str
+    blocks: frozenset[Blocked]
+
+
+def doubts(runs: pd.DataFrame, paired: Paired, design: Design, baseline: str) -> dict[str, list[Doubt]]:
+    """What speaks against comparing each arm with the baseline.
+
+    Args:
+        runs: the study's runs. paired: which of them are compared.
+    """
+    found: dict[str, list[Doubt]] = {arm: [] for arm in paired.arms if arm != baseline}
+    used = runs[paired.finished]
+    _lost(runs[paired.chosen], design, baseline, found)
+    _tuning(paired, baseline, found)
+    _spent(used, design, baseline, found)
+    _settings(used, design, baseline, found)
+    return found
+
+
+def _lost(chosen: pd.DataFrame, design: Design, baseline: str, found: dict[str, list[Doubt]]) -> None:
+    """Runs that ended because they went badly: those that are left are the better ones."""
+    infinite = (chosen["state"] == "finished") & np.isinf(chosen["score"].astype(float))
+    states = chosen["state"].mask(infinite, "diverged")
+    for state in ("diverged", "pruned"):
+        counts = chosen["arm"][states == state].value_counts()
+        for arm, count in counts.items():
+            said = f"{_runs(int(count))} {state}"
+            if arm == baseline:
+                for each in found.values():
+                    each.append(Doubt(f"the baseline lost {said}: it is judged by the others", _blocks("worse")))
+            else:
+                found[str(arm)].append(Doubt(f"{said}: only the others are compared", _blocks("better")))
+
+
+def _tuning(paired: Paired, baseline: str, found: dict[str, list[Doubt]]) -> None:
+    base = paired.choices[baseline]
+    for arm, each in found.items():
+        mine = paired.choices[arm]
+        if mine.tried != base.tried and mine.tried and base.tried:
+            text = f"unequal tuning: {mine.tried} values tried, the baseline {base.tried}"
+            each.append(Doubt(text, _blocks("better", *(("worse",) if mine.tried < base.tried else ()))))
+        if mine.edges:
+            text = f"best {', '.join(mine.edges)} is at the edge of what was tried: it may do better beyond"
+            each.append(Doubt(text, _blocks("better", "worse")))
+        if base.edges:
+            text = f"the baseline's best {', '.join(base.edges)} is at the edge of what was tried"
+            each.append(Doubt(text, _blocks("better")))
+        for choice, whose in ((mine, "its"), (base, "the baseline's")):
+            if not choice.complete:
+                text = f"none of {whose} tuning values has all its pairs: chosen among those with the most"
+                each.append(Doubt(text, _blocks("better")))
+
+
+def _spent(used: pd.DataFrame, design: Design, baseline: str, found: dict[str, list[Doubt]]) -> None:
+    """Budgets: equal in what the sweep fixes (FLOPs or seconds if it says so, else tokens)."""
+    if any(factor.split(".")[0] in ("budget", "model", "experiment") for factor in design.factors):
+        return
+    stated = [kind for kind in ("flops", "seconds") if _all_set(used, f"config.budget.{kind}")]
+    kind = stated[0] if stated else "tokens"
+    if kind not in used or kind == "seconds":
+        return
+    spent = used.groupby("arm", sort=False)[kind].median()
+    base = spent.get(baseline, np.nan)
+    unit = {"flops": "FLOPs", "tokens": "tokens"}[kind]
+    for arm, each in found.items():
+        mine = spent.get(arm, np.nan)
+        if np.isfinite(mine) and np.isfinite(base) and abs(mine - base) > SAME * base:
+            text = f"unequal budget: {mine:,.4g} {unit}, the baseline {base:,.4g}"
+            each.append(Doubt(text, _blocks("better", *(("worse",) if mine < base else ()))))
+
+
+def _settings(used: pd.DataFrame, design: Design, baseline: str, found: dict[str, list[Doubt]]) -> None:
+    """Settings beyond the factors in which an arm differs from the baseline."""
+    others: dict[str, list[str]] = {arm: [] for arm in found}
+    arms = used["arm"]
+    for column in used.columns:
+        key = column.removeprefix("config.")
+        if key == column or key.split(".")[0] in HARMLESS:
+            continue
+        codes, values = pd.factorize(used[column].astype(str).where(used[column].notna()))
+        if len(values) < 2:
+            continue
+        present = codes >= 0
+        ends = pd.DataFrame({"arm": arms[present], "code": codes[present]}).groupby("arm")["code"].agg(["min", "max"])
+        if baseline not in ends.index:
+            continue
+        differs = (ends != ends.loc[baseline]).any(axis=1)
+        for arm in differs.index[differs]:
+            if arm not in found:
+                continue
+            group = key.split(".")[0]
+            if group == "data" or (group == "tokenizer" and not design.metric.endswith("bpb")):
+                what = "data" if group == "data" else "tokenizer"
+                text = f"another {what} than the baseline's: {design.metric} cannot be compared"
+                if text not in [doubt.text for doubt in found[arm]]:
+                    found[arm].append(Doubt(text, _blocks("all")))
+            elif not _explained(key, design):
+                others[arm].append(key)
+    for arm, keys in others.items():
+        if keys:
+            shown = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+            found[arm].append(Doubt(f"differs from the baseline in {shown} too", _blocks("better", "worse")))
+
+
+def _explained(key: str, design: Design) -> bool:
+    """Whether a setting may differ: it is swept, or belongs to a group or preset that is."""
+    for swept in (*design.factors, *design.nuisance, design.pair):
+        group = swept.removesuffix(".name")
+        if key in (swept, group) or group in ("model", "experiment") or key.startswith(f"{group}."):
+            return True
+    return False
+
+
+def _all_set(used: pd.DataFrame, column: str) -> bool:
+    return column in used and len(used) > 0 and bool(used[column].notna().all())
+
+
+def _blocks(*verdicts: Blocked) -> frozenset[Blocked]:
+    return frozenset(verdicts)
+
+
+def _runs(number: int) -> str:
+    return f"{number} run" if number == 1 else f"{number} runs"

@@ -1,0 +1,137 @@
+"""One score for each arm and pair: the nuisance settings chosen, duplicates averaged, what is not a number left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gpt_lab.report.stats import Array
+from gpt_lab.sweep.design import Design, shown
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The nuisance values of one arm.
+
+    Fields:
+        tuning: the values chosen. tried: distinct values that were run.
+        contested: pairs (of Paired.pairs) on which they were chosen. complete: they have a score on each of these.
+        edges: settings whose chosen value is the first or last that the arm tried.
+    """
+
+    tuning: str
+    tried: int
+    complete: bool
+    contested: NDArray[np.bool_]
+    edges: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Scores (arms, pairs) of the chosen runs, NaN where there is none, in order of appearance.
+
+    Fields:
+        chosen: of each row of the table of runs, whether it belongs to its arm's chosen values.
+        finished: whether it also has a score. doubled: finished runs beyond the first of their arm and pair.
+    """
+
+    arms: tuple[str, ...]
+    pairs: tuple[str, ...]
+    scores: Array
+    choices: Mapping[str, Choice]
+    chosen: NDArray[np.bool_]
+    finished: NDArray[np.bool_]
+    doubled: int
+
+
+def pair_up(runs: pd.DataFrame, design: Design) -> Paired:
+    """The table of scores that is compared.
+
+    Of an arm's nuisance values the one with the best mean is chosen, on the pairs where at least two were asked for and
+    among those that have a score on each of these pairs; where none has, among those that have the most.
+    """
+    arms = tuple(dict.fromkeys(runs["arm"]))
+    pairs = tuple(dict.fromkeys(runs["pair"]))
+    at = (runs["arm"].map({a: i for i, a in enumerate(arms)}), runs["pair"].map({p: i for i, p in enumerate(pairs)}))
+    tunings = tuple(dict.fromkeys(runs["tuning"]))
+    arm, pair = (index.to_numpy(np.int64) for index in at)
+    tuning = runs["tuning"].map({t: i for i, t in enumerate(tunings)}).to_numpy(np.int64)
+    score = runs["score"].to_numpy(float)
+    done = (runs["state"] == "finished").to_numpy() & np.isfinite(score)
+    begun = ~runs["state"].isin(["missing", "failed"]).to_numpy()
+
+    choices: dict[str, Choice] = {}
+    chosen = np.zeros(len(runs), bool)
+    order = np.argsort(arm, kind="stable")
+    for index, rows in enumerate(np.split(order, np.searchsorted(arm[order], np.arange(1, len(arms))))):
+        best, choice = _choose(
+            tuning[rows], pair[rows], np.where(done, score, np.nan)[rows], begun[rows], tunings, len(pairs), design
+        )
+        choices[arms[index]] = choice
+        chosen[rows[tuning[rows] == best]] = True
+    used = chosen & done
+    cell = arm[used] * len(pairs) + pair[used]
+    count = np.bincount(cell, minlength=len(arms) * len(pairs))
+    total = np.bincount(cell, weights=score[used], minlength=len(arms) * len(pairs))
+    with np.errstate(invalid="ignore"):
+        scores = np.where(count > 0, total / np.maximum(count, 1), np.nan).reshape(len(arms), len(pairs))
+    return Paired(arms, pairs, scores, choices, chosen, used, int(np.maximum(count - 1, 0).sum()))
+
+
+def _choose(
+    tuning: NDArray[np.int64],
+    pair: NDArray[np.int64],
+    score: Array,
+    begun: NDArray[np.bool_],
+    names: tuple[str, ...],
+    pairs: int,
+    design: Design,
+) -> tuple[int, Choice]:
+    """Number of the best nuisance values of one arm's runs, and how they were chosen."""
+    values, place = np.unique(tuning, return_inverse=True)
+    tried = len(np.unique(tuning[begun]))
+    if len(values) == 1:
+        return int(values[0]), Choice(names[values[0]], tried, True, np.zeros(pairs, bool), ())
+    asked = np.zeros((len(values), pairs), bool)
+    asked[place, pair] = True
+    contested = asked.sum(0) >= 2
+    if not contested.any():  # drawn values, each on pairs of its own
+        contested = asked.any(0)
+    total = np.zeros((len(values), pairs))
+    count = np.zeros((len(values), pairs))
+    scored = np.isfinite(score)
+    np.add.at(total, (place[scored], pair[scored]), score[scored])
+    np.add.at(count, (place[scored], pair[scored]), 1)
+    has = (count > 0) & contested
+    candidates = has.sum(1) == max(1, has.sum(1).max())
+    if not candidates.any():
+        return int(values[0]), Choice(names[values[0]], tried, False, contested, ())
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(has, total / np.maximum(count, 1), 0.0).sum(1) / has.sum(1)
+    sign = 1 if design.goal == "minimize" else -1
+    best = int(np.argmin(np.where(candidates, sign * mean, np.inf)))
+    complete = bool(has[best].sum() == contested.sum())
+    texts = [names[value] for value in values]
+    return int(values[best]), Choice(texts[best], tried, complete, contested, _edges(texts, texts[best], design))
+
+
+def _edges(tunings: list[str], chosen: str, design: Design) -> tuple[str, ...]:
+    """Settings whose chosen value ends the ladder of numbers that this arm tried."""
+    parts = [set(text.split(", ")) for text in tunings]
+    mine = set(chosen.split(", "))
+    found = []
+    for key in design.nuisance:
+        ladder = [value for value in design.values.get(key, ()) if _number(value)]
+        rungs = [f"{key}={shown(value)}" for value in ladder]
+        rungs = [rung for rung in rungs if any(rung in part for part in parts)]
+        if len(rungs) >= 2 and (rungs[0] in mine or rungs[-1] in mine):
+            found.append(key)
+    return tuple(found)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
