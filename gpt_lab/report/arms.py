@@ -14,6 +14,7 @@ from gpt_lab import schema
 from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.report.source import Wanted, row
 from gpt_lab.report.targets import Options
+from gpt_lab.sweep import spec
 from gpt_lab.sweep.design import Design, Sweep, join, shown
 
 SEEDS = ("seed", "replica", "batch.seed")
@@ -117,8 +118,10 @@ def _by_cells(rows: Rows, wanted: Sequence[Wanted], design: Design, also: tuple[
             _place(r, design, values, also)
             _take_ledger_state(r, cell)
             found.rows.append(r)
+    if also:
+        found.notes.append(_averaged(design.pair, also))
     if strays:
-        found.notes.append(f"{_runs(strays)} in the folder match no cell of the sweep and were left out")
+        found.notes.append(f"{_runs(strays)} in the folder that match no cell of the sweep: left out")
     if lost:
         found.notes.append(f"{_runs(lost)} that the sweep asked for are missing and could not be given to an arm")
     return found
@@ -164,11 +167,11 @@ def _take_ledger_state(r: dict[str, Any], cell: Wanted) -> None:
 
 
 def _by_values(rows: Rows, sweep: Sweep, design: Design, also: tuple[str, ...]) -> Arranged:
-    """Rows of a sweep whose cells were drawn: those that agree with its fixed values."""
+    """Rows of a sweep whose cells were drawn: those that agree with the values that the file fixes."""
     fixed = {
-        key: settings["value"]
-        for key, settings in sweep.raw.get("parameters", {}).items()
-        if isinstance(settings, Mapping) and "value" in settings
+        name: parameter.values[0]
+        for name, parameter in spec.parameters_of(sweep).items()
+        if not parameter.swept and name.split(".")[0] not in schema.NOT_IDENTITY
     }
     found = Arranged(design, [])
     for r in rows:
@@ -177,7 +180,7 @@ def _by_values(rows: Rows, sweep: Sweep, design: Design, also: tuple[str, ...]) 
             found.rows.append(r)
     if len(found.rows) < len(rows):
         strays = _runs(len(rows) - len(found.rows))
-        found.notes.append(f"{strays} in the folder have other fixed settings than the sweep and were left out")
+        found.notes.append(f"{strays} in the folder with other fixed settings than the sweep's: left out")
     return found
 
 
@@ -205,8 +208,16 @@ def _by_settings(rows: Rows, options: Options, name: str) -> Arranged:
     if factors and not options.group_by:
         found.notes.append(f"no sweep file: arms are the settings that differ ({', '.join(factors)})")
     if options.group_by and also:
-        found.notes.append(f"pairs also match {', '.join(also)}: differences are averages over their values")
+        found.notes.append(_averaged(pair, also))
     return found
+
+
+def _averaged(pair: str, also: Sequence[str]) -> str:
+    keys = ", ".join(also)
+    return (
+        f"pairs also match {keys}: differences are averages over its values, and intervals take the runs of one {pair} "
+        "for independent"
+    )
 
 
 def _different(rows: Rows) -> list[str]:
@@ -258,7 +269,7 @@ def _without_doubles(found: Arranged) -> Rows:
         names = ", ".join(max(group, key=rank)["run"] for group in double[:3])
         more = f" and {len(double) - 3} more" if len(double) > 3 else ""
         found.notes.append(
-            f"{_runs(left_out)} have the same settings as another: the latest finished counts ({names}{more})"
+            f"{_runs(left_out)} with the same settings as another left out: the latest finished counts ({names}{more})"
         )
     return [max(group, key=rank) for group in groups.values()]
 

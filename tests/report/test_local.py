@@ -1,0 +1,191 @@
+"""Run folders become rows: whole, torn, killed, and asked for by a ledger."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gpt_lab.report import local
+from gpt_lab.report.source import Wanted
+from gpt_lab.store import Run
+from gpt_lab.sweep.design import Cell, Design, Sweep
+from gpt_lab.sweep.ledger import FILE, Ledger
+from tests.helpers import tiny_config
+from tests.report.stores import TOKENS, finished, save, study
+
+
+def only(path: Path) -> dict[str, object]:
+    (row,) = local.load([path]).rows
+    return row
+
+
+def test_a_finished_run(tmp_path: Path) -> None:
+    run = finished(tmp_path, 2.25, position="alibi", seed=3)
+    row = only(tmp_path / "pos")
+    assert row["run"] == str(run.path)
+    assert (row["source"], row["study"], row["name"]) == ("local", "pos", run.name)
+    assert (row["state"], row["error"]) == ("finished", "")
+    assert row["summary"]["val/bpb"] == 2.25  # type: ignore[index]
+    assert row["config"]["position.name"] == "alibi"  # type: ignore[index]
+    assert (row["tokens"], row["parameters"], row["train_flops_per_token"]) == (TOKENS, 1000, 6000)
+    assert (row["seconds"], row["tokens_per_s"], row["peak_memory_gb"]) == (2.5, TOKENS / 2.5, 0.5)
+    assert (row["floor_unigram"], row["floor_bigram"], row["floor_trigram"]) == (3.9, 2.7, 2.1)
+    env = row["env"]
+    assert env["commit"] == "a" * 40 and env["packages"] == "python 3.11.7, torch 2.11.0"  # type: ignore[index]
+    assert env["device"] == "cpu" and env["data"] == "fingerprint"  # type: ignore[index]
+
+
+def test_no_result_is_read_into_a_run_that_has_none(tmp_path: Path) -> None:
+    with save(tmp_path, tiny_config(study="pos")).lock():
+        row = only(tmp_path / "pos")
+    assert row["state"] == "running"
+    assert math.isnan(row["seconds"]) and math.isnan(row["tokens"])  # type: ignore[arg-type]
+    assert row["parameters"] == 1000 and row["train_flops_per_token"] == 6000
+
+
+def test_killed_while_running_is_stopped(tmp_path: Path) -> None:
+    save(tmp_path, tiny_config(study="pos"))
+    row = only(tmp_path / "pos")
+    assert row["state"] == "stopped"
+    assert row["error"] == local.KILLED
+
+
+@pytest.mark.parametrize(
+    "state, fields, summary, error",
+    [
+        ("failed", {"error": "RuntimeError: first\nlast line\n"}, {}, "last line"),
+        ("failed", {}, {}, "failed"),
+        ("diverged", {}, {"diverged/step": 7}, "diverged at step 7"),
+        ("stopped", {}, {"steps": 5}, "stopped at step 5: the same command resumes it"),
+    ],
+)
+def test_what_went_wrong(
+    tmp_path: Path, state: str, fields: dict[str, str], summary: dict[str, int], error: str
+) -> None:
+    save(tmp_path, tiny_config(study="pos"), **fields).finish(state, summary)
+    row = only(tmp_path / "pos")
+    assert (row["state"], row["error"]) == (state, error)
+
+
+def test_numbers_that_json_does_not_have(tmp_path: Path) -> None:
+    run = save(tmp_path, tiny_config(study="pos"))
+    run.finish("finished", {"val/bpb": math.inf, "val/loss": math.nan, "steps": 1})
+    assert "Infinity" in (run.path / "run.json").read_text()
+    summary = only(tmp_path / "pos")["summary"]
+    assert summary["val/bpb"] == math.inf and math.isnan(summary["val/loss"])  # type: ignore[index]
+
+
+def test_torn_folders_are_told(tmp_path: Path) -> None:
+    folder = study(tmp_path, {"rope": 0.0}, seeds=1)
+    (folder / "half" / "checkpoints").mkdir(parents=True)
+    (folder / "report").mkdir()
+    (folder / "logs").mkdir()
+    (folder / ".temporary.tmp").mkdir()
+    for name, text in (("torn", '{"state": "fin'), ("list", "[]"), ("stateless", '{"config": {}}')):
+        (folder / name).mkdir()
+        (folder / name / "run.json").write_text(text)
+    (folder / "strange").mkdir()
+    (folder / "strange" / "run.json").write_text(json.dumps({"config": {}, "state": "asleep"}))
+    (folder / "bytes").mkdir()
+    (folder / "bytes" / "run.json").write_bytes(b"\xff\xfe\x00{")
+    found = local.load([folder])
+    assert [row["state"] for row in found.rows] == ["finished"]
+    text = "\n".join(found.notes)
+    assert "1 folder of" in text and "half" in text
+    for name in ("torn", "list", "stateless", "strange", "bytes"):
+        assert f"{folder / name} left out: its run.json is torn or not that of a run" in found.notes
+    assert not {word for word in ("report", "logs", "temporary") if f"/{word}" in text}
+
+
+def test_single_runs_and_folders_together_count_once(tmp_path: Path) -> None:
+    folder = study(tmp_path, {"rope": 0.0}, seeds=2)
+    one = next(path for path in folder.iterdir() if path.name.endswith("seed1"))
+    assert len(local.load([folder], [one]).rows) == 2
+    assert [row["run"] for row in local.load([], [one]).rows] == [str(one)]
+
+
+def test_curves_of_those_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = study(tmp_path, {"rope": 0.0, "alibi": 0.1}, seeds=1)
+    asked: list[Path] = []
+    read = Run.metrics
+    monkeypatch.setattr(Run, "metrics", lambda run: asked.append(run.path) or read(run))
+    source = local.load([folder])
+    assert asked == []
+    name = source.rows[0]["run"]
+    with open(Path(name) / "metrics.jsonl", "a") as file:
+        file.write('{"step":20,"train/loss":1.5}\n{"step":30,"val/b')  # the second line is torn
+    (table,) = source.curves([name]).values()
+    assert asked == [Path(name)]
+    assert list(table.columns[:4]) == ["step", "tokens", "flops", "seconds"]
+    assert list(table["step"]) == [10, 20]
+    assert table["val/bpb"].iloc[1] == pytest.approx(source.rows[0]["summary"]["val/bpb"])
+    assert table["train/loss"].iloc[1] == 1.5
+
+
+def test_a_run_without_lines_has_an_empty_curve(tmp_path: Path) -> None:
+    run = save(tmp_path, tiny_config(study="pos"))
+    assert local.load([tmp_path / "pos"]).curves([str(run.path)])[str(run.path)].empty
+
+
+# -- the ledger --
+
+
+def cells(number: int) -> list[Cell]:
+    return [
+        Cell(i, {"position": "rope", "seed": i}, "position=rope", "", i, (f"seed={i}",), f"key{i}", f"identity{i}")
+        for i in range(number)
+    ]
+
+
+def sweep(**changes: object) -> Sweep:
+    design = Design("pos", factors=("position",), baseline={"position": "rope"}, values={"position": ("rope",)})
+    return Sweep(Path("pos.yaml"), {"method": "grid"}, replace(design, **changes), "grid")  # type: ignore[arg-type]
+
+
+def test_a_ledger_says_what_was_asked_for(tmp_path: Path) -> None:
+    folder = study(tmp_path, {"rope": 0.0}, seeds=1)
+    (run,) = (path.name for path in folder.iterdir())
+    ledger = Ledger.open(folder)
+    ledger.begin(sweep(), cells(5))
+    ledger.begin(sweep(), cells(4))  # an edited file: key4 is no longer asked for
+    for key, end in (("key0", "finished"), ("key1", "pruned"), ("key2", "failed")):
+        entry = ledger.claim()
+        assert entry is not None and entry.key == key
+        if end == "failed":
+            ledger.fail(key, "killed (out of memory?)", retries=0)
+        else:
+            ledger.name_run(key, run if key == "key0" else "gone")
+            ledger.end(key, end)  # type: ignore[arg-type]
+    ledger.close()
+    source = local.load([folder])
+    assert source.sweep is not None and source.sweep.design.factors == ("position",)
+    assert source.wanted == [
+        Wanted("key0", {"position": "rope", "seed": 0}, "identity0", "finished", str(folder / run)),
+        Wanted("key1", {"position": "rope", "seed": 1}, "identity1", "pruned", str(folder / "gone")),
+        Wanted("key2", {"position": "rope", "seed": 2}, "identity2", "failed", None, "killed (out of memory?)"),
+        Wanted("key3", {"position": "rope", "seed": 3}, "identity3", "waiting"),
+    ]
+    assert "1 run belongs to an earlier version of the sweep file: left out" in source.notes
+
+
+def test_ledgers_of_other_comparisons_are_not_joined(tmp_path: Path) -> None:
+    for name, factor in (("a", "position"), ("b", "norm")):
+        finished(tmp_path, 2.0, study=name)
+        ledger = Ledger.open(tmp_path / name)
+        ledger.begin(sweep(study=name, factors=(factor,)), cells(1))
+        ledger.close()
+    source = local.load([tmp_path / "a", tmp_path / "b"])
+    assert source.wanted is not None and len(source.wanted) == 1
+    assert f"the sweep of {tmp_path / 'b'} compares other settings: its ledger was not used" in source.notes
+
+
+def test_a_damaged_ledger_is_told(tmp_path: Path) -> None:
+    folder = study(tmp_path, {"rope": 0.0}, seeds=1)
+    (folder / FILE).write_bytes(b"no database at all" * 100)
+    source = local.load([folder])
+    assert len(source.rows) == 1 and source.wanted is None
+    assert any("the ledger of" in note and "was not used" in note for note in source.notes)
