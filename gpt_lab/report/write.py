@@ -60,7 +60,7 @@ def write(comparison: Comparison, study: frame.Loaded, folder: Path, command: st
         folder.mkdir(parents=True, exist_ok=True)
     figures = draw(comparison, study, folder / "figures")
     html, text = folder / "report.html", folder / "report.md"
-    write_atomic(html, page(comparison, study, figures).encode("utf-8", "replace"))
+    write_atomic(html, page(comparison, study, figures, study.sweep, command).encode("utf-8", "replace"))
     write_atomic(text, markdown(comparison, study, figures, study.sweep, command).encode("utf-8", "replace"))
     return [html, text, *export(study, folder), *([folder / "figures"] if figures else [])]
 
