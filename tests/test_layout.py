@@ -91,10 +91,10 @@ def test_presets_are_explained(kind: str) -> None:
     assert not unexplained, f"begin conf/{kind}/NAME.yaml with a comment that says what it is"
 
 
-def test_the_wheel_carries_conf_and_experiments() -> None:
+def test_the_wheel_carries_conf_experiments_and_sweeps() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    assert included == {"conf": "gpt_lab/conf", "experiments": "gpt_lab/experiments"}
+    assert included == {folder: f"gpt_lab/{folder}" for folder in ("conf", "experiments", "sweeps")}
     for folder in included:
         assert list((ROOT / folder).rglob("*.yaml")), f"{folder}/ must exist in a clone"
 
