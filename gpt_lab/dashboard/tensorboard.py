@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gpt_lab.dashboard.follow import Row, Seen
+from gpt_lab.dashboard.follow import CLOCKS, Row, Seen
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.store.files import read_json, write_json
 
@@ -133,7 +133,7 @@ class TensorBoard:
         except (program.TensorBoardServerException, OSError) as error:
             raise ConfigError(f"port {port} is taken: choose another with --port") from error
         self._server = server
-        return url
+        return f"{url}?smoothing=0"  # what was measured, before anything else
 
     def close(self) -> None:
         """Nothing to stop: the page is a thread that ends with this process, and every file is closed."""
@@ -182,7 +182,9 @@ class TensorBoard:
         return self._event.Event(wall_time=_started(run), step=step, session_log=start)
 
     def _row(self, run: Seen, row: Row) -> Any:
-        return self._numbers(run, row.step, row.values, row.values.get("seconds", 0.0))
+        """Metrics alone: TensorBoard draws against steps or time, and has no use for the other clocks."""
+        values = {name: value for name, value in row.values.items() if name not in CLOCKS}
+        return self._numbers(run, row.step, values, row.values.get("seconds", 0.0))
 
     def _numbers(self, run: Seen, step: int, values: Mapping[str, float], seconds: float = 0.0) -> Any:
         scalars = [self._summary.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]

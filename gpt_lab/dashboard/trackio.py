@@ -18,12 +18,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from gpt_lab.dashboard.follow import Row, Seen
 from gpt_lab.errors import ConfigError
 
 LOOKS = {"TRACKIO_COLOR_PALETTE", "TRACKIO_PLOT_ORDER", "TRACKIO_TABLE_TRUNCATE_LENGTH", "TRACKIO_THEME"}
 """Variables of trackio that a user may keep; others would send data away or read another folder."""
+ORDER = "val/bpb,val/*,train/loss,train/*,perf/*"
+"""Which charts come first, unless TRACKIO_PLOT_ORDER says otherwise."""
+VIEW = {"smoothing": "0", "hide_empty_tabs": "true"}
+"""How the page opens: trackio smooths curves by itself, and would show numbers that no run had."""
 RESERVED = "_(system|configs|traces|artifact.*|.*_links|pending_uploads)$"
 BEGIN = "begin"
 """Key of the empty row by which trackio knows a run that has no line yet."""
@@ -66,6 +71,7 @@ class Trackio:
         for name in [name for name in os.environ if name.startswith(("TRACKIO_", "GRADIO_")) and name not in LOOKS]:
             del os.environ[name]
         os.environ.update(TRACKIO_DIR=str(folder), HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+        os.environ.setdefault("TRACKIO_PLOT_ORDER", ORDER)
         import trackio
         from trackio import sqlite_storage
 
@@ -121,11 +127,11 @@ class Trackio:
                     mcp_server=False,
                 )
         except OSError as error:
-            raise ConfigError(
-                f"port {port or '7860 and the hundred above it'} is taken: choose another --port"
-            ) from error
+            which = "all ports from 7860 to 7959 are" if port is None else f"port {port} is"
+            raise ConfigError(f"{which} taken: choose another with --port") from error
         projects = {self._project(run) for run in runs}
-        return f"{url}?project={projects.pop()}" if len(projects) == 1 else str(url)
+        one = {"project": projects.pop()} if len(projects) == 1 else {}
+        return f"{url}?{urlencode({**one, **VIEW})}"
 
     def close(self) -> None:
         """Stops the page."""
