@@ -2,7 +2,8 @@
 
     uv run python benchmarks/startup.py
 
-Everything is run in turn, in rounds; numbers are medians over rounds. The data's cache is warm, the tracker is off.
+Everything is run in turn, in rounds; numbers are medians over rounds. The data's cache is warm; the tracker is off,
+but where W&B is named: there it writes offline.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ def whole(command: Sequence[str], status: int) -> Callable[[], float]:
     return measure
 
 
-def first_step(overrides: Sequence[str]) -> Callable[[], float]:
+def first_step(overrides: Sequence[str], tracker: str) -> Callable[[], float]:
     """Measures from the start of `train` to the first line in metrics.jsonl, then ends it."""
 
     def measure() -> float:
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as output:
-            arguments = [*overrides, f"runs_dir={folder}", "log.every=1", "tracker=none"]
+            arguments = [*overrides, f"runs_dir={folder}", "log.every=1", f"tracker={tracker}"]
             start = time.perf_counter()
             process = subprocess.Popen([*TRAIN, *arguments], stdout=output, stderr=subprocess.STDOUT)
             try:
@@ -61,6 +62,8 @@ def first_step(overrides: Sequence[str]) -> Callable[[], float]:
             finally:
                 process.kill()
                 process.wait()
+                if tracker != "none":
+                    time.sleep(4)  # W&B's process closes its run, beside what is measured next
 
     return measure
 
@@ -69,7 +72,8 @@ def measure(rounds: int, overrides: Sequence[str]) -> dict[str, Any]:
     """Seconds of each thing, per round and as a median."""
     things = {
         "import torch": whole([sys.executable, "-c", "import torch"], 0),
-        "train, first step": first_step(overrides),
+        "train, first step": first_step(overrides, "none"),
+        "train, first step, W&B": first_step(overrides, "auto"),
         "train --help": whole([*TRAIN, "--help"], 0),
         "train optim=adamx (refused)": whole([*TRAIN, "optim=adamx"], 2),
     }
@@ -83,6 +87,7 @@ def measure(rounds: int, overrides: Sequence[str]) -> dict[str, Any]:
     return {
         "seconds": {name: round(seconds, 3) for name, seconds in middle.items()},
         "seconds_per_round": {name: [round(s, 3) for s in times] for name, times in found.items()},
+        "first_step_share_of_wandb": round(middle["train, first step, W&B"] - middle["train, first step"], 3),
         "first_step_beyond_import_torch": round(middle["train, first step"] - middle["import torch"], 3),
     }
 
@@ -102,12 +107,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "load_before": round(os.getloadavg()[0], 2),
     }
     with tempfile.TemporaryDirectory() as cache:
-        os.environ["GPT_LAB_CACHE"] = cache
+        os.environ |= {"GPT_LAB_CACHE": cache, "WANDB_MODE": "offline"}
         found = measure(1 if chosen.quick else chosen.rounds, chosen.overrides)
     named["load_after"] = round(os.getloadavg()[0], 2)
     for name, seconds in found["seconds"].items():
         print(f"{name:30s} {seconds:7.3f} s")
     print(f"{'first step beyond import torch':30s} {found['first_step_beyond_import_torch']:7.3f} s")
+    print(f"{'share of W&B in it':30s} {found['first_step_share_of_wandb']:7.3f} s")
     slug = re.sub(r"[^a-z0-9]+", "-", f"{named['cpu']}-{named['cores']}-cores".lower()).strip("-")
     out = chosen.out or RESULTS / f"startup-{slug}{'-quick' if chosen.quick else ''}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
