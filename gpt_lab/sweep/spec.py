@@ -21,7 +21,7 @@ TOP = (
 BLOCK = ("study", "question", "baseline", "pair", "family", "mei", "alpha", "nuisance", "zip", "per", "exclude")
 GRID_ONLY = ("zip", "per", "exclude")
 METRICS = (
-    *("val/bpb", "val/loss", "val/ppl", "val/accuracy", "train/loss"),
+    *("val/bpb", "val/loss", "val/ppl", "val/accuracy"),
     *("perf/tokens_per_s", "perf/mfu", "perf/peak_memory_gb"),
 )
 """What a run's final summary holds and a comparison may decide by."""
