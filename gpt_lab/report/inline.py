@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from gpt_lab.report.figures.base import INKS
+from gpt_lab.report.figures.base import VARIABLES
 
 PROLOGUE = re.compile(r"^.*?(?=<svg\b)", re.DOTALL)
 DROPPED = re.compile(r"<metadata>.*?</metadata>|<style\b.*?</style>|<!--.*?-->", re.DOTALL)
@@ -22,6 +22,6 @@ def inline(svg: str, name: str) -> str:
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'(href="#)([^"]+)"', rf'\1{name}-\2"', svg)
     svg = re.sub(r"(url\(#)([^)]+)\)", rf"\1{name}-\2)", svg)
-    for colour, variable in INKS.items():
+    for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable}, {colour})")
     return svg.strip()

@@ -36,10 +36,11 @@ MARKS = {
 }
 COSTS = {
     "parameters": ("parameters", ""),
-    "flops_per_token": ("FLOPs per token", "of training"),
+    "non_embedding": ("parameters", "without embeddings"),
+    "flops_per_token": ("FLOPs/token", "training"),
     "tokens_per_s": ("tokens/s", ""),
-    "peak_memory_gb": ("peak memory", "GB"),
-    "seconds": ("time", "s"),
+    "peak_memory_gb": ("peak memory, GB", ""),
+    "seconds": ("seconds", ""),
 }
 
 
@@ -93,6 +94,8 @@ def page(
         script=script,
         table_heads=_answer_heads(comparison),
         table_rows=[_answer_row(comparison, row) for row in comparison.rows],
+        cost_heads=[Head("arm"), *(Head(text, meaning, True) for text, meaning in _costs(comparison).values())],
+        cost_rows=[_cost_row(comparison, row) for row in comparison.rows if row.medians],
         lost=[str(one) for one in lost[:MOST_LOST]],
         lost_more=sum(len(one.runs) for one in lost[MOST_LOST:]),
         remarks=facts.remarks(comparison, study),
@@ -137,16 +140,15 @@ def _answer_heads(comparison: Comparison) -> list[Head]:
     level = wording.percent(comparison.design.alpha)
     heads = [
         Head("arm"),
-        Head(f"Δ {metric}", f"difference to the baseline with its {level} interval", True),
-        Head("verdict", "after the correction for several comparisons"),
-        Head("n", "pairs behind the difference; runs for the baseline", True),
-        Head(metric, "mean ± standard deviation of the finished runs", True),
-        Head("p", "adjusted for several comparisons", True),
-        Head("ρ", "correlation of the paired runs", True),
+        Head(f"Δ {metric}", f"variant − baseline, {level} interval", True),
+        Head("verdict", "corrected"),
+        Head("n", "pairs", True),
+        Head(metric, "mean ± sd of runs", True),
+        Head("p", "adjusted", True),
+        Head("ρ", "of pairs", True),
     ]
     if any(row.tuning for row in comparison.rows):
-        heads.append(Head("tuned to", "value chosen within the arm, by this metric"))
-    heads += [Head(text, meaning, True) for text, meaning in _costs(comparison).values()]
+        heads.append(Head("tuned to", "chosen within the arm"))
     if any(wording.states(row) for row in comparison.rows):
         heads.append(Head("not finished"))
     return heads
@@ -182,10 +184,14 @@ def _answer_row(comparison: Comparison, row: Row) -> list[Cell]:
     ]
     if any(other.tuning for other in comparison.rows):
         cells.append(Cell(row.tuning + (" (edge)" if row.on_edge else "") or "–"))
-    cells += [Cell(_amount(key, row.medians.get(key)), _key(row.medians.get(key))) for key in _costs(comparison)]
     if any(wording.states(other) for other in comparison.rows):
         cells.append(Cell(wording.states(row) or "–"))
     return cells
+
+
+def _cost_row(comparison: Comparison, row: Row) -> list[Cell]:
+    costs = [Cell(_amount(key, row.medians.get(key)), _key(row.medians.get(key))) for key in _costs(comparison)]
+    return [Cell(row.arm or "all runs", kind="arm"), *costs]
 
 
 def _key(value: float | None) -> float:
@@ -201,7 +207,7 @@ def _p(value: float | None) -> str:
 def _amount(key: str, value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
-    if key in ("parameters", "tokens_per_s"):
+    if key in ("parameters", "non_embedding", "tokens_per_s"):
         return wording.count(value)
     return f"{value:.2f}" if key == "peak_memory_gb" else f"{value:,.1f}" if key == "seconds" else wording.short(value)
 
@@ -232,7 +238,7 @@ def _runs(study: Study) -> tuple[list[Head], list[list[Cell]]]:
     tuned = bool((runs["tuning"] != "").any())
     failed = bool((runs["error"] != "").any())
     heads = [Head("run"), Head("state"), Head("arm"), *[Head("tuned to")] * tuned, Head(study.design.pair)]
-    heads += [Head(study.design.metric, number=True), Head("tokens", number=True), Head("time", "s", True)]
+    heads += [Head(study.design.metric, number=True), Head("tokens", number=True), Head("seconds", number=True)]
     heads += [Head("tokens/s", number=True), *[Head("error")] * failed]
     order = sorted(range(len(runs)), key=lambda i: runs["state"].iat[i] == "finished")
     columns = {

@@ -101,6 +101,10 @@ def study(
                         "config.seed": seed,
                         "config.optim.lr": 0.003,
                         "config.study": design.study,
+                        "env.commit": "9f3c1a2b" * 5,
+                        "env.cpu": "AMD EPYC",
+                        "env.packages": "torch 2.11.0, numpy 2.4.1",
+                        "env.command": f"train position={arm} seed={seed}",
                         "summary.val/bpb": score if done else math.nan,
                     }
                 )
@@ -144,6 +148,7 @@ def comparison(
                 runs_saved=3 if delta is not None else None,
                 medians={
                     "parameters": float(mine["parameters"].median()),
+                    "non_embedding": float(mine["parameters_non_embedding"].median()),
                     "flops_per_token": float(mine["train_flops_per_token"].median()),
                     "tokens_per_s": float(mine["tokens_per_s"].median()),
                     "peak_memory_gb": 1.18,

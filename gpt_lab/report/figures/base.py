@@ -28,10 +28,6 @@ MUTED = "#5b6570"
 GRID = "#dde2e7"
 BAND = "#e9edf1"
 PAPER = "#fefefe"
-INKS = {INK: "--ink", MUTED: "--muted", GRID: "--grid", BAND: "--band", PAPER: "--paper"}
-"""The colours that the page replaces by variables of its light and dark scheme; no data is drawn in them
-but the baseline's, in INK."""
-
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#c98500", "#3f9fd8")
 """Okabe and Ito 2008, which colour-blind readers can tell apart; orange and sky blue darkened for white paper."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
@@ -46,6 +42,22 @@ VERDICTS = {
     "no data": (MUTED, "", False),
 }
 """Colour, marker, filled: a verdict is told by shape and word too."""
+
+VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--grid",
+    BAND: "--band",
+    PAPER: "--paper",
+    "#0072b2": "--blue",
+    "#d55e00": "--vermillion",
+    "#009e73": "--green",
+    "#cc79a7": "--pink",
+    "#c98500": "--orange",
+    "#3f9fd8": "--sky",
+    "#a4629f": "--purple",
+}
+"""Every colour of a figure, and the variable of the page's light and dark scheme that stands for it there."""
 
 SETTINGS = {
     "font.family": "sans-serif",
