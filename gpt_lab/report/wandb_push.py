@@ -1,0 +1,163 @@
+"""A report as a W&B run of its own: its table, its figures, and what was compared."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt_lab.errors import LabError
+from gpt_lab.report.types import Comparison, Row, Study
+from gpt_lab.trackers.wandb import Wandb, base_url, choose_mode
+from gpt_lab.trackers.wandb_process import unreachable
+
+if TYPE_CHECKING:
+    from gpt_lab.report.figures import Figure
+
+JOB = "report"
+"""The job type of a report: wandb_api and offline leave such runs out."""
+PROBE, INIT, FINISH = 10.0, 30.0, 120.0
+"""Seconds for a first answer of the server, for the run's beginning, for the upload."""
+MEDIANS = ("parameters", "flops_per_token", "tokens_per_s", "peak_memory_gb", "seconds")
+COLUMNS: dict[str, Callable[[Row], Any]] = {
+    "arm": lambda row: row.arm,
+    "verdict": lambda row: row.verdict,
+    "tier": lambda row: row.tier,
+    "delta": lambda row: row.delta and row.delta.estimate,
+    "low": lambda row: row.delta and row.delta.low,
+    "high": lambda row: row.delta and row.delta.high,
+    "p_adjusted": lambda row: row.p_adjusted,
+    "mean": lambda row: row.mean,
+    "sd": lambda row: row.sd,
+    "n": lambda row: row.n,
+    "runs": lambda row: row.runs,
+    "rho": lambda row: row.rho,
+    "more_seeds": lambda row: row.more_seeds,
+    "tuning": lambda row: row.tuning,
+    "not_finished": lambda row: ", ".join(f"{count} {state}" for state, count in row.states.items() if count),
+    "warnings": lambda row: "; ".join(row.warnings),
+}
+"""Of the table; the medians follow."""
+
+
+def push(
+    comparison: Comparison,
+    study: Study,
+    figures: Sequence[Figure],
+    project: str | None = None,
+    entity: str | None = None,
+    group: str | None = None,
+) -> str:
+    """Logs the table and the figures (PNG) as one run of job type "report"; returns the line that says where.
+
+    Online or offline as a training run with tracker=auto; a server that does not answer makes it offline.
+
+    Args:
+        project, entity: None: those of the runs if they come from W&B, else WANDB_PROJECT or gpt_lab, and the login's.
+        group: None: the study.
+
+    Raises:
+        ConfigError: W&B online without a login. LabError: W&B cannot begin or refuses.
+    """
+    mode = choose_mode("auto")
+    if mode == "disabled":
+        return "W&B is switched off (WANDB_MODE=disabled): the report was not logged"
+    Wandb.check()
+    problem = unreachable(base_url(), PROBE) if mode == "online" else None
+    if problem is not None:
+        mode = "offline"
+    home = _home(study)
+    project = project or home[1] or os.environ.get("WANDB_PROJECT") or "gpt_lab"
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # no telemetry: an offline report makes no connection
+    try:
+        where = _log(comparison, study, figures, mode, project, entity or home[0], group or study.design.study)
+    except Exception as error:
+        raise LabError(f"W&B did not take the report: {' '.join(str(error).split())}") from error
+    if mode == "online":
+        return f"report in W&B: {where}"
+    lead = f"W&B cannot be reached ({problem}); the" if problem else "the"
+    return f"{lead} report is kept offline; later: wandb sync {where}"
+
+
+def _log(
+    comparison: Comparison, study: Study, figures: Sequence[Figure], mode: str, project: str, entity: str, group: str
+) -> str:
+    """The run's address, or the folder that `wandb sync` takes."""
+    import wandb
+
+    design = study.design
+    settings = wandb.Settings(
+        mode=mode,  # type: ignore[arg-type]
+        base_url=base_url(),
+        console="off",
+        silent=True,
+        init_timeout=INIT,
+        finish_timeout=FINISH,
+        finish_timeout_raises=True,
+        disable_code=True,
+        disable_git=True,
+    )
+    names = ("study", "question", "metric", "goal", "pair", "family", "alpha")
+    run = wandb.init(
+        project=project,
+        entity=entity or None,
+        group=group,
+        job_type=JOB,
+        name=f"report of {design.study}",
+        dir=_folder(study),
+        config={
+            **{name: getattr(design, name) for name in names},
+            "baseline": design.baseline_arm,
+            "factors": list(design.factors),
+            "mei": comparison.mei,
+            "correction": comparison.correction,
+            "notes": list(comparison.notes),
+        },
+        settings=settings,
+    )
+    where = run.url if mode == "online" else run.settings.sync_dir
+    try:
+        values: dict[str, Any] = {"report/arms": wandb.Table(columns=[*COLUMNS, *MEDIANS], data=table(comparison))}
+        for figure in figures:
+            values[f"report/{figure.name}"] = wandb.Image(str(figure.png), caption=figure.caption)
+        run.log(values)
+        run.summary.update({f"verdict/{row.arm}": row.verdict for row in comparison.rows})
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish()
+    return str(where)
+
+
+def table(comparison: Comparison) -> list[list[Any]]:
+    """One list per arm, as COLUMNS and MEDIANS name its values; None where there is no number."""
+    return [
+        [*(_plain(value(row)) for value in COLUMNS.values()), *(_plain(row.medians.get(name)) for name in MEDIANS)]
+        for row in comparison.rows
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """Plain Python values; NaN as nothing."""
+    if value is None or isinstance(value, str | int):
+        return value
+    number = float(value)
+    return None if number != number else number
+
+
+def _home(study: Study) -> tuple[str, str]:
+    """Entity and project of runs that came from W&B; empty otherwise, and where they came from several."""
+    runs = study.runs[study.runs["source"] == "wandb"]["run"]
+    homes = {tuple(run.split("/")[:2]) for run in runs}
+    if len(homes) != 1:
+        return "", ""
+    entity, project = homes.pop()
+    return entity, project
+
+
+def _folder(study: Study) -> str | None:
+    """Where W&B keeps its files: the study's folder; None, the working directory, for runs that have none."""
+    runs = study.runs[study.runs["source"] == "local"]["run"]
+    folder = Path(runs.iloc[0]).parent if len(runs) else None
+    return str(folder) if folder is not None and folder.is_dir() else None
