@@ -157,10 +157,12 @@ def environment(study: Study) -> dict[str, Counter[str]]:
 def disagreements(study: Study) -> list[str]:
     """Sentences on what differs between the runs that should not: code version, data, hardware, packages."""
     found = []
-    for key, values in environment(study).items():
+    everywhere = environment(study)
+    for key in (key for key in DIFFER if key in everywhere):
+        values = everywhere[key]
         known = Counter({value: number for value, number in values.items() if value not in ("–", "")})
         chosen = any(f.split(".")[0] in CHOSEN.get(key, ()) for f in (*study.design.factors, *study.design.nuisance))
-        if key in DIFFER and len(known) > 1 and not chosen:
+        if len(known) > 1 and not chosen:
             found.append(f"runs differ in {DIFFER[key]}: {_versions(known) if key == 'packages' else _listed(known)}")
     return found
 

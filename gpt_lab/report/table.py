@@ -110,7 +110,13 @@ def _median(key: str) -> Cell:
 
 
 def _table(title: str, comparison: Comparison, columns: Sequence[tuple[str, bool, Cell]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for heading, number, _ in columns:
         words = [len(word) for text in (heading, *(STYLES if heading == "verdict" else ())) for word in text.split()]
         table.add_column(
@@ -118,7 +124,8 @@ def _table(title: str, comparison: Comparison, columns: Sequence[tuple[str, bool
         )
     for row in comparison.rows:
         style = STYLES["baseline"] if row.verdict == "baseline" else ""
-        table.add_row(*(cell(row) for _, _, cell in columns), style=style)
+        cells = (cell(row) for _, _, cell in columns)
+        table.add_row(*(Text(text) if isinstance(text, str) else text for text in cells), style=style)
     return table
 
 
