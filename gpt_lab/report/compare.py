@@ -319,7 +319,7 @@ class _Comparing:
         variance, df = 2 * float(self.variances[base]), n - 1.0  # of runs that are not paired
         if self.variants:
             pairs = (~np.isnan(self.differences)).sum(1)
-            found = stats.prior(stats.paired_t(self.differences).error ** 2 * pairs, pairs)
+            found = stats.prior(self.differences)
             counted = pairs[pairs >= 2]
             if math.isfinite(found.variance) and len(counted):
                 n, variance = int(np.median(counted)), float(found.variance)
@@ -357,7 +357,7 @@ class _Comparing:
             )
         if any(row.verdict == "undecided" and row.more_seeds and row.n >= FEWEST["screen"] for row in rows):
             self.notes.append(
-                "Adding seeds until an arm is decided makes false verdicts likelier: add them once, or confirm on fresh ones."
+                "Adding seeds until an arm is decided makes false verdicts likelier: add them once, or use fresh ones."
             )
         rhos = [row.rho for row in rows if row.rho is not None and row.n >= FEWEST["screen"]]
         if rhos:

@@ -25,6 +25,9 @@ FEWEST: dict[Tier, int] = {"screen": 3, "confirm": 5}
 """Pairs below which a tier gives no verdict."""
 SHARED = 0.25
 """Squared correlation of two arms' differences to one baseline, which is in both: of equally noisy arms, (1/2)^2."""
+LEARNT = 0.45
+"""Share of the other arms' degrees of freedom that a screen gains on average, as it must also learn whether the arms are
+equally noisy. Simulated, 2 to 9 arms and 3 to 10 seeds: planned with it a power of 80 % is 78 to 85 %, with 1 67-80 %."""
 MOST = 1_000_000
 """Seeds beyond which no number is given."""
 
@@ -54,7 +57,7 @@ def power(
     Args:
         comparisons: arms that are compared with the baseline.
         baseline_df: degrees of freedom of what is known of the variance beforehand, added to the arm's own n - 1 in the
-            screen tier; None: what the other arms of the study tell (shared_df).
+            screen tier; None: what the other arms of the study tell (LEARNT of shared_df).
 
     Raises:
         ConfigError: a value out of range.
@@ -132,7 +135,7 @@ def _precision(n: int, rho: float) -> float:
 def _df(n: int, comparisons: int, tier: Tier, baseline_df: float | None) -> float:
     if tier == "confirm":
         return n - 1
-    return shared_df(n, comparisons) if baseline_df is None else baseline_df + n - 1
+    return n - 1 + (LEARNT * (shared_df(n, comparisons) - (n - 1)) if baseline_df is None else baseline_df)
 
 
 @lru_cache(maxsize=256)
