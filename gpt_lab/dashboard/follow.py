@@ -20,7 +20,7 @@ from gpt_lab.store.files import decode, read_json
 
 CLOCKS = ("tokens", "flops", "seconds")
 """Keys of a line that measure progress: kept whatever metrics are chosen, they are what curves are drawn against."""
-FACTS = ("signature", "parameters", "parameters_non_embedding", "train_flops_per_token")
+FACTS = ("parameters", "parameters_non_embedding", "train_flops_per_token")
 """What of run.json joins the settings: runs are grouped and compared by it."""
 
 

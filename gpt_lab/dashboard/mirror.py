@@ -26,6 +26,9 @@ from gpt_lab.store.lock import Lock
 PERIOD = 1.0
 """Seconds between two looks at the store: trackio's page asks for news as often."""
 
+FORMAT = 1
+"""Counts up when mirrors hold other things than before: then old ones are left and new ones made."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -63,7 +66,7 @@ def folder(options: Options) -> Path:
     named = os.environ.get("GPT_LAB_CACHE")
     cache = Path(named).expanduser() if named else Path.home() / ".cache" / "gpt_lab"
     kind = "tensorboard" if options.tensorboard else "trackio"
-    what = [sorted(map(str, options.targets)), options.project, sorted(options.metrics or ())]
+    what = [FORMAT, sorted(map(str, options.targets)), options.project, sorted(options.metrics or ())]
     return cache / "dashboard" / f"{kind}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]}"
 
 

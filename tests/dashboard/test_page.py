@@ -30,6 +30,11 @@ INK = """(() => {
 })()"""
 """Pixels of the first chart that are neither grey nor white: its curves."""
 
+TEXT = """(function text(node) {
+  return node.nodeValue || [...(node.shadowRoot || node).childNodes].map(text).join(' ');
+})(document.body)"""
+"""All text of the page, that of its web components too."""
+
 
 @contextlib.contextmanager
 def dashboard(folder: Path, *options: str) -> Iterator[str]:
@@ -118,9 +123,11 @@ def test_a_line_that_is_appended_appears_in_trackio(store: Path) -> None:
 
 
 def test_tensorboard_shows_runs_curves_and_settings(store: Path) -> None:
-    with dashboard(store, "--tensorboard") as url, Browser(timeout=60) as browser:
+    with dashboard(store, "--tensorboard") as url, Browser() as browser:
         tab = browser.open(f"{url}#timeseries")
-        tab.wait("document.body.innerText.includes('pos_enc/rope-0') && document.body.innerText.includes('bpb')")
-        tab.goto(f"{url}?again#hparams")
-        tab.wait("document.body.innerText.includes('position.name')")
+        tab.wait(f"{TEXT}.includes('pos_enc/rope-0') && {TEXT}.includes('bpb')")
+        tab.wait("document.querySelector('scalar-card line-chart canvas')")
         clean(tab)
+        settings = browser.open(f"{url}#hparams")
+        settings.wait(f"{TEXT}.includes('position.name') && {TEXT}.includes('alibi')")
+        clean(settings)
