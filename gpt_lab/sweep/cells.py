@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from gpt_lab import config
+from gpt_lab import conf_source, config
 from gpt_lab.errors import ConfigError
 from gpt_lab.schema import RunConfig
 from gpt_lab.sweep import grid, spec
@@ -42,7 +44,7 @@ def many(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> list[Cell]:
     Raises:
         ConfigError: a cell that no run could have, named with its values.
     """
-    composer, fixed = config.Composer(), spec.fixed(sweep)
+    composer, fixed = _composer(conf_source.conf_dir()), spec.fixed(sweep)
     return [_cell(sweep, index, values, fixed, composer) for index, values in enumerate(rows)]
 
 
@@ -52,13 +54,19 @@ def cell(sweep: Sweep, index: int, values: Mapping[str, Any]) -> Cell:
     Raises:
         ConfigError: no run could have them.
     """
-    return _cell(sweep, index, values, spec.fixed(sweep), config.Composer())
+    return _cell(sweep, index, values, spec.fixed(sweep), _composer(conf_source.conf_dir()))
 
 
 def configs(cells: Sequence[Cell]) -> list[RunConfig]:
     """The composed config of each cell."""
-    composer = config.Composer()
+    composer = _composer(conf_source.conf_dir())
     return [composer.compose(one.overrides) for one in cells]
+
+
+@functools.cache
+def _composer(conf: Path) -> config.Composer:
+    """One for the whole process: what Hydra made for planning (0.1 s each) is there again when a cell is run."""
+    return config.Composer()
 
 
 def _cell(

@@ -68,13 +68,16 @@ class Plan:
     warnings: tuple[str, ...]
 
 
-def check_builds(cells: Sequence[Cell]) -> None:
+def check_builds(cells: Sequence[Cell], configs: Sequence[RunConfig] | None = None) -> None:
     """Builds each distinct model, optimizer and schedule without touching a weight. Imports torch.
+
+    Args:
+        configs: of the cells, where they are composed already.
 
     Raises:
         ConfigError, DataError: a cell that cannot be built on this machine, named with its values.
     """
-    _Builder().check(cells)
+    _Builder().check(cells, cells_.configs(cells) if configs is None else configs)
 
 
 def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int, threads: int) -> Plan:
@@ -314,8 +317,8 @@ class _Builder:
             self._plans[key] = made
         return self._plans[key]
 
-    def check(self, cells: Sequence[Cell]) -> None:
-        for cfg, cell in zip(cells_.configs(cells), cells, strict=True):
+    def check(self, cells: Sequence[Cell], configs: Sequence[RunConfig]) -> None:
+        for cfg, cell in zip(configs, cells, strict=True):
             self.plan(cfg, cell)
 
 

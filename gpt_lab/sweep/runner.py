@@ -13,6 +13,7 @@ from rich.console import Console
 from gpt_lab import config
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.store.files import read_json, writing
+from gpt_lab.sweep import cells as cells_
 from gpt_lab.sweep import ledger as ledger_module
 from gpt_lab.sweep import search, spec
 from gpt_lab.sweep.client import ForkServer
@@ -66,7 +67,8 @@ def run_sweep(
         if not over:
             server = ForkServer()
             checked = left if planned is not None else search.corners(sweep)
-            gpus = server.ask("check", cells=[dataclasses.asdict(cell) for cell in checked])["gpus"]
+            configs = [cfg.to_dict() for cfg in cells_.configs(checked)]
+            gpus = server.ask("check", cells=[dataclasses.asdict(c) for c in checked], configs=configs)["gpus"]
             visible = _gpus(gpus) if uses_gpu(sweep, left) else []
         ledger = Ledger.open(folder)
         try:

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from gpt_lab import config
 from gpt_lab.errors import LabError
+from gpt_lab.sweep import cells
 from gpt_lab.sweep.client import ForkServer, how_ended
 from gpt_lab.sweep.design import Cell, Sweep
 from gpt_lab.sweep.ledger import Entry, Ledger
@@ -88,7 +88,6 @@ class Runner:
         self.retries, self.fail_fast = retries, fail_fast
         self.draw, self.prune, self.enough = draw, prune, enough
         self.watch = watch or Watch()
-        self.composer = config.Composer()
         self.running: dict[str, Trial] = {}
         self.interrupts = Interrupts()
         self.stopping = False
@@ -202,7 +201,7 @@ class Runner:
         self.server.start(
             entry.key,
             overrides=list(entry.overrides),
-            config=self.composer.compose(entry.overrides).to_dict(),
+            config=cells.configs([entry.cell])[0].to_dict(),
             identity=entry.identity,
             log=str(log),
             threads=self.threads,

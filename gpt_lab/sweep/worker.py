@@ -32,13 +32,15 @@ def check_job(job: Mapping[str, Any], tell: Tell) -> int:
     """Builds the model of each cell, so that none fails for that later, and counts the GPUs.
 
     Args:
-        job: cells: the fields of each.
+        job: cells: the fields of each. configs: their composed configs.
         tell: takes {"gpus": number}, or {"error": one line, "config": whether a setting is at fault}.
     """
     try:
+        from gpt_lab import config
         from gpt_lab.sweep import plan
 
-        plan.check_builds([from_fields(fields) for fields in job["cells"]])
+        cells = [from_fields(fields) for fields in job["cells"]]
+        plan.check_builds(cells, [config.from_dict(tree) for tree in job["configs"]])
         import torch
 
         tell({"gpus": torch.cuda.device_count()})

@@ -1,0 +1,228 @@
+"""Kills sweeps at random moments, many times in one process that has imported torch once.
+
+    python -m tests.sweep.harness SCENARIO SWEEP_FILE SEED
+
+Runners are forked from here and fork their server from themselves, in place of starting a new interpreter; all else is
+the real thing. As a subreaper this process becomes the parent of every orphan, so it sees whether one is left. Prints
+what happened as JSON.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from gpt_lab.sweep import cells, client, forkserver, runner, spec
+from gpt_lab.sweep.ledger import entries
+from tests.sweep.helpers import children
+
+PR_SET_CHILD_SUBREAPER = 36
+KILLS = 10
+
+
+class Forked:
+    """A forked server, as subprocess.Popen shows one."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.code: int | None = None
+
+    def wait(self, timeout: float = 60) -> int:
+        end = time.monotonic() + timeout
+        while self.code is None and time.monotonic() < end:
+            done, code = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(code) if done else None
+            time.sleep(0.002)
+        assert self.code is not None
+        return self.code
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+
+def launch(server: client.ForkServer, number: int) -> Any:
+    """In place of ForkServer._launch: the same server, without importing torch again."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            forkserver.process.die_with(parent)
+            for caught in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(caught, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            forkserver.process.close_all_but({number})
+            forkserver.Server(socket.socket(fileno=number)).serve()
+        finally:
+            os._exit(0)
+    return Forked(pid)
+
+
+class Scenario:
+    """Runs of one sweep, disturbed."""
+
+    def __init__(self, path: Path, seed: int) -> None:
+        self.sweep = spec.load(path)
+        cells.configs(cells.cells(self.sweep))  # Hydra's part, once for all runners
+        self.folder = runner.folder_of(self.sweep)
+        self.draw = random.Random(seed)
+        self.out = path.with_suffix(".out")
+        self.facts: dict[str, Any] = {"kills": 0, "codes": []}
+
+    def start(self, **settings: Any) -> int:
+        """The pid of a new runner."""
+        pid = os.fork()
+        if pid == 0:
+            code = 99
+            try:
+                with open(self.out, "a", encoding="utf-8") as file:
+                    code = runner.run_sweep(self.sweep, Console(file=file, width=160), jobs=2, **settings)
+            except KeyboardInterrupt:  # before the first trial, as the command line has it
+                code = 128 + signal.SIGINT
+            except BaseException as error:
+                with open(self.out, "a", encoding="utf-8") as file:
+                    print(f"{type(error).__name__}: {error}", file=file)
+            finally:
+                os._exit(code)
+        return pid
+
+    def end(self, pid: int, seconds: float = 120) -> int:
+        """How a runner ended; no process of it is left."""
+        limit = time.monotonic() + seconds
+        while time.monotonic() < limit:
+            done, code = os.waitpid(pid, os.WNOHANG)
+            if done:
+                status = os.waitstatus_to_exitcode(code)
+                self.facts["codes"].append(status)
+                return status
+            time.sleep(0.002)
+        raise TimeoutError("the runner hangs")
+
+    def nothing_left(self, seconds: float = 5) -> None:
+        """Every orphan has ended: there is no child left to wait for."""
+        limit = time.monotonic() + seconds
+        while time.monotonic() < limit:
+            try:
+                os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            time.sleep(0.005)
+        raise AssertionError(f"processes are left: {children(os.getpid())}")
+
+    def finished(self) -> int:
+        return sum(entry.state == "finished" for entry in entries(self.folder))
+
+    def trained(self) -> int:
+        """Bytes of metrics so far: grows with every line."""
+        return sum(path.stat().st_size for path in self.folder.glob("*/metrics.jsonl"))
+
+    def moment(self, pid: int) -> None:
+        """Waits for a random moment of a runner's life: some are before the first trial, most while they train."""
+        if self.draw.random() < 0.2:
+            time.sleep(self.draw.uniform(0, 0.2))
+            return
+        enough = self.trained() + self.draw.randint(1, 1500)
+        limit = time.monotonic() + 30
+        while self.trained() < enough and time.monotonic() < limit:
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
+                return
+            time.sleep(0.002)
+        time.sleep(self.draw.uniform(0, 0.05))
+
+    def kill(self, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        self.facts["kills"] += 1
+
+
+def undisturbed(scenario: Scenario) -> None:
+    scenario.end(scenario.start())
+
+
+def kill_runner(scenario: Scenario) -> None:
+    """kill -9 of the runner, again and again; the same command each time."""
+    while scenario.facts["kills"] < KILLS:
+        pid = scenario.start()
+        scenario.moment(pid)
+        scenario.kill(pid)
+        scenario.end(pid)
+        scenario.nothing_left()
+    scenario.end(scenario.start())
+
+
+def kill_trials(scenario: Scenario) -> None:
+    """kill -9 of random trials under one runner."""
+    pid = scenario.start(retries=KILLS)
+    while scenario.facts["kills"] < KILLS:
+        scenario.moment(pid)
+        trials = [trial for server in children(pid) for trial in children(server)]
+        if trials:
+            scenario.kill(scenario.draw.choice(trials))
+        elif not children(pid):
+            break
+    scenario.end(pid)
+
+
+def kill_server(scenario: Scenario) -> None:
+    """kill -9 of the fork server, under one runner."""
+    pid = scenario.start()
+    while scenario.facts["kills"] < 4:
+        scenario.moment(pid)
+        servers = children(pid)
+        if not servers:
+            break
+        scenario.kill(servers[0])
+    scenario.end(pid)
+
+
+def together(scenario: Scenario) -> None:
+    """Three runners at once, one of which dies; a fourth comes later."""
+    pids = [scenario.start() for _ in range(3)]
+    scenario.moment(pids[0])
+    scenario.kill(pids[0])
+    pids.append(scenario.start())
+    for pid in pids:
+        scenario.end(pid)
+
+
+def interrupt(scenario: Scenario) -> None:
+    """Ctrl-C and SIGTERM by turns; the same command each time."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        pid = scenario.start()
+        scenario.moment(pid)
+        os.kill(pid, number)
+        scenario.end(pid)
+        scenario.nothing_left()
+        found = entries(scenario.folder)
+        scenario.facts.setdefault("states", []).append(sorted({entry.state for entry in found}))
+    scenario.end(scenario.start())
+
+
+SCENARIOS: dict[str, Callable[[Scenario], None]] = {
+    made.__name__: made for made in (undisturbed, kill_runner, kill_trials, kill_server, together, interrupt)
+}
+
+
+def main() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    client.ForkServer._launch = launch  # type: ignore[method-assign]
+    forkserver.prepare()
+    path = Path(sys.argv[2])
+    scenario = Scenario(path, int(sys.argv[3]))
+    SCENARIOS[sys.argv[1]](scenario)
+    scenario.nothing_left()
+    print(json.dumps({**scenario.facts, "finished": scenario.finished()}))
+
+
+if __name__ == "__main__":
+    main()
