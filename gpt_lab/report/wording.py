@@ -84,6 +84,7 @@ def short(value: float) -> str:
     """Three digits and k, M, B or a power of ten: `923 k`, `2.05 M`, `1.2×10¹³`."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
+    value = float(f"{value:.3g}")  # first, so that 999,999 becomes 1 M
     if abs(value) >= 1e12 or abs(value) < 1e-3:
         exponent = math.floor(math.log10(abs(value)))
         return f"{value / 10**exponent:.3g}×10{str(exponent).translate(SUPERSCRIPTS)}"

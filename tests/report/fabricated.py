@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from gpt_lab.report.figures import Figure, draw
 from gpt_lab.report.types import Comparison, Interval, Row, Study, VerdictName
 from gpt_lab.sweep.design import Design
 
@@ -307,3 +312,12 @@ CASES = {
     "tuned": tuned,
     "many": many,
 }
+
+
+@functools.cache
+def drawn(case: str) -> tuple[Comparison, Study, list[Figure]]:
+    """A case with its figures, drawn once for all tests of a process: each case takes a second or more."""
+    folder = tempfile.TemporaryDirectory(prefix="gpt_lab_figures_")
+    atexit.register(folder.cleanup)
+    made, runs = CASES[case]()
+    return made, runs, draw(made, runs, Path(folder.name))

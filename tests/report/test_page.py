@@ -1,0 +1,266 @@
+"""The HTML report: whole, self-contained, and nothing from a run is ever markup."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gpt_lab.report import page as module
+from gpt_lab.report import wording
+from gpt_lab.report.figures import draw
+from gpt_lab.report.inline import inline
+from gpt_lab.report.page import page
+from gpt_lab.report.types import Interval, Row
+from tests.report.fabricated import (
+    CASES,
+    FakeStudy,
+    comparison,
+    drawn,
+    no_baseline,
+    one_seed,
+    plain,
+    pos_enc,
+    study,
+    tuned,
+    ugly,
+)
+
+VOID = {"meta", "link", "input", "br"}
+
+
+class Document(HTMLParser):
+    """Every element with its attributes, the cells of each table, ids, and whether tags close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.texts: dict[str, str] = {}
+        self.open: list[str] = []
+        self.table = ""
+        self.cell: list[str] | None = None
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.table = str(dict(attrs)["id"])
+            self.tables[self.table] = []
+        elif tag == "tr":
+            self.tables[self.table].append([])
+        elif tag in ("td", "th"):
+            self.cell = []
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        if tag in ("td", "th") and self.cell is not None:
+            self.tables[self.table][-1].append("".join(self.cell))
+            self.cell = None
+
+    def handle_data(self, data: str) -> None:
+        if self.cell is not None:
+            self.cell.append(data)
+        tag = self.open[-1] if self.open else ""
+        self.texts[tag] = self.texts.get(tag, "") + data
+
+    @property
+    def ids(self) -> list[str]:
+        return [str(attributes["id"]) for _, attributes in self.elements if "id" in attributes]
+
+
+def made(case: str) -> str:
+    return page(*drawn(case), None, "uv run report pos_enc")
+
+
+@pytest.mark.parametrize("case", ["plain", "ugly", "one_seed", "no_baseline", "empty", "maximise", "tuned"])
+def test_is_whole_and_asks_nobody(case: str) -> None:
+    text = made(case)
+    document = Document(text)
+    assert text.startswith("<!doctype html>")
+    assert len(document.ids) == len(set(document.ids)), "ids of inlined figures do not clash"
+    for tag, attributes in document.elements:
+        for name in ("src", "href", "xlink:href", "action", "srcset", "poster", "data"):
+            address = attributes.get(name)
+            assert address is None or address.startswith("#") or address == "data:,", f"<{tag} {name}={address}>"
+        assert not any(name.startswith("on") for name in attributes), "no inline handlers: the policy forbids them"
+    assert "@import" not in text and not re.search(r"url\((?!#)", text)
+    known = set(document.ids)
+    assert {a["xlink:href"][1:] for _, a in document.elements if a.get("xlink:href")} <= known
+    assert set(re.findall(r"url\(#([^)]+)\)", text)) <= known
+    for _, attributes in document.elements:
+        assert set(str(attributes.get("aria-labelledby") or "").split()) <= known
+
+
+def test_policy_allows_the_one_script() -> None:
+    document = Document(made("plain"))
+    policy = next(str(a["content"]) for t, a in document.elements if a.get("http-equiv") == "Content-Security-Policy")
+    digest = base64.b64encode(hashlib.sha256(document.texts["script"].encode()).digest()).decode()
+    assert "default-src 'none'" in policy and f"script-src 'sha256-{digest}'" in policy
+    assert sum(tag == "script" for tag, _ in document.elements) == 1
+
+
+def test_text_of_runs_is_never_markup(tmp_path: Path) -> None:
+    evil = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
+    runs = study({"position=learned": 0.0, f"position={evil}": 0.1}, design=pos_enc(question=evil, family=evil))
+    runs.runs["error"] = evil
+    runs.runs["name"] = evil
+    runs.runs["run"] = [f"{evil}{i}" for i in range(len(runs.runs))]
+    runs.runs["env.cpu"] = evil
+    runs.runs["config.text"] = [evil + arm for arm in runs.runs["arm"]]
+    runs.notes.append(evil)
+    answer = comparison(runs)
+    answer = replace(answer, notes=(evil,), rows=tuple(replace(row, warnings=(evil,)) for row in answer.rows))
+    text = page(answer, runs, draw(answer, runs, tmp_path), None, evil)
+    document = Document(text)
+    assert [t for t, _ in document.elements if t in ("img", "iframe")] == []
+    assert sum(tag == "script" for tag, _ in document.elements) == 1
+    assert document.texts["h1"] == evil and document.texts["title"] == evil
+    assert any(evil in row[0] for row in document.tables["arms"])
+
+
+def test_the_table_is_the_comparison() -> None:
+    answer = drawn("plain")[0]
+    head, *rows = Document(made("plain")).tables["arms"]
+    assert [row[0] for row in rows] == [row.arm for row in answer.rows]
+    assert head[1] == "Δ val/bpbvariant − baseline, 95 % interval"
+    first = answer.rows[0]
+    assert first.delta is not None
+    assert rows[0][1] == wording.with_interval(first.delta, 3) and rows[0][1].startswith("−0.063 [−0.077, ")
+    assert rows[0][2] == "● better (screen)" and rows[0][3] == "3"
+    assert [row[2] for row in rows if row[0] == "position=learned"] == ["◆ baseline"]
+
+
+def test_what_is_lost_is_said() -> None:
+    text = made("ugly")
+    lost = text[text.index('id="lost"') : text.index('id="notes"')]
+    for state in ("missing", "diverged", "failed", "stopped", "running"):
+        assert state in lost
+    assert "CUDA out of memory" in lost and "position=sinusoidal" in lost
+    assert "&lt;b&gt;torn&lt;/b&gt;" in text, "notes of the loader"
+    assert 'id="lost"' not in made("plain")
+
+
+def test_ten_thousand_runs() -> None:
+    """All are counted, some are listed, those that need somebody first."""
+    _, runs = plain()
+    many = pd.concat([runs.runs] * 700, ignore_index=True)
+    many["run"] = [f"runs/{i}" for i in range(len(many))]
+    many.loc[len(many) - 1, ["state", "score"]] = ["failed", math.nan]
+    big = FakeStudy(runs.design, many)
+    text = page(comparison(runs), big, [], None, "")
+    rows = Document(text).tables["runs"][1:]
+    assert len(rows) == module.MOST_RUNS and rows[0][1] == "failed"
+    assert f"The first {module.MOST_RUNS} of 10500 runs; runs.csv holds all" in text
+    assert len(text) < 1_000_000
+
+
+def test_settings_that_differ() -> None:
+    rows = Document(made("plain")).tables["settings"]
+    assert rows[0] == ["arm", "position.name"]
+    assert ["position=rope", "rope"] in rows
+    assert len(rows) == 6, "equal settings, seeds and paths are no differences"
+
+
+def test_environment_and_commands() -> None:
+    text = made("plain")
+    rows = Document(text).tables["environment"]
+    assert ["cpu", "AMD EPYC", "all"] in rows
+    assert "uv run train position=position=rope seed=1" in text and "uv run report pos_enc</code>" in text
+
+
+def test_missing_numbers_are_dashes_and_sort_last() -> None:
+    cells = module._answer_row(one_seed()[0], one_seed()[0].rows[0])
+    assert [cell.text for cell in cells][4].count("±") == 0
+    assert "nan" not in Document(made("one_seed")).texts["td"].lower()
+    assert module.Cell("–", math.nan).sort == "" and module.Cell("3", 3.0).sort == "3.0"
+    assert module.Cell("text").sort is None
+
+
+def test_inlined_figures_take_the_pages_colours() -> None:
+    figure = drawn("plain")[2][0]
+    svg = inline(figure.svg.read_text("utf-8"), "forest")
+    assert svg.startswith("<svg") and svg.endswith("</svg>")
+    assert "width=" not in svg[: svg.index(">")] and "viewBox" in svg[: svg.index(">")]
+    assert "<style" not in svg and "<metadata" not in svg, "a style element would reach the whole page"
+    assert "var(--ink, #1f2329)" in svg and 'id="figure_1"' not in svg
+    bare = re.sub(r"var\(--[a-z]+, #[0-9a-f]{6}\)", "", svg)
+    assert re.findall(r"#[0-9a-f]{6}\b", bare) == []
+
+
+class TestAnswer:
+    def test_one_better(self) -> None:
+        said = wording.answer(tuned()[0])
+        assert said.startswith("optim=muon is better than optim=adamw by 0.0")
+        assert "bits per byte (95 % interval" in said and "3 seeds" in said and "fresh seeds" in said
+        assert said.endswith("Of the others: 1 worse.")
+
+    def test_several_better(self) -> None:
+        said = wording.answer(plain()[0])
+        assert said.startswith("2 of 4 arms are better than position=learned; the largest difference is that of")
+        assert "position=rope" in said and "1 undecided" in said
+
+    def test_none_better(self) -> None:
+        said = wording.answer(ugly()[0])
+        assert said.startswith("No arm is better than position=learned: 2 worse, 1 undecided.")
+        assert said.endswith("2 arms have no data yet.")
+
+    def test_nothing_to_compare(self) -> None:
+        assert "--baseline" in wording.answer(no_baseline()[0])
+        assert "position=learned has no finished run" in wording.answer(CASES["empty"]()[0])
+        lonely = study({"position=learned": 0.0}, design=pos_enc())
+        assert wording.answer(comparison(lonely)).startswith("No other arm")
+
+    def test_confirmed_and_maximised(self) -> None:
+        runs = study(
+            {"position=learned": 0.0, "position=a": 0.1, "position=b": 0.3}, seeds=6, design=pos_enc(goal="maximize")
+        )
+        said = wording.answer(comparison(runs, tier="confirm"))
+        assert "largest difference is that of position=b" in said and "screening" not in said
+
+
+class TestWording:
+    def test_numbers(self) -> None:
+        assert wording.signed(-0.0314, 3) == "−0.031" and wording.signed(0.0314, 3) == "+0.031"
+        assert wording.signed(-0.0001, 3) == "0.000", "no sign on a zero"
+        assert wording.short(1.21e13) == "1.21×10¹³" and wording.short(922_752) == "923 k"
+        assert wording.short(2.05e6) == "2.05 M" and wording.short(0) == "0" and wording.short(0.25) == "0.25"
+        assert wording.count(math.nan) == "–" and wording.plain(None) == "–"
+
+    @pytest.mark.parametrize("value", [9.996e5, 999_999, 9.999e8, 9.9999e11, 9.9999e12, 0.00099999, 999.9])
+    def test_rounding_up_keeps_three_digits(self, value: float) -> None:
+        text = wording.short(value)
+        assert "e+" not in text and "1000" not in text and "10×" not in text, text
+
+    def test_two_digits_of_the_interval(self) -> None:
+        assert wording.with_interval(Interval(-0.0314159, -0.0414, -0.0214, 4, 0.01)) == "−0.031 [−0.041, −0.021]"
+        assert wording.with_interval(Interval(-1.5, -2.7, -0.3, 4, 0.01)) == "−1.5 [−2.7, −0.3]"
+        assert wording.with_interval(Interval(0.02, math.nan, math.nan, math.nan, math.nan)) == "+0.020"
+
+    def test_short_names_tell_arms_apart(self) -> None:
+        one = pos_enc()
+        assert wording.short_names(one, ["position=rope", "position=none"])["position=none"] == "none"
+        assert wording.short_names(one, ["position=rope", "other"])["position=rope"] == "position=rope"
+        two = replace(one, factors=("attention", "scale.depth"))
+        assert list(wording.short_names(two, ["attention=mqa, scale.depth=4"]).values()) == ["mqa · depth=4"]
+        clash = replace(one, factors=("a.x", "b.x"))
+        arms = ["a.x=1, b.x=2", "a.x=2, b.x=1"]
+        assert len(set(wording.short_names(clash, arms).values())) == 2
+
+    def test_verdict_and_states(self) -> None:
+        row = Row("a", "undecided", "screen", 3, 3, 2.0, 0.1, None, None, 1, None, None, {}, states={"diverged": 1})
+        assert wording.verdict(row) == "undecided: 1 more seed" and wording.states(row) == "1 diverged"
