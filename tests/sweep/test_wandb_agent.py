@@ -18,8 +18,10 @@ import pytest
 import yaml
 
 from gpt_lab.config import compose
+from gpt_lab.report.frame import load
+from gpt_lab.report.targets import Options
 from gpt_lab.schema import identity
-from gpt_lab.store import all_runs
+from gpt_lab.store import Run, all_runs
 from tests.trackers.sweep_double import SweepDouble, cells
 
 ROOT = Path(__file__).parent.parent.parent
@@ -220,10 +222,77 @@ def test_stop_resume_cancel(clone: Callable[[], Clone]) -> None:
     assert "resuming" in (here.path / "agent.log").read_text()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_files_pass_the_client(path: Path, clone: Callable[[], Clone]) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("places", ["store", "server", "files", "store of the file"])
+def test_report_reads_them(swept: Clone, monkeypatch: pytest.MonkeyPatch, places: str) -> None:
+    """From the run folders, from the server, from the clients' own files: the same comparison."""
+    for name, value in swept.server.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(swept.path)
+    targets, options = {
+        "store": (["runs/small"], Options(baseline="position=rope")),
+        "store of the file": (["sweeps/small.yaml"], Options()),
+        "server": (["wandb:tester/lab/sweep0"], Options()),
+        "files": (["files"], Options(baseline="position=rope")),
+    }[places]
+    if places == "files":
+        (swept.path / "files").mkdir()
+        for path in (swept.path / "runs/small").glob("*/wandb/run-*"):
+            (swept.path / "files" / path.name).symlink_to(path)
+    study = load(targets, options)
+    stored = {run.record["id"]: run for run in all_runs("runs", "small")}
+    expected = {
+        (f"position={run.record['config']['position.name']}", str(run.record["seed"]), run.summary["val/bpb"])
+        for run in stored.values()
+    }
+    runs = study.runs
+    assert set(zip(runs["arm"], runs["pair"], runs["score"], strict=True)) == expected
+    assert runs["state"].tolist() == ["finished"] * 4
+    assert study.design.baseline_arm == "position=rope"
+    for name in ("steps", "tokens", "flops", "seconds", "parameters", "train_flops_per_token", "floor_trigram"):
+        assert sorted(runs[name]) == pytest.approx(sorted(_known(run)[name] for run in stored.values())), name
+    assert set(runs["env.cpu"]) == {run.record["hardware"]["cpu"] for run in stored.values()}
+    curves = study.curves(runs["run"].tolist())
+    seen = {tuple(curve["val/bpb"].dropna()) for curve in curves.values()}
+    assert seen == {tuple(row["val/bpb"] for row in run.metrics() if "val/bpb" in row) for run in stored.values()}
+
+
+def _known(run: Run) -> dict[str, Any]:
+    return {**run.record, **run.summary, "floor_trigram": run.summary["floor/trigram"]}
+
+
+ALL = """
+import sys
+from wandb.cli.cli import cli
+for path in sys.argv[1:]:
+    cli(["sweep", "--project", "lab", path], standalone_mode=False)
+"""
+
+
+@pytest.mark.slow
+def test_shipped_files_pass_the_client(clone: Callable[[], Clone]) -> None:
+    """`wandb sweep` takes every file of sweeps/, warns of none, and sends it whole."""
     here = clone()
-    made = here.wandb("sweep", str(path))
-    assert made.returncode == 0, made.stderr
-    assert here.server.sweep.config["parameters"].keys() == yaml.safe_load(path.read_text())["parameters"].keys()
-    assert here.server.sweep.waiting
+    paths = sorted((ROOT / "sweeps").glob("*.yaml"))
+    assert paths
+    done = subprocess.run(
+        [sys.executable, "-c", ALL, *map(str, paths)],
+        cwd=here.path,
+        env=here.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr and "ERROR" not in done.stderr
+    sent = list(here.server.sweeps.values())
+    for path, sweep in zip(paths, sent, strict=True):
+        written, config = yaml.safe_load(path.read_text()), sweep.config
+        for name, parameter in written["parameters"].items():
+            if "min" in parameter:  # the client names the distribution
+                assert config["parameters"][name].pop("distribution") == "int_uniform"
+        assert config == written, path.name
+        assert sweep.waiting, path.name
+        assert f"study={written['gpt_lab']['study']}" in config["command"]
+    assert here.server.unknown == []

@@ -234,10 +234,17 @@ def cells(config: Mapping[str, Any]) -> list[Arguments]:
     """
     parameters = config["parameters"]
     if config["method"] == "grid":
-        lists = [spec["values"] if "values" in spec else [spec["value"]] for spec in parameters.values()]
+        lists = [listed(spec) for spec in parameters.values()]
         return [dict(zip(parameters, choice, strict=True)) for choice in itertools.product(*lists)]
     draw = random.Random(0)
     return [{name: drawn(spec, draw) for name, spec in parameters.items()} for _ in range(3)]
+
+
+def listed(spec: Mapping[str, Any]) -> list[Any]:
+    """The values of a parameter in a grid; whole numbers may be given by their bounds."""
+    if "min" in spec:
+        return list(range(spec["min"], spec["max"] + 1))
+    return list(spec["values"]) if "values" in spec else [spec["value"]]
 
 
 def drawn(spec: Mapping[str, Any], draw: random.Random) -> Any:

@@ -142,7 +142,11 @@ class WandbDouble:
         if handler is None:
             self.unknown.append(name)
             return {"data": None, "errors": [{"message": f"the double does not know {name!r}"}]}
-        return {"data": handler(variables)}
+        try:
+            return {"data": handler(variables)}
+        except (KeyError, TypeError, ValueError) as error:
+            self.unknown.append(f"{name}: {error!r}")
+            return {"data": None, "errors": [{"message": f"the double cannot answer {name!r}: {error!r}"}]}
 
     def _file_stream(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         run = self.runs[name]
