@@ -1,0 +1,187 @@
+"""`report`: from run folders to a table, a page and files; mistakes at once, in one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gpt_lab.cli import report
+from gpt_lab.errors import LabError
+from gpt_lab.report.types import Comparison
+from tests.helpers import tiny_config
+from tests.report.stores import finished, save, study
+from tests.sweep.helpers import CLI as SWEEP
+from tests.sweep.helpers import ROOT, write_sweep
+
+FILES = ("report.html", "report.md", "runs.csv", "runs.parquet")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def runs(folder: Path) -> Path:
+    """Three positions, four seeds: alibi clearly worse, learned the same."""
+    return study(folder / "runs", {"rope": 0.0, "alibi": 0.4, "learned": 0.0005}, seeds=4)
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().out.splitlines()
+
+
+def of_arm(text: Sequence[str], arm: str) -> str:
+    return next(line for line in text if line.startswith(f" {arm} "))
+
+
+def test_table_and_files(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.run(["runs/pos", "--baseline", "rope", "--mei", "0.02"]) == 0
+    shown = lines(capsys)
+    assert "worse" in of_arm(shown, "alibi") and "equivalent" in of_arm(shown, "learned")
+    assert "baseline" in of_arm(shown, "rope ◂")
+    assert all(len(line) <= 100 for line in shown if not line.startswith("wrote"))
+    out = Path("runs/pos/report")
+    assert [line for line in shown if line.startswith("wrote")] == [
+        *(f"wrote {out / name}" for name in FILES),
+        f"wrote {out / 'figures'}",
+    ]
+    page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
+    for arm in ("alibi", "learned", "rope"):
+        assert arm in page and arm in text
+    assert text.rstrip().endswith("uv run report runs/pos --baseline rope --mei 0.02\n```")
+    linked = {line.split("](")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
+    assert "figures/forest.svg" in linked and all((out / name).is_file() for name in linked)
+    assert len(pd.read_csv(out / "runs.csv")) == len(pd.read_parquet(out / "runs.parquet")) == 12
+    capsys.readouterr()
+    assert report.run(["runs/pos", "--baseline", "rope", "--no-files"]) == 0  # the report's own folder is no run
+    assert not [line for line in lines(capsys) if "without run.json" in line]
+
+
+def test_out_and_no_files(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.run(["pos", "--no-files"]) == 0
+    assert not Path("runs/pos/report").exists()
+    assert report.run(["pos", "--out", "deep/er"]) == 0
+    assert all(Path("deep/er", name).is_file() for name in FILES)
+    assert not Path("runs/pos/report").exists()
+    capsys.readouterr()
+
+
+def test_options_reach_the_comparison(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Comparison] = []
+    from gpt_lab.report import table
+
+    monkeypatch.setattr(table, "show", lambda comparison, study, console: seen.append(comparison))
+    options = ["--metric", "perf/tokens_per_s", "--goal", "maximize", "--alpha", "0.1", "--mei", "3", "--pair", "seed"]
+    assert report.run(["runs/pos", "--no-files", "--group-by", "position", "--baseline", "learned", *options]) == 0
+    (comparison,) = seen
+    design = comparison.design
+    assert (design.metric, design.goal, design.alpha) == ("perf/tokens_per_s", "maximize", 0.1)
+    assert (design.factors, design.pair, design.baseline_arm) == (("position",), "seed", "position=learned")
+    assert comparison.mei == 3
+    assert report.run(["runs/pos", "--no-files", "--baseline", "rope", "--tier", "confirm"]) == 0
+    assert {row.tier for row in seen[1].rows} <= {"confirm", None}
+    assert not [row for row in seen[1].rows if row.verdict in ("better", "worse")]  # four pairs confirm nothing
+
+
+def test_partial_data(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """While a sweep runs, and after it was killed."""
+    save(runs.parent, tiny_config(study="pos", position="sinusoidal", seed=0))  # killed
+    broken = finished(runs.parent, 2.5, position="none", seed=0)
+    (broken.path / "metrics.jsonl").unlink()
+    (runs / "torn").mkdir()
+    (runs / "torn" / "run.json").write_text("{")
+    with save(runs.parent, tiny_config(study="pos", position="sinusoidal", seed=1)).lock():
+        assert report.run(["runs/pos", "--baseline", "rope"]) == 0
+    text = " ".join(" ".join(lines(capsys)).split())
+    assert "15 runs: 13 finished, 1 stopped, 1 running" in text
+    assert "stopped: position=sinusoidal (seed 0): killed while running: the same command resumes it" in text
+    assert "running: position=sinusoidal (seed 1)" in text
+    assert "runs/pos/torn left out: its run.json is torn or not that of a run" in text
+
+
+def test_nothing_finished_says_what_to_do(folder: Path) -> None:
+    save(folder / "runs", tiny_config(study="pos"), error="OutOfMemoryError: 3 GB").finish("failed", {})
+    with pytest.raises(
+        LabError, match="no run of pos has finished yet .1 run: 1 failed; .*3 GB.*: wait for it, or resume"
+    ):
+        report.run(["runs/pos"])
+    assert not Path("runs/pos/report").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["runs/pos", "--mei", "-1"], "--mei must be 0 or a positive number, not -1"),
+        (["runs/pos", "--mei", "nan"], "--mei must be 0 or a positive number"),
+        (["runs/pos", "--mei", "some"], "argument --mei: invalid float value: 'some'"),
+        (["runs/pos", "--alpha", "0.5"], "--alpha must be above 0 and below 0.5"),
+        (["runs/pos", "--goal", "max"], "argument --goal: invalid choice: 'max'"),
+        (["runs/pos", "--tier", "sure"], "argument --tier: invalid choice: 'sure'"),
+        (["runs/pos", "--group-by", "position,,seed"], "--group-by takes settings, each once"),
+        (["runs/pos", "--group-by", "norm,norm"], "--group-by takes settings, each once"),
+        (["runs/pos", "--no-files", "--out", "x"], "--no-files and --out contradict each other"),
+        (["runs/pos", "--baselin"], "argument --baseline: expected one argument"),
+        (["runs/pos", "--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["runs/pso"], "did you mean runs/pos?"),
+    ],
+)
+def test_mistakes_before_anything_is_read(runs: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(LabError) as caught:
+        report.run(arguments)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line, status, expected",
+    [
+        ("--help", 0, "usage: report"),
+        ("nowhere", 2, "error: no study, run or sweep 'nowhere'"),
+        ("x --mei=-1", 2, "error: --mei must be"),
+        ("pos_enc", 2, "error: "),
+    ],
+)
+def test_help_and_mistakes_come_before_pandas(folder: Path, line: str, status: int, expected: str) -> None:
+    (folder / "sweeps").mkdir()
+    (folder / "sweeps" / "pos_enc.yaml").write_bytes((ROOT / "sweeps" / "pos_enc.yaml").read_bytes())
+    code = f"""
+import sys
+sys.argv = ["report", *{line.split()!r}]
+from gpt_lab.cli.report import main
+try:
+    main()
+except SystemExit as end:
+    print("status", end.code, [name for name in ("torch", "pandas", "wandb", "matplotlib") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+    )
+    assert expected in done.stdout + done.stderr
+    assert f"status {status} []" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_real_study(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sweep of real trainings, whose learning rate matters, is read through its ledger."""
+    block = {"baseline": {"optim.lr": 0.01}, "question": "Does a learning rate of nothing learn less?", "mei": 0.001}
+    path = write_sweep(folder, {"optim.lr": [0.01, 1e-7], "seed": [0, 1, 2]}, gpt_lab=block)
+    done = subprocess.run(
+        [*SWEEP, str(path), "--jobs", "1"], capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert report.run([str(path)]) == 0
+    shown = lines(capsys)
+    assert shown[0] == block["question"]
+    assert "worse" in of_arm(shown, "lr=1e-07") and "screen" in of_arm(shown, "lr=1e-07")
+    assert "6 runs: 6 finished" in shown
+    out = folder / "runs" / "tiny" / "report"
+    assert all((out / name).stat().st_size > 500 for name in FILES)
+    assert f"uv run sweep {path}" in (out / "report.md").read_text()
+    table = pd.read_parquet(out / "runs.parquet")
+    assert sorted(table["pair"]) == ["0", "0", "1", "1", "2", "2"] and table["score"].between(1, 9).all()
