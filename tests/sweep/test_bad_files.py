@@ -101,7 +101,7 @@ BAD = {
         grid(LR, more="metric: {name: val/bpb}\nearly_terminate: {type: median, min_iter: 2}\n"),
         "unknown early_terminate type 'median'",
     ),
-    "command without arguments": (HEAD + SEEDS + "command: [uv, run, train]\n", 'must have the word "${args_no_hyphens}"'),
+    "command without arguments": (HEAD + SEEDS + "command: [uv, run, train]\n", 'have the word "${args_no_hyphens}"'),
     "command with hyphens": (HEAD + SEEDS + 'command: [uv, run, train, "${args}"]\n', "${args} gives train words"),
     "two studies": (
         HEAD + SEEDS + 'command: [uv, run, train, study=a, "${args_no_hyphens}"]\n' + block("study: b"),
@@ -113,7 +113,7 @@ BAD = {
     ),
     "unknown block key": (HEAD + SEEDS + block("base_line: {}"), "did you mean 'baseline'?"),
     "block is text": (HEAD + SEEDS + "gpt_lab: yes please\n", "gpt_lab must be a mapping"),
-    "baseline is no arm": (grid(POSITION, SEED, more=block("baseline: {position: learned}")), "unknown value of position"),
+    "baseline is no arm": (grid(POSITION, SEED, more=block("baseline: {position: learned}")), "unknown value"),
     "baseline of the pair": (grid(POSITION, SEED, more=block("baseline: {seed: 0}")), "unknown factor"),
     "half a baseline": (
         grid(POSITION, "norm: {values: [none, rmsnorm]}", more=block("baseline: {position: rope}")),
@@ -129,7 +129,11 @@ BAD = {
     "alpha": (grid(SEED, more=block("alpha: 5")), "gpt_lab.alpha must be a number between 0 and 1"),
     "mei is text": (grid(SEED, more=block("mei: 1e-3")), "gpt_lab.mei must be a number above 0"),
     "zip of different lengths": (
-        grid("scale.depth: {values: [2, 4]}", "scale.width: {values: [64, 96, 128]}", more=block("zip: [[scale.depth, scale.width]]")),
+        grid(
+            "scale.depth: {values: [2, 4]}",
+            "scale.width: {values: [64, 96, 128]}",
+            more=block("zip: [[scale.depth, scale.width]]"),
+        ),
         "equally many (scale.depth 2, scale.width 3)",
     ),
     "per outside the grid": (
@@ -140,9 +144,10 @@ BAD = {
         grid("optim: {values: [adamw, lion]}", LR, more=block("per: {optim.lr: {optim=muon: [1.0e-3]}}")),
         "unknown value of optim",
     ),
-    "exclude nothing": (
-        grid(POSITION, "norm: {values: [none, rmsnorm]}", SEED, more=block("exclude: [{position: rope, norm: none}, {norm: none, position: rope}, {seed: 7}]")),
-        "unknown value of seed",
+    "exclude what is not there": (grid(POSITION, SEED, more=block("exclude: [{seed: 7}]")), "unknown value of seed"),
+    "exclude twice": (
+        grid(POSITION, SEED, more=block("exclude: [{position: rope, seed: 0}]", "per: {seed: {position=rope: [1]}}")),
+        "gpt_lab.exclude: no combination has position=rope, seed=0",
     ),
     "all excluded": (grid("seed: {values: [0]}", more=block("exclude: [{seed: 0}]")), "the grid is empty"),
     "too many": (grid("seed: {min: 0, max: 999}", "batch.seed: {min: 0, max: 999}"), "1,000,000 combinations"),

@@ -90,7 +90,7 @@ def test_an_empty_list_leaves_the_setting_out() -> None:
         {"attention": "gqa", "attention.kv_heads": 1},
         {"attention": "gqa", "attention.kv_heads": 2},
     ]
-    assert [cell.arm for cell in found][0] == "attention=mha"
+    assert found[0].arm == "attention=mha"
 
 
 def test_exclude() -> None:
