@@ -98,10 +98,10 @@ def _number(value: float | None) -> str:
 
 
 def _lost(study: Study) -> str:
-    runs = facts.lost(study)
-    lines = [f"- {one.state}: {_line(one.name)}{f' ({_line(one.error)})' if one.error else ''}" for one in runs]
+    lost = facts.lost(study)
+    lines = [f"- {_line(str(one))}" for one in lost]
     if len(lines) > MOST_LOST:
-        lines = [*lines[:MOST_LOST], f"- and {len(runs) - MOST_LOST} more: see runs.csv"]
+        lines = [*lines[:MOST_LOST], f"- and {sum(len(one.runs) for one in lost[MOST_LOST:])} more: see runs.csv"]
     return "\n".join(lines)
 
 
