@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import logging
 import math
+import os
 import shutil
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +24,7 @@ from typing import Any
 
 from gpt_lab.dashboard.follow import CLOCKS, Row, Seen
 from gpt_lab.errors import ConfigError, DataError
-from gpt_lab.store.files import read_json, write_json
+from gpt_lab.store.files import read_json
 
 TITLE = "TensorBoard"
 EVENTS = "events.out.tfevents.mirror"
@@ -157,6 +159,12 @@ class TensorBoard:
             return Note()
         return note
 
+    def _keep_note(self, place: Path, note: Note) -> None:
+        """Without waiting for the disk: a mirror that a power cut spoils is made anew."""
+        temporary = place / f".{NOTE}.tmp"
+        temporary.write_text(json.dumps(asdict(note)), encoding="utf-8")
+        os.replace(temporary, place / NOTE)
+
     def _write(self, run: Seen, place: Path, note: Note, events: Sequence[Any]) -> None:
         final = self._final(run)
         if final != note.final and final:
@@ -170,8 +178,8 @@ class TensorBoard:
             size = file.tell()
         keys = self._keys[place]
         new = Note(run.id, len(keys), _checksum(keys), size, final or note.final)
-        if new != note or place not in self._notes:
-            write_json(place / NOTE, asdict(new))
+        if new != note:
+            self._keep_note(place, new)
         self._notes[place] = new
 
     def _header(self, run: Seen) -> Any:

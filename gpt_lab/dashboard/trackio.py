@@ -10,11 +10,12 @@ import contextlib
 import hashlib
 import importlib.util
 import io
+import json
 import math
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -81,13 +82,17 @@ class Trackio:
         self._storage = sqlite_storage.SQLiteStorage
         self._server: Any = None
         self._keys: dict[str, str] = {}
+        self._databases: dict[str, sqlite3.Connection] = {}
 
     def replace(self, run: Seen, rows: Sequence[Row]) -> None:
         wanted = {self._key(run, row.key): row for row in rows} or {self._key(run, BEGIN): Row(BEGIN, 0, {})}
-        there = self._rows_of(run)
+        there, config = self._there(run)
         self._delete(run, [key for key, name in there.items() if key not in wanted or name != self._name(run)])
-        missing = {key for key in wanted if there.get(key) != self._name(run)}
-        self._write(run, [row for key, row in wanted.items() if key in missing] or [next(iter(wanted.values()))])
+        missing = [row for key, row in wanted.items() if there.get(key) != self._name(run)]
+        first = next(iter(wanted.values()))
+        self._keys[run.id] = first.key
+        if missing or config != run.settings:
+            self._write(run, missing or [first])
 
     def append(self, run: Seen, rows: Sequence[Row]) -> None:
         self._write(run, rows)
@@ -103,6 +108,8 @@ class Trackio:
             kept.setdefault(self._project(run), set()).add(run.id)
         for project in self._storage.get_projects():
             if project not in kept:
+                if project in self._databases:
+                    self._databases.pop(project).close()
                 with contextlib.redirect_stdout(io.StringIO()):
                     self._trackio.delete_project(project, force=True)
                 continue
@@ -134,9 +141,11 @@ class Trackio:
         return f"{url}?{urlencode({**one, **VIEW})}"
 
     def close(self) -> None:
-        """Stops the page."""
+        """Stops the page and lets go of the databases."""
         if self._server is not None:
             self._server.close(verbose=False)
+        while self._databases:
+            self._databases.popitem()[1].close()
 
     def how_to_look(self) -> str:
         """The command that shows the mirror without us."""
@@ -164,17 +173,19 @@ class Trackio:
             config=run.settings,
         )
 
-    @contextlib.contextmanager
-    def _database(self, run: Seen) -> Iterator[sqlite3.Connection]:
-        with contextlib.closing(sqlite3.connect(self._storage.init_db(self._project(run)), timeout=30)) as database:
-            with database:
-                yield database
+    def _database(self, run: Seen) -> sqlite3.Connection:
+        """A connection that stays open: while one does, the others that trackio opens and closes wait for no disk."""
+        project = self._project(run)
+        if project not in self._databases:
+            self._databases[project] = sqlite3.connect(self._storage.init_db(project), timeout=30)
+        return self._databases[project]
 
-    def _rows_of(self, run: Seen) -> dict[str, str]:
-        """Key of each row that trackio has of the run, and the name that it is under."""
-        with self._database(run) as database:
-            found = database.execute("SELECT log_id, run_name FROM metrics WHERE run_id = ?", (run.id,))
-            return {str(key): str(name) for key, name in found}
+    def _there(self, run: Seen) -> tuple[dict[str, str], Any]:
+        """Key of each row that trackio has of the run, with the name that it is under; and its config."""
+        database = self._database(run)
+        rows = database.execute("SELECT log_id, run_name FROM metrics WHERE run_id = ?", (run.id,)).fetchall()
+        config = database.execute("SELECT config FROM configs WHERE run_id = ?", (run.id,)).fetchone()
+        return {str(key): str(name) for key, name in rows}, None if config is None else json.loads(config[0])
 
     def _delete(self, run: Seen, keys: Sequence[str]) -> None:
         """trackio itself can only delete whole runs, which would let their curves vanish for a moment."""

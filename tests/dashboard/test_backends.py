@@ -135,7 +135,7 @@ def test_a_dashboard_that_was_killed_between_two_writes(case: Any, tmp_path: Pat
     follower = Follower([tmp_path / "runs"], backend.sink)
     with monkeypatch.context() as patch:
         if isinstance(backend, TensorBoardCase):
-            patch.setattr(tensorboard, "write_json", kill)
+            patch.setattr(backend.sink, "_keep_note", kill)
         else:
             patch.setattr(backend.sink, "_write", kill)
         with pytest.raises(Killed):
