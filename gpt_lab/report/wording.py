@@ -20,7 +20,7 @@ UNITS = {
 }
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MOST_DECIMALS = 6
-NOT_FINISHED = ("failed", "diverged", "missing", "stopped", "pruned", "running")
+NOT_FINISHED = ("failed", "diverged", "without score", "missing", "stopped", "pruned", "running")
 
 
 def unit(metric: str) -> str:
@@ -94,6 +94,11 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
+def amount(value: float) -> str:
+    """A positive number in three digits, never rounded to nothing."""
+    return f"{value:.3g}"
+
+
 def percent(alpha: float) -> str:
     """Level of an interval: `95 %` for 0.05."""
     return f"{100 * (1 - alpha):g} %"
@@ -104,9 +109,11 @@ def seeds(number: int) -> str:
 
 
 def verdict(row: Row) -> str:
-    """The verdict, and for an undecided one how many more seeds would settle it."""
+    """The verdict, and for an undecided one how many more seeds would settle it, or that something forbids it."""
     if row.verdict == "undecided" and row.more_seeds:
         return f"undecided: {row.more_seeds} more {'seed' if row.more_seeds == 1 else 'seeds'}"
+    if row.verdict == "undecided" and row.delta is not None and row.warnings:
+        return "undecided: see notes"
     return row.verdict
 
 
@@ -147,11 +154,13 @@ def answer(comparison: Comparison) -> str:
     design = comparison.design
     baseline = design.baseline_arm
     compared = [row for row in comparison.rows if row.verdict != "baseline"]
+    if len(comparison.rows) == 1:
+        return f"{comparison.rows[0].arm or 'This'} is the only arm, so nothing is compared."
     if baseline is None:
         return "No baseline is named, so no arm is called better or worse: name one with --baseline."
     if not any(row.arm == baseline and row.runs for row in comparison.rows):
         return f"The baseline {baseline} has no finished run, so nothing can be compared yet."
-    judged = [row for row in compared if row.delta is not None and row.verdict != "no data"]
+    judged = [row for row in compared if row.verdict != "no data"]
     if not judged:
         return f"No other arm has a finished run that pairs with the baseline {baseline} yet."
     better = [row for row in judged if row.verdict == "better"]

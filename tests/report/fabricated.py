@@ -131,10 +131,12 @@ def comparison(
         theirs = runs[(runs["arm"] == base) & (runs["state"] == "finished")]
         theirs = theirs[theirs["tuning"] == (tunings or {}).get(str(base), "")].set_index("pair")["score"]
         differences = (done - theirs).dropna()
-        delta = None if arm == base or differences.empty else interval(differences.to_numpy())
+        delta = None if arm == base or len(differences) < 2 else interval(differences.to_numpy())
         verdict: VerdictName = "no data"
         if arm == base:
             verdict = "baseline"
+        elif len(differences) == 1:
+            verdict = "undecided"
         elif delta is not None:
             verdict = judge(delta, mei, design.goal)
         rows.append(
@@ -173,16 +175,12 @@ def comparison(
 
 def interval(differences: np.ndarray) -> Interval:
     n, mean = len(differences), float(differences.mean())
-    if n < 2:
-        return Interval(mean, math.nan, math.nan, math.nan, math.nan)
     error = float(differences.std(ddof=1)) / math.sqrt(n)
     half = float(stats.t.ppf(0.975, n - 1)) * error
     return Interval(mean, mean - half, mean + half, n - 1, float(2 * stats.t.sf(abs(mean) / error, n - 1)))
 
 
 def judge(delta: Interval, mei: float, goal: str) -> VerdictName:
-    if not math.isfinite(delta.low):
-        return "undecided"
     lower, upper = delta.low, delta.high
     if upper < -mei or lower > mei:
         return "better" if (upper < 0) == (goal == "minimize") else "worse"

@@ -36,7 +36,7 @@ from tests.report.fabricated import (
 DRAWN = {
     "plain": {"forest", "seeds", "curves", "differences"},
     "ugly": {"forest", "seeds", "curves", "differences", "pareto"},
-    "one_seed": {"forest", "seeds", "curves", "differences"},
+    "one_seed": {"seeds", "curves", "differences"},
     "no_baseline": {"seeds", "curves"},
     "empty": set(),
     "maximise": {"forest", "seeds"},
@@ -99,8 +99,11 @@ def test_figures_of_an_earlier_report_go(tmp_path: Path) -> None:
 
 
 def test_no_gap_without_a_reason() -> None:
-    said = {name: " ".join(absent(CASES[name]()[0], [])) for name in ("plain", "tuned", "empty", "no_baseline")}
+    said = {
+        name: " ".join(absent(CASES[name]()[0], [])) for name in ("plain", "tuned", "empty", "no_baseline", "one_seed")
+    }
     assert "no baseline is named" in said["no_baseline"]
+    assert "one pair has no interval" in said["one_seed"]
     assert said["empty"] == "No figure is drawn: no run has finished."
     assert "optim.lr" in said["tuned"] and "optim.lr" not in said["plain"]
     made, _, figures = drawn("plain")

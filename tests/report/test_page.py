@@ -223,7 +223,14 @@ class TestAnswer:
         assert "--baseline" in wording.answer(no_baseline()[0])
         assert "position=learned has no finished run" in wording.answer(CASES["empty"]()[0])
         lonely = study({"position=learned": 0.0}, design=pos_enc())
-        assert wording.answer(comparison(lonely)).startswith("No other arm")
+        assert wording.answer(comparison(lonely)) == "position=learned is the only arm, so nothing is compared."
+        assert wording.answer(one_seed()[0]) == "No arm is better than position=learned: 1 undecided."
+        apart = study(
+            {"position=learned": 0.0, "position=a": 0.1},
+            design=pos_enc(),
+            states={("position=learned", 0): "failed", ("position=a", 1): "failed", ("position=a", 2): "failed"},
+        )
+        assert wording.answer(comparison(apart)).startswith("No other arm has a finished run that pairs")
 
     def test_confirmed_and_maximised(self) -> None:
         runs = study(
@@ -264,3 +271,9 @@ class TestWording:
     def test_verdict_and_states(self) -> None:
         row = Row("a", "undecided", "screen", 3, 3, 2.0, 0.1, None, None, 1, None, None, {}, states={"diverged": 1})
         assert wording.verdict(row) == "undecided: 1 more seed" and wording.states(row) == "1 diverged"
+        delta = Interval(-0.1, -0.12, -0.08, 4, 0.001)
+        forbidden = replace(
+            row, more_seeds=None, delta=delta, warnings=("its learning rate is the last of its ladder",)
+        )
+        assert wording.verdict(forbidden) == "undecided: see notes", "or the interval would contradict the word"
+        assert wording.states(replace(row, states={"without score": 2})) == "2 without score"

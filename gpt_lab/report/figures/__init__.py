@@ -71,7 +71,11 @@ def absent(comparison: Comparison, figures: list[Figure]) -> list[str]:
     compared = [row for row in comparison.rows if row.delta is not None]
     sentences = []
     if "forest" not in drawn:
-        why = "no baseline is named" if design.baseline is None else "no finished run pairs with one of the baseline"
+        why = "no arm has two finished pairs with the baseline, and one pair has no interval"
+        if len(comparison.rows) == 1:
+            why = "there is one arm"
+        elif design.baseline is None:
+            why = "no baseline is named"
         sentences.append(f"No forest plot: {why}.")
     if "curves" not in drawn:
         sentences.append(f"No learning curves: {design.metric} was recorded at fewer than two places of a run.")

@@ -255,6 +255,8 @@ def _said(
         text += " The axis is cut at the first part of training, where differences are larger."
     if any(line.interpolated for _, line in found):
         text += " Runs evaluated at different tokens: values between evaluations are interpolated."
+    if any(line.values.shape[1] > row.n for row, line in found):
+        text += " Pairs that chose a tuned value are drawn; those of the table's n decide."
     if any(line.values.shape[1] == 1 for _, line in found):
         text += " With one pair there is no interval."
     return text + material.cut(material.shown())

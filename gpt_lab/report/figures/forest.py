@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from gpt_lab.report.figures.base import BAND, INK, MUTED, PAPER, VERDICTS, Drawing, canvas, folded, near, reach
 from gpt_lab.report.figures.material import Material
 from gpt_lab.report.types import Interval, Row
-from gpt_lab.report.wording import axis, common_digits, percent, plain, unit, verdict, with_interval
+from gpt_lab.report.wording import amount, axis, common_digits, percent, unit, verdict, with_interval
 
 MOST = 60
 """Rows that still can be read at one height."""
@@ -102,8 +102,8 @@ def _caption(material: Material, rows: list[Row], beyond: int) -> str:
     text = (
         f"Mean of the paired differences in {design.metric}, variant minus {design.baseline_arm}, with "
         f"{percent(design.alpha)} intervals. Grey band: differences below "
-        f"{plain(comparison.mei)} {unit(design.metric)}, too small to matter. "
-        f"Verdicts follow after the correction for several comparisons ({comparison.correction})."
+        f"{amount(comparison.mei)} {unit(design.metric)}, too small to matter. "
+        f"Verdicts are corrected for the number of comparisons: {comparison.correction}."
     )
     if comparison.noise is not None:
         text += " First row: what a variant equal to the baseline would show."

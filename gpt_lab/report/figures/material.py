@@ -76,8 +76,9 @@ class Material:
 
     def scores(self, row: Row) -> pd.Series[float]:
         """Final metric by pair."""
-        runs = self.finished(row).drop_duplicates("pair", keep="last")
-        return pd.Series(runs["score"].to_numpy(float), index=runs["pair"].astype(str), dtype=float)
+        runs = self.finished(row)
+        scores = pd.Series(runs["score"].to_numpy(float), index=runs["pair"].astype(str).to_numpy(), dtype=float)
+        return scores.groupby(level=0, sort=False).mean()
 
     def shown(self, most: int = MOST_ARMS) -> list[Row]:
         """The rows that a crowded figure shows: the best, and the baseline always."""
