@@ -44,8 +44,8 @@ def many(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> list[Cell]:
     Raises:
         ConfigError: a cell that no run could have, named with its values.
     """
-    composer, fixed = _composer(conf_source.conf_dir()), spec.fixed(sweep)
-    return [_cell(sweep, index, values, fixed, composer) for index, values in enumerate(rows)]
+    shared, fixed = composer(), spec.fixed(sweep)
+    return [_cell(sweep, index, values, fixed, shared) for index, values in enumerate(rows)]
 
 
 def cell(sweep: Sweep, index: int, values: Mapping[str, Any]) -> Cell:
@@ -54,18 +54,22 @@ def cell(sweep: Sweep, index: int, values: Mapping[str, Any]) -> Cell:
     Raises:
         ConfigError: no run could have them.
     """
-    return _cell(sweep, index, values, spec.fixed(sweep), _composer(conf_source.conf_dir()))
+    return _cell(sweep, index, values, spec.fixed(sweep), composer())
 
 
 def configs(cells: Sequence[Cell]) -> list[RunConfig]:
     """The composed config of each cell."""
-    composer = _composer(conf_source.conf_dir())
-    return [composer.compose(one.overrides) for one in cells]
+    shared = composer()
+    return [shared.compose(one.overrides) for one in cells]
+
+
+def composer() -> config.Composer:
+    """One for the whole process: what Hydra made for planning (0.1 s each) is there again when a cell is run."""
+    return _composer(conf_source.conf_dir())
 
 
 @functools.cache
 def _composer(conf: Path) -> config.Composer:
-    """One for the whole process: what Hydra made for planning (0.1 s each) is there again when a cell is run."""
     return config.Composer()
 
 

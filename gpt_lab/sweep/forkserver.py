@@ -181,7 +181,9 @@ def prepare() -> None:
     from gpt_lab.data import floors, library, shards  # noqa: F401
     from gpt_lab.infer import cache, generate  # noqa: F401
     from gpt_lab.train import trainer  # noqa: F401
+    from gpt_lab.train.eager import spare_compiler
 
+    spare_compiler()
     for kind, parts in registry.index().items():
         for name in parts:
             try:

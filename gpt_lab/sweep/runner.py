@@ -10,7 +10,6 @@ from typing import Any
 
 from rich.console import Console
 
-from gpt_lab import config
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.store.files import read_json, writing
 from gpt_lab.sweep import cells as cells_
@@ -149,7 +148,7 @@ def folder_of(sweep: Sweep) -> Path:
     if "runs_dir" in sweep.design.values:
         raise ConfigError(f"{sweep.path}: runs_dir cannot be swept: the runs of a study are compared in one folder")
     given = [text for text in spec.fixed(sweep) if text.startswith("runs_dir=")]
-    return Path(config.compose_tree(given)["runs_dir"]) / sweep.design.study
+    return Path(cells_.composer().tree(given)["runs_dir"]) / sweep.design.study
 
 
 def cores() -> int:

@@ -68,9 +68,9 @@ def train_job(job: Mapping[str, Any], tell: Tell) -> int:
         tell: takes messages: {"run": ..., "steps": ..., "seconds": ...} once the run is locked; {"state": ...,
             "summary": ...} at its end; {"error": one line, "busy": whether another process trains it}.
     """
-    _redirect(Path(job["log"]))
-    print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {_command(job)}", flush=True)
     try:
+        _redirect(Path(job["log"]))
+        print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {_command(job)}", flush=True)
         return _train(job, tell)
     except LabError as error:
         from gpt_lab.store.lock import Busy
@@ -120,7 +120,10 @@ def _command(job: Mapping[str, Any]) -> str:
 
 def _redirect(log: Path) -> None:
     """Standard output and error go to the end of the log, input comes from nowhere."""
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    from gpt_lab.store.files import writing
+
+    with writing(log):
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(out, 1)

@@ -1,6 +1,6 @@
 """Kills sweeps at random moments, many times in one process that has imported torch once.
 
-    python -m tests.sweep.harness SCENARIO SWEEP_FILE SEED
+    python -m tests.sweep.harness SEED SCENARIO SWEEP_FILE [SCENARIO SWEEP_FILE ...]
 
 Runners are forked from here and fork their server from themselves, in place of starting a new interpreter; all else is
 the real thing. As a subreaper this process becomes the parent of every orphan, so it sees whether one is left. Prints
@@ -131,7 +131,11 @@ class Scenario:
         """Waits for a random moment of a runner's life: some are before the first trial, most while they train."""
         if self.draw.random() < 0.2:
             time.sleep(self.draw.uniform(0, 0.2))
-            return
+        else:
+            self.train_on(pid)
+
+    def train_on(self, pid: int) -> None:
+        """Waits until a runner's trials have logged some more, or it has ended."""
         enough = self.trained() + self.draw.randint(1, 1500)
         limit = time.monotonic() + 30
         while self.trained() < enough and time.monotonic() < limit:
@@ -146,6 +150,7 @@ class Scenario:
 
 
 def undisturbed(scenario: Scenario) -> None:
+    """One runner that nobody bothers."""
     scenario.end(scenario.start())
 
 
@@ -174,10 +179,10 @@ def kill_trials(scenario: Scenario) -> None:
 
 
 def kill_server(scenario: Scenario) -> None:
-    """kill -9 of the fork server, under one runner."""
+    """kill -9 of the fork server while trials run, under one runner."""
     pid = scenario.start()
     while scenario.facts["kills"] < 4:
-        scenario.moment(pid)
+        scenario.train_on(pid)
         servers = children(pid)
         if not servers:
             break
@@ -217,11 +222,14 @@ def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     client.ForkServer._launch = launch  # type: ignore[method-assign]
     forkserver.prepare()
-    path = Path(sys.argv[2])
-    scenario = Scenario(path, int(sys.argv[3]))
-    SCENARIOS[sys.argv[1]](scenario)
-    scenario.nothing_left()
-    print(json.dumps({**scenario.facts, "finished": scenario.finished()}))
+    seed, *words = sys.argv[1:]
+    facts = {}
+    for name, path in zip(words[::2], words[1::2], strict=True):
+        scenario = Scenario(Path(path), int(seed))
+        SCENARIOS[name](scenario)
+        scenario.nothing_left()
+        facts[name] = {**scenario.facts, "finished": scenario.finished()}
+    print(json.dumps(facts))
 
 
 if __name__ == "__main__":

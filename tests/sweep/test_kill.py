@@ -1,0 +1,109 @@
+"""Whatever is killed, and whoever works beside: each trial once, complete, the same bit for bit, no process left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt_lab.sweep.ledger import entries
+from tests.sweep.helpers import ROOT, children, command, curves, until, write_sweep
+
+pytestmark = pytest.mark.slow
+SWEPT = {"position": ["rope", "none", "alibi"], "seed": [0, 1]}
+KILLED = -signal.SIGKILL
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def play(tmp_path: Path, scenario: str) -> tuple[dict[str, Any], Path]:
+    """What happened in a scenario, and the folder of its study, after the same sweep was run undisturbed.
+
+    The curves of both are compared here.
+    """
+    paths = {}
+    for name in ("undisturbed", scenario):
+        (tmp_path / name).mkdir()
+        paths[name] = write_sweep(tmp_path / name, SWEPT)
+    words = [str(word) for pair in paths.items() for word in pair]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.sweep.harness", "7", *words],
+        cwd=ROOT,
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    outputs = "".join(path.with_suffix(".out").read_text("utf-8")[-3000:] for path in paths.values())
+    assert done.returncode == 0, done.stderr + outputs
+    whole, disturbed = (path.parent / "runs" / "tiny" for path in paths.values())
+    facts = json.loads(done.stdout)
+    assert facts["undisturbed"]["codes"] == [0], outputs
+    expected = curves(whole)
+    assert len(expected) == 6
+    assert all(rows[-1]["step"] == 24 for rows in expected.values())
+    assert curves(disturbed) == expected
+    return facts[scenario], disturbed
+
+
+def test_the_runner_at_ten_moments(tmp_path: Path) -> None:
+    facts, folder = play(tmp_path, "kill_runner")
+    assert facts["kills"] == 10
+    assert facts["codes"] == [KILLED] * 10 + [0]
+    assert sum(entry.attempts for entry in entries(folder)) > 6, "some were begun more than once"
+
+
+def test_trials_at_ten_moments(tmp_path: Path) -> None:
+    facts, folder = play(tmp_path, "kill_trials")
+    assert facts["kills"] == 10
+    assert facts["codes"] == [0]
+    assert sum(entry.attempts for entry in entries(folder)) > 6
+    assert "killed by SIGKILL (out of memory, or killed by hand); trying again" in (
+        tmp_path / "kill_trials" / "tiny.out"
+    ).read_text("utf-8")
+
+
+def test_the_server(tmp_path: Path) -> None:
+    facts, _ = play(tmp_path, "kill_server")
+    assert facts["kills"] >= 2
+    assert facts["codes"] == [0]
+
+
+def test_three_runners_at_once_of_which_one_dies(tmp_path: Path) -> None:
+    facts, folder = play(tmp_path, "together")
+    assert sorted(facts["codes"]) == [KILLED, 0, 0, 0]
+    assert sum(entry.attempts for entry in entries(folder)) <= 6 + 2, "no trial twice but those of the dead"
+
+
+def test_signals_leave_cleanly(tmp_path: Path) -> None:
+    facts, _ = play(tmp_path, "interrupt")
+    first, second, third, last = facts["codes"]
+    assert (first, third, last) == (130, 130, 0)
+    assert second in (143, -signal.SIGTERM), "the latter before its first trial"
+    assert all("running" not in states and "failed" not in states for states in facts["states"])
+
+
+def test_the_real_command(tmp_path: Path) -> None:
+    """The same with interpreters of their own: kill -9 while trials run, nothing left, the command goes on."""
+    path = write_sweep(tmp_path, {"seed": [0, 1]}, fixed={"budget.steps": 200, "eval.every": 50})
+    folder = tmp_path / "runs" / "tiny"
+    with open(tmp_path / "out", "wb") as out:
+        runner = subprocess.Popen(command(path, "--jobs", "2"), cwd=ROOT, stdout=out, stderr=out)
+        until(lambda: any(p.stat().st_size > 2000 for p in folder.glob("*/metrics.jsonl")) or runner.poll() is not None)
+        (server,) = children(runner.pid)
+        trials = children(server)
+        assert trials
+        os.kill(runner.pid, signal.SIGKILL)
+        runner.wait()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (server, *trials)), 5)
+    assert {entry.state for entry in entries(folder)} <= {"running", "finished"}
+    done = subprocess.run(command(path), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "2 cells: 2 finished" in done.stdout
+    assert all(rows[-1]["step"] == 200 for rows in curves(folder).values())
+    assert any("resuming" in log.read_text("utf-8") for log in (folder / "logs").iterdir())
