@@ -77,10 +77,10 @@ def check_builds(cells: Sequence[Cell], configs: Sequence[RunConfig] | None = No
     Raises:
         ConfigError, DataError: a cell that cannot be built on this machine, named with its values.
     """
-    _Builder().check(cells, cells_.configs(cells) if configs is None else configs)
+    Builder().check(cells, cells_.configs(cells) if configs is None else configs)
 
 
-def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int, threads: int) -> Plan:
+def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int, threads: int, builder: Builder | None = None) -> Plan:
     """The cost of the cells, each arm's told from its first one. Imports torch; builds shards that are missing.
 
     Raises:
@@ -88,7 +88,7 @@ def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int, threads: int) -> Pl
     """
     from gpt_lab.sweep.runner import folder_of
 
-    builder = _Builder()
+    builder = builder or Builder()
     over = {e.key for e in ledger.entries(folder_of(sweep)) if e.state in ("finished", "diverged", "pruned")}
     by_arm: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -174,8 +174,9 @@ def show(sweep: Sweep, cells: Sequence[Cell] | None, console: Console, jobs: int
         from gpt_lab.sweep import search
 
         cells = search.drawn(sweep) if sweep.method == "random" else search.corners(sweep)
-    check_builds(cells)
-    plan = estimate(sweep, cells, jobs, threads)
+    builder = Builder()
+    builder.check(cells, cells_.configs(cells))
+    plan = estimate(sweep, cells, jobs, threads, builder)
     said: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
     if design.question:
         console.print(design.question, **said)
@@ -238,14 +239,13 @@ def effects(sweep: Sweep, plan: Plan) -> list[str]:
     if sweep.method != "grid" or len(plan.arms) < 2 or pairs < 2:
         return []
     known = noise(sweep)
-    rho = 0.0
     lines = []
     for tier, fewest in FEWEST.items():
         if pairs < fewest:
             continue
         sizes = {
             r: detectable_effect(pairs, alpha=design.alpha, rho=r, comparisons=len(plan.arms) - 1, tier=tier)
-            for r in (rho, 0.5)
+            for r in (0.0, 0.5)
         }
         if known is None:
             text = f"{sizes[0.0]:.2f} run sd ({sizes[0.5]:.2f} if the runs of a pair correlate by 0.5)"
@@ -276,7 +276,7 @@ def noise(sweep: Sweep) -> tuple[float, int] | None:
     return (sd, sum(map(len, groups))) if sd > 0 else None
 
 
-class _Builder:
+class Builder:
     """Opens each data set once, and plans each distinct run once."""
 
     def __init__(self) -> None:
@@ -299,8 +299,10 @@ class _Builder:
         from gpt_lab import registry, trackers
         from gpt_lab.optim.groups import groups
         from gpt_lab.train.bare import bare_model
+        from gpt_lab.train.eager import spare_compiler
         from gpt_lab.train.plan import resolve
 
+        spare_compiler()
         key = repr([(k, v) for k, v in cfg.flat().items() if k.split(".")[0] not in NOT_BUILT and not _tuned(k, v)])
         if key not in self._plans:
             try:
@@ -318,6 +320,7 @@ class _Builder:
         return self._plans[key]
 
     def check(self, cells: Sequence[Cell], configs: Sequence[RunConfig]) -> None:
+        """Plans every cell."""
         for cfg, cell in zip(configs, cells, strict=True):
             self.plan(cfg, cell)
 
