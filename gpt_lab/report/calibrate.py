@@ -88,9 +88,13 @@ class Result:
     @property
     def honest(self) -> bool:
         """False verdicts at 5 % +/- 1 % and coverage of 93-97 %; Holm's families only have the upper bound."""
-        rate = self.rejected if self.rejected is not None else FALSE[0]
-        family = self.false_verdicts if self.false_verdicts is not None else 0.0
-        return FALSE[0] <= rate <= FALSE[1] and family <= FALSE[1] and COVERED[0] <= self.coverage <= COVERED[1]
+        return self.safe and self.coverage <= COVERED[1] and (self.rejected is None or self.rejected >= FALSE[0])
+
+    @property
+    def safe(self) -> bool:
+        """False verdicts at 6 % and coverage of 93 %, or better: as promised, or more cautious than that."""
+        rates = (self.rejected or 0.0, self.false_verdicts or 0.0)
+        return max(rates) <= FALSE[1] and self.coverage >= COVERED[0]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -39,6 +40,26 @@ WORDS: dict[int, VerdictName] = {
     verdict.EQUIVALENT: "equivalent",
     verdict.OPEN: "undecided",
 }
+ROUNDING = 1e-13
+"""Of the largest score: differences that vary by less are one number."""
+
+
+@dataclass(frozen=True)
+class _Verdicts:
+    """Arrays over the variants: the fit of each one's tier, and what verdict.decide made of it.
+
+    Fields:
+        fresh: the seeds that are compared chose nothing. flat: every pair differs by the same number.
+    """
+
+    fit: Fit
+    half: Array
+    p: Array
+    p_adjusted: Array
+    claim: NDArray[np.int64]
+    confirm: NDArray[np.bool_]
+    fresh: NDArray[np.bool_]
+    flat: NDArray[np.bool_]
 
 
 def compare(study: Study, tier: Literal["auto", "screen", "confirm"] = "auto") -> Comparison:
@@ -131,26 +152,37 @@ class _Comparing:
         rows = [self._row(base, "baseline", n=int(self.counts[base]))]
         if not self.variants:
             return rows
-        fresh, usable = self._pairs(base)
-        differences = np.where(usable, self.paired.scores[self.variants] - self.paired.scores[base], np.nan)
-        self.differences = differences
-        sizes = np.nanmax(np.abs(self.paired.scores), initial=0.0, where=~np.isnan(self.paired.scores))
-        plain, pooled = stats.paired_t(differences), stats.pooled_t(differences)
-        flat = self._flat(differences, sizes)
-        confirm = fresh & (plain.pairs >= FEWEST["confirm"]) & (self.wish != "screen")
-        self.confirm = np.full(len(confirm), True) if self.wish == "confirm" else confirm
-        high = self._decide(plain, "confirm", confirm & ~flat)
-        low = self._decide(pooled, "screen", ~self.confirm & ~flat)
         doubted = doubts(self.runs, self.paired, self.design, self.baseline)
+        verdicts = self._verdicts(base)
         for k, i in enumerate(self.variants):
-            tier: Tier = "confirm" if self.confirm[k] else "screen"
-            fit, decision = (plain, high) if tier == "confirm" else (pooled, low)
-            arm_doubts = [
-                *doubted[self.paired.arms[i]],
-                *self._weak(k, i, base, tier, fit, differences[k], bool(fresh[k])),
-            ]
-            rows.append(self._variant(i, base, k, tier, fit, decision, usable[k], bool(flat[k]), arm_doubts))
+            found: list[Doubt | str] = [*doubted[self.paired.arms[i]], *self._weak(verdicts, k, i, base)]
+            rows.append(self._variant(verdicts, k, i, base, found))
         return rows
+
+    def _verdicts(self, base: int) -> _Verdicts:
+        """What the numbers alone say of every variant."""
+        fresh, usable = self._pairs(base)
+        scores = self.paired.scores
+        self.differences = np.where(usable, scores[self.variants] - scores[base], np.nan)
+        flat = self._flat()
+        plain = stats.paired_t(self.differences)
+        pooled = stats.pooled_t(np.where(flat[:, None], np.nan, self.differences))
+        able = fresh & (plain.pairs >= FEWEST["confirm"])
+        confirm = np.ones_like(able) if self.wish == "confirm" else able & (self.wish != "screen")
+        high = self._decide(plain, "confirm", able & confirm & ~flat)
+        low = self._decide(pooled, "screen", ~confirm & ~flat)
+        own = confirm | flat
+        fit = Fit(*(np.where(own, getattr(plain, f), getattr(pooled, f)) for f in ("estimate", "error", "df", "pairs")))
+        return _Verdicts(
+            fit=fit,
+            half=fit.half_width(self.design.alpha),
+            p=fit.p(),
+            p_adjusted=np.where(confirm, high.p_adjusted, low.p_adjusted),
+            claim=np.where(confirm, high.claim, low.claim),
+            confirm=confirm,
+            fresh=fresh,
+            flat=flat,
+        )
 
     def _decide(self, fit: Fit, tier: Tier, eligible: NDArray[np.bool_]) -> verdict.Decision:
         return verdict.decide(fit, tier=tier, alpha=self.design.alpha, mei=self.mei, eligible=eligible)
@@ -169,76 +201,63 @@ class _Comparing:
             self.notes.append(f"{dropped} arms are compared on the seeds that chose no nuisance value only.")
         return ~(usable & used).any(1), usable
 
-    def _flat(self, differences: Array, size: float) -> NDArray[np.bool_]:
+    def _flat(self) -> NDArray[np.bool_]:
         """Arms of two pairs or more whose differences are all the same to rounding."""
-        shown = ~np.isnan(differences)
-        high = np.where(shown, differences, -np.inf).max(1)
-        low = np.where(shown, differences, np.inf).min(1)
-        return (shown.sum(1) >= 2) & (high - low <= 1e-13 * max(size, 1e-300))
+        size = np.max(np.abs(self.paired.scores), initial=0.0, where=~np.isnan(self.paired.scores))
+        shown = ~np.isnan(self.differences)
+        high = np.where(shown, self.differences, -np.inf).max(1)
+        low = np.where(shown, self.differences, np.inf).min(1)
+        return np.asarray((shown.sum(1) >= 2) & (high - low <= ROUNDING * size))
 
-    def _weak(self, k: int, i: int, base: int, tier: Tier, fit: Fit, differences: Array, fresh: bool) -> list[Doubt]:
-        """What the data themselves lack."""
-        n = int(fit.pairs[k])
-        none: frozenset[Literal["better", "worse", "all"]] = frozenset()
+    def _weak(self, verdicts: _Verdicts, k: int, i: int, base: int) -> list[str]:
+        """What an arm's data lack."""
+        n = int(verdicts.fit.pairs[k])
         found = []
         if n == 0 and self.counts[i] and not self.counts[base]:
-            found.append(Doubt("the baseline has no finished run", none))
+            found.append("the baseline has no finished run")
         elif n == 0 and self.counts[i]:
-            found.append(Doubt(f"no {self.design.pair} that the baseline finished too", none))
+            found.append(f"no {self.design.pair} that the baseline finished too")
         elif n == 1:
-            value = float(differences[~np.isnan(differences)][0])
-            found.append(Doubt(f"one pair only: it differs by {value:+.4g}, which has no interval", none))
+            value = float(verdicts.fit.estimate[k])
+            found.append(f"one pair only: it differs by {value:+.4g}, which has no interval")
         elif 0 < n < FEWEST["screen"]:
-            found.append(Doubt(f"{n} pairs only: {FEWEST['screen']} are the fewest for a verdict", none))
-        if not fresh and n:
-            found.append(Doubt("tuned on the seeds that are compared: screen only", none))
-        if self.wish == "confirm" and 0 < n < FEWEST["confirm"]:
-            found.append(Doubt(f"{n} pairs: {FEWEST['confirm']} are the fewest that confirm", none))
+            found.append(f"{n} pairs only: {FEWEST['screen']} are the fewest for a verdict")
+        if n and not verdicts.fresh[k]:
+            found.append("tuned on the seeds that are compared: screen only")
+        if FEWEST["screen"] <= n < FEWEST["confirm"] and self.wish == "confirm":
+            found.append(f"{n} pairs: {FEWEST['confirm']} are the fewest that confirm")
         return found
 
-    def _variant(
-        self,
-        i: int,
-        base: int,
-        k: int,
-        tier: Tier,
-        fit: Fit,
-        decision: verdict.Decision,
-        usable: NDArray[np.bool_],
-        flat: bool,
-        found: Sequence[Doubt],
-    ) -> Row:
-        n = int(fit.pairs[k])
-        warnings = [doubt.text for doubt in found]
-        name = self._name(int(decision.claim[k]))
+    def _variant(self, verdicts: _Verdicts, k: int, i: int, base: int, found: Sequence[Doubt | str]) -> Row:
+        fit, n = verdicts.fit, int(verdicts.fit.pairs[k])
+        warnings = [doubt.text if isinstance(doubt, Doubt) else doubt for doubt in found]
+        blocked = {what for doubt in found if isinstance(doubt, Doubt) for what in doubt.blocks}
         if n == 0:
             return self._row(i, "no data", n=0, warnings=warnings)
-        scores = self.paired.scores
+        tier: Tier = "confirm" if verdicts.confirm[k] else "screen"
+        name = self._name(int(verdicts.claim[k]))
         delta = None
-        more: int | None = None
         if n >= 2:
-            half = float(fit.half_width(self.design.alpha)[k])
-            estimate = float(fit.estimate[k])
-            delta = Interval(estimate, estimate - half, estimate + half, float(fit.df[k]), float(fit.p()[k]))
-        if flat and delta is not None:
-            name, text = self._identical(delta, n)
+            d, half, p = float(fit.estimate[k]), float(verdicts.half[k]), float(verdicts.p[k])
+            delta = Interval(d, d - half, d + half, float(fit.df[k]), p)
+        if verdicts.flat[k]:
+            name, text = self._identical(float(fit.estimate[k]), n)
             warnings.append(text)
-            delta = Interval(
-                delta.estimate, delta.estimate, delta.estimate, n - 1.0, 1.0 if delta.estimate == 0 else 0.0
-            )
-        blocked = {what for doubt in found for what in doubt.blocks}
+        more = None
         if "all" in blocked or name in blocked:
             name = "undecided"
-        elif name == "undecided" and not flat:
-            more = max(self._more(fit, k, tier) or 0, FEWEST[tier] - n) or None
-        rho = stats.correlation(scores[i][usable], scores[base][usable])[0]
+        elif name == "undecided" and not verdicts.flat[k]:
+            lacking = FEWEST[tier] - (n if verdicts.fresh[k] or tier == "screen" else 0)
+            more = max(self._more(fit, k, tier) or 0, lacking) or None
+        used = ~np.isnan(self.differences[k])
+        rho = stats.correlation(self.paired.scores[i][used], self.paired.scores[base][used])[0]
         return self._row(
             i,
             name,
             n=n,
             tier=tier,
             delta=delta,
-            p_adjusted=None if math.isnan(decision.p_adjusted[k]) else float(decision.p_adjusted[k]),
+            p_adjusted=None if math.isnan(verdicts.p_adjusted[k]) else float(verdicts.p_adjusted[k]),
             more_seeds=more,
             rho=None if math.isnan(rho) else rho,
             runs_saved=stats.runs_saved(n, rho) if n >= 4 and math.isfinite(rho) else None,
@@ -250,8 +269,8 @@ class _Comparing:
             return "better" if (claim == verdict.LOWER) == (self.design.goal == "minimize") else "worse"
         return WORDS[claim]
 
-    def _identical(self, delta: Interval, n: int) -> tuple[VerdictName, str]:
-        if delta.estimate == 0:
+    def _identical(self, difference: float, n: int) -> tuple[VerdictName, str]:
+        if difference == 0:
             text = "the same score as the baseline in every pair: the setting changed nothing"
             return ("equivalent" if n >= FEWEST["screen"] else "undecided"), text
         return "undecided", f"the same difference in every pair: the {self.design.pair} draws no new run"
@@ -289,13 +308,14 @@ class _Comparing:
         )
 
     def _rank(self, row: Row) -> tuple[bool, float, str]:
-        """Best first: by the difference on common pairs, else by the mean; arms without a score last."""
+        """Best first: by the difference on common pairs, else by the mean; arms that cannot be compared last."""
         sign = 1 if self.design.goal == "minimize" else -1
         base = 0.0 if self.baseline is None else float(self.means[self.paired.arms.index(self.baseline)])
         value = 0.0 if row.arm == self.baseline else math.nan if row.mean is None else row.mean - base
         if row.delta is not None:
             value = row.delta.estimate
-        return math.isnan(value), 0.0 if math.isnan(value) else sign * value, row.arm
+        last = math.isnan(value) or row.verdict == "no data"
+        return last, 0.0 if math.isnan(value) else sign * value, row.arm
 
     def _default_mei(self) -> float:
         runs, metric = self.runs[self.paired.finished], self.design.metric
@@ -359,8 +379,11 @@ class _Comparing:
             self.notes.append(
                 "Adding seeds until an arm is decided makes false verdicts likelier: add them once, or use fresh ones."
             )
-        rhos = [row.rho for row in rows if row.rho is not None and row.n >= FEWEST["screen"]]
-        if rhos:
-            self.notes.append(
-                f"Runs with the same {self.design.pair} correlate by {np.median(rhos):.2f} (median over arms)."
-            )
+        together = stats.paired_t(self.differences)
+        enough = np.flatnonzero(together.pairs >= FEWEST["screen"])
+        if len(enough):
+            base = float(self.variances[self.paired.arms.index(self.baseline)])
+            apart = (self.variances[np.array(self.variants)[enough]] + base).sum()
+            rho = 1 - float((together.error**2 * together.pairs)[enough].sum() / apart) if apart > 0 else math.nan
+            if math.isfinite(rho):
+                self.notes.append(f"Runs with the same {self.design.pair} correlate by {rho:.2f}, over all arms.")

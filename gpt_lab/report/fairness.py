@@ -55,7 +55,8 @@ def _lost(chosen: pd.DataFrame, design: Design, baseline: str, found: dict[str, 
                 for each in found.values():
                     each.append(Doubt(f"the baseline lost {said}: it is judged by the others", _blocks("worse")))
             else:
-                found[str(arm)].append(Doubt(f"{said}: only the others are compared", _blocks("better")))
+                rest = ": only the others are compared" if (states[chosen["arm"] == arm] == "finished").any() else ""
+                found[str(arm)].append(Doubt(said + rest, _blocks("better")))
 
 
 def _tuning(paired: Paired, baseline: str, found: dict[str, list[Doubt]]) -> None:
@@ -101,7 +102,13 @@ def _settings(used: pd.DataFrame, design: Design, baseline: str, found: dict[str
     arms = used["arm"]
     for column in used.columns:
         key = column.removeprefix("config.")
-        if key == column or key.split(".")[0] in HARMLESS:
+        group = key.split(".")[0]
+        what = None
+        if group == "data":
+            what = "other data than the baseline's"
+        elif group == "tokenizer" and not design.metric.endswith("bpb"):
+            what = "another tokenizer than the baseline's"
+        if key == column or group in HARMLESS or (what is None and _explained(key, design)):
             continue
         codes, values = pd.factorize(used[column].astype(str).where(used[column].notna()))
         if len(values) < 2:
@@ -112,16 +119,10 @@ def _settings(used: pd.DataFrame, design: Design, baseline: str, found: dict[str
             continue
         differs = (ends != ends.loc[baseline]).any(axis=1)
         for arm in differs.index[differs]:
-            if arm not in found:
-                continue
-            group = key.split(".")[0]
-            if group == "data" or (group == "tokenizer" and not design.metric.endswith("bpb")):
-                what = "data" if group == "data" else "tokenizer"
-                text = f"another {what} than the baseline's: {design.metric} cannot be compared"
-                if text not in [doubt.text for doubt in found[arm]]:
-                    found[arm].append(Doubt(text, _blocks("all")))
-            elif not _explained(key, design):
+            if what is None:
                 others[arm].append(key)
+            elif not any(what in doubt.text for doubt in found[arm]):
+                found[arm].append(Doubt(f"{what}: {design.metric} cannot be compared", _blocks("all")))
     for arm, keys in others.items():
         if keys:
             shown = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")

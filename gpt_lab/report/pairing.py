@@ -116,7 +116,8 @@ def _choose(
     best = int(np.argmin(np.where(candidates, sign * mean, np.inf)))
     complete = bool(has[best].sum() == contested.sum())
     texts = [names[value] for value in values]
-    return int(values[best]), Choice(texts[best], tried, complete, contested, _edges(texts, texts[best], design))
+    ladder = [names[value] for value in np.unique(tuning[begun])]
+    return int(values[best]), Choice(texts[best], tried, complete, contested, _edges(ladder, texts[best], design))
 
 
 def _edges(tunings: list[str], chosen: str, design: Design) -> tuple[str, ...]:

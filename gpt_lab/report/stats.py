@@ -120,7 +120,7 @@ def prior(differences: ArrayLike) -> Prior:
         average = np.nansum(m * np.where(usable, variance, 0.0), axis=-1) / total
         shared = _shared(np.where(usable[..., None], d - mean[..., None], np.nan), average)
         excess = spread - (1 - shared) * np.nansum(polygamma(1, m / 2), axis=-1) / count
-    differ = (count >= 2) & (excess > 0)
+    differ = (count >= 2) & (excess > 1e-9)  # equal variances may miss 0 by rounding
     d0 = np.where(count >= 2, np.inf, 0.0)
     s0 = np.array(average)
     half = _inverse_trigamma(excess[differ])

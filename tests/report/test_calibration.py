@@ -1,0 +1,227 @@
+"""Verdicts keep their promise on simulated studies, and the harness that says so can say otherwise."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gpt_lab.report import verdict
+from gpt_lab.report.calibrate import (
+    COVERED,
+    FALSE,
+    Condition,
+    Method,
+    Noise,
+    Result,
+    Shape,
+    calibrate,
+    judge,
+    simulate,
+)
+from gpt_lab.report.compare import compare
+from gpt_lab.report.types import Study, Tier, VerdictName
+from gpt_lab.sweep.design import Design
+from gpt_lab.sweep.power import detectable_effect, seeds_needed
+
+ROOT = Path(__file__).parent.parent.parent
+STUDIES = 10_000
+NOISES: tuple[Noise, ...] = ("equal", "noisy arm", "noisy baseline", "dispersed")
+
+
+def result(condition: Condition, method: Method, studies: int = STUDIES) -> Result:
+    return calibrate(condition, method, studies=studies)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("arms, seeds", [(1, 5), (1, 10), (4, 5)])
+def test_confirm_is_right_for_normal_noise(arms: int, seeds: int, noise: Noise) -> None:
+    """False verdicts at 5 % +/- 1 %, two-sided; Holm's family of four stays below that."""
+    found = result(Condition(arms, seeds, noise=noise), "confirm")
+    assert found.rejected is not None and FALSE[0] <= found.rejected <= FALSE[1]
+    assert found.false_verdicts is not None and found.false_verdicts <= FALSE[1]
+    assert arms > 1 or found.false_verdicts == found.rejected
+    assert COVERED[0] <= found.coverage <= COVERED[1] and COVERED[0] <= found.coverage_worst <= COVERED[1]
+    assert found.honest
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.9])
+def test_confirm_is_right_whatever_pairing_is_worth(rho: float) -> None:
+    assert result(Condition(4, 5, rho=rho), "confirm").honest
+
+
+@pytest.mark.parametrize(
+    "shape, noise, least",
+    [
+        *[("t3", noise, 0.03) for noise in NOISES],
+        ("lognormal", "equal", 0.015),
+        ("lognormal", "dispersed", 0.04),
+    ],
+)
+def test_confirm_errs_to_the_safe_side_for_heavy_tails(shape: Shape, noise: Noise, least: float) -> None:
+    """The difference of two equally skewed runs is not skewed: tails alone make the t-test cautious."""
+    found = result(Condition(4, 5, shape=shape, noise=noise), "confirm")
+    assert found.rejected is not None and least <= found.rejected <= FALSE[1]
+    assert found.safe
+
+
+@pytest.mark.parametrize("seeds", [5, 10])
+def test_where_theory_does_not_hold(seeds: int) -> None:
+    """Skewed noise, twice on one side: the interval covers 92 %, all errors lie on one side, 10 seeds do not help."""
+    found = result(Condition(1, seeds, shape="lognormal", noise="noisy arm"), "confirm")
+    assert found.rejected is not None and 0.06 < found.rejected < 0.10
+    assert 0.90 < found.coverage < COVERED[0]
+    assert found.false_better is not None and found.false_better > 0.9 * found.rejected
+    assert not found.safe
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("arms", [2, 4, 9])
+def test_screen_covers_on_average_but_not_the_noisiest_arm(arms: int, noise: Noise) -> None:
+    found = result(Condition(arms, 3, noise=noise), "screen")
+    assert COVERED[0] <= found.coverage <= COVERED[1]
+    assert found.rejected is not None and found.rejected <= 0.075
+    assert found.false_share <= 0.075
+    if noise == "noisy arm" and arms > 2:
+        assert 0.87 < found.coverage_worst < 0.93
+    else:
+        assert found.coverage_worst >= COVERED[0] - 0.005
+
+
+def test_screen_narrows_the_interval() -> None:
+    """Against a plain paired t of the same three seeds; after the correction for nine arms it shows far less."""
+    pooled, plain = (result(Condition(9, 3), method) for method in ("screen", "confirm"))
+    assert 0.6 < pooled.width / plain.width < 0.75
+    smallest = [detectable_effect(3, rho=0.5, comparisons=9, tier=tier) for tier in ("screen", "confirm")]
+    assert smallest[0] < 0.45 * smallest[1]
+
+
+@pytest.mark.parametrize("method", ["token z", "token bootstrap"])
+def test_naive_token_errors_fail(method: Method) -> None:
+    """The control: the harness calls the token-level test wrong, by far."""
+    found = result(Condition(1, 5), method, 500)
+    assert found.false_verdicts is not None and found.false_verdicts > 0.5
+    assert found.coverage < 0.5
+    assert not found.safe
+
+
+@pytest.mark.parametrize("seeds, low, high", [(3, 0.68, 0.77), (5, 0.80, 0.88)])
+def test_a_bootstrap_over_few_seeds_fails(seeds: int, low: float, high: float) -> None:
+    """Why there is none in the lab."""
+    found = result(Condition(1, seeds), "seed bootstrap", 2000)
+    assert low < found.coverage < high and not found.safe
+
+
+@pytest.mark.parametrize("tier, arms, seeds", [("screen", 4, 3), ("screen", 9, 3), ("screen", 4, 5), ("confirm", 4, 5)])
+def test_a_planned_effect_is_found_as_often_as_planned(tier: Tier, arms: int, seeds: int) -> None:
+    effect = detectable_effect(seeds, rho=0.5, comparisons=arms, tier=tier)
+    found = result(Condition(arms, seeds, effects=(-effect,)), tier)
+    assert found.found == pytest.approx(0.8, abs=0.05)
+    assert found.wrong_way is not None and found.wrong_way < 0.001
+    assert found.false_share < FALSE[1]
+
+
+def test_further_seeds_decide_as_often_as_promised() -> None:
+    estimate, deviation = 0.5, 1.0
+    more = verdict.further_seeds(estimate, deviation, 5, mei=0.2, alpha=0.05, tier="confirm", family=3)
+    assert more is not None and more + 5 == seeds_needed(0.5, rho=0.5, comparisons=3)
+    condition = Condition(3, 5 + more, effects=(estimate,))
+    assert result(condition, "confirm", 4000).found == pytest.approx(0.8, abs=0.03)
+    near = verdict.further_seeds(0.0, 1.0, 5, mei=0.6, alpha=0.05, tier="confirm", family=1)
+    rng = np.random.default_rng(0)
+    judged = judge(rng.standard_normal((4000, 1, 5 + (near or 0))), "confirm", 0.05, mei=0.6)
+    assert 0.5 < (judged.claim == verdict.EQUIVALENT).mean() < 0.9
+    assert verdict.further_seeds(0.0, 1.0, 5, mei=0.0, alpha=0.05, tier="confirm", family=1) is None
+
+
+@pytest.mark.parametrize("family", [1, 4])
+def test_claims_about_the_band_are_rarely_false(family: int) -> None:
+    """At the edge of the band, where a false claim is likeliest: an arm there is neither beyond it nor inside."""
+    rng = np.random.default_rng(1)
+    edge = 1.0 + rng.standard_normal((STUDIES, family, 6))
+    judged = judge(edge, "confirm", 0.05, mei=1.0)
+    for claim in (verdict.HIGHER, verdict.EQUIVALENT):
+        assert (judged.claim == claim).any(1).mean() < 0.035  # half of alpha, each is one side
+    assert not (judged.claim == verdict.LOWER).any()
+
+
+CLAIMS: dict[int, VerdictName] = {
+    verdict.LOWER: "better",
+    verdict.HIGHER: "worse",
+    verdict.SMALL: "real but small",
+    verdict.EQUIVALENT: "equivalent",
+    verdict.OPEN: "undecided",
+}
+
+
+@pytest.mark.parametrize("mei", [0.0, 0.8])
+@pytest.mark.parametrize("tier, seeds", [("screen", 3), ("screen", 6), ("confirm", 5)])
+def test_the_harness_judges_as_compare_does(tier: Tier, seeds: int, mei: float) -> None:
+    """Whole studies through compare() get the very verdicts and intervals that the arrays get."""
+    condition = Condition(4, seeds, noise="dispersed", effects=(-3.0, 1.0, 0.3))
+    scores = simulate(condition, 40, np.random.default_rng(2))
+    judged = judge(scores[:, 1:] - scores[:, :1], tier, 0.05, mei)
+    seen = set()
+    for number in range(len(scores)):
+        runs = pd.DataFrame(
+            {"run": f"{v}-{s}", "state": "finished", "arm": f"v={v}", "tuning": "", "pair": str(s), "score": score}
+            for v, of_arm in enumerate(scores[number])
+            for s, score in enumerate(of_arm)
+        )
+        design = Design("simulated", factors=("v",), baseline={"v": 0}, mei=mei)
+        rows = {row.arm: row for row in compare(Study(design, runs), tier=tier).rows}
+        for v in range(4):
+            row = rows[f"v={v + 1}"]
+            assert row.verdict == CLAIMS[int(judged.claim[number, v])]
+            assert row.delta is not None and row.tier == tier
+            expected = (judged.low[number, v], judged.high[number, v], judged.p[number, v])
+            assert (row.delta.low, row.delta.high, row.delta.p) == pytest.approx(expected)
+            seen.add(row.verdict)
+    assert {"better", "undecided"} <= seen
+
+
+def test_simulated_runs_are_as_stated() -> None:
+    rng = np.random.default_rng(3)
+    for shape in ("normal", "lognormal"):
+        scores = simulate(Condition(2, 50, rho=0.6, shape=shape, effects=(-1.0,)), 4000, rng)
+        assert scores.var() - scores.mean((0, 2)).var() == pytest.approx(1, rel=0.05)
+        assert scores.mean((0, 2)) == pytest.approx([0, -1, 0], abs=0.02)
+        assert np.corrcoef(scores[:, 0].ravel(), scores[:, 2].ravel())[0, 1] == pytest.approx(0.6, abs=0.02)
+    noisy = simulate(Condition(2, 50, rho=0.0, noise="noisy arm"), 2000, rng)
+    assert noisy.std((0, 2)) == pytest.approx([1, 1, 2], rel=0.02)
+
+
+def test_the_same_seed_gives_the_same_numbers() -> None:
+    condition = Condition(2, 5)
+    assert result(condition, "confirm", 50) == result(condition, "confirm", 50)
+    assert result(condition, "confirm", 50) != calibrate(condition, "confirm", studies=50, seed=1)
+    assert not math.isclose(
+        result(condition, "confirm", 50).width, result(replace(condition, rho=0.6), "confirm", 50).width
+    )
+
+
+def test_the_benchmark_writes_its_table(tmp_path: Path) -> None:
+    out = tmp_path / "calibration.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "calibration.py"), "--quick", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"written: {out}" in done.stdout
+    quick, committed = (
+        json.loads(path.read_text(encoding="utf-8")) for path in (out, ROOT / "benchmarks/results/calibration.json")
+    )
+    keys = [[(row["method"], row["condition"]) for row in table["rows"]] for table in (quick, committed)]
+    assert keys[0] == keys[1], "run benchmarks/calibration.py again"
+    assert all(row["studies"] >= 2000 for row in committed["rows"])
+    assert committed["machine"]["cpu"]
+    for row in committed["rows"]:
+        if row["condition"]["shape"] == "normal" and row["method"] == "confirm":
+            assert row["honest"]
+        if row["method"] not in ("confirm", "screen"):
+            assert not row["safe"]
