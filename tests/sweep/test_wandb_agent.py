@@ -20,6 +20,7 @@ import yaml
 from gpt_lab.config import compose
 from gpt_lab.report.frame import load
 from gpt_lab.report.targets import Options
+from gpt_lab.report.types import Study
 from gpt_lab.schema import identity
 from gpt_lab.store import Run, all_runs
 from tests.trackers.sweep_double import SweepDouble, cells
@@ -103,30 +104,12 @@ class Clone:
             process.wait()
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Clone]]:
-    made: list[Clone] = []
-
-    def make() -> Clone:
-        made.append(Clone(tmp_path_factory.mktemp("clone"), SweepDouble().start()))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.end()
-        one.server.stop()
-
-
-@pytest.fixture(scope="module")
-def swept(clone: Callable[[], Clone]) -> Clone:
-    """Two positions, two seeds, run by one agent to the end."""
-    here = clone()
-    here.write("small", {"position": {"values": ["rope", "alibi"]}, "seed": {"values": [0, 1]}})
-    made = here.wandb("sweep", "sweeps/small.yaml")
-    assert made.returncode == 0, made.stderr
-    assert "wandb agent tester/lab/sweep0" in made.stderr
-    assert here.agent().wait(300) == 0, (here.path / "agent.log").read_text()
-    return here
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Clone]:
+    with SweepDouble() as server:
+        clone = Clone(tmp_path, server)
+        yield clone
+        clone.end()
 
 
 def until(true: Callable[[], Any], seconds: float = 60) -> None:
@@ -138,14 +121,28 @@ def until(true: Callable[[], Any], seconds: float = 60) -> None:
 
 
 @pytest.mark.slow
-def test_the_file_arrives_as_written(swept: Clone) -> None:
+def test_small_sweep(here: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two positions, two seeds, run by one agent to the end and read back. One test: the sweep takes a minute."""
+    here.write("small", {"position": {"values": ["rope", "alibi"]}, "seed": {"values": [0, 1]}})
+    made = here.wandb("sweep", "sweeps/small.yaml")
+    assert made.returncode == 0, made.stderr
+    assert "wandb agent tester/lab/sweep0" in made.stderr
+    assert here.agent().wait(400) == 0, (here.path / "agent.log").read_text()
+    the_file_arrives_as_written(here)
+    each_cell_ran_once(here)
+    runs_carry_the_whole_config(here)
+    runs_are_those_of_the_file(here)
+    report_reads_them(here, monkeypatch)
+    report_command(here)
+
+
+def the_file_arrives_as_written(swept: Clone) -> None:
     """The lab's own block passes the client."""
     assert swept.server.sweep.config == yaml.safe_load((swept.path / "sweeps/small.yaml").read_text())
     assert swept.server.unknown == []
 
 
-@pytest.mark.slow
-def test_each_cell_ran_once(swept: Clone) -> None:
+def each_cell_ran_once(swept: Clone) -> None:
     values = [{"position": p, "seed": s} for p in ("rope", "alibi") for s in (0, 1)]
     asked = [{key: run[key] for key in ("position", "seed")} for run in swept.server.sweep.runs.values()]
     assert asked == values
@@ -156,8 +153,7 @@ def test_each_cell_ran_once(swept: Clone) -> None:
     assert swept.server.sweep.state == "FINISHED"
 
 
-@pytest.mark.slow
-def test_runs_carry_the_whole_config(swept: Clone) -> None:
+def runs_carry_the_whole_config(swept: Clone) -> None:
     """Flat beside nested: a swept group key (position, data, optim) hides the nested one, and nothing else."""
     assert set(swept.server.runs) == set(swept.server.sweep.runs)
     for run in all_runs(swept.path / "runs", "small"):
@@ -176,8 +172,7 @@ def test_runs_carry_the_whole_config(swept: Clone) -> None:
 SCALE = ("depth", "width", "heads", "context")
 
 
-@pytest.mark.slow
-def test_runs_are_those_of_the_file(swept: Clone) -> None:
+def runs_are_those_of_the_file(swept: Clone) -> None:
     """A run of the agent is the same run as the cell's own command line makes."""
     file = yaml.safe_load((swept.path / "sweeps/small.yaml").read_text())
     runs = all_runs(swept.path / "runs", "small")
@@ -187,9 +182,8 @@ def test_runs_are_those_of_the_file(swept: Clone) -> None:
 
 
 @pytest.mark.slow
-def test_stop_resume_cancel(clone: Callable[[], Clone]) -> None:
+def test_stop_resume_cancel(here: Clone) -> None:
     """The stop button ends a run with a checkpoint; W&B's resume goes on from there; a cancelled sweep ends all."""
-    here = clone()
     here.write("long", {"seed": {"values": [0, 1]}}, **{"budget.steps": 1_000_000})
     assert here.wandb("sweep", "sweeps/long.yaml").returncode == 0
     agent = here.agent()
@@ -222,24 +216,22 @@ def test_stop_resume_cancel(clone: Callable[[], Clone]) -> None:
     assert "resuming" in (here.path / "agent.log").read_text()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("places", ["store", "server", "files", "store of the file"])
-def test_report_reads_them(swept: Clone, monkeypatch: pytest.MonkeyPatch, places: str) -> None:
+def report_reads_them(swept: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the run folders, from the server, from the clients' own files: the same comparison."""
     for name, value in swept.server.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(swept.path)
-    targets, options = {
-        "store": (["runs/small"], Options(baseline="position=rope")),
-        "store of the file": (["sweeps/small.yaml"], Options()),
-        "server": (["wandb:tester/lab/sweep0"], Options()),
-        "files": (["files"], Options(baseline="position=rope")),
-    }[places]
-    if places == "files":
-        (swept.path / "files").mkdir()
-        for path in (swept.path / "runs/small").glob("*/wandb/run-*"):
-            (swept.path / "files" / path.name).symlink_to(path)
-    study = load(targets, options)
+    (swept.path / "files").mkdir()
+    for path in (swept.path / "runs/small").glob("*/wandb/run-*"):
+        (swept.path / "files" / path.name).symlink_to(path)
+    as_stored(load(["runs/small"], Options(baseline="position=rope")))
+    as_stored(load(["sweeps/small.yaml"], Options()))
+    as_stored(load(["wandb:tester/lab/sweep0"], Options()))
+    as_stored(load(["files"], Options(baseline="position=rope")))
+
+
+def as_stored(study: Study) -> None:
+    """The arms, pairs, scores, costs and curves that the store has."""
     stored = {run.record["id"]: run for run in all_runs("runs", "small")}
     expected = {
         (f"position={run.record['config']['position.name']}", str(run.record["seed"]), run.summary["val/bpb"])
@@ -261,6 +253,28 @@ def _known(run: Run) -> dict[str, Any]:
     return {**run.record, **run.summary, "floor_trigram": run.summary["floor/trigram"]}
 
 
+def report_command(swept: Clone) -> None:
+    """`report wandb:... --wandb` as a user types it: the question, the arms, the files, and the report in W&B."""
+    done = subprocess.run(
+        [str(BIN / "report"), "wandb:tester/lab/sweep0", "--wandb", "--out", "answer"],
+        cwd=swept.path,
+        env=swept.environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "Does it work?" in done.stdout
+    assert "alibi" in done.stdout
+    (pushed,) = (run for run in swept.server.runs.values() if run.job_type == "report")
+    assert f"report in W&B: {swept.server.url}/tester/lab/runs/{pushed.name}" in done.stdout
+    assert (pushed.group, pushed.complete) == ("small", True)
+    assert (swept.path / "answer/report.html").is_file()
+    assert swept.server.unknown == []
+
+
 ALL = """
 import sys
 from wandb.cli.cli import cli
@@ -270,9 +284,8 @@ for path in sys.argv[1:]:
 
 
 @pytest.mark.slow
-def test_shipped_files_pass_the_client(clone: Callable[[], Clone]) -> None:
+def test_shipped_files_pass_the_client(here: Clone) -> None:
     """`wandb sweep` takes every file of sweeps/, warns of none, and sends it whole."""
-    here = clone()
     paths = sorted((ROOT / "sweeps").glob("*.yaml"))
     assert paths
     done = subprocess.run(
