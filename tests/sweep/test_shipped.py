@@ -1,0 +1,114 @@
+"""Every file of sweeps/: what it compares, that it can be run here and through W&B, and that it takes minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt_lab.sweep import cells, plan, search, spec
+from gpt_lab.sweep.design import Cell, Sweep
+
+ROOT = Path(__file__).parent.parent.parent
+NAMES = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
+TOKENS_PER_S = 18_000
+"""Of scale=tiny on one core of two that train at once (AMD EPYC)."""
+
+ARMS = {
+    "pos_enc": (["rope", "learned", "sinusoidal", "alibi", "none"], 3),
+    "attention": (["mha", "gqa", "mqa", "sliding"], 3),
+    "norm": (["rmsnorm/pre", "rmsnorm/post", "layernorm/pre", "layernorm/post", "none/pre", "none/post"], 3),
+    "mlp": (["swiglu", "geglu", "reglu", "gelu", "silu", "relu", "relu2"], 3),
+    "optim": (["adamw", "lion", "muon", "sgd"], 3),
+    "precision": (["fp32", "bf16"], 5),
+    "gqa_heads": ([8, 4, 2, 1], 3),
+    "depth_width": (["1/256/8", "2/180/6", "4/128/4", "8/90/3", "16/64/2"], 3),
+    "seeds": ([0, 1], 30),
+    "lr_schedule": (["cosine", "linear", "wsd", "constant"], 3),
+}
+BASELINES = {"norm": "rmsnorm/pre", "depth_width": "4/128/4"}
+"""Where it is not the first arm."""
+
+
+@pytest.fixture(params=NAMES)
+def sweep(request: pytest.FixtureRequest) -> Sweep:
+    return spec.load(request.param)
+
+
+def compared(sweep: Sweep, cell_values: Any) -> Any:
+    found = [cell_values[factor] for factor in sweep.design.factors]
+    return found[0] if len(found) == 1 else "/".join(map(str, found))
+
+
+def test_they_are_the_ones_that_are_documented() -> None:
+    assert set(NAMES) == set(ARMS)
+
+
+def test_arms_pairs_and_baseline(sweep: Sweep) -> None:
+    arms, pairs = ARMS[sweep.path.stem]
+    found = cells.cells(sweep)
+    assert list(dict.fromkeys(compared(sweep, cell.values) for cell in found)) == arms
+    assert sweep.design.baseline is not None
+    assert compared(sweep, sweep.design.baseline) == BASELINES.get(sweep.path.stem, arms[0])
+    assert sweep.design.baseline_arm in {cell.arm for cell in found}
+    per_arm = {arm: {cell.pair for cell in found if cell.arm == arm} for arm in {cell.arm for cell in found}}
+    assert all(values == set(range(pairs)) for values in per_arm.values())
+    tunings = {len({cell.tuning for cell in found if cell.arm == arm}) for arm in per_arm}
+    assert tunings == {3 if sweep.design.nuisance else 1}, "each arm is tuned equally hard"
+
+
+def test_it_says_what_it_asks(sweep: Sweep) -> None:
+    block = sweep.raw["gpt_lab"]
+    assert {"study", "question", "baseline", "family"} <= set(block)
+    assert block["study"] == block["family"] == sweep.path.stem
+    assert block["question"].endswith("?")
+    assert sweep.design.metric == "val/bpb" and sweep.design.goal == "minimize"
+    assert sweep.path.read_text().startswith("# ") and "minutes on 2 cores" in sweep.path.read_text()
+
+
+def test_it_takes_minutes(sweep: Sweep) -> None:
+    tokens = 0
+    for cfg in cells.configs(cells.cells(sweep)):
+        assert cfg.budget.steps is not None and cfg.scale.width * cfg.scale.depth <= 2048
+        tokens += cfg.budget.steps * cfg.batch.tokens
+    assert 60 < tokens / TOKENS_PER_S / 2 < 600
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # W&B's
+def test_w_and_b_reads_the_same_file(sweep: Sweep) -> None:
+    """`wandb sweep` reads it with load_sweep_config; the agent's words give train the very run of the cell."""
+    from wandb.sdk.launch.sweeps import utils
+
+    loaded = utils.load_sweep_config(str(sweep.path))
+    assert loaded == sweep.raw
+    command = utils.create_sweep_command(list(loaded["command"]))
+    assert command[:3] == ["uv", "run", "train"] and command[-1] == "${args_no_hyphens}"
+    constants = {name: stated["value"] for name, stated in loaded["parameters"].items() if "value" in stated}
+    found = cells.cells(sweep)
+    for cell in (found[0], found[len(found) // 2], found[-1]):
+        args = {name: {"value": value} for name, value in {**constants, **cell.values}.items()}
+        words = [*command[3:-1], *utils.create_sweep_command_args({"args": args})["args_no_hyphens"]]
+        cfg = cells.composer().compose(words)
+        assert (cfg.identity(), cfg.study) == (cell.identity, sweep.design.study)
+
+
+def test_every_cell_is_one_of_w_and_bs(sweep: Sweep) -> None:
+    """What gpt_lab adds only restricts the grid: all that runs here, W&B's grid has too."""
+    stated = sweep.raw["parameters"]
+    for cell in cells.cells(sweep):
+        for name, value in cell.values.items():
+            one = stated[name]
+            assert value in one["values"] if "values" in one else one["min"] <= value <= one["max"]
+
+
+@pytest.mark.slow
+def test_every_model_can_be_built() -> None:
+    """On one data set: all ten are Shakespeare in the default vocabulary."""
+    found: list[Cell] = [cell for name in NAMES for cell in cells.cells(spec.load(name))]
+    assert len(found) == 211
+    plan.check_builds(found)
+
+
+def test_none_is_a_search() -> None:
+    assert all(spec.load(name).method == "grid" and search.pruner(spec.load(name)) is None for name in NAMES)
