@@ -1,4 +1,4 @@
-"""`replica`: the same seed and data, another draw of initial values and dropout."""
+"""`replica`: the same seed, another draw; what it does to training is in tests/train."""
 
 from __future__ import annotations
 
