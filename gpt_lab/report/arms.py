@@ -222,12 +222,14 @@ def _averaged(pair: str, also: Sequence[str]) -> str:
 
 def _different(rows: Rows) -> list[str]:
     """Settings that change a result and whose values are not the same in all runs, group choices by their group."""
-    seen: dict[str, set[str]] = {}
+    seen: dict[str, set[Any]] = {}
     for r in rows:
         for key, value in r["config"].items():
-            seen.setdefault(key, set()).add(repr(value))
-    counts = {key: sum(key in r["config"] for r in rows) for key, values in seen.items() if len(values) == 1}
-    keys = [key for key, values in seen.items() if len(values) > 1 or counts[key] < len(rows)]
+            if key not in seen:
+                seen[key] = set()
+            seen[key].add((isinstance(value, bool), value) if value.__hash__ else repr(value))
+    uneven = [key for key in seen if any(key not in r["config"] for r in rows)]
+    keys = [key for key, values in seen.items() if len(values) > 1 or key in uneven]
     return [key.removesuffix(".name") for key in keys if key.split(".")[0] not in schema.NOT_IDENTITY]
 
 

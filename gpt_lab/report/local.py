@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,9 +52,10 @@ def curves(runs: Sequence[str]) -> Mapping[str, pd.DataFrame]:
 
     found = {}
     for run in runs:
-        table = pd.DataFrame(Run(Path(run), {}).metrics())
-        first = [name for name in AXES if name in table.columns]
-        found[run] = table[first + [name for name in table.columns if name not in AXES]]
+        lines = Run(Path(run), {}).metrics()
+        keys = dict.fromkeys(key for line in lines for key in line)
+        order = [key for key in AXES if key in keys] + [key for key in keys if key not in AXES]
+        found[run] = pd.DataFrame({key: [line.get(key, math.nan) for line in lines] for key in order})
     return found
 
 
