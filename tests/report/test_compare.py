@@ -1,12 +1,10 @@
-"""From a table of runs to verdicts: the words, what forbids them, and what must never enter a mean."""
+"""From a table of runs to verdicts: the words, the numbers, and what must never enter a mean."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,59 +14,9 @@ from scipy import stats
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.report.compare import compare
 from gpt_lab.report.stats import pooled_t
-from gpt_lab.report.types import COLUMNS, Comparison, Row, Study
+from gpt_lab.report.types import COLUMNS, Study
 from gpt_lab.sweep.design import Design
-
-DESIGN = Design("pos", factors=("position",), baseline={"position": "rope"}, mei=0.01)
-TUNED = dataclasses.replace(
-    DESIGN, nuisance=("optim.lr",), values={"position": ("rope", "none"), "optim.lr": (0.001, 0.003, 0.01, 0.03)}
-)
-NOISE = np.array([0.000, 0.004, -0.003, 0.001, -0.002, 0.003, -0.001])
-"""Of seeds 0, 1, ...: what all arms share."""
-
-
-def run(position: str, seed: int, score: float, **more: Any) -> dict[str, Any]:
-    """A row of the table as the loader makes it."""
-    lr = more.pop("lr", None)
-    config = {"config.position.name": position, "config.seed": seed, "config.optim.lr": lr or 0.001}
-    state = more.pop("state", "finished")
-    row: dict[str, Any] = dict.fromkeys(COLUMNS, math.nan) | {
-        "run": f"{position}-{lr}-{seed}-{more.pop('copy', 0)}",
-        "source": "local",
-        "study": "pos",
-        "name": position,
-        "state": state,
-        "arm": f"position={position}",
-        "tuning": "" if lr is None else f"optim.lr={lr:g}",
-        "pair": str(seed),
-        "score": score if state == "finished" else math.nan,
-        "error": "",
-        "tokens": 1e6,
-        "seconds": 60.0 + seed,
-        "parameters": 1000,
-    }
-    return row | config | more
-
-
-def study(rows: Sequence[Mapping[str, Any]], design: Design = DESIGN) -> Study:
-    return Study(design, pd.DataFrame(rows))
-
-
-def arm(position: str, scores: Sequence[float], **more: Any) -> list[dict[str, Any]]:
-    return [run(position, seed, float(score), **more) for seed, score in enumerate(scores)]
-
-
-def row(comparison: Comparison, position: str) -> Row:
-    return next(row for row in comparison.rows if row.arm == f"position={position}")
-
-
-def of_size(*effects: float, seeds: int = 5, spread: float = 0.001) -> Study:
-    """An arm a, b, ... for each effect, and the baseline; spread is of a pair's difference."""
-    rows = arm("rope", 2 + NOISE[:seeds])
-    for name, effect in zip("abcdefgh", effects, strict=False):
-        wave = np.resize([spread, -spread, 0.0], seeds)
-        rows += arm(name, 2 + NOISE[:seeds] + effect + wave - wave.mean())
-    return study(rows)
+from tests.report.made import DESIGN, NOISE, arm, of_size, row, run, study
 
 
 def test_verdicts_follow_the_interval_and_the_band() -> None:
@@ -185,160 +133,6 @@ def test_scores_that_are_no_number_never_enter_a_mean(bad: float) -> None:
     assert (found.n, found.runs, found.mean, found.sd) == (6, 6, clean.mean, clean.sd)
     assert found.delta == clean.delta
     assert found.states == ({"without score": 1} if math.isnan(bad) else {"diverged": 1})
-
-
-@pytest.mark.parametrize("state", ["diverged", "pruned"])
-def test_an_arm_that_loses_pairs_to_divergence_is_not_better(state: str) -> None:
-    rows = of_size(-0.05, 0.1, seeds=6).runs.to_dict("records")
-    for r in rows:
-        if (r["arm"], r["pair"]) in {("position=a", "3"), ("position=b", "2")}:
-            r["state"], r["score"] = state, math.nan
-    found = compare(study(rows))
-    assert (row(found, "a").verdict, row(found, "a").n, row(found, "a").more_seeds) == ("undecided", 5, None)
-    assert row(found, "a").warnings == (f"1 run {state}: only the others are compared",)
-    assert row(found, "b").verdict == "worse"
-
-
-def test_a_failed_run_only_costs_its_pair() -> None:
-    rows = of_size(-0.05, seeds=6).runs.to_dict("records")
-    rows[8] |= {"state": "failed", "score": math.nan}
-    found = row(compare(study(rows)), "a")
-    assert (found.verdict, found.n, found.states, found.warnings) == ("better", 5, {"failed": 1}, ())
-
-
-def test_a_baseline_that_lost_runs_to_divergence_makes_no_arm_worse() -> None:
-    rows = of_size(0.1, seeds=6).runs.to_dict("records")
-    rows[2] |= {"state": "diverged", "score": math.nan}
-    assert row(compare(study(rows)), "a").verdict == "undecided"
-
-
-def tuned(
-    scores: Mapping[str, Mapping[float, float]], seeds: Sequence[int] = range(5), design: Design = TUNED
-) -> Study:
-    """Each arm with each learning rate at this score on every seed, plus the seed's own noise."""
-    rows = []
-    for position, by_lr in scores.items():
-        for lr, score in by_lr.items():
-            wiggle = [0.0005, -0.0005, 0.0, 0.0002, -0.0002, 0.0001, -0.0001]
-            own = 0.0 if position == "rope" else 1.0
-            rows += [run(position, s, score + NOISE[s % 7] + own * wiggle[s % 7], lr=lr) for s in seeds]
-    return study(rows, design)
-
-
-BOWL = {0.001: 2.2, 0.003: 2.0, 0.01: 2.1}
-
-
-def test_nuisance_settings_are_chosen_within_each_arm() -> None:
-    made = tuned({"rope": BOWL, "none": {0.001: 2.1, 0.003: 1.95, 0.01: 2.3}})
-    found = compare(made)
-    none = row(found, "none")
-    assert (none.tuning, none.on_edge, none.n, none.runs) == ("optim.lr=0.003", False, 5, 15)
-    assert none.delta is not None and none.delta.estimate == pytest.approx(-0.05, abs=1e-3)
-    assert (none.verdict, none.tier) == ("better", "screen")
-    assert none.warnings == ("tuned on the seeds that are compared: screen only",)
-    assert row(compare(made, tier="confirm"), "none").verdict == "undecided"
-    assert row(compare(made, tier="confirm"), "none").more_seeds == 5
-
-
-def test_fresh_seeds_confirm_what_others_chose() -> None:
-    rows = tuned({"rope": BOWL, "none": {0.001: 2.1, 0.003: 1.95, 0.01: 2.3}}, seeds=[0]).runs.to_dict("records")
-    rows += tuned({"rope": {0.003: 2.0}, "none": {0.003: 1.96}}, seeds=range(1, 6)).runs.to_dict("records")
-    found = compare(study(rows, TUNED))
-    none = row(found, "none")
-    assert (none.verdict, none.tier, none.n, none.warnings) == ("better", "confirm", 5, ())
-    assert none.delta is not None and none.delta.estimate == pytest.approx(-0.04, abs=1e-3)
-    assert any("chose no nuisance value" in note for note in found.notes)
-
-
-def test_only_values_with_all_their_pairs_are_chosen() -> None:
-    rows = tuned({"rope": BOWL, "none": {0.001: 2.1, 0.003: 2.0, 0.01: 1.5}}).runs.to_dict("records")
-    for r in rows:
-        if (r["arm"], r["tuning"], r["pair"]) == ("position=none", "optim.lr=0.01", "4"):
-            r["state"], r["score"] = "diverged", math.nan
-    none = row(compare(study(rows, TUNED)), "none")
-    assert none.tuning == "optim.lr=0.003" and none.states == {"diverged": 1}
-    assert not any("diverged" in warning for warning in none.warnings)  # that value was not chosen
-
-
-def test_an_optimum_at_the_edge_forbids_better_and_worse() -> None:
-    falling = {0.001: 2.3, 0.003: 2.2, 0.01: 1.9}
-    found = row(compare(tuned({"rope": BOWL, "none": falling})), "none")
-    assert (found.verdict, found.on_edge) == ("undecided", True)
-    assert any("at the edge" in warning for warning in found.warnings)
-    worse = row(compare(tuned({"rope": BOWL, "none": {k: v + 0.5 for k, v in falling.items()}})), "none")
-    assert worse.verdict == "undecided"
-    other = row(compare(tuned({"rope": falling, "none": {k: v - 0.2 for k, v in BOWL.items()}})), "none")
-    assert other.verdict == "undecided" and any("the baseline's best optim.lr" in w for w in other.warnings)
-    rows = tuned({"rope": BOWL, "none": falling}).runs.to_dict("records")
-    rows += [run("none", s, 0, lr=0.03, state="diverged") for s in range(5)]
-    rows += [run("rope", s, 0, lr=0.03, state="diverged") for s in range(5)]
-    beyond = row(compare(study(rows, TUNED)), "none")
-    assert (beyond.verdict, beyond.on_edge, beyond.tuning) == ("better", False, "optim.lr=0.01")
-    for r in rows:
-        if r["state"] == "diverged":
-            r["state"] = "missing"  # never begun: nobody knows what lies beyond
-    assert row(compare(study(rows, TUNED)), "none").on_edge
-
-
-def test_unequal_tuning_forbids_better() -> None:
-    more = {0.001: 2.1, 0.003: 1.9, 0.01: 2.3, 0.03: 2.4}
-    found = row(compare(tuned({"rope": BOWL, "none": more})), "none")
-    assert found.verdict == "undecided" and "unequal tuning: 4 values tried, the baseline 3" in found.warnings
-    less = row(compare(tuned({"rope": {k: v - 0.4 for k, v in more.items()}, "none": BOWL})), "none")
-    assert less.verdict == "undecided"
-
-
-def test_drawn_values_each_on_their_own_seeds() -> None:
-    """Random search: no value has all pairs; the best of those with most is taken, and said."""
-    rows = [run("rope", s, 2 + NOISE[s], lr=0.001 * (s + 1)) for s in range(3)]
-    rows += [run("none", s, 1.9 + NOISE[s], lr=0.002 * (s + 1)) for s in range(3)]
-    design = dataclasses.replace(TUNED, values={})
-    found = row(compare(study(rows, design)), "none")
-    assert (found.n, found.verdict) in {(0, "no data"), (1, "undecided")}
-    assert any("all its pairs" in warning for warning in found.warnings)
-
-
-def test_unequal_tokens_forbid_better_unless_the_budget_is_the_question() -> None:
-    made = of_size(-0.05, 0.1)
-    made.runs.loc[made.runs["arm"] != "position=rope", "tokens"] = 2e6
-    found = compare(made)
-    assert (row(found, "a").verdict, row(found, "b").verdict) == ("undecided", "worse")
-    assert row(found, "a").warnings == ("unequal budget: 2e+06 tokens, the baseline 1e+06",)
-    made.runs["config.budget.flops"] = 1e12
-    made.runs["flops"] = 1e12
-    assert row(compare(made), "a").verdict == "better"  # equal FLOPs were asked for and spent
-    budget = dataclasses.replace(DESIGN, factors=("position", "budget.tokens"), baseline={"position": "rope"})
-    made = study(made.runs.drop(columns=["config.budget.flops"]).to_dict("records"), budget)
-    assert row(compare(made), "a").verdict == "better"
-
-
-def test_another_tokenizer_needs_bits_per_byte() -> None:
-    made = of_size(-0.05, 0.1)
-    made.runs["config.tokenizer.name"] = np.where(made.runs["arm"] == "position=a", "bytes", "chars")
-    made.design = dataclasses.replace(made.design, factors=("position", "tokenizer"))
-    assert row(compare(made), "a").verdict == "better"
-    made.design = dataclasses.replace(made.design, metric="val/loss")
-    assert row(compare(made), "a").verdict == "undecided"
-    assert row(compare(made), "a").warnings == ("another tokenizer than the baseline's: val/loss cannot be compared",)
-    assert row(compare(made), "b").verdict == "worse"
-
-
-def test_other_data_and_other_settings() -> None:
-    made = of_size(-0.05, -0.05, 0.0)
-    made.runs["config.data.name"] = np.where(made.runs["arm"] == "position=c", "ptb", "shakespeare")
-    made.runs["config.model.tied"] = made.runs["arm"] != "position=a"
-    made.runs["config.position.theta"] = made.runs["arm"].map({"position=a": 1e4})
-    made.runs["config.eval.every"] = made.runs["arm"].map(len)
-    found = compare(made)
-    assert (row(found, "a").verdict, row(found, "a").warnings) == (
-        "undecided",
-        ("differs from the baseline in model.tied too",),
-    )
-    assert (row(found, "b").verdict, row(found, "b").warnings) == ("better", ())
-    assert (row(found, "c").verdict, row(found, "c").warnings) == (
-        "undecided",
-        ("other data than the baseline's: val/bpb cannot be compared",),
-    )
 
 
 def test_baseline_missing_or_not_stated() -> None:

@@ -1,0 +1,150 @@
+"""What is compared of an arm's runs, and what forbids a verdict however clear the numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from gpt_lab.report.compare import compare
+from tests.report.made import BOWL, DESIGN, NOISE, TUNED, of_size, row, run, study, tuned
+
+
+@pytest.mark.parametrize("state", ["diverged", "pruned"])
+def test_an_arm_that_loses_pairs_to_divergence_is_not_better(state: str) -> None:
+    rows = of_size(-0.05, 0.1, seeds=6).runs.to_dict("records")
+    for r in rows:
+        if (r["arm"], r["pair"]) in {("position=a", "3"), ("position=b", "2")}:
+            r["state"], r["score"] = state, math.nan
+    found = compare(study(rows))
+    assert (row(found, "a").verdict, row(found, "a").n, row(found, "a").more_seeds) == ("undecided", 5, None)
+    assert row(found, "a").warnings == (f"1 run {state}: only the others are compared",)
+    assert row(found, "b").verdict == "worse"
+
+
+def test_a_failed_run_only_costs_its_pair() -> None:
+    rows = of_size(-0.05, seeds=6).runs.to_dict("records")
+    rows[8] |= {"state": "failed", "score": math.nan}
+    found = row(compare(study(rows)), "a")
+    assert (found.verdict, found.n, found.states, found.warnings) == ("better", 5, {"failed": 1}, ())
+
+
+def test_a_baseline_that_lost_runs_to_divergence_makes_no_arm_worse() -> None:
+    rows = of_size(0.1, seeds=6).runs.to_dict("records")
+    rows[2] |= {"state": "diverged", "score": math.nan}
+    assert row(compare(study(rows)), "a").verdict == "undecided"
+
+
+def test_nuisance_settings_are_chosen_within_each_arm() -> None:
+    made = tuned({"rope": BOWL, "none": {0.001: 2.1, 0.003: 1.95, 0.01: 2.3}})
+    found = compare(made)
+    none = row(found, "none")
+    assert (none.tuning, none.on_edge, none.n, none.runs) == ("optim.lr=0.003", False, 5, 15)
+    assert none.delta is not None and none.delta.estimate == pytest.approx(-0.05, abs=1e-3)
+    assert (none.verdict, none.tier) == ("better", "screen")
+    assert none.warnings == ("tuned on the seeds that are compared: screen only",)
+    assert row(compare(made, tier="confirm"), "none").verdict == "undecided"
+    assert row(compare(made, tier="confirm"), "none").more_seeds == 5
+
+
+def test_fresh_seeds_confirm_what_others_chose() -> None:
+    rows = tuned({"rope": BOWL, "none": {0.001: 2.1, 0.003: 1.95, 0.01: 2.3}}, seeds=[0]).runs.to_dict("records")
+    rows += tuned({"rope": {0.003: 2.0}, "none": {0.003: 1.96}}, seeds=range(1, 6)).runs.to_dict("records")
+    found = compare(study(rows, TUNED))
+    none = row(found, "none")
+    assert (none.verdict, none.tier, none.n, none.warnings) == ("better", "confirm", 5, ())
+    assert none.delta is not None and none.delta.estimate == pytest.approx(-0.04, abs=1e-3)
+    assert any("chose no nuisance value" in note for note in found.notes)
+
+
+def test_only_values_with_all_their_pairs_are_chosen() -> None:
+    rows = tuned({"rope": BOWL, "none": {0.001: 2.1, 0.003: 2.0, 0.01: 1.5}}).runs.to_dict("records")
+    for r in rows:
+        if (r["arm"], r["tuning"], r["pair"]) == ("position=none", "optim.lr=0.01", "4"):
+            r["state"], r["score"] = "diverged", math.nan
+    none = row(compare(study(rows, TUNED)), "none")
+    assert none.tuning == "optim.lr=0.003" and none.states == {"diverged": 1}
+    assert not any("diverged" in warning for warning in none.warnings)  # that value was not chosen
+
+
+def test_an_optimum_at_the_edge_forbids_better_and_worse() -> None:
+    falling = {0.001: 2.3, 0.003: 2.2, 0.01: 1.9}
+    found = row(compare(tuned({"rope": BOWL, "none": falling})), "none")
+    assert (found.verdict, found.on_edge) == ("undecided", True)
+    assert any("at the edge" in warning for warning in found.warnings)
+    worse = row(compare(tuned({"rope": BOWL, "none": {k: v + 0.5 for k, v in falling.items()}})), "none")
+    assert worse.verdict == "undecided"
+    other = row(compare(tuned({"rope": falling, "none": {k: v - 0.2 for k, v in BOWL.items()}})), "none")
+    assert other.verdict == "undecided" and any("the baseline's best optim.lr" in w for w in other.warnings)
+    rows = tuned({"rope": BOWL, "none": falling}).runs.to_dict("records")
+    rows += [run("none", s, 0, lr=0.03, state="diverged") for s in range(5)]
+    rows += [run("rope", s, 0, lr=0.03, state="diverged") for s in range(5)]
+    beyond = row(compare(study(rows, TUNED)), "none")
+    assert (beyond.verdict, beyond.on_edge, beyond.tuning) == ("better", False, "optim.lr=0.01")
+    for r in rows:
+        if r["state"] == "diverged":
+            r["state"] = "missing"  # never begun: nobody knows what lies beyond
+    assert row(compare(study(rows, TUNED)), "none").on_edge
+
+
+def test_unequal_tuning_forbids_better() -> None:
+    more = {0.001: 2.1, 0.003: 1.9, 0.01: 2.3, 0.03: 2.4}
+    found = row(compare(tuned({"rope": BOWL, "none": more})), "none")
+    assert found.verdict == "undecided" and "unequal tuning: 4 values tried, the baseline 3" in found.warnings
+    less = row(compare(tuned({"rope": {k: v - 0.4 for k, v in more.items()}, "none": BOWL})), "none")
+    assert less.verdict == "undecided"
+
+
+def test_drawn_values_each_on_their_own_seeds() -> None:
+    """Random search: no value has all pairs; the best of those with most is taken, and said."""
+    rows = [run("rope", s, 2 + NOISE[s], lr=0.001 * (s + 1)) for s in range(3)]
+    rows += [run("none", s, 1.9 + NOISE[s], lr=0.002 * (s + 1)) for s in range(3)]
+    design = dataclasses.replace(TUNED, values={})
+    found = row(compare(study(rows, design)), "none")
+    assert (found.n, found.verdict) in {(0, "no data"), (1, "undecided")}
+    assert any("all its pairs" in warning for warning in found.warnings)
+
+
+def test_unequal_tokens_forbid_better_unless_the_budget_is_the_question() -> None:
+    made = of_size(-0.05, 0.1)
+    made.runs.loc[made.runs["arm"] != "position=rope", "tokens"] = 2e6
+    found = compare(made)
+    assert (row(found, "a").verdict, row(found, "b").verdict) == ("undecided", "worse")
+    assert row(found, "a").warnings == ("unequal budget: 2e+06 tokens, the baseline 1e+06",)
+    made.runs["config.budget.flops"] = 1e12
+    made.runs["flops"] = 1e12
+    assert row(compare(made), "a").verdict == "better"  # equal FLOPs were asked for and spent
+    budget = dataclasses.replace(DESIGN, factors=("position", "budget.tokens"), baseline={"position": "rope"})
+    made = study(made.runs.drop(columns=["config.budget.flops"]).to_dict("records"), budget)
+    assert row(compare(made), "a").verdict == "better"
+
+
+def test_another_tokenizer_needs_bits_per_byte() -> None:
+    made = of_size(-0.05, 0.1)
+    made.runs["config.tokenizer.name"] = np.where(made.runs["arm"] == "position=a", "bytes", "chars")
+    made.design = dataclasses.replace(made.design, factors=("position", "tokenizer"))
+    assert row(compare(made), "a").verdict == "better"
+    made.design = dataclasses.replace(made.design, metric="val/loss")
+    assert row(compare(made), "a").verdict == "undecided"
+    assert row(compare(made), "a").warnings == ("another tokenizer than the baseline's: val/loss cannot be compared",)
+    assert row(compare(made), "b").verdict == "worse"
+
+
+def test_other_data_and_other_settings() -> None:
+    made = of_size(-0.05, -0.05, 0.0)
+    made.runs["config.data.name"] = np.where(made.runs["arm"] == "position=c", "ptb", "shakespeare")
+    made.runs["config.model.tied"] = made.runs["arm"] != "position=a"
+    made.runs["config.position.theta"] = made.runs["arm"].map({"position=a": 1e4})
+    made.runs["config.eval.every"] = made.runs["arm"].map(len)
+    found = compare(made)
+    assert (row(found, "a").verdict, row(found, "a").warnings) == (
+        "undecided",
+        ("differs from the baseline in model.tied too",),
+    )
+    assert (row(found, "b").verdict, row(found, "b").warnings) == ("better", ())
+    assert (row(found, "c").verdict, row(found, "c").warnings) == (
+        "undecided",
+        ("other data than the baseline's: val/bpb cannot be compared",),
+    )
