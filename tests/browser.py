@@ -271,11 +271,13 @@ class Tab:
         """
         seconds = self.browser.timeout if timeout is None else timeout
         deadline = time.monotonic() + seconds
+        asked = f"(async () => {{ const value = await ({condition}); return {{is: Boolean(value), value}}; }})()"
         wrong = "false"
         while time.monotonic() < deadline:
             try:
-                if value := self.evaluate(condition):
-                    return value
+                found = self.evaluate(asked)
+                if found["is"]:  # an element is true, though its value as JSON is empty
+                    return found["value"]
                 wrong = "false"
             except BrowserError as error:  # such as null.click() before the element is there
                 wrong = str(error)

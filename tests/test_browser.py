@@ -49,10 +49,24 @@ def test_a_quiet_page_has_no_errors_and_asks_for_itself_alone(tmp_path: Path) ->
     assert (page.console, page.requests, page.value) == ([], [path.as_uri()], None)
 
 
+def test_a_wait_takes_elements_promises_and_values(tmp_path: Path) -> None:
+    path = _write(tmp_path, "<p>text</p>")
+    with Browser() as browser:
+        tab = browser.open(path)
+        assert tab.wait("document.querySelector('p')") == {}
+        assert tab.wait("Promise.resolve(document.querySelectorAll('p').length)") == 1
+
+
 def test_a_wait_that_runs_out_says_what_the_page_shows(tmp_path: Path) -> None:
     path = _write(tmp_path, "<p>nothing here</p>")
     with pytest.raises(BrowserError, match="nothing here"):
         browse(path, wait_for="document.querySelector('svg')", timeout=1)
+
+
+def test_without_chromium_the_test_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(pytest.skip.Exception, match="apt-get install chromium"):
+        browse("about:blank")
 
 
 def test_chromium_is_gone_after_a_failure(tmp_path: Path) -> None:

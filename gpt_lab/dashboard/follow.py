@@ -70,8 +70,9 @@ class Seen:
     @property
     def settings(self) -> dict[str, Any]:
         """The flat config as plain scalars, with the run's state and facts: all that runs can be grouped by."""
-        facts = {"state": self.state, **{key: self.record[key] for key in FACTS if key in self.record}}
-        return {key: _scalar(value) for key, value in {**self.record.get("config", {}), **facts}.items()}
+        facts = {key: self.record[key] for key in FACTS if key in self.record}
+        every = {"state": self.state, **self.record.get("config", {}), **facts}
+        return {key: _scalar(value) for key, value in every.items()}
 
 
 class Sink(Protocol):

@@ -26,7 +26,6 @@ from gpt_lab.dashboard.follow import CLOCKS, Row, Seen
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.store.files import read_json
 
-TITLE = "TensorBoard"
 EVENTS = "events.out.tfevents.mirror"
 NOTE = "mirrored.json"
 
@@ -128,7 +127,7 @@ class TensorBoard:
         server = program.TensorBoard(plugins=default.get_plugins())
         # The faster loader is a process of its own, which would outlive a dashboard that is killed.
         options = ["--load_fast=false", "--reload_interval=1", "--reload_multifile=false", "--host=127.0.0.1"]
-        server.configure([TITLE, f"--logdir={self.logs}", f"--port={port or 0}", *options])
+        server.configure(["tensorboard", f"--logdir={self.logs}", f"--port={port or 0}", *options])
         try:
             with contextlib.redirect_stderr(io.StringIO()):
                 url = str(server.launch())

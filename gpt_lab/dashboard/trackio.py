@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from gpt_lab.dashboard.follow import Row, Seen
+from gpt_lab.dashboard.follow import CLOCKS, Row, Seen
 from gpt_lab.errors import ConfigError
 
 LOOKS = {"TRACKIO_COLOR_PALETTE", "TRACKIO_PLOT_ORDER", "TRACKIO_TABLE_TRUNCATE_LENGTH", "TRACKIO_THEME"}
@@ -33,7 +33,8 @@ VIEW = {"smoothing": "0", "hide_empty_tabs": "true"}
 RESERVED = "_(system|configs|traces|artifact.*|.*_links|pending_uploads)$"
 BEGIN = "begin"
 """Key of the empty row by which trackio knows a run that has no line yet."""
-TITLE = "trackio"
+_CLOCK = {name: f"progress/{name}" for name in CLOCKS}
+"""What curves can be drawn against gets a section of its own: by their plain names they would come first."""
 
 
 def check(project: str | None) -> None:
@@ -138,7 +139,7 @@ class Trackio:
             raise ConfigError(f"{which} taken: choose another with --port") from error
         projects = {self._project(run) for run in runs}
         one = {"project": projects.pop()} if len(projects) == 1 else {}
-        return f"{url}?{urlencode({**one, **VIEW})}"
+        return f"{url}metrics?{urlencode({**one, **VIEW})}"  # without a page's name, it would be that of the runs
 
     def close(self) -> None:
         """Stops the page and lets go of the databases."""
@@ -166,7 +167,7 @@ class Trackio:
             project=self._project(run),
             run=self._name(run),
             run_id=run.id,
-            metrics_list=[row.values for row in rows],
+            metrics_list=[{_CLOCK.get(name, name): value for name, value in row.values.items()} for row in rows],
             steps=[row.step for row in rows],
             timestamps=[_when(run, row) for row in rows],
             log_ids=[self._key(run, row.key) for row in rows],

@@ -35,7 +35,7 @@ class TrackioCase:
                 curves: dict[str, list[tuple[int, float]]] = {}
                 for row in storage.get_logs(project, record["name"], run_id=record["id"], max_points=None):
                     for name in row.keys() - {"step", "timestamp"}:
-                        curves.setdefault(name, []).append((row["step"], row[name]))
+                        curves.setdefault(name.removeprefix("progress/"), []).append((row["step"], row[name]))
                 found[f"{project}/{record['name']}"] = {name: sorted(points) for name, points in curves.items()}
         return found
 

@@ -100,7 +100,7 @@ def test_trackio_shows_runs_curves_configs_and_groups_live(store: Path) -> None:
         tab.wait("document.body.innerText.includes('begun-later')")
         clean(tab)
 
-        tab.goto(url.replace("/?", "/runs?"))
+        tab.goto(url.replace("/metrics?", "/runs?"))
         row = "[...document.querySelectorAll('tr')].find(e => e.textContent.includes('rope-0'))"
         tab.wait(f"{row}.textContent.includes('20')")
         tab.evaluate(f"{row}.querySelector('button.link-btn').click()")
@@ -117,7 +117,7 @@ def test_a_line_that_is_appended_appears_in_trackio(store: Path) -> None:
         run = Run.open(store / "runs" / "pos_enc" / "rope-0")
         log(run, 21, 40)
         tab.wait(f"document.querySelector('canvas.marks').toDataURL() !== {before!r} && {INK} > 100")
-        tab.goto(url.replace("/?", "/runs?"))
+        tab.goto(url.replace("/metrics?", "/runs?"))
         tab.wait("[...document.querySelectorAll('tr')].some(e => /rope-0\\s+40\\s+40/.test(e.innerText))")
         clean(tab)
 
