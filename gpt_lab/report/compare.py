@@ -250,7 +250,7 @@ class _Comparing:
             lacking = FEWEST[tier] - (n if verdicts.fresh[k] or tier == "screen" else 0)
             more = max(self._more(fit, k, tier) or 0, lacking) or None
         used = ~np.isnan(self.differences[k])
-        rho = stats.correlation(self.paired.scores[i][used], self.paired.scores[base][used])[0]
+        rho = stats.correlation(self.paired.scores[i][used], self.paired.scores[base][used])
         return self._row(
             i,
             name,
@@ -379,11 +379,19 @@ class _Comparing:
             self.notes.append(
                 "Adding seeds until an arm is decided makes false verdicts likelier: add them once, or use fresh ones."
             )
-        together = stats.paired_t(self.differences)
-        enough = np.flatnonzero(together.pairs >= FEWEST["screen"])
-        if len(enough):
-            base = float(self.variances[self.paired.arms.index(self.baseline)])
-            apart = (self.variances[np.array(self.variants)[enough]] + base).sum()
-            rho = 1 - float((together.error**2 * together.pairs)[enough].sum() / apart) if apart > 0 else math.nan
-            if math.isfinite(rho):
-                self.notes.append(f"Runs with the same {self.design.pair} correlate by {rho:.2f}, over all arms.")
+        self._say_rho(self.baseline)
+
+    def _say_rho(self, baseline: str) -> None:
+        """What pairing was worth: one correlation over all arms, with the interval that one arm's pairs give."""
+        fit = stats.paired_t(self.differences)
+        enough = np.flatnonzero(fit.pairs >= FEWEST["screen"])
+        if not len(enough):
+            return
+        of_pairs = float((fit.error**2 * fit.pairs)[enough].sum())
+        base = float(self.variances[self.paired.arms.index(baseline)])
+        of_runs = float((self.variances[np.array(self.variants)[enough]] + base).sum())
+        if of_runs > 0:
+            rho = max(-1.0, 1 - of_pairs / of_runs)
+            ends = stats.correlation_interval(rho, int(np.median(fit.pairs[enough])), self.design.alpha)
+            surely = f"between {ends[0]:.2f} and {ends[1]:.2f}" if ends else "too few to be sure"
+            self.notes.append(f"Runs with the same {self.design.pair} correlate by {rho:.2f} over all arms ({surely}).")

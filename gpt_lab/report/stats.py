@@ -148,22 +148,25 @@ def benjamini_hochberg(p: ArrayLike) -> Array:
     return _back(np.minimum(least, 1), order)
 
 
-def correlation(first: ArrayLike, second: ArrayLike, alpha: float = 0.05) -> tuple[float, float, float]:
-    """Pearson's rho of paired runs with its interval (Fisher's z); NaN where 3 (interval: 4) pairs or a spread lack."""
+def correlation(first: ArrayLike, second: ArrayLike) -> float:
+    """Pearson's rho of paired runs, those that are missing left out; NaN below 3 pairs or without a spread."""
     x, y = np.asarray(first, float), np.asarray(second, float)
     both = np.isfinite(x) & np.isfinite(y)
-    x, y = x[both] - x[both].mean() if both.any() else x[both], y[both] - y[both].mean() if both.any() else y[both]
-    n = len(x)
+    if both.sum() < 3:
+        return math.nan
+    x, y = x[both] - x[both].mean(), y[both] - y[both].mean()
     scale = math.sqrt(float(x @ x) * float(y @ y))
-    if n < 3 or scale == 0:
-        return math.nan, math.nan, math.nan
-    rho = min(1.0, max(-1.0, float(x @ y) / scale))
-    if n < 4:
-        return rho, math.nan, math.nan
-    if abs(rho) == 1:
-        return rho, rho, rho
-    half = float(ndtri(1 - alpha / 2)) / math.sqrt(n - 3)
-    return rho, math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half)
+    return min(1.0, max(-1.0, float(x @ y) / scale)) if scale > 0 else math.nan
+
+
+def correlation_interval(rho: float, pairs: int, alpha: float = 0.05) -> tuple[float, float] | None:
+    """Interval of a correlation at level 1 - alpha by Fisher's z; None below 4 pairs."""
+    if pairs < 4:
+        return None
+    if abs(rho) >= 1:
+        return rho, rho
+    half = float(ndtri(1 - alpha / 2)) / math.sqrt(pairs - 3)
+    return math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half)
 
 
 def runs_saved(pairs: int, rho: float) -> int | None:

@@ -77,6 +77,28 @@ def test_the_screen_tier_is_the_pooled_t() -> None:
     assert found.correction == "Benjamini-Hochberg over 3 comparisons"
 
 
+def test_tiers_side_by_side_are_one_family() -> None:
+    rng = np.random.default_rng(3)
+    rows = [
+        r for name, seeds in (("rope", 6), ("a", 6), ("b", 3)) for r in arm(name, 2 + 0.01 * rng.normal(size=seeds))
+    ]
+    found = compare(study(rows))
+    a, b = row(found, "a"), row(found, "b")
+    assert (a.tier, b.tier) == ("confirm", "screen")
+    assert a.delta is not None and a.p_adjusted == pytest.approx(min(1, 2 * a.delta.p))
+    assert b.delta is not None and b.p_adjusted == pytest.approx(min(1, 2 * b.delta.p))
+    assert found.correction == "Holm (confirm), Benjamini-Hochberg (screen) over 2 comparisons"
+
+
+def test_what_pairing_was_worth_is_said() -> None:
+    found = compare(of_size(0.0, 0.01, seeds=7, spread=0.0005))
+    assert any("same seed correlate by 0.9" in note and "between 0." in note for note in found.notes)
+    assert any("too few to be sure" in note for note in compare(of_size(0.0, seeds=3)).notes)
+    mine = row(found, "a")
+    assert mine.rho is not None and mine.rho > 0.9
+    assert mine.runs_saved == math.floor(2 * 7 * mine.rho / (1 - mine.rho))
+
+
 def test_tier_can_be_asked_for() -> None:
     assert {r.tier for r in compare(of_size(-0.05, 0.1), tier="screen").rows} == {None, "screen"}
     found = compare(of_size(-0.05, 0.1, seeds=4), tier="confirm")
