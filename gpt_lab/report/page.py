@@ -93,9 +93,9 @@ def page(
         style=style,
         script=script,
         table_heads=_answer_heads(comparison),
-        table_rows=[_answer_row(comparison, row) for row in comparison.rows],
+        table_rows=_answer_rows(comparison),
         cost_heads=[Head("arm"), *(Head(text, meaning, True) for text, meaning in _costs(comparison).values())],
-        cost_rows=[_cost_row(comparison, row) for row in comparison.rows if row.medians],
+        cost_rows=_cost_rows(comparison),
         lost=[str(one) for one in lost[:MOST_LOST]],
         lost_more=sum(len(one.runs) for one in lost[MOST_LOST:]),
         remarks=facts.remarks(comparison, study),
@@ -163,9 +163,14 @@ def _known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _answer_row(comparison: Comparison, row: Row) -> list[Cell]:
-    known = [other.delta for other in comparison.rows if other.delta is not None]
-    places = wording.common_digits(known)
+def _answer_rows(comparison: Comparison) -> list[list[Cell]]:
+    places = wording.common_digits([row.delta for row in comparison.rows if row.delta is not None])
+    tuned = any(row.tuning for row in comparison.rows)
+    lost = any(wording.states(row) for row in comparison.rows)
+    return [_answer_row(row, places, tuned, lost) for row in comparison.rows]
+
+
+def _answer_row(row: Row, places: int, tuned: bool, lost: bool) -> list[Cell]:
     spread = "" if row.sd is None or not math.isfinite(row.sd) else f" ± {wording.plain(row.sd)}"
     delta = Cell("–", math.nan)
     if row.delta is not None:
@@ -173,25 +178,29 @@ def _answer_row(comparison: Comparison, row: Row) -> list[Cell]:
     elif row.verdict == "baseline":
         delta = Cell("0", 0.0)
     tier = f" ({row.tier})" if row.tier else ""
-    cells = [
+    return [
         Cell(row.arm or "all runs", kind="arm"),
         delta,
         Cell(f"{MARKS.get(row.verdict, '')} {wording.verdict(row)}{tier}", kind=row.verdict.replace(" ", "-")),
-        Cell(str(row.n or row.runs), float(row.n or row.runs)),
+        Cell(str(row.n), float(row.n)),
         Cell(wording.plain(row.mean) + spread, _key(row.mean)),
         Cell(_p(row.p_adjusted), _key(row.p_adjusted)),
         Cell(wording.plain(row.rho, 2), _key(row.rho)),
+        *[Cell(row.tuning + (" (edge)" if row.on_edge else "") or "–")] * tuned,
+        *[Cell(wording.states(row) or "–")] * lost,
     ]
-    if any(other.tuning for other in comparison.rows):
-        cells.append(Cell(row.tuning + (" (edge)" if row.on_edge else "") or "–"))
-    if any(wording.states(other) for other in comparison.rows):
-        cells.append(Cell(wording.states(row) or "–"))
-    return cells
 
 
-def _cost_row(comparison: Comparison, row: Row) -> list[Cell]:
-    costs = [Cell(_amount(key, row.medians.get(key)), _key(row.medians.get(key))) for key in _costs(comparison)]
-    return [Cell(row.arm or "all runs", kind="arm"), *costs]
+def _cost_rows(comparison: Comparison) -> list[list[Cell]]:
+    costs = list(_costs(comparison))
+    return [
+        [
+            Cell(row.arm or "all runs", kind="arm"),
+            *(Cell(_amount(key, row.medians.get(key)), _key(row.medians.get(key))) for key in costs),
+        ]
+        for row in comparison.rows
+        if row.medians
+    ]
 
 
 def _key(value: float | None) -> float:

@@ -225,6 +225,24 @@ class TestCurves:
         assert len(Material(made, runs).curves) == 12
         assert isinstance(runs, FakeStudy) and len(runs.asked) == 12 * 3
 
+    def test_of_many_pairs_some_are_drawn_and_it_is_said(self) -> None:
+        made = study({"position=learned": 0.0, "position=rope": -0.1}, seeds=120, design=pos_enc())
+        material = Material(comparison(made), made)
+        with base.look():
+            drawings = [curves.draw(material), curves.differences(material), seeds.draw(material)]
+        assert len(made.asked) == 2 * 50
+        for drawing in drawings:
+            assert drawing is not None and "Of 120 pairs the first 50 are drawn." in drawing.caption
+        strokes = [line.get_xdata()[0] for line in drawings[2].canvas.axes[0].lines if line.get_linewidth() == 1.4]  # type: ignore[union-attr]
+        assert sorted(strokes) == pytest.approx(sorted(r.mean for r in comparison(made).rows if r.mean)), "of all runs"
+
+    def test_runs_at_values_that_were_not_chosen_do_not_count(self) -> None:
+        made, runs = tuned()
+        material = Material(made, runs)
+        for row in made.rows:
+            assert set(material.finished(row)["tuning"]) == {row.tuning}
+            assert float(material.scores(row).mean()) == pytest.approx(row.mean)
+
 
 class TestCosts:
     def test_front(self) -> None:

@@ -195,13 +195,13 @@ def near(values: Sequence[float], keep: Sequence[float] = (), jump: float = 6.0)
 def tokens_axis(ax: Axes, most: float, label: bool = True) -> None:
     """Tokens on x, in thousands, millions or billions, as the largest value wants it."""
     size, name = next(
-        ((s, n) for s, n in ((1e9, "billions of "), (1e6, "millions of "), (1e3, "thousands of ")) if most >= s),
+        ((s, n) for s, n in ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands")) if most >= s),
         (1, ""),
     )
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / size:g}"))
     ax.xaxis.set_major_locator(MaxNLocator(5))
     if label:
-        ax.set_xlabel(f"training tokens ({name}tokens)" if name else "training tokens")
+        ax.set_xlabel(f"training tokens ({name})" if name else "training tokens")
 
 
 def scaled(most: float) -> tuple[float, str]:

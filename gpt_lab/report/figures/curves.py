@@ -145,7 +145,7 @@ def _caption(material: Material, lines: list[Line], floors: dict[str, float], en
     if outside:
         names = ", ".join(f"{line.arm} ({plain(float(line.mean.iloc[-1]), 3)})" for line in outside)
         text += f" Beyond the lower panel: {names}."
-    return text + material.cut(material.shown())
+    return text + material.sample() + material.cut(material.shown())
 
 
 def differences(material: Material) -> Drawing | None:
@@ -259,4 +259,4 @@ def _said(
         text += " Pairs that chose a tuned value are drawn; those of the table's n decide."
     if any(line.values.shape[1] == 1 for _, line in found):
         text += " With one pair there is no interval."
-    return text + material.cut(material.shown())
+    return text + material.sample() + material.cut(material.shown())

@@ -15,6 +15,8 @@ from gpt_lab.report.wording import settings, short_names
 
 MOST_ARMS = 12
 """Arms that a figure of curves shows: more cannot be told apart."""
+MOST_PAIRS = 50
+"""Pairs whose runs are drawn one by one."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,26 @@ class Material:
             number += 1
         return styles
 
-    def finished(self, row: Row) -> pd.DataFrame:
-        """The finished runs that the row's numbers come from: of its arm, at the nuisance values chosen; by pair."""
+    @cached_property
+    def used(self) -> pd.DataFrame:
+        """The finished runs that the comparison's numbers come from: those at the nuisance values chosen."""
         runs = self.study.runs
-        chosen = runs[(runs["arm"] == row.arm) & (runs["state"] == "finished") & runs["score"].notna()]
-        if self.design.nuisance and row.tuning:
-            chosen = chosen[chosen["tuning"] == row.tuning]
-        return chosen
+        runs = runs[(runs["state"] == "finished") & np.isfinite(runs["score"])]
+        chosen = runs["arm"].map({row.arm: row.tuning for row in self.rows})
+        return runs[chosen.notna() & ((chosen == "") | (chosen == runs["tuning"]))]
+
+    @cached_property
+    def _by_arm(self) -> Mapping[str, pd.DataFrame]:
+        return {str(arm): runs for arm, runs in self.used.groupby("arm", sort=False)}
+
+    def finished(self, row: Row) -> pd.DataFrame:
+        """The runs behind the row's numbers."""
+        return self._by_arm.get(row.arm, self.used.iloc[:0])
+
+    @cached_property
+    def pairs(self) -> set[str]:
+        """The pairs that are drawn one by one."""
+        return set(self.used["pair"].astype(str).unique()[:MOST_PAIRS])
 
     def scores(self, row: Row) -> pd.Series[float]:
         """Final metric by pair."""
@@ -95,19 +110,26 @@ class Material:
         best = len(shown) - (self.baseline is not None)
         return f" Only the best {best} of {len(self.rows)} {what}{beside} are drawn."
 
+    def sample(self) -> str:
+        """A sentence that says how many pairs are drawn where there are too many; empty if all are."""
+        number = self.used["pair"].nunique()
+        return f" Of {number} pairs the first {MOST_PAIRS} are drawn." if number > MOST_PAIRS else ""
+
     @cached_property
     def curves(self) -> Mapping[str, Mapping[str, pd.Series[float]]]:
         """Arm -> pair -> the metric over tokens, of the arms shown and their finished runs; empty curves left out."""
-        wanted = {
-            row.arm: self.finished(row).drop_duplicates("pair", keep="last").set_index("pair")["run"].astype(str)
-            for row in self.shown()
-        }
+        wanted = {row.arm: self._runs(row) for row in self.shown()}
         tables = self.study.curves([run for runs in wanted.values() for run in runs])
         curves: dict[str, dict[str, pd.Series[float]]] = {}
         for arm, runs in wanted.items():
             found = {str(pair): curve(tables.get(run), self.metric) for pair, run in runs.items()}
             curves[arm] = {pair: line for pair, line in found.items() if len(line)}
         return curves
+
+    def _runs(self, row: Row) -> pd.Series[str]:
+        runs = self.finished(row)
+        runs = runs[runs["pair"].astype(str).isin(self.pairs)].drop_duplicates("pair", keep="last")
+        return runs.set_index("pair")["run"].astype(str)
 
     @cached_property
     def diverged(self) -> Mapping[str, pd.Series[float]]:

@@ -25,10 +25,10 @@ def draw(material: Material) -> Drawing | None:
     rows = [row for row in material.rows if row.mean is not None]
     if len(rows) < 2:
         return None
-    costs = {name: {row.arm: _cost(material, row, name) for row in rows} for name in COSTS}
+    costs = {name: _costs(material, name) for name in COSTS}
     said, panels = [], []
     for name, by_arm in costs.items():
-        values = np.array([v for v in by_arm.values() if math.isfinite(v)])
+        values = np.array([by_arm[row.arm] for row in rows if row.arm in by_arm])
         if len(values) < 2:
             said.append(f"{COSTS[name]}: not recorded")
         elif np.ptp(values) <= SAME[name] * values.max():
@@ -56,11 +56,11 @@ def draw(material: Material) -> Drawing | None:
     return Drawing("pareto", "What it costs", _caption(material, rows, said, limits), figure)
 
 
-def _cost(material: Material, row: Row, name: str) -> float:
-    runs = material.finished(row)
-    values = pd.to_numeric(runs[name], errors="coerce").dropna()
+def _costs(material: Material, name: str) -> dict[str, float]:
+    """Median cost of the finished runs by arm; arms without one are left out."""
+    values = pd.to_numeric(material.used[name], errors="coerce")
     values = values[np.isfinite(values) & (values > 0)]
-    return float(values.median()) if len(values) else math.nan
+    return {str(arm): float(v) for arm, v in values.groupby(material.used["arm"]).median().items()}
 
 
 def _panel(
@@ -72,28 +72,29 @@ def _panel(
     limits: tuple[float, float],
     material: Material,
 ) -> None:
-    points = [(costs[row.arm], float(row.mean or 0.0), row) for row in rows if math.isfinite(costs[row.arm])]
+    points = [(costs[row.arm], float(row.mean or 0.0), row) for row in rows if row.arm in costs]
     values = [x for x, _, _ in points]
     logarithmic = max(values) > 10 * min(values)
     front = front_of([(x, y) for x, y, _ in points], material.design.goal == "maximize")
     steps = [points[i] for i in front]
     ax.plot([x for x, _, _ in steps], [y for _, y, _ in steps], color=MUTED, lw=1, ls=(0, (4, 2)), zorder=2)
     ax.plot([x for x, _, _ in steps], [y for _, y, _ in steps], "o", ms=10, mfc="none", mec=MUTED, mew=0.9, zorder=2)
+    names = {row.arm for row in shown}
+    others = [(x, y) for x, y, row in points if row.arm not in names]
+    ax.plot([x for x, _ in others], [y for _, y in others], "o", color=GRID, ms=4, mew=0, zorder=1)
+    low, high = limits
     for x, y, row in points:
+        if row.arm not in names:
+            continue
         style = material.styles[row.arm]
-        named = row in shown
-        low, high = limits
         if not low <= y <= high:
             ax.plot([x], [max(low, min(y, high))], "^" if y > high else "v", color=style.colour, ms=5, clip_on=False)
             continue
         scores = material.scores(row)
-        if named and len(scores) > 1:
+        if len(scores) > 1:
             ax.plot([x, x], [scores.min(), scores.max()], color=style.colour, lw=0.9, alpha=0.7, zorder=3)
-        ax.plot(
-            [x], [y], style.marker if named else "o", color=style.colour if named else GRID,
-            ms=6 if named else 4, mec=INK if row.arm == material.baseline else style.colour if named else GRID,
-            mew=0.8, zorder=4 if named else 1,
-        )  # fmt: skip
+        edge = INK if row.arm == material.baseline else style.colour
+        ax.plot([x], [y], style.marker, color=style.colour, ms=6, mec=edge, mew=0.8, zorder=4)
     if logarithmic:
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
@@ -139,5 +140,7 @@ def _caption(material: Material, rows: list[Row], said: list[str], limits: tuple
         text += f" Not drawn: {'; '.join(said)}."
     outside = [row.arm for row in rows if row.mean is not None and not limits[0] <= row.mean <= limits[1]]
     if outside:
-        text += f" Beyond the axis (arrows): {', '.join(outside)}."
+        text += (
+            f" Beyond the axis: {', '.join(outside[:5])}{f' and {len(outside) - 5} more' if len(outside) > 5 else ''}."
+        )
     return text

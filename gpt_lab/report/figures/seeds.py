@@ -14,7 +14,8 @@ MOST = 30
 def draw(material: Material) -> Drawing | None:
     """Dots of the final metric by arm; None without two finished runs."""
     rows = material.shown(MOST)
-    scores = [material.scores(row) for row in rows]
+    means = [material.scores(row).mean() for row in rows]
+    scores = [line[line.index.isin(material.pairs)] for line in map(material.scores, rows)]
     values = [v for line in scores for v in line if math.isfinite(v)]
     if len(values) < 2:
         return None
@@ -32,7 +33,7 @@ def draw(material: Material) -> Drawing | None:
             spots = [(line[pair], place) for line, place in zip(scores, places, strict=True) if pair in line.index]
             ax.plot([x for x, _ in spots], [y for _, y in spots], color=GRID, lw=0.9, zorder=1)
     beyond = 0
-    for row, line, place in zip(rows, scores, places, strict=True):
+    for row, line, mean, place in zip(rows, scores, means, places, strict=True):
         style = material.styles[row.arm]
         inside = [v for v in line if left <= v <= right]
         beyond += len(line) - len(inside)
@@ -41,7 +42,6 @@ def draw(material: Material) -> Drawing | None:
             ax.plot([right], [place], ">", color=style.colour, ms=5, clip_on=False, zorder=3)
         if any(v < left for v in line):
             ax.plot([left], [place], "<", color=style.colour, ms=5, clip_on=False, zorder=3)
-        mean = float(line.mean()) if len(line) else math.nan
         if left <= mean <= right:
             ax.plot([mean, mean], [place - 0.32, place + 0.32], color=INK, lw=1.4, zorder=4)
     ax.grid(axis="y", visible=False)
@@ -49,9 +49,9 @@ def draw(material: Material) -> Drawing | None:
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel(axis(material.metric))
-    caption = f"Final {material.metric} of every finished run; the stroke is the arm's mean."
+    caption = f"Final {material.metric} of the finished runs; the stroke is the arm's mean."
     if len(rows) > 1 and len(pairs) <= 20:
         caption += f" Grey lines join the runs of one {material.design.pair}."
     if beyond:
         caption += f" {beyond} {'run lies' if beyond == 1 else 'runs lie'} beyond the axis (arrows)."
-    return Drawing("seeds", "All finished runs", caption + material.cut(rows), figure)
+    return Drawing("seeds", "All finished runs", caption + material.sample() + material.cut(rows), figure)
