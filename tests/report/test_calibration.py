@@ -207,6 +207,7 @@ def test_the_same_seed_gives_the_same_numbers() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_benchmark_writes_its_table(tmp_path: Path) -> None:
     out = tmp_path / "calibration.json"
     command = [sys.executable, str(ROOT / "benchmarks" / "calibration.py"), "--quick", "--out", str(out)]
