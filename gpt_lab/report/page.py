@@ -26,7 +26,7 @@ MOST_LOST = 100
 MOST_SETTINGS = 60
 MOST_COMMANDS = 20
 MARKS = {
-    "baseline": "◆",
+    "baseline": "◇",
     "better": "●",
     "worse": "✖",
     "equivalent": "■",

@@ -142,7 +142,7 @@ def test_the_table_is_the_comparison() -> None:
     assert first.delta is not None
     assert rows[0][1] == wording.with_interval(first.delta, 3) and rows[0][1].startswith("−0.063 [−0.077, ")
     assert rows[0][2] == "● better (screen)" and rows[0][3] == "3"
-    assert [row[2] for row in rows if row[0] == "position=learned"] == ["◆ baseline"]
+    assert [row[2] for row in rows if row[0] == "position=learned"] == ["◇ baseline"]
 
 
 def test_what_is_lost_is_said() -> None:

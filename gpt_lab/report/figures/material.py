@@ -138,7 +138,7 @@ class Material:
         arms = {row.arm: row.tuning for row in self.shown()}
         mask = (runs["state"] == "diverged") & runs["arm"].isin(list(arms))
         lost = runs[mask]
-        if self.design.nuisance:
+        if self.design.nuisance and len(lost):  # an empty list would choose columns
             lost = lost[[not arms[a] or t == arms[a] for a, t in zip(lost["arm"], lost["tuning"], strict=True)]]
         lost = lost.head(20)
         tables = self.study.curves(lost["run"].astype(str).tolist()) if len(lost) else {}

@@ -34,6 +34,12 @@ class Ladder:
     lost: list[float]
     chosen: int | None
 
+    @property
+    def on_edge(self) -> bool:
+        """The value chosen is the first or last of its ladder, where a better one may lie beyond."""
+        ends = (0, len(self.places) - 1)
+        return self.row.on_edge and len(self.places) > 1 and self.chosen in ends
+
 
 def draw(material: Material) -> Drawing | None:
     """One panel for each tuned setting; None unless an arm finished with two values of it."""
@@ -61,7 +67,7 @@ def draw(material: Material) -> Drawing | None:
         for s in [material.styles[row.arm]]
     ]
     handles.append(Line2D([], [], ls="none", marker="o", ms=9, mfc="none", mec=INK, label="chosen"))
-    if any(ladder.row.on_edge for _, _, found in drawn for ladder in found):
+    if any(ladder.on_edge for _, _, found in drawn for ladder in found):
         handles.append(Line2D([], [], ls="none", marker="s", ms=9, mfc="none", mec=INK, label="chosen, at the edge"))
     if any(ladder.lost for _, _, found in drawn for ladder in found):
         handles.append(Line2D([], [], ls="none", marker="x", ms=5, color=MUTED, label="diverged"))
@@ -134,7 +140,7 @@ def _panel(ax: Axes, key: str, order: list[str], found: list[Ladder], material: 
             high = top - 0.02 * number * (limits[1] - limits[0]) / max(len(found), 1)
             ax.plot(ladder.lost, [high] * len(ladder.lost), "x", color=style.colour, ms=5, zorder=5)
         if ladder.chosen is not None:
-            shape = "s" if ladder.row.on_edge else "o"
+            shape = "s" if ladder.on_edge else "o"
             x, y = ladder.places[ladder.chosen], ladder.means[ladder.chosen]
             ax.plot([x], [y], shape, ms=10, mfc="none", mec=INK, mew=0.9, zorder=6)
     ax.set_ylim(limits[0], top + 0.03 * (limits[1] - limits[0]))
@@ -162,7 +168,7 @@ def _caption(material: Material, drawn: list[tuple[str, list[str], list[Ladder]]
     text = "Mean over the finished runs at each value; dots are runs. Circled: the value that the comparison uses."
     if len(material.design.nuisance) > 1:
         text += " Where other settings were tuned too, their best value is taken at each place."
-    edges = list(dict.fromkeys(ld.row.arm for _, _, found in drawn for ld in found if ld.row.on_edge))
+    edges = list(dict.fromkeys(ld.row.arm for _, _, found in drawn for ld in found if ld.on_edge))
     if edges:
         text += (
             f" Squared: the best value is the last of its ladder, so a better one may lie beyond: {', '.join(edges)}."
