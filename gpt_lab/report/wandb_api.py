@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -96,7 +97,7 @@ def stated(name: str, raw: Any) -> tuple[Sweep | None, str]:
     """The sweep that a server's copy of a sweep file states; None, and why, for one that the lab cannot read.
 
     Args:
-        name: the sweep's, which stands for the file's; the study is that of the `gpt_lab:` block, else of the command.
+        name: the sweep's; the study is that of the `gpt_lab:` block, else of the command, and names the file.
     """
     if not isinstance(raw, Mapping):
         return None, "it is empty"
@@ -107,7 +108,9 @@ def stated(name: str, raw: Any) -> tuple[Sweep | None, str]:
         study = words[-1].removeprefix("study=") if words else name
         kept["gpt_lab"] = {**(block if isinstance(block, Mapping) else {}), "study": study}
     try:
-        return spec.read(Path(name), kept), ""
+        sweep = spec.read(Path(name), kept)
+        shipped = Path("sweeps", f"{sweep.design.study}.yaml")
+        return replace(sweep, path=shipped if shipped.is_file() else Path(shipped.name)), ""
     except ConfigError as error:
         return None, str(error)
 

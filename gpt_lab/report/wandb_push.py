@@ -76,8 +76,8 @@ def push(
         raise LabError(f"W&B did not take the report: {' '.join(str(error).split())}") from error
     if mode == "online":
         return f"report in W&B: {where}"
-    lead = f"W&B cannot be reached ({problem}); the" if problem else "the"
-    return f"{lead} report is kept offline; later: wandb sync {where}"
+    lead = f"W&B cannot be reached ({problem}); " if problem else ""
+    return f"{lead}report kept offline; later: wandb sync {where}"
 
 
 def _log(

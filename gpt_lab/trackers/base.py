@@ -108,6 +108,11 @@ class Background(Tracker):
         if self._dropped:
             self._say(f"{self.title} was too slow for {self._dropped} events: {self.recovery()}")
 
+    def wait(self, backlog: int) -> None:
+        """Blocks until at most so many events wait to be mirrored; for callers that are in no hurry."""
+        while self._thread is not None and self._thread.is_alive() and self._events.qsize() > backlog:
+            time.sleep(0.01)
+
     def recovery(self) -> str:
         """Where what was not mirrored is."""
         return f"all of it is in {self.run.path / 'metrics.jsonl'}"

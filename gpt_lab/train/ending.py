@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from gpt_lab import trackers
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
@@ -39,8 +40,8 @@ class Result:
         return 0 if self.state == "finished" else 1
 
 
-def already_done(run: Run, console: Console) -> Result:
-    """Says that there is nothing to train."""
+def already_done(run: Run, cfg: RunConfig, console: Console) -> Result:
+    """Says that there is nothing to train; a W&B sweep that asked for the run gets it from the store."""
     when = str(run.record.get("finished"))[:19].replace("T", " ")
     if run.state == "diverged":
         line = f"{run.path} diverged at step {run.summary.get('diverged/step')} ({when})"
@@ -50,6 +51,8 @@ def already_done(run: Run, console: Console) -> Result:
     rows = live.summary_rows(run.summary)
     verdict = live.verdict(run.summary)
     live.show_end(console, run.name, rows, [verdict] if verdict else [])
+    for message in trackers.replay(cfg.tracker, run, cfg):
+        console.print(message, markup=False, highlight=False, soft_wrap=True)
     return Result(run.path, run.state, run.summary, done=True)
 
 

@@ -70,7 +70,7 @@ def run_training(
         if started is not None:
             started(run)
         if run.state in ("finished", "diverged") and not cfg.force:
-            return ending.already_done(run, console)
+            return ending.already_done(run, cfg, console)
         if cfg.force and (run.state != "running" or run.metrics()):
             run.restart()
         with Signals() as signals:

@@ -102,12 +102,22 @@ def test_sweep(server: SweepDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert row["env"]["packages"] == "python 3.11.7, torch 2.15.0"
     assert row["env"]["started"] == "2026-01-01T00:00:00Z"
     assert source.sweep is not None
+    assert source.sweep.path == Path("small.yaml")
     design = source.sweep.design
     assert (design.study, design.question, design.factors) == ("small", "Which?", ("position",))
     assert (design.baseline, design.values["position"]) == ({"position": "rope"}, ("rope", "alibi"))
     assert source.notes == []
     assert server.unknown == []
     assert not list(tmp_path.rglob("r0")), "wandb.Api makes a folder for each run"
+
+
+def test_swept_null_and_preset(server: SweepDouble) -> None:
+    """An agent's values stand over the run's own: null as text, a preset's name over the flags that it chose."""
+    cfg = put(server, "r0")
+    assert cfg.flat()["batch.micro"] is None
+    server.runs["r0"].config |= {"batch.micro": {"value": "null"}, "model": {"value": "llama"}, "scale": {"value": "x"}}
+    (row,) = wandb_api.load("wandb:tester/lab").rows
+    assert row["config"] == cfg.flat()
 
 
 def test_sweep_without_block(server: SweepDouble) -> None:

@@ -100,7 +100,7 @@ def test_no_answer(
     (tmp_path / "runs/pos_enc").mkdir(parents=True)
     server.stop()
     line = push(comparison, study, figures)
-    assert line.startswith("W&B cannot be reached (") and "; the report is kept offline; later: wandb sync " in line
+    assert line.startswith("W&B cannot be reached (") and "; report kept offline; later: wandb sync " in line
     folder = Path(line.rpartition("wandb sync ")[2])
     assert folder.parent == tmp_path / "runs/pos_enc/wandb"
     kept = oracle.read(folder)

@@ -134,6 +134,7 @@ def test_small_sweep(here: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     runs_are_those_of_the_file(here)
     report_reads_them(here, monkeypatch)
     report_command(here)
+    another_sweep_gets_finished_runs(here)
 
 
 def the_file_arrives_as_written(swept: Clone) -> None:
@@ -273,6 +274,26 @@ def report_command(swept: Clone) -> None:
     assert (pushed.group, pushed.complete) == ("small", True)
     assert (swept.path / "answer/report.html").is_file()
     assert swept.server.unknown == []
+
+
+def another_sweep_gets_finished_runs(swept: Clone) -> None:
+    """What an agent asks for and the store has is not trained again, and the sweep has it all the same."""
+    run = all_runs(swept.path / "runs", "small")[0]
+    agent = {"SWEEP_ID": "other", "RUN_ID": "again", "PROJECT": "lab", "ENTITY": "tester"}
+    done = subprocess.run(
+        [str(BIN / "train"), "study=small", "position=rope", "seed=0", *(f"{k}={v}" for k, v in swept.tiny.items())],
+        cwd=swept.path,
+        env={**swept.environment, **{f"WANDB_{name}": value for name, value in agent.items()}},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "is already done" in done.stdout
+    seen = swept.server.runs["again"]
+    assert (seen.sweep, seen.exit_code, seen.summary["val/bpb"]) == ("other", 0, run.summary["val/bpb"])
+    assert [step for step, _ in seen.values("train/loss")] == [5, 10, 15, 20]
 
 
 ALL = """
