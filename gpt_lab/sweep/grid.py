@@ -140,9 +140,9 @@ def swept_key(where: str, name: Any, swept: Mapping[str, Parameter]) -> str:
     Raises:
         ConfigError: it is none.
     """
-    if name not in swept:
+    if not isinstance(name, str) or name not in swept:
         raise ConfigError(unknown(f"swept parameter in {where}:", name, swept))
-    return str(name)
+    return name
 
 
 def one_of(where: str, name: str, value: Any, swept: Mapping[str, Parameter]) -> Any:

@@ -254,13 +254,18 @@ def _scalar(name: str, value: Any) -> Any:
             raise ConfigError(f'{name}: "None" is text here: write "null"')
         if value.lower() in ("true", "false"):
             raise ConfigError(f"{name}: {value!r} in quotes is text: write {value.lower()}")
-        _refuse_number_text(name, value)
+        refuse_number_text(name, value)
     elif value is not None and not isinstance(value, bool | int | float):
         raise ConfigError(f"{name}: YAML reads {value} as a {type(value).__name__}: put it in quotes")
     return value
 
 
-def _refuse_number_text(name: str, value: str) -> None:
+def refuse_number_text(name: str, value: str) -> None:
+    """Refuses text that was meant as a number: 1e-5, which YAML reads as text, or a number in quotes.
+
+    Raises:
+        ConfigError: the line shows how to write it.
+    """
     try:
         number = float(value)
     except ValueError:
@@ -277,7 +282,7 @@ def _refuse_number_text(name: str, value: str) -> None:
 
 def _number(name: str, key: str, value: Any) -> float:
     if isinstance(value, str):
-        _refuse_number_text(f"{key} of {name}", value)
+        refuse_number_text(f"{key} of {name}", value)
     if not _is_number(value):
         raise ConfigError(f"{key} of {name} must be a number, not {value!r}")
     return typing.cast(float, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -129,6 +130,8 @@ def _sweep(path: Path, raw: Mapping[str, Any], overrides: Sequence[str], study: 
     for key in raw:
         if key not in TOP:
             raise ConfigError(unknown("key", key, TOP))
+        if raw[key] is None:
+            raise ConfigError(f"{key} is empty: fill it in or leave it out")
     for key in ("program", "project", "entity", "name", "description"):
         if key in raw and not (isinstance(raw[key], str) and raw[key].strip()):
             raise ConfigError(f"{key} must be text, not {raw[key]!r}")
@@ -141,9 +144,11 @@ def _sweep(path: Path, raw: Mapping[str, Any], overrides: Sequence[str], study: 
     for key in block:
         if key not in BLOCK:
             raise ConfigError(unknown("key of gpt_lab:", key, BLOCK))
+        if block[key] is None:
+            raise ConfigError(f"gpt_lab.{key} is empty: fill it in or leave it out")
         if key in GRID_ONLY and method != "grid":
             raise ConfigError(f"gpt_lab.{key} is for method: grid, not for {method}")
-    if not raw.get("parameters"):
+    if "parameters" not in raw or raw["parameters"] == {}:
         raise ConfigError("parameters is missing or empty: name the settings to sweep")
     found = parameters.read(_mapping("parameters", raw["parameters"]))
     swept = _swept(found)
@@ -153,9 +158,8 @@ def _sweep(path: Path, raw: Mapping[str, Any], overrides: Sequence[str], study: 
     design = _design(path, raw, block, found, overrides, study)
     run_cap = _run_cap(raw, method)
     _early_terminate(raw, design)
-    if method != "grid":
-        draw.check(swept)
-    else:
+    draw.check(swept)
+    if method == "grid":
         if any(p.probabilities for p in swept.values()):
             raise ConfigError("probabilities are for method: random")
         values = grid.combinations(swept, design.pair, grid.rules(block, swept))
@@ -199,7 +203,7 @@ def _design(
         nuisance=nuisance,
         baseline=_baseline(block, factors, swept),
         family=_text("family", block) or name,
-        mei=_number("mei", block, lambda x: x > 0, "above 0"),
+        mei=_number("mei", block, lambda x: 0 < x < math.inf, "above 0"),
         alpha=_number("alpha", block, lambda x: 0 < x < 1, "between 0 and 1") or 0.05,
         values=values,
     )
@@ -311,6 +315,8 @@ def _run_cap(raw: Mapping[str, Any], method: str) -> int | None:
     cap = raw.get("run_cap")
     if "run_cap" in raw and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
         raise ConfigError(f"run_cap must be a whole number above 0, not {cap!r}")
+    if cap is not None and cap > grid.LARGEST:
+        raise ConfigError(f"run_cap must be at most {grid.LARGEST:,}, not {cap:,}")
     if cap is None and method != "grid":
         raise ConfigError(f"method: {method} has no end of its own: say how many runs with run_cap: N")
     return cap
@@ -359,6 +365,8 @@ def _number(key: str, block: Mapping[str, Any], holds: Any, range_: str) -> floa
     if key not in block:
         return None
     value = block[key]
+    if isinstance(value, str):
+        parameters.refuse_number_text(f"gpt_lab.{key}", value)
     if not isinstance(value, int | float) or isinstance(value, bool) or not holds(value):
         raise ConfigError(f"gpt_lab.{key} must be a number {range_}, not {value!r}")
     return float(value)

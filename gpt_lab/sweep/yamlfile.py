@@ -52,7 +52,7 @@ def read(path: Path) -> dict[str, Any]:
         if "\\t" in problem:
             problem = "a tab: YAML indents with spaces"
         raise ConfigError(f"{path}:{where} {problem}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, 2026-13-45
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
     if tree is None:
         raise ConfigError(f"{path} is empty: a sweep needs method and parameters")
