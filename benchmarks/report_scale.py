@@ -31,7 +31,7 @@ from gpt_lab import config
 from gpt_lab.report import facts, frame, table
 from gpt_lab.report.compare import compare
 from gpt_lab.report.targets import Options, find
-from gpt_lab.report.write import write
+from gpt_lab.report.write import figure_files, write
 from gpt_lab.store import Run
 from gpt_lab.store.record import machine
 
@@ -101,7 +101,8 @@ def measure(study: Path, count: int) -> dict[str, float]:
     comparison = timed("compare", lambda: compare(loaded))
     timed("show", lambda: table.show(comparison, loaded, Console(file=io.StringIO(), width=140)))
     timed("environment and differences", lambda: (facts.environment(loaded), facts.differences(loaded)))
-    timed("write every file", lambda: write(comparison, loaded, study / "report", "uv run report"))
+    figures = timed("draw", lambda: figure_files(comparison, loaded, study / "report"))
+    timed("write", lambda: write(comparison, loaded, figures, study / "report", "uv run report"))
     for name, words in (("command, table only", ["--no-files"]), ("command, every file", [])):
         command = [*REPORT, str(study), "--baseline", "optim.lr=0.001", *words]
         done = timed(name, partial(subprocess.run, command, capture_output=True, text=True))

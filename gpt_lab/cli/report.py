@@ -64,19 +64,13 @@ def run(arguments: list[str]) -> int:
     )
     places = find(chosen.targets, options)
     command = shlex.join(["uv", "run", "report", *arguments])
-    from gpt_lab.report.write import report
+    from gpt_lab.report import table, write
 
-    output(
-        lambda console: report(
-            places,
-            options,
-            console,
-            command,
-            out=chosen.out,
-            files=not chosen.no_files,
-            push=chosen.wandb,
-        )
-    )
+    comparison, study = write.answer(places, options)
+    output(lambda console: table.show(comparison, study, console))
+    if not chosen.no_files or chosen.wandb:
+        folder = None if chosen.no_files else chosen.out or write.folder_of(places)
+        output(lambda console: write.keep(comparison, study, console, command, folder, chosen.wandb))
     return 0
 
 

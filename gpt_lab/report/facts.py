@@ -185,8 +185,12 @@ def _versions(values: Counter[str]) -> str:
 
 
 def remarks(comparison: Comparison, study: Study) -> list[str]:
-    """All sentences below the table, each once: warnings by arm, floors, disagreements, notes."""
-    warnings = [f"{row.arm or 'the runs'}: {text}" for row in comparison.rows for text in row.warnings]
+    """All sentences below the table, each once: warnings with their arms, floors, disagreements, notes."""
+    warned: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        for text in row.warnings:
+            warned.setdefault(text, []).append(row.arm or "the runs")
+    warnings = [f"{'; '.join(arms)}: {text}" for text, arms in warned.items()]
     found = [*warnings, *floors(study), *disagreements(study), *comparison.notes, *study.notes]
     return list(dict.fromkeys(found))
 

@@ -1,68 +1,90 @@
-"""From places to a report: the table in the terminal, then every file, each whole or not there."""
+"""From places to an answer, and from an answer to files, each whole or not there."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from gpt_lab.errors import DataError
-from gpt_lab.report import facts, frame, table
+from gpt_lab.report import facts, frame
 from gpt_lab.report.compare import compare
-from gpt_lab.report.figures import draw
+from gpt_lab.report.figures import Figure, draw
 from gpt_lab.report.targets import Options, Places
 from gpt_lab.report.types import Comparison
 from gpt_lab.store.files import write_atomic, writing
 
 
-def report(
-    places: Places, options: Options, console: Console, command: str, *, out: Path | None, files: bool, push: bool
-) -> None:
-    """Reads, compares, shows and writes.
-
-    Args:
-        command: the command line, to be repeated. out: folder of the files; None: the study's `report/`.
-        files: write report.md, report.html, runs.csv, runs.parquet and figures/. push: also log to W&B.
+def answer(places: Places, options: Options) -> tuple[Comparison, frame.Loaded]:
+    """Reads the runs and compares them.
 
     Raises:
         ConfigError: a metric, setting or baseline that does not exist.
-        DataError: no finished run, or runs that cannot be read. LabError: a file cannot be written.
+        DataError: no finished run, or runs that cannot be read.
     """
     study = frame.read(places, options)
     if not (study.runs["state"] == "finished").any():
         raise DataError(_unfinished(study))
-    comparison = compare(study, tier=options.tier)
-    table.show(comparison, study, console)
-    if files:
-        folder = out or folder_of(places)
-        for path in write(comparison, study, folder, command):
-            console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
-    if push:
-        from gpt_lab.report.wandb_push import push as log
-
-        with tempfile.TemporaryDirectory() as temporary:
-            figures = draw(comparison, study, Path(temporary))
-            console.print(log(comparison, study, figures), markup=False, highlight=False, soft_wrap=True)
+    return compare(study, tier=options.tier), study
 
 
-def write(comparison: Comparison, study: frame.Loaded, folder: Path, command: str) -> list[Path]:
-    """Writes every file of a report into a folder (made if missing); returns the paths, the page first.
+def keep(
+    comparison: Comparison, study: frame.Loaded, console: Console, command: str, folder: Path | None, push: bool
+) -> None:
+    """Writes the files, logs to W&B, and says where.
+
+    Args:
+        command: the command line, to be repeated.
+        folder: gets report.html, report.md, runs.csv, runs.parquet and figures/; None: no files.
+        push: also log the table and the figures to W&B.
 
     Raises:
-        LabError: the folder or a file cannot be written.
+        LabError: a file cannot be written, or W&B refuses.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        figures = figure_files(comparison, study, folder or Path(temporary))
+        if folder is not None:
+            for path in write(comparison, study, figures, folder, command):
+                _say(console, f"wrote {path}")
+        if push:
+            from gpt_lab.report.wandb_push import push as log
+
+            _say(console, log(comparison, study, figures))
+
+
+def figure_files(comparison: Comparison, study: frame.Loaded, folder: Path) -> list[Figure]:
+    """Draws into `folder`/figures, which is made if missing.
+
+    Raises:
+        LabError: the folder cannot be written.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return draw(comparison, study, folder / "figures")
+
+
+def write(
+    comparison: Comparison, study: frame.Loaded, figures: Sequence[Figure], folder: Path, command: str
+) -> list[Path]:
+    """Writes every file of a report beside its `figures/`; returns the paths, the page first.
+
+    Raises:
+        LabError: a file cannot be written.
     """
     from gpt_lab.report.export import export
     from gpt_lab.report.markdown import markdown
     from gpt_lab.report.page import page
 
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    figures = draw(comparison, study, folder / "figures")
     html, text = folder / "report.html", folder / "report.md"
     write_atomic(html, page(comparison, study, figures, study.sweep, command).encode("utf-8", "replace"))
     write_atomic(text, markdown(comparison, study, figures, study.sweep, command).encode("utf-8", "replace"))
     return [html, text, *export(study, folder), *([folder / "figures"] if figures else [])]
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def folder_of(places: Places) -> Path:

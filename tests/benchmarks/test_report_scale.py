@@ -13,5 +13,5 @@ from tests.benchmarks.test_scripts import run
 def test_report_scale(tmp_path: Path) -> None:
     found = run("report_scale.py", tmp_path / "scale.json")
     assert (found["runs"], found["arms"]) == (100, 20)
-    assert {"read", "compare", "write every file", "command, table only"} <= found["seconds"].keys()
+    assert {"read", "compare", "draw", "write", "command, table only"} <= found["seconds"].keys()
     assert all(seconds > 0 for seconds in found["seconds"].values())
