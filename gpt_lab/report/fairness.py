@@ -53,7 +53,7 @@ def _lost(chosen: pd.DataFrame, design: Design, baseline: str, found: dict[str, 
             said = f"{_runs(int(count))} {state}"
             if arm == baseline:
                 for each in found.values():
-                    each.append(Doubt(f"the baseline lost {said}: it is judged by the others", _blocks("worse")))
+                    each.append(Doubt(f"of the baseline {said}: it is judged by the others", _blocks("worse")))
             else:
                 rest = ": only the others are compared" if (states[chosen["arm"] == arm] == "finished").any() else ""
                 found[str(arm)].append(Doubt(said + rest, _blocks("better")))
