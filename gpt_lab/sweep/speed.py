@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpt_lab.schema import RunConfig
@@ -14,6 +15,8 @@ MFU = {"cpu": 0.45, "cuda": 0.3}
 """Share of the peak that training is assumed to reach where no run has measured it (48 % of one core, scale=tiny)."""
 ALIKE = 0.1
 """Relative difference of FLOPs per token up to which two models count as equally fast."""
+SPEED_KINDS = ("attention", "position", "norm", "mlp", "residual", "optim")
+"""Parts by which models of one size differ in speed."""
 BESIDE = 1.0
 """Seconds of a run beside training and evaluation: model, checkpoints, n-gram floors."""
 
@@ -43,13 +46,15 @@ class Speeds:
         """Training speed of a run; None where nothing tells it."""
         own = [run for run in self._runs if run.study == self._study]
         for runs, what in ((own, "runs of this study"), (self._runs, "runs of the same size")):
-            rates = [rate for run in runs if (rate := self._rate(run.record, cfg, plan)) is not None]
+            rated = [(run, rate) for run in runs if (rate := self._rate(run.record, cfg, plan)) is not None]
+            same = [rate for run, rate in rated if _same_parts(run.record["config"], cfg)]
+            rates = same or [rate for _, rate in rated]
             if rates:
                 self._use(f"measured: {what} on this machine")
                 return statistics.median(rates)
         return self._from_peak(cfg, plan)
 
-    def _rate(self, record: dict[str, Any], cfg: RunConfig, plan: Plan) -> float | None:
+    def _rate(self, record: Mapping[str, Any], cfg: RunConfig, plan: Plan) -> float | None:
         """Tokens per second of an earlier run, if it says anything about this one."""
         from gpt_lab.store.record import machine
 
@@ -93,6 +98,11 @@ class Speeds:
 
     def _use(self, what: str) -> None:
         self._used[what] = self._used.get(what, 0) + 1
+
+
+def _same_parts(config: Mapping[str, Any], cfg: RunConfig) -> bool:
+    """Whether a run's flat settings choose the same parts."""
+    return all(config.get(f"{kind}.name") == getattr(cfg, kind)["name"] for kind in SPEED_KINDS)
 
 
 def seconds(cfg: RunConfig, plan: Plan, val_tokens: int, rate: float | None) -> float | None:

@@ -137,6 +137,7 @@ def test_speed_is_that_of_earlier_runs_of_the_same_size(make: Any) -> None:
         "more threads": ({**record, "hardware": {**machine(), "threads": 8}}, 9e9),
         "another machine": ({**record, "hardware": {"cpu": "other", "threads": 1}}, 9e9),
         "larger": ({**record, "train_flops_per_token": 10**9}, 9e9),
+        "another optimizer": ({**record, "config": {**cfg.flat(), "optim.name": "muon"}}, 9e9),
         "another precision": ({**record, "resolved": {**record["resolved"], "precision": "bf16"}}, 9e9),
     }
     for name, (one, rate) in others.items():
