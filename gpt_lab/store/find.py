@@ -21,7 +21,7 @@ def all_runs(runs_dir: str | os.PathLike[str], study: str | None = None) -> list
     root = Path(runs_dir)
     folders: Iterable[Path] = [root / study] if study is not None else _folders(root)
     runs = [run for folder in folders for path in _folders(folder) if (run := _readable(path)) is not None]
-    return sorted(runs, key=lambda run: (str(run.record.get("updated", "")), run.name))
+    return sorted(runs, key=_age)
 
 
 def find_run(runs_dir: str | os.PathLike[str], spec: str) -> Run:
@@ -76,9 +76,29 @@ def best(runs: Iterable[Run]) -> Run:
 
 
 def find_signature(runs_dir: str | os.PathLike[str], study: str, signature: str) -> Run | None:
-    """The run of a study with this signature (the latest, should a copied folder make two); None if there is none."""
-    matches = [run for run in all_runs(runs_dir, study) if run.record.get("signature") == signature]
-    return matches[-1] if matches else None
+    """The run of a study with this signature (the latest, should a copied folder make two); None if there is none.
+
+    Only records that hold its text are parsed: every trial of a sweep looks through all those before it.
+    """
+    matches = [
+        run
+        for path in _folders(Path(runs_dir) / study)
+        if _mentions(path / "run.json", signature)
+        and (run := _readable(path)) is not None
+        and run.record.get("signature") == signature
+    ]
+    return max(matches, key=_age) if matches else None
+
+
+def _mentions(path: Path, text: str) -> bool:
+    try:
+        return text.encode() in path.read_bytes()
+    except OSError:
+        return False
+
+
+def _age(run: Run) -> tuple[str, str]:
+    return str(run.record.get("updated", "")), run.name
 
 
 def _folders(root: Path) -> Iterator[Path]:

@@ -33,17 +33,24 @@ class ForkServer:
     def __init__(self) -> None:
         if not hasattr(os, "fork"):
             raise LabError("a sweep needs os.fork, which this system lacks: use `wandb agent`, or Linux (WSL will do)")
-        mine, theirs = socket.socketpair()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.socket, theirs = socket.socketpair()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - what the server itself says: nothing, unless it breaks
         with theirs:
             self.process = self._launch(theirs.fileno())
-        self.socket = mine
         self.pids: dict[str, tuple[int, int | None]] = {}
         """Each job's process and its start time."""
+        self.ready = self.gone = False
         self._heard = bytearray()
         self._selector = selectors.DefaultSelector()
-        self._selector.register(mine, selectors.EVENT_READ)
-        self.gone = False
+        self._selector.register(self.socket, selectors.EVENT_READ)
+
+    def restart(self) -> None:
+        """A new server in place of one that has died."""
+        self.close()
+        self._begin()
 
     def _launch(self, number: int) -> subprocess.Popen[bytes]:
         """Starts the server's process, which gets the socket with this number."""
@@ -82,6 +89,7 @@ class ForkServer:
             self.gone = True
         found: list[dict[str, Any]] = lines(self._heard, data)
         for event in found:
+            self.ready = True
             if event["event"] == "refused":
                 raise LabError(f"cannot run trials: {event['error']}")
             if event["event"] == "said" and "pid" in event["message"]:
@@ -125,6 +133,8 @@ class ForkServer:
         self._selector.close()
         self.socket.close()
         self._output.close()
+        if not self.ready:  # it would not look up before it has imported torch
+            self.process.kill()
         try:
             self.process.wait(patience)
         except subprocess.TimeoutExpired:

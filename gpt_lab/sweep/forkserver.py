@@ -201,6 +201,7 @@ def main() -> None:
     runner.set_inheritable(False)
     prepare()
     Server(runner).serve()
+    os._exit(0)  # taking torch down would cost half a second
 
 
 if __name__ == "__main__":

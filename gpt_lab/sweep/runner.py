@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -10,10 +11,10 @@ from typing import Any
 
 from rich.console import Console
 
-from gpt_lab.errors import ConfigError, DataError
+from gpt_lab.errors import DataError
 from gpt_lab.store.files import read_json, writing
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import ledger as ledger_module
+from gpt_lab.sweep import ledger as ledger_
 from gpt_lab.sweep import search, spec
 from gpt_lab.sweep.client import ForkServer
 from gpt_lab.sweep.design import Cell, Sweep
@@ -22,7 +23,7 @@ from gpt_lab.sweep.live import View, show_result
 from gpt_lab.sweep.owner import Watch
 from gpt_lab.sweep.tail import Tail
 from gpt_lab.sweep.trial import Trial
-from gpt_lab.sweep.work import Draw, Prune, Runner
+from gpt_lab.sweep.work import Prune, Runner
 
 OVER = ("finished", "diverged", "pruned")
 """States that no repetition of the command changes."""
@@ -55,65 +56,54 @@ def run_sweep(
         ConfigError: a cell that no run could have; nothing has been written. LabError: the folder cannot be written.
     """
     folder = folder_of(sweep)
-    searching = search.Search(sweep)
-    planned = searching.cells  # None: each depends on the results before it
-    draw = _draw(searching) if planned is None else None
-    known = [entry for entry in ledger_module.entries(folder) if entry.wanted]
-    left = _left(planned, known, folder)
-    over = reached(sweep, known) or (not left and (draw is None or draw(known) is None))
-    server = None
-    try:
+    known = [entry for entry in ledger_.entries(folder) if entry.wanted]
+    with contextlib.ExitStack() as stack:
+        server = None
+        if not known or any(entry.state not in OVER for entry in known):
+            server = stack.enter_context(contextlib.closing(ForkServer()))  # imports torch while cells are composed
+        searching = search.Search(sweep)
+        left = _left(searching.cells, known, folder)
+        over = reached(sweep, known) or (not left and searching.ask(_done(known)) is None)
+        visible: list[str] = []
         if not over:
-            server = ForkServer()
-            checked = left if planned is not None else search.corners(sweep)
+            server = server or stack.enter_context(contextlib.closing(ForkServer()))
+            checked = left if searching.cells is not None else search.corners(sweep)
             configs = [cfg.to_dict() for cfg in cells_.configs(checked)]
             gpus = server.ask("check", cells=[dataclasses.asdict(c) for c in checked], configs=configs)["gpus"]
             visible = _gpus(gpus) if uses_gpu(sweep, left) else []
-        ledger = Ledger.open(folder)
-        try:
-            _begin(ledger, sweep, planned, watch)
-            if server is None:
-                console.print(f"{sweep.design.study} is already done: nothing to run", markup=False, highlight=False)
-                number = None
-            else:
-                with writing(folder):
-                    (folder / "logs").mkdir(exist_ok=True)
-                per_job = ledger.threads(threads, DEFAULT_THREADS)
-                at_once = jobs or len(visible) or max(1, cores() // per_job)
-                total = len(planned) if planned is not None else sweep.run_cap
-                begun = f"{len(left)} of {total} runs are left" if planned is not None else f"up to {total} runs"
-                each = f"{at_once} at a time, {per_job} thread{'s' * (per_job > 1)} each"
-                console.print(f"{sweep.design.study}: {begun}, {each}", markup=False, highlight=False, soft_wrap=True)
-                with View(console, sweep, total, at_once) as view:
-                    runner = Runner(
-                        sweep,
-                        folder,
-                        ledger,
-                        server,
-                        view,
-                        jobs=at_once,
-                        threads=per_job,
-                        gpus=visible,
-                        retries=(0 if fail_fast else 1) if retries is None else retries,
-                        fail_fast=fail_fast,
-                        draw=draw,
-                        enough=lambda entries: reached(sweep, entries),
-                        prune=_prune(sweep, folder),
-                        watch=watch,
-                    )
-                    try:
-                        number = runner.run()
-                    finally:
-                        server = runner.server
-            entries = [entry for entry in ledger.entries() if entry.wanted]
-        finally:
-            if server is not None:
-                server.close()
-                server = None
-            ledger.close()
-    finally:
-        if server is not None:
-            server.close()
+        ledger = stack.enter_context(contextlib.closing(Ledger.open(folder)))
+        _begin(ledger, sweep, searching.cells, watch)
+        number = None
+        if over or server is None:
+            console.print(f"{sweep.design.study} is already done: nothing to run", markup=False, highlight=False)
+        else:
+            with writing(folder):
+                (folder / "logs").mkdir(exist_ok=True)
+            per_job = ledger.threads(threads, DEFAULT_THREADS)
+            at_once = jobs or len(visible) or max(1, cores() // per_job)
+            total = len(searching.cells) if searching.cells is not None else sweep.run_cap
+            begun = f"{len(left)} of {total} runs are left" if searching.cells is not None else f"up to {total} runs"
+            each = f"{at_once} at a time, {per_job} thread{'s' * (per_job > 1)} each"
+            console.print(f"{sweep.design.study}: {begun}, {each}", markup=False, highlight=False, soft_wrap=True)
+            with View(console, sweep, total, at_once) as view:
+                number = Runner(
+                    sweep,
+                    folder,
+                    ledger,
+                    server,
+                    view,
+                    jobs=at_once,
+                    threads=per_job,
+                    gpus=visible,
+                    retries=(0 if fail_fast else 1) if retries is None else retries,
+                    fail_fast=fail_fast,
+                    draw=None if searching.cells is not None else lambda entries: searching.ask(_done(entries)),
+                    enough=lambda entries: reached(sweep, entries),
+                    prune=_prune(sweep, folder),
+                    watch=watch,
+                ).run()
+        entries = [entry for entry in ledger.entries() if entry.wanted]
+        stack.close()  # no process is left when the last word is said
     show_result(console, sweep, entries)
     _show_next(console, sweep, folder, entries, number)
     if number is not None:
@@ -140,13 +130,7 @@ def dry_run(sweep: Sweep, console: Console, jobs: int | None = None, threads: in
 
 
 def folder_of(sweep: Sweep) -> Path:
-    """`runs_dir/<study>` of a sweep.
-
-    Raises:
-        ConfigError: runs_dir is swept.
-    """
-    if "runs_dir" in sweep.design.values:
-        raise ConfigError(f"{sweep.path}: runs_dir cannot be swept: the runs of a study are compared in one folder")
+    """`runs_dir/<study>` of a sweep."""
     given = [text for text in spec.fixed(sweep) if text.startswith("runs_dir=")]
     return Path(cells_.composer().tree(given)["runs_dir"]) / sweep.design.study
 
@@ -195,11 +179,9 @@ def _begin(ledger: Ledger, sweep: Sweep, planned: Sequence[Cell] | None, watch: 
     ledger.revive(("stopped",) if ledger.others() else ("stopped", "failed"))
 
 
-def _draw(searching: search.Search) -> Draw:
-    def draw(entries: Sequence[Entry]) -> Cell | None:
-        return searching.ask([search.Done(e.index, e.values, e.state, e.score) for e in entries])
-
-    return draw
+def _done(entries: Sequence[Entry]) -> list[search.Done]:
+    """What a search is told of the cells that it has asked for."""
+    return [search.Done(entry.index, entry.values, entry.state, entry.score) for entry in entries]
 
 
 def reached(sweep: Sweep, entries: Sequence[Entry]) -> bool:

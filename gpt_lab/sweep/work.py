@@ -291,14 +291,12 @@ class Runner:
     def _mourn(self) -> None:
         """Goes on after the fork server has died: its children died with it, their trials wait again."""
         words = self.server.last_words()
-        self.server.close()
         trials, self.running = list(self.running.values()), {}
-        for trial in trials:
-            if trial.ending != "lost":
-                self.ledger.wait(trial.entry.key)
         self._deaths += 1
         if self._deaths >= SERVER_DEATHS:
             raise LabError(f"the fork server died {self._deaths} times in a row ({words})")
-        self.view.say(f"the fork server died ({words}): its {len(trials)} trials go on in a new one")
-        if not self.stopping:
-            self.server = ForkServer()
+        self.view.say(f"the fork server died ({words}): its {len(trials)} trials wait for a new one")
+        self.server.restart()  # its children are gone by then
+        for trial in trials:
+            if trial.ending != "lost":
+                self.ledger.wait(trial.entry.key)

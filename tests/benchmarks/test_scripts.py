@@ -45,7 +45,21 @@ def test_startup(tmp_path: Path) -> None:
     assert all(seconds > 0 for seconds in found["seconds"].values())
 
 
-COMMITTED = [p for name in ("throughput", "startup") for p in (ROOT / "benchmarks" / "results").glob(f"{name}-*.json")]
+@pytest.mark.slow
+def test_sweep_overhead(tmp_path: Path) -> None:
+    found = run("sweep_overhead.py", tmp_path / "sweep.json")
+    assert (found["trials"], found["jobs"], found["threads_per_trial"]) == (4, 2, 1)
+    assert found["ratio"] == pytest.approx(found["wall_seconds"] / (found["training_seconds_sum"] / 2), rel=0.01)
+    assert found["ratio"] > 1
+    parts = found["before_first_trial_seconds"] + found["after_last_trial_seconds"]
+    assert 0 < parts < found["wall_seconds"]
+
+
+COMMITTED = [
+    p
+    for name in ("throughput", "startup", "sweep_overhead")
+    for p in (ROOT / "benchmarks" / "results").glob(f"{name}-*.json")
+]
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)

@@ -136,22 +136,15 @@ def test_it_refuses_to_fork_with_threads_or_cuda(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_runner_passes_a_refusal_on() -> None:
-    import socket
+    class Refusing(ForkServer):
+        def _launch(self, number: int) -> subprocess.Popen[bytes]:
+            os.write(number, b'{"event": "refused", "error": "because"}\n')
+            return subprocess.Popen(["true"])
 
-    mine, theirs = socket.socketpair()
-    server = ForkServer.__new__(ForkServer)
-    server.gone, server.socket, server.pids, server._heard = False, mine, {}, bytearray()
-    import selectors
-
-    server._selector = selectors.DefaultSelector()
-    server._selector.register(mine, selectors.EVENT_READ)
-    theirs.sendall(b'{"event": "refused", "error": "because"}\n')
+    server = Refusing()
     with pytest.raises(LabError, match="cannot run trials: because"):
-        server.events(1)
-    theirs.close()
-    server.close = lambda patience=0.0: None  # type: ignore[method-assign]
-    mine.close()
-    server._selector.close()
+        server.events(5)
+    server.close()
 
 
 def test_a_child_sets_its_threads_and_gpu_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
