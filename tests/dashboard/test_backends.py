@@ -40,6 +40,21 @@ class TrackioCase:
         return found
 
 
+def scalars(place: Path) -> dict[str, list[tuple[int, float]]]:
+    """The curves in an event file, read as TensorBoard's server reads them."""
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    events = EventAccumulator(str(place), size_guidance={"tensors": 0})
+    events.Reload()
+    tags = [tag for tag in events.Tags()["tensors"] if not tag.startswith("_hparams_")]
+    curves = {
+        tag: sorted((event.step, make_ndarray(event.tensor_proto).item()) for event in events.Tensors(tag))
+        for tag in tags
+    }
+    return {tag: points for tag, points in curves.items() if points}
+
+
 class TensorBoardCase:
     clocks = False
 
@@ -47,15 +62,10 @@ class TensorBoardCase:
         self.sink = tensorboard.TensorBoard(folder)
 
     def curves(self) -> Curves:
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
         found = {}
         for place in sorted(self.sink.logs.glob("*/*/")):
-            events = EventAccumulator(str(place), size_guidance={"scalars": 0})
-            events.Reload()
-            tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("final/")]
-            curves = {tag: sorted((event.step, event.value) for event in events.Scalars(tag)) for tag in tags}
-            found[f"{place.parent.name}/{place.name}"] = {tag: points for tag, points in curves.items() if points}
+            curves = {tag: points for tag, points in scalars(place).items() if not tag.startswith("final/")}
+            found[f"{place.parent.name}/{place.name}"] = curves
         return found
 
 
@@ -110,6 +120,7 @@ def test_whatever_happens_the_mirror_is_the_store(case: Any, tmp_path: Path) -> 
             follower = Follower([store], backend.sink)
         if dice.random() < 0.7:
             follower.poll()
+            assert backend.curves() == truth(store, backend.clocks), action
     follower.poll()
     assert backend.curves() == truth(store, backend.clocks)
     again = case()
@@ -117,7 +128,10 @@ def test_whatever_happens_the_mirror_is_the_store(case: Any, tmp_path: Path) -> 
     assert again.curves() == truth(store, backend.clocks), "a new dashboard doubles nothing"
 
 
-def test_a_dashboard_that_was_killed_between_two_writes(case: Any, tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("meanwhile", ["nothing", "taken back"])
+def test_a_dashboard_that_was_killed_between_two_writes(
+    case: Any, meanwhile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows are there, the note of them is not (or the stale ones not yet gone): the next one mends it."""
     run = make(tmp_path / "runs", "pos_enc", "a", 5)
     backend = case()
@@ -140,6 +154,8 @@ def test_a_dashboard_that_was_killed_between_two_writes(case: Any, tmp_path: Pat
             patch.setattr(backend.sink, "_write", kill)
         with pytest.raises(Killed):
             follower.poll()
+    if meanwhile == "taken back":
+        run.truncate_after(2)
     backend = case()
     Follower([tmp_path / "runs"], backend.sink).poll()
     assert backend.curves() == truth(tmp_path / "runs", backend.clocks)
@@ -169,6 +185,10 @@ def test_trackio_holds_settings_and_state(tmp_path: Path, monkeypatch: pytest.Mo
     follower.poll()
     (config,) = sink._storage.get_all_run_configs("pos_enc").values()
     assert config == expected | {"state": "finished"}
+    run.update(state="failed")  # while no dashboard looks
+    Follower([tmp_path], trackio.Trackio(HERE)).poll()
+    (config,) = sink._storage.get_all_run_configs("pos_enc").values()
+    assert config["state"] == "failed"
     (record,) = sink._storage.get_run_records("pos_enc")
     assert len(sink._storage.get_logs("pos_enc", "a", run_id=record["id"])) == 3, "the state is no row"
     shutil.rmtree(HERE)
@@ -221,7 +241,7 @@ def test_ordinary_studies_keep_their_name(study: str) -> None:
 
 
 def test_tensorboard_holds_settings_and_final_values(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import metadata
 
     run = make(tmp_path / "runs", "pos_enc", "a", 3, position="alibi")
@@ -237,5 +257,5 @@ def test_tensorboard_holds_settings_and_final_values(tmp_path: Path) -> None:
     settings = metadata.parse_session_start_info_plugin_data(content).hparams
     assert settings["position.name"].string_value == "alibi" and settings["optim.lr"].number_value == 0.002
     assert settings["attention.qkv_bias"].string_value == "null" and settings["norm.gain"].bool_value is True
-    assert [(event.step, event.value) for event in events.Scalars("final/val/bpb")] == [(3, 1.5)]
-    assert [event.value for event in events.Scalars("final/finished")] == [1.0]
+    curves = scalars(sink.logs / "pos_enc" / "a")
+    assert (curves["final/val/bpb"], curves["final/finished"]) == ([(3, 1.5)], [(3, 1.0)])
