@@ -86,12 +86,17 @@ def short(value: float) -> str:
         return f"{value:g}"
     value = float(f"{value:.3g}")  # first, so that 999,999 becomes 1 M
     if abs(value) >= 1e12 or abs(value) < 1e-3:
-        exponent = math.floor(math.log10(abs(value)))
-        return f"{value / 10**exponent:.3g}×10{str(exponent).translate(SUPERSCRIPTS)}"
+        return power(value)
     for size, name in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{name}"
     return f"{value:.3g}"
+
+
+def power(value: float) -> str:
+    """`1.21×10¹³`, for a number that is not 0."""
+    digits, exponent = f"{value:.2e}".split("e")
+    return f"{float(digits):g}×10{str(int(exponent)).translate(SUPERSCRIPTS)}"
 
 
 def amount(value: float) -> str:

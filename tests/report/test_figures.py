@@ -262,6 +262,9 @@ class TestCosts:
             drawing = pareto.draw(Material(comparison(made), made))
         assert drawing is not None and len(drawing.canvas.axes) == 1
         assert "parameters: the same for all arms, 922,752" in drawing.caption
+        assert "training FLOPs: the same for all arms, 1.21×10¹³" in drawing.caption
+        low, high = drawing.canvas.axes[0].get_ylim()
+        assert low < made.runs["score"].min() and made.runs["score"].max() < high, "strokes are whole"
 
 
 class TestTuning:

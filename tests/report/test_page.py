@@ -245,6 +245,7 @@ class TestWording:
         assert wording.signed(-0.0314, 3) == "−0.031" and wording.signed(0.0314, 3) == "+0.031"
         assert wording.signed(-0.0001, 3) == "0.000", "no sign on a zero"
         assert wording.short(1.21e13) == "1.21×10¹³" and wording.short(922_752) == "923 k"
+        assert wording.power(4.85e11) == "4.85×10¹¹" and wording.power(9.999e-5) == "1×10⁻⁴"
         assert wording.short(2.05e6) == "2.05 M" and wording.short(0) == "0" and wording.short(0.25) == "0.25"
         assert wording.count(math.nan) == "–" and wording.plain(None) == "–"
 

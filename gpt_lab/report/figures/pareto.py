@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from gpt_lab.report.figures.base import GRID, INK, MUTED, Drawing, canvas, ellipsis, reach, scaled
+from gpt_lab.report.figures.base import GRID, INK, MUTED, Drawing, canvas, ellipsis, near, reach, scaled
 from gpt_lab.report.figures.material import Material
 from gpt_lab.report.types import Row
-from gpt_lab.report.wording import axis, count, short
+from gpt_lab.report.wording import axis, count, power, short
 
 COSTS = {"flops": "training FLOPs", "seconds": "training time", "parameters": "parameters"}
 SAME = {"flops": 0.002, "seconds": 0.03, "parameters": 0.002}
@@ -41,7 +41,7 @@ def draw(material: Material) -> Drawing | None:
     columns = 2 if max(len(material.names[row.arm]) for row in shown) > 22 else 3
     figure = canvas(3.0 + 0.19 * math.ceil((len(shown) + 2) / columns))
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    limits = reach([row.mean for row in rows if row.mean is not None])
+    limits = _limits(rows, shown, material)
     for ax, name in zip(axes, panels, strict=True):
         _panel(ax, name, costs[name], rows, shown, limits, material)
         ax.set_ylim(*limits)
@@ -54,6 +54,13 @@ def draw(material: Material) -> Drawing | None:
         handles.append(Line2D([], [], ls="none", marker="o", ms=4, color=GRID, label="other arms"))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, handletextpad=0.5, columnspacing=1.4)
     return Drawing("pareto", "What it costs", _caption(material, rows, said, limits), figure)
+
+
+def _limits(rows: list[Row], shown: list[Row], material: Material) -> tuple[float, float]:
+    """All means but those far out, and the strokes of those that have one."""
+    inside = near([row.mean for row in rows if row.mean is not None])
+    strokes = [material.scores(row) for row in shown if row.mean in inside]
+    return reach((), keep=[*inside, *(end for line in strokes for end in (line.min(), line.max()))])
 
 
 def _costs(material: Material, name: str) -> dict[str, float]:
@@ -126,7 +133,7 @@ def _handle(material: Material, row: Row) -> Line2D:
 
 
 def _amount(name: str, value: float) -> str:
-    return {"flops": short(value), "seconds": f"{value:.3g} s", "parameters": count(value)}[name]
+    return {"flops": power(value), "seconds": f"{value:.3g} s", "parameters": count(value)}[name]
 
 
 def _caption(material: Material, rows: list[Row], said: list[str], limits: tuple[float, float]) -> str:
