@@ -46,8 +46,8 @@ def state_of(state: str, config: Mapping[str, Any], summary: Mapping[str, Any]) 
     """
     said = summary.get("state")
     found = STATES.get(state, "running")
-    if said in ("finished", "diverged") or (said in ("failed", "stopped") and found not in ("running", "missing")):
-        found = str(said)
+    if said in ("finished", "diverged", "failed", "stopped") and found not in ("running", "missing"):
+        found = str(said)  # of a run that goes on it is the word of its last ending
     elif found in ("stopped", "failed") and "signature" in config:  # one of ours that could not say goodbye
         return "stopped", KILLED
     if found == "diverged":

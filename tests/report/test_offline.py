@@ -112,7 +112,8 @@ def test_as_the_client_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for step in range(1, 200):
         tracker.log({"tokens": 64 * step, "train/loss": 100.0 - step}, step)
     tracker.log({"val/bpb": float("nan")}, 199)
-    tracker.text("sample", "hello " * 20_000, 199)
+    tracker.log({f"wide/{number}": number for number in range(4000)}, 199)  # a record of several blocks
+    tracker.text("sample", "hello", 199)
     tracker.finish("finished", {"val/bpb": 2.25, "steps": 199, "tokens": 12736})
     folder = run.path / run.record["wandb"]["folder"]
     for place in (tmp_path, run.path.parent, run.path, run.path / "wandb", folder):
@@ -128,7 +129,10 @@ def test_as_the_client_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert row["env"]["started"] <= row["env"]["finished"]
     assert curve(source) == {step: 100.0 - step for step in range(1, 200)}
     table = source.curves([row["run"]])[row["run"]]
-    assert list(table.columns) == ["step", "tokens", "train/loss", "val/bpb"]
+    wide = [f"wide/{number}" for number in range(4000)]
+    assert set(table.columns) == {"step", "tokens", "train/loss", "val/bpb", *wide}
+    assert table[wide].iloc[-1].tolist() == list(range(4000))
+    assert next(folder.glob("*.wandb")).stat().st_size > 4 * offline.BLOCK
     kept = oracle.read(folder)["history"]
     assert [(line["step"], line["train/loss"]) for line in kept] == list(curve(source).items())
 

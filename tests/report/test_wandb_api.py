@@ -179,6 +179,7 @@ OURS = {"signature": "s"}
         ("finished", {}, {}, "finished"),
         ("running", OURS, {}, "running"),
         ("running", OURS, {"state": "stopped", "steps": 5}, "running"),
+        ("running", OURS, {"state": "finished"}, "running"),
         ("pending", {}, {}, "missing"),
         ("killed", OURS, {"state": "stopped", "steps": 5}, "stopped: stopped at step 5: the same command resumes it"),
         ("failed", OURS, {"state": "diverged", "diverged/step": 7}, "diverged: diverged at step 7"),
