@@ -55,6 +55,16 @@ def test_sweep_overhead(tmp_path: Path) -> None:
     assert 0 < parts < found["wall_seconds"]
 
 
+@pytest.mark.slow
+def test_real_studies(tmp_path: Path) -> None:
+    """Two null studies of three pairs each; six steps are too few for any learning rate to show."""
+    found = run("real_studies.py", tmp_path / "real_studies.json")
+    assert [study["pairs"] for study in found["null_studies"]] == [3, 3]
+    assert found["null_all_pairs"]["pairs"] == 6
+    assert found["null_better"] == sum(study["verdict"] == "better" for study in found["null_studies"])
+    assert found["planted"]["arm"] == "optim.lr=0.0005"
+
+
 COMMITTED = [
     p
     for name in ("throughput", "startup", "sweep_overhead")
