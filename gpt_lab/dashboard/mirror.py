@@ -187,9 +187,10 @@ def _serve(writer: Writer, backend: Backend, options: Options, say: Callable[[st
     present = [Seen(run, run.name, {}) for target in options.targets for run in find(target)]
     url = backend.serve(options.port, present)
     say(f"{url} (Ctrl-C ends it)")
-    first = writer.look()
-    if first:
+    if writer.look():
         say(f"{counted(writer.follower.runs)}; new ones and new lines appear as they come")
+    elif (holder := writer.lock.holder()) is not None:
+        say(f"process {holder.get('pid')} keeps this mirror up to date; when it ends, this one goes on")
     if options.browser and _has_desktop():
         webbrowser.open(url)
     spent = 0.0

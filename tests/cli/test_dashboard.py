@@ -19,7 +19,7 @@ import pytest
 from gpt_lab.cli import dashboard
 from gpt_lab.errors import LabError
 from gpt_lab.store import Run
-from tests.dashboard.store import log, make
+from tests.dashboard.store import free_port, log, make
 
 
 @pytest.fixture
@@ -125,9 +125,10 @@ def test_once_mirrors_says_where_and_repeats_nothing(folder: Path) -> None:
 def test_several_dashboards_share_one_mirror_and_survive_each_other(folder: Path) -> None:
     """The first writes; when it is killed, the second goes on; nothing is lost or doubled."""
     run = Run.open(folder / "runs" / "pos_enc" / "a")
-    with serving(folder) as first:
+    with serving(folder, "--port", str(free_port())) as first:
         wait_for_steps(folder, [1, 2, 3])
-        with serving(folder) as second:
+        with serving(folder, "--port", str(free_port())) as second:
+            assert f"process {first.pid} keeps this mirror up to date" in second.stdout.readline()
             log(run, 4, 6)
             wait_for_steps(folder, [1, 2, 3, 4, 5, 6])
             assert f"process {first.pid} keeps this mirror up to date" in once(folder)
@@ -144,9 +145,7 @@ def test_several_dashboards_share_one_mirror_and_survive_each_other(folder: Path
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [(), ("--tensorboard",)])
 def test_ctrl_c_leaves_no_server(folder: Path, arguments: tuple[str, ...]) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with serving(folder, "--port", str(port), *arguments) as process:
         socket.create_connection(("127.0.0.1", port)).close()
         with pytest.raises(OSError), socket.create_connection((socket.gethostbyname("127.0.0.2"), port), timeout=1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +40,11 @@ def log(run: Run, first: int, last: int) -> None:
     for step in range(first, last + 1):
         values = {"train/loss": 5.0 - step / 100, "train/lr": 1e-3}
         run.log(step, values, tokens=step * 64, flops=step * 1e6, seconds=step / 10)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody has: tests that run at once would look for the same one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port

@@ -15,7 +15,7 @@ import pytest
 
 from gpt_lab.store import Run
 from tests.browser import Browser, Tab
-from tests.dashboard.store import log, make
+from tests.dashboard.store import free_port, log, make
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -39,7 +39,8 @@ TEXT = """(function text(node) {
 @contextlib.contextmanager
 def dashboard(folder: Path, *options: str) -> Iterator[str]:
     """A dashboard over `folder`/runs, by its address; Ctrl-C ends it cleanly."""
-    command = [sys.executable, "-m", "gpt_lab.cli.dashboard", str(folder / "runs"), "--no-browser", *options]
+    command = [sys.executable, "-m", "gpt_lab.cli.dashboard", str(folder / "runs"), "--no-browser"]
+    command += ["--port", str(free_port()), *options]
     environ = {**os.environ, "GPT_LAB_CACHE": str(folder / "cache")}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ) as process:
         try:
