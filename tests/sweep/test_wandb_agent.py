@@ -112,7 +112,7 @@ def here(tmp_path: Path) -> Iterator[Clone]:
         clone.end()
 
 
-def until(true: Callable[[], Any], seconds: float = 60) -> None:
+def until(true: Callable[[], Any], seconds: float = 180) -> None:
     """Waits until `true()`; fails after so long."""
     end = time.monotonic() + seconds
     while not true():
@@ -197,7 +197,7 @@ def test_stop_resume_cancel(here: Clone) -> None:
     until(lambda: steps() >= 10)
     server.sweep.waiting.clear()
     ((name, seen),) = runs.items()
-    server.resume_run(name)
+    server.sweep.state = "PAUSED"  # the agent stays, and begins nothing
     server.stop_run(name)
     until(lambda: seen.complete)
     (run,) = all_runs(here.path / "runs", "long")
@@ -205,10 +205,12 @@ def test_stop_resume_cancel(here: Clone) -> None:
     stopped = run.summary["steps"]
     assert (run.checkpoints / "last" / "model.safetensors").is_file()
 
+    server.resume_run(name)
+    server.sweep.state = "RUNNING"
     until(lambda: steps() > stopped)
     assert seen.sessions == 2
     assert here.wandb("sweep", "--cancel", f"tester/lab/{server.sweep.name}").returncode == 0
-    assert agent.wait(60) == 0
+    assert agent.wait(120) == 0
     (run,) = all_runs(here.path / "runs", "long")
     assert (run.state, seen.summary["state"], len(runs)) == ("stopped", "stopped", 1)
     assert run.summary["steps"] > stopped
