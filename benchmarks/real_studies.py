@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -121,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"better among {len(studies)} null studies: {result['null_better']}")
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     chosen.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"written: {os.path.relpath(chosen.out)}")
+    print(f"written: {chosen.out}")
 
 
 if __name__ == "__main__":
