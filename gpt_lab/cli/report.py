@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> int:
     comparison, study = write.answer(places, options)
     output(lambda console: table.show(comparison, study, console))
     if not chosen.no_files or chosen.wandb:
-        folder = None if chosen.no_files else chosen.out or write.folder_of(places)
+        folder = None if chosen.no_files else chosen.out or places.folder
         output(lambda console: write.keep(comparison, study, console, command, folder, chosen.wandb))
     return 0
 

@@ -168,7 +168,10 @@ def disagreements(study: Study) -> list[str]:
 
 
 def _listed(values: Counter[str]) -> str:
-    parts = [f"{value[:12] if len(value) == 40 else value} ({number} runs)" for value, number in values.most_common(4)]
+    parts = [
+        f"{value[:12] if len(value) == 40 else value} ({number} {'run' if number == 1 else 'runs'})"
+        for value, number in values.most_common(4)
+    ]
     return ", ".join(parts) + (f" and {len(values) - 4} more" if len(values) > 4 else "")
 
 

@@ -63,14 +63,21 @@ class Places:
 
     @property
     def name(self) -> str:
-        """Name of the study, which is also the folder of the report."""
+        """Name of what is reported: the study's, or those of several joined."""
         if self.sweep is not None:
             return self.sweep.design.study
-        if self.studies or self.runs:
-            return (self.studies or [path.parent for path in self.runs])[0].resolve().name
-        if self.offline:
-            return self.offline[0].resolve().name
+        if self.studies or self.offline:
+            return "+".join(path.resolve().name for path in (*self.studies, *self.offline))[:100]
+        if self.runs:
+            run = self.runs[0].resolve()
+            return run.name if len(self.runs) == 1 else f"{run.parent.name}-selected"
         return self.remote[0].removeprefix(REMOTE).replace("/", "-")
+
+    @property
+    def folder(self) -> Path:
+        """Where a report's files go unless the user says: into the study's or the run's folder."""
+        own = [*self.studies, *self.runs]
+        return (own[0] if len(own) == 1 and not self.offline else self.runs_dir / self.name) / "report"
 
 
 def find(targets: Sequence[str], options: Options) -> Places:
@@ -134,7 +141,7 @@ def _place(places: Places, target: str) -> None:
                 "or a sweep file"
             )
         listed = {"study": places.studies, "run": places.runs, "offline": places.offline}[kind]
-        if folder not in listed:
+        if folder.resolve() not in {path.resolve() for path in listed}:
             listed.append(folder)
 
 

@@ -87,12 +87,6 @@ def _say(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def folder_of(places: Places) -> Path:
-    """Where a report's files go unless the user says: into the study's folder."""
-    study = places.studies[0] if len(places.studies) == 1 else places.runs_dir / places.name
-    return study / "report"
-
-
 def _unfinished(study: frame.Loaded) -> str:
     """One line: nothing to compare yet, and what to do about it."""
     wrong = next((one for one in facts.lost(study) if one.state in ("failed", "diverged")), None)

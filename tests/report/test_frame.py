@@ -234,6 +234,24 @@ def test_wrong_targets(folder: Path, targets: list[str], options: dict[str, Any]
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_where_the_files_go(folder: Path) -> None:
+    study(folder / "runs", {"rope": 0.0, "alibi": 0.1}, seeds=1)
+    finished(folder / "runs", 2.0, study="b")
+    one, two = sorted(str(path) for path in Path("runs/pos").iterdir())
+    write_sweep(folder)
+    for targets, place in (
+        (["pos"], "runs/pos/report"),
+        (["pos", str(folder / "runs" / "pos")], "runs/pos/report"),  # the same folder twice
+        (["pos", "b"], "runs/pos+b/report"),
+        ([one], f"{one}/report"),
+        ([one, two], "runs/pos-selected/report"),
+        (["sweeps/mine.yaml", "pos"], "runs/pos/report"),
+        (["wandb:me/lab/x"], "runs/me-lab-x/report"),
+        (["mine", "wandb:me/lab/x"], "runs/mine/report"),
+    ):
+        assert find(targets, Options()).folder == Path(place)
+
+
 def test_the_only_study_needs_no_name(folder: Path) -> None:
     study(folder / "runs", {"rope": 0.0}, seeds=1)
     assert find([], Options()).name == "pos"
