@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from gpt_lab.config import compose
 from gpt_lab.report.frame import load
 from gpt_lab.report.targets import Options
 from gpt_lab.report.types import Study
+from gpt_lab.report.wandb_api import stated
 from gpt_lab.schema import identity
 from gpt_lab.store import Run, all_runs
+from gpt_lab.sweep import spec
 from tests.trackers.sweep_double import SweepDouble, cells
 
 ROOT = Path(__file__).parent.parent.parent
@@ -331,4 +334,9 @@ def test_shipped_files_pass_the_client(here: Clone) -> None:
         assert config == written, path.name
         assert sweep.waiting, path.name
         assert f"study={written['gpt_lab']['study']}" in config["command"]
+        read, refusal = stated(sweep.name, sweep.config)
+        assert read is not None, refusal
+        ours = spec.load(path).design
+        assert replace(read.design, factors=ours.factors, nuisance=ours.nuisance) == ours
+        assert set(read.design.factors) == set(ours.factors), "the client sorts keys, and so their order"
     assert here.server.unknown == []
