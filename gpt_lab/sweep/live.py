@@ -45,7 +45,7 @@ class View:
         self._recent: deque[tuple[Text, ...]] = deque(maxlen=RECENT)
         self._refreshed = 0.0
         self._told: tuple[str, ...] = ()
-        self._live = Live(console=console, auto_refresh=False, get_renderable=self._render)
+        self._live = Live(console=console, auto_refresh=False, transient=True, get_renderable=self._render)
 
     def __enter__(self) -> View:
         if self.console.is_terminal:

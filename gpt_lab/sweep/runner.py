@@ -98,7 +98,7 @@ def run_sweep(
                     retries=(0 if fail_fast else 1) if retries is None else retries,
                     fail_fast=fail_fast,
                     draw=None if searching.cells is not None else lambda entries: searching.ask(_done(entries)),
-                    enough=lambda entries: reached(sweep, entries),
+                    enough=(lambda entries: reached(sweep, entries)) if _target(sweep) is not None else None,
                     prune=_prune(sweep, folder),
                     watch=watch,
                 ).run()
@@ -186,11 +186,16 @@ def _done(entries: Sequence[Entry]) -> list[search.Done]:
 
 def reached(sweep: Sweep, entries: Sequence[Entry]) -> bool:
     """Whether a run has come to the metric's target, should the file state one: then no other is begun."""
-    target = (sweep.raw.get("metric") or {}).get("target")
+    target = _target(sweep)
     scores = [entry.score for entry in entries if entry.state == "finished" and entry.score is not None]
     if target is None or not scores:
         return False
     return bool(min(scores) <= target if sweep.design.goal == "minimize" else max(scores) >= target)
+
+
+def _target(sweep: Sweep) -> float | None:
+    target: float | None = (sweep.raw.get("metric") or {}).get("target")
+    return target
 
 
 def _prune(sweep: Sweep, folder: Path) -> Prune | None:

@@ -28,6 +28,7 @@ IDLE_PAUSE = 0.5
 """Seconds between two questions to the ledger while all that is left is in other runners' hands."""
 SERVER_DEATHS = 5
 """Deaths of the fork server in a row, without a trial that ended in between, after which the sweep gives up."""
+ONE_SIGNAL = 0.5
 CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Draw = Callable[[Sequence[Entry]], Cell | None]
 """The next cell of a search, given all entries so far; None when it is over."""
@@ -36,14 +37,20 @@ Prune = Callable[[Trial, Sequence[Trial], Sequence[Entry]], bool]
 
 
 class Interrupts:
-    """Signals that ask the sweep to end, in the order they came."""
+    """Signals that ask the sweep to end, in the order they came.
+
+    Two within half a second are one: `uv run` may pass on what the terminal has sent to both.
+    """
 
     def __init__(self) -> None:
         self.caught: list[int] = []
+        self._last = -ONE_SIGNAL
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._catch) for number in CAUGHT}
+        hung_up = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # by nohup
+        wanted = [number for number in CAUGHT if not (number == signal.SIGHUP and hung_up)]
+        before = {number: signal.signal(number, self._catch) for number in wanted}
         try:
             yield
         finally:
@@ -51,7 +58,10 @@ class Interrupts:
                 signal.signal(number, handler)
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
-        self.caught.append(number)
+        now = time.monotonic()
+        if now - self._last >= ONE_SIGNAL:
+            self.caught.append(number)
+            self._last = now
 
 
 class Runner:
@@ -62,7 +72,8 @@ class Runner:
         jobs: trials at a time. threads: of each.
         retries: how often a failed trial is tried again.
         draw: next cell of a search; None: all cells are in the ledger.
-        prune: see Prune; None: nothing is pruned. enough: whether nothing more is to be begun.
+        prune: see Prune; None: nothing is pruned. enough: whether nothing more is to be begun; None:
+            it never is.
     """
 
     def __init__(
@@ -80,7 +91,7 @@ class Runner:
         fail_fast: bool = False,
         draw: Draw | None = None,
         prune: Prune | None = None,
-        enough: Callable[[Sequence[Entry]], bool] = lambda entries: False,
+        enough: Callable[[Sequence[Entry]], bool] | None = None,
         watch: Watch | None = None,
     ) -> None:
         self.sweep, self.folder, self.ledger, self.server, self.view = sweep, folder, ledger, server, view
@@ -156,7 +167,7 @@ class Runner:
         now = time.monotonic()
         if len(self.running) >= self.jobs or now < self._idle_until:
             return True
-        if self.enough(self.ledger.entries()):
+        if self.enough is not None and self.enough(self.ledger.entries()):
             return False
         self._later = {key: until for key, until in self._later.items() if until > now}
         while len(self.running) < self.jobs:

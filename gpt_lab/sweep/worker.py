@@ -86,6 +86,7 @@ def train_job(job: Mapping[str, Any], tell: Tell) -> int:
 
 def _train(job: Mapping[str, Any], tell: Tell) -> int:
     random.seed()  # else all children of one server would draw the same
+    sys.argv = ["train", *job["overrides"]]  # what trackers show as the program
     if job["gpu"] is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = job["gpu"]  # before CUDA is touched
     import torch

@@ -163,6 +163,7 @@ def test_a_child_sets_its_threads_and_gpu_before_it_trains(tmp_path: Path, monke
 
     monkeypatch.setattr(trainer, "run_training", train)
     monkeypatch.setattr(worker, "_redirect", lambda log: None)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
     for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.setenv(name, "")
     told: list[dict[str, Any]] = []
