@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from gpt_lab import components, registry
+from gpt_lab.sweep import cells, spec
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md")
@@ -57,6 +59,19 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run generate --help": Run("usage: generate"),
     "uv run train data=text data.path=my_texts/": Run("val bits per byte", [*STEPS, "tokenizer=byte"]),
     "uv run prepare data=text data.path=my_texts/": Run("tokens", ["tokenizer=byte"]),
+    "uv run sweep sweeps/pos_enc.yaml --dry-run": Run("smallest detectable effect", STEPS),
+    "uv run sweep sweeps/pos_enc.yaml": Run("15 cells: 15 finished", STEPS),
+    "uv run report sweeps/pos_enc.yaml": Run("report.html"),
+    "uv run report runs/pos_enc --mei 0.02": Run("smallest effect of interest 0.02"),
+    "uv run report --help": Run("usage: report"),
+    "uv run wandb sweep sweeps/pos_enc.yaml": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
+    "uv run wandb agent ENTITY/gpt_lab/SWEEP_ID": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
+    "uv run report sweeps/pos_enc.yaml --from wandb:ENTITY/gpt_lab/SWEEP_ID": Elsewhere(
+        "tests/report/test_wandb_api.py", "needs a server"
+    ),
+    "uv sync --extra dashboard": Elsewhere("tests/cli/test_dashboard.py", "needs an index"),
+    "uv run dashboard": Run("mirror", ["--once"]),
+    "uv run dashboard runs/pos_enc --tensorboard": Run("mirror", ["--once"]),
     "uv run wandb login": Elsewhere("tests/trackers", "it asks for a key"),
     "uv pip install -e ./my_parts": Elsewhere("tests/test_thirdparty.py", "installs the package without network"),
     "uv run components norm my_norm": Elsewhere("tests/test_thirdparty.py", "needs that package"),
@@ -106,6 +121,7 @@ def test_commands_run(tmp_path: Path) -> None:
     for number in range(4):
         words = " ".join(f"word{(i * i + number) % 97}" for i in range(4000))
         (texts / f"{number}.txt").write_text(words, encoding="utf-8")
+    shutil.copytree(ROOT / "sweeps", tmp_path / "sweeps")
     for line in ALL:
         what = COMMANDS[line]
         if isinstance(what, Run):
@@ -113,7 +129,8 @@ def test_commands_run(tmp_path: Path) -> None:
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
             assert what.output in done.stdout, f"{line}\n{done.stdout}\n{done.stderr}"
             assert "Traceback" not in done.stderr, line
-    assert len(list(tmp_path.glob("runs/*/*/run.json"))) == sum(
+    alone = [path for path in tmp_path.glob("runs/*/*/run.json") if path.parent.parent.name != "pos_enc"]
+    assert len(alone) == sum(
         isinstance(what, Run) and line.startswith("uv run train") and "--cfg" not in line
         for line, what in COMMANDS.items()
     ), "each training command is a run of its own"
@@ -162,6 +179,30 @@ def test_the_list_of_components() -> None:
         rows.append(f"| `{kind}` | {components.KINDS[kind]} | {names} |")
     assert between[1] == "\n".join(rows) + "\n"
     assert set(registry.KINDS) < set(components.KINDS)
+
+
+def test_the_list_of_sweeps() -> None:
+    """The table is what the files of sweeps/ say."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    between = re.search(r"<!-- sweeps -->\n(.*?)<!-- /sweeps -->", text, re.DOTALL)
+    assert between is not None
+    rows = ["| file | question | runs |", "|---|---|---|"]
+    for path in sorted((ROOT / "sweeps").glob("*.yaml")):
+        sweep = spec.load(path)
+        count = len(cells.cells(sweep))
+        rows.append(f"| [{path.stem}](sweeps/{path.name}) | {sweep.design.question} | {count} |")
+    assert between[1] == "\n".join(rows) + "\n"
+
+
+def test_the_sweep_file_of_one_s_own(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- sweep: sweeps/my_question.yaml -->\n```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert block is not None
+    path = tmp_path / "my_question.yaml"
+    path.write_text(block[1], encoding="utf-8")
+    found = cells.cells(spec.load(path))
+    assert len(found) == 2 * 3 * 3
+    assert {cell.arm for cell in found} == {"optim=adamw", "optim=muon"}
 
 
 @pytest.mark.parametrize("page", PAGES)
