@@ -116,7 +116,8 @@ def test_policy_allows_the_one_script() -> None:
 
 def test_text_of_runs_is_never_markup(tmp_path: Path) -> None:
     evil = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
-    runs = study({"position=learned": 0.0, f"position={evil}": 0.1}, design=pos_enc(question=evil, family=evil))
+    design = pos_enc(question=evil, family=evil, baseline={"position": evil})
+    runs = study({"position=learned": -0.2, f"position={evil}": 0.1}, design=design)
     runs.runs["error"] = evil
     runs.runs["name"] = evil
     runs.runs["run"] = [f"{evil}{i}" for i in range(len(runs.runs))]
@@ -130,6 +131,7 @@ def test_text_of_runs_is_never_markup(tmp_path: Path) -> None:
     assert [t for t, _ in document.elements if t in ("img", "iframe")] == []
     assert sum(tag == "script" for tag, _ in document.elements) == 1
     assert document.texts["h1"] == evil and document.texts["title"] == evil
+    assert f"is better than position={evil} by" in document.texts["p"]
     assert any(evil in row[0] for row in document.tables["arms"])
 
 
