@@ -273,8 +273,8 @@ def test_readers_see_a_ledger_in_use(ledger: Ledger) -> None:
 
 MOUNTS = """\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-30 22 0:50 / /home rw - nfs4 server:/home rw
-31 30 8:2 / /home/me/fast\\040disk rw - xfs /dev/sdb rw
+30 22 0:50 / /net rw - nfs4 server:/net rw
+31 30 8:2 / /net/me/fast\\040disk rw - xfs /dev/sdb rw
 32 22 0:60 / /mnt/odd rw - fuse.sshfs host: rw
 """
 
@@ -283,10 +283,10 @@ MOUNTS = """\
     "path, kind, local",
     [
         ("/var/x", "ext4", True),
-        ("/home/me/runs", "nfs4", False),
-        ("/home/me/fast disk/runs", "xfs", True),
+        ("/net/me/runs", "nfs4", False),
+        ("/net/me/fast disk/runs", "xfs", True),
         ("/mnt/odd/runs", "fuse.sshfs", False),
-        ("/homestead", "ext4", True),
+        ("/network", "ext4", True),
     ],
 )
 def test_file_systems(tmp_path: Path, path: str, kind: str, local: bool) -> None:
