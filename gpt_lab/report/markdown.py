@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gpt_lab.report import facts, wording
-from gpt_lab.report.table import name, summary
+from gpt_lab.report.table import name, replicates, summary
 from gpt_lab.report.types import Comparison, Row, Study
 from gpt_lab.sweep.design import Sweep
 
@@ -63,7 +63,7 @@ def _answers(comparison: Comparison) -> str:
             "–" if row.delta is None else wording.with_interval(row.delta),
             wording.verdict(row),
             row.tier or "–",
-            str(row.n or row.runs),
+            str(replicates(row, comparison)),
             wording.plain(row.rho, 2),
         ]
         if tuned:

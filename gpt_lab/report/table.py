@@ -65,6 +65,12 @@ def name(row: Row) -> str:
     return row.arm or "all runs"
 
 
+def replicates(row: Row, comparison: Comparison) -> int:
+    """Pairs that an arm's difference rests on; runs of the baseline, and of all arms where there is none."""
+    alone = row.verdict == "baseline" or comparison.design.baseline is None
+    return row.runs if alone else row.n
+
+
 def _answers(comparison: Comparison) -> list[tuple[str, bool, Cell]]:
     """Title, whether it is a number, text: arm, result and verdict."""
     design = comparison.design
@@ -77,7 +83,7 @@ def _answers(comparison: Comparison) -> list[tuple[str, bool, Cell]]:
         (f"Δ {metric}", True, _delta),
         ("verdict", False, _verdict),
         ("tier", False, lambda row: row.tier or "–"),
-        ("n", True, lambda row: str(row.n or row.runs)),
+        ("n", True, lambda row: str(replicates(row, comparison))),
         ("ρ", True, lambda row: wording.plain(row.rho, 2)),
     ]
     if any(row.tuning for row in comparison.rows):
@@ -117,10 +123,10 @@ def _table(title: str, comparison: Comparison, columns: Sequence[tuple[str, bool
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for heading, number, _ in columns:
+    for heading, numeric, _ in columns:
         words = [len(word) for text in (heading, *(STYLES if heading == "verdict" else ())) for word in text.split()]
         table.add_column(
-            heading, justify="right" if number else "left", overflow="fold", no_wrap=number, min_width=max(words)
+            heading, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric, min_width=max(words)
         )
     for row in comparison.rows:
         style = STYLES["baseline"] if row.verdict == "baseline" else ""

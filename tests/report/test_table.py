@@ -69,6 +69,19 @@ def test_an_undecided_arm_says_how_many_more_seeds() -> None:
     assert "undecided: 4 more seeds" in shown(fabricated.plain(), 140)
 
 
+def test_runs_without_a_partner_are_no_pairs() -> None:
+    comparison, study = fabricated.plain()
+    rows = [
+        replace(row, n=0, delta=None, verdict="no data") if row.arm == "position=rope" else row
+        for row in comparison.rows
+    ]
+    line = next(
+        x for x in shown((replace(comparison, rows=tuple(rows)), study), 100).splitlines() if x.startswith(" rope")
+    )
+    assert line.split()[-2] == "0"
+    assert table.replicates(fabricated.no_baseline()[0].rows[0], fabricated.no_baseline()[0]) == 3
+
+
 def test_rules_and_noise_are_told() -> None:
     comparison, study = fabricated.plain()
     text = " ".join(shown((comparison, study), 120).split())
