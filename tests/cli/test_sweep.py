@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gpt_lab.cli import sweep
+from gpt_lab.errors import ConfigError
 from gpt_lab.sweep.ledger import entries
 from tests.sweep.helpers import ROOT, command, curves, until, write_sweep
 from tests.test_imports import heavy_after
@@ -40,15 +41,24 @@ def test_help_is_light() -> None:
         ([], "the following arguments are required: file"),
     ],
 )
-def test_bad_input_is_one_line_before_anything_heavy(tmp_path: Path, words: list[str], expected: str) -> None:
+def test_bad_input_is_one_line(tmp_path: Path, words: list[str], expected: str) -> None:
     path = write_sweep(tmp_path)
-    arguments = [word.format(file=path) for word in words]
+    with pytest.raises(ConfigError) as caught:
+        sweep.run([word.format(file=path) for word in words])
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("word, expected", [("scale.depth=0", "depth"), ("scale.dept=2", "did you mean 'depth'")])
+def test_bad_input_comes_before_anything_heavy(tmp_path: Path, word: str, expected: str) -> None:
+    path = write_sweep(tmp_path)
     heavy, printed = heavy_after(
-        f"sys.argv = ['sweep', *{arguments!r}]\nfrom gpt_lab.cli.sweep import main\n"
+        f"sys.argv = ['sweep', {str(path)!r}, {word!r}]\nfrom gpt_lab.cli.sweep import main\n"
         "try:\n    main()\nexcept SystemExit as error:\n    assert error.code == 2"
     )
-    assert expected in printed
     assert printed.startswith("error: ")
+    assert expected in printed
     assert len(printed.splitlines()) == 1
     assert heavy == []
     assert not (tmp_path / "runs").exists()

@@ -21,15 +21,15 @@ KILLED = -signal.SIGKILL
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def play(tmp_path: Path, scenario: str) -> tuple[dict[str, Any], Path]:
-    """What happened in a scenario, and the folder of its study, after the same sweep was run undisturbed.
+def play(tmp_path: Path, *scenarios: str) -> dict[str, tuple[dict[str, Any], Path]]:
+    """What happened in each scenario, and the folder of its study, after the same sweep was run undisturbed.
 
-    The curves of both are compared here.
+    The curves are compared here.
     """
     paths = {}
-    for name in ("undisturbed", scenario):
+    for name in ("undisturbed", *scenarios):
         (tmp_path / name).mkdir()
-        paths[name] = write_sweep(tmp_path / name, SWEPT)
+        paths[name] = write_sweep(tmp_path / name, SWEPT, fixed={"budget.steps": 60, "eval.every": 15})
     words = [str(word) for pair in paths.items() for word in pair]
     done = subprocess.run(
         [sys.executable, "-m", "tests.sweep.harness", "7", *words],
@@ -37,55 +37,48 @@ def play(tmp_path: Path, scenario: str) -> tuple[dict[str, Any], Path]:
         env={**os.environ, **ENVIRONMENT},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=500,
     )
-    outputs = "".join(path.with_suffix(".out").read_text("utf-8")[-3000:] for path in paths.values())
-    assert done.returncode == 0, done.stderr + outputs
-    whole, disturbed = (path.parent / "runs" / "tiny" for path in paths.values())
+    outputs = [path.with_suffix(".out") for path in paths.values()]
+    assert done.returncode == 0, done.stderr + "".join(p.read_text("utf-8")[-3000:] for p in outputs if p.exists())
     facts = json.loads(done.stdout)
-    assert facts["undisturbed"]["codes"] == [0], outputs
-    expected = curves(whole)
+    folders = {name: path.parent / "runs" / "tiny" for name, path in paths.items()}
+    assert facts["undisturbed"]["codes"] == [0]
+    expected = curves(folders["undisturbed"])
     assert len(expected) == 6
-    assert all(rows[-1]["step"] == 24 for rows in expected.values())
-    assert curves(disturbed) == expected
-    return facts[scenario], disturbed
+    assert all(rows[-1]["step"] == 60 for rows in expected.values())
+    for name in scenarios:
+        assert curves(folders[name]) == expected, name
+    return {name: (facts[name], folders[name]) for name in scenarios}
 
 
-def test_the_runner_at_ten_moments(tmp_path: Path) -> None:
-    facts, folder = play(tmp_path, "kill_runner")
+def test_the_runner_is_killed_or_asked_to_leave(tmp_path: Path) -> None:
+    played = play(tmp_path, "kill_runner", "interrupt")
+    facts, folder = played["kill_runner"]
     assert facts["kills"] == 10
     assert facts["codes"] == [KILLED] * 10 + [0]
     assert sum(entry.attempts for entry in entries(folder)) > 6, "some were begun more than once"
-
-
-def test_trials_at_ten_moments(tmp_path: Path) -> None:
-    facts, folder = play(tmp_path, "kill_trials")
-    assert facts["kills"] == 10
-    assert facts["codes"] == [0]
-    assert sum(entry.attempts for entry in entries(folder)) > 6
-    assert "killed by SIGKILL (out of memory, or killed by hand); trying again" in (
-        tmp_path / "kill_trials" / "tiny.out"
-    ).read_text("utf-8")
-
-
-def test_the_server(tmp_path: Path) -> None:
-    facts, _ = play(tmp_path, "kill_server")
-    assert facts["kills"] >= 2
-    assert facts["codes"] == [0]
-
-
-def test_three_runners_at_once_of_which_one_dies(tmp_path: Path) -> None:
-    facts, folder = play(tmp_path, "together")
-    assert sorted(facts["codes"]) == [KILLED, 0, 0, 0]
-    assert sum(entry.attempts for entry in entries(folder)) <= 6 + 2, "no trial twice but those of the dead"
-
-
-def test_signals_leave_cleanly(tmp_path: Path) -> None:
-    facts, _ = play(tmp_path, "interrupt")
+    facts, _ = played["interrupt"]
     first, second, third, last = facts["codes"]
     assert (first, third, last) == (130, 130, 0)
     assert second in (143, -signal.SIGTERM), "the latter before its first trial"
     assert all("running" not in states and "failed" not in states for states in facts["states"])
+
+
+def test_what_is_below_the_runner_is_killed_and_others_work_beside_it(tmp_path: Path) -> None:
+    played = play(tmp_path, "kill_trials", "kill_server", "together")
+    facts, folder = played["kill_trials"]
+    assert facts["kills"] == 10
+    assert facts["codes"] == [0]
+    assert sum(entry.attempts for entry in entries(folder)) > 6
+    said = (tmp_path / "kill_trials" / "tiny.out").read_text("utf-8")
+    assert "killed by SIGKILL (out of memory, or killed by hand); trying again" in said
+    facts, _ = played["kill_server"]
+    assert facts["kills"] >= 2
+    assert facts["codes"] == [0]
+    facts, folder = played["together"]
+    assert sorted(facts["codes"]) == [KILLED, 0, 0, 0]
+    assert sum(entry.attempts for entry in entries(folder)) <= 6 + 2, "no trial twice but those of the dead"
 
 
 def test_the_real_command(tmp_path: Path) -> None:
