@@ -68,6 +68,8 @@ def run_sweep(
         if not over:
             server = server or stack.enter_context(contextlib.closing(ForkServer()))
             checked = left if searching.cells is not None else search.corners(sweep)
+            line = f"checking {len(checked)} cells (a corpus that is new is tokenized first)"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
             configs = [cfg.to_dict() for cfg in cells_.configs(checked)]
             gpus = server.ask("check", cells=[dataclasses.asdict(c) for c in checked], configs=configs)["gpus"]
             visible = _gpus(gpus) if uses_gpu(sweep, left) else []
