@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 
+ALONE = "GPT_LAB_TEST_ALONE"
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 SECRETS = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_RUN_ID", "WANDB_DIR", "HF_TOKEN")
 
@@ -25,7 +28,7 @@ def _isolate() -> Path:
     git = Path.home() / ".gitconfig"
     if git.is_file():  # it may hold safe.directory, without which git refuses the checkout
         os.environ.setdefault("GIT_CONFIG_GLOBAL", str(git))
-    for name in (*SECRETS, *(name for name in os.environ if name.startswith("GPT_LAB_"))):
+    for name in (*SECRETS, *(name for name in os.environ if name.startswith("GPT_LAB_") and name != ALONE)):
         os.environ.pop(name, None)
     os.environ.update(
         HOME=str(home),
@@ -64,6 +67,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Runs a `forks` test in a pytest of its own: what earlier tests started (threads of autograd) breaks forks."""
+    if pyfuncitem.get_closest_marker("forks") is None or ALONE in os.environ:
+        return None
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", pyfuncitem.nodeid]
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTEST_XDIST_WORKER"}
+    done = subprocess.run(
+        command, cwd=pyfuncitem.config.rootpath, env={**inherited, ALONE: "1"}, capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        pytest.fail((done.stdout + done.stderr)[-8000:], pytrace=False)
+    return True
 
 
 @pytest.fixture(scope="session", autouse=True)

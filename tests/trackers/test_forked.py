@@ -18,6 +18,7 @@ TRIALS = 4
 
 
 @pytest.mark.slow
+@pytest.mark.forks
 def test_short_trials(
     make_run: Callable[[str], Run], cfg: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

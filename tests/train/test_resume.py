@@ -110,6 +110,7 @@ def test_seconds_count_over_resumes(make: Make, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
+@pytest.mark.forks
 def test_kill_9_at_random_moments(make: Make) -> None:
     settings = {"budget.steps": 60, "eval.every": 4, "log.every": 3, "model.dropout": 0.1, "sample.tokens": 4}
     whole = train(make(**settings))
@@ -123,6 +124,7 @@ def test_kill_9_at_random_moments(make: Make) -> None:
         time.sleep(draw.uniform(0, 0.02))
         os.kill(child, signal.SIGKILL)  # a child that has just ended is still there to be waited for
         codes.append(status(child))
+        assert codes[-1] in (0, -signal.SIGKILL)
     assert set(codes) == {0, -signal.SIGKILL}
     assert len(codes) > 5
     (run,) = all_runs(cfg.runs_dir, "killed")
@@ -146,6 +148,7 @@ def wait_for_step(cfg: RunConfig, child: int, step: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.forks
 def test_death_inside_checkpoints_and_log_lines(make: Make) -> None:
     """The process ends at its n-th write to the file system, over and over; n is drawn anew each time."""
     settings = {"budget.steps": 30, "eval.every": 3, "log.every": 2}
@@ -181,6 +184,7 @@ def test_death_inside_checkpoints_and_log_lines(make: Make) -> None:
     assert_same(run.path, whole.path)
 
 
+@pytest.mark.forks
 def test_two_signals_end_it_at_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def endless(self: trainer.Trainer) -> None:
         os.kill(os.getpid(), signal.SIGINT)
