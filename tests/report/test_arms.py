@@ -254,6 +254,20 @@ def test_an_option_that_varies_within_a_choice_is_an_arm() -> None:
     assert arrange(rows).design.factors == ("optim", "optim.lr")
 
 
+def test_what_match_made_of_an_arm_is_not_its_name() -> None:
+    """Sizes and target go, unless they alone tell runs apart; a null that older runs lack is no difference."""
+    plain = [run(attention=a) for a in ("mha", "mqa")]
+    made = run(attention="mqa", match="params", match_to=800, **{"mlp.d_ff": 90})
+    assert arrange([*plain, made]).design.factors == ("attention", "match")
+    for other in ({"match_to": 900}, {"mlp.d_ff": 91}):
+        twice = run(**{"attention": "mqa", "match": "params", "match_to": 800, "mlp.d_ff": 90, **other})
+        assert {"match_to", "mlp.d_ff"} & set(arrange([*plain, made, twice]).design.factors)
+    assert arrange([*plain, run(attention="mqa", **{"mlp.d_ff": 90})]).design.factors == ("attention", "mlp.d_ff")
+    for r in plain[:1]:
+        r["config"] = {key: value for key, value in r["config"].items() if not key.startswith("match")}
+    assert arrange(plain).design.factors == ("attention",)
+
+
 def test_other_draws_are_pairs_not_arms() -> None:
     rows = [run(position=p, seed=0, replica=r) for p in ("rope", "none") for r in (0, 1)]
     found = arrange(rows)
