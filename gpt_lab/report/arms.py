@@ -173,6 +173,8 @@ def _by_values(rows: Rows, sweep: Sweep, design: Design, also: tuple[str, ...]) 
         for name, parameter in spec.parameters_of(sweep).items()
         if not parameter.swept and name.split(".")[0] not in schema.NOT_IDENTITY
     }
+    if (match := (sweep.raw.get("gpt_lab") or {}).get("match")) and not sweep.overrides:
+        fixed["match"] = match
     found = Arranged(design, [])
     for r in rows:
         if all(_same(setting(r["config"], key), value) for key, value in fixed.items()):
