@@ -28,21 +28,25 @@ SHAPING = (*PARTS, "init", "scale", "model")
 Sizes = dict[str, int]
 
 
-def compose(overrides: Sequence[str]) -> RunConfig:
+def compose(overrides: Sequence[str], composer: config.Composer | None = None) -> RunConfig:
     """The config of one run, as config.compose, with the sizes that its `match` asks for.
 
     `match_to` says how many; without it, as many as the same command line has without its choices of parts (attention,
     position, norm, mlp, residual and their options) or, if it chooses none, without its preset `model=`.
 
+    Args:
+        composer: one that has composed others before; None: a new one.
+
     Raises:
         ConfigError: as config.compose; nothing to match to; no sizes that are close enough.
     """
-    cfg = config.compose(overrides)
+    composer = composer or config.Composer(factored=False)
+    cfg = composer.compose(overrides)
     if cfg.match is None:
         return cfg
-    base = None if cfg.match_to is not None else config.compose(reference(overrides))
+    base = None if cfg.match_to is not None else composer.compose(reference(overrides))
     found = settings(cfg, base, {_key(text) for text in overrides}, Models())
-    return config.compose([*overrides, *found])
+    return composer.compose([*overrides, *found])
 
 
 def reference(overrides: Sequence[str]) -> list[str]:
@@ -195,7 +199,9 @@ def _hidden(width: int, target: int, count: Callable[[int], int | None]) -> list
 
 
 def _with(cfg: RunConfig, sizes: Mapping[str, int]) -> RunConfig:
-    scale = {key.removeprefix("scale."): value for key, value in sizes.items() if key.startswith("scale.")}
+    scale: dict[str, Any] = {
+        key.removeprefix("scale."): value for key, value in sizes.items() if key.startswith("scale.")
+    }
     changed = dataclasses.replace(cfg, scale=dataclasses.replace(cfg.scale, **scale))
     return changed if "mlp.d_ff" not in sizes else _wide(changed, sizes["mlp.d_ff"])
 

@@ -20,10 +20,9 @@ from gpt_lab.train.trainer import run_training
 from tests.helpers import tiny_config
 from tests.test_imports import heavy_after
 
+COMPOSER = config.Composer()
 QUICK = ["data=synthetic", "tokenizer=byte"]
-SWAPS = [
-    pytest.param(kind, name, id=f"{kind}={name}") for kind in match.PARTS for name in registry.index()[kind]
-]
+SWAPS = [pytest.param(kind, name, id=f"{kind}={name}") for kind in match.PARTS for name in registry.index()[kind]]
 TINY = 4 * (4 * 128**2 + 3 * 128 * 344 + 2 * 128) + 128
 """Parameters beside the embeddings of the default model: 4 layers, 128 wide, swiglu of 8/3 x 128, RMS norms."""
 
@@ -35,7 +34,7 @@ def whole_scores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def compose(*overrides: str) -> RunConfig:
-    return match.compose([*QUICK, *overrides])
+    return match.compose([*QUICK, *overrides], COMPOSER)
 
 
 def built(cfg: RunConfig) -> GPT:
@@ -78,7 +77,7 @@ def flops(model: GPT) -> float:
     ids=" ".join,
 )
 def test_sizes_known_by_hand(overrides: list[str], expected: dict[str, int]) -> None:
-    cfg, plain = compose(*overrides), config.compose([*QUICK, overrides[0]])
+    cfg, plain = compose(*overrides), COMPOSER.compose([*QUICK, overrides[0]])
     flat, before = cfg.flat(), plain.flat()
     assert {key: flat[key] for key in flat if flat[key] != before[key]} == {
         **expected,
@@ -87,14 +86,14 @@ def test_sizes_known_by_hand(overrides: list[str], expected: dict[str, int]) -> 
         "label": cfg.label,
     }
     if cfg.match == "params":
-        assert cfg.match_to == TINY == parameters(built(config.compose(QUICK)))
+        assert cfg.match_to == TINY == parameters(built(COMPOSER.compose(QUICK)))
 
 
 @pytest.mark.parametrize("scale", ["tiny", "small"])
 @pytest.mark.parametrize(("kind", "name"), SWAPS)
 def test_every_swap_is_matched(kind: str, name: str, scale: str) -> None:
     """Counted by torch, not by cost.py: parameters within 0.5 %, FLOPs within 1 %, of the default model's."""
-    base = built(config.compose([*QUICK, f"scale={scale}"]))
+    base = built(COMPOSER.compose([*QUICK, f"scale={scale}"]))
     for how, count, tolerance in (("params", parameters, 0.005), ("flops", flops, 0.01)):
         cfg = compose(f"scale={scale}", f"{kind}={name}", f"match={how}")
         mine, theirs = count(built(cfg)), count(base)
@@ -105,9 +104,9 @@ def test_every_swap_is_matched(kind: str, name: str, scale: str) -> None:
 
 def test_unmatched_some_would_not_be() -> None:
     """So that the test above can fail."""
-    base = built(config.compose(QUICK))
-    mqa = built(config.compose([*QUICK, "attention=mqa"]))
-    sliding = built(config.compose([*QUICK, "attention=sliding"]))
+    base = built(COMPOSER.compose(QUICK))
+    mqa = built(COMPOSER.compose([*QUICK, "attention=mqa"]))
+    sliding = built(COMPOSER.compose([*QUICK, "attention=sliding"]))
     assert parameters(mqa) / parameters(base) - 1 == pytest.approx(-4 * 24576 / TINY)
     assert flops(sliding) / flops(base) < 0.93
 
@@ -134,7 +133,7 @@ def test_what_is_matched_already_is_left_alone() -> None:
     """The command line of a run that was matched gives the same run again."""
     cfg = compose("mlp=gelu", "match=params")
     words = ["mlp=gelu", "match=params", "mlp.d_ff=516", f"match_to={TINY}"]
-    assert compose(*words).identity() == config.compose([*QUICK, *words]).identity() == cfg.identity()
+    assert compose(*words).identity() == COMPOSER.compose([*QUICK, *words]).identity() == cfg.identity()
     assert compose("mlp=gelu", "match=params", f"match_to={TINY}").identity() == cfg.identity()
 
 
@@ -181,8 +180,8 @@ def test_a_run_that_is_not_what_it_says_does_not_begin(tmp_path: Path) -> None:
 
 
 def test_without_match_a_run_keeps_its_identity_and_its_start_stays_light() -> None:
-    assert match.compose(["mlp=gelu"]) == config.compose(["mlp=gelu"])
-    flat = config.compose(["mlp=gelu"]).flat()
+    assert match.compose(["mlp=gelu"]) == COMPOSER.compose(["mlp=gelu"])
+    flat = COMPOSER.compose(["mlp=gelu"]).flat()
     older = {key: value for key, value in flat.items() if not key.startswith("match")}
     assert schema.identity(older) == schema.identity(flat)
     assert schema.identity(flat | {"match": "params"}) != schema.identity(flat)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gpt_lab import config, match
+from gpt_lab import match
 from gpt_lab.errors import ConfigError
 from gpt_lab.report import frame
 from gpt_lab.report.compare import compare
@@ -91,12 +91,14 @@ def test_runs_are_the_planned_ones_whoever_composes_them() -> None:
     """By train from the cell's own words, and by W&B's agent, which knows the swept values alone."""
     sweep = read(PAIR, {"baseline": {"attention": "mha", "mlp": "swiglu"}, "match": "params"})
     for cell in cells.cells(sweep):
-        assert match.compose(cell.overrides).identity() == cell.identity
+        assert match.compose(cell.overrides, cells.composer()).identity() == cell.identity
         words = [text for text in cell.overrides if text.partition("=")[0] not in given(cell)]
         told = [*words, f"match_to={given(cell)['match_to']}"]
-        assert match.compose(told).identity() == cell.identity
-        assert match.compose(words).identity() == cell.identity, "the default model is the baseline here"
-        assert config.compose(words).identity() != cell.identity
+        assert match.compose(told, cells.composer()).identity() == cell.identity
+        assert match.compose(words, cells.composer()).identity() == cell.identity, (
+            "the default model is the baseline here"
+        )
+        assert cells.composer().compose(words).identity() != cell.identity
 
 
 def test_matched_and_unmatched_are_arms_of_their_own() -> None:
