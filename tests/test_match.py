@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,13 @@ def flops(model: GPT) -> float:
     return counter.get_total_flops() / tokens.numel() - 4 * model.shape.width * hidden
 
 
+@functools.cache
+def default(scale: str) -> tuple[int, float]:
+    """Parameters and forward FLOPs of the default model."""
+    model = built(COMPOSER.compose([*QUICK, f"scale={scale}"]))
+    return parameters(model), flops(model)
+
+
 @pytest.mark.parametrize(
     "overrides, expected",
     [
@@ -93,13 +101,14 @@ def test_sizes_known_by_hand(overrides: list[str], expected: dict[str, int]) -> 
 @pytest.mark.parametrize(("kind", "name"), SWAPS)
 def test_every_swap_is_matched(kind: str, name: str, scale: str) -> None:
     """Counted by torch, not by cost.py: parameters within 0.5 %, FLOPs within 1 %, of the default model's."""
-    base = built(COMPOSER.compose([*QUICK, f"scale={scale}"]))
-    for how, count, tolerance in (("params", parameters, 0.005), ("flops", flops, 0.01)):
-        cfg = compose(f"scale={scale}", f"{kind}={name}", f"match={how}")
-        mine, theirs = count(built(cfg)), count(base)
-        assert abs(mine / theirs - 1) <= tolerance
-        assert cfg.match_to == (theirs if how == "params" else 3 * theirs)
-        assert (cfg.scale.depth, cfg.scale.width) == (base.shape.depth, base.shape.width)
+    base, (all_parameters, all_flops) = COMPOSER.compose([f"scale={scale}"]), default(scale)
+    by_parameters = compose(f"scale={scale}", f"{kind}={name}", "match=params")
+    assert by_parameters.match_to == all_parameters
+    assert abs(parameters(built(by_parameters)) / all_parameters - 1) <= 0.005
+    by_flops = compose(f"scale={scale}", f"{kind}={name}", "match=flops")
+    assert by_flops.match_to == 3 * all_flops
+    assert abs(flops(built(by_flops)) / all_flops - 1) <= 0.01
+    assert base.scale == by_parameters.scale == by_flops.scale, "d_ff alone does it"
 
 
 def test_unmatched_some_would_not_be() -> None:
