@@ -138,6 +138,13 @@ def test_a_d_ff_that_is_stated_stays() -> None:
     assert f"(nearest: {count:,}, {count / TINY - 1:+.1%}, as it is)" in str(caught.value)
 
 
+def test_depth_alone_where_d_ff_is_stated() -> None:
+    target = 3 * (65_536 + 256 + 384 * 300) + 128
+    cfg = compose("mlp.d_ff=300", "match=params", f"match_to={target}")
+    assert (cfg.scale.depth, cfg.scale.width, cfg.mlp["d_ff"]) == (3, 128, 300)
+    assert parameters(built(cfg)) == target
+
+
 def test_what_is_matched_already_is_left_alone() -> None:
     """The command line of a run that was matched gives the same run again."""
     cfg = compose("mlp=gelu", "match=params")

@@ -300,3 +300,7 @@ def test_drawn_cells_are_known_by_their_fixed_values(tmp_path: Path) -> None:
         ("position=alibi", f"optim.lr={rows[1]['config']['optim.lr']}", "1", "finished"),
     ]
     assert found.notes == ["1 run in the folder with other fixed settings than the sweep's: left out"]
+    path.write_text(path.read_text().replace("gpt_lab: {", "gpt_lab: {match: params, "))
+    both = [run(**{"optim.lr": 0.0125, "match": "params", "match_to": 9}), run(**{"optim.lr": 0.0125})]
+    matched = arms.arrange(both, None, spec.load(path), Options(), "drawn")
+    assert [r["run"] for r in matched.rows] == [both[0]["run"]] and len(matched.notes) == 1
