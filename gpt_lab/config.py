@@ -27,7 +27,9 @@ SECTIONS: dict[str, type] = {
     "log": schema.Log,
     "sample": schema.Sample,
 }
-_UNNAMED = frozenset({"seed", "study", "runs_dir", "device", "force", "tracker", "budget", "log", "eval", "checkpoint"})
+_UNNAMED = frozenset(
+    {"seed", "study", "runs_dir", "device", "force", "tracker", "budget", "log", "eval", "checkpoint", "match_to"}
+)
 """Keys that say nothing of the question a run answers, left out of its label."""
 
 
@@ -378,5 +380,7 @@ def _together(cfg: RunConfig) -> None:
         raise ConfigError(
             f"batch.micro={cfg.batch.micro} does not divide the {cfg.rows} rows of a step (allowed: {allowed})"
         )
+    if cfg.match is None and cfg.match_to is not None:
+        raise ConfigError(f"match_to={cfg.match_to} needs match=params or match=flops: it says how many of what")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.=-]*", cfg.study):
         raise ConfigError(f"study must be a plain folder name (letters, digits, . _ = -), not {cfg.study!r}")

@@ -1,4 +1,4 @@
-"""What a config costs: parameters and FLOPs, exact, without allocating a weight."""
+"""What a config costs: parameters and FLOPs, exact, without allocating a weight; and when two cost the same."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from typing import Any
 
 import torch
 
+from gpt_lab.errors import ConfigError
 from gpt_lab.model import GPT
 from gpt_lab.parts.base import role
-from gpt_lab.schema import RunConfig
+from gpt_lab.schema import TOLERANCE, RunConfig
+
+COUNTED = {"params": "non-embedding parameters", "flops": "training FLOPs per token"}
+"""What each value of `match` makes equal, in words."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,34 @@ def cost_of(model: GPT) -> Cost:
     }
     total, forward = sum(parts.values()), sum(flops.values())
     return Cost(total, embedding, total - embedding, forward, 3 * forward, flops, parts)
+
+
+def counted(cost: Cost, match: str) -> int:
+    """What a value of `match` compares: see COUNTED."""
+    return {"params": cost.non_embedding, "flops": cost.train_flops_per_token}[match]
+
+
+def is_matched(count: int, target: int, match: str) -> bool:
+    """Whether a count is within the tolerance of `match`."""
+    return abs(count - target) <= TOLERANCE[match] * target
+
+
+def check_match(cfg: RunConfig, cost: Cost) -> None:
+    """Refuses a config that says it is matched and is not.
+
+    Raises:
+        ConfigError: `match_to` is missing, or the model is not that large.
+    """
+    if cfg.match is None:
+        return
+    if cfg.match_to is None:
+        raise ConfigError(f"match={cfg.match} without match_to: gpt_lab.match.compose finds both it and the sizes")
+    count = counted(cost, cfg.match)
+    if not is_matched(count, cfg.match_to, cfg.match):
+        raise ConfigError(
+            f"match={cfg.match}: the model has {count:,} {COUNTED[cfg.match]}, {count / cfg.match_to - 1:+.2%} against "
+            f"match_to={cfg.match_to:,}, and {TOLERANCE[cfg.match]:.1%} is allowed"
+        )
 
 
 def _part(name: str) -> str:

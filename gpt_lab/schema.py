@@ -124,6 +124,10 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     force: bool = False
+    match: Literal["params", "flops"] | None = None
+    """What the model was made equal in, by gpt_lab.match: parameters beside the embeddings, or FLOPs per token."""
+    match_to: PositiveInt | None = None
+    """How many of them."""
     label: str = field(default="", metadata={"derived": True})
     """Readable name of what differs from the default, derived from the command line."""
 
@@ -163,22 +167,35 @@ class RunConfig:
         Args:
             resolved: device, compile, precision and kernel as chosen on this machine, fingerprint of the data.
         """
-        kept = {k: v for k, v in self.flat().items() if k.split(".")[0] not in NOT_IDENTITY and k not in RESOLVED}
+        kept = {k: v for k, v in self.flat().items() if _counts(k, v) and k not in RESOLVED}
         text = json.dumps([kept, dict(resolved)], sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def identity(flat: Mapping[str, Any]) -> str:
     """RunConfig.identity() of flat settings, such as a run's record keeps under `config`."""
-    kept = {k: _number(v) for k, v in flat.items() if k.split(".")[0] not in NOT_IDENTITY}
+    kept = {k: _number(v) for k, v in flat.items() if _counts(k, v)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:12]
 
 
 NOT_IDENTITY = frozenset({"study", "runs_dir", "tracker", "log", "sample", "checkpoint", "force", "label"})
 """Top-level keys that change where a run is kept or what is shown of it, never its numbers."""
 
+LATER = frozenset({"match", "match_to"})
+"""Keys that came later and change nothing while they are null: without them, older runs keep their identity."""
+
+MATCHED = ("mlp.d_ff", "scale.depth", "scale.width")
+"""Sizes that `match` may set, the first that will do."""
+
+TOLERANCE = {"params": 0.005, "flops": 0.01}
+"""Relative difference up to which two models are matched, for each value of `match`."""
+
 RESOLVED = frozenset({"device", "compile", "precision.name", "kernel.name"})
 """Keys whose meaning on this machine is in `resolved`: `auto` and the choice it made are the same run."""
+
+
+def _counts(key: str, value: Any) -> bool:
+    return key.split(".")[0] not in NOT_IDENTITY and not (value is None and key in LATER)
 
 
 def _number(value: Any) -> Any:

@@ -171,6 +171,8 @@ KEYS_ELSEWHERE = {
     "device": "tests/cli/test_wrong_inputs.py",
     "compile": "tests/train",
     "force": "tests/train",
+    "match": "test_match.py",
+    "match_to": "test_match.py",
     "label": "test_config.py",
 }
 

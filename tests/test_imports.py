@@ -39,10 +39,11 @@ ALLOWED: dict[str, set[str]] = {
     "train": TRAIN,
     "components": CONFIG,
     "doctor": TRAIN,
-    "sweep": TRAIN | {"sweep"},
+    "match": TRAIN | {"match"},
+    "sweep": TRAIN | {"match", "sweep"},
     "report": TRAIN | {"sweep", "report"},
     "dashboard": TRAIN | {"sweep", "dashboard"},
-    "cli": TRAIN | {"sweep", "report", "dashboard", "cli", "components", "doctor"},
+    "cli": TRAIN | {"match", "sweep", "report", "dashboard", "cli", "components", "doctor"},
 }
 """What the files of each unit (a module or folder directly under gpt_lab/) may import, at any depth of nesting."""
 

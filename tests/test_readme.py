@@ -62,6 +62,8 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run sweep sweeps/pos_enc.yaml --dry-run": Run("smallest detectable effect", STEPS),
     "uv run sweep sweeps/pos_enc.yaml": Run("15 cells: 15 finished", STEPS),
     "uv run report sweeps/pos_enc.yaml": Run("report.html"),
+    "uv run sweep sweeps/attention.yaml match=params --dry-run": Run("matched by", STEPS),
+    "uv run train mlp=gelu match=flops": Run("val bits per byte", STEPS),
     "uv run report runs/pos_enc --mei 0.02": Run("smallest effect of interest 0.02"),
     "uv run report --help": Run("usage: report"),
     "uv run wandb sweep sweeps/pos_enc.yaml": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),

@@ -38,7 +38,7 @@ def help_text() -> str:
         if names:
             lines.append(f"  {group:<10} {' '.join(names)}")
     lines.append("\nkeys:")
-    for key in ("seed", "replica", "study", "runs_dir", "device", "compile", "force"):
+    for key in ("seed", "replica", "study", "runs_dir", "device", "compile", "force", "match", "match_to"):
         lines.append(f"  {key}={_shown(tree[key])}")
     for section in config.SECTIONS:
         if section != "scale":
@@ -64,7 +64,7 @@ def _complete() -> None:
 
 def run(argv: list[str]) -> int:
     """Exit status: 0 finished, 2 bad input, 1 diverged or failed, 130 or 143 stopped by a signal."""
-    from gpt_lab import config
+    from gpt_lab import match
 
     if "--help" in argv or "-h" in argv:
         print(help_text())
@@ -73,7 +73,7 @@ def run(argv: list[str]) -> int:
         _complete()
         return 0
     overrides = [text for text in argv if text != "--cfg"]
-    cfg = config.compose(overrides)
+    cfg = match.compose(overrides)
     if "--cfg" in argv:
         import yaml
 

@@ -173,6 +173,8 @@ def _by_values(rows: Rows, sweep: Sweep, design: Design, also: tuple[str, ...]) 
         for name, parameter in spec.parameters_of(sweep).items()
         if not parameter.swept and name.split(".")[0] not in schema.NOT_IDENTITY
     }
+    if (match := (sweep.raw.get("gpt_lab") or {}).get("match")) and not sweep.overrides:
+        fixed["match"] = match
     found = Arranged(design, [])
     for r in rows:
         if all(_same(setting(r["config"], key), value) for key, value in fixed.items()):
@@ -193,6 +195,7 @@ def _by_settings(rows: Rows, options: Options, name: str) -> Arranged:
     pair = options.pair or "seed"
     different = _different(rows)
     factors = options.group_by or tuple(k for k in _independent(rows, different) if k != pair and k not in SEEDS)
+    factors = factors if options.group_by else _without_sizes(rows, factors)
     others = different if not options.group_by else _independent(rows, different)
     also = tuple(k for k in others if k not in factors and k != pair and (k in SEEDS or options.group_by))
     studies = sorted({r["study"] for r in rows})
@@ -246,6 +249,19 @@ def _independent(rows: Rows, keys: Sequence[str]) -> list[str]:
         return all(len(found) == 1 for found in values.values())
 
     return [key for key in keys if not follows(key)]
+
+
+def _without_sizes(rows: Rows, keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Without what `match` made of the other settings: sizes and their target, where those tell the runs apart."""
+    found = tuple(key for key in keys if key not in schema.LATER or any(r["config"].get(key) for r in rows))
+    if "match" not in found and not any(r["config"].get("match") for r in rows):
+        return found
+    kept = tuple(key for key in found if key not in (*schema.MATCHED, "match_to"))
+    made: dict[str, set[str]] = {}
+    for r in rows:
+        own = {key: setting(r["config"], key) for key in found}
+        made.setdefault(join(kept, own), set()).add(join(found, own))
+    return kept if kept and all(len(several) == 1 for several in made.values()) else found
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:

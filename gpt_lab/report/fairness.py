@@ -18,6 +18,8 @@ SAME = 0.01
 """Relative difference of tokens or FLOPs that rounding to whole batches explains."""
 HARMLESS = schema.NOT_IDENTITY | {"eval", "device", "compile"}
 """Settings whose difference between arms says nothing about the comparison."""
+COUNTS = {"params": "parameters_non_embedding", "flops": "train_flops_per_token"}
+"""What each value of `match` makes equal."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def _settings(used: pd.DataFrame, design: Design, baseline: str, found: dict[str
     """Settings beyond the factors in which an arm differs from the baseline."""
     others: dict[str, list[str]] = {arm: [] for arm in found}
     arms = used["arm"]
+    matched = _matched(used, design, baseline)
     for column in used.columns:
         key = column.removeprefix("config.")
         group = key.split(".")[0]
@@ -119,6 +122,8 @@ def _settings(used: pd.DataFrame, design: Design, baseline: str, found: dict[str
             continue
         differs = (ends != ends.loc[baseline]).any(axis=1)
         for arm in differs.index[differs]:
+            if arm in matched and key in (*schema.MATCHED, "match_to"):
+                continue
             if what is None:
                 others[arm].append(key)
             elif not any(what in doubt.text for doubt in found[arm]):
@@ -127,6 +132,25 @@ def _settings(used: pd.DataFrame, design: Design, baseline: str, found: dict[str
         if keys:
             shown = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
             found[arm].append(Doubt(f"differs from the baseline in {shown} too", _blocks("better", "worse")))
+
+
+def _matched(used: pd.DataFrame, design: Design, baseline: str) -> set[str]:
+    """Arms that `match` made as large as the baseline is: they may differ from it in MATCHED and in the target.
+
+    Where the scale is compared, each has a baseline of its own.
+    """
+    if "config.match" not in used or "config.match_to" not in used:
+        return set()
+    base, found = used[used["arm"] == baseline], set()
+    for arm, own in used.groupby("arm", sort=False):
+        kinds = {(kind, to) for kind, to in zip(own["config.match"], own["config.match_to"], strict=True)}
+        kind, to = next(iter(kinds))
+        if len(kinds) > 1 or not isinstance(kind, str):
+            continue
+        count = float(base[COUNTS[kind]].median())
+        if abs(count - to) <= schema.TOLERANCE[kind] * to or "scale" in design.factors:
+            found.add(str(arm))
+    return found
 
 
 def _explained(key: str, design: Design) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_lab import conf_source, config
+from gpt_lab import match as match_
 from gpt_lab.errors import ConfigError
 from gpt_lab.schema import RunConfig
 from gpt_lab.sweep import grid, spec
@@ -44,8 +45,8 @@ def many(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> list[Cell]:
     Raises:
         ConfigError: a cell that no run could have, named with its values.
     """
-    shared, fixed = composer(), spec.fixed(sweep)
-    return [_cell(sweep, index, values, fixed, shared) for index, values in enumerate(rows)]
+    shared, fixed, models = composer(), spec.fixed(sweep), match_.Models()
+    return [_cell(sweep, index, values, fixed, shared, models) for index, values in enumerate(rows)]
 
 
 def cell(sweep: Sweep, index: int, values: Mapping[str, Any]) -> Cell:
@@ -54,7 +55,7 @@ def cell(sweep: Sweep, index: int, values: Mapping[str, Any]) -> Cell:
     Raises:
         ConfigError: no run could have them.
     """
-    return _cell(sweep, index, values, spec.fixed(sweep), composer())
+    return _cell(sweep, index, values, spec.fixed(sweep), composer(), match_.Models())
 
 
 def configs(cells: Sequence[Cell]) -> list[RunConfig]:
@@ -74,12 +75,22 @@ def _composer(conf: Path) -> config.Composer:
 
 
 def _cell(
-    sweep: Sweep, index: int, values: Mapping[str, Any], fixed: tuple[str, ...], composer: config.Composer
+    sweep: Sweep,
+    index: int,
+    values: Mapping[str, Any],
+    fixed: tuple[str, ...],
+    composer: config.Composer,
+    models: match_.Models,
 ) -> Cell:
     *settings, study = fixed
     overrides = (*settings, *(spec.override(name, value) for name, value in values.items()), study)
     try:
         cfg = composer.compose(overrides)
+        if cfg.match is not None:
+            stated = {text.partition("=")[0] for text in overrides}
+            base = None if cfg.match_to is not None else composer.compose(_baseline(sweep, values, fixed))
+            overrides = (*overrides[:-1], *match_.settings(cfg, base, stated, models), study)
+            cfg = composer.compose(overrides)
     except ConfigError as error:
         raise ConfigError(f"{sweep.path}: cell {index} ({_named(values)}): {error}") from None
     design = sweep.design
@@ -93,6 +104,20 @@ def _cell(
         key=hashlib.sha256(json.dumps(sorted(overrides)).encode()).hexdigest()[:12],
         identity=cfg.identity(),
     )
+
+
+def _baseline(sweep: Sweep, values: Mapping[str, Any], fixed: tuple[str, ...]) -> list[str]:
+    """The settings of the baseline arm, unmatched, at this cell's own scale: a ladder has a baseline on each rung.
+
+    Raises:
+        ConfigError: the sweep names none.
+    """
+    stated = sweep.design.baseline
+    if stated is None:
+        raise ConfigError("match needs gpt_lab.baseline, the arm whose size the others take (or match_to: how many)")
+    arm = {**stated, **{key: values[key] for key in stated if key == "scale" and key in values}}
+    settings = [text for text in fixed if text.partition("=")[0] not in ("match", "match_to")]
+    return [*settings, *(spec.override(key, value) for key, value in arm.items() if key != "match")]
 
 
 def _named(values: Mapping[str, Any]) -> str:

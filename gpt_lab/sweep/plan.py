@@ -13,7 +13,7 @@ from rich.table import Table
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import ledger, speed
+from gpt_lab.sweep import ledger, matching, speed
 from gpt_lab.sweep.design import Cell, Sweep, join
 from gpt_lab.sweep.power import FEWEST, detectable_effect
 
@@ -37,6 +37,7 @@ class ArmPlan:
         pairs: values of the pairing setting.
         tokens, flops: of the training of one run; None under a budget in seconds.
         seconds: of one run, evaluations included; None where nothing tells how fast it will be.
+        matched: the sizes that `match` gave it, in words; empty for an arm that is not matched.
     """
 
     arm: str
@@ -50,6 +51,7 @@ class ArmPlan:
     tokens: float | None
     flops: float | None
     seconds: float | None
+    matched: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Plan:
     Fields:
         seconds: of all that is left, with `jobs` at a time; None where an arm's is not known.
         basis: where the speed comes from, in words.
+        matched: what the arms are matched to, in words.
     """
 
     arms: tuple[ArmPlan, ...]
@@ -66,6 +69,7 @@ class Plan:
     seconds: float | None
     basis: str
     warnings: tuple[str, ...]
+    matched: tuple[str, ...] = ()
 
 
 def check_builds(cells: Sequence[Cell], configs: Sequence[RunConfig] | None = None) -> None:
@@ -116,6 +120,7 @@ def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int, threads: int, build
                 tokens=tokens,
                 flops=None if tokens is None else tokens * made.cost.train_flops_per_token,
                 seconds=speed.seconds(cfg, made, dataset.val_tokens, rate),
+                matched=matching.sizes(sweep, cfg, group[0]),
             )
         )
     left = [None if arm.seconds is None else arm.seconds * (arm.runs - arm.done) for arm in arms]
@@ -123,7 +128,8 @@ def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int, threads: int, build
     whole = sum(known) / jobs if len(known) == len(left) else None
     if whole is not None and any(known):
         whole = max(whole, max(arm.seconds or 0.0 for arm in arms if arm.runs > arm.done))
-    return Plan(tuple(arms), jobs, whole, speeds.basis, tuple(warnings(sweep, arms, configs)))
+    said = tuple(warnings(sweep, arms, configs))
+    return Plan(tuple(arms), jobs, whole, speeds.basis, said, tuple(matching.lines(sweep, configs)))
 
 
 def warnings(sweep: Sweep, arms: Sequence[ArmPlan], configs: Sequence[RunConfig]) -> list[str]:
@@ -133,8 +139,8 @@ def warnings(sweep: Sweep, arms: Sequence[ArmPlan], configs: Sequence[RunConfig]
     found = []
     if design.baseline is None and len(arms) > 1:
         found.append("no baseline: name one in gpt_lab.baseline, or give the report --baseline")
-    for arm in arms:
-        if _apart(arm.parameters, reference.parameters):
+    for arm, cfg in zip(arms, configs, strict=True):
+        if cfg.match != "flops" and _apart(arm.parameters, reference.parameters):
             more = arm.parameters / reference.parameters - 1
             found.append(
                 f"{arm.arm} has {more:+.1%} parameters against {reference.arm}: compare at equal size or FLOPs"
@@ -181,7 +187,7 @@ def show(sweep: Sweep, cells: Sequence[Cell] | None, console: Console, jobs: int
     if design.question:
         console.print(design.question, **said)
     console.print(table(sweep, plan))
-    for line in (*totals(sweep, plan), *effects(sweep, plan)):
+    for line in (*plan.matched, *totals(sweep, plan), *effects(sweep, plan)):
         console.print(line, **said)
     for line in plan.warnings:
         console.print(f"warning: {line}", style="yellow", **said)
@@ -194,6 +200,9 @@ def table(sweep: Sweep, plan: Plan) -> Table:
     made.add_column("arm", overflow="fold")
     for heading in headings:
         made.add_column(heading, justify="right")
+    matched = any(arm.matched for arm in plan.arms)
+    if matched:
+        made.add_column("matched by", overflow="fold")
     for arm in plan.arms:
         name = (arm.arm or "all") + (" (baseline)" if arm.arm == sweep.design.baseline_arm else "")
         made.add_row(
@@ -205,6 +214,7 @@ def table(sweep: Sweep, plan: Plan) -> Table:
             f"{arm.flops_per_token:.3g}",
             "-" if arm.flops is None else f"{arm.flops * arm.runs:.3g}",
             "-" if arm.seconds is None else speed.shown(arm.seconds),
+            *([arm.matched or "-"] if matched else []),
         )
     return made
 

@@ -19,7 +19,10 @@ TOP = (
     *("program", "project", "entity", "name", "description", "method", "metric", "parameters"),
     *("run_cap", "early_terminate", "command", "gpt_lab"),
 )
-BLOCK = ("study", "question", "baseline", "pair", "family", "mei", "alpha", "nuisance", "zip", "per", "exclude")
+BLOCK = (
+    *("study", "question", "baseline", "pair", "family", "mei", "alpha", "nuisance", "match"),
+    *("zip", "per", "exclude"),
+)
 GRID_ONLY = ("zip", "per", "exclude")
 METRICS = (
     *("val/bpb", "val/loss", "val/ppl", "val/accuracy"),
@@ -93,7 +96,8 @@ def fixed(sweep: Sweep) -> tuple[str, ...]:
     given = [text for text in sweep.overrides if _key(text) != "study"]
     named = {_key(text) for text in given}
     budget = any(key.startswith("budget.") for key in named)
-    before = [*command_settings(sweep.raw.get("command"))]
+    before = [f"match={match}"] if (match := (sweep.raw.get("gpt_lab") or {}).get("match")) else []
+    before += command_settings(sweep.raw.get("command"))
     before += [override(p.name, p.values[0]) for p in parameters_of(sweep).values() if not p.swept]
     lifted = [
         text
@@ -250,6 +254,12 @@ def _refuse_clashes(
         if key in swept:
             which = "the number of seeds is --seeds N" if key == "seed" else f"change parameters.{key} in the file"
             raise ConfigError(f"{text}: {key} is what the file sweeps, so no override can fix it: {which}")
+    stated = [_key(text) for text in command_settings(raw.get("command"))]
+    if "match" in (block := raw.get("gpt_lab", {})):
+        if block["match"] not in ("params", "flops"):
+            raise ConfigError(unknown("value of gpt_lab.match:", block["match"], ("params", "flops")))
+        if "match" in found or "match" in stated:
+            raise ConfigError("match is set in gpt_lab and in parameters or command: one of them")
     for text in command_settings(raw.get("command")):
         if _key(text) in found and _key(text) != "study":
             raise ConfigError(f"{_key(text)} is set in command and in parameters: one of them")

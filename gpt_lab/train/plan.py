@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gpt_lab.cost import Cost, cost_of
+from gpt_lab.cost import Cost, check_match, cost_of
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.errors import ConfigError
 from gpt_lab.schema import RunConfig
@@ -69,6 +69,7 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> Plan:
     model = bare_model(cfg, dataset.vocab_size)
     layers = model.choose_kernels(device, chosen.name, documents=cfg.batch.document_mask)
     cost = cost_of(model)
+    check_match(cfg, cost)
     limit = budget(cfg, cost)
     compiled, compile_reason = _compile(cfg, device, limit, cost)
     reasons = {

@@ -254,6 +254,20 @@ def test_an_option_that_varies_within_a_choice_is_an_arm() -> None:
     assert arrange(rows).design.factors == ("optim", "optim.lr")
 
 
+def test_what_match_made_of_an_arm_is_not_its_name() -> None:
+    """Sizes and target go, unless they alone tell runs apart; a null that older runs lack is no difference."""
+    plain = [run(attention=a) for a in ("mha", "mqa")]
+    made = run(attention="mqa", match="params", match_to=800, **{"mlp.d_ff": 90})
+    assert arrange([*plain, made]).design.factors == ("attention", "match")
+    for other in ({"match_to": 900}, {"mlp.d_ff": 91}):
+        twice = run(**{"attention": "mqa", "match": "params", "match_to": 800, "mlp.d_ff": 90, **other})
+        assert {"match_to", "mlp.d_ff"} & set(arrange([*plain, made, twice]).design.factors)
+    assert arrange([*plain, run(attention="mqa", **{"mlp.d_ff": 90})]).design.factors == ("attention", "mlp.d_ff")
+    for r in plain[:1]:
+        r["config"] = {key: value for key, value in r["config"].items() if not key.startswith("match")}
+    assert arrange(plain).design.factors == ("attention",)
+
+
 def test_other_draws_are_pairs_not_arms() -> None:
     rows = [run(position=p, seed=0, replica=r) for p in ("rope", "none") for r in (0, 1)]
     found = arrange(rows)
@@ -286,3 +300,7 @@ def test_drawn_cells_are_known_by_their_fixed_values(tmp_path: Path) -> None:
         ("position=alibi", f"optim.lr={rows[1]['config']['optim.lr']}", "1", "finished"),
     ]
     assert found.notes == ["1 run in the folder with other fixed settings than the sweep's: left out"]
+    path.write_text(path.read_text().replace("gpt_lab: {", "gpt_lab: {match: params, "))
+    both = [run(**{"optim.lr": 0.0125, "match": "params", "match_to": 9}), run(**{"optim.lr": 0.0125})]
+    matched = arms.arrange(both, None, spec.load(path), Options(), "drawn")
+    assert [r["run"] for r in matched.rows] == [both[0]["run"]] and len(matched.notes) == 1

@@ -6,9 +6,11 @@ import dataclasses
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from gpt_lab.report.compare import compare
+from gpt_lab.report.types import Study
 from tests.report.made import BOWL, DESIGN, NOISE, TUNED, of_size, row, run, study, tuned
 
 
@@ -148,3 +150,34 @@ def test_other_data_and_other_settings() -> None:
         "undecided",
         ("other data than the baseline's: val/bpb cannot be compared",),
     )
+
+
+def matched(target: float, match: object = "params") -> Study:
+    """Arms a and b at an effect of -0.05; a has another d_ff, of a `match` to this target."""
+    made = of_size(-0.05, -0.05)
+    own = made.runs["arm"] == "position=a"
+    for key, value in {"match": match, "match_to": target}.items():
+        made.runs[f"config.{key}"] = pd.Series([value if a else None for a in own], dtype="object")
+    made.runs["config.mlp.d_ff"] = [400 if a else 344 for a in own]
+    made.runs["parameters_non_embedding"] = 1000.0
+    made.design = dataclasses.replace(made.design, factors=("position", "match"))
+    return made
+
+
+def test_what_match_changed_is_no_doubt() -> None:
+    """A target within 0.5 % of what the baseline has; any other target, and a d_ff without `match`, are doubts."""
+    for target in (1000, 1004):
+        found = compare(matched(target))
+        assert (row(found, "a").verdict, row(found, "a").warnings) == ("better", ())
+    for target in (1100, 900):
+        found = compare(matched(target))
+        assert (row(found, "a").verdict, row(found, "b").verdict) == ("undecided", "better")
+        assert row(found, "a").warnings == ("differs from the baseline in mlp.d_ff too",)
+    assert row(compare(matched(1000, match=None)), "a").verdict == "undecided"
+    sharing = matched(1000)
+    sharing.design = dataclasses.replace(sharing.design, factors=("position",))
+    for key, value in (("match", "params"), ("match_to", 1000)):  # a sweep whose every arm is matched
+        sharing.runs[f"config.{key}"] = value
+    assert row(compare(sharing), "a").warnings == ()
+    sharing.runs["parameters_non_embedding"] = 1100.0
+    assert row(compare(sharing), "a").warnings == ("differs from the baseline in mlp.d_ff too",)
