@@ -41,8 +41,9 @@ ALLOWED: dict[str, set[str]] = {
     "doctor": TRAIN,
     "sweep": TRAIN | {"sweep"},
     "report": TRAIN | {"sweep", "report"},
+    "claims": TRAIN | {"sweep", "report", "claims"},
     "dashboard": TRAIN | {"sweep", "dashboard"},
-    "cli": TRAIN | {"sweep", "report", "dashboard", "cli", "components", "doctor"},
+    "cli": TRAIN | {"sweep", "report", "claims", "dashboard", "cli", "components", "doctor"},
 }
 """What the files of each unit (a module or folder directly under gpt_lab/) may import, at any depth of nesting."""
 
@@ -162,6 +163,9 @@ def test_the_core_is_light() -> None:
         ("train nosuch=1", "error: "),
         ("generate --help", "generate"),
         ("prepare --help", "prepare"),
+        ("report --help", "keep"),
+        ("verify --help", "usage: verify"),
+        ("verify nosuch", "error: no claim 'nosuch'"),
     ],
 )
 def test_scripts_start_light(line: str, expected: str) -> None:

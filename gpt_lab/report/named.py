@@ -1,0 +1,35 @@
+"""The arm that a user means, by its whole name, some of its settings, or one value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpt_lab.errors import ConfigError, unknown
+
+
+def arm_named(asked: str, arms: Sequence[str], factors: Sequence[str], what: str = "arm") -> str:
+    """The name of the one arm that is meant: `norm=layernorm, residual=pre`, `norm=layernorm`, or `layernorm`.
+
+    Args:
+        factors: the settings that make the arms' names, in order.
+        what: the thing asked for, for the error.
+
+    Raises:
+        ConfigError: no arm is meant (the line offers the closest), or several are.
+    """
+    from gpt_lab.report.wording import settings
+
+    if asked in arms:
+        return asked
+    words = {word.strip() for word in asked.split(",")}
+    meant = []
+    for arm in arms:
+        values = settings(arm, factors)
+        stated = {f"{key}={value}" for key, value in values.items()}
+        if words <= stated or asked in values.values():
+            meant.append(arm)
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        raise ConfigError(f"{what} {asked!r} means several arms: {'; '.join(sorted(meant))}")
+    raise ConfigError(unknown(what, asked, arms))
