@@ -38,7 +38,7 @@ def git() -> dict[str, Any] | None:
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None
-    return {"commit": commit, "dirty": _git("status", "--porcelain", "--", *CODE) != ""}
+    return {"commit": commit, "dirty": _git("status", "--porcelain", "--untracked-files=normal", "--", *CODE) != ""}
 
 
 def _git(*command: str) -> str | None:
