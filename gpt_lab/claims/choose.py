@@ -36,7 +36,9 @@ def choose(claim: Claim, named: Sequence[str] = (), number: int | None = None, e
     if everything:
         return turns
     if number is not None and number > len(turns):
-        raise ConfigError(f"--cells {number}: the verdicts of {claim.folder} rest on {len(turns)} runs; --all takes all")
+        raise ConfigError(
+            f"--cells {number}: the verdicts of {claim.folder} rest on {len(turns)} runs; --all takes all"
+        )
     return turns[: number or DEFAULT]
 
 
@@ -50,7 +52,9 @@ def _order(claim: Claim) -> list[str]:
     """Arms: the baseline, the first that is better or worse, the others."""
     baseline = claim.design["baseline"]
     others = [arm for arm in claim.arms if arm["arm"] != baseline]
-    others.sort(key=lambda arm: ("better", "worse").index(arm["verdict"]) if arm["verdict"] in ("better", "worse") else 2)
+    others.sort(
+        key=lambda arm: ("better", "worse").index(arm["verdict"]) if arm["verdict"] in ("better", "worse") else 2
+    )
     return [baseline, *(arm["arm"] for arm in others)]
 
 

@@ -108,7 +108,7 @@ class Prepared:
         sd = self.claim.content["run_sd"]
         if sd is None:
             raise ConfigError(
-                f"equal bits cannot be expected ({reasons[0]}), and the claim has one run an arm, so it knows no noise: "
+                f"equal bits cannot be expected ({reasons[0]}), and with one run an arm the claim knows no noise: "
                 "say with --tolerance X which difference counts as none"
             )
         return NOISE * float(sd), f"{NOISE:g} sd of a run, as {reasons[0]}"
@@ -182,7 +182,7 @@ def judge(claimed: float, score: float | None, tolerance: float, basis: str, une
 def versions(environment: Mapping[str, Any]) -> dict[str, str]:
     """Packages of a run: `python 3.11.7, torch 2.11.0` as a mapping."""
     parts = str(environment.get("packages") or "").split(", ")
-    return dict(part.rsplit(" ", 1) for part in parts if " " in part)  # type: ignore[misc]
+    return dict(part.rsplit(" ", 1) for part in parts if " " in part)
 
 
 def _config(claim: Claim, cell: Mapping[str, Any], runs_dir: Path, study: str) -> RunConfig:

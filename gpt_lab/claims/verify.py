@@ -83,7 +83,7 @@ def _heading(claim: Claim, say: _Says) -> None:
     if then != now:
         say(f"this checkout is {now}")
     elif then.dirty:
-        say(f"this checkout is that commit with uncommitted changes too; the claim's are in {claim.folder / 'code.diff'}")
+        say(f"this checkout has uncommitted changes too; the claim's are in {claim.folder / 'code.diff'}")
 
 
 @contextmanager

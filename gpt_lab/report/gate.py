@@ -134,8 +134,8 @@ def _line(
         parts.append(f"{wording.with_interval(row.delta)} {unit}, {row.n} pairs, {row.tier}")
     if facts["more_seeds"]:
         parts.append(f"about {wording.seeds(facts['more_seeds'])} more would decide")
-    if facts["not_finished"]:
-        parts.append(", ".join(f"{number} {state}" for state, number in facts["not_finished"].items()))
+    said = " ".join(facts["warnings"])
+    parts += [f"{number} {state}" for state, number in facts["not_finished"].items() if state not in said]
     return " ".join("; ".join([*parts, *facts["warnings"]]).split())
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
-from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.errors import ConfigError
 
 
 def arm_named(asked: str, arms: Sequence[str], factors: Sequence[str], what: str = "arm") -> str:
@@ -32,4 +33,7 @@ def arm_named(asked: str, arms: Sequence[str], factors: Sequence[str], what: str
         return meant[0]
     if meant:
         raise ConfigError(f"{what} {asked!r} means several arms: {'; '.join(sorted(meant))}")
-    raise ConfigError(unknown(what, asked, arms))
+    by_name = {value: arm for arm in reversed(arms) for value in (*settings(arm, factors).values(), arm)}
+    close = difflib.get_close_matches(asked, by_name, n=1, cutoff=0.5)
+    hint = f"; did you mean {by_name[close[0]]!r}?" if close else ""
+    raise ConfigError(f"unknown {what} {asked!r}{hint} (allowed: {'; '.join(sorted(arms)) or 'none'})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import shutil
@@ -21,27 +22,38 @@ from tests.report.stores import finished, save, study
 WORDS = ["runs/pos", "--baseline", "rope", "--mei", "0.02", "--claim", "alibi-hurts"]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Alibi clearly worse, learned the same, a run that diverged and one that was killed; and the claim of it."""
+    place = tmp_path_factory.mktemp("made")
+    runs = place / "runs"
+    study(runs, {"rope": 0.0, "alibi": 0.4, "learned": 0.0005}, seeds=4)
+    save(runs, tiny_config(study="pos", position="none", seed=0)).finish("diverged", {"diverged/step": 3})
+    save(runs, tiny_config(study="pos", position="none", seed=1))
+    with contextlib.chdir(place):
+        assert report.run(WORDS) == 0
+    return place
+
+
 @pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Alibi clearly worse, learned the same, a run that diverged and one that was killed."""
+def claim(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of both."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    made = study(tmp_path / "runs", {"rope": 0.0, "alibi": 0.4, "learned": 0.0005}, seeds=4)
-    save(tmp_path / "runs", tiny_config(study="pos", position="none", seed=0)).finish("diverged", {"diverged/step": 3})
-    save(tmp_path / "runs", tiny_config(study="pos", position="none", seed=1))
-    return made
-
-
-@pytest.fixture
-def claim(runs: Path) -> Path:
-    assert report.run(WORDS) == 0
     return Path("claims/alibi-hurts")
 
 
-def test_it_holds_the_claim_and_the_report(claim: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "wrote claims/alibi-hurts; uv run verify claims/alibi-hurts checks it" in capsys.readouterr().out
+@pytest.fixture
+def runs(claim: Path) -> Path:
+    """The runs alone."""
+    shutil.rmtree("claims")
+    return Path("runs/pos")
+
+
+def test_it_holds_the_claim_and_the_report(claim: Path) -> None:
     for name in ("report.html", "report.md", "runs.csv", "runs.parquet", "figures/forest.svg", "seeds.csv"):
         assert (claim / name).stat().st_size > 100, name
-    assert not (runs / "report").exists()
+    assert not Path("runs/pos/report").exists()
     assert [path.name for path in Path("claims").iterdir()] == ["alibi-hurts"]  # nothing is left of the making
     read = folder.read(claim)
     content = read.content
@@ -83,18 +95,6 @@ def test_it_says_where_it_ran(claim: Path) -> None:
     assert {"cpu", "packages"} <= set(content["environment"]["made_on"])
     assert {cell["environment"] for cell in content["cells"]} == {0}
     assert content["code"]["commit"] and (content["code"]["diff"] is not None) == (claim / "code.diff").exists()
-
-
-def test_the_sweep_file_is_kept(runs: Path) -> None:
-    """Beside its overrides, comments included."""
-    text = "# why\nmethod: grid\nparameters:\n  position: {values: [rope, alibi]}\n  seed: {values: [0, 1, 2]}\n"
-    Path("pos.yaml").write_text(text + "gpt_lab: {baseline: {position: rope}}\n")
-    report.run(["pos.yaml", "runs/pos", "--claim", "x", "--out", "deep/er"])
-    assert Path("deep/er/sweep.yaml").read_text() == text + "gpt_lab: {baseline: {position: rope}}\n"
-    claim = folder.read(Path("deep/er"))
-    assert claim.content["sweep"] == {"path": "pos.yaml", "overrides": []}
-    missing = [cell for cell in claim.cells if cell["config"] is None]
-    assert all(cell["state"] == "missing" and not cell["counts"] for cell in missing)
 
 
 def test_another_claim_stays(claim: Path) -> None:
@@ -195,12 +195,13 @@ def test_which_cells_are_run_again(claim: Path) -> None:
     assert (one["arm"], one["pair"]) == ("position=learned", "3")
 
 
-def test_the_cheapest_come_first(runs: Path) -> None:
+def test_the_cheapest_come_first(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = finished(runs.parent, 2.9, position="alibi", seed=7)
     finished(runs.parent, 2.5, position="rope", seed=7)
     run.update(summary={**run.summary, "flops": 1.0})
-    report.run(WORDS)
-    cells = choose.choose(folder.read(Path("claims/alibi-hurts")))
+    assert report.run([*WORDS, "--out", "deep/er"]) == 0
+    assert "wrote deep/er; uv run verify deep/er checks it" in capsys.readouterr().out
+    cells = choose.choose(folder.read(Path("deep/er")))
     assert [(cell["arm"], cell["pair"]) for cell in cells] == [("position=rope", "0"), ("position=alibi", "7")]
 
 

@@ -76,6 +76,8 @@ def verified(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]
 @pytest.mark.slow
 def test_real_runs_are_identical(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = claim(here)
+    assert (made.folder / "sweep.yaml").read_text() == (here / "tiny.yaml").read_text()
+    assert made.content["sweep"] == {"path": str(here / "tiny.yaml"), "overrides": []}
     before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
     status, out = verified(capsys)
     assert status == 0, out
@@ -157,9 +159,7 @@ def test_other_data_another_model_or_budget_are_found_before_training(
 @pytest.mark.parametrize(
     "key, said", [("parameters", " parameters, claimed "), ("tokens", " tokens, claimed "), ("data", "the data are")]
 )
-def test_facts_that_were_never_so(
-    here: Path, capsys: pytest.CaptureFixture[str], key: str, said: str
-) -> None:
+def test_facts_that_were_never_so(here: Path, capsys: pytest.CaptureFixture[str], key: str, said: str) -> None:
     content = claim(here).content
     for cell in content["cells"]:
         cell[key] = "0" * 16 if key == "data" else cell[key] + 1
@@ -207,7 +207,7 @@ def test_what_a_run_is_held_to(here: Path, tmp_path: Path) -> None:
         assert found.tolerance == pytest.approx(2 * sd) and said in found.basis
         assert found.basis.startswith("2 sd of a run, as ")
     made.content["run_sd"] = None
-    with pytest.raises(ConfigError, match="so it knows no noise: say with --tolerance X"):
+    with pytest.raises(ConfigError, match="knows no noise: say with --tolerance X"):
         prepared(made, cell, tmp_path)
     assert prepared(made, cell, tmp_path, 0.1).tolerance == 0.1
     made.content["environment"]["runs"][0] = env

@@ -49,7 +49,11 @@ def test_planted_effects(
     found, line = gate(capsys, runs, "position=alibi", "--mei", str(mei), "--goal", goal, "--json")
     facts = json.loads(line)
     assert found == facts["exit"] == status
-    assert (facts["decision"], facts["arm"], facts["baseline"]) == (word.split(":")[0], "position=alibi", "position=rope")
+    assert (facts["decision"], facts["arm"], facts["baseline"]) == (
+        word.split(":")[0],
+        "position=alibi",
+        "position=rope",
+    )
     assert facts["delta"]["estimate"] == pytest.approx(effect, abs=0.003)
     assert not (runs / "report").exists()
 
@@ -77,7 +81,7 @@ def test_an_arm_that_only_diverges_is_discarded(tmp_path: Path, capsys: pytest.C
     status, line = gate(capsys, runs, "alibi")
     assert (status, line) == (
         1,
-        "discard: position=alibi: no data, and every run diverged (baseline position=rope); 3 diverged",
+        "discard: position=alibi: no data, and every run diverged (baseline position=rope); 3 runs diverged",
     )
     save(tmp_path, tiny_config(study="pos", position="alibi", seed=3))
     assert gate(capsys, runs, "alibi")[0] == 2  # one more may yet finish
