@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpt_lab.claims.folder import Claim
 from gpt_lab.errors import ConfigError, DataError, unknown
 from gpt_lab.report.named import arm_named
 
-Cell = dict[str, Any]
+Cell = Mapping[str, Any]
 DEFAULT = 2
 """Cells that are run again unless the user says: one of the baseline, one of the arm that the claim is about."""
 
