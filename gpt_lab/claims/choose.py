@@ -32,7 +32,7 @@ def choose(claim: Claim, named: Sequence[str] = (), number: int | None = None, e
     if not able:
         raise DataError(f"{claim.folder} holds no finished run that a verdict rests on: there is nothing to run again")
     queues = [sorted((c for c in able if c["arm"] == arm), key=_cost) for arm in _order(claim)]
-    turns = [queue[i] for i in range(max(map(len, queues))) for queue in queues if i < len(queue)]
+    turns: list[Cell] = [queue[i] for i in range(max(map(len, queues))) for queue in queues if i < len(queue)]
     if everything:
         return turns
     if number is not None and number > len(turns):
