@@ -67,7 +67,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run report --help": Run("usage: report"),
     "uv run report sweeps/pos_enc.yaml --claim positions": Run("wrote claims/positions"),
     "uv run verify positions": Run("verified: 2 of 2 runs"),
-    "uv run report sweeps/pos_enc.yaml --gate rope": Run(": position=rope: ", statuses=(0, 1, 2)),
+    "uv run report sweeps/pos_enc.yaml --gate alibi": Run(": position=alibi: ", statuses=(0, 1, 2)),
     "uv run wandb sweep sweeps/pos_enc.yaml": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
     "uv run wandb agent ENTITY/gpt_lab/SWEEP_ID": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
     "uv run report sweeps/pos_enc.yaml --from wandb:ENTITY/gpt_lab/SWEEP_ID": Elsewhere(

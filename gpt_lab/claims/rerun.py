@@ -8,6 +8,7 @@ those between seeds: there a difference of up to NOISE standard deviations of a 
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -154,7 +155,7 @@ class Prepared:
         from gpt_lab.train.trainer import run_training
 
         with _threads(self.environment.get("threads")):
-            result = run_training(self.cfg, console, f"verify {self.claim.folder}")
+            result = run_training(self.cfg, console, shlex.join(["train", *(self.cell["overrides"] or ())]))
         if result.signal_number is not None:
             raise Interrupted(result.signal_number)
         unequal = []

@@ -45,9 +45,10 @@ def verify(
         for sentence in dict.fromkeys(one.code()[1] for one in ready):
             if sentence:
                 say(f"code: {sentence}")
-        progress = Console(file=sys.stderr)
+        progress = Console(file=sys.stderr, quiet=runs_dir is None)  # its last lines name a folder that will be gone
         good = 0
-        for one in ready:
+        for number, one in enumerate(ready, 1):
+            print(f"run {number} of {len(ready)}: {choose.label(claim, one.cell)}", file=sys.stderr, flush=True)
             try:
                 outcome = one.run(progress)
             except Interrupted as end:
@@ -56,7 +57,7 @@ def verify(
             good += outcome.verified
             for line in _lines(claim, one, outcome):
                 say(line)
-        if runs_dir is not None:
+        if runs_dir is not None and (store / study).is_dir():
             say(f"runs in {store / study}")
     if good == len(ready):
         say(f"verified: {good} of {len(ready)} runs")

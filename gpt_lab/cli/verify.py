@@ -20,7 +20,8 @@ examples:
   verify norm --cells 6              six runs, arms in turn
 Without --tolerance: on the same code, CPU, threads and torch, every bit must be equal; elsewhere a difference counts as
 noise up to 2 standard deviations of a run over seeds.
-exit status: 0 verified, 1 not, 2 bad input or a claim that is torn or was edited, 130 or 143 stopped by a signal
+exit status: 0 verified, 1 not, 2 bad input, a claim that is torn or was edited, or runs that this machine
+  cannot make, 130 or 143 stopped by a signal
 """
 
 
@@ -37,7 +38,7 @@ def parser() -> Parser:
     which.add_argument("--cells", type=int, metavar="N", help="so many runs, the cheapest of each arm (2)")
     which.add_argument("--all", action="store_true", help="every run that the verdicts rest on")
     made.add_argument("--tolerance", type=float, metavar="X", help="largest difference of the metric that is none")
-    made.add_argument("--runs-dir", type=Path, metavar="DIR", help="keep the new runs there")
+    made.add_argument("--runs-dir", type=Path, metavar="DIR", help="keep the new runs there, and show their progress")
     return made
 
 

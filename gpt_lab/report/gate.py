@@ -33,7 +33,7 @@ class Gate:
     """The answer for one variant.
 
     Fields:
-        why: the verdict, a key of TABLE. row: of the comparison; None where no run at all has finished.
+        why: the verdict, a key of TABLE. line: the answer in one line. facts: the same as plain data.
     """
 
     arm: str

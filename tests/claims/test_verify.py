@@ -89,8 +89,9 @@ def test_real_runs_are_identical(here: Path, capsys: pytest.CaptureFixture[str])
     assert (made.folder / "sweep.yaml").read_text() == (here / "tiny.yaml").read_text()
     assert made.content["sweep"] == {"path": str(here / "tiny.yaml"), "overrides": []}
     before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
-    status, out = verified(capsys)
-    assert status == 0, out
+    assert verify.run(["slow"]) == 0
+    out, progress = capsys.readouterr()
+    assert progress.splitlines() == ["run 1 of 2: optim.lr=0.01, seed=0", "run 2 of 2: optim.lr=1e-07, seed=0"]
     lines = out.splitlines()
     assert "claim slow of " in lines[0] and "optim.lr" in lines[0]
     for lr in ("0.01", "1e-07"):
@@ -102,6 +103,9 @@ def test_real_runs_are_identical(here: Path, capsys: pytest.CaptureFixture[str])
     status, out = verified(capsys, "--cells", "3", "--runs-dir", "again")
     assert (status, out.count(": identical: "), out.splitlines()[-1]) == (0, 3, "verified: 3 of 3 runs")
     (kept,) = Path("again").iterdir()
+    assert out.splitlines()[-2] == f"runs in {kept}"
+    commands = {Run.open(path).record["command"].split()[0] for path in kept.iterdir()}
+    assert commands == {"train"}  # what repeats the run, not what checks the claim
     assert len(list(kept.glob("*/run.json"))) == 3 and all(Run.open(p).state == "finished" for p in kept.iterdir())
     assert verified(capsys, "--cells", "1", "--runs-dir", "again")[0] == 0  # trained anew, not found there
     assert len(list(Path("again").iterdir())) == 2
