@@ -191,6 +191,9 @@ def test_which_cells_are_run_again(claim: Path) -> None:
     four = [(cell["arm"], cell["pair"]) for cell in choose.choose(read, number=4)]
     assert four == [*by_default, ("position=learned", "0"), ("position=rope", "1")]
     assert len(choose.choose(read, everything=True)) == 12
+    for arm in read.content["arms"]:
+        arm["verdict"] = {"position=learned": "better"}.get(arm["arm"], arm["verdict"])
+    assert [cell["arm"] for cell in choose.choose(read)] == ["position=rope", "position=learned"]
     (one,) = choose.choose(read, ["learned,3", "position=learned, seed=3"])
     assert (one["arm"], one["pair"]) == ("position=learned", "3")
 
