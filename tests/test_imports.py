@@ -42,8 +42,9 @@ ALLOWED: dict[str, set[str]] = {
     "match": TRAIN | {"match"},
     "sweep": TRAIN | {"match", "sweep"},
     "report": TRAIN | {"sweep", "report"},
+    "claims": TRAIN | {"sweep", "report", "claims"},
     "dashboard": TRAIN | {"sweep", "dashboard"},
-    "cli": TRAIN | {"match", "sweep", "report", "dashboard", "cli", "components", "doctor"},
+    "cli": TRAIN | {"match", "sweep", "report", "claims", "dashboard", "cli", "components", "doctor"},
 }
 """What the files of each unit (a module or folder directly under gpt_lab/) may import, at any depth of nesting."""
 
@@ -163,6 +164,9 @@ def test_the_core_is_light() -> None:
         ("train nosuch=1", "error: "),
         ("generate --help", "generate"),
         ("prepare --help", "prepare"),
+        ("report --help", "keep"),
+        ("verify --help", "usage: verify"),
+        ("verify nosuch", "error: no claim 'nosuch'"),
     ],
 )
 def test_scripts_start_light(line: str, expected: str) -> None:

@@ -1,7 +1,8 @@
-"""`report [TARGET ...]`: what the runs of a study say, and how surely."""
+"""`report [TARGET ...]`: what the runs of a study say, and how surely; as a claim; as an exit status."""
 
 from __future__ import annotations
 
+import argparse
 import math
 import shlex
 from pathlib import Path
@@ -9,18 +10,26 @@ from pathlib import Path
 from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser, output
 from gpt_lab.errors import ConfigError
+from gpt_lab.report.gate import EXIT, TABLE
 from gpt_lab.report.targets import REMOTE, Options, find
 
-EPILOG = """\
+EPILOG = f"""\
 A target is a sweep file (sweeps/pos_enc.yaml, or its name), a study's folder (runs/pos_enc, or its name), several of
 them, a run's folder, a folder of offline .wandb files, or wandb:ENTITY/PROJECT/SWEEP. Without one: the only study.
+
+--gate prints one line and leaves with a status:
+{chr(10).join(f"  {EXIT[decision]}  {decision:<9}  {verdict}" for verdict, decision in TABLE.items())}
+Bad input is 2 as well: it prints nothing on standard output and `error: ...` on standard error.
 """
 
 
 def parser() -> Parser:
     """The options, each with its meaning."""
     made = Parser(
-        prog="report", description="Compare the runs of a study: table, verdicts, files, figures.", epilog=EPILOG
+        prog="report",
+        description="Compare the runs of a study: table, verdicts, files, figures.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("targets", nargs="*", metavar="TARGET", help="where the runs are")
     made.add_argument("--from", dest="remote", metavar=f"{REMOTE}...", help="read the runs of a sweep file from W&B")
@@ -38,14 +47,19 @@ def parser() -> Parser:
     made.add_argument("--out", metavar="DIR", type=Path, help="folder of the files (runs/STUDY/report)")
     made.add_argument("--no-files", action="store_true", help="the terminal's table only")
     made.add_argument("--wandb", action="store_true", help="also log the table and the figures to W&B")
+    made.add_argument(
+        "--claim", metavar="NAME", help="write claims/NAME (or --out) instead: the report and all that `verify` needs"
+    )
+    made.add_argument("--force", action="store_true", help="replace a claim of that name")
+    made.add_argument("--gate", metavar="VARIANT", help="one line on one arm, and its exit status; no files")
+    made.add_argument("--json", action="store_true", help="that line as JSON")
     return made
 
 
 def run(arguments: list[str]) -> int:
-    """Exit status: 0 shown, 2 bad input."""
+    """Exit status: 0 shown, 2 bad input; with --gate 0 keep, 1 discard, 2 more runs needed or bad input."""
     chosen = parser().parse_args(arguments)
-    if chosen.no_files and chosen.out is not None:
-        raise ConfigError("--no-files and --out contradict each other: leave one out")
+    _refuse_contradictions(chosen)
     if chosen.mei is not None and not (math.isfinite(chosen.mei) and chosen.mei >= 0):
         raise ConfigError(f"--mei must be 0 or a positive number, not {chosen.mei:g}")
     if chosen.alpha is not None and not 0 < chosen.alpha < 0.5:
@@ -63,15 +77,46 @@ def run(arguments: list[str]) -> int:
         tier=chosen.tier,
     )
     places = find(chosen.targets, options)
+    if chosen.gate is not None:
+        from gpt_lab.report import gate
+
+        found = gate.ask(places, options, chosen.gate)
+        print(found.json() if chosen.json else found.line)
+        return found.status
     command = shlex.join(["uv", "run", "report", *arguments])
+    claim = None
+    if chosen.claim is not None:
+        from gpt_lab.claims import folder as claims
+
+        claim = claims.place(chosen.claim, chosen.out, chosen.force)
     from gpt_lab.report import table, write
 
     comparison, study = write.answer(places, options)
     output(lambda console: table.show(comparison, study, console))
-    if not chosen.no_files or chosen.wandb:
-        folder = None if chosen.no_files else chosen.out or places.folder
+    if claim is not None:
+        from gpt_lab.claims.make import make
+
+        make(comparison, study, claim, chosen.claim, command, chosen.force)
+        print(f"wrote {claim}; uv run verify {shlex.quote(str(claim))} checks it")
+    folder = None if chosen.no_files or claim else chosen.out or places.folder
+    if folder is not None or chosen.wandb:
         output(lambda console: write.keep(comparison, study, console, command, folder, chosen.wandb))
     return 0
+
+
+def _refuse_contradictions(chosen: argparse.Namespace) -> None:
+    if chosen.no_files and chosen.out is not None:
+        raise ConfigError("--no-files and --out contradict each other: leave one out")
+    if chosen.no_files and chosen.claim is not None:
+        raise ConfigError("--no-files and --claim contradict each other: leave one out")
+    if chosen.force and chosen.claim is None:
+        raise ConfigError("--force replaces a claim: name it with --claim")
+    if chosen.json and chosen.gate is None:
+        raise ConfigError("--json is the form of --gate's answer: name a variant with --gate")
+    if chosen.gate is not None:
+        for option in ("claim", "out", "wandb"):
+            if getattr(chosen, option):
+                raise ConfigError(f"--gate answers with one line and writes nothing: leave --{option} out")
 
 
 def _keys(text: str | None) -> tuple[str, ...]:

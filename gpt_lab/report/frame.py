@@ -34,6 +34,11 @@ class Loaded(Study):
         super().__init__(arranged.design, runs, arranged.notes)
         self.sweep = sweep
         self._sources = {r["run"]: source for source in sources for r in source.rows}
+        self._rows = {r["run"]: r for source in sources for r in source.rows}
+
+    def origin(self, run: str) -> Mapping[str, Any]:
+        """The row of a run as its source gave it (source.row), its settings untouched; {} if it never began."""
+        return self._rows.get(run, {})
 
     def curves(self, runs: list[str]) -> Mapping[str, pd.DataFrame]:
         """Curves by run: step, tokens, flops, seconds and metrics; runs that never began have none."""

@@ -13,6 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[2]
+"""Of the source tree."""
+CODE = ("gpt_lab", "conf", "experiments", "pyproject.toml")
+"""What of ROOT can change a run."""
+
 
 def gather(hardware: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Git commit, hardware, package versions and command line of this process; takes about 20 ms.
@@ -29,20 +34,17 @@ def gather(hardware: Mapping[str, Any] | None = None) -> dict[str, Any]:
 
 
 def git() -> dict[str, Any] | None:
-    """Commit of the lab's code and whether it was changed since; None outside a repository or without git."""
+    """Commit of the lab's code and whether CODE was changed or added to since; None without git or a repository."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None
-    return {
-        "commit": commit,
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!uv.lock")),
-    }
+    return {"commit": commit, "dirty": _git("status", "--porcelain", "--untracked-files=normal", "--", *CODE) != ""}
 
 
 def _git(*command: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *command],
+            ["git", "-C", str(ROOT), *command],
             capture_output=True,
             text=True,
             timeout=5,

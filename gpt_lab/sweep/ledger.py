@@ -111,7 +111,7 @@ class Ledger:
             for cell in cells or ():
                 self._put(cell)
             self._set(sweep=_to_json(sweep), search=_search(sweep))
-        write_atomic(self.folder / COPY, _readable(sweep).encode())
+        write_atomic(self.folder / COPY, readable(sweep).encode())
 
     def add(self, cell: Cell, known: int, claim: bool = True) -> Entry | None:
         """Keeps a drawn cell before anything of it runs, and claims it if nobody has worked on it.
@@ -365,7 +365,7 @@ def _search(sweep: Sweep) -> str:
     return _dump({**parts, "gpt_lab": sweep.raw.get("gpt_lab"), "overrides": sweep.overrides})
 
 
-def _readable(sweep: Sweep) -> str:
+def readable(sweep: Sweep) -> str:
     """The file's own text, comments included; written anew where the command line changed what it says."""
     import yaml
 

@@ -1,0 +1,95 @@
+"""Which runs of a claim are run again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gpt_lab.claims.folder import Claim
+from gpt_lab.errors import ConfigError, DataError, unknown
+from gpt_lab.report.named import arm_named
+
+Cell = Mapping[str, Any]
+DEFAULT = 2
+"""Cells that are run again unless the user says: one of the baseline, one of the arm that the claim is about."""
+
+
+def choose(claim: Claim, named: Sequence[str] = (), number: int | None = None, everything: bool = False) -> list[Cell]:
+    """The cells to run again, all of them among those that the verdicts rest on.
+
+    Without `named`, arms take turns, the baseline first, then the first better or worse arm, then the others as the
+    claim has them; within an arm the cheapest run comes first (in FLOPs; of equal ones the first pair).
+
+    Args:
+        named: `ARM,PAIR` each. number: how many (DEFAULT). everything: all of them.
+
+    Raises:
+        ConfigError: a cell that the claim does not have, or more than it has. DataError: it has none that can be run.
+    """
+    if named:
+        return list({cell["config"]: cell for cell in (_named(claim, text) for text in named)}.values())
+    able = [cell for cell in claim.cells if cell["counts"]]
+    if not able:
+        raise DataError(f"{claim.folder} holds no finished run that a verdict rests on: there is nothing to run again")
+    queues = [sorted((c for c in able if c["arm"] == arm), key=_cost) for arm in _order(claim)]
+    turns: list[Cell] = [queue[i] for i in range(max(map(len, queues))) for queue in queues if i < len(queue)]
+    if everything:
+        return turns
+    if number is not None and number > len(turns):
+        raise ConfigError(
+            f"--cells {number}: the verdicts of {claim.folder} rest on {len(turns)} runs; --all takes all"
+        )
+    return turns[: number or DEFAULT]
+
+
+def label(claim: Claim, cell: Cell) -> str:
+    """`norm=layernorm, optim.lr=0.003, seed=0`."""
+    pair = cell["pair"] if "=" in cell["pair"] or not cell["pair"] else f"{claim.design['pair']}={cell['pair']}"
+    return ", ".join(word for word in (cell["arm"], cell["tuning"], pair) if word) or "the run"
+
+
+def _order(claim: Claim) -> list[str]:
+    """Arms: the baseline, the first that is better or worse, the others."""
+    baseline = claim.design["baseline"]
+    others = [arm for arm in claim.arms if arm["arm"] != baseline]
+    others.sort(
+        key=lambda arm: ("better", "worse").index(arm["verdict"]) if arm["verdict"] in ("better", "worse") else 2
+    )
+    return [baseline, *(arm["arm"] for arm in others)]
+
+
+def _cost(cell: Cell) -> float:
+    return float("inf") if cell["flops"] is None else float(cell["flops"])
+
+
+def _named(claim: Claim, text: str) -> Cell:
+    """The cell of `ARM,PAIR`; both may hold commas themselves."""
+    words = text.split(",")
+    if len(words) < 2:
+        raise ConfigError(f"--cell takes ARM,PAIR, such as {_example(claim)!r}, not {text!r}")
+    arms = list(dict.fromkeys(cell["arm"] for cell in claim.cells))
+    refusal: ConfigError | None = None
+    for at in range(len(words) - 1, 0, -1):
+        try:
+            arm = arm_named(",".join(words[:at]).strip(), arms, claim.design["factors"])
+        except ConfigError as error:
+            refusal = refusal or error
+            continue
+        pair = ",".join(words[at:]).strip().removeprefix(f"{claim.design['pair']}=")
+        cells = [cell for cell in claim.cells if cell["arm"] == arm]
+        meant = [cell for cell in cells if cell["pair"] == pair]
+        if not meant:
+            refusal = ConfigError(unknown(f"{claim.design['pair']} of {arm}", pair, {c["pair"] for c in cells}))
+            break
+        counted = [cell for cell in meant if cell["counts"]]
+        if not counted:
+            states = ", ".join(sorted({cell["state"] for cell in meant}))
+            raise ConfigError(f"no verdict rests on {label(claim, meant[0])} ({states}), so it cannot be verified")
+        return counted[0]
+    assert refusal is not None
+    raise refusal
+
+
+def _example(claim: Claim) -> str:
+    counted = [cell for cell in claim.cells if cell["counts"]]
+    return f"{counted[0]['arm']},{counted[0]['pair']}" if counted else "norm=layernorm,0"

@@ -1,0 +1,179 @@
+"""What a claim says, as plain data: the design, each arm's verdict, each run with its config and its score."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import yaml
+
+from gpt_lab.claims import code
+from gpt_lab.errors import ConfigError, DataError
+from gpt_lab.report import arms, facts, stats, wording
+from gpt_lab.report.frame import Loaded
+from gpt_lab.report.pairing import Paired, pair_up
+from gpt_lab.report.source import ENVIRONMENT
+from gpt_lab.report.types import Comparison
+from gpt_lab.store import record
+from gpt_lab.store.run import timestamp
+
+FORMAT = 1
+"""Raised when claim.json changes its meaning."""
+OF_THE_RUN = ("command", "started", "finished", "data")
+"""Of ENVIRONMENT, what each run has of its own."""
+NUMBERS = ("steps", "tokens", "flops", "seconds", "parameters", "parameters_non_embedding", "train_flops_per_token")
+SEEDS = ("arm", "tuning", "pair", "counts", "state", "score", "difference", "identity", "run")
+
+
+@dataclass(frozen=True)
+class Content:
+    """claim.json without its checksums, and the text of the files that it names."""
+
+    claim: dict[str, Any]
+    files: Mapping[str, bytes]
+
+
+def content(comparison: Comparison, study: Loaded, name: str, command: str) -> Content:
+    """The claim of a comparison.
+
+    Raises:
+        ConfigError: no baseline, so nothing is claimed. DataError: a run whose settings are no config.
+    """
+    design = comparison.design
+    if design.baseline_arm is None:
+        raise ConfigError("no baseline is stated, so there is nothing to claim: choose one with --baseline")
+    paired = pair_up(study.runs, design)
+    environments: list[dict[str, Any]] = []
+    configs: dict[str, bytes] = {}
+    cells = [
+        _cell(study, index, bool(paired.finished[index]), environments, configs) for index in range(len(study.runs))
+    ]
+    now = code.here()
+    patch = code.patch() if now.dirty else b""
+    files = {**configs, "seeds.csv": _seeds(cells, paired, design.baseline_arm)}
+    if patch:
+        files["code.diff"] = patch
+    sweep = None
+    if study.sweep is not None:
+        from gpt_lab.sweep.ledger import readable
+
+        files["sweep.yaml"] = readable(study.sweep).encode("utf-8", "replace")
+        sweep = {"path": str(study.sweep.path), "overrides": list(study.sweep.overrides)}
+    claim = {
+        "format": FORMAT,
+        "name": name,
+        "made": timestamp(),
+        "command": command,
+        "answer": wording.answer(comparison),
+        "design": {
+            **{key: getattr(design, key) for key in ("study", "question", "metric", "goal", "pair", "family", "alpha")},
+            "factors": list(design.factors),
+            "nuisance": list(design.nuisance),
+            "baseline": design.baseline_arm,
+        },
+        "mei": comparison.mei,
+        "correction": comparison.correction,
+        "noise": None if comparison.noise is None else dataclasses.asdict(comparison.noise),
+        "run_sd": run_sd(paired),
+        "arms": [dataclasses.asdict(row) for row in comparison.rows],
+        "remarks": facts.remarks(comparison, study),
+        "cells": cells,
+        "sweep": sweep,
+        "code": {"commit": now.commit, "dirty": now.dirty, "diff": "code.diff" if patch else None},
+        "environment": {"made_on": {**record.machine(), "packages": record.packages()}, "runs": environments},
+    }
+    return Content(claim, files)
+
+
+def run_sd(paired: Paired) -> float | None:
+    """Standard deviation of one run over the pairs, the typical one of the arms; None with one run an arm."""
+    variances, counts = [], []
+    for scores in paired.scores:
+        own = scores[np.isfinite(scores)]
+        counts.append(len(own))
+        variances.append(float(own.var(ddof=1)) if len(own) > 1 else math.nan)
+    variance = stats.typical_variance(variances, counts)
+    return math.sqrt(variance) if math.isfinite(variance) else None
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as a tree, the inverse of RunConfig.flat.
+
+    Raises:
+        DataError: a key is both a value and a section.
+    """
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, last = key.split(".")
+        at = tree
+        for section in sections:
+            at = at.setdefault(section, {})
+            if not isinstance(at, dict):
+                raise DataError(f"a run's setting {section!r} is both a value and a section ({key})")
+        if isinstance(at.get(last), dict):
+            raise DataError(f"a run's setting {key!r} is both a value and a section")
+        at[last] = value
+    return tree
+
+
+def _cell(
+    study: Loaded, index: int, counts: bool, environments: list[dict[str, Any]], configs: dict[str, bytes]
+) -> dict[str, Any]:
+    """One run as claim.json has it; adds its environment and its config to the lists."""
+    row = {key: study.runs[key].iat[index] for key in ("arm", "tuning", "pair", "state", "error", "run", "source")}
+    origin = study.origin(str(row["run"]))
+    flat, env = origin.get("config") or {}, origin.get("env") or {}
+    cell: dict[str, Any] = {**{key: str(value) for key, value in row.items()}, "counts": counts}
+    cell["score"] = _number(study.runs["score"].iat[index])
+    cell |= {key: _number(study.runs[key].iat[index]) for key in NUMBERS}
+    cell["data"] = env.get("data")
+    cell["identity"] = arms.identity(dict(origin)) if flat else None
+    cell["overrides"] = _overrides(env.get("command"))
+    cell["environment"] = None
+    cell["config"] = None
+    if flat:
+        shared = {key: env.get(key) for key in ENVIRONMENT if key not in OF_THE_RUN}
+        if shared not in environments:
+            environments.append(shared)
+        cell["environment"] = environments.index(shared)
+        slug = re.sub(r"[^A-Za-z0-9._=-]+", "-", " ".join((cell["arm"], cell["tuning"], cell["pair"]))).strip("-.")
+        cell["config"] = f"configs/{index:04d}-{slug[:80]}.yaml"
+        text = yaml.safe_dump(nested(flat), sort_keys=False, allow_unicode=True)
+        configs[cell["config"]] = text.encode("utf-8", "surrogatepass")
+    return cell
+
+
+def _number(value: Any) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _overrides(command: Any) -> list[str] | None:
+    """The settings of `train key=value ...`; None for another command."""
+    try:
+        words = shlex.split(command) if isinstance(command, str) else []
+    except ValueError:
+        return None
+    return words[1:] if words[:1] == ["train"] else None
+
+
+def _seeds(cells: list[dict[str, Any]], paired: Paired, baseline: str) -> bytes:
+    """seeds.csv: each run's score and, of those that count, its difference to the baseline's of the same pair."""
+    text = io.StringIO()
+    out = csv.DictWriter(text, SEEDS, extrasaction="ignore", lineterminator="\n")
+    out.writeheader()
+    base = paired.scores[paired.arms.index(baseline)]
+    for cell in cells:
+        of_pair = float(base[paired.pairs.index(cell["pair"])])
+        known = cell["counts"] and cell["arm"] != baseline and math.isfinite(of_pair)
+        difference = cell["score"] - of_pair if known else None
+        out.writerow({**cell, "counts": "yes" if cell["counts"] else "no", "difference": difference})
+    return text.getvalue().encode("utf-8", "replace")

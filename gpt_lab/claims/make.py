@@ -1,0 +1,33 @@
+"""From an answer to a claim's folder: the report and what it takes to check it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpt_lab.claims import folder as folders
+from gpt_lab.claims.content import content
+from gpt_lab.report import write
+from gpt_lab.report.frame import Loaded
+from gpt_lab.report.types import Comparison
+
+
+def make(comparison: Comparison, study: Loaded, folder: Path, name: str, command: str, force: bool = False) -> None:
+    """Writes the claim of a comparison, whole or not at all.
+
+    Args:
+        folder: as folder.place gave it. command: the command line that makes the claim.
+        force: replace the claim that stands there.
+
+    Raises:
+        ConfigError: no baseline is stated.
+        LabError: it cannot be written.
+    """
+    found = content(comparison, study, name, command)
+
+    def fill(temporary: Path) -> None:
+        for path, data in found.files.items():
+            folders.put(temporary, path, data)
+        figures = write.figure_files(comparison, study, temporary)
+        write.write(comparison, study, figures, temporary, command)
+
+    folders.write(folder, found.claim, fill, force)

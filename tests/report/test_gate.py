@@ -1,0 +1,164 @@
+"""`report --gate`: planted effects, and the exit status that each must give."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpt_lab.cli import report
+from gpt_lab.errors import ConfigError, LabError
+from gpt_lab.report.gate import EXIT, TABLE, reason
+from tests.helpers import tiny_config
+from tests.report.stores import finished, save, study
+
+README = Path(__file__).parent.parent.parent / "README.md"
+
+
+def gate(capsys: pytest.CaptureFixture[str], runs: Path, variant: str, *more: str) -> tuple[int, str]:
+    status = report.run([str(runs), "--baseline", "rope", "--gate", variant, *more])
+    (line,) = capsys.readouterr().out.splitlines()
+    return status, line
+
+
+@pytest.mark.parametrize(
+    "effect, mei, goal, status, word",
+    [
+        (-0.4, 0.02, "minimize", 0, "keep: position=alibi: better (baseline position=rope); −0.4"),
+        (0.4, 0.02, "minimize", 1, "discard: position=alibi: worse"),
+        (0.4, 0.02, "maximize", 0, "keep: position=alibi: better"),
+        (-0.4, 0.02, "maximize", 1, "discard: position=alibi: worse"),
+        (0.0, 0.2, "minimize", 1, "discard: position=alibi: equivalent"),
+        (0.02, 0.02, "minimize", 1, "discard: position=alibi: real but small, for the worse"),
+        (-0.02, 0.02, "minimize", 2, "more runs: position=alibi: real but small, for the better"),
+        (-0.02, 0.02, "maximize", 1, "discard: position=alibi: real but small, for the worse"),
+        (0.0, 1e-6, "minimize", 2, "more runs: position=alibi: undecided"),
+    ],
+)
+def test_planted_effects(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], effect: float, mei: float, goal: str, status: int, word: str
+) -> None:
+    runs = study(tmp_path, {"rope": 0.0, "alibi": effect}, seeds=5)
+    found, line = gate(capsys, runs, "alibi", "--mei", str(mei), "--goal", goal)
+    assert (found, line[: len(word)]) == (status, word)
+    assert "5 pairs, confirm" in line
+    found, line = gate(capsys, runs, "position=alibi", "--mei", str(mei), "--goal", goal, "--json")
+    facts = json.loads(line)
+    assert found == facts["exit"] == status
+    assert (facts["decision"], facts["arm"], facts["baseline"]) == (
+        word.split(":")[0],
+        "position=alibi",
+        "position=rope",
+    )
+    assert facts["delta"]["estimate"] == pytest.approx(effect, abs=0.003)
+    assert not (runs / "report").exists()
+
+
+def test_too_few_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = study(tmp_path, {"rope": 0.0, "alibi": -0.4}, seeds=2)
+    save(tmp_path, tiny_config(study="pos", position="alibi", seed=2))
+    status, line = gate(capsys, runs, "alibi")
+    assert status == 2 and line.startswith("more runs: position=alibi: undecided")
+    assert "1 stopped" in line and "2 pairs only" in line
+
+
+def test_nothing_finished_needs_runs_and_is_no_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for position in ("rope", "alibi"):
+        save(tmp_path, tiny_config(study="pos", position=position))
+    status, line = gate(capsys, tmp_path / "pos", "alibi", "--json")
+    facts = json.loads(line)
+    assert (status, facts["verdict"], facts["not_finished"], facts["delta"]) == (2, "no data", {"stopped": 1}, None)
+
+
+def test_an_arm_that_only_diverges_is_discarded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = study(tmp_path, {"rope": 0.0}, seeds=3)
+    for seed in range(3):
+        save(tmp_path, tiny_config(study="pos", position="alibi", seed=seed)).finish("diverged", {"diverged/step": 3})
+    status, line = gate(capsys, runs, "alibi")
+    assert (status, line) == (
+        1,
+        "discard: position=alibi: no data, and every run diverged (baseline position=rope); 3 runs diverged",
+    )
+    save(tmp_path, tiny_config(study="pos", position="alibi", seed=3))
+    assert gate(capsys, runs, "alibi")[0] == 2  # one more may yet finish
+
+
+def test_a_doubt_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """More tokens than the baseline: never better, and the line says why."""
+    runs = study(tmp_path, {"rope": 0.0}, seeds=5)
+    for seed in range(5):
+        run = finished(tmp_path, 2.0 + 0.01 * seed, position="alibi", seed=seed)
+        run.update(summary={**run.summary, "tokens": 10 * run.summary["tokens"]})
+    status, line = gate(capsys, runs, "alibi")
+    assert status == 2 and "unequal budget" in line
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--gate", "alibbi"], "unknown variant 'alibbi'; did you mean 'position=alibi'?"),
+        (["--gate", "rope"], "position=rope is the baseline"),
+        (["--gate", "alibi", "--out", "x"], "leave --out out"),
+        (["--gate", "alibi", "--claim", "x"], "leave --claim out"),
+        (["--json"], "--json is the form of --gate's answer"),
+    ],
+)
+def test_mistakes(tmp_path: Path, words: list[str], message: str) -> None:
+    runs = study(tmp_path, {"rope": 0.0, "alibi": 0.4}, seeds=3)
+    with pytest.raises(LabError) as caught:
+        report.run([str(runs), "--baseline", "rope", *words])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not (runs / "report").exists()
+
+
+def test_no_baseline_is_a_mistake(tmp_path: Path) -> None:
+    runs = study(tmp_path, {"rope": 0.0, "alibi": 0.4})
+    with pytest.raises(ConfigError, match="choose one with --baseline"):
+        report.run([str(runs), "--gate", "alibi"])
+
+
+def test_a_script_can_tell_more_runs_from_bad_input(tmp_path: Path) -> None:
+    """Both leave with 2: bad input says `error:` and leaves standard output empty."""
+    runs = study(tmp_path, {"rope": 0.0, "alibi": 0.0}, seeds=2)
+    code = "import sys; from gpt_lab.cli.report import main; main()"
+    for variant, out, err in (("alibi", "more runs: ", ""), ("albi", "", "error: unknown variant 'albi'")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(runs), "--baseline", "rope", "--gate", variant],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 2
+        assert done.stdout[: len(out)] == out and bool(done.stdout) == bool(out)
+        assert done.stderr[: len(err)] == err and bool(done.stderr) == bool(err)
+
+
+def test_every_verdict_has_its_place() -> None:
+    from typing import get_args
+
+    from gpt_lab.report.types import VerdictName
+
+    found = {
+        reason(name, estimate, "minimize", states)
+        for name in set(get_args(VerdictName)) - {"baseline"}
+        for estimate in (-1.0, 1.0)
+        for states in ({}, {"diverged": 2}, {"diverged": 1, "missing": 1})
+    }
+    assert found == set(TABLE)
+    assert [verdict for verdict, decision in TABLE.items() if decision == "keep"] == ["better"]
+    assert sorted(EXIT.values()) == [0, 1, 2]
+
+
+def test_readme_has_the_table() -> None:
+    text = README.read_text(encoding="utf-8")
+    rows = re.search(r"<!-- gate -->\n(.*?)<!-- /gate -->", text, re.DOTALL)
+    assert rows is not None
+    stated = ["| status | decision | verdict |", "|---|---|---|"]
+    for decision, status in EXIT.items():
+        verdicts = "; ".join(verdict for verdict, what in TABLE.items() if what == decision)
+        stated.append(f"| {status} | {decision} | {verdicts} |")
+    assert rows[1] == "\n".join(stated) + "\n"
