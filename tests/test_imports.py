@@ -162,6 +162,9 @@ def test_the_core_is_light() -> None:
         ("train nosuch=1", "error: "),
         ("generate --help", "generate"),
         ("prepare --help", "prepare"),
+        ("noise --help", "usage: noise"),
+        ("noise nosuch", "unknown sweep 'nosuch'"),
+        ("noise --list runs_dir=nowhere", "knows no noise yet"),
     ],
 )
 def test_scripts_start_light(line: str, expected: str) -> None:
