@@ -13,7 +13,7 @@ from gpt_lab.errors import ConfigError, DataError, unknown
 from gpt_lab.sweep import cells, noise, null, spec, speed
 from gpt_lab.sweep.noise import Noise
 from gpt_lab.sweep.null import Recipe
-from gpt_lab.sweep.power import FEWEST, detectable_effect
+from gpt_lab.sweep.power import FEWEST, Tier, detectable_effect
 
 PAIRS = 5
 """Null pairs unless somebody says otherwise: sd to within a factor of 0.6 to 2.9 (4 degrees of freedom)."""
@@ -97,7 +97,7 @@ def show(console: Console, found: Noise) -> None:
         lines.append(f"  {found.diverged} runs diverged: these are the numbers of those that did not")
     lines.append("smallest detectable effect of one arm that varies as much, power 80 %:")
     for count in SEEDS:
-        tier = "confirm" if count >= FEWEST["confirm"] else "screen"
+        tier: Tier = "confirm" if count >= FEWEST["confirm"] else "screen"
         size = found.sd * detectable_effect(count, rho=0.5, tier=tier, noise_df=found.df)
         cost = f", about {speed.shown(count * each)} of training" if each > 0 else ""
         lines.append(f"  {count:2d} seeds  {size:.4f} ({tier} tier{cost})")

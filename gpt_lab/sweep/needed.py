@@ -91,9 +91,7 @@ def seeds(sweep: Sweep, effect: float, compared: int, noise_df: float = 0.0) -> 
     """
     alpha = sweep.design.alpha
     count = seeds_needed(effect, alpha=alpha, rho=PAIRED, comparisons=compared, tier="screen", noise_df=noise_df)
-    if (
-        sweep.design.nuisance or count < FEWEST["confirm"]
-    ):  # tuned on the seeds that are compared: no more than a screen
+    if sweep.design.nuisance or count < FEWEST["confirm"]:  # seeds that chose nuisance values confirm nothing
         return count, "screen"
     return seeds_needed(effect, alpha=alpha, rho=PAIRED, comparisons=compared, tier="confirm"), "confirm"
 

@@ -82,11 +82,12 @@ def test_where_a_floor_is_too_low() -> None:
     assert COVERED[0] <= result(Condition(4, 3, noise="noisy arm"), 10).coverage <= COVERED[1]
 
 
-def test_a_planned_effect_is_found_as_often_as_planned() -> None:
-    for arms in (1, 4):
-        effect = detectable_effect(3, rho=0.5, comparisons=arms, tier="screen", noise_df=4)
-        found = result(Condition(arms, 3, effects=(-effect,)), 5)
-        assert found.found == pytest.approx(0.8, abs=0.05)
+@pytest.mark.parametrize("arms, null_pairs", [(1, 3), (1, 5), (4, 5), (2, 7)])
+def test_a_planned_effect_is_found_as_often_as_planned(arms: int, null_pairs: int) -> None:
+    effect = detectable_effect(3, rho=0.5, comparisons=arms, tier="screen", noise_df=null_pairs - 1)
+    found = result(Condition(arms, 3, effects=(-effect,)), null_pairs)
+    assert found.found == pytest.approx(0.8, abs=0.05)
+    assert effect < 0.95 * detectable_effect(3, rho=0.5, comparisons=arms, tier="screen")
 
 
 def test_no_other_method_takes_a_floor() -> None:

@@ -17,11 +17,12 @@ from gpt_lab.cli import sweep as sweep_command
 from gpt_lab.errors import ConfigError, DataError, LabError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
-from gpt_lab.sweep import cells, needed, noise, null, spec
+from gpt_lab.sweep import cells, needed, noise, null, runner, spec
+from gpt_lab.sweep.client import ForkServer
 from gpt_lab.sweep.design import Sweep
 from gpt_lab.sweep.ledger import entries
 from gpt_lab.sweep.noise import Noise
-from gpt_lab.sweep.power import NOISE_DF, detectable_effect, power
+from gpt_lab.sweep.power import LEARNT, NOISE_DF, detectable_effect, power
 from tests.helpers import tiny_config
 from tests.report.stores import finished
 from tests.sweep.helpers import write_sweep
@@ -319,7 +320,9 @@ def test_a_tuned_sweep_stays_a_screen(tmp_path: Path) -> None:
 def test_null_pairs_count_up_to_a_limit() -> None:
     sizes = [detectable_effect(3, tier="screen", noise_df=df) for df in (0, 2, NOISE_DF, 100)]
     assert sizes[0] > sizes[1] > sizes[2] == sizes[3]
-    assert detectable_effect(3, tier="screen", baseline_df=4) == detectable_effect(3, tier="screen", noise_df=4)
+    assert detectable_effect(3, tier="screen", baseline_df=4 * LEARNT) == detectable_effect(
+        3, tier="screen", noise_df=4
+    )
     assert detectable_effect(5, noise_df=4) == detectable_effect(5), "a confirming test stands alone"
     with pytest.raises(ConfigError, match="noise_df=-1"):
         detectable_effect(3, noise_df=-1)
@@ -329,7 +332,7 @@ def test_the_dry_run_speaks_in_units_of_the_metric(tmp_path: Path, capsys: pytes
     sweep = load(tmp_path, gpt_lab={**BASE, "mei": 0.011})
     assert sweep_command.run([str(sweep.path), "--dry-run"]) == 0
     before = capsys.readouterr().out
-    assert "seeds that an effect needs if the runs of a pair correlate by 0.5: 2 run sd: 4 (screen)" in before
+    assert "needs if the runs of a pair correlate by 0.5: 2 run sd: 5 (confirm), 1 run sd: 10 (confirm)" in before
     assert f"`uv run noise {sweep.path}` measures it" in before
     floor = planted(sweep)
     assert sweep_command.run([str(sweep.path), "--dry-run", "--target-effect", "0.03"]) == 0
@@ -347,8 +350,13 @@ def test_the_dry_run_speaks_in_units_of_the_metric(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.slow
-def test_from_the_command_to_the_floor_and_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_the_command_to_the_floor_and_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Real, tiny runs: each pair once, more on request, none again; then a study uses them."""
+    server = ForkServer()  # one for all: importing torch takes seconds
+    monkeypatch.setattr(server, "close", lambda patience=5.0: None)
+    monkeypatch.setattr(runner, "ForkServer", lambda: server)
     path = write_sweep(tmp_path, {**SWEPT, "seed": [0, 1, 1000]}, gpt_lab=BASE)
     place = null.of_sweep(spec.load(path)).folder
     assert command.run([str(path), "--seeds", "3", "--jobs", "2"]) == 0
@@ -375,11 +383,11 @@ def test_from_the_command_to_the_floor_and_on(tmp_path: Path, capsys: pytest.Cap
     assert place.name[:8] in listed and f"{grown.sd:.4f}" in listed
     assert sweep_command.run([str(path), "--dry-run"]) == 0
     assert f"{grown.sd:.4f} (95 %" in capsys.readouterr().out
+    monkeypatch.undo()
+    server.close()
 
 
 def test_too_few_that_end_well_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gpt_lab.sweep import runner
-
     path = write_sweep(tmp_path, SWEPT, gpt_lab=BASE)
     monkeypatch.setattr(runner, "run_sweep", lambda *_: 1)
     with pytest.raises(DataError, match="0 finished null pairs, and 3 are the fewest"):
