@@ -43,7 +43,7 @@ def measure(
     if recipe.metric.startswith(noise.OF_THE_MACHINE):
         raise ConfigError(f"{recipe.metric} measures the machine as well: its noise is not kept")
     resolved = _resolved(recipe)
-    there = _here(recipe, resolved, recipe.metric)
+    there = _here(recipe, resolved)
     seeds = list(there.seeds) if there is not None else []
     fresh = null.missing(recipe, seeds, pairs or max(PAIRS, len(seeds)))
     status = 0
@@ -55,9 +55,7 @@ def measure(
             return status
     else:
         console.print(f"{recipe.folder} has {len(seeds)} null pairs: nothing to run", **PLAIN)
-    found = _here(recipe, resolved, recipe.metric)
-    if found is None and recipe.metric == "val/bpb":
-        found = _here(recipe, resolved, "val/loss")  # data that is no text
+    found = _here(recipe, resolved)
     if found is None or not found.usable:
         whole = 0 if found is None else found.pairs
         same = " that differ" if found is not None and found.pairs >= noise.FEWEST else ""
@@ -166,10 +164,10 @@ def _origin(one: Noise) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def _here(recipe: Recipe, resolved: Mapping[str, Any], metric: str) -> Noise | None:
+def _here(recipe: Recipe, resolved: Mapping[str, Any]) -> Noise | None:
     """The null pairs as this machine computes them, usable or not."""
-    found = [one for one in noise.known(recipe.folder, metric, recipe.taken) if one.resolved == dict(resolved)]
-    return found[0] if found else None
+    every = (one for metric in recipe.metrics for one in noise.known(recipe.folder, metric, recipe.taken))
+    return next((one for one in every if one.resolved == dict(resolved)), None)
 
 
 def _resolved(recipe: Recipe) -> dict[str, str]:

@@ -45,7 +45,8 @@ def known(sweep: Sweep, builder: Builder | None = None) -> Noise | None:
     for recipe in recipes:
         assert recipe.cell is not None
         resolved = builder.plan(recipe.cfg, recipe.cell).resolved
-        found.append(noise.find(recipe.folder, recipe.metric, resolved, recipe.taken))
+        every = (noise.find(recipe.folder, metric, resolved, recipe.taken) for metric in recipe.metrics)
+        found.append(next((one for one in every if one is not None), None))
     return max((one for one in found if one is not None), key=lambda one: one.pairs, default=None)
 
 
@@ -73,7 +74,7 @@ def reach(sweep: Sweep, effect: float) -> tuple[Sweep, str]:
         except ConfigError:  # more than anyone runs
             ends.append("any number")
     line = (
-        f"an effect of {effect:g} in {sweep.design.metric} needs {count:,} seeds ({tier} tier, power 80 %; {ends[0]} "
+        f"an effect of {effect:g} in {floor.metric} needs {count:,} seeds ({tier} tier, power 80 %; {ends[0]} "
         f"to {ends[1]} as far as the noise is known): {said(floor)}"
     )
     return spec.with_seeds(sweep, count), line
@@ -112,17 +113,16 @@ def detectable(sweep: Sweep, pairs: int, compared: int, floor: Noise) -> list[st
                 pairs, alpha=sweep.design.alpha, rho=PAIRED, comparisons=compared, tier=tier, noise_df=floor.df
             )
             lines.append(
-                f"smallest detectable effect, {tier} tier, {pairs} pairs, power 80 %: {size:.4f} in "
-                f"{sweep.design.metric}"
+                f"smallest detectable effect, {tier} tier, {pairs} pairs, power 80 %: {size:.4f} in {floor.metric}"
             )
     return lines
 
 
 def wished(sweep: Sweep, compared: int, floor: Noise | None) -> str:
     """The seeds that some effects need; where the noise is not known, in units of a run's deviation."""
-    unit, name = (1.0, "run sd") if floor is None else (floor.sd, sweep.design.metric)
+    unit, name = (1.0, "run sd") if floor is None else (floor.sd, floor.metric)
     sizes = [unit * size for size in WISHED]
-    if floor is not None and sweep.design.mei is not None:
+    if floor is not None and sweep.design.mei is not None and floor.metric == sweep.design.metric:
         sizes.append(sweep.design.mei)
     parts = []
     for size in sorted(sizes, reverse=True):

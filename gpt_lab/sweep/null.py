@@ -37,6 +37,11 @@ class Recipe:
     cell: Cell | None = None
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metric, and what decides in its place where the data is no text."""
+        return ("val/bpb", "val/loss") if self.metric == "val/bpb" else (self.metric,)
+
+    @property
     def folder(self) -> Path:
         """Of its null pairs."""
         return noise.folder_of(self.cfg.runs_dir, self.cfg.flat())

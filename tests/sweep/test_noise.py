@@ -268,17 +268,17 @@ def resolved(cfg: RunConfig) -> dict[str, str]:
     return resolve(cfg, open_dataset(cfg)).resolved
 
 
-def planted(sweep: Sweep, a: tuple[float, ...] = A, b: tuple[float, ...] = B) -> Noise:
+def planted(sweep: Sweep, metric: str = "val/bpb") -> Noise:
     """Null pairs of a sweep's baseline, as this machine would compute them, without training."""
     recipe = null.of_sweep(sweep)
     how = resolved(recipe.cfg)
-    for seed, scores in enumerate(zip(a, b, strict=True), noise.FIRST):
+    for seed, scores in enumerate(zip(A, B, strict=True), noise.FIRST):
         for replica, score in enumerate(scores):
             cfg = dataclasses.replace(recipe.cfg, seed=seed, replica=replica, study=recipe.folder.name)
             record = {"config": cfg.flat(), "resolved": how, "signature": cfg.identity()}
             run = Run.create(cfg.runs_dir, cfg.study, f"{seed}-{replica}", cfg.to_dict(), record)
-            run.finish("finished", {"val/bpb": score})
-    found = noise.find(recipe.folder, "val/bpb", how)
+            run.finish("finished", {metric: score})
+    found = noise.find(recipe.folder, metric, how)
     assert found is not None
     return found
 
@@ -307,6 +307,13 @@ def test_the_target_effect_sets_the_seeds(tmp_path: Path) -> None:
     other = load(tmp_path, None, "budget.steps=25")
     with pytest.raises(ConfigError, match=r"uv run noise \S+ budget.steps=25` first"):
         needed.reach(other, 0.02)
+
+
+def test_data_that_is_no_text_is_planned_in_its_loss(tmp_path: Path) -> None:
+    sweep = load(tmp_path)
+    floor = planted(sweep, "val/loss")
+    assert needed.known(sweep) == floor
+    assert "an effect of 0.02 in val/loss needs" in needed.reach(sweep, 0.02)[1]
 
 
 def test_a_tuned_sweep_stays_a_screen(tmp_path: Path) -> None:
