@@ -132,7 +132,9 @@ def test_commands_run(tmp_path: Path) -> None:
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
             assert what.output in done.stdout, f"{line}\n{done.stdout}\n{done.stderr}"
             assert "Traceback" not in done.stderr, line
-    alone = [path for path in tmp_path.glob("runs/*/*/run.json") if path.parent.parent.name != "pos_enc"]
+    studies = [path.parent.parent.name for path in tmp_path.glob("runs/*/*/run.json")]
+    assert sum(name.startswith("noise-") for name in studies) == 6, "three null pairs"
+    alone = [name for name in studies if name != "pos_enc" and not name.startswith("noise-")]
     assert len(alone) == sum(
         isinstance(what, Run) and line.startswith("uv run train") and "--cfg" not in line
         for line, what in COMMANDS.items()
