@@ -167,6 +167,9 @@ def test_the_core_is_light() -> None:
         ("report --help", "keep"),
         ("verify --help", "usage: verify"),
         ("verify nosuch", "error: no claim 'nosuch'"),
+        ("noise --help", "usage: noise"),
+        ("noise nosuch", "unknown sweep 'nosuch'"),
+        ("noise --list runs_dir=nowhere", "knows no noise yet"),
     ],
 )
 def test_scripts_start_light(line: str, expected: str) -> None:

@@ -70,6 +70,9 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run report sweeps/pos_enc.yaml --claim positions": Run("wrote claims/positions"),
     "uv run verify positions": Run("verified: 2 of 2 runs"),
     "uv run report sweeps/pos_enc.yaml --gate alibi": Run(": position=alibi: ", statuses=(0, 1, 2)),
+    "uv run noise sweeps/pos_enc.yaml": Run("sd of a null pair's difference", [*STEPS, "--seeds", "3"]),
+    "uv run sweep sweeps/pos_enc.yaml --dry-run --target-effect 0.02": Run("null pairs of", STEPS),
+    "uv run noise --list": Run("Noise floors in runs"),
     "uv run wandb sweep sweeps/pos_enc.yaml": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
     "uv run wandb agent ENTITY/gpt_lab/SWEEP_ID": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
     "uv run report sweeps/pos_enc.yaml --from wandb:ENTITY/gpt_lab/SWEEP_ID": Elsewhere(
@@ -135,7 +138,9 @@ def test_commands_run(tmp_path: Path) -> None:
             assert done.returncode in what.statuses, f"{line}\n{done.stdout}\n{done.stderr}"
             assert what.output in done.stdout, f"{line}\n{done.stdout}\n{done.stderr}"
             assert "Traceback" not in done.stderr, line
-    alone = [path for path in tmp_path.glob("runs/*/*/run.json") if path.parent.parent.name != "pos_enc"]
+    studies = [path.parent.parent.name for path in tmp_path.glob("runs/*/*/run.json")]
+    assert sum(name.startswith("noise-") for name in studies) == 6, "three null pairs"
+    alone = [name for name in studies if name != "pos_enc" and not name.startswith("noise-")]
     assert len(alone) == sum(
         isinstance(what, Run) and line.startswith("uv run train") and "--cfg" not in line
         for line, what in COMMANDS.items()

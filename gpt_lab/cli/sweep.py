@@ -18,6 +18,7 @@ examples:
   sweep pos_enc --dry-run                 what it will cost, and what it can detect
   sweep sweeps/pos_enc.yaml --jobs 2      two trials at a time
   sweep pos_enc --seeds 5 scale=nano      other seeds, other settings for every cell
+  sweep pos_enc --target-effect 0.02      enough seeds for it (`noise pos_enc` measures the noise first)
 exit status: 0 all finished, 1 some failed or diverged, 2 bad input, 130 or 143 stopped by a signal
 """
 
@@ -34,6 +35,9 @@ def parser() -> Parser:
     made.add_argument("--jobs", type=_positive, metavar="N", help="trials at a time (default: one per GPU, else cores)")
     made.add_argument("--threads", type=_positive, metavar="N", help="CPU threads of each trial (default: 1)")
     made.add_argument("--seeds", type=_positive, metavar="N", help="N values of the pairing setting")
+    made.add_argument(
+        "--target-effect", type=_effect, metavar="X", help="seeds enough to show X, in units of the metric"
+    )
     made.add_argument("--dry-run", action="store_true", help="show the plan and leave")
     made.add_argument("--fail-fast", action="store_true", help="stop all when a trial fails")
     made.add_argument("--retries", type=_natural, metavar="N", help="tries after a failure (1; 0 with --fail-fast)")
@@ -56,12 +60,27 @@ def _whole(text: str, least: int) -> int:
     return int(text)
 
 
+def _effect(text: str) -> float:
+    import argparse
+
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"a number above 0 is expected, not {text!r}")
+    return value
+
+
 def run(argv: list[str]) -> int:
     """Exit status: 0 all finished, 1 some failed or diverged, 2 bad input, 128 + the number of a signal."""
     chosen = parser().parse_intermixed_args(argv)
 
+    from gpt_lab.errors import ConfigError
     from gpt_lab.sweep import spec
 
+    if chosen.seeds is not None and chosen.target_effect is not None:
+        raise ConfigError("--seeds and --target-effect both say how many seeds: leave one out")
     sweep = spec.load(chosen.file, chosen.overrides)
     if chosen.seeds is not None:
         sweep = spec.with_seeds(sweep, chosen.seeds)
@@ -71,6 +90,11 @@ def run(argv: list[str]) -> int:
     from gpt_lab.sweep import runner
 
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    if chosen.target_effect is not None:
+        from gpt_lab.sweep import needed
+
+        sweep, line = needed.reach(sweep, chosen.target_effect)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if chosen.dry_run:
         return runner.dry_run(sweep, console, chosen.jobs, chosen.threads)
     return runner.run_sweep(

@@ -107,11 +107,26 @@ class Judged:
     high: Array
 
 
-def calibrate(condition: Condition, method: Method, *, studies: int, seed: int = 0, alpha: float = 0.05) -> Result:
-    """Simulates and judges studies; the same seed gives the same numbers."""
+def calibrate(
+    condition: Condition, method: Method, *, studies: int, seed: int = 0, alpha: float = 0.05, null_pairs: int = 0
+) -> Result:
+    """Simulates and judges studies; the same seed gives the same numbers.
+
+    Args:
+        null_pairs: of the baseline that a screen also knows, from seeds of their own; 0: none.
+
+    Raises:
+        ValueError: null pairs for a method that takes none.
+    """
     rng = np.random.default_rng([seed, *_number(condition)])
-    scores = simulate(condition, studies, rng)
-    judged = METHODS[method](scores[:, 1:] - scores[:, :1], rng, alpha)
+    scores, null = _studies(condition, studies, null_pairs, rng)
+    differences = scores[:, 1:] - scores[:, :1]
+    if null is None:
+        judged = METHODS[method](differences, rng, alpha)
+    elif method == "screen":
+        judged = judge(differences, "screen", alpha, null=null)
+    else:
+        raise ValueError(f"{method} takes no null pairs: only screen does")
     truth = _effects(condition)
     null = truth == 0
     called = np.isin(judged.claim, (verdict.LOWER, verdict.HIGHER))
@@ -136,11 +151,25 @@ def calibrate(condition: Condition, method: Method, *, studies: int, seed: int =
 
 def simulate(condition: Condition, studies: int, rng: np.random.Generator) -> Array:
     """Scores (studies, 1 + arms, seeds) in units of a run's standard deviation; the baseline first."""
+    return _studies(condition, studies, 0, rng)[0]
+
+
+def _studies(
+    condition: Condition, studies: int, null_pairs: int, rng: np.random.Generator
+) -> tuple[Array, stats.Null | None]:
+    """Scores as `simulate` says, and what null pairs of the same baselines tell."""
     size = (studies, condition.arms + 1, condition.seeds)
-    own = _noise(condition.shape, size, rng) * _deviations(condition, studies, rng)[..., None]
+    own = _noise(condition.shape, size, rng)
+    deviations = _deviations(condition, studies, rng)
     common = rng.standard_normal((studies, 1, condition.seeds))
     effects = np.concatenate([[0.0], _effects(condition)])
-    return np.asarray(effects[:, None] + math.sqrt(condition.rho) * common + math.sqrt(1 - condition.rho) * own)
+    apart = math.sqrt(1 - condition.rho)
+    scores = effects[:, None] + math.sqrt(condition.rho) * common + apart * (own * deviations[..., None])
+    if not null_pairs:
+        return np.asarray(scores), None
+    drawn = _noise(condition.shape, (studies, 2, null_pairs), rng) * deviations[:, :1, None]
+    between = apart * (drawn[:, 1] - drawn[:, 0])  # what the two runs of a seed share is gone
+    return np.asarray(scores), stats.Null(between.var(-1, ddof=1), null_pairs - 1.0)
 
 
 def _effects(condition: Condition) -> Array:
@@ -173,9 +202,9 @@ def _number(condition: Condition) -> list[int]:
     return list(repr(dataclasses.astuple(condition)).encode())
 
 
-def judge(differences: Array, tier: Tier, alpha: float, mei: float = 0.0) -> Judged:
+def judge(differences: Array, tier: Tier, alpha: float, mei: float = 0.0, null: stats.Null | None = None) -> Judged:
     """The lab's own verdicts."""
-    fit = stats.paired_t(differences) if tier == "confirm" else stats.pooled_t(differences)
+    fit = stats.paired_t(differences) if tier == "confirm" else stats.pooled_t(differences, null)
     decision = verdict.decide(fit, tier=tier, alpha=alpha, mei=np.full(len(differences), mei))
     half = fit.half_width(alpha)
     return Judged(decision.claim, fit.p(), fit.estimate - half, fit.estimate + half)

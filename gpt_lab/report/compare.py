@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from gpt_lab.errors import ConfigError, DataError, unknown
-from gpt_lab.report import stats, verdict
+from gpt_lab.report import floor, stats, verdict
 from gpt_lab.report.fairness import Doubt, doubts
 from gpt_lab.report.pairing import Choice, Paired, pair_up
 from gpt_lab.report.stats import Array, Fit
@@ -78,7 +78,7 @@ def compare(study: Study, tier: Literal["auto", "screen", "confirm"] = "auto") -
     design, runs = study.design, study.runs
     _check(design, runs, tier)
     paired = pair_up(runs, design)
-    return _Comparing(design, runs, paired, tier).answer()
+    return _Comparing(study, paired, tier).answer()
 
 
 def _check(design: Design, runs: pd.DataFrame, tier: str) -> None:
@@ -97,7 +97,8 @@ def _check(design: Design, runs: pd.DataFrame, tier: str) -> None:
 class _Comparing:
     """One call of compare: what several steps share."""
 
-    def __init__(self, design: Design, runs: pd.DataFrame, paired: Paired, tier: str) -> None:
+    def __init__(self, study: Study, paired: Paired, tier: str) -> None:
+        design, runs = study.design, study.runs
         self.design, self.runs, self.paired, self.wish = design, runs, paired, tier
         arms = paired.arms
         baseline = design.baseline_arm
@@ -113,6 +114,7 @@ class _Comparing:
         self.notes: list[str] = []
         self.differences = np.empty((0, len(paired.pairs)))
         used = runs[paired.finished]
+        self.floor = None if self.baseline is None else study.noise(used["run"][used["arm"] == self.baseline].tolist())
         columns = {key: pd.to_numeric(used[name], errors="coerce") for key, name in MEDIANS.items() if name in used}
         self.by_arm: dict[str, dict[str, float]] = (
             pd.DataFrame(columns).groupby(used["arm"]).median().to_dict("index") if columns and len(used) else {}
@@ -166,7 +168,8 @@ class _Comparing:
         self.differences = np.where(usable, scores[self.variants] - scores[base], np.nan)
         flat = self._flat()
         plain = stats.paired_t(self.differences)
-        pooled = stats.pooled_t(np.where(flat[:, None], np.nan, self.differences))
+        null = stats.Null(self.floor.sd**2, self.floor.df) if self.floor is not None else None
+        pooled = stats.pooled_t(np.where(flat[:, None], np.nan, self.differences), null)
         able = fresh & (plain.pairs >= FEWEST["confirm"])
         confirm = np.ones_like(able) if self.wish == "confirm" else able & (self.wish != "screen")
         high = self._decide(plain, "confirm", able & confirm & ~flat)
@@ -336,17 +339,10 @@ class _Comparing:
         n = int(self.counts[base])
         if n < 2:
             return None
-        variance, df = 2 * float(self.variances[base]), n - 1.0  # of runs that are not paired
-        if self.variants:
-            pairs = (~np.isnan(self.differences)).sum(1)
-            found = stats.prior(self.differences)
-            counted = pairs[pairs >= 2]
-            if math.isfinite(found.variance) and len(counted):
-                n, variance = int(np.median(counted)), float(found.variance)
-                screen = any(row.tier == "screen" for row in rows)
-                df = max(min(float(found.df) + n - 1, float(found.most)), n - 1.0) if screen else n - 1.0
-        half = float(stdtrit(df, 1 - self.design.alpha / 2)) * math.sqrt(variance / n)
-        return Interval(0.0, -half, half, df, 1.0)
+        screen = any(row.tier == "screen" for row in rows)
+        return floor.interval(
+            self.differences, n, float(self.variances[base]), screen=screen, alpha=self.design.alpha, noise=self.floor
+        )
 
     def _correction(self, rows: Sequence[Row]) -> str:
         family = len(self.variants) if self.baseline is not None else 0
@@ -380,6 +376,8 @@ class _Comparing:
                 "Adding seeds until an arm is decided makes false verdicts likelier: add them once, or use fresh ones."
             )
         self._say_rho(self.baseline)
+        if self.floor is not None:
+            self.notes.append(floor.said(self.floor, rows, self.runs))
 
     def _say_rho(self, baseline: str) -> None:
         """What pairing was worth: one correlation over all arms, with the interval that one arm's pairs give."""

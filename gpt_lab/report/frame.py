@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from gpt_lab.errors import ConfigError, DataError
-from gpt_lab.report import arms, local
+from gpt_lab.report import arms, floor, local
 from gpt_lab.report.source import ENVIRONMENT, Source, Wanted
 from gpt_lab.report.targets import Options, Places, find
 from gpt_lab.report.types import COLUMNS, Study
 from gpt_lab.sweep.design import Sweep
+from gpt_lab.sweep.noise import Noise
 
 TEXT = frozenset({"run", "source", "study", "name", "state", "arm", "tuning", "pair", "error"})
 
@@ -29,16 +31,22 @@ class Loaded(Study):
     """
 
     def __init__(
-        self, arranged: arms.Arranged, runs: pd.DataFrame, sources: Sequence[Source], sweep: Sweep | None
+        self,
+        arranged: arms.Arranged,
+        runs: pd.DataFrame,
+        sources: Sequence[Source],
+        sweep: Sweep | None,
+        runs_dirs: Sequence[Path] = (),
     ) -> None:
         super().__init__(arranged.design, runs, arranged.notes)
         self.sweep = sweep
         self._sources = {r["run"]: source for source in sources for r in source.rows}
-        self._rows = {r["run"]: r for source in sources for r in source.rows}
+        self._rows, self._runs_dirs = arranged.rows, tuple(runs_dirs)
+        self._origins = {r["run"]: r for source in sources for r in source.rows}
 
     def origin(self, run: str) -> Mapping[str, Any]:
         """The row of a run as its source gave it (source.row), its settings untouched; {} if it never began."""
-        return self._rows.get(run, {})
+        return self._origins.get(run, {})
 
     def curves(self, runs: list[str]) -> Mapping[str, pd.DataFrame]:
         """Curves by run: step, tokens, flops, seconds and metrics; runs that never began have none."""
@@ -48,6 +56,10 @@ class Loaded(Study):
             if own:
                 found.update(source.curves(own))
         return found
+
+    def noise(self, runs: list[str]) -> Noise | None:
+        """What null pairs tell of these runs' recipe: of other seeds than the study's, computed as these runs were."""
+        return floor.find(self._rows, runs, self.design, self._runs_dirs)
 
 
 def load(targets: Sequence[str], options: Options) -> Study:
@@ -70,7 +82,7 @@ def read(places: Places, options: Options) -> Loaded:
         raise DataError(_nothing(places))
     arranged = arms.arrange(rows, wanted, sweep, options, places.name)
     arranged.notes[:0] = notes
-    return Loaded(arranged, _table(arranged), sources, sweep)
+    return Loaded(arranged, _table(arranged), sources, sweep, places.runs_dirs)
 
 
 def _sources(places: Places) -> list[Source]:

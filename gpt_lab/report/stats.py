@@ -22,7 +22,14 @@ sum(m_v) / (1 + c^2 (arms - 1)) (Box 1954, Ann. Math. Stat. 25:290). Coverage of
 arms, in simulation: equally noisy arms 92.6 / 92.3 / 92.6 % without the two, 94.3 / 94.3 / 95.0 % with them; a baseline
 twice as noisy 91.8 / 90.0 / 89.1 % without, 94.5 / 93.3 / 93.5 % with them.
 
-What is known of the baseline against itself enters as an arm: one whose `replica` alone differs.
+An arm of the study whose `replica` alone differs is an arm like any other. Null pairs of other seeds (`Null`, from the
+noise ledger) are an independent estimate of an arm's variance: with s^2 and df of the study alone and the pairs' s0^2,
+which counts as d0 = min(their degrees, NOISE_DF) observations,
+
+    s^2 <- (d0 s0^2 + df s^2) / (d0 + df)        df <- df + d0
+
+which for a single arm is the line above with nothing estimated. They say nothing of an arm that keeps its own variance,
+nor of one whose s^2 is more than FOLD times s0^2.
 
 An arm whose s_v^2 is more than FOLD times s0^2 keeps its own variance and degrees of freedom. Not so an arm that is
 much less noisy: to trust the small variances that chance gives lowers coverage (4 and 9 arms: 94.2 to 92.7 %, 94.8 to
@@ -39,7 +46,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import chdtri, digamma, ndtri, polygamma, stdtr, stdtrit
 
-from gpt_lab.sweep.power import SHARED
+from gpt_lab.sweep.power import NOISE_DF, SHARED
 
 Array = NDArray[np.float64]
 
@@ -81,14 +88,26 @@ class Prior:
     most: Array
 
 
+@dataclass(frozen=True)
+class Null:
+    """What null pairs tell: variance (...) of a pair's difference, and its degrees of freedom."""
+
+    variance: ArrayLike
+    df: float
+
+
 def paired_t(differences: ArrayLike) -> Fit:
     """Plain paired t: each arm with the variance of its own differences."""
     pairs, mean, variance = _moments(differences)
     return _fit(mean, variance, np.asarray(pairs - 1.0), pairs)
 
 
-def pooled_t(differences: ArrayLike) -> Fit:
-    """Paired t with a variance that the arms share, as the module's text says; one arm alone is a plain paired t."""
+def pooled_t(differences: ArrayLike, null: Null | None = None) -> Fit:
+    """Paired t with a variance that the arms share, as the module's text says; one arm alone is a plain paired t.
+
+    Args:
+        null: what is known of the baseline's noise from runs of other seeds.
+    """
     pairs, mean, variance = _moments(differences)
     own = pairs - 1.0
     found = prior(differences)
@@ -99,7 +118,13 @@ def pooled_t(differences: ArrayLike) -> Fit:
         shared = np.where(certain, s0, (weight * s0 + own * variance) / (weight + own))
     alone = ~(variance <= FOLD * s0)
     df = np.where(alone, own, np.maximum(np.minimum(d0 + own, most), own))
-    return _fit(mean, np.where(alone, variance, shared), df, pairs)
+    variance = np.where(alone, variance, shared)
+    if null is not None:
+        s0, counted = np.asarray(null.variance, float)[..., None], min(null.df, NOISE_DF)
+        joined = ~alone & (variance <= FOLD * s0)
+        variance = np.where(joined, (counted * s0 + df * variance) / (counted + df), variance)
+        df = np.where(joined, df + counted, df)
+    return _fit(mean, variance, df, pairs)
 
 
 def prior(differences: ArrayLike) -> Prior:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from gpt_lab.errors import ConfigError, DataError
-from gpt_lab.sweep import spec
+from gpt_lab.sweep import noise, spec
 from gpt_lab.sweep.design import Sweep
 
 REMOTE = "wandb:"
@@ -78,6 +78,12 @@ class Places:
         """Where a report's files go unless the user says: into the study's or the run's folder."""
         own = [*self.studies, *self.runs]
         return (own[0] if len(own) == 1 and not self.offline else self.runs_dir / self.name) / "report"
+
+    @property
+    def runs_dirs(self) -> list[Path]:
+        """Where noise may be kept: beside the studies, the runs' studies, and where the studies are."""
+        beside = [*(path.parent for path in self.studies), *(path.parent.parent for path in self.runs), self.runs_dir]
+        return list({path.resolve(): path for path in reversed(beside)}.values())[::-1]
 
 
 def find(targets: Sequence[str], options: Options) -> Places:
@@ -181,6 +187,7 @@ def _address(text: str) -> str:
 
 def _only_study(runs_dir: Path) -> str:
     names = studies(runs_dir)
+    names = [name for name in names if not noise.is_noise(name)] or names
     if not names:
         raise DataError(
             f"no runs in {runs_dir} yet: `uv run sweep sweeps/NAME.yaml` makes them (--runs-dir looks elsewhere)"

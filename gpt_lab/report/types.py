@@ -9,6 +9,7 @@ from typing import Literal
 import pandas as pd
 
 from gpt_lab.sweep.design import Design
+from gpt_lab.sweep.noise import Noise
 
 VerdictName = Literal["baseline", "better", "worse", "equivalent", "real but small", "undecided", "no data"]
 Tier = Literal["screen", "confirm"]
@@ -56,6 +57,10 @@ class Study:
     def curves(self, runs: list[str]) -> Mapping[str, pd.DataFrame]:
         """Curves by run; overridden by the loader."""
         raise NotImplementedError
+
+    def noise(self, runs: list[str]) -> Noise | None:
+        """What null pairs of other seeds tell of the noise of these runs; overridden by the loader."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from rich.table import Table
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import ledger, matching, speed
+from gpt_lab.sweep import ledger, matching, needed, null, speed
 from gpt_lab.sweep.design import Cell, Sweep, join
+from gpt_lab.sweep.noise import Noise
 from gpt_lab.sweep.power import FEWEST, detectable_effect
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def show(sweep: Sweep, cells: Sequence[Cell] | None, console: Console, jobs: int
     if design.question:
         console.print(design.question, **said)
     console.print(table(sweep, plan))
-    for line in (*plan.matched, *totals(sweep, plan), *effects(sweep, plan)):
+    for line in (*plan.matched, *totals(sweep, plan), *effects(sweep, plan, needed.known(sweep, builder))):
         console.print(line, **said)
     for line in plan.warnings:
         console.print(f"warning: {line}", style="yellow", **said)
@@ -242,20 +243,26 @@ def totals(sweep: Sweep, plan: Plan) -> list[str]:
     return lines
 
 
-def effects(sweep: Sweep, plan: Plan) -> list[str]:
-    """The smallest difference that the design can show, with a power of 80 %."""
+def effects(sweep: Sweep, plan: Plan, floor: Noise | None = None) -> list[str]:
+    """The smallest difference that the design can show with a power of 80 %, and the seeds that others need.
+
+    Args:
+        floor: what null pairs tell of the baseline's noise.
+    """
     design = sweep.design
     pairs = min(arm.pairs for arm in plan.arms)
     if sweep.method != "grid" or len(plan.arms) < 2 or pairs < 2:
         return []
+    compared = len(plan.arms) - 1
+    if floor is not None:
+        return [*needed.detectable(sweep, pairs, compared, floor), needed.wished(sweep, compared, floor)]
     known = noise(sweep)
     lines = []
     for tier, fewest in FEWEST.items():
         if pairs < fewest:
             continue
         sizes = {
-            r: detectable_effect(pairs, alpha=design.alpha, rho=r, comparisons=len(plan.arms) - 1, tier=tier)
-            for r in (0.0, 0.5)
+            r: detectable_effect(pairs, alpha=design.alpha, rho=r, comparisons=compared, tier=tier) for r in (0.0, 0.5)
         }
         if known is None:
             text = f"{sizes[0.0]:.2f} run sd ({sizes[0.5]:.2f} if the runs of a pair correlate by 0.5)"
@@ -266,6 +273,10 @@ def effects(sweep: Sweep, plan: Plan) -> list[str]:
                 f"0.5; run sd {sd:.4f} of {runs} earlier runs)"
             )
         lines.append(f"smallest detectable effect, {tier} tier, {pairs} pairs, power 80 %: {text}")
+    lines.append(needed.wished(sweep, compared, None))
+    if design.pair == null.PAIR and design.baseline is not None:
+        way = null.again(str(sweep.path), sweep.overrides)
+        lines.append(f"the noise of the baseline is not known here: `{way}` measures it")
     return lines
 
 

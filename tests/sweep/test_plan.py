@@ -112,7 +112,7 @@ def test_what_the_ledger_has_is_not_paid_again(make: Any) -> None:
 def test_the_smallest_effect_is_said_in_units_of_the_run_sd_before_any_run(make: Any) -> None:
     printed = shown(make())
     assert f"screen tier, 3 pairs, power 80 %: {detectable_effect(3, tier='screen'):.2f} run sd" in printed
-    assert "confirm" not in printed, "three pairs are too few for it"
+    assert "effect, confirm tier" not in printed, "three pairs are too few for it"
     assert "confirm tier, 5 pairs" in shown(spec.with_seeds(make(), 5))
     assert "warning: 2 values of seed give no verdict" in shown(spec.with_seeds(make(), 2))
 
