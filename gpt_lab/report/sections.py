@@ -1,4 +1,4 @@
-"""Parts of a report beyond the table of arms: one module each, listed here once; every form of the report shows them."""
+"""Parts of a report beyond the table of arms: one module each, listed once here, shown by every form of it."""
 
 from __future__ import annotations
 
