@@ -64,6 +64,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run report sweeps/pos_enc.yaml": Run("report.html"),
     "uv run report runs/pos_enc --mei 0.02": Run("smallest effect of interest 0.02"),
     "uv run report --help": Run("usage: report"),
+    "uv run sweep sweeps/interactions.yaml --dry-run": Run("full two-level factorial of 3 factors: 8 arms", STEPS),
     "uv run wandb sweep sweeps/pos_enc.yaml": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
     "uv run wandb agent ENTITY/gpt_lab/SWEEP_ID": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
     "uv run report sweeps/pos_enc.yaml --from wandb:ENTITY/gpt_lab/SWEEP_ID": Elsewhere(

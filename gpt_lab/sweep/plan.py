@@ -13,7 +13,7 @@ from rich.table import Table
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import ledger, speed
+from gpt_lab.sweep import factorial, ledger, speed
 from gpt_lab.sweep.design import Cell, Sweep, join
 from gpt_lab.sweep.power import FEWEST, detectable_effect
 
@@ -181,7 +181,8 @@ def show(sweep: Sweep, cells: Sequence[Cell] | None, console: Console, jobs: int
     if design.question:
         console.print(design.question, **said)
     console.print(table(sweep, plan))
-    for line in (*totals(sweep, plan), *effects(sweep, plan)):
+    stated = () if design.factorial is None else (factorial.said(design.factorial, design.factors),)
+    for line in (*totals(sweep, plan), *stated, *effects(sweep, plan)):
         console.print(line, **said)
     for line in plan.warnings:
         console.print(f"warning: {line}", style="yellow", **said)

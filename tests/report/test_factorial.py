@@ -1,0 +1,373 @@
+"""Effects and interactions: hand numbers, published data, least squares, planted effects, what is withheld."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+
+from gpt_lab.report import contrasts, factorial
+from gpt_lab.report.compare import compare
+from gpt_lab.report.effects import Effect, Effects, judge
+from gpt_lab.report.figures import draw
+from gpt_lab.report.types import Study
+from gpt_lab.sweep import factorial as designs
+from gpt_lab.sweep.design import Design
+from tests.report import fabricated, made
+
+NAMES = ("a", "b", "c", "d", "e")
+FILTRATION = (45, 71, 48, 65, 68, 60, 80, 65, 43, 100, 45, 104, 75, 86, 70, 96)
+"""Montgomery, Design and Analysis of Experiments, example 6.2: filtration rate of a 2^4, a changing fastest."""
+Score = Callable[[Mapping[str, int], int], float]
+
+
+def design(k: int, words: tuple[tuple[str, ...], ...] | None = (), **changes: Any) -> Design:
+    names = NAMES[:k]
+    values = {name: ("lo", "hi") for name in names}
+    low = dict.fromkeys(names, "lo")
+    plain = Design("f", factors=names, baseline=low, values=values, mei=0.01, factorial=words)
+    return replace(plain, **changes)
+
+
+def study(plan: Design, score: Score, seeds: int, lost: Mapping[tuple[str, int], str] | None = None) -> Study:
+    """Runs of all arms; score gets x (0 low, 1 high, ...) of each factor and the seed.
+
+    Args:
+        lost: (arm, seed) -> state of runs that did not finish.
+    """
+    rows = []
+    for levels in itertools.product(*(plan.values[name] for name in plan.factors)):
+        values = dict(zip(plan.factors, levels, strict=True))
+        assert plan.baseline is not None
+        if not designs.runs(values, plan.baseline, plan.factorial or ()):
+            continue
+        x = {name: plan.values[name].index(value) for name, value in values.items()}
+        arm = plan.arm(values)
+        for seed in range(seeds):
+            state = (lost or {}).get((arm, seed), "finished")
+            row = made.run("none", seed, score(x, seed), state=state)
+            row |= {"arm": arm, "run": f"{arm}-{seed}", "name": arm}
+            rows.append({key: value for key, value in row.items() if not key.startswith("config.position")})
+    return Study(plan, pd.DataFrame(rows))
+
+
+def analysed(made_up: Study) -> Effects:
+    found = factorial.analyse(compare(made_up), made_up)
+    assert found is not None
+    return found
+
+
+def effect(found: Effects, name: str) -> Effect:
+    return next(one for one in found.effects if one.name == name)
+
+
+def noise(seed: int, spread: float = 0.001) -> Score:
+    """Each run's own, the same on every call."""
+    table = np.random.default_rng(seed).normal(0, spread, (3,) * 5 + (40,))
+    return lambda x, s: float(table[(*(x.get(name, 0) for name in NAMES), s)])
+
+
+def test_hand_numbers_of_a_2_by_2() -> None:
+    """(1)=10, a=14, b=11, ab=21, with seeds that add 0, 1 and 5 to all: a 7, b 4, a x b 3, the same in every seed."""
+    cells = {(0, 0): 10.0, (1, 0): 14.0, (0, 1): 11.0, (1, 1): 21.0}
+    wave = noise(0)
+    found = analysed(study(design(2), lambda x, s: cells[x["a"], x["b"]] + (0, 1, 5)[s] + wave(x, s), 3))
+    assert [one.name for one in found.effects] == ["a", "b", "a × b"]
+    assert [one.estimate for one in found.effects] == pytest.approx([7, 4, 3], abs=0.01)
+    assert all(one.word == "matters" and one.n == 3 for one in found.effects)
+    one = effect(found, "a × b").simple[0]
+    assert (one.change, one.places) == ("a=hi", ("b=lo", "b=hi"))
+    assert [interval.estimate for interval in one.at] == pytest.approx([4, 10], abs=0.01)
+
+
+def test_published_effects_and_lenth() -> None:
+    """Montgomery's table of effects; his PSE 2.625, margin of error 6.748 and simultaneous one 13.699."""
+    high = np.array([[bool(i >> j & 1) for j in range(4)] for i in range(16)])
+    every = contrasts.distinct(NAMES[:4])
+    found = contrasts.per_pair(contrasts.coefficients(high, NAMES[:4], every), np.array(FILTRATION, float)[:, None])[:, 0]
+    names = ["".join(sorted(one)) for one in every]
+    assert dict(zip(names, found, strict=True)) == pytest.approx(
+        {
+            **{"a": 21.625, "b": 3.125, "c": 9.875, "d": 14.625, "ab": 0.125, "ac": -18.125, "ad": 16.625},
+            **{"bc": 2.375, "bd": -0.375, "cd": -1.125, "abc": 1.875, "abd": 4.125, "acd": -1.625, "bcd": -2.625},
+            "abcd": 1.375,
+        }
+    )
+    scale = contrasts.lenth(found)
+    assert (scale.pse, scale.df) == (2.625, 5.0)
+    assert (scale.margin, scale.simultaneous) == pytest.approx((6.748, 13.699), abs=0.002)
+
+
+def test_half_normal_places() -> None:
+    """Daniel 1959: the i-th of m smallest at the normal quantile of 1/2 + (i - 1/2) / 2m."""
+    from scipy.stats import norm
+
+    sizes = [3.0, -1.0, 0.5, -8.0]
+    assert contrasts.half_normal(sizes) == pytest.approx(norm.ppf(0.5 + (np.array([3, 2, 1, 4]) - 0.5) / 8))
+
+
+@pytest.mark.parametrize("k, words", [(2, ()), (3, ()), (4, (("a", "b", "c", "d"),)), (3, (("a", "b", "c"),))])
+def test_least_squares_agree(k: int, words: tuple[tuple[str, ...], ...]) -> None:
+    """Twice OLS's coefficients of -1/+1 columns, seeds as blocks; intervals: OLS of the per-seed effects on 1."""
+    plan = design(k, words)
+    rng = np.random.default_rng(k)
+    table = rng.normal(2, 0.1, (2,) * 5 + (4,))
+    found = analysed(
+        made_up := study(plan, lambda x, s: float(table[(*(x.get(n, 0) for n in NAMES), s)]) + s, 4)
+    )
+    runs = made_up.runs
+    x = {n: np.where(runs["arm"].str.contains(f"{n}=hi"), 1.0, -1.0) for n in plan.factors}
+    columns = {one.name: np.prod([x[n] for n in one.name.split(" × ")], axis=0) for one in found.effects}
+    y, pairs = runs["score"].to_numpy(float), runs["pair"].to_numpy()
+    blocks = np.stack([pairs == s for s in "0123"], 1).astype(float)
+    fit = sm.OLS(y, np.column_stack([*columns.values(), blocks])).fit()
+    assert [one.estimate for one in found.effects] == pytest.approx(2 * fit.params[: len(columns)])
+    for place, one in enumerate(found.effects):
+        each = []
+        for s in "0123":
+            mine = pairs == s
+            exog = np.column_stack([*(c[mine] for c in columns.values()), np.ones(mine.sum())])
+            each.append(2 * sm.OLS(y[mine], exog).fit().params[place])
+        low, high = sm.OLS(np.array(each), np.ones(4)).fit().conf_int(0.05)[0]
+        assert one.interval is not None
+        assert (one.interval.low, one.interval.high, one.interval.df) == pytest.approx((low, high, 3))
+
+
+def test_a_planted_interaction_and_its_sign() -> None:
+    """a costs 0.03 where b is low and gains 0.05 where b is high: said, with a warning on a's verdict."""
+    wave = noise(1)
+    made_up = study(design(3), lambda x, s: 2 + 0.03 * x["a"] - 0.08 * x["a"] * x["b"] + 0.1 * s + wave(x, s), 4)
+    found = analysed(made_up)
+    assert effect(found, "a × b").estimate == pytest.approx(-0.04, abs=0.002)
+    assert effect(found, "a").estimate == pytest.approx(-0.01, abs=0.002)
+    assert {one.name for one in found.effects if one.word == "matters"} >= {"a × b", "b"}
+    assert effect(found, "a × c").word == effect(found, "c").word == "negligible"
+    (warning,) = [text for text in found.warnings if "a=hi is worse at b=lo" in text]
+    assert warning.startswith("WARNING: ") and "better at b=hi (−0.05" in warning
+    assert not any("c=" in text for text in found.warnings)
+
+
+def test_no_warning_without_a_change_of_sign() -> None:
+    wave = noise(2)
+    found = analysed(study(design(2), lambda x, s: 2 - 0.03 * x["a"] - 0.02 * x["a"] * x["b"] + wave(x, s), 4))
+    assert effect(found, "a × b").word != "undecided" and found.warnings == ()
+
+
+def test_a_verdict_that_turns_at_the_baseline_only() -> None:
+    """a helps by 0.04 at b low and costs 0.02 at b high while c is low; with c high it is the other way round."""
+    wave = noise(3)
+
+    def score(x: Mapping[str, int], s: int) -> float:
+        sign = 1 if x["c"] else -1
+        return 2 + x["a"] * (0.04 - 0.06 * x["b"]) * sign + wave(x, s)
+
+    found = analysed(study(design(3), score, 4))
+    assert effect(found, "a × b").word == "negligible", "over both levels of c it cancels"
+    (warning,) = [text for text in found.warnings if "a=hi is better at b=lo" in text]
+    assert "worse at b=hi" in warning and "with the other factors at the baseline" in warning
+
+
+def test_the_goal_turns_the_words() -> None:
+    wave = noise(1)
+    plan = design(2, goal="maximize")
+    found = analysed(study(plan, lambda x, s: 2 + 0.03 * x["a"] - 0.08 * x["a"] * x["b"] + wave(x, s), 4))
+    assert any("a=hi is better at b=lo" in text and "worse at b=hi" in text for text in found.warnings)
+
+
+def test_a_fraction_says_what_it_cannot_tell_apart() -> None:
+    """2^(4-1), d = abc: c x d is planted, and a x b carries it; with an odd word the sign turns."""
+    wave = noise(4)
+    plan = design(4, (("a", "b", "c", "d"),))
+    found = analysed(study(plan, lambda x, s: 2 + 0.08 * x["c"] * x["d"] + wave(x, s), 3))
+    assert [one.name for one in found.effects] == [*"abcd", "a × b", "a × c", "a × d"]
+    assert effect(found, "a × b").estimate == pytest.approx(0.04, abs=0.002)
+    assert effect(found, "a × b").aliases == "+ c × d"
+    assert effect(found, "a").aliases == "1 of higher order"
+    assert any("resolution IV" in text and "I = a × b × c × d" in text for text in found.notes)
+
+    plan = design(3, (("a", "b", "c"),))
+    found = analysed(study(plan, lambda x, s: 2 + 0.08 * x["a"] * x["b"] + wave(x, s), 3))
+    assert [(one.name, one.aliases) for one in found.effects] == [("a", "− b × c"), ("b", "− a × c"), ("c", "− a × b")]
+    assert effect(found, "c").estimate == pytest.approx(-0.04, abs=0.002), "c changes nothing, a x b does"
+
+
+def test_low_is_the_baseline_s_level() -> None:
+    """Another baseline turns the signs of what it turns."""
+    wave = noise(5)
+    score: Score = lambda x, s: 2 + 0.05 * x["a"] + 0.02 * x["a"] * x["b"] + wave(x, s)  # noqa: E731
+    one = analysed(study(design(2), score, 3))
+    other = analysed(study(design(2, baseline={"a": "hi", "b": "lo"}), score, 3))
+    for name, sign in (("a", -1), ("b", 1), ("a × b", -1)):
+        assert effect(other, name).estimate == pytest.approx(sign * effect(one, name).estimate)
+
+
+def test_a_missing_arm_withholds_all_effects() -> None:
+    lost = {("a=hi, b=hi", s): "diverged" for s in range(3)}
+    made_up = study(design(2), noise(6), 3, lost)
+    found = analysed(made_up)
+    assert found.effects == () and found.warnings == ()
+    assert "needs all 4 arms" in found.notes[-1] and "a=hi, b=hi (3 diverged)" in found.notes[-1]
+    gone = Study(made_up.design, made_up.runs[made_up.runs["arm"] != "a=hi, b=hi"])
+    assert "none has finished of a=hi, b=hi" in analysed(gone).notes[-1]
+    assert len(factorial.sections(compare(gone), gone)) == 1
+
+
+def test_a_missing_run_leaves_its_seed_out() -> None:
+    lost = {("a=hi, b=lo", 1): "failed"}
+    wave = noise(7)
+    whole: Score = lambda x, s: 2 + 0.05 * x["a"] + wave(x, s)  # noqa: E731
+    spoiled: Score = lambda x, s: whole(x, s) + 9 * (s == 1) * x["b"]  # noqa: E731
+    found = analysed(study(design(2), spoiled, 5, lost))
+    assert {one.n for one in found.effects} == {4}
+    assert all(abs(one.estimate) < 0.06 for one in found.effects)
+    assert "Left out, as each effect needs every arm: seed 1 (missing: a=hi, b=lo)." in found.notes
+
+
+def test_fewer_seeds_than_a_verdict_needs() -> None:
+    wave = noise(8)
+    found = analysed(study(design(2), lambda x, s: 2 + x["a"] + wave(x, s), 2))
+    assert all(one.word == "undecided" and one.p is None and one.interval for one in found.effects)
+    found = analysed(study(design(2), lambda x, s: 2 + x["a"] + wave(x, s), 1))
+    assert found.lenth is None and len(found.singles) == 3 and all(one.interval is None for one in found.effects)
+    assert "nothing tells how large chance is" in found.notes[-1]
+
+
+def test_a_seed_that_draws_nothing_decides_nothing() -> None:
+    found = analysed(study(design(2), lambda x, s: 2 + 0.1 * x["a"] + 0.3 * s, 4))
+    assert {one.word for one in found.effects} == {"the same in every pair"}
+    assert all(one.interval is None and one.p is None for one in found.effects) and found.warnings == ()
+
+
+def test_one_replicate_has_a_half_normal_plot(tmp_path: Path) -> None:
+    """Montgomery's reading of the filtration data: a, c, d, a x c and a x d stand out; c beyond its own margin only."""
+    plan = design(4, goal="maximize", mei=1.0)
+    score: Score = lambda x, s: float(FILTRATION[sum(x[n] << j for j, n in enumerate(NAMES[:4]))])  # noqa: E731
+    made_up = study(plan, score, 1)
+    found = analysed(made_up)
+    assert found.lenth is not None and found.lenth.pse == pytest.approx(2.625)
+    beyond = {name for name, value in found.singles if abs(value) > found.lenth.simultaneous}
+    assert beyond == {"a", "d", "a × c", "a × d"}
+    assert "Beyond the margin of one contrast, 6.75: c." in found.notes[-1]
+    comparison = compare(made_up)
+    drawn = {figure.name: figure for figure in draw(comparison, fabricated.FakeStudy(plan, made_up.runs), tmp_path)}
+    assert "half_normal" in drawn and "effects" not in drawn
+    text = drawn["half_normal"].svg.read_text("utf-8")
+    assert "a × c (−)" in text and "a × d (+)" in text and "b (+)" not in text
+    assert "2.62" in drawn["half_normal"].caption and "a, a × c, a × d, d, c" in drawn["half_normal"].caption
+
+
+def test_differences_of_differences_of_a_grid() -> None:
+    """3 x 2 without `design: factorial`: against the baseline's cell, by hand."""
+    plan = design(2, None, values={"a": ("lo", "mid", "hi"), "b": ("lo", "hi")})
+    means = {(0, 0): 2.0, (1, 0): 2.1, (2, 0): 2.2, (0, 1): 2.05, (1, 1): 2.15, (2, 1): 1.95}
+    wave = noise(9)
+    made_up = study(plan, lambda x, s: means[x["a"], x["b"]] + 0.2 * s + wave(x, s), 4)
+    found = analysed(made_up)
+    assert not found.coded
+    assert [one.name for one in found.effects] == ["a=mid × b=hi", "a=hi × b=hi"]
+    assert [one.estimate for one in found.effects] == pytest.approx([0.0, -0.3], abs=0.004)
+    assert [one.word for one in found.effects] == ["negligible", "matters"]
+    assert any("a=hi is worse at b=lo (+0.2" in text and "better at b=hi (−0.1" in text for text in found.warnings)
+    assert any("b=hi is worse at a=lo" in text and "better at a=hi" in text for text in found.warnings)
+    assert not any("mid" in text for text in found.warnings)
+
+
+def test_a_grid_withholds_only_what_needs_the_missing_cell() -> None:
+    plan = design(2, None, values={"a": ("lo", "mid", "hi"), "b": ("lo", "hi")})
+    lost = {("a=mid, b=hi", s): "diverged" for s in range(3)} | {("a=hi, b=hi", 0): "failed"}
+    made_up = study(plan, noise(10), 3, lost)
+    found = analysed(made_up)
+    assert [(one.name, one.n) for one in found.effects] == [("a=hi × b=hi", 2)]
+    assert "Withheld for lack of runs: a=mid × b=hi (a=mid, b=hi (3 diverged))." in found.notes
+    part = Study(plan, made_up.runs[made_up.runs["arm"] != "a=mid, b=hi"])
+    assert "Withheld for lack of runs: a=mid × b=hi (not run)." in analysed(part).notes
+
+
+def test_a_withheld_interaction_stays_in_the_family() -> None:
+    """Holm counts it as p = 1, so that a cell that diverges makes no other interaction surer."""
+    plan = design(2, None, values={"a": ("lo", "mid", "hi"), "b": ("lo", "hi")})
+    whole = study(plan, noise(10), 4)
+    lost = study(plan, noise(10), 4, {("a=mid, b=hi", s): "diverged" for s in range(4)})
+    p = {one.name: one.interval.p for one in analysed(whole).effects if one.interval}
+    (one,) = analysed(lost).effects
+    assert one.p == pytest.approx(min(1.0, 2 * p["a=hi × b=hi"]))
+    gone = study(design(2, None), noise(10), 3, {("a=hi, b=hi", s): "diverged" for s in range(3)})
+    assert analysed(gone).effects == () and "a=hi, b=hi (3 diverged)" in analysed(gone).notes[0]
+
+
+def test_what_is_no_grid_has_no_section() -> None:
+    """One factor, one change at a time, no baseline."""
+    for made_up in (made.of_size(0.1), made.of_size(0.1, 0.2)):
+        assert factorial.sections(compare(made_up), made_up) == []
+    star = study(design(2, None), noise(11), 3)
+    star.runs = star.runs[star.runs["arm"] != "a=hi, b=hi"]
+    assert factorial.sections(compare(star), star) == []
+    free = study(design(2, None), noise(11), 3)
+    free.design = replace(free.design, baseline=None)
+    assert factorial.sections(compare(free), free) == []
+
+
+def test_seeds_that_chose_the_tuning_are_said() -> None:
+    """Three seeds that also chose a rate: said. With five fresh ones more, only these are compared."""
+    plan = design(2, (), nuisance=("optim.lr",))
+    for fresh in (0, 5):
+        rows = []
+        for rate in (0.001, 0.004):
+            wave = noise(12)
+            seeds = range(3 + fresh) if rate == 0.001 else range(3)
+            part = study(plan, lambda x, s, r=rate, w=wave: 2 + 10 * r + w(x, s), 3 + fresh).runs
+            part = part[part["pair"].isin([str(s) for s in seeds])].assign(tuning=f"optim.lr={rate:g}")
+            rows.append(part.assign(run=part["run"] + f"-{rate}"))
+        found = analysed(Study(plan, pd.concat(rows)))
+        assert {one.n for one in found.effects} == {fresh or 3}
+        said = "Only seeds that chose no nuisance value are compared." if fresh else "also chose the nuisance values"
+        assert any(said in note for note in found.notes)
+
+
+def test_the_section_of_a_report() -> None:
+    wave = noise(1)
+    made_up = study(design(3), lambda x, s: 2 + 0.03 * x["a"] - 0.08 * x["a"] * x["b"] + wave(x, s), 4)
+    (section,) = factorial.sections(compare(made_up), made_up)
+    assert section.title == "Effects of the factors" and section.sentences[0].startswith("WARNING: ")
+    assert section.heads == ("effect", "Δ val/bpb", "p (Holm)", "verdict", "n", "change of one at the other's levels")
+    row = next(row for row in section.rows if row[0] == "a × b")
+    assert row[1].startswith("−0.040") and row[3:5] == ("matters", "4")
+    assert row[5].startswith("a=hi: +0.03") and "at b=lo, −0.05" in row[5] and row[5].endswith("at b=hi")
+    assert all(len(row) == len(section.heads) for row in section.rows)
+
+
+def test_the_interaction_test_holds_its_level() -> None:
+    """2,000 studies of 3 and of 5 seeds with main effects and seed effects but no interaction: 5 % are called sure."""
+    rng = np.random.default_rng(0)
+    high = np.array([[False, False], [True, False], [False, True], [True, True]])
+    weights = contrasts.coefficients(high, ("a", "b"), [frozenset({"a", "b"})])
+    made_up = study(design(2), noise(0), 3)
+    comparison = compare(made_up)
+    for seeds in (3, 5):
+        base = np.array([0.0, 0.3, -0.2, 0.1])[None, :, None]
+        scores = base + rng.normal(0, 1, (2000, 1, seeds)) + rng.normal(0, 0.5, (2000, 4, seeds))
+        each = np.array([contrasts.per_pair(weights, one)[0] for one in scores])
+        names = [str(i) for i in range(2000)]
+        judged = judge(names, each, scores[0], comparison, orders=[2] * 2000, simple=[()] * 2000)
+        excluded = [one.interval is not None and not one.interval.low <= 0 <= one.interval.high for one in judged]
+        assert abs(np.mean(excluded) - 0.05) < 0.01
+
+
+def test_holm_holds_the_family() -> None:
+    """400 whole reports of a 2^3 without any effect: a sure effect in 5 % of them at most, give or take chance."""
+    rng = np.random.default_rng(1)
+    plan = design(3, mei=1e-9)
+    false = 0
+    for _ in range(400):
+        table = rng.normal(2, 0.01, (2, 2, 2, 3))
+        found = analysed(study(plan, lambda x, s, t=table: float(t[x["a"], x["b"], x["c"], s]), 3))
+        false += any(one.word != "undecided" for one in found.effects)
+    assert false / 400 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 400)
