@@ -11,7 +11,6 @@ from gpt_lab.report.effects import Effects, Grid, Simple, interval_of, judge, li
 from gpt_lab.report.stats import Array
 from gpt_lab.sweep.design import shown
 
-
 NOT_RUN = " (not run)"
 
 
@@ -64,13 +63,14 @@ def differences(grid: Grid) -> Effects | None:
         return Effects(False, (), notes=(_withheld(absent),)) if asked else None
     scores = grid.paired.scores[sorted(set(used))]
     orders = [2] * len(names)
-    effects = judge(
-        names, np.array(found), scores, grid.comparison, orders=orders, simple=simple, withheld=len(absent)
-    )
-    notes = [
+    effects = judge(names, np.array(found), scores, grid.comparison, orders=orders, simple=simple, withheld=len(absent))
+    meaning = (
         "An interaction is a difference of differences: what both changes together do to the baseline, less what each "
         f"does alone{', the other factors as in the baseline' if len(design.factors) > 2 else ''}. In "
-        f"{wording.unit(design.metric)}; 0: the two do not depend on each other.",
+        f"{wording.unit(design.metric)}; 0: the two do not depend on each other."
+    )
+    notes = [
+        meaning,
         *dict.fromkeys(text for text in alone if text),
     ]
     if absent:

@@ -90,7 +90,10 @@ class Grid:
             return scores, ""
         if (whole & ~chose).sum() >= FEWEST["confirm"]:
             return np.where(chose, np.nan, scores), "Only seeds that chose no nuisance value are compared."
-        return scores, "The seeds compared also chose the nuisance values, which makes effects look surer than they are."
+        return (
+            scores,
+            "The seeds compared also chose the nuisance values, which makes effects look surer than they are.",
+        )
 
     def lost(self, arm: int) -> str:
         """`norm=none (2 diverged)`."""
@@ -161,7 +164,9 @@ def interval_of(differences: Array, scores: Array, alpha: float) -> Interval | N
     """Of one contrast over its pairs; None below two, or where all are the same to rounding of the scores."""
     fit = stats.paired_t(differences[None])
     estimate, error = float(fit.estimate[0]), float(fit.error[0])
-    if not math.isfinite(error) or np.nanmax(differences) - np.nanmin(differences) <= ROUNDING * np.nanmax(np.abs(scores)):
+    if not math.isfinite(error):
+        return None
+    if np.nanmax(differences) - np.nanmin(differences) <= ROUNDING * np.nanmax(np.abs(scores)):
         return None
     half = float(fit.half_width(alpha)[0])
     return Interval(estimate, estimate - half, estimate + half, float(fit.df[0]), float(fit.p()[0]))

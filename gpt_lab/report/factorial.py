@@ -60,8 +60,8 @@ def sections(comparison: Comparison, study: Study) -> list[Section]:
     tested = [effect for effect in found.effects if effect.p is not None]
     if tested:
         sentences.append(
-            f"{level} intervals, plain t over the {comparison.design.pair}s; p-values by Holm over {len(found.effects)} "
-            f"{'effects' if found.coded else 'interactions'}, smallest effect of interest "
+            f"{level} intervals, plain t over the {comparison.design.pair}s; p-values by Holm over all "
+            f"{'effects' if found.coded else 'interactions'}, those withheld included; smallest effect of interest "
             f"{wording.amount(comparison.mei)}."
         )
     doubtful = [row.arm for row in comparison.rows if row.warnings]
@@ -127,13 +127,16 @@ def _coded(grid: Grid, words: Sequence[factorial.Word]) -> Effects:
         highs.append(others[0])
     rows = [row for row in itertools.product((False, True), repeat=len(names)) if _even(row, names, words)]
     keys = [tuple(h if up else low for up, h, low in zip(row, highs, base, strict=True)) for row in rows]
-    notes = [
+    chosen = (
         f"A {factorial.said(words, names)}. Low levels are the baseline's; the high ones are "
-        f"{', '.join(f'{name}={level}' for name, level in zip(names, highs, strict=True))}.",
+        f"{', '.join(f'{name}={level}' for name, level in zip(names, highs, strict=True))}."
+    )
+    meaning = (
         "An effect is the mean over the arms at the high level minus the mean at the low one; that of a × b is half of "
         f"what the effect of a gains when b goes from low to high. In {wording.unit(design.metric)}: "
-        f"{'below' if design.goal == 'minimize' else 'above'} 0 is better.",
-    ]
+        f"{'below' if design.goal == 'minimize' else 'above'} 0 is better."
+    )
+    notes = [chosen, meaning]
     absent = [design.arm(dict(zip(names, key, strict=True))) for key in keys if key not in grid.levels]
     arms = [grid.levels[key] for key in keys if key in grid.levels]
     absent += [grid.lost(i) for i in arms if np.isnan(grid.paired.scores[i]).all()]

@@ -162,7 +162,9 @@ def _left_out(stated: Any, factors: int) -> int | None:
     except (ValueError, ZeroDivisionError):
         fits = False
     if not fits:
-        raise ConfigError(f"gpt_lab.fraction must be 1/2, 1/4, 1/8 and so on, not {stated!r}: leave it out for the whole")
+        raise ConfigError(
+            f"gpt_lab.fraction must be 1/2, 1/4, 1/8 and so on, not {stated!r}: leave it out for the whole"
+        )
     if 2 ** (factors - p) < factors + 1:
         raise ConfigError(
             f"gpt_lab.fraction: {stated} of {factors} factors is {2 ** max(factors - p, 0)} arms, too few to tell "

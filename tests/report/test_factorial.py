@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +16,12 @@ import statsmodels.api as sm
 from gpt_lab.report import contrasts, factorial
 from gpt_lab.report.compare import compare
 from gpt_lab.report.effects import Effect, Effects, judge
-from gpt_lab.report.figures import draw
+from gpt_lab.report.figures import base, effects
+from gpt_lab.report.figures.material import Material
 from gpt_lab.report.types import Study
 from gpt_lab.sweep import factorial as designs
 from gpt_lab.sweep.design import Design
-from tests.report import fabricated, made
+from tests.report import made
 
 NAMES = ("a", "b", "c", "d", "e")
 FILTRATION = (45, 71, 48, 65, 68, 60, 80, 65, 43, 100, 45, 104, 75, 86, 70, 96)
@@ -31,7 +31,7 @@ Score = Callable[[Mapping[str, int], int], float]
 
 def design(k: int, words: tuple[tuple[str, ...], ...] | None = (), **changes: Any) -> Design:
     names = NAMES[:k]
-    values = {name: ("lo", "hi") for name in names}
+    values = dict.fromkeys(names, ("lo", "hi"))
     low = dict.fromkeys(names, "lo")
     plain = Design("f", factors=names, baseline=low, values=values, mei=0.01, factorial=words)
     return replace(plain, **changes)
@@ -91,13 +91,25 @@ def test_hand_numbers_of_a_2_by_2() -> None:
 def test_published_effects_and_lenth() -> None:
     """Montgomery's table of effects; his PSE 2.625, margin of error 6.748 and simultaneous one 13.699."""
     high = np.array([[bool(i >> j & 1) for j in range(4)] for i in range(16)])
-    every = contrasts.distinct(NAMES[:4])
-    found = contrasts.per_pair(contrasts.coefficients(high, NAMES[:4], every), np.array(FILTRATION, float)[:, None])[:, 0]
+    every, rates = contrasts.distinct(NAMES[:4]), np.array(FILTRATION, float)[:, None]
+    found = contrasts.per_pair(contrasts.coefficients(high, NAMES[:4], every), rates)[:, 0]
     names = ["".join(sorted(one)) for one in every]
     assert dict(zip(names, found, strict=True)) == pytest.approx(
         {
-            **{"a": 21.625, "b": 3.125, "c": 9.875, "d": 14.625, "ab": 0.125, "ac": -18.125, "ad": 16.625},
-            **{"bc": 2.375, "bd": -0.375, "cd": -1.125, "abc": 1.875, "abd": 4.125, "acd": -1.625, "bcd": -2.625},
+            "a": 21.625,
+            "b": 3.125,
+            "c": 9.875,
+            "d": 14.625,
+            "ab": 0.125,
+            "ac": -18.125,
+            "ad": 16.625,
+            "bc": 2.375,
+            "bd": -0.375,
+            "cd": -1.125,
+            "abc": 1.875,
+            "abd": 4.125,
+            "acd": -1.625,
+            "bcd": -2.625,
             "abcd": 1.375,
         }
     )
@@ -120,9 +132,7 @@ def test_least_squares_agree(k: int, words: tuple[tuple[str, ...], ...]) -> None
     plan = design(k, words)
     rng = np.random.default_rng(k)
     table = rng.normal(2, 0.1, (2,) * 5 + (4,))
-    found = analysed(
-        made_up := study(plan, lambda x, s: float(table[(*(x.get(n, 0) for n in NAMES), s)]) + s, 4)
-    )
+    found = analysed(made_up := study(plan, lambda x, s: float(table[(*(x.get(n, 0) for n in NAMES), s)]) + s, 4))
     runs = made_up.runs
     x = {n: np.where(runs["arm"].str.contains(f"{n}=hi"), 1.0, -1.0) for n in plan.factors}
     columns = {one.name: np.prod([x[n] for n in one.name.split(" × ")], axis=0) for one in found.effects}
@@ -151,7 +161,7 @@ def test_a_planted_interaction_and_its_sign() -> None:
     assert {one.name for one in found.effects if one.word == "matters"} >= {"a × b", "b"}
     assert effect(found, "a × c").word == effect(found, "c").word == "negligible"
     (warning,) = [text for text in found.warnings if "a=hi is worse at b=lo" in text]
-    assert warning.startswith("WARNING: ") and "better at b=hi (−0.05" in warning
+    assert warning.startswith("WARNING: ") and "better at b=hi (−0.0496" in warning
     assert not any("c=" in text for text in found.warnings)
 
 
@@ -256,12 +266,28 @@ def test_one_replicate_has_a_half_normal_plot(tmp_path: Path) -> None:
     beyond = {name for name, value in found.singles if abs(value) > found.lenth.simultaneous}
     assert beyond == {"a", "d", "a × c", "a × d"}
     assert "Beyond the margin of one contrast, 6.75: c." in found.notes[-1]
-    comparison = compare(made_up)
-    drawn = {figure.name: figure for figure in draw(comparison, fabricated.FakeStudy(plan, made_up.runs), tmp_path)}
-    assert "half_normal" in drawn and "effects" not in drawn
-    text = drawn["half_normal"].svg.read_text("utf-8")
+    material = Material(compare(made_up), made_up)
+    with base.look():
+        assert effects.draw(material) is None, "there are no intervals"
+        drawing = effects.half_normal_plot(material)
+        assert drawing is not None
+        svg, _ = base.write(drawing, tmp_path)
+    text = svg.read_text("utf-8")
     assert "a × c (−)" in text and "a × d (+)" in text and "b (+)" not in text
-    assert "2.62" in drawn["half_normal"].caption and "a, a × c, a × d, d, c" in drawn["half_normal"].caption
+    assert "2.62" in drawing.caption and "a, a × c, a × d, d, c" in drawing.caption
+
+
+def test_effects_are_drawn(tmp_path: Path) -> None:
+    wave = noise(1)
+    made_up = study(design(3), lambda x, s: 2 - 0.08 * x["a"] * x["b"] + wave(x, s), 4)
+    material = Material(compare(made_up), made_up)
+    with base.look():
+        drawing = effects.draw(material)
+        assert drawing is not None and effects.half_normal_plot(material) is None
+        svg, _ = base.write(drawing, tmp_path)
+    text = svg.read_text("utf-8")
+    assert "a × b" in text and "matters" in text and "negligible" in text
+    assert drawing.caption.startswith("Mean val/bpb at a factor's high level minus that at its low one")
 
 
 def test_differences_of_differences_of_a_grid() -> None:
@@ -339,8 +365,8 @@ def test_the_section_of_a_report() -> None:
     assert section.title == "Effects of the factors" and section.sentences[0].startswith("WARNING: ")
     assert section.heads == ("effect", "Δ val/bpb", "p (Holm)", "verdict", "n", "change of one at the other's levels")
     row = next(row for row in section.rows if row[0] == "a × b")
-    assert row[1].startswith("−0.040") and row[3:5] == ("matters", "4")
-    assert row[5].startswith("a=hi: +0.03") and "at b=lo, −0.05" in row[5] and row[5].endswith("at b=hi")
+    assert row[1].startswith("−0.0397") and row[3:5] == ("matters", "4")
+    assert row[5].startswith("a=hi: +0.0") and " at b=lo, −0.0" in row[5] and row[5].endswith("at b=hi")
     assert all(len(row) == len(section.heads) for row in section.rows)
 
 
@@ -362,12 +388,18 @@ def test_the_interaction_test_holds_its_level() -> None:
 
 
 def test_holm_holds_the_family() -> None:
-    """400 whole reports of a 2^3 without any effect: a sure effect in 5 % of them at most, give or take chance."""
+    """2,000 studies of a 2^3 without any effect: one of the six effects is called sure in 5 % of them at most."""
     rng = np.random.default_rng(1)
-    plan = design(3, mei=1e-9)
+    made_up = study(design(3, mei=1e-9), noise(0), 3)
+    comparison = compare(made_up)
+    high = np.array(list(itertools.product((False, True), repeat=3)))
+    wanted = contrasts.distinct(NAMES[:3], (), 2)
+    weights = contrasts.coefficients(high, NAMES[:3], wanted)
+    names = [str(i) for i in range(6)]
     false = 0
-    for _ in range(400):
-        table = rng.normal(2, 0.01, (2, 2, 2, 3))
-        found = analysed(study(plan, lambda x, s, t=table: float(t[x["a"], x["b"], x["c"], s]), 3))
-        false += any(one.word != "undecided" for one in found.effects)
-    assert false / 400 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 400)
+    for _ in range(2000):
+        scores = rng.normal(2, 0.01, (8, 3))
+        each = contrasts.per_pair(weights, scores)
+        judged = judge(names, each, scores, comparison, orders=[1] * 6, simple=[()] * 6)
+        false += any(one.word != "undecided" for one in judged)
+    assert 0.03 < false / 2000 < 0.06, "the effects are independent, so Holm wastes little"

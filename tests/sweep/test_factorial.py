@@ -53,7 +53,7 @@ def test_the_full_factorial_is_the_grid() -> None:
 
 
 def test_a_half_fraction_by_hand() -> None:
-    """d = abc of four factors: the arms with an even number of high levels, the baseline and the all-high among them."""
+    """d = abc of four factors: the arms with an even number of high levels, among them the baseline."""
     a, b, c, d = NAMES[:4]
     sweep = read(4, generators={d: [a, b, c]})
     assert sweep.design.factorial == ((a, b, c, d),)
@@ -97,10 +97,26 @@ def test_columns_of_aliases_are_equal_in_every_arm(k: int, share: str, found: in
 
 
 PUBLISHED = {
-    **{(3, 1): 3, (4, 1): 4, (5, 1): 5, (6, 1): 6, (7, 1): 7, (8, 1): 8, (9, 1): 9},
-    **{(5, 2): 3, (6, 2): 4, (7, 2): 4, (8, 2): 5, (9, 2): 6},
-    **{(6, 3): 3, (7, 3): 4, (8, 3): 4, (9, 3): 4},
-    **{(7, 4): 3, (8, 4): 4, (9, 4): 4, (9, 5): 3},
+    (3, 1): 3,
+    (4, 1): 4,
+    (5, 1): 5,
+    (6, 1): 6,
+    (7, 1): 7,
+    (8, 1): 8,
+    (9, 1): 9,
+    (5, 2): 3,
+    (6, 2): 4,
+    (7, 2): 4,
+    (8, 2): 5,
+    (9, 2): 6,
+    (6, 3): 3,
+    (7, 3): 4,
+    (8, 3): 4,
+    (9, 3): 4,
+    (7, 4): 3,
+    (8, 4): 4,
+    (9, 4): 4,
+    (9, 5): 3,
 }
 """Box, Hunter & Hunter 2005, table 6.22: the highest resolution of 2^(k-p)."""
 
@@ -213,7 +229,7 @@ def test_only_for_grids_and_for_two_factors() -> None:
 
 def test_more_factors_than_are_tried_need_generators() -> None:
     names = [f"f{i}" for i in range(10)]
-    values = {name: (0, 1) for name in names}
+    values = dict.fromkeys(names, (0, 1))
     low = dict.fromkeys(names, 0)
     with pytest.raises(ConfigError, match="chosen for up to 9 factors, not 10: state them"):
         factorial.words({"design": "factorial", "fraction": "1/2"}, names, values, low)
