@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 
 from gpt_lab.report import contrasts, wording
-from gpt_lab.report.effects import Effects, Grid, Simple, interval_of, judge, listed, reversals
+from gpt_lab.report.effects import Effects, Grid, Simple, interval_of, judge, listed, reversals, short
 from gpt_lab.report.stats import Array
 from gpt_lab.sweep.design import shown
 
@@ -16,7 +16,7 @@ NOT_RUN = " (not run)"
 
 def differences(grid: Grid) -> Effects | None:
     """Differences of differences against the baseline's cell, for each pair of factors."""
-    design, base = grid.design, grid.base
+    design, base, said = grid.design, grid.base, short(grid.design.factors)
     names: list[str] = []
     found: list[Array] = []
     simple: list[tuple[Simple, ...]] = []
@@ -29,7 +29,7 @@ def differences(grid: Grid) -> Effects | None:
             corners = [_cell(base, first, a, second, b) for a in (base[first], x) for b in (base[second], y)]
             if not all(key in grid.levels for key in corners[:3]):
                 continue
-            one, two = f"{design.factors[first]}={x}", f"{design.factors[second]}={y}"
+            one, two = f"{said[first]}={x}", f"{said[second]}={y}"
             if corners[3] not in grid.levels:
                 absent.append(f"{one} × {two}{NOT_RUN}")
                 continue
@@ -49,7 +49,7 @@ def differences(grid: Grid) -> Effects | None:
             each = np.where(whole, contrasts.per_pair(weights, table), np.nan)
             names.append(f"{one} × {two}")
             found.append(each[4])
-            low = f"{design.factors[first]}={base[first]}", f"{design.factors[second]}={base[second]}"
+            low = f"{said[first]}={base[first]}", f"{said[second]}={base[second]}"
             parts = []
             for change, ends, i in ((one, (low[1], two), 0), (two, (low[0], one), 2)):
                 before, after = (interval_of(row, scores, design.alpha) for row in each[i : i + 2])

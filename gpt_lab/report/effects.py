@@ -102,6 +102,12 @@ class Grid:
         return f"{name} ({states or 'no finished run'})"
 
 
+def short(factors: Sequence[str]) -> list[str]:
+    """The factors without their groups, where that leaves them different: `qk_norm`."""
+    ends = [name.rpartition(".")[2] for name in factors]
+    return [end if ends.count(end) == 1 else name for name, end in zip(factors, ends, strict=True)]
+
+
 def judge(
     names: Sequence[str],
     found: Array,

@@ -32,6 +32,7 @@ from gpt_lab.report.effects import (
     judge,
     listed,
     reversals,
+    short,
     surely,
     turn,
 )
@@ -72,7 +73,7 @@ def sections(comparison: Comparison, study: Study) -> list[Section]:
     aliased = any(effect.aliases for effect in found.effects)
     heads = ["effect" if found.coded else "interaction", f"Δ {metric}", "p (Holm)", "verdict", "n"]
     heads += ["aliased with"] if aliased else []
-    heads += ["change of one at the other's levels"]
+    heads += ["at the other's levels"]
     places = _places(found.effects)
     rows = tuple(_row(effect, places, aliased) for effect in found.effects)
     return [Section(title, tuple(sentences), tuple(heads), rows, frozenset({1, 2, 4}))]
@@ -97,7 +98,7 @@ def _row(effect: Effect, places: int, aliased: bool) -> tuple[str, ...]:
     if effect.simple:
         one = effect.simple[0]
         low, high = (wording.signed(interval.estimate, places) for interval in one.at)
-        text = f"{one.change}: {low} at {one.places[0]}, {high} at {one.places[1]}"
+        text = f"{one.change}: {low} at {one.places[0]}, {high} at {one.places[1].partition('=')[2]}"
     return (*cells, text)
 
 
@@ -155,7 +156,7 @@ def _coded(grid: Grid, words: Sequence[factorial.Word]) -> Effects:
     found = contrasts.per_pair(contrasts.coefficients(high, names, wanted), scores)
     simple = [_simple_coded(high, scores, effect, names, base, highs, design.alpha) for effect in wanted]
     effects = judge(
-        [factorial.effect_name(effect, names) for effect in wanted],
+        [_name(effect, names) for effect in wanted],
         found,
         scores,
         grid.comparison,
@@ -168,7 +169,7 @@ def _coded(grid: Grid, words: Sequence[factorial.Word]) -> Effects:
     if whole.sum() == 1 and len(rows) <= MOST_ARMS:
         every = contrasts.distinct(names, words)
         sizes = contrasts.per_pair(contrasts.coefficients(high, names, every), scores)[:, whole][:, 0]
-        singles = tuple((factorial.effect_name(e, names), float(v)) for e, v in zip(every, sizes, strict=True))
+        singles = tuple((_name(e, names), float(v)) for e, v in zip(every, sizes, strict=True))
         enough = len(every) >= contrasts.FEWEST_CONTRASTS
         scale = contrasts.lenth(sizes, design.alpha) if enough else None
         notes.append(_single(design, scale, singles))
@@ -183,10 +184,14 @@ def _even(row: Sequence[bool], names: Sequence[str], words: Sequence[factorial.W
     return all(sum(up for name, up in zip(names, row, strict=True) if name in word) % 2 == 0 for word in words)
 
 
+def _name(effect: frozenset[str], names: Sequence[str]) -> str:
+    return " × ".join(label for label, name in zip(short(names), names, strict=True) if name in effect)
+
+
 def _aliased(effect: frozenset[str], words: Sequence[factorial.Word], names: Sequence[str]) -> str:
     """`−c × d, 3 of higher order`."""
     others = factorial.aliases(effect, words)
-    near = [f"{'−' if sign < 0 else '+'} {factorial.effect_name(e, names)}" for sign, e in others if len(e) <= 2]
+    near = [f"{'−' if sign < 0 else '+'} {_name(e, names)}" for sign, e in others if len(e) <= 2]
     far = len(others) - len(near)
     return ", ".join([*near, *([f"{far} of higher order"] if far else [])])
 
@@ -211,16 +216,16 @@ def _simple_coded(
     pair = [i for i, name in enumerate(names) if name in effect]
     rest = [i for i in range(len(names)) if i not in pair]
     kept = ~high[:, rest].any(1) if fixed else np.ones(len(high), bool)
-    found = []
+    found, said = [], short(names)
     for one, other in (pair, pair[::-1]):
         ends = []
         for up in (False, True):
             here = kept & (high[:, other] == up)
             weights = np.where(here, np.where(high[:, one], 1.0, -1.0), 0.0) * (2 / here.sum())
             ends.append(interval_of(contrasts.per_pair(weights[None], scores)[0], scores, alpha))
-        places = f"{names[other]}={base[other]}", f"{names[other]}={highs[other]}"
+        places = f"{said[other]}={base[other]}", f"{said[other]}={highs[other]}"
         if ends[0] is not None and ends[1] is not None:
-            found.append(Simple(f"{names[one]}={highs[one]}", places, (ends[0], ends[1])))
+            found.append(Simple(f"{said[one]}={highs[one]}", places, (ends[0], ends[1])))
     return tuple(found)
 
 
@@ -236,7 +241,7 @@ def _at_baseline(
     """Warnings on the arms' own verdicts, whose other factors are all at the baseline."""
     found = []
     for two in itertools.combinations(names, 2):
-        if factorial.effect_name(frozenset(two), names) in warned:
+        if _name(frozenset(two), names) in warned:
             continue
         for simple in _simple_coded(high, scores, frozenset(two), names, base, highs, design.alpha, fixed=True):
             if surely(simple):

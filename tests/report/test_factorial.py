@@ -363,10 +363,10 @@ def test_the_section_of_a_report() -> None:
     made_up = study(design(3), lambda x, s: 2 + 0.03 * x["a"] - 0.08 * x["a"] * x["b"] + wave(x, s), 4)
     (section,) = factorial.sections(compare(made_up), made_up)
     assert section.title == "Effects of the factors" and section.sentences[0].startswith("WARNING: ")
-    assert section.heads == ("effect", "Δ val/bpb", "p (Holm)", "verdict", "n", "change of one at the other's levels")
+    assert section.heads == ("effect", "Δ val/bpb", "p (Holm)", "verdict", "n", "at the other's levels")
     row = next(row for row in section.rows if row[0] == "a × b")
     assert row[1].startswith("−0.0397") and row[3:5] == ("matters", "4")
-    assert row[5].startswith("a=hi: +0.0") and " at b=lo, −0.0" in row[5] and row[5].endswith("at b=hi")
+    assert row[5].startswith("a=hi: +0.0") and " at b=lo, −0.0" in row[5] and row[5].endswith(" at hi")
     assert all(len(row) == len(section.heads) for row in section.rows)
 
 
