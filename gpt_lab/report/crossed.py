@@ -22,6 +22,7 @@ def differences(grid: Grid) -> Effects | None:
     simple: list[tuple[Simple, ...]] = []
     alone: list[str] = []
     absent: list[str] = []
+    doubted: list[bool] = []
     used: list[int] = []
     size = len(grid.paired.arms)
     for first, second in itertools.combinations(range(len(design.factors)), 2):
@@ -57,13 +58,22 @@ def differences(grid: Grid) -> Effects | None:
                     parts.append(Simple(change, ends, (before, after)))
             simple.append(tuple(parts))
             alone.append(tuned)
+            doubted.append(bool(grid.doubted & {a, b, c, d}))
             used += [a, b, c, d]
     if not names:
         asked = [text for text in absent if not text.endswith(NOT_RUN)]  # without one, it is no grid
         return Effects(False, (), notes=(_withheld(absent),)) if asked else None
     scores = grid.paired.scores[sorted(set(used))]
-    orders = [2] * len(names)
-    effects = judge(names, np.array(found), scores, grid.comparison, orders=orders, simple=simple, withheld=len(absent))
+    effects = judge(
+        names,
+        np.array(found),
+        scores,
+        grid.comparison,
+        orders=[2] * len(names),
+        simple=simple,
+        doubted=doubted,
+        withheld=len(absent),
+    )
     meaning = (
         "An interaction is a difference of differences: what both changes together do to the baseline, less what each "
         f"does alone{', the other factors as in the baseline' if len(design.factors) > 2 else ''}. In "

@@ -18,6 +18,7 @@ from gpt_lab.sweep.design import Design
 from gpt_lab.sweep.power import FEWEST
 
 SAME = "the same in every pair"
+DOUBTED = "undecided: see notes"
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,18 @@ class Effects:
 
 @dataclass(frozen=True)
 class Grid:
-    """The arms of a study by the levels of their factors, and the pairs that are compared."""
+    """The arms of a study by the levels of their factors, and the pairs that are compared.
+
+    Fields:
+        levels: levels of the factors -> place of the arm. base: those of the baseline.
+        doubted: arms whose runs cannot fairly be compared with the baseline's (fairness).
+    """
 
     comparison: Comparison
     paired: Paired
     levels: dict[tuple[str, ...], int]
     base: tuple[str, ...]
+    doubted: frozenset[int] = frozenset()
 
     @property
     def design(self) -> Design:
@@ -116,6 +123,7 @@ def judge(
     *,
     orders: Sequence[int],
     simple: Sequence[tuple[Simple, ...]],
+    doubted: Sequence[bool] = (),
     aliases: Sequence[str] = (),
     withheld: int = 0,
 ) -> list[Effect]:
@@ -123,6 +131,7 @@ def judge(
 
     Args:
         scores: that they were computed from; their size tells what is rounding.
+        doubted: effects whose arms cannot fairly be compared: nothing is claimed of them.
         withheld: effects without a contrast that belong to the family all the same.
     """
     design, mei = comparison.design, comparison.mei
@@ -144,6 +153,8 @@ def judge(
         word = "undecided"
         if flat[i]:
             word = SAME
+        elif doubted and doubted[i]:
+            word = DOUBTED
         elif able[i]:
             claims = (("matters", beyond[i]), ("negligible", inside[i]), ("real but small", nonzero[i]))
             word = next((claim for claim, value in claims if value <= design.alpha), word)

@@ -36,6 +36,7 @@ from gpt_lab.report.effects import (
     surely,
     turn,
 )
+from gpt_lab.report.fairness import doubts
 from gpt_lab.report.pairing import pair_up
 from gpt_lab.report.stats import Array
 from gpt_lab.report.types import Comparison, Section, Study
@@ -65,9 +66,9 @@ def sections(comparison: Comparison, study: Study) -> list[Section]:
             f"{'effects' if found.coded else 'interactions'}, those withheld included; smallest effect of interest "
             f"{wording.amount(comparison.mei)}."
         )
-    doubtful = [row.arm for row in comparison.rows if row.warnings]
-    if found.effects and doubtful:
-        sentences.append(f"The notes on these arms hold for what is computed from them too: {listed(doubtful)}.")
+    warned = [row.arm for row in comparison.rows if row.warnings]
+    if found.effects and warned:
+        sentences.append(f"The notes on these arms hold for what is computed from them too: {listed(warned)}.")
     if not found.effects:
         return [Section(title, tuple(sentences))]
     aliased = any(effect.aliases for effect in found.effects)
@@ -114,7 +115,9 @@ def analyse(comparison: Comparison, study: Study) -> Effects | None:
         values = wording.settings(arm, design.factors)
         if values:
             found[tuple(values.values())] = i
-    grid = Grid(comparison, paired, found, base)
+    doubted = doubts(study.runs, paired, design, str(design.baseline_arm))
+    blocked = frozenset(i for i, arm in enumerate(paired.arms) if any(d.blocks for d in doubted.get(arm, ())))
+    grid = Grid(comparison, paired, found, base, blocked)
     return differences(grid) if design.factorial is None else _coded(grid, design.factorial)
 
 
@@ -163,6 +166,7 @@ def _coded(grid: Grid, words: Sequence[factorial.Word]) -> Effects:
         orders=[len(effect) for effect in wanted],
         aliases=[_aliased(effect, words, names) for effect in wanted],
         simple=simple,
+        doubted=[bool(grid.doubted & {*arms})] * len(wanted),
     )
     singles: tuple[tuple[str, float], ...] = ()
     scale = None

@@ -13,19 +13,28 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 
-from gpt_lab.report import contrasts, factorial
+from gpt_lab.report import arms, contrasts, factorial
 from gpt_lab.report.compare import compare
 from gpt_lab.report.effects import Effect, Effects, judge
 from gpt_lab.report.figures import base, effects
 from gpt_lab.report.figures.material import Material
+from gpt_lab.report.source import Wanted, row
+from gpt_lab.report.targets import Options
 from gpt_lab.report.types import Study
+from gpt_lab.sweep import cells, spec
 from gpt_lab.sweep import factorial as designs
 from gpt_lab.sweep.design import Design
 from tests.report import made
+from tests.report.stores import summary
 
 NAMES = ("a", "b", "c", "d", "e")
 FILTRATION = (45, 71, 48, 65, 68, 60, 80, 65, 43, 100, 45, 104, 75, 86, 70, 96)
 """Montgomery, Design and Analysis of Experiments, example 6.2: filtration rate of a 2^4, a changing fastest."""
+GRID: dict[str, list[Any]] = {
+    "residual": ["pre", "olmo2"],
+    "attention.qk_norm": ["none", "full"],
+    "model.tied": [False, True],
+}
 Score = Callable[[Mapping[str, int], int], float]
 
 
@@ -239,6 +248,40 @@ def test_a_missing_run_leaves_its_seed_out() -> None:
     assert {one.n for one in found.effects} == {4}
     assert all(abs(one.estimate) < 0.06 for one in found.effects)
     assert "Left out, as each effect needs every arm: seed 1 (missing: a=hi, b=lo)." in found.notes
+
+
+@pytest.mark.parametrize("words", [(), None])
+def test_what_fairness_forbids_is_not_claimed(words: tuple[()] | None) -> None:
+    """A diverged run: the others of its arm are the better ones, so nothing is claimed of effects that need the arm."""
+    score: Score = lambda x, s: 2 + 0.1 * x["a"] * x["b"] + noise(7)(x, s)  # noqa: E731
+    lost = {("a=hi, b=lo", 1): "diverged"}
+    fair, spoiled = (study(design(2, words), score, 5, gone) for gone in ({}, lost))
+    assert {one.word for one in analysed(fair).effects} == {"matters"}
+    assert {one.word for one in analysed(spoiled).effects} == {"undecided: see notes"}
+    assert {one.n for one in analysed(spoiled).effects} == {4}
+    (section,) = factorial.sections(compare(spoiled), spoiled)
+    assert any("hold for what is computed from them too: a=hi, b=lo" in text for text in section.sentences)
+
+
+def test_w_and_bs_full_product_is_read_as_the_fraction() -> None:
+    """All 8 runs that W&B's grid made; the file asks for 4: the others match no cell."""
+    parameters = {name: {"values": values} for name, values in GRID.items()}
+    raw: dict[str, Any] = {
+        "method": "grid",
+        "parameters": {**parameters, "seed": {"values": [0]}},
+        "gpt_lab": {"baseline": {name: values[0] for name, values in GRID.items()}},
+    }
+    whole = spec.read(Path("w.yaml"), raw)
+    part = spec.read(Path("w.yaml"), {**raw, "gpt_lab": {**raw["gpt_lab"], "design": "factorial", "fraction": "1/2"}})
+    rows = [
+        row(f"e/p/{i}", "wandb", "w", "x", "finished", one.flat(), summary(2.0 + 0.01 * i))
+        for i, one in enumerate(cells.configs(cells.cells(whole)))
+    ]
+    wanted = [Wanted(cell.key, cell.values, cell.identity, "missing", None) for cell in cells.cells(part)]
+    found = arms.arrange(rows, wanted, part, Options(), "w")
+    assert [r["run"] for r in found.rows] == ["e/p/0", "e/p/3", "e/p/5", "e/p/6"]
+    assert "4 runs in the folder that match no cell of the sweep: left out" in found.notes
+    assert found.design.factorial == (tuple(GRID),)
 
 
 def test_fewer_seeds_than_a_verdict_needs() -> None:

@@ -132,8 +132,8 @@ def half_normal_plot(material: Material) -> Drawing | None:
     ax.set_ylabel("half-normal quantile")
     names = [found.singles[i][0] for i in order]
     text = (
-        f"One replicate: the {len(sizes)} contrasts by size (Daniel 1959). Chance alone lies on the line, whose slope "
-        f"is Lenth's pseudo standard error, {amount(scale.pse)}. Dotted: margin of error of one contrast, "
+        f"One replicate: the {len(sizes)} contrasts by size (Daniel 1959). Chance alone lies along the line, size = "
+        f"quantile times Lenth's pseudo standard error, {amount(scale.pse)}. Dotted: margin of error of one contrast, "
         f"{amount(scale.margin)}; dashed: of all together, {amount(scale.simultaneous)} (Lenth 1989, level "
         f"{percent(material.design.alpha)}). Beyond the first: {listed(names, MOST_NAMES) if names else 'none'}."
     )
