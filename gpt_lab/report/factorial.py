@@ -111,12 +111,13 @@ def analyse(comparison: Comparison, study: Study) -> Effects | None:
     base = tuple(shown(design.baseline[name]) for name in design.factors)
     paired = pair_up(study.runs, design)
     found = {}
-    for i, arm in enumerate(paired.arms):
-        values = wording.settings(arm, design.factors)
+    for i, name in enumerate(paired.arms):
+        values = wording.settings(name, design.factors)
         if values:
             found[tuple(values.values())] = i
-    doubted = doubts(study.runs, paired, design, str(design.baseline_arm))
-    blocked = frozenset(i for i, arm in enumerate(paired.arms) if any(d.blocks for d in doubted.get(arm, ())))
+    against = str(design.baseline_arm)
+    doubted = doubts(study.runs, paired, design, against) if against in paired.arms else {}
+    blocked = frozenset(i for i, name in enumerate(paired.arms) if any(d.blocks for d in doubted.get(name, ())))
     grid = Grid(comparison, paired, found, base, blocked)
     return differences(grid) if design.factorial is None else _coded(grid, design.factorial)
 

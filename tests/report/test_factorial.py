@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,75 +12,23 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 
-from gpt_lab.report import arms, contrasts, factorial
+from gpt_lab.report import arms, factorial
 from gpt_lab.report.compare import compare
-from gpt_lab.report.effects import Effect, Effects, judge
 from gpt_lab.report.figures import base, effects
 from gpt_lab.report.figures.material import Material
 from gpt_lab.report.source import Wanted, row
 from gpt_lab.report.targets import Options
 from gpt_lab.report.types import Study
 from gpt_lab.sweep import cells, spec
-from gpt_lab.sweep import factorial as designs
-from gpt_lab.sweep.design import Design
 from tests.report import made
+from tests.report.factorials import FILTRATION, NAMES, Score, analysed, design, effect, noise, study
 from tests.report.stores import summary
 
-NAMES = ("a", "b", "c", "d", "e")
-FILTRATION = (45, 71, 48, 65, 68, 60, 80, 65, 43, 100, 45, 104, 75, 86, 70, 96)
-"""Montgomery, Design and Analysis of Experiments, example 6.2: filtration rate of a 2^4, a changing fastest."""
 GRID: dict[str, list[Any]] = {
     "residual": ["pre", "olmo2"],
     "attention.qk_norm": ["none", "full"],
     "model.tied": [False, True],
 }
-Score = Callable[[Mapping[str, int], int], float]
-
-
-def design(k: int, words: tuple[tuple[str, ...], ...] | None = (), **changes: Any) -> Design:
-    names = NAMES[:k]
-    values = dict.fromkeys(names, ("lo", "hi"))
-    low = dict.fromkeys(names, "lo")
-    plain = Design("f", factors=names, baseline=low, values=values, mei=0.01, factorial=words)
-    return replace(plain, **changes)
-
-
-def study(plan: Design, score: Score, seeds: int, lost: Mapping[tuple[str, int], str] | None = None) -> Study:
-    """Runs of all arms; score gets x (0 low, 1 high, ...) of each factor and the seed.
-
-    Args:
-        lost: (arm, seed) -> state of runs that did not finish.
-    """
-    rows = []
-    for levels in itertools.product(*(plan.values[name] for name in plan.factors)):
-        values = dict(zip(plan.factors, levels, strict=True))
-        assert plan.baseline is not None
-        if not designs.runs(values, plan.baseline, plan.factorial or ()):
-            continue
-        x = {name: plan.values[name].index(value) for name, value in values.items()}
-        arm = plan.arm(values)
-        for seed in range(seeds):
-            state = (lost or {}).get((arm, seed), "finished")
-            row = made.run("none", seed, score(x, seed), state=state)
-            row |= {"arm": arm, "run": f"{arm}-{seed}", "name": arm}
-            rows.append({key: value for key, value in row.items() if not key.startswith("config.position")})
-    return Study(plan, pd.DataFrame(rows))
-
-
-def analysed(made_up: Study) -> Effects:
-    found = factorial.analyse(compare(made_up), made_up)
-    assert found is not None
-    return found
-
-
-def effect(found: Effects, name: str) -> Effect:
-    return next(one for one in found.effects if one.name == name)
-
-
-def noise(seed: int, spread: float = 0.001) -> Score:
-    """Each run's own, the same on every call."""
-    table = np.random.default_rng(seed).normal(0, spread, (3,) * 5 + (40,))
-    return lambda x, s: float(table[(*(x.get(name, 0) for name in NAMES), s)])
 
 
 def test_hand_numbers_of_a_2_by_2() -> None:
@@ -95,44 +42,6 @@ def test_hand_numbers_of_a_2_by_2() -> None:
     one = effect(found, "a × b").simple[0]
     assert (one.change, one.places) == ("a=hi", ("b=lo", "b=hi"))
     assert [interval.estimate for interval in one.at] == pytest.approx([4, 10], abs=0.01)
-
-
-def test_published_effects_and_lenth() -> None:
-    """Montgomery's table of effects; his PSE 2.625, margin of error 6.748 and simultaneous one 13.699."""
-    high = np.array([[bool(i >> j & 1) for j in range(4)] for i in range(16)])
-    every, rates = contrasts.distinct(NAMES[:4]), np.array(FILTRATION, float)[:, None]
-    found = contrasts.per_pair(contrasts.coefficients(high, NAMES[:4], every), rates)[:, 0]
-    names = ["".join(sorted(one)) for one in every]
-    assert dict(zip(names, found, strict=True)) == pytest.approx(
-        {
-            "a": 21.625,
-            "b": 3.125,
-            "c": 9.875,
-            "d": 14.625,
-            "ab": 0.125,
-            "ac": -18.125,
-            "ad": 16.625,
-            "bc": 2.375,
-            "bd": -0.375,
-            "cd": -1.125,
-            "abc": 1.875,
-            "abd": 4.125,
-            "acd": -1.625,
-            "bcd": -2.625,
-            "abcd": 1.375,
-        }
-    )
-    scale = contrasts.lenth(found)
-    assert (scale.pse, scale.df) == (2.625, 5.0)
-    assert (scale.margin, scale.simultaneous) == pytest.approx((6.748, 13.699), abs=0.002)
-
-
-def test_half_normal_places() -> None:
-    """Daniel 1959: the i-th of m smallest at the normal quantile of 1/2 + (i - 1/2) / 2m."""
-    from scipy.stats import norm
-
-    sizes = [3.0, -1.0, 0.5, -8.0]
-    assert contrasts.half_normal(sizes) == pytest.approx(norm.ppf(0.5 + (np.array([3, 2, 1, 4]) - 0.5) / 8))
 
 
 @pytest.mark.parametrize("k, words", [(2, ()), (3, ()), (4, (("a", "b", "c", "d"),)), (3, (("a", "b", "c"),))])
@@ -411,38 +320,3 @@ def test_the_section_of_a_report() -> None:
     assert row[1].startswith("−0.0397") and row[3:5] == ("matters", "4")
     assert row[5].startswith("a=hi: +0.0") and " at b=lo, −0.0" in row[5] and row[5].endswith(" at hi")
     assert all(len(row) == len(section.heads) for row in section.rows)
-
-
-def test_the_interaction_test_holds_its_level() -> None:
-    """2,000 studies of 3 and of 5 seeds with main effects and seed effects but no interaction: 5 % are called sure."""
-    rng = np.random.default_rng(0)
-    high = np.array([[False, False], [True, False], [False, True], [True, True]])
-    weights = contrasts.coefficients(high, ("a", "b"), [frozenset({"a", "b"})])
-    made_up = study(design(2), noise(0), 3)
-    comparison = compare(made_up)
-    for seeds in (3, 5):
-        base = np.array([0.0, 0.3, -0.2, 0.1])[None, :, None]
-        scores = base + rng.normal(0, 1, (2000, 1, seeds)) + rng.normal(0, 0.5, (2000, 4, seeds))
-        each = np.array([contrasts.per_pair(weights, one)[0] for one in scores])
-        names = [str(i) for i in range(2000)]
-        judged = judge(names, each, scores[0], comparison, orders=[2] * 2000, simple=[()] * 2000)
-        excluded = [one.interval is not None and not one.interval.low <= 0 <= one.interval.high for one in judged]
-        assert abs(np.mean(excluded) - 0.05) < 0.01
-
-
-def test_holm_holds_the_family() -> None:
-    """2,000 studies of a 2^3 without any effect: one of the six effects is called sure in 5 % of them at most."""
-    rng = np.random.default_rng(1)
-    made_up = study(design(3, mei=1e-9), noise(0), 3)
-    comparison = compare(made_up)
-    high = np.array(list(itertools.product((False, True), repeat=3)))
-    wanted = contrasts.distinct(NAMES[:3], (), 2)
-    weights = contrasts.coefficients(high, NAMES[:3], wanted)
-    names = [str(i) for i in range(6)]
-    false = 0
-    for _ in range(2000):
-        scores = rng.normal(2, 0.01, (8, 3))
-        each = contrasts.per_pair(weights, scores)
-        judged = judge(names, each, scores, comparison, orders=[1] * 6, simple=[()] * 6)
-        false += any(one.word != "undecided" for one in judged)
-    assert 0.03 < false / 2000 < 0.06, "the effects are independent, so Holm wastes little"
