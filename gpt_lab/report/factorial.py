@@ -106,9 +106,10 @@ def _row(effect: Effect, places: int, aliased: bool) -> tuple[str, ...]:
 def analyse(comparison: Comparison, study: Study) -> Effects | None:
     """Effects and interactions of a study; None where fewer than two factors are crossed, or no baseline is named."""
     design = comparison.design
-    if design.baseline is None or len(design.factors) < 2 or study.runs.empty:
+    low = design.baseline or {}
+    if len(design.factors) < 2 or study.runs.empty or any(name not in low for name in design.factors):
         return None
-    base = tuple(shown(design.baseline[name]) for name in design.factors)
+    base = tuple(shown(low[name]) for name in design.factors)
     paired = pair_up(study.runs, design)
     found = {}
     for i, name in enumerate(paired.arms):

@@ -55,8 +55,12 @@ def words(
                 f"gpt_lab.design: factorial takes two values of each factor, but {name} has {len(levels)} "
                 f"({', '.join(levels)}): give it two, list it in gpt_lab.nuisance, or leave gpt_lab.design out"
             )
-    if baseline is None:
-        raise ConfigError("gpt_lab.design: factorial counts effects from the baseline's levels: add gpt_lab.baseline")
+    missing = [name for name in factors if baseline is None or name not in baseline]
+    if missing:
+        raise ConfigError(
+            "gpt_lab.design: factorial counts effects from the baseline's levels: add gpt_lab.baseline with a level of "
+            f"{', '.join(missing)}"
+        )
     left_out = _left_out(block.get("fraction"), len(factors))
     least = _least(block.get("resolution"), len(factors))
     if "generators" in block:

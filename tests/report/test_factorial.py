@@ -289,6 +289,9 @@ def test_what_is_no_grid_has_no_section() -> None:
     star.runs = star.runs[star.runs["arm"] != "a=hi, b=hi"]
     assert factorial.sections(compare(star), star) == []
     free = study(design(2, None), noise(11), 3)
+    comparison = compare(free)
+    part = replace(comparison, design=replace(free.design, baseline={"a": "lo"}))
+    assert factorial.analyse(comparison, free) is not None and factorial.analyse(part, free) is None
     free.design = replace(free.design, baseline=None)
     assert factorial.sections(compare(free), free) == []
 

@@ -227,6 +227,12 @@ def test_only_for_grids_and_for_two_factors() -> None:
         read(1)
 
 
+def test_a_baseline_without_a_level_of_each_factor() -> None:
+    values = {"a": (0, 1), "b": (0, 1)}
+    with pytest.raises(ConfigError, match=r"add gpt_lab\.baseline with a level of b$"):
+        factorial.words({"design": "factorial"}, ("a", "b"), values, {"a": 0})
+
+
 def test_more_factors_than_are_tried_need_generators() -> None:
     names = [f"f{i}" for i in range(10)]
     values = dict.fromkeys(names, (0, 1))
