@@ -91,7 +91,9 @@ def _overridden(design: Design, options: Options) -> tuple[Design, tuple[str, ..
     also = tuple(key for key in swept if key not in factors and key not in nuisance)
     same = design.baseline is not None and set(factors) <= set(design.baseline)
     baseline = {key: design.baseline[key] for key in factors} if same and design.baseline else None
-    return dataclasses.replace(design, factors=factors, nuisance=nuisance, pair=pair, baseline=baseline), also
+    stated = design.factorial if set(factors) == set(design.factors) else None
+    changes: dict[str, Any] = {"factors": factors, "nuisance": nuisance, "pair": pair, "baseline": baseline}
+    return dataclasses.replace(design, **changes, factorial=stated), also
 
 
 def _by_cells(rows: Rows, wanted: Sequence[Wanted], design: Design, also: tuple[str, ...]) -> Arranged:

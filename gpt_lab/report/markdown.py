@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gpt_lab.report import facts, wording
+from gpt_lab.report.sections import Section, sections
 from gpt_lab.report.table import name, replicates, summary
 from gpt_lab.report.types import Comparison, Row, Study
 from gpt_lab.sweep.design import Sweep
@@ -35,6 +36,7 @@ def markdown(
         "\n".join(f"- {_line(text)}" for text in summary(comparison, study)),
         _section("Not finished", _lost(study)),
         _section("Notes", "\n".join(f"- {_line(text)}" for text in facts.remarks(comparison, study))),
+        *(_section(_line(section.title), _body(section)) for section in sections(comparison, study)),
         _section("Cost", _costs(comparison)),
         _section("Figures", _figures(comparison, figures)),
         _section("How the arms differ", _differences(study)),
@@ -46,6 +48,12 @@ def markdown(
 
 def _section(title: str, body: str) -> str:
     return f"## {title}\n\n{body}" if body else ""
+
+
+def _body(section: Section) -> str:
+    rows = [[_cell(text) for text in row] for row in section.rows]
+    table = _table(section.heads, rows, numbers=set(section.numbers)) if section.heads else ""
+    return "\n\n".join(part for part in (table, *map(_line, section.sentences)) if part)
 
 
 def _answers(comparison: Comparison) -> str:

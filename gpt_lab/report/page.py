@@ -14,6 +14,7 @@ import jinja2
 
 from gpt_lab.report import facts, wording
 from gpt_lab.report.inline import inline
+from gpt_lab.report.sections import Section, sections
 from gpt_lab.report.types import Comparison, Row, Study
 from gpt_lab.sweep.design import Sweep
 
@@ -96,6 +97,7 @@ def page(
         table_rows=_answer_rows(comparison),
         cost_heads=[Head("arm"), *(Head(text, meaning, True) for text, meaning in _costs(comparison).values())],
         cost_rows=_cost_rows(comparison),
+        sections=[_section(section) for section in sections(comparison, study)],
         lost=[str(one) for one in lost[:MOST_LOST]],
         lost_more=sum(len(one.runs) for one in lost[MOST_LOST:]),
         remarks=facts.remarks(comparison, study),
@@ -115,6 +117,23 @@ def page(
         correction=comparison.correction,
         commands=_commands(study, sweep, command),
     )
+
+
+def _section(section: Section) -> dict[str, Any]:
+    heads = [Head(text, number=index in section.numbers) for index, text in enumerate(section.heads)]
+    rows = [[_sortable(text, index in section.numbers) for index, text in enumerate(row)] for row in section.rows]
+    return {"title": section.title, "sentences": section.sentences, "heads": heads, "rows": rows}
+
+
+def _sortable(text: str, number: bool) -> Cell:
+    """A cell that sorts by the number its text begins with."""
+    if not number:
+        return Cell(text)
+    first = text.split()[0].replace("−", "-").replace(",", "").rstrip("%") if text.split() else ""
+    try:
+        return Cell(text, float(first))
+    except ValueError:
+        return Cell(text, math.nan)
 
 
 def _policy(style: str, script: str) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt_lab.report import facts, wording
+from gpt_lab.report.sections import Section, sections
 from gpt_lab.report.types import Comparison, Row, Study
 
 MOST_LOST = 12
@@ -41,8 +42,28 @@ def show(comparison: Comparison, study: Study, console: Console) -> None:
     for line in summary(comparison, study):
         _say(console, "", line)
     _lost(study, console)
+    for section in sections(comparison, study):
+        _section(section, console)
     for line in facts.remarks(comparison, study):
         _say(console, "• ", line)
+
+
+def _section(section: Section, console: Console) -> None:
+    """Its table, else its title, then its sentences."""
+    if section.heads:
+        table = Table(
+            title=Text(section.title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        )
+        for index, heading in enumerate(section.heads):
+            numeric = index in section.numbers
+            table.add_column(heading, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+        for row in section.rows:
+            table.add_row(*map(Text, row))
+        console.print(table)
+    else:
+        _say(console, "", section.title, style="bold")
+    for line in section.sentences:
+        _say(console, "", line)
 
 
 def summary(comparison: Comparison, study: Study) -> list[str]:

@@ -25,6 +25,8 @@ class Design:
         mei: minimum effect of interest, in units of the metric; None: STATISTICS' default.
         alpha: probability of a false verdict, over the family.
         values: the values of each swept setting, in the file's order (empty for drawn ones).
+        factorial: of a two-level factorial the words that define its fraction (sweep/factorial.py), none for the full
+            one; None: the file states no such design.
     """
 
     study: str
@@ -39,6 +41,7 @@ class Design:
     mei: float | None = None
     alpha: float = 0.05
     values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    factorial: tuple[tuple[str, ...], ...] | None = None
 
     def arm(self, values: Mapping[str, Any]) -> str:
         """Name of the arm of a cell: its factors' values, `position=alibi`; several joined by a comma and a space."""

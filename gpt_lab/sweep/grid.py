@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.sweep import factorial
 from gpt_lab.sweep.design import join, shown
 from gpt_lab.sweep.parameters import Parameter, plain
 
@@ -26,11 +27,14 @@ class Rules:
         zip: settings whose values go together, place by place.
         per: setting -> (other setting, its value as shown -> values; none of them: the setting is left out).
         exclude: combinations left out: each a mapping of settings to values.
+        words, low: of a two-level factorial the fraction that is run, and the baseline's levels (sweep/factorial.py).
     """
 
     zip: tuple[tuple[str, ...], ...] = ()
     per: Mapping[str, tuple[str, Mapping[str, tuple[Any, ...]]]] = field(default_factory=dict)
     exclude: tuple[Mapping[str, Any], ...] = ()
+    words: tuple[tuple[str, ...], ...] = ()
+    low: Mapping[str, Any] = field(default_factory=dict)
 
 
 def rules(block: Mapping[str, Any], swept: Mapping[str, Parameter]) -> Rules:
@@ -90,7 +94,7 @@ def combinations(swept: Mapping[str, Parameter], pair: str, rules: Rules) -> lis
         for (keys, _), row in zip(axes, rows, strict=True):
             values.update(zip(keys, row, strict=True))
         kept = _restricted({key: values[key] for key in order}, rules)
-        if kept is None or (name := join(order, kept)) in seen:
+        if kept is None or not factorial.runs(values, rules.low, rules.words) or (name := join(order, kept)) in seen:
             continue
         matches = [matching(kept, rule) for rule in rules.exclude]
         used = [a or b for a, b in zip(used, matches, strict=True)]

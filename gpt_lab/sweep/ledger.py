@@ -355,6 +355,8 @@ def _from_json(text: str) -> Sweep:
     for name in ("factors", "nuisance"):
         design[name] = tuple(design[name])
     design["values"] = {key: tuple(values) for key, values in design["values"].items()}
+    if design.get("factorial") is not None:
+        design["factorial"] = tuple(map(tuple, design["factorial"]))
     path, overrides = Path(fields.pop("path")), tuple(fields.pop("overrides"))
     return Sweep(path=path, design=Design(**design), overrides=overrides, **fields)
 

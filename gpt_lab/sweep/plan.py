@@ -13,7 +13,7 @@ from rich.table import Table
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import ledger, matching, needed, null, speed
+from gpt_lab.sweep import factorial, ledger, matching, needed, null, speed
 from gpt_lab.sweep.design import Cell, Sweep, join
 from gpt_lab.sweep.noise import Noise
 from gpt_lab.sweep.power import FEWEST, detectable_effect
@@ -188,7 +188,9 @@ def show(sweep: Sweep, cells: Sequence[Cell] | None, console: Console, jobs: int
     if design.question:
         console.print(design.question, **said)
     console.print(table(sweep, plan))
-    for line in (*plan.matched, *totals(sweep, plan), *effects(sweep, plan, needed.known(sweep, builder))):
+    stated = () if design.factorial is None else (factorial.said(design.factorial, design.factors),)
+    powers = effects(sweep, plan, needed.known(sweep, builder))
+    for line in (*plan.matched, *totals(sweep, plan), *stated, *powers):
         console.print(line, **said)
     for line in plan.warnings:
         console.print(f"warning: {line}", style="yellow", **said)

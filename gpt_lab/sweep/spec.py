@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_lab.errors import ConfigError, unknown
-from gpt_lab.sweep import draw, grid, parameters, yamlfile
+from gpt_lab.sweep import draw, factorial, grid, parameters, yamlfile
 from gpt_lab.sweep.command import command_settings
 from gpt_lab.sweep.design import Design, Sweep, shown
 from gpt_lab.sweep.parameters import Parameter
@@ -19,11 +20,8 @@ TOP = (
     *("program", "project", "entity", "name", "description", "method", "metric", "parameters"),
     *("run_cap", "early_terminate", "command", "gpt_lab"),
 )
-BLOCK = (
-    *("study", "question", "baseline", "pair", "family", "mei", "alpha", "nuisance", "match"),
-    *("zip", "per", "exclude"),
-)
-GRID_ONLY = ("zip", "per", "exclude")
+GRID_ONLY = ("zip", "per", "exclude", "design", *factorial.KEYS)
+BLOCK = ("study", "question", "baseline", "pair", "family", "mei", "alpha", "nuisance", "match", *GRID_ONLY)
 METRICS = (
     *("val/bpb", "val/loss", "val/ppl", "val/accuracy"),
     *("perf/tokens_per_s", "perf/mfu", "perf/peak_memory_gb"),
@@ -88,7 +86,7 @@ def parameters_of(sweep: Sweep) -> dict[str, Parameter]:
 
 def rules_of(sweep: Sweep) -> grid.Rules:
     """What the file says of combinations beyond W&B's grid."""
-    return grid.rules(sweep.raw.get("gpt_lab") or {}, _swept(parameters_of(sweep)))
+    return _rules(sweep.raw.get("gpt_lab") or {}, _swept(parameters_of(sweep)), sweep.design)
 
 
 def fixed(sweep: Sweep) -> tuple[str, ...]:
@@ -166,10 +164,11 @@ def _sweep(path: Path, raw: Mapping[str, Any], overrides: Sequence[str], study: 
     if method == "grid":
         if any(p.probabilities for p in swept.values()):
             raise ConfigError("probabilities are for method: random")
-        values = grid.combinations(swept, design.pair, grid.rules(block, swept))
+        values = grid.combinations(swept, design.pair, _rules(block, swept, design))
         arm = design.baseline_arm
         if arm is not None and arm not in {design.arm(row) for row in values}:
             raise ConfigError(f"gpt_lab.baseline {arm} is none of the arms: zip, per or exclude leaves it out")
+        factorial.check_complete(design, {design.arm(row) for row in values})
     return Sweep(path, raw, design, method, tuple(overrides), run_cap)
 
 
@@ -197,6 +196,7 @@ def _design(
     values = {name: grid.listed(p) if method == "grid" else p.values for name, p in swept.items()}
     metric, goal = _metric(raw, needed=method == "bayes" or "early_terminate" in raw)
     name = _study(path, raw, block, found, overrides, study)
+    baseline = _baseline(block, factors, swept)
     return Design(
         study=name,
         question=_text("question", block),
@@ -205,11 +205,18 @@ def _design(
         pair=pair,
         factors=factors,
         nuisance=nuisance,
-        baseline=_baseline(block, factors, swept),
+        baseline=baseline,
         family=_text("family", block) or name,
         mei=_number("mei", block, lambda x: 0 < x < math.inf, "above 0"),
         alpha=_number("alpha", block, lambda x: 0 < x < 1, "between 0 and 1") or 0.05,
         values=values,
+        factorial=factorial.words(block, factors, values, baseline),
+    )
+
+
+def _rules(block: Mapping[str, Any], swept: Mapping[str, Parameter], design: Design) -> grid.Rules:
+    return dataclasses.replace(
+        grid.rules(block, swept), words=design.factorial or (), low=(design.baseline or {}) if design.factorial else {}
     )
 
 

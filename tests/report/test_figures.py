@@ -40,7 +40,7 @@ DRAWN = {
     "no_baseline": {"seeds", "curves"},
     "empty": set(),
     "maximise": {"forest", "seeds"},
-    "factorial": {"forest", "seeds", "curves", "differences", "pareto", "interaction"},
+    "factorial": {"forest", "seeds", "curves", "differences", "pareto", "interaction", "effects"},
     "tuned": {"forest", "seeds", "curves", "differences", "pareto", "tuning"},
 }
 

@@ -1,0 +1,18 @@
+"""Parts of a report beyond the table of arms: one module each, listed once here, shown by every form of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gpt_lab.report import factorial
+from gpt_lab.report.types import Comparison, Study
+from gpt_lab.report.types import Section as Section
+
+Maker = Callable[[Comparison, Study], list[Section]]
+MAKERS: tuple[Maker, ...] = (factorial.sections,)
+"""Each looks whether a study has what it is about, and returns [] where it has not."""
+
+
+def sections(comparison: Comparison, study: Study) -> list[Section]:
+    """What there is to say of this study beside its arms."""
+    return [section for make in MAKERS for section in make(comparison, study)]

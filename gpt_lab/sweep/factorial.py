@@ -1,0 +1,254 @@
+"""Two-level factorial designs: which of the 2^k combinations a fraction runs, and what it then cannot tell apart.
+
+A regular fraction is given by its defining words (Box & Hunter 1961, Technometrics 3:311). A generator `d: [a, b, c]`
+says that the level of d follows from those of a, b and c; its word is abcd. The baseline holds every factor at its low
+level and is always run, so of the fractions that the words allow it is the one in which each word has an even number of
+factors at their high level. With the levels as -1 (low) and +1 (high), the product over a word of n factors is then
+(-1)^n in every arm. Words multiply by leaving out what is in both: abd times ace is bcde. Multiplying an effect by a
+word gives an effect that the fraction cannot tell from it: its alias, with the sign (-1)^n.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.sweep.design import Design, shown
+
+Word = tuple[str, ...]
+KEYS = ("fraction", "generators", "resolution")
+"""Keys of the `gpt_lab:` block that say which fraction."""
+MOST_CHOSEN = 9
+"""Factors up to which the generators are chosen here: all choices are tried."""
+ROMAN = ("", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII")
+
+
+def words(
+    block: Mapping[str, Any],
+    factors: Sequence[str],
+    values: Mapping[str, Sequence[Any]],
+    baseline: Mapping[str, Any] | None,
+) -> tuple[Word, ...] | None:
+    """The words of the generators that a `gpt_lab:` block states or leaves to be chosen; () for the full factorial.
+
+    None without `design: factorial`.
+
+    Raises:
+        ConfigError: a factor without exactly two levels, no baseline, generators that confound main effects.
+    """
+    if "design" not in block:
+        for key in KEYS:
+            if key in block:
+                raise ConfigError(f"gpt_lab.{key} needs gpt_lab.design: factorial")
+        return None
+    if block["design"] != "factorial":
+        raise ConfigError(unknown("gpt_lab.design", block["design"], ("factorial",)))
+    if len(factors) < 2:
+        raise ConfigError("gpt_lab.design: factorial needs two or more swept factors beside the pair and the nuisance")
+    for name in factors:
+        levels = list(dict.fromkeys(map(shown, values[name])))
+        if len(levels) != 2:
+            raise ConfigError(
+                f"gpt_lab.design: factorial takes two values of each factor, but {name} has {len(levels)} "
+                f"({', '.join(levels)}): give it two, list it in gpt_lab.nuisance, or leave gpt_lab.design out"
+            )
+    missing = [name for name in factors if baseline is None or name not in baseline]
+    if missing:
+        raise ConfigError(
+            "gpt_lab.design: factorial counts effects from the baseline's levels: add gpt_lab.baseline with a level of "
+            f"{', '.join(missing)}"
+        )
+    left_out = _left_out(block.get("fraction"), len(factors))
+    least = _least(block.get("resolution"), len(factors))
+    if "generators" in block:
+        found = _stated(block["generators"], factors)
+        if left_out is not None and len(found) != left_out:
+            raise ConfigError(
+                f"gpt_lab.generators states {len(found)}, which makes a fraction of 1/{2 ** len(found)}, "
+                f"not {block['fraction']}"
+            )
+    elif left_out is None and least is None:
+        return ()
+    else:
+        found = _chosen(factors, left_out, least)
+    reached = resolution(found)
+    if least is not None and reached is not None and reached < least:
+        raise ConfigError(
+            f"gpt_lab.generators reach resolution {ROMAN[reached]} only, not {ROMAN[least]}: "
+            f"{defining_relation(found)}; leave gpt_lab.generators out and they are chosen"
+        )
+    return found
+
+
+def check_complete(design: Design, arms: Collection[str]) -> None:
+    """Every arm of the design is among those that the grid has.
+
+    Raises:
+        ConfigError: zip, per or exclude leaves one out.
+    """
+    if design.factorial is None or design.baseline is None:
+        return
+    for levels in itertools.product(*(design.values[name] for name in design.factors)):
+        values = dict(zip(design.factors, levels, strict=True))
+        if runs(values, design.baseline, design.factorial) and design.arm(values) not in arms:
+            raise ConfigError(
+                f"gpt_lab.design: factorial needs the arm {design.arm(values)}, which zip, per or exclude leaves out"
+            )
+
+
+def runs(values: Mapping[str, Any], low: Mapping[str, Any], words: Sequence[Word]) -> bool:
+    """Whether a fraction runs this combination; `low` is the baseline."""
+    high = {name for name in low if name in values and shown(values[name]) != shown(low[name])}
+    return all(len(high & set(word)) % 2 == 0 for word in words)
+
+
+def group(words: Sequence[Word]) -> list[frozenset[str]]:
+    """All products of the words, the words themselves included: the defining relation, shortest first."""
+    products = {frozenset[str]()}
+    for word in words:
+        products |= {one ^ frozenset(word) for one in products}
+    return sorted(products - {frozenset[str]()}, key=lambda one: (len(one), sorted(one)))
+
+
+def resolution(words: Sequence[Word]) -> int | None:
+    """Length of the shortest word of the defining relation; None for the full factorial.
+
+    III: main effects are aliased with two-factor interactions. IV: those are aliased with each other. V: neither.
+    """
+    return min(map(len, group(words)), default=None)
+
+
+def aliases(effect: frozenset[str], words: Sequence[Word]) -> list[tuple[int, frozenset[str]]]:
+    """What the estimate of an effect holds beside it: (sign, effect), those of the fewest factors first."""
+    found = [((-1) ** len(word), effect ^ word) for word in group(words)]
+    return sorted(found, key=lambda alias: (len(alias[1]), sorted(alias[1])))
+
+
+def defining_relation(words: Sequence[Word], factors: Sequence[str] = ()) -> str:
+    """`I = a × b × c × d`, with a minus before words of an odd number of factors."""
+    order = list(factors) or list(dict.fromkeys(name for word in words for name in word))
+    shown_words = [f"{'−' if len(word) % 2 else ''}{effect_name(word, order)}" for word in group(words)]
+    return " = ".join(["I", *shown_words])
+
+
+def effect_name(effect: frozenset[str], factors: Sequence[str]) -> str:
+    """`a × b`, in the design's order."""
+    return " × ".join(name for name in factors if name in effect)
+
+
+def said(words: Sequence[Word], factors: Sequence[str]) -> str:
+    """One sentence on the size and the resolution of a design."""
+    k, p = len(factors), len(words)
+    if not p:
+        return f"full two-level factorial of {k} factors: {2**k} arms"
+    reached = resolution(words) or 0
+    meaning = {
+        3: "main effects are aliased with two-factor interactions",
+        4: "main effects are clear of two-factor interactions, which are aliased with each other",
+    }.get(reached, "main effects and two-factor interactions are aliased with higher interactions only")
+    return (
+        f"1/{2**p} fraction of the two-level factorial of {k} factors: {2 ** (k - p)} arms, "
+        f"resolution {ROMAN[reached]} ({meaning}); {defining_relation(words, factors)}"
+    )
+
+
+def _left_out(stated: Any, factors: int) -> int | None:
+    """p of a fraction 2^-p."""
+    if stated is None:
+        return None
+    try:
+        share = Fraction(str(stated))
+        p = share.denominator.bit_length() - 1
+        fits = not isinstance(stated, bool) and share == Fraction(1, 2**p) and p >= 1
+    except (ValueError, ZeroDivisionError):
+        fits = False
+    if not fits:
+        raise ConfigError(
+            f"gpt_lab.fraction must be 1/2, 1/4, 1/8 and so on, not {stated!r}: leave it out for the whole"
+        )
+    if 2 ** (factors - p) < factors + 1:
+        raise ConfigError(
+            f"gpt_lab.fraction: {stated} of {factors} factors is {2 ** max(factors - p, 0)} arms, too few to tell "
+            f"{factors} main effects apart"
+        )
+    return p
+
+
+def _least(stated: Any, factors: int) -> int | None:
+    if stated is None:
+        return None
+    if not isinstance(stated, int) or isinstance(stated, bool) or not 3 <= stated <= factors:
+        raise ConfigError(f"gpt_lab.resolution must be a whole number from 3 to the {factors} factors, not {stated!r}")
+    return stated
+
+
+def _stated(generators: Any, factors: Sequence[str]) -> tuple[Word, ...]:
+    form = "{d: [a, b, c]}"
+    if not isinstance(generators, Mapping) or not generators:
+        raise ConfigError(f"gpt_lab.generators must be a mapping like {form}")
+    found = []
+    for name, others in generators.items():
+        if name not in factors:
+            raise ConfigError(unknown("factor in gpt_lab.generators:", name, factors))
+        if not isinstance(others, list) or len(others) < 2 or len(set(map(str, others))) < len(others):
+            raise ConfigError(f"gpt_lab.generators.{name} must be a list of two or more other factors, like {form}")
+        for other in others:
+            if other not in factors:
+                raise ConfigError(unknown(f"factor in gpt_lab.generators.{name}:", other, factors))
+            if other in generators:
+                raise ConfigError(f"gpt_lab.generators.{name}: {other} is generated itself: name factors that are not")
+        found.append(tuple(one for one in factors if one in others or one == name))
+    for word in group(found):
+        if len(word) < 3:
+            first, second = sorted(word)
+            raise ConfigError(f"gpt_lab.generators: {first} and {second} always change together: no effect is either's")
+    return tuple(found)
+
+
+def _chosen(factors: Sequence[str], left_out: int | None, least: int | None) -> tuple[Word, ...]:
+    """Generators of the last factors: of the highest resolution, then with the fewest words of each length.
+
+    Minimum aberration (Fries & Hunter 1980, Technometrics 22:601). Without a fraction: the smallest one that reaches
+    the resolution; () where only the full factorial does.
+    """
+    k = len(factors)
+    if k > MOST_CHOSEN:
+        raise ConfigError(f"gpt_lab.generators are chosen for up to {MOST_CHOSEN} factors, not {k}: state them")
+    sizes = [left_out] if left_out is not None else [p for p in range(k - 2, 0, -1) if 2 ** (k - p) >= k + 1]
+    best: tuple[Word, ...] = ()
+    for p in sizes:
+        best = _least_aberration(factors, p)
+        reached = resolution(best)
+        if least is None or (reached is not None and reached >= least):
+            return best
+    if left_out is None:
+        return ()
+    raise ConfigError(
+        f"gpt_lab.resolution: no 1/{2**left_out} fraction of {k} factors reaches {ROMAN[least or 0]}; the best has "
+        f"{ROMAN[resolution(best) or 0]}: take a larger fraction"
+    )
+
+
+def _least_aberration(factors: Sequence[str], p: int) -> tuple[Word, ...]:
+    k = len(factors)
+    base = [1 << i for i in range(k - p)]
+    subsets = [m for m in range(1, 1 << (k - p)) if m.bit_count() >= 2]
+    subsets.sort(key=lambda m: (-m.bit_count(), [i for i in range(k - p) if m & base[i]]))
+    best: tuple[list[int], tuple[int, ...]] | None = None
+    for chosen in itertools.combinations(subsets, p):
+        masks = [0]
+        for i, subset in enumerate(chosen):
+            masks += [mask ^ subset ^ (1 << (k - p + i)) for mask in masks]
+        lengths = [0] * (k + 1)
+        for mask in masks[1:]:
+            lengths[mask.bit_count()] += 1
+        if best is None or lengths < best[0]:
+            best = lengths, chosen
+    assert best is not None
+    return tuple(
+        tuple(name for j, name in enumerate(factors) if j == k - p + i or (j < k - p and subset & base[j]))
+        for i, subset in enumerate(best[1])
+    )
