@@ -156,6 +156,7 @@ CHANGES: dict[str, Any] = {
     "sample.tokens": (8, {"sample.tokens": 4}),
     "sample.temperature": (0.0, {"sample.tokens": 8}),
     "seed": 1,
+    "replica": 1,
 }
 """Key -> a value that must change what a run computes or leaves; with the settings under which it does.
 

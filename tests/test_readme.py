@@ -61,7 +61,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run train data=text data.path=my_texts/": Run("val bits per byte", [*STEPS, "tokenizer=byte"]),
     "uv run prepare data=text data.path=my_texts/": Run("tokens", ["tokenizer=byte"]),
     "uv run sweep sweeps/pos_enc.yaml --dry-run": Run("smallest detectable effect", STEPS),
-    "uv run sweep sweeps/pos_enc.yaml": Run("15 cells: 15 finished", STEPS),
+    "uv run sweep sweeps/pos_enc.yaml": Run("5 cells: 5 finished", [*STEPS, "--seeds", "1", "tracker=none"]),
     "uv run report sweeps/pos_enc.yaml": Run("report.html"),
     "uv run sweep sweeps/attention.yaml match=params --dry-run": Run("matched by", STEPS),
     "uv run train mlp=gelu match=flops": Run("val bits per byte", STEPS),

@@ -65,7 +65,7 @@ def run_training(
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     plan = resolve(cfg, dataset)
     run = claim(cfg, plan, command)
-    with run.lock():
+    with run.lock(), Signals() as signals:
         run = Run.open(run.path)  # as the last process that held the lock left it
         if started is not None:
             started(run)
@@ -73,8 +73,7 @@ def run_training(
             return ending.already_done(run, cfg, console)
         if cfg.force and (run.state != "running" or run.metrics()):
             run.restart()
-        with Signals() as signals:
-            return Trainer(cfg, plan, dataset, run, console, signals, command).run_to_end()
+        return Trainer(cfg, plan, dataset, run, console, signals, command).run_to_end()
 
 
 class Trainer:

@@ -21,6 +21,7 @@ from tests.sweep.helpers import ROOT, fake_cells, fake_sweep
 
 CLAIM_ALL = """
 import sys
+import time
 from pathlib import Path
 from gpt_lab.sweep.ledger import Ledger
 ledger = Ledger.open(Path(sys.argv[1]))
@@ -29,6 +30,7 @@ sys.stdin.readline()
 while (entry := ledger.claim()) is not None:
     print(entry.key, flush=True)
     ledger.end(entry.key, "finished", score=1.0)
+    time.sleep(0.005)  # the others have their turn, on one core too
 ledger.close()
 """
 CLAIM_ONE = """
