@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from gpt_lab.report.types import Comparison, Study
+from gpt_lab.report import equal_cost, ladder
+from gpt_lab.report.types import Comparison, Section, Study
 
-
-@dataclass(frozen=True)
-class Section:
-    """Sentences, and a table where there is one.
-
-    Fields:
-        heads, rows: the table's text, row by row. numbers: which columns hold numbers.
-    """
-
-    title: str
-    sentences: tuple[str, ...] = ()
-    heads: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-    numbers: frozenset[int] = frozenset()
+__all__ = ["MAKERS", "Maker", "Section", "sections"]
 
 
 Maker = Callable[[Comparison, Study], list[Section]]
-MAKERS: tuple[Maker, ...] = ()
+MAKERS: tuple[Maker, ...] = (ladder.make, equal_cost.make)
 """Each looks whether a study has what it is about, and returns [] where it has not."""
 
 

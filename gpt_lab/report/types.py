@@ -123,3 +123,18 @@ class Comparison:
     mei: float
     correction: str
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """Sentences, and a table where there is one.
+
+    Fields:
+        heads, rows: the table's text, row by row. numbers: which columns hold numbers.
+    """
+
+    title: str
+    sentences: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    numbers: frozenset[int] = frozenset()

@@ -33,7 +33,7 @@ def draw(comparison: Comparison, study: Study, folder: Path) -> list[Figure]:
     Raises:
         LabError: the folder cannot be written.
     """
-    from gpt_lab.report.figures import base, curves, factors, forest, pareto, seeds, tuning
+    from gpt_lab.report.figures import base, curves, factors, forest, ladder, pareto, seeds, speedup, tuning
     from gpt_lab.report.figures.material import Material
 
     families = {
@@ -44,6 +44,8 @@ def draw(comparison: Comparison, study: Study, folder: Path) -> list[Figure]:
         "pareto": pareto.draw,
         "tuning": tuning.draw,
         "interaction": factors.draw,
+        "ladder": ladder.draw,
+        "speedup": speedup.draw,
     }
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
