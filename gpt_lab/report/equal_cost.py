@@ -103,10 +103,12 @@ def answer(comparison: Comparison, study: Study) -> Answer | None:
         spent,
     )
     blocked = _blocked(runs, paired, design, known)
+    apart = _apart(runs[paired.finished])
     for line in found.lines:
         forbidden = next((doubt.text for doubt in blocked[line.row.arm] if "all" in doubt.blocks), "")
         line.reason = forbidden or _reach(line, found, runs[paired.finished], design.alpha)
-    apart = _apart(runs[paired.finished])
+        if apart:
+            line.ratios.pop("seconds", None)
     for cost in COSTS:
         _judge(cost, found, apart if cost == "seconds" else "", blocked, comparison)
     return found
@@ -243,8 +245,8 @@ def _speedups(found: Answer, comparison: Comparison, base: str) -> Section:
     said = [
         (
             f"What {base} must spend to end where the arm ended, over what the arm spent: above 1 the arm is faster. "
-            f"{wording.percent(comparison.design.alpha)} intervals over pairs; beyond twice or half its tokens nothing is "
-            "extrapolated."
+            f"{wording.percent(comparison.design.alpha)} intervals over pairs; beyond twice or half its tokens nothing "
+            "is extrapolated."
         )
     ]
     sources = {c.said: c for c in found.curves.values() if isinstance(c, Curve)}
@@ -273,8 +275,9 @@ def _verdicts(found: Answer, comparison: Comparison) -> Section:
     rows = tuple((line.row.arm, *(_verdict(line.verdicts[cost]) for cost in COSTS)) for line in found.lines)
     said = [
         (
-            f"The difference ({unit}) to a baseline that spends as many tokens, FLOPs or seconds as the arm: its own runs "
-            "where they did (within 1 %), else they are moved along its curve. Corrected over the arms in each column."
+            f"The difference ({unit}) to a baseline that spends as many tokens, FLOPs or seconds as the arm: the "
+            "baseline's own runs where they did (within 1 %), else they are moved along its curve. Corrected over the "
+            "arms in each column."
         )
     ]
     reasons = [

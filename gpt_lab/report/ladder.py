@@ -80,12 +80,10 @@ def trends(comparison: Comparison, study: Study) -> list[Trend]:
         if known[arm] not in (None, arm) and arm in rows:
             variants.setdefault(_without(design, arm), []).append(arm)
     order = {name: sorted(arms, key=lambda arm: sizes[str(known[arm])]) for name, arms in variants.items()}
-    asked = {known[arm] for arm in paired.arms}
+    scales = len({_scale(design, arm) for arm in paired.arms if settings(arm, design.factors)})
     slopes, reasons = [], []
     for arms in order.values():
-        slope, reason = _slopes(
-            paired, [(place[arm], place[str(known[arm])]) for arm in arms], sizes, len(asked - {None})
-        )
+        slope, reason = _slopes(paired, [(place[arm], place[str(known[arm])]) for arm in arms], sizes, scales)
         slopes.append(slope)
         reasons.append(reason)
     intervals = _intervals(slopes, design.alpha)
@@ -116,8 +114,8 @@ def make(comparison: Comparison, study: Study) -> list[Section]:
     )
     said = [
         (
-            f"Each difference in {design.metric} is to {design.baseline_arm}{wording.within(design)}. Trend: its change "
-            f"for ten times the non-embedding parameters, {wording.percent(design.alpha)} interval."
+            f"Each difference in {design.metric} is to {design.baseline_arm}{wording.within(design)}. Trend: its "
+            f"change for ten times the non-embedding parameters, {wording.percent(design.alpha)} interval."
         )
     ]
     for trend in found:
@@ -161,7 +159,7 @@ def _slopes(paired: Paired, at: Sequence[tuple[int, int]], sizes: dict[str, floa
     """The slope of each pair (pairs,) over log10 of the size, NaN where a scale lacks it; or why there is none."""
     none = np.full(len(paired.pairs), np.nan)
     if len(at) < scales:
-        return none, "it was not asked for at every scale"
+        return none, "it, or its baseline, was not asked for at every scale"
     size = np.array([sizes[paired.arms[base]] for _, base in at])
     if not np.isfinite(size).all():
         return none, "the size of a scale is not known"
