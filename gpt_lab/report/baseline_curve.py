@@ -60,7 +60,8 @@ def per_pair(runs: pd.DataFrame, paired: Paired, column: str) -> Array:
         return np.full(paired.scores.shape, np.nan)
     used = runs[paired.finished]
     values = pd.to_numeric(used[column], errors="coerce").groupby([used["arm"], used["pair"]]).mean()
-    return np.asarray([[values.get((arm, pair), np.nan) for pair in paired.pairs] for arm in paired.arms], float)
+    table = values.unstack().reindex(index=list(paired.arms), columns=list(paired.pairs))
+    return table.to_numpy(float)
 
 
 def shared(tokens: Array) -> float | None:
@@ -104,7 +105,7 @@ def _evaluations(study: Study, paired: Paired, design: Design, base: int) -> Cur
     runs = runs[runs["arm"] == arm].drop_duplicates("pair", keep="last")
     names = set(runs.get("config.schedule.name", pd.Series(dtype=object)).dropna())
     if len(names) != 1:
-        return f"{arm} has no runs with three budgets, and its schedule is not known"
+        return "the baseline has no runs with three budgets, and its schedule is not known"
     warmup = pd.to_numeric(runs.get("config.schedule.warmup", pd.Series(0.0, runs.index)), errors="coerce").max()
     tables = study.curves(runs["run"].astype(str).tolist())
     lines = []
@@ -113,16 +114,14 @@ def _evaluations(study: Study, paired: Paired, design: Design, base: int) -> Cur
         lines.append(line[(line.index >= max(EARLIEST, warmup) * end) & (line.index <= end)])
     frame = pd.concat(lines, axis=1, keys=runs["pair"].astype(str)).dropna().sort_index() if lines else pd.DataFrame()
     if len(frame) < FEWEST_EVALUATIONS:
-        return (
-            f"{arm} has no runs with three budgets, and fewer than {FEWEST_EVALUATIONS} evaluations in common "
-            "(eval.every)"
-        )
+        few = f"fewer than {FEWEST_EVALUATIONS} evaluations (eval.every)"
+        return f"the baseline has no runs with three budgets, and {few}"
     budgets = frame.index.to_numpy(float)
     mean = frame.to_numpy(float).mean(1)
     law = fit(budgets, mean)
     itself = float(law.budget(mean[-1])) / budgets[-1]
     if not law.determined or not abs(itself - 1) <= ITSELF:
-        return f"{arm} has no runs with three budgets, and its validation curve is no power law"
+        return "the baseline has no runs with three budgets, and its validation curve is no power law"
     losses = frame.reindex(columns=list(paired.pairs)).to_numpy(float).T
     decays = names != {"constant"}
     said = f"the {len(budgets)} last evaluations of its runs, under a {names.pop()} schedule"

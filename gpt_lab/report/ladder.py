@@ -55,14 +55,20 @@ class Trend:
 
     @property
     def turns(self) -> tuple[Rung, Rung] | None:
-        """Two scales whose differences have opposite signs, surely so where there are such; None without any."""
-        known = [(rung, rung.row.delta) for rung in self.rungs if rung.row.delta is not None]
-        sure = [(rung, d) for rung, d in known if d.low > 0 or d.high < 0]
-        for of in (sure, known):
-            for (first, a), (second, b) in itertools.pairwise(of):
-                if a.estimate * b.estimate < 0:
-                    return first, second
-        return None
+        """Neighbouring scales with opposite signs: both surely, else one of them; None without any."""
+        known = [rung for rung in self.rungs if rung.row.delta is not None]
+        sure = [rung for rung in known if _sure(rung)]
+        pairs = [*itertools.pairwise(sure), *((a, b) for a, b in itertools.pairwise(known) if _sure(a) or _sure(b))]
+        return next((pair for pair in pairs if _estimate(pair[0]) * _estimate(pair[1]) < 0), None)
+
+
+def _sure(rung: Rung) -> bool:
+    """Whether the interval excludes 0."""
+    return rung.row.delta is not None and (rung.row.delta.low > 0 or rung.row.delta.high < 0)
+
+
+def _estimate(rung: Rung) -> float:
+    return math.nan if rung.row.delta is None else rung.row.delta.estimate
 
 
 def trends(comparison: Comparison, study: Study) -> list[Trend]:
@@ -198,9 +204,7 @@ def _direction(slope: Interval, design: Design) -> str:
 
 
 def _turn(first: Rung, second: Rung) -> str:
-    deltas = [rung.row.delta for rung in (first, second)]
-    sure = all(delta is not None and (delta.low > 0 or delta.high < 0) for delta in deltas)
-    how = "the sign changes" if sure else "the sign may change (an interval holds 0)"
+    how = "the sign changes" if _sure(first) and _sure(second) else "the sign may change (an interval holds 0)"
     return f"{how} between {first.scale} and {second.scale}: what holds at one scale does not hold at the other."
 
 

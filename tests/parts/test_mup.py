@@ -33,7 +33,7 @@ def config(init: dict[str, object], width: int, tied: bool, grow: str) -> RunCon
 
 
 def sizes(cfg: RunConfig) -> dict[str, float]:
-    """Root mean squares after STEPS steps: of what each part of the last block gives, of the logits and their change."""
+    """Root mean squares after STEPS steps: of what the parts of the last block give, of logits and their change."""
     model = GPT(cfg, 64)
     initialize(model, cfg)
     init = registry.build("init", cfg.init, model.shape)

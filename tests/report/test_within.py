@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from gpt_lab.errors import DataError
-from gpt_lab.report import ladder, wording
+from gpt_lab.errors import ConfigError, DataError
+from gpt_lab.report import arms, ladder, wording
 from gpt_lab.report.compare import compare
 from gpt_lab.report.figures import draw
 from gpt_lab.report.pairing import references
@@ -117,10 +117,23 @@ def test_a_scale_without_its_baseline_compares_nothing() -> None:
 
 
 def test_references() -> None:
-    arms = ["scale=tiny, position=rope", "scale=tiny, position=alibi", "scale=mid, position=alibi"]
-    assert references(DESIGN, arms) == {arms[0]: arms[0], arms[1]: arms[0], arms[2]: None}
+    names = ["scale=tiny, position=rope", "scale=tiny, position=alibi", "scale=mid, position=alibi"]
+    assert references(DESIGN, names) == {names[0]: names[0], names[1]: names[0], names[2]: None}
     plain = dataclasses.replace(DESIGN, within=(), baseline={"scale": "tiny", "position": "rope"})
-    assert set(references(plain, arms).values()) == {arms[0]}
+    assert set(references(plain, names).values()) == {names[0]}
+
+
+@pytest.mark.parametrize("asked", ["alibi", "position=alibi"])
+def test_another_baseline_can_be_asked_for(asked: str) -> None:
+    """It is that of every scale."""
+    rows = [
+        {"arm": f"scale={s}, position={p}", "values": {"scale": s, "position": p}}
+        for s in SIZES
+        for p in ("rope", "alibi")
+    ]
+    assert arms._baseline(arms.Arranged(DESIGN, rows), DESIGN, asked) == {"position": "alibi"}
+    with pytest.raises(ConfigError, match="unknown baseline 'position=alib'; did you mean 'position=alibi'"):
+        arms._baseline(arms.Arranged(DESIGN, rows), DESIGN, "position=alib")
 
 
 def test_a_planted_trend_is_found() -> None:
@@ -135,6 +148,23 @@ def test_a_planted_trend_is_found() -> None:
     turn = alibi.turns
     assert turn is not None and [rung.scale for rung in turn] == ["tiny", "big"]
     assert none.turns is None
+
+
+def test_a_turn_needs_a_sure_sign() -> None:
+    """Estimates around 0 turn by chance; one sure sign makes a turn possible, two make it one."""
+
+    def turn(**effects: float) -> tuple[list[str], bool] | None:
+        made = study({"alibi": effects}, noise=0.002)
+        (section,) = ladder.make(compare(made), made)
+        found = ladder.trends(compare(made), made)[0].turns
+        said = " ".join(section.sentences)
+        assert ("the sign" in said) == (found is not None)
+        return None if found is None else ([rung.scale for rung in found], "may change" in said)
+
+    assert turn(tiny=0.0005, mid=-0.0005, big=0.0005) is None
+    assert turn(tiny=-0.03, mid=-0.02, big=-0.01) is None
+    assert turn(tiny=0.03, mid=0.02, big=-0.02) == (["mid", "big"], False)
+    assert turn(tiny=0.03, mid=0.03, big=-0.0015) == (["mid", "big"], True)
 
 
 def test_the_slope_is_that_of_each_pair() -> None:
