@@ -16,7 +16,8 @@ from rich.console import Console
 from gpt_lab.report import equal_cost
 from gpt_lab.report.compare import compare
 from gpt_lab.report.equal_cost import Line
-from gpt_lab.report.figures import draw
+from gpt_lab.report.figures import base, speedup
+from gpt_lab.report.figures.material import Material
 from gpt_lab.report.markdown import markdown
 from gpt_lab.report.table import show
 from gpt_lab.report.types import COLUMNS, Study
@@ -221,7 +222,11 @@ def test_every_form_of_the_report(tmp_path: Path) -> None:
     text = console.export_text()
     assert "Speed-up over mlp=relu with the same budget.tokens" in text and "Verdicts at equal cost" in text
     assert "the ends of its runs with 3 budgets" in text
-    figures = draw(comparison, made, tmp_path)
-    drawn = next(figure for figure in figures if figure.name == "speedup")
-    assert "training tokens" in drawn.svg.read_text()
-    assert "Verdicts at equal cost" in markdown(comparison, made, figures)
+    assert "Verdicts at equal cost" in markdown(comparison, made, [])
+    with base.look():
+        drawing = speedup.draw(Material(comparison, made))
+        assert drawing is not None and drawing.name == "speedup"
+        assert "training tokens" in base.write(drawing, tmp_path)[0].read_text()
+        none = study((4e6,))
+        none.points = 3
+        assert speedup.draw(Material(compare(none), none)) is None

@@ -16,7 +16,9 @@ from rich.console import Console
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.report import arms, ladder, wording
 from gpt_lab.report.compare import compare
-from gpt_lab.report.figures import draw
+from gpt_lab.report.figures import base, forest
+from gpt_lab.report.figures import ladder as ladder_figure
+from gpt_lab.report.figures.material import Material
 from gpt_lab.report.pairing import references
 from gpt_lab.report.table import show
 from gpt_lab.report.types import COLUMNS, Comparison, Row, Study
@@ -230,7 +232,9 @@ def test_every_form_of_the_report(tmp_path: Path) -> None:
     show(comparison, made, console)
     text = console.export_text()
     assert "Effect against scale" in text and "the sign changes between tiny and big" in text
-    figures = {figure.name: figure for figure in draw(comparison, made, tmp_path)}
-    assert {"forest", "ladder"} <= set(figures)
-    assert "with the same scale" in figures["forest"].svg.read_text()
-    assert "position=alibi" in figures["ladder"].svg.read_text()
+    with base.look():
+        material = Material(comparison, made)
+        for family, said in ((forest, "with the same scale"), (ladder_figure, "position=alibi")):
+            drawing = family.draw(material)
+            assert drawing is not None
+            assert said in base.write(drawing, tmp_path)[0].read_text()
