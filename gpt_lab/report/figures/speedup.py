@@ -37,6 +37,8 @@ def draw(material: Material) -> Drawing | None:
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     ax.xaxis.set_minor_formatter(FuncFormatter(lambda _value, _: ""))
+    if len(ticks := sorted({float(b) for _, reach in shown for b in reach.budgets})) <= 6:
+        ax.set_xticks(ticks)
     ax.set_xlabel("training tokens")
     ax.set_ylabel(axis(material.metric))
     figure.legend(loc="outside lower center", ncols=2)
