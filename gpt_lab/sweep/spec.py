@@ -20,18 +20,8 @@ TOP = (
     *("run_cap", "early_terminate", "command", "gpt_lab"),
 )
 BLOCK = (
-    "study",
-    "question",
-    "baseline",
-    "within",
-    "pair",
-    "family",
-    "mei",
-    "alpha",
-    "nuisance",
-    "zip",
-    "per",
-    "exclude",
+    *("study", "question", "baseline", "within", "pair", "family", "mei", "alpha", "nuisance"),
+    *("zip", "per", "exclude"),
 )
 GRID_ONLY = ("zip", "per", "exclude")
 METRICS = (
