@@ -50,12 +50,12 @@ def label(claim: Claim, cell: Cell) -> str:
 
 def _order(claim: Claim) -> list[str]:
     """Arms: the baseline, the first that is better or worse, the others."""
-    baseline = claim.design["baseline"]
-    others = [arm for arm in claim.arms if arm["arm"] != baseline]
+    others = [arm for arm in claim.arms if arm["verdict"] != "baseline"]
     others.sort(
         key=lambda arm: ("better", "worse").index(arm["verdict"]) if arm["verdict"] in ("better", "worse") else 2
     )
-    return [baseline, *(arm["arm"] for arm in others)]
+    baselines = [arm for arm in claim.arms if arm["verdict"] == "baseline"]
+    return [arm["arm"] for arm in (*baselines, *others)]
 
 
 def _cost(cell: Cell) -> float:

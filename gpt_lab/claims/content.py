@@ -19,7 +19,7 @@ from gpt_lab.claims import code
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.report import arms, facts, stats, wording
 from gpt_lab.report.frame import Loaded
-from gpt_lab.report.pairing import Paired, pair_up
+from gpt_lab.report.pairing import Paired, pair_up, references
 from gpt_lab.report.source import ENVIRONMENT
 from gpt_lab.report.types import Comparison
 from gpt_lab.store import record
@@ -58,7 +58,7 @@ def content(comparison: Comparison, study: Loaded, name: str, command: str) -> C
     ]
     now = code.here()
     patch = code.patch() if now.dirty else b""
-    files = {**configs, "seeds.csv": _seeds(cells, paired, design.baseline_arm)}
+    files = {**configs, "seeds.csv": _seeds(cells, paired, references(design, paired.arms))}
     if patch:
         files["code.diff"] = patch
     sweep = None
@@ -165,15 +165,19 @@ def _overrides(command: Any) -> list[str] | None:
     return words[1:] if words[:1] == ["train"] else None
 
 
-def _seeds(cells: list[dict[str, Any]], paired: Paired, baseline: str) -> bytes:
-    """seeds.csv: each run's score and, of those that count, its difference to the baseline's of the same pair."""
+def _seeds(cells: list[dict[str, Any]], paired: Paired, against: Mapping[str, str | None]) -> bytes:
+    """seeds.csv: each run's score and, of those that count, its difference to its baseline's of the same pair."""
     text = io.StringIO()
     out = csv.DictWriter(text, SEEDS, extrasaction="ignore", lineterminator="\n")
     out.writeheader()
-    base = paired.scores[paired.arms.index(baseline)]
+    scores = {
+        arm: dict(zip(paired.pairs, map(float, own), strict=True))
+        for arm, own in zip(paired.arms, paired.scores, strict=True)
+    }
     for cell in cells:
-        of_pair = float(base[paired.pairs.index(cell["pair"])])
-        known = cell["counts"] and cell["arm"] != baseline and math.isfinite(of_pair)
+        base = against[cell["arm"]]
+        of_pair = math.nan if base is None else scores[base][cell["pair"]]
+        known = cell["counts"] and cell["arm"] != base and math.isfinite(of_pair)
         difference = cell["score"] - of_pair if known else None
         out.writerow({**cell, "counts": "yes" if cell["counts"] else "no", "difference": difference})
     return text.getvalue().encode("utf-8", "replace")

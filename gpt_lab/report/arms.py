@@ -89,11 +89,20 @@ def _overridden(design: Design, options: Options) -> tuple[Design, tuple[str, ..
         factors = tuple(key for key in swept if key not in design.nuisance and key not in SEEDS)
     nuisance = tuple(key for key in design.nuisance if key not in factors and key != pair)
     also = tuple(key for key in swept if key not in factors and key not in nuisance)
-    same = design.baseline is not None and set(factors) <= set(design.baseline)
-    baseline = {key: design.baseline[key] for key in factors} if same and design.baseline else None
+    within = tuple(key for key in design.within if key in factors)
+    compared = [key for key in factors if key not in within]
+    same = design.baseline is not None and set(compared) <= set(design.baseline)
+    baseline = {key: design.baseline[key] for key in compared} if same and design.baseline else None
     stated = design.factorial if set(factors) == set(design.factors) else None
-    changes: dict[str, Any] = {"factors": factors, "nuisance": nuisance, "pair": pair, "baseline": baseline}
-    return dataclasses.replace(design, **changes, factorial=stated), also
+    changes: dict[str, Any] = {
+        "factors": factors,
+        "within": within,
+        "nuisance": nuisance,
+        "pair": pair,
+        "baseline": baseline,
+        "factorial": stated,
+    }
+    return dataclasses.replace(design, **changes), also
 
 
 def _by_cells(rows: Rows, wanted: Sequence[Wanted], design: Design, also: tuple[str, ...]) -> Arranged:
@@ -328,7 +337,8 @@ def _baseline(found: Arranged, design: Design, asked: str | None) -> Mapping[str
     """
     if asked is None:
         return design.baseline
-    arms: dict[str, Mapping[str, Any]] = {r["arm"]: r["values"] for r in found.rows}
+    compared = [{key: value for key, value in r["values"].items() if key not in design.within} for r in found.rows]
+    arms: dict[str, Mapping[str, Any]] = {design.arm(values): values for values in compared}
     if asked in arms:
         return arms[asked]
     words = [word.strip() for word in asked.split(",")]

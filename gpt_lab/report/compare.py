@@ -21,7 +21,8 @@ from scipy.special import stdtrit
 from gpt_lab.errors import ConfigError, DataError, unknown
 from gpt_lab.report import floor, stats, verdict
 from gpt_lab.report.fairness import Doubt, doubts
-from gpt_lab.report.pairing import Choice, Paired, pair_up
+from gpt_lab.report.pairing import Choice, Paired, pair_up, part, references
+from gpt_lab.report.pairing import fresh as fresh_pairs
 from gpt_lab.report.stats import Array, Fit
 from gpt_lab.report.types import Comparison, Interval, Row, Study, Tier, VerdictName
 from gpt_lab.sweep.design import Design
@@ -90,8 +91,10 @@ def _check(design: Design, runs: pd.DataFrame, tier: str) -> None:
         raise ConfigError(f"mei={design.mei:g} must be a finite number, at least 0")
     if runs.empty:
         raise DataError(f"study {design.study} has no runs")
-    if design.baseline_arm is not None and design.baseline_arm not in set(runs["arm"]):
-        raise DataError(unknown("baseline", design.baseline_arm, set(runs["arm"])))
+    if design.baseline_arm is not None:
+        arms = set(runs["arm"])
+        if not set(references(design, sorted(arms)).values()) & arms:
+            raise DataError(unknown("baseline", design.baseline_arm, arms))
 
 
 class _Comparing:
@@ -101,8 +104,11 @@ class _Comparing:
         design, runs = study.design, study.runs
         self.design, self.runs, self.paired, self.wish = design, runs, paired, tier
         arms = paired.arms
-        baseline = design.baseline_arm
-        self.baseline = arms[0] if baseline is None and len(arms) == 1 else baseline
+        if design.baseline_arm is None and len(arms) == 1:
+            of: dict[str, str | None] = {arms[0]: arms[0]}
+        else:
+            of = references(design, arms)
+        self.base = [-1 if (other := of[arm]) is None else arms.index(other) for arm in arms]
         self.counts = (~np.isnan(paired.scores)).sum(1)
         with np.errstate(invalid="ignore", divide="ignore"):
             self.means = np.nansum(paired.scores, axis=1) / np.where(self.counts, self.counts, np.nan)
@@ -110,11 +116,13 @@ class _Comparing:
                 self.counts > 1, self.counts - 1, np.nan
             )
         self.mei = design.mei if design.mei is not None else self._default_mei()
-        self.variants = [i for i, arm in enumerate(arms) if arm != self.baseline]
+        self.baselines = [i for i, base in enumerate(self.base) if base == i]
+        self.variants = [i for i, base in enumerate(self.base) if base != i]
         self.notes: list[str] = []
         self.differences = np.empty((0, len(paired.pairs)))
         used = runs[paired.finished]
-        self.floor = None if self.baseline is None else study.noise(used["run"][used["arm"] == self.baseline].tolist())
+        bases = used["arm"].isin([arms[i] for i in self.baselines])
+        self.floor = study.noise(used["run"][bases].tolist()) if self.baselines else None
         columns = {key: pd.to_numeric(used[name], errors="coerce") for key, name in MEDIANS.items() if name in used}
         self.by_arm: dict[str, dict[str, float]] = (
             pd.DataFrame(columns).groupby(used["arm"]).median().to_dict("index") if columns and len(used) else {}
@@ -131,7 +139,7 @@ class _Comparing:
     def answer(self) -> Comparison:
         if self.paired.doubled:
             self.notes.append(f"{self.paired.doubled} runs repeat an arm and pair: their mean counts once.")
-        rows = self._described() if self.baseline is None else self._judged()
+        rows = self._judged() if self.baselines else self._described()
         correction = self._correction(rows)
         rows.sort(key=self._rank)
         self._say(rows)
@@ -148,24 +156,34 @@ class _Comparing:
         return rows
 
     def _judged(self) -> list[Row]:
-        """The baseline's row, then one for each variant."""
-        assert self.baseline is not None
-        base = self.paired.arms.index(self.baseline)
-        rows = [self._row(base, "baseline", n=int(self.counts[base]))]
+        """Each baseline's row, then one for each variant."""
+        rows = [self._row(i, "baseline", n=int(self.counts[i])) for i in self.baselines]
+        alone = [i for i in self.variants if self.base[i] < 0]
+        for i in alone:
+            rows.append(self._row(i, "no data", n=0, warnings=["its baseline was not asked for"]))
+        self.variants = [i for i in self.variants if self.base[i] >= 0]
         if not self.variants:
             return rows
-        doubted = doubts(self.runs, self.paired, self.design, self.baseline)
-        verdicts = self._verdicts(base)
+        verdicts = self._verdicts()
+        doubted: dict[str, list[Doubt]] = {}
+        arms = self.paired.arms
+        for base in self.baselines:
+            own = {arms[i] for i, other in enumerate(self.base) if other == base}
+            mask = self.runs["arm"].isin(own).to_numpy()
+            doubted |= doubts(self.runs[mask], part(self.paired, own, mask), self.design, arms[base])
         for k, i in enumerate(self.variants):
-            found: list[Doubt | str] = [*doubted[self.paired.arms[i]], *self._weak(verdicts, k, i, base)]
-            rows.append(self._variant(verdicts, k, i, base, found))
+            found: list[Doubt | str] = [*doubted[arms[i]], *self._weak(verdicts, k, i, self.base[i])]
+            rows.append(self._variant(verdicts, k, i, self.base[i], found))
         return rows
 
-    def _verdicts(self, base: int) -> _Verdicts:
+    def _verdicts(self) -> _Verdicts:
         """What the numbers alone say of every variant."""
-        fresh, usable = self._pairs(base)
-        scores = self.paired.scores
-        self.differences = np.where(usable, scores[self.variants] - scores[base], np.nan)
+        bases = [self.base[i] for i in self.variants]
+        found = fresh_pairs(self.paired, self.variants, bases, FEWEST["confirm"])
+        if found.dropped:
+            self.notes.append(f"{found.dropped} arms are compared on the seeds that chose no nuisance value only.")
+        fresh, scores = found.fresh, self.paired.scores
+        self.differences = np.where(found.usable, scores[self.variants] - scores[bases], np.nan)
         flat = self._flat()
         plain = stats.paired_t(self.differences)
         null = stats.Null(self.floor.sd**2, self.floor.df) if self.floor is not None else None
@@ -189,20 +207,6 @@ class _Comparing:
 
     def _decide(self, fit: Fit, tier: Tier, eligible: NDArray[np.bool_]) -> verdict.Decision:
         return verdict.decide(fit, tier=tier, alpha=self.design.alpha, mei=self.mei, eligible=eligible)
-
-    def _pairs(self, base: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Of each variant: whether its compared seeds chose nothing; (variants, pairs): which are compared."""
-        scored = ~np.isnan(self.paired.scores)
-        both = scored[self.variants] & scored[base]
-        choices = [self.paired.choices[arm] for arm in self.paired.arms]
-        used = np.array([choices[i].contested | choices[base].contested for i in self.variants])
-        untouched = both & ~used
-        enough = untouched.sum(1) >= FEWEST["confirm"]
-        usable = np.where(enough[:, None], untouched, both)
-        dropped = int((enough & (usable.sum(1) < both.sum(1))).sum())
-        if dropped:
-            self.notes.append(f"{dropped} arms are compared on the seeds that chose no nuisance value only.")
-        return ~(usable & used).any(1), usable
 
     def _flat(self) -> NDArray[np.bool_]:
         """Arms of two pairs or more whose differences are all the same to rounding."""
@@ -310,15 +314,22 @@ class _Comparing:
             **(numbers | found),
         )
 
-    def _rank(self, row: Row) -> tuple[bool, float, str]:
-        """Best first: by the difference on common pairs, else by the mean; arms that cannot be compared last."""
+    def _rank(self, row: Row) -> tuple[int, bool, float, str]:
+        """Best first: by the difference on common pairs, else by the mean; arms that cannot be compared last.
+
+        Each baseline's variants stand together.
+        """
         sign = 1 if self.design.goal == "minimize" else -1
-        base = 0.0 if self.baseline is None else float(self.means[self.paired.arms.index(self.baseline)])
-        value = 0.0 if row.arm == self.baseline else math.nan if row.mean is None else row.mean - base
+        place = self.paired.arms.index(row.arm)
+        base = self.base[place]
+        value = 0.0 if row.verdict == "baseline" else math.nan if row.mean is None else row.mean
+        if base >= 0 and base != place:
+            value -= float(self.means[base])
         if row.delta is not None:
             value = row.delta.estimate
         last = math.isnan(value) or row.verdict == "no data"
-        return last, 0.0 if math.isnan(value) else sign * value, row.arm
+        group = self.baselines.index(base) if base >= 0 else len(self.baselines)
+        return group, last, 0.0 if math.isnan(value) else sign * value, row.arm
 
     def _default_mei(self) -> float:
         runs, metric = self.runs[self.paired.finished], self.design.metric
@@ -333,19 +344,18 @@ class _Comparing:
 
     def _noise(self, rows: Sequence[Row]) -> Interval | None:
         """The interval of an arm that equals the baseline, with as many pairs as the arms have."""
-        if self.baseline is None:
+        many = [i for i in self.baselines if self.counts[i] >= 2]
+        if not many:
             return None
-        base = self.paired.arms.index(self.baseline)
-        n = int(self.counts[base])
-        if n < 2:
-            return None
+        n = int(np.median(self.counts[many]))
+        freedom = self.counts[many] - 1.0
+        variance = float(self.variances[many] @ freedom / freedom.sum())
         screen = any(row.tier == "screen" for row in rows)
-        return floor.interval(
-            self.differences, n, float(self.variances[base]), screen=screen, alpha=self.design.alpha, noise=self.floor
-        )
+        differences = self.differences if self.variants else np.empty((0, 0))
+        return floor.interval(differences, n, variance, screen=screen, alpha=self.design.alpha, noise=self.floor)
 
     def _correction(self, rows: Sequence[Row]) -> str:
-        family = len(self.variants) if self.baseline is not None else 0
+        family = len(self.variants) if self.baselines else 0
         if family < 2:
             return "none: one comparison" if family else "none: no comparison"
         tiers = {row.tier for row in rows} - {None}
@@ -354,11 +364,11 @@ class _Comparing:
 
     def _say(self, rows: Sequence[Row]) -> None:
         """What the reader of the table must know."""
-        if self.baseline is None:
+        if not self.baselines:
             return
         better = [row for row in rows if row.verdict == "better"]
         known = [(row, row.delta) for row in rows if row.delta is not None and row.n >= FEWEST["screen"]]
-        if better and len(known) >= 3:
+        if better and len(known) >= 3 and not self.design.within:
             level = 1 - self.design.alpha / 2
             errors = [(delta.high - delta.low) / 2 / float(stdtrit(delta.df, level)) for _, delta in known]
             drawn = stats.shrunken([delta.estimate for _, delta in known], errors)
@@ -375,19 +385,19 @@ class _Comparing:
             self.notes.append(
                 "Adding seeds until an arm is decided makes false verdicts likelier: add them once, or use fresh ones."
             )
-        self._say_rho(self.baseline)
+        self._say_rho()
         if self.floor is not None:
             self.notes.append(floor.said(self.floor, rows, self.runs))
 
-    def _say_rho(self, baseline: str) -> None:
+    def _say_rho(self) -> None:
         """What pairing was worth: one correlation over all arms, with the interval that one arm's pairs give."""
         fit = stats.paired_t(self.differences)
         enough = np.flatnonzero(fit.pairs >= FEWEST["screen"])
         if not len(enough):
             return
         of_pairs = float((fit.error**2 * fit.pairs)[enough].sum())
-        base = float(self.variances[self.paired.arms.index(baseline)])
-        of_runs = float((self.variances[np.array(self.variants)[enough]] + base).sum())
+        variants = np.array(self.variants)[enough]
+        of_runs = float((self.variances[variants] + self.variances[np.array(self.base)[variants]]).sum())
         if of_runs > 0:
             rho = max(-1.0, 1 - of_pairs / of_runs)
             ends = stats.correlation_interval(rho, int(np.median(fit.pairs[enough])), self.design.alpha)

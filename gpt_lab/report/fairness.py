@@ -30,17 +30,21 @@ class Doubt:
     blocks: frozenset[Blocked]
 
 
-def doubts(runs: pd.DataFrame, paired: Paired, design: Design, baseline: str) -> dict[str, list[Doubt]]:
+def doubts(
+    runs: pd.DataFrame, paired: Paired, design: Design, baseline: str, *, spent: bool = True
+) -> dict[str, list[Doubt]]:
     """What speaks against comparing each arm with the baseline.
 
     Args:
         runs: the study's runs. paired: which of them are compared.
+        spent: whether unequal budgets do; not where a comparison allows for them.
     """
     found: dict[str, list[Doubt]] = {arm: [] for arm in paired.arms if arm != baseline}
     used = runs[paired.finished]
     _lost(runs[paired.chosen], design, baseline, found)
     _tuning(paired, baseline, found)
-    _spent(used, design, baseline, found)
+    if spent:
+        _spent(used, design, baseline, found)
     _settings(used, design, baseline, found)
     return found
 
@@ -82,7 +86,8 @@ def _tuning(paired: Paired, baseline: str, found: dict[str, list[Doubt]]) -> Non
 
 def _spent(used: pd.DataFrame, design: Design, baseline: str, found: dict[str, list[Doubt]]) -> None:
     """Budgets: equal in what the sweep fixes (FLOPs or seconds if it says so, else tokens)."""
-    if any(factor.split(".")[0] in ("budget", "model", "experiment") for factor in design.factors):
+    compared = [factor for factor in design.factors if factor not in design.within]
+    if any(factor.split(".")[0] in ("budget", "model", "experiment") for factor in compared):
         return
     stated = [kind for kind in ("flops", "seconds") if _all_set(used, f"config.budget.{kind}")]
     kind = stated[0] if stated else "tokens"

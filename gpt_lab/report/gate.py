@@ -65,6 +65,7 @@ def ask(places: Places, options: Options, asked: str) -> Gate:
     from gpt_lab.report import frame
     from gpt_lab.report.compare import compare
     from gpt_lab.report.named import arm_named
+    from gpt_lab.report.pairing import references
 
     study = frame.read(places, options)
     design = study.design
@@ -72,14 +73,15 @@ def ask(places: Places, options: Options, asked: str) -> Gate:
     arm = arm_named(asked, arms, design.factors, "variant")
     if design.baseline_arm is None:
         raise ConfigError(f"no baseline is stated, so nothing decides on {arm}: choose one with --baseline")
-    if arm == design.baseline_arm:
+    against = references(design, arms)[arm] or design.baseline_arm
+    if arm == against:
         raise ConfigError(f"{arm} is the baseline: --gate asks about an arm that is compared with it")
     if not (study.runs["state"] == "finished").any():
         states = study.runs["state"][study.runs["arm"] == arm].value_counts().to_dict()
-        return _gate(arm, "no data", states, None, None, design.baseline_arm, design.goal)
+        return _gate(arm, "no data", states, None, None, against, design.goal)
     comparison = compare(study, tier=options.tier)
     row = next(row for row in comparison.rows if row.arm == arm)
-    return _gate(arm, row.verdict, dict(row.states), row, comparison, design.baseline_arm, design.goal)
+    return _gate(arm, row.verdict, dict(row.states), row, comparison, against, design.goal)
 
 
 def reason(verdict: VerdictName, estimate: float | None, goal: str, states: dict[str, int]) -> str:

@@ -150,7 +150,7 @@ def _basics(comparison: Comparison) -> list[str]:
     better = "lower" if design.goal == "minimize" else "higher"
     found = [f"{wording.axis(design.metric)}, {better} is better"]
     if design.baseline_arm is not None:
-        found.append(f"baseline {design.baseline_arm}")
+        found.append(f"baseline {design.baseline_arm}{wording.within(design)}")
     return [*found, f"paired by {design.pair}", f"differences below {wording.amount(comparison.mei)} do not matter"]
 
 

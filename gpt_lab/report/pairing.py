@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from gpt_lab.report.stats import Array
+from gpt_lab.report.wording import settings
 from gpt_lab.sweep.design import Design, shown
 
 
@@ -31,6 +32,15 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Fresh:
+    """Of each variant, which pairs are compared (variants, pairs) and whether these chose nothing; arms with fewer."""
+
+    usable: NDArray[np.bool_]
+    fresh: NDArray[np.bool_]
+    dropped: int
+
+
+@dataclass(frozen=True)
 class Paired:
     """Scores (arms, pairs) of the chosen runs, NaN where there is none, in order of appearance.
 
@@ -46,6 +56,48 @@ class Paired:
     chosen: NDArray[np.bool_]
     finished: NDArray[np.bool_]
     doubled: int
+
+
+def references(design: Design, arms: Sequence[str]) -> dict[str, str | None]:
+    """The arm that each is compared with: the baseline, or of several the one with its own values of `within`.
+
+    A baseline's is itself. None: no baseline is named, or none of the arms is this arm's.
+    """
+    base = design.baseline_arm
+    if not design.within or design.baseline is None:
+        return dict.fromkeys(arms, base)
+    values = {arm: settings(arm, design.factors) for arm in arms}
+    found = {arm: design.reference(own) if own else None for arm, own in values.items()}
+    return {arm: other if other in values else None for arm, other in found.items()}
+
+
+def part(paired: Paired, arms: Collection[str], rows: NDArray[np.bool_]) -> Paired:
+    """The table of some arms, whose runs are these rows."""
+    kept = [i for i, arm in enumerate(paired.arms) if arm in arms]
+    return replace(
+        paired,
+        arms=tuple(paired.arms[i] for i in kept),
+        scores=paired.scores[kept],
+        chosen=paired.chosen[rows],
+        finished=paired.finished[rows],
+    )
+
+
+def fresh(paired: Paired, variants: Sequence[int], bases: Sequence[int], enough: int) -> Fresh:
+    """Which pairs of each variant and its baseline are compared: of those that chose no nuisance value, if enough.
+
+    Args:
+        variants, bases: their places among the arms.
+    """
+    scored = ~np.isnan(paired.scores)
+    both = scored[list(variants)] & scored[list(bases)]
+    choices = [paired.choices[arm] for arm in paired.arms]
+    used = np.array([choices[i].contested | choices[b].contested for i, b in zip(variants, bases, strict=True)])
+    used = used.reshape(both.shape)
+    untouched = both & ~used
+    plenty = untouched.sum(1) >= enough
+    usable = np.where(plenty[:, None], untouched, both)
+    return Fresh(usable, ~(usable & used).any(1), int((plenty & (usable.sum(1) < both.sum(1))).sum()))
 
 
 def pair_up(runs: pd.DataFrame, design: Design) -> Paired:

@@ -154,16 +154,21 @@ def states(row: Row) -> str:
     return ", ".join(f"{row.states[name]} {name}" for name in NOT_FINISHED if row.states.get(name))
 
 
+def within(design: Design) -> str:
+    """` with the same scale`, where each value has a baseline of its own."""
+    return f" with the same {' and '.join(design.within)}" if design.within else ""
+
+
 def answer(comparison: Comparison) -> str:
     """What the comparison says, in one or two sentences."""
     design = comparison.design
-    baseline = design.baseline_arm
+    baseline = design.baseline_arm and f"{design.baseline_arm}{within(design)}"
     compared = [row for row in comparison.rows if row.verdict != "baseline"]
     if len(comparison.rows) == 1:
         return f"{comparison.rows[0].arm or 'This'} is the only arm, so nothing is compared."
     if baseline is None:
         return "No baseline is named, so no arm is called better or worse: name one with --baseline."
-    if not any(row.arm == baseline and row.runs for row in comparison.rows):
+    if not any(row.verdict == "baseline" and row.runs for row in comparison.rows):
         return f"The baseline {baseline} has no finished run, so nothing can be compared yet."
     judged = [row for row in compared if row.verdict != "no data"]
     if not judged:

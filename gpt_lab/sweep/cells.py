@@ -107,7 +107,7 @@ def _cell(
 
 
 def _baseline(sweep: Sweep, values: Mapping[str, Any], fixed: tuple[str, ...]) -> list[str]:
-    """The settings of the baseline arm, unmatched, at this cell's own scale: a ladder has a baseline on each rung.
+    """The settings of the arm that a cell is compared with, unmatched, at the cell's own scale.
 
     Raises:
         ConfigError: the sweep names none.
@@ -115,7 +115,7 @@ def _baseline(sweep: Sweep, values: Mapping[str, Any], fixed: tuple[str, ...]) -
     stated = sweep.design.baseline
     if stated is None:
         raise ConfigError("match needs gpt_lab.baseline, the arm whose size the others take (or match_to: how many)")
-    arm = {**stated, **{key: values[key] for key in stated if key == "scale" and key in values}}
+    arm = {**stated, **{key: values[key] for key in ("scale", *sweep.design.within) if key in values}}
     settings = [text for text in fixed if text.partition("=")[0] not in ("match", "match_to")]
     return [*settings, *(spec.override(key, value) for key, value in arm.items() if key != "match")]
 

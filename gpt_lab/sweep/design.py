@@ -20,7 +20,8 @@ class Design:
         pair: setting that pairs the runs of two arms (the seed); its values replicate, they are no arm.
         factors: swept settings that are compared; each combination of their values is an arm.
         nuisance: swept settings that are optimised within each arm (a learning rate), never compared.
-        baseline: value of each factor in the arm that all others are compared with; None: the user must choose.
+        within: factors that nobody compares (a ladder of scales): an arm's baseline has its own values of them.
+        baseline: value of each other factor in the arm that all are compared with; None: the user must choose.
         family: name of the set of comparisons whose verdicts are corrected together.
         mei: minimum effect of interest, in units of the metric; None: STATISTICS' default.
         alpha: probability of a false verdict, over the family.
@@ -35,6 +36,7 @@ class Design:
     goal: Literal["minimize", "maximize"] = "minimize"
     pair: str = "seed"
     factors: tuple[str, ...] = ()
+    within: tuple[str, ...] = ()
     nuisance: tuple[str, ...] = ()
     baseline: Mapping[str, Any] | None = None
     family: str = ""
@@ -53,8 +55,12 @@ class Design:
 
     @property
     def baseline_arm(self) -> str | None:
-        """Name of the arm that all others are compared with."""
+        """Name of the arm that all others are compared with; with `within`, what is common to the names of these."""
         return None if self.baseline is None else self.arm(self.baseline)
+
+    def reference(self, values: Mapping[str, Any]) -> str | None:
+        """Name of the arm that an arm of these values is compared with: its own where it is one."""
+        return None if self.baseline is None else self.arm({**values, **self.baseline})
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,23 @@ def swept_key(where: str, name: Any, swept: Mapping[str, Parameter]) -> str:
     return name
 
 
+def within(block: Mapping[str, Any], factors: tuple[str, ...]) -> tuple[str, ...]:
+    """The factors that gpt_lab.within names, in the file's order.
+
+    Raises:
+        ConfigError: it names none of them, or all.
+    """
+    stated = block.get("within", [])
+    if not isinstance(stated, list):
+        raise ConfigError(f"gpt_lab.within must be a list of parameters, not {stated!r}: write [{stated}]")
+    for name in stated:
+        if name not in factors:
+            raise ConfigError(unknown("factor in gpt_lab.within:", str(name), factors))
+    if stated and len(set(stated)) == len(factors):
+        raise ConfigError("gpt_lab.within names every factor: nothing is left to compare")
+    return tuple(name for name in factors if name in stated)
+
+
 def one_of(where: str, name: str, value: Any, swept: Mapping[str, Parameter]) -> Any:
     """A value that a swept parameter takes.
 

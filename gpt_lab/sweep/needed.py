@@ -98,10 +98,10 @@ def seeds(sweep: Sweep, effect: float, compared: int, noise_df: float = 0.0) -> 
 
 
 def comparisons(sweep: Sweep) -> int:
-    """Arms of a grid beside its baseline."""
+    """Arms of a grid beside its baselines."""
     swept = {name: p for name, p in spec.parameters_of(sweep).items() if p.swept}
     rows = grid.combinations(swept, sweep.design.pair, spec.rules_of(sweep))
-    return len({sweep.design.arm(row) for row in rows}) - 1
+    return len({sweep.design.arm(row) for row in rows}) - len({sweep.design.reference(row) for row in rows})
 
 
 def detectable(sweep: Sweep, pairs: int, compared: int, floor: Noise) -> list[str]:

@@ -85,7 +85,7 @@ def of_sweep(sweep: Sweep, chosen: Sequence[str] = ()) -> Recipe:
 
 
 def recipes(sweep: Sweep, chosen: Sequence[str] = ()) -> list[Recipe]:
-    """The recipes of a sweep's baseline: one for each combination of the values that it is tuned over.
+    """The recipes of a sweep's baseline: one for each of its baselines and the values that it is tuned over.
 
     Raises:
         ConfigError: as `of_sweep`.
@@ -100,14 +100,14 @@ def recipes(sweep: Sweep, chosen: Sequence[str] = ()) -> list[Recipe]:
         raise ConfigError(f"{where}: gpt_lab.baseline names no arm; name it there, or {by_hand}")
     swept = {name: p for name, p in spec.parameters_of(sweep).items() if p.swept}
     rows = grid.combinations(swept, design.pair, spec.rules_of(sweep))
-    rows = [row for row in rows if design.arm(row) == (design.baseline_arm or "")]
+    rows = [row for row in rows if design.arm(row) == (design.reference(row) or "")]
     for text in chosen:
         key, _, value = text.partition("=")
         values = list(dict.fromkeys(_value(key, row[key]) for row in rows if key in row))
         if value not in values:
             raise ConfigError(f"{where}: {unknown(f'value of {key} in the baseline:', value, values)}")
         rows = [row for row in rows if key in row and _value(key, row[key]) == value]
-    first = {design.tuning(row): row for row in reversed(rows)}
+    first = {(design.arm(row), design.tuning(row)): row for row in reversed(rows)}
     metric, goal = design.metric, design.goal
     found = []
     for cell in cells.many(sweep, list(reversed(first.values()))):
@@ -120,8 +120,8 @@ def recipes(sweep: Sweep, chosen: Sequence[str] = ()) -> list[Recipe]:
 
 def split(sweep_file: str | Path, words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Settings for all cells of a sweep file, and those that choose among the values that it tunes."""
-    nuisance = spec.load(sweep_file).design.nuisance
-    chosen = [text for text in words if _key(text) in nuisance]
+    design = spec.load(sweep_file).design
+    chosen = [text for text in words if _key(text) in (*design.nuisance, *design.within)]
     return [text for text in words if text not in chosen], chosen
 
 
@@ -161,8 +161,8 @@ def again(file: str | None, words: Sequence[str]) -> str:
 
 
 def _tuning(sweep: Sweep, recipe: Recipe) -> list[str]:
-    """The settings of the sweep that say which of the baseline's values a recipe has."""
-    return [word for word in recipe.words if _key(word) in sweep.design.nuisance]
+    """The settings of the sweep that say which of its baselines, tuned how, a recipe is of."""
+    return [word for word in recipe.words if _key(word) in (*sweep.design.nuisance, *sweep.design.within)]
 
 
 def _value(key: str, value: Any) -> str:

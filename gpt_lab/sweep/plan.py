@@ -39,6 +39,7 @@ class ArmPlan:
         tokens, flops: of the training of one run; None under a budget in seconds.
         seconds: of one run, evaluations included; None where nothing tells how fast it will be.
         matched: the sizes that `match` gave it, in words; empty for an arm that is not matched.
+        baseline: name of the arm that it is compared with.
     """
 
     arm: str
@@ -53,6 +54,7 @@ class ArmPlan:
     flops: float | None
     seconds: float | None
     matched: str = ""
+    baseline: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int, threads: int, build
                 flops=None if tokens is None else tokens * made.cost.train_flops_per_token,
                 seconds=speed.seconds(cfg, made, dataset.val_tokens, rate),
                 matched=matching.sizes(sweep, cfg, group[0]),
+                baseline=sweep.design.reference(group[0].values),
             )
         )
     left = [None if arm.seconds is None else arm.seconds * (arm.runs - arm.done) for arm in arms]
@@ -136,17 +139,18 @@ def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int, threads: int, build
 def warnings(sweep: Sweep, arms: Sequence[ArmPlan], configs: Sequence[RunConfig]) -> list[str]:
     """What will weaken or forbid a verdict, known beforehand."""
     design = sweep.design
-    reference = next((arm for arm in arms if arm.arm == design.baseline_arm), arms[0])
+    named = {arm.arm: arm for arm in arms}
+    against = [(arm, named.get(arm.baseline or "", arms[0])) for arm in arms]
     found = []
     if design.baseline is None and len(arms) > 1:
         found.append("no baseline: name one in gpt_lab.baseline, or give the report --baseline")
-    for arm, cfg in zip(arms, configs, strict=True):
+    for (arm, reference), cfg in zip(against, configs, strict=True):
         if cfg.match != "flops" and _apart(arm.parameters, reference.parameters):
             more = arm.parameters / reference.parameters - 1
             found.append(
                 f"{arm.arm} has {more:+.1%} parameters against {reference.arm}: compare at equal size or FLOPs"
             )
-    for arm in arms:
+    for arm, reference in against:
         if arm.tokens is not None and reference.tokens is not None and _apart(arm.tokens, reference.tokens):
             found.append(
                 f"unequal budgets: {arm.arm} trains on {arm.tokens:,.0f} tokens, {reference.arm} on "
@@ -161,8 +165,8 @@ def warnings(sweep: Sweep, arms: Sequence[ArmPlan], configs: Sequence[RunConfig]
         found.append(f"{design.metric} does not compare across tokenizers: use metric val/bpb")
     if sweep.method != "grid" and len(arms) > 1:
         found.append(f"a {sweep.method} search does not give each arm as many runs: it tunes, it does not compare")
-    if sweep.method == "grid" and len(arms) > 1 and reference.pairs < FEWEST["screen"]:
-        found.append(f"{reference.pairs} values of {design.pair} give no verdict: {FEWEST['screen']} are the fewest")
+    if sweep.method == "grid" and len(arms) > 1 and (fewest := against[0][1].pairs) < FEWEST["screen"]:
+        found.append(f"{fewest} values of {design.pair} give no verdict: {FEWEST['screen']} are the fewest")
     return found
 
 
@@ -207,7 +211,7 @@ def table(sweep: Sweep, plan: Plan) -> Table:
     if matched:
         made.add_column("matched by", overflow="fold")
     for arm in plan.arms:
-        name = (arm.arm or "all") + (" (baseline)" if arm.arm == sweep.design.baseline_arm else "")
+        name = (arm.arm or "all") + (" (baseline)" if arm.arm == arm.baseline else "")
         made.add_row(
             name,
             f"{arm.runs}",
@@ -255,16 +259,16 @@ def effects(sweep: Sweep, plan: Plan, floor: Noise | None = None) -> list[str]:
     pairs = min(arm.pairs for arm in plan.arms)
     if sweep.method != "grid" or len(plan.arms) < 2 or pairs < 2:
         return []
-    compared = len(plan.arms) - 1
+    family = max(len(plan.arms) - len({arm.baseline for arm in plan.arms}), 1)
     if floor is not None:
-        return [*needed.detectable(sweep, pairs, compared, floor), needed.wished(sweep, compared, floor)]
+        return [*needed.detectable(sweep, pairs, family, floor), needed.wished(sweep, family, floor)]
     known = noise(sweep)
     lines = []
     for tier, fewest in FEWEST.items():
         if pairs < fewest:
             continue
         sizes = {
-            r: detectable_effect(pairs, alpha=design.alpha, rho=r, comparisons=compared, tier=tier) for r in (0.0, 0.5)
+            r: detectable_effect(pairs, alpha=design.alpha, rho=r, comparisons=family, tier=tier) for r in (0.0, 0.5)
         }
         if known is None:
             text = f"{sizes[0.0]:.2f} run sd ({sizes[0.5]:.2f} if the runs of a pair correlate by 0.5)"
@@ -275,7 +279,7 @@ def effects(sweep: Sweep, plan: Plan, floor: Noise | None = None) -> list[str]:
                 f"0.5; run sd {sd:.4f} of {runs} earlier runs)"
             )
         lines.append(f"smallest detectable effect, {tier} tier, {pairs} pairs, power 80 %: {text}")
-    lines.append(needed.wished(sweep, compared, None))
+    lines.append(needed.wished(sweep, family, None))
     if design.pair == null.PAIR and design.baseline is not None:
         way = null.again(str(sweep.path), sweep.overrides)
         lines.append(f"the noise of the baseline is not known here: `{way}` measures it")

@@ -21,7 +21,10 @@ TOP = (
     *("run_cap", "early_terminate", "command", "gpt_lab"),
 )
 GRID_ONLY = ("zip", "per", "exclude", "design", *factorial.KEYS)
-BLOCK = ("study", "question", "baseline", "pair", "family", "mei", "alpha", "nuisance", "match", *GRID_ONLY)
+BLOCK = (
+    *("study", "question", "baseline", "within", "pair", "family", "mei", "alpha", "nuisance", "match"),
+    *GRID_ONLY,
+)
 METRICS = (
     *("val/bpb", "val/loss", "val/ppl", "val/accuracy"),
     *("perf/tokens_per_s", "perf/mfu", "perf/peak_memory_gb"),
@@ -165,8 +168,9 @@ def _sweep(path: Path, raw: Mapping[str, Any], overrides: Sequence[str], study: 
         if any(p.probabilities for p in swept.values()):
             raise ConfigError("probabilities are for method: random")
         values = grid.combinations(swept, design.pair, _rules(block, swept, design))
-        arm = design.baseline_arm
-        if arm is not None and arm not in {design.arm(row) for row in values}:
+        arms = {design.arm(row) for row in values}
+        arm = next((arm for row in values if (arm := design.reference(row)) is not None and arm not in arms), None)
+        if arm is not None:
             raise ConfigError(f"gpt_lab.baseline {arm} is none of the arms: zip, per or exclude leaves it out")
         factorial.check_complete(design, {design.arm(row) for row in values})
     return Sweep(path, raw, design, method, tuple(overrides), run_cap)
@@ -193,10 +197,11 @@ def _design(
     drawn = [name for name, p in swept.items() if p.drawn and method != "grid" and name not in (pair, *nuisance)]
     nuisance = tuple(name for name in swept if name in nuisance or name in drawn)
     factors = tuple(name for name in swept if name not in (pair, *nuisance))
+    within = grid.within(block, factors)
     values = {name: grid.listed(p) if method == "grid" else p.values for name, p in swept.items()}
     metric, goal = _metric(raw, needed=method == "bayes" or "early_terminate" in raw)
     name = _study(path, raw, block, found, overrides, study)
-    baseline = _baseline(block, factors, swept)
+    baseline = _baseline(block, factors, within, swept)
     return Design(
         study=name,
         question=_text("question", block),
@@ -204,6 +209,7 @@ def _design(
         goal=goal,
         pair=pair,
         factors=factors,
+        within=within,
         nuisance=nuisance,
         baseline=baseline,
         family=_text("family", block) or name,
@@ -286,7 +292,7 @@ def _nuisance(block: Mapping[str, Any], swept: Mapping[str, Parameter], pair: st
 
 
 def _baseline(
-    block: Mapping[str, Any], factors: tuple[str, ...], swept: Mapping[str, Parameter]
+    block: Mapping[str, Any], factors: tuple[str, ...], within: tuple[str, ...], swept: Mapping[str, Parameter]
 ) -> dict[str, Any] | None:
     if "baseline" not in block:
         return None
@@ -295,11 +301,16 @@ def _baseline(
     for key, value in stated.items():
         if key not in factors:
             raise ConfigError(unknown("factor in gpt_lab.baseline:", key, factors))
+        if key in within:
+            raise ConfigError(f"gpt_lab.baseline: {key} is in gpt_lab.within, so each of its values has a baseline")
         values[key] = grid.one_of("gpt_lab.baseline", key, value, swept)
-    missing = [key for key in factors if key not in values]
+    missing = [key for key in factors if key not in values and key not in within]
     if missing:
-        raise ConfigError(f"gpt_lab.baseline must name one arm: {missing[0]} is missing")
-    return {key: values[key] for key in factors}
+        raise ConfigError(
+            f"gpt_lab.baseline must name one arm: {missing[0]} is missing (a baseline for each of its values: "
+            f"gpt_lab.within: [{missing[0]}])"
+        )
+    return {key: values[key] for key in factors if key in values}
 
 
 def _metric(raw: Mapping[str, Any], needed: bool) -> tuple[str, Any]:

@@ -33,7 +33,18 @@ def draw(comparison: Comparison, study: Study, folder: Path) -> list[Figure]:
     Raises:
         LabError: the folder cannot be written.
     """
-    from gpt_lab.report.figures import base, curves, effects, factors, forest, pareto, seeds, tuning
+    from gpt_lab.report.figures import (
+        base,
+        curves,
+        effects,
+        factors,
+        forest,
+        ladder,
+        pareto,
+        seeds,
+        speedup,
+        tuning,
+    )
     from gpt_lab.report.figures.material import Material
 
     families = {
@@ -46,6 +57,8 @@ def draw(comparison: Comparison, study: Study, folder: Path) -> list[Figure]:
         "interaction": factors.draw,
         "effects": effects.draw,
         "half_normal": effects.half_normal_plot,
+        "ladder": ladder.draw,
+        "speedup": speedup.draw,
     }
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from gpt_lab.report.figures.base import (
 )
 from gpt_lab.report.figures.material import Material, together
 from gpt_lab.report.types import Row
-from gpt_lab.report.wording import axis, percent, plain, signed
+from gpt_lab.report.wording import axis, percent, plain, signed, within
 
 FLOORS = ("unigram", "bigram", "trigram")
 ZOOM = 0.6
@@ -150,10 +150,11 @@ def _caption(material: Material, lines: list[Line], floors: dict[str, float], en
 
 def differences(material: Material) -> Drawing | None:
     """Variant minus baseline over tokens, one panel per arm; None where no two runs of a pair share a grid."""
-    if material.baseline is None:
-        return None
     found = [
-        (row, line) for row in material.shown() if row.arm != material.baseline if (line := _difference(row, material))
+        (row, line)
+        for row in material.shown()
+        if row.arm != material.references.get(row.arm, row.arm)
+        if (line := _difference(row, material))
     ]
     if not found:
         return None
@@ -186,7 +187,7 @@ def differences(material: Material) -> Drawing | None:
 
 
 def _difference(row: Row, material: Material) -> Line | None:
-    variant, base = material.curves.get(row.arm, {}), material.curves.get(str(material.baseline), {})
+    variant, base = material.curves.get(row.arm, {}), material.curves.get(str(material.references[row.arm]), {})
     columns, interpolated = [], False
     for pair in variant:
         if pair in base:
@@ -241,7 +242,8 @@ def _said(
     found: list[tuple[Row, Line]], beyond: list[tuple[Row, Line]], limits: tuple[float, float], material: Material
 ) -> str:
     text = (
-        f"Variant minus {material.baseline} at equal tokens: thick, the mean; thin, each {material.design.pair}; "
+        f"Variant minus {material.design.baseline_arm}{within(material.design)} at equal tokens: thick, the mean; "
+        f"thin, each {material.design.pair}; "
         f"band, a t interval at {percent(material.design.alpha)} for each place by itself. "
         "Grey: too small to matter. The verdict is about the last place only."
     )

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from gpt_lab.report.figures.base import BAND, INK, MUTED, PAPER, VERDICTS, Drawing, canvas, folded, near, reach
 from gpt_lab.report.figures.material import Material
 from gpt_lab.report.types import Interval, Row
-from gpt_lab.report.wording import amount, axis, common_digits, percent, unit, verdict, with_interval
+from gpt_lab.report.wording import amount, axis, common_digits, percent, unit, verdict, with_interval, within
 
 MOST = 60
 """Rows that still can be read at one height."""
@@ -54,7 +54,7 @@ def draw(material: Material) -> Drawing | None:
     ax.set_title(better, loc="left", color=MUTED)
     ax.set_title(worse, loc="right", color=MUTED)
     base = folded(material.names.get(design.baseline_arm, design.baseline_arm), 40, 1)
-    ax.set_xlabel(f"difference in {axis(design.metric)} to {base}")
+    ax.set_xlabel(f"difference in {axis(design.metric)} to {base}{within(design)}")
     return Drawing("forest", "Differences to the baseline", _caption(material, rows, beyond), figure)
 
 
@@ -100,7 +100,7 @@ def _words(ax: Axes, places: list[float], lines: list[tuple[str, Interval | None
 def _caption(material: Material, rows: list[Row], beyond: int) -> str:
     comparison, design = material.comparison, material.design
     text = (
-        f"Mean of the paired differences in {design.metric}, variant minus {design.baseline_arm}, with "
+        f"Mean of the paired differences in {design.metric}, variant minus {design.baseline_arm}{within(design)}, with "
         f"{percent(design.alpha)} intervals. Grey band: differences below "
         f"{amount(comparison.mei)} {unit(design.metric)}, too small to matter. "
         f"Verdicts are corrected for the number of comparisons: {comparison.correction}."

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gpt_lab.report.figures.base import COLOURS, DASHES, INK, MARKERS
+from gpt_lab.report.pairing import references
 from gpt_lab.report.types import Comparison, Row, Study
 from gpt_lab.report.wording import settings, short_names
 
@@ -35,7 +36,8 @@ class Material:
     Fields:
         rows: arms with finished runs, best first.
         names: arm -> its short name.
-        baseline: the arm of the rows that others are compared with; None if there is none with finished runs.
+        baseline: the arm of the rows that all others are compared with; None if there is none with finished runs.
+        references: arm -> the arm that it is compared with, where that has finished runs.
     """
 
     def __init__(self, comparison: Comparison, study: Study) -> None:
@@ -47,6 +49,9 @@ class Material:
         self.names = short_names(comparison.design, [row.arm for row in comparison.rows])
         found = [row.arm for row in self.rows if row.arm == comparison.design.baseline_arm]
         self.baseline = found[0] if found else None
+        known = {row.arm for row in self.rows}
+        pairs = references(self.design, [row.arm for row in self.rows])
+        self.references = {arm: other for arm, other in pairs.items() if other in known}
 
     @cached_property
     def styles(self) -> Mapping[str, Style]:

@@ -100,7 +100,7 @@ def _panel(
         scores = material.scores(row)
         if len(scores) > 1:
             ax.plot([x, x], [scores.min(), scores.max()], color=style.colour, lw=0.9, alpha=0.7, zorder=3)
-        edge = INK if row.arm == material.baseline else style.colour
+        edge = INK if row.verdict == "baseline" else style.colour
         ax.plot([x], [y], style.marker, color=style.colour, ms=6, mec=edge, mew=0.8, zorder=4)
     if logarithmic:
         ax.set_xscale("log")
@@ -128,7 +128,7 @@ def front_of(points: list[tuple[float, float]], maximise: bool = False) -> list[
 
 def _handle(material: Material, row: Row) -> Line2D:
     style = material.styles[row.arm]
-    name = ellipsis(material.names[row.arm], 34) + (" (baseline)" if row.arm == material.baseline else "")
+    name = ellipsis(material.names[row.arm], 34) + (" (baseline)" if row.verdict == "baseline" else "")
     return Line2D([], [], ls="none", marker=style.marker, ms=5, color=style.colour, label=name)
 
 

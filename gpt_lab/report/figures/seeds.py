@@ -19,7 +19,7 @@ def draw(material: Material) -> Drawing | None:
     values = [v for line in scores for v in line if math.isfinite(v)]
     if len(values) < 2:
         return None
-    names = [folded(material.names[row.arm]) + " (baseline)" * (row.arm == material.baseline) for row in rows]
+    names = [folded(material.names[row.arm]) + " (baseline)" * (row.verdict == "baseline") for row in rows]
     heights = [0.24 + 0.13 * name.count("\n") for name in names]
     figure = canvas(0.75 + sum(heights))
     ax = figure.add_subplot()
