@@ -91,12 +91,12 @@ RULES: Mapping[str, Rule] = {
     "data": Rule(
         "Other data, or another version of it",
         "all",
-        "the same data for both runs of a pair; force=true trains again",
+        "the same data for both runs of a pair (study=NAME runs all of them anew)",
     ),
     "code": Rule(
         "Another version of the code within pairs",
         EITHER,
-        "both runs of a pair by one version; force=true trains again",
+        "both runs of a pair by one version (study=NAME runs all of them anew)",
     ),
     "numbers": Rule(
         "Another number format within pairs, which is not what is compared",

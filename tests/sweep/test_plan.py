@@ -200,7 +200,7 @@ def test_a_budget_in_seconds_is_the_time(make: Any) -> None:
         (
             {"model": {"values": ["llama", "gpt2"]}},
             {"baseline": {"model": "llama"}},
-            "model=gpt2: model changes position, norm, mlp, model.tied, model.bias: a verdict is on all of them together",
+            "model=gpt2: model changes position, norm, mlp, model.tied, model.bias: a verdict is on all of them",
         ),
         (
             {"norm": {"values": ["none", "rmsnorm"]}},
@@ -273,7 +273,7 @@ def test_code_and_data_that_changed_since_a_part_was_run(
     ledger.close()
     printed = shown(with_more)
     assert "position=alibi: other code than the baseline's in 2 pairs (runs that are done, against" in printed
-    assert 'no "better" or "worse". Way out: both runs of a pair by one version; force=true' in printed
+    assert 'no "better" or "worse". Way out: both runs of a pair by one version (study=NAME' in printed
     assert "position=learned: " not in printed and "version of the data" not in printed
     text.write_text("Other words, and more of them, that nobody has read so far.\n" * 400)
     assert "position=alibi: another version of the data than the baseline's in 2 pairs" in shown(with_more)

@@ -19,6 +19,7 @@ ARMS = {
     "pos_enc": (["rope", "learned", "sinusoidal", "alibi", "none"], 3),
     "attention": (["mha", "gqa", "mqa", "sliding"], 3),
     "norm": (["rmsnorm/pre", "rmsnorm/post", "layernorm/pre", "layernorm/post", "none/pre", "none/post"], 3),
+    "norm_pairs": (["rmsnorm", "layernorm"], 5),
     "mlp": (["swiglu", "geglu", "reglu", "gelu", "silu", "relu", "relu2"], 3),
     "optim": (["adamw", "lion", "muon", "sgd"], 3),
     "precision": (["fp32", "bf16"], 5),
