@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from gpt_lab import components, registry
+from benchmarks import questions
 from gpt_lab.sweep import cells, spec
 
 ROOT = Path(__file__).parent.parent
@@ -74,6 +75,9 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run sweep sweeps/pos_enc.yaml --dry-run --target-effect 0.02": Run("null pairs of", STEPS),
     "uv run noise --list": Run("Noise floors in runs"),
     "uv run sweep sweeps/interactions.yaml --dry-run": Run("full two-level factorial of 3 factors: 8 arms", STEPS),
+    "uv run sweep recall --report": Run(
+        "wrote runs/recall/report/report.md", ["budget.steps=4", "eval.every=4", "--seeds", "1", "tracker=none"]
+    ),
     "uv run wandb sweep sweeps/pos_enc.yaml": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
     "uv run wandb agent ENTITY/gpt_lab/SWEEP_ID": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
     "uv run report sweeps/pos_enc.yaml --from wandb:ENTITY/gpt_lab/SWEEP_ID": Elsewhere(
@@ -141,7 +145,7 @@ def test_commands_run(tmp_path: Path) -> None:
             assert "Traceback" not in done.stderr, line
     studies = [path.parent.parent.name for path in tmp_path.glob("runs/*/*/run.json")]
     assert sum(name.startswith("noise-") for name in studies) == 6, "three null pairs"
-    alone = [name for name in studies if name != "pos_enc" and not name.startswith("noise-")]
+    alone = [name for name in studies if name not in ("pos_enc", "recall") and not name.startswith("noise-")]
     assert len(alone) == sum(
         isinstance(what, Run) and line.startswith("uv run train") and "--cfg" not in line
         for line, what in COMMANDS.items()
@@ -194,16 +198,25 @@ def test_the_list_of_components() -> None:
 
 
 def test_the_list_of_sweeps() -> None:
-    """The table is what the files of sweeps/ say."""
+    """The table is what the files of sweeps/ say, but for the ready-made questions, which have a table of their own."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     between = re.search(r"<!-- sweeps -->\n(.*?)<!-- /sweeps -->", text, re.DOTALL)
     assert between is not None
     rows = ["| file | question | runs |", "|---|---|---|"]
     for path in sorted((ROOT / "sweeps").glob("*.yaml")):
+        if path.stem in questions.QUESTIONS:
+            continue
         sweep = spec.load(path)
         count = len(cells.cells(sweep))
         rows.append(f"| [{path.stem}](sweeps/{path.name}) | {sweep.design.question} | {count} |")
     assert between[1] == "\n".join(rows) + "\n"
+
+
+def test_the_list_of_questions() -> None:
+    """The table is what the sweep files ask and, once they have all been run, what came out."""
+    between = questions.BLOCK.search((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert between is not None
+    assert between[0] == questions.table(questions.committed().get("questions", {}))
 
 
 def test_the_sweep_file_of_one_s_own(tmp_path: Path) -> None:
