@@ -10,6 +10,7 @@ stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -23,9 +24,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gpt_lab.report import factorial, wording, write
-from gpt_lab.report.targets import Options, find
-from gpt_lab.report.types import Comparison, Row
+import pandas as pd
+
+from gpt_lab.report import factorial, wording
+from gpt_lab.report.compare import compare
+from gpt_lab.report.effects import Effects
+from gpt_lab.report.types import Comparison, Row, Study
 from gpt_lab.store.record import machine
 from gpt_lab.sweep import spec
 
@@ -48,34 +52,43 @@ def command(name: str) -> str:
 
 
 def asked(name: str, place: Path, jobs: int, overrides: Sequence[str]) -> dict[str, Any]:
-    """Runs a question in the folder `place`: what it took, and what came out."""
+    """Runs a question in the folder `place`, and what it took."""
     words = [*COMMAND, f"sweeps/{name}.yaml", "--report", "--jobs", str(jobs), *overrides]
     began = time.perf_counter()
     status = subprocess.run(words, cwd=place, env={**os.environ, "WANDB_MODE": "disabled"}).returncode
     seconds = time.perf_counter() - began
     if status not in (0, 1) or not (place / "runs" / name / "report" / KEPT[0]).is_file():
         raise SystemExit(f"{name} ended with {status}: the same command goes on")
-    return {"command": command(name), "seconds": round(seconds, 1), "status": status, **answer(name, place)}
+    return {"command": command(name), "seconds": round(seconds, 1), "status": status}
 
 
-def answer(name: str, place: Path) -> dict[str, Any]:
-    """What a question's runs say: how many they are, and the sentence for README."""
+def answer(name: str, folder: Path) -> str:
+    """The sentence for README, from the runs of a report."""
+    parts = []
+    for metric, where in {"": "", **BEYOND.get(name, {})}.items():
+        found = read(name, folder, metric)
+        comparison = compare(found)
+        effects = factorial.analyse(comparison, found) if found.design.factorial is not None else None
+        parts.append(" ".join(filter(None, [where, sentence(comparison)])) if effects is None else told(effects))
+    return "; ".join(parts)
+
+
+def read(name: str, folder: Path, metric: str = "") -> Study:
+    """A question's runs as their report was made from them, scored by the metric that decides, or by another."""
     design = spec.load(ROOT / "sweeps" / f"{name}.yaml").design
-    parts, runs = [], 0
-    for metric, where in {design.metric: "", **BEYOND.get(name, {})}.items():
-        options = Options(metric=metric, goal=design.goal)
-        comparison, study = write.answer(find([str(place / "runs" / name)], options), options)
-        parts.append(" ".join(filter(None, [where, sentence(comparison)])))
-        if metric != design.metric:
-            continue
-        runs = len(study.runs)
-        if design.factorial is not None and (effects := factorial.analyse(comparison, study)):
-            parts += [
-                f"{effect.name} {wording.with_interval(effect.interval)} {effect.word}"
-                for effect in effects.effects
-                if effect.interval is not None
-            ]
-    return {"runs": runs, "answer": "; ".join(parts)}
+    text = {"pair": "string", "arm": "string", "tuning": "string"}
+    runs = pd.read_csv(folder / "runs.csv", dtype=text, float_precision="round_trip", low_memory=False)
+    runs = runs.astype(dict.fromkeys(text, object)).fillna({"tuning": "", "error": ""})
+    if metric:
+        design = dataclasses.replace(design, metric=metric)
+        runs["score"] = runs[f"summary.{metric}"]
+    return Study(design, runs)
+
+
+def told(effects: Effects) -> str:
+    """The effects of a factorial: main ones and interactions."""
+    known = [(effect, effect.interval) for effect in effects.effects if effect.interval is not None]
+    return ", ".join(f"{effect.name} {wording.with_interval(interval)} {effect.word}" for effect, interval in known)
 
 
 def sentence(comparison: Comparison) -> str:
@@ -97,7 +110,8 @@ def _judged(row: Row, name: str) -> str:
 
 
 def _tuned(row: Row) -> str:
-    return f" ({row.tuning.rpartition('.')[2]}{', the edge' if row.on_edge else ''})" if row.tuning else ""
+    values = re.sub(r"\b(\w+\.)+(?=\w+=)", "", row.tuning)
+    return f" ({values}{', the edge' if row.on_edge else ''})" if values else ""
 
 
 def keep(name: str, place: Path, folder: Path) -> None:
@@ -161,6 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"== {command(name)}", flush=True)
             one = asked(name, place, chosen.jobs, QUICK if chosen.quick else [])
             keep(name, place, reports / name)
+            one["answer"] = answer(name, reports / name)
             result["questions"][name] = one
             print(f"{name}: {one['seconds']:.0f} s: {one['answer']}", flush=True)
     result["machine"] = {**named, "jobs": chosen.jobs, "load_after": round(os.getloadavg()[0], 2)}
