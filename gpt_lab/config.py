@@ -340,7 +340,7 @@ def _section(name: str, settings: Any) -> Any:
     hints = _hints(cls)
     _refuse_unknown(f"key of {name}:", settings, hints)
     for field in dataclasses.fields(cls):
-        if field.default is dataclasses.MISSING and field.name not in settings:
+        if field.default is field.default_factory is dataclasses.MISSING and field.name not in settings:
             raise ConfigError(f"{name}.{field.name} is missing")
     return cls(**{key: options.check(f"{name}.{key}", value, hints[key]) for key, value in settings.items()})
 

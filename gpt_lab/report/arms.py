@@ -320,6 +320,8 @@ def _judged(found: Arranged, options: Options) -> Design:
         key: value for key in ("metric", "goal", "mei", "alpha") if (value := getattr(options, key)) is not None
     }
     metric = options.metric or found.design.metric
+    if options.metric is not None and options.goal is None:
+        changes["goal"] = spec.usual_goal(metric)
     if (
         options.metric is None
         and metric == Design.metric
