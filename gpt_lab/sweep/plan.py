@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from gpt_lab import lengths
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 from gpt_lab.sweep import cells as cells_
@@ -132,7 +133,8 @@ def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int, threads: int, build
     whole = sum(known) / jobs if len(known) == len(left) else None
     if whole is not None and any(known):
         whole = max(whole, max(arm.seconds or 0.0 for arm in arms if arm.runs > arm.done))
-    said = tuple(warnings(sweep, arms, configs))
+    notes = dict.fromkeys(note for made in plans for note in made.notes)
+    said = (*warnings(sweep, arms, configs), *notes)
     return Plan(tuple(arms), jobs, whole, speeds.basis, said, tuple(matching.lines(sweep, configs)))
 
 
@@ -161,7 +163,7 @@ def warnings(sweep: Sweep, arms: Sequence[ArmPlan], configs: Sequence[RunConfig]
         if arm.pairs != reference.pairs:
             found.append(f"unequal pairs: {arm.arm} has {arm.pairs}, {reference.arm} {reference.pairs}")
     tokenizers = {str(sorted(cfg.tokenizer.items())) for cfg in configs}
-    if len(tokenizers) > 1 and design.metric in ("val/loss", "val/ppl", "train/loss"):
+    if len(tokenizers) > 1 and lengths.like(design.metric) in ("val/loss", "val/ppl", "train/loss"):
         found.append(f"{design.metric} does not compare across tokenizers: use metric val/bpb")
     if sweep.method != "grid" and len(arms) > 1:
         found.append(f"a {sweep.method} search does not give each arm as many runs: it tunes, it does not compare")
