@@ -87,8 +87,10 @@ def read(name: str, folder: Path, metric: str = "") -> Study:
 
 def told(effects: Effects) -> str:
     """The effects of a factorial: main ones and interactions."""
-    known = [(effect, effect.interval) for effect in effects.effects if effect.interval is not None]
-    return ", ".join(f"{effect.name} {wording.with_interval(interval)} {effect.word}" for effect, interval in known)
+    sizes = [
+        wording.with_interval(e.interval) if e.interval else wording.signed(e.estimate, 4) for e in effects.effects
+    ]
+    return ", ".join(f"{e.name} {size} {e.word}" for e, size in zip(effects.effects, sizes, strict=True))
 
 
 def sentence(comparison: Comparison) -> str:

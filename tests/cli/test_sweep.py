@@ -20,7 +20,16 @@ from tests.test_imports import heavy_after
 def test_help_is_light() -> None:
     heavy, printed = heavy_after("sys.argv = ['sweep', '--help']\nfrom gpt_lab.cli.sweep import main; main()")
     assert heavy == []
-    for word in ("--jobs N", "--threads N", "--seeds N", "--dry-run", "--report", "--fail-fast", "--retries N", "exit status:"):
+    for word in (
+        "--jobs N",
+        "--threads N",
+        "--seeds N",
+        "--dry-run",
+        "--report",
+        "--fail-fast",
+        "--retries N",
+        "exit status:",
+    ):
         assert word in printed
 
 
