@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt_lab import components, registry
 from benchmarks import questions
+from gpt_lab import components, registry
 from gpt_lab.sweep import cells, spec
 
 ROOT = Path(__file__).parent.parent
