@@ -76,9 +76,9 @@ def answer(name: str, folder: Path) -> str:
 def read(name: str, folder: Path, metric: str = "") -> Study:
     """A question's runs as their report was made from them, scored by the metric that decides, or by another."""
     design = spec.load(ROOT / "sweeps" / f"{name}.yaml").design
-    text = {"pair": "string", "arm": "string", "tuning": "string"}
-    runs = pd.read_csv(folder / "runs.csv", dtype=text, float_precision="round_trip", low_memory=False)
-    runs = runs.astype(dict.fromkeys(text, object)).fillna({"tuning": "", "error": ""})
+    words = ["pair", "arm", "tuning", "error"]
+    runs = pd.read_csv(folder / "runs.csv", dtype=dict.fromkeys(words, "str"), low_memory=False)
+    runs[words] = runs[words].astype(object).where(runs[words].notna(), "")
     if metric:
         design = dataclasses.replace(design, metric=metric)
         runs["score"] = runs[f"summary.{metric}"]
