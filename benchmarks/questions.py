@@ -43,7 +43,7 @@ BEYOND = {"extrapolation": {"val/bpb_8x": "at eight times the training context"}
 """Metrics that belong to the answer beside the one that decides, and what they are in words."""
 KEPT = ("report.md", "runs.csv")
 COMMAND = [sys.executable, "-c", "from gpt_lab.cli.sweep import main; main()"]
-QUICK = ["budget.steps=4", "eval.every=4", "eval.tokens=256", "batch.tokens=256"]
+QUICK = ["budget.steps=4", "eval.every=4", "eval.tokens=2048"]
 
 
 def command(name: str) -> str:
