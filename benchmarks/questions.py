@@ -44,6 +44,7 @@ BEYOND = {"extrapolation": {"val/bpb_8x": "at eight times the training context"}
 KEPT = ("report.md", "runs.csv")
 COMMAND = [sys.executable, "-c", "from gpt_lab.cli.sweep import main; main()"]
 QUICK = ["budget.steps=4", "eval.every=4", "eval.tokens=2048"]
+QUICK_TEXT = ["data.val_fraction=0.002"]
 
 
 def command(name: str) -> str:
@@ -51,9 +52,12 @@ def command(name: str) -> str:
     return f"uv run sweep {name} --report"
 
 
-def asked(name: str, place: Path, jobs: int, overrides: Sequence[str]) -> dict[str, Any]:
+def asked(name: str, place: Path, jobs: int, quick: bool) -> dict[str, Any]:
     """Runs a question in the folder `place`, and what it took."""
-    words = [*COMMAND, f"sweeps/{name}.yaml", "--report", "--jobs", str(jobs), *overrides]
+    words = [*COMMAND, f"sweeps/{name}.yaml", "--report", "--jobs", str(jobs)]
+    if quick:
+        words += QUICK
+        words += QUICK_TEXT if spec.load(ROOT / "sweeps" / f"{name}.yaml").design.metric.endswith("bpb") else []
     began = time.perf_counter()
     status = subprocess.run(words, cwd=place, env={**os.environ, "WANDB_MODE": "disabled"}).returncode
     seconds = time.perf_counter() - began
@@ -175,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             (place / "sweeps").symlink_to(ROOT / "sweeps")
         for name in [name for name in QUESTIONS if name in (chosen.names or QUESTIONS)]:
             print(f"== {command(name)}", flush=True)
-            one = asked(name, place, chosen.jobs, QUICK if chosen.quick else [])
+            one = asked(name, place, chosen.jobs, chosen.quick)
             keep(name, place, reports / name)
             one["answer"] = answer(name, reports / name)
             result["questions"][name] = one
