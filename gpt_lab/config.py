@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import itertools
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -339,7 +340,7 @@ def _section(name: str, settings: Any) -> Any:
     hints = _hints(cls)
     _refuse_unknown(f"key of {name}:", settings, hints)
     for field in dataclasses.fields(cls):
-        if field.default is dataclasses.MISSING and field.name not in settings:
+        if field.default is field.default_factory is dataclasses.MISSING and field.name not in settings:
             raise ConfigError(f"{name}.{field.name} is missing")
     return cls(**{key: options.check(f"{name}.{key}", value, hints[key]) for key, value in settings.items()})
 
@@ -380,6 +381,9 @@ def _together(cfg: RunConfig) -> None:
         raise ConfigError(
             f"batch.micro={cfg.batch.micro} does not divide the {cfg.rows} rows of a step (allowed: {allowed})"
         )
+    contexts = cfg.eval.contexts
+    if contexts[:1] != [1] or any(b <= a for a, b in itertools.pairwise(contexts)):
+        raise ConfigError(f"eval.contexts must begin with 1 and rise, such as [1, 2, 4, 8], not {contexts}")
     if cfg.match is None and cfg.match_to is not None:
         raise ConfigError(f"match_to={cfg.match_to} needs match=params or match=flops: it says how many of what")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.=-]*", cfg.study):

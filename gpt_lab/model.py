@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -104,7 +105,7 @@ class GPT(nn.Module):
         return logits_BTV
 
     def choose_kernels(
-        self, device: str | torch.device, dtype_name: str, documents: bool = False
+        self, device: str | torch.device, dtype_name: str, documents: bool = False, times: int = 1
     ) -> list[kernels.Choice]:
         """Sets each layer's attention kernel to what cfg.kernel means on this device; returns the choices, by layer.
 
@@ -112,6 +113,7 @@ class GPT(nn.Module):
             device: where the model will run.
             dtype_name: fp32, tf32, bf16 or fp16.
             documents: whether batches carry document numbers.
+            times: length of the sequences, in training contexts.
 
         Raises:
             ConfigError: the kernel asked for cannot do what a layer needs; the line names those that can.
@@ -122,7 +124,7 @@ class GPT(nn.Module):
             if not hasattr(attention, "request"):  # attention of another package that computes without these kernels
                 continue
             request = attention.request(torch.device(device), dtype_name, self.position.bias_kind, documents)
-            choices.append(kernels.choose(self.kernel_name, request))
+            choices.append(kernels.choose(self.kernel_name, replace(request, context=times * request.context)))
             attention.kernel = choices[-1].name
         return choices
 

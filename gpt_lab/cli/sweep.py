@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser
+
+if TYPE_CHECKING:
+    from gpt_lab.sweep.design import Sweep
 
 PIPE_WIDTH = 160
 """Characters of a line where there is no terminal: names of runs stay whole."""
@@ -18,6 +22,7 @@ examples:
   sweep pos_enc --dry-run                 what it will cost, and what it can detect
   sweep sweeps/pos_enc.yaml --jobs 2      two trials at a time
   sweep pos_enc --seeds 5 scale=nano      other seeds, other settings for every cell
+  sweep norm --report                     and then what `report norm` says
   sweep pos_enc --target-effect 0.02      enough seeds for it (`noise pos_enc` measures the noise first)
 exit status: 0 all finished, 1 some failed or diverged, 2 bad input, 130 or 143 stopped by a signal
 """
@@ -39,6 +44,7 @@ def parser() -> Parser:
         "--target-effect", type=_effect, metavar="X", help="seeds enough to show X, in units of the metric"
     )
     made.add_argument("--dry-run", action="store_true", help="show the plan and leave")
+    made.add_argument("--report", action="store_true", help="then say what is better, as `report` does")
     made.add_argument("--fail-fast", action="store_true", help="stop all when a trial fails")
     made.add_argument("--retries", type=_natural, metavar="N", help="tries after a failure (1; 0 with --fail-fast)")
     return made
@@ -81,6 +87,8 @@ def run(argv: list[str]) -> int:
 
     if chosen.seeds is not None and chosen.target_effect is not None:
         raise ConfigError("--seeds and --target-effect both say how many seeds: leave one out")
+    if chosen.report and chosen.dry_run:
+        raise ConfigError("--report is about runs and --dry-run makes none: leave one out")
     sweep = spec.load(chosen.file, chosen.overrides)
     if chosen.seeds is not None:
         sweep = spec.with_seeds(sweep, chosen.seeds)
@@ -97,9 +105,23 @@ def run(argv: list[str]) -> int:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if chosen.dry_run:
         return runner.dry_run(sweep, console, chosen.jobs, chosen.threads)
-    return runner.run_sweep(
+    status = runner.run_sweep(
         sweep, console, chosen.jobs, chosen.threads, fail_fast=chosen.fail_fast, retries=chosen.retries
     )
+    return status if not chosen.report or status > 1 else _report(sweep, status)
+
+
+def _report(sweep: Sweep, status: int) -> int:
+    """Reports what a sweep has left; its exit status stays, and a report that cannot be made is 1."""
+    from gpt_lab.cli import report
+    from gpt_lab.errors import LabError
+    from gpt_lab.sweep import runner
+
+    try:
+        return max(status, report.run([str(runner.named(sweep))]))
+    except LabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 main = entry(run)

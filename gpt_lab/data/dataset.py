@@ -78,18 +78,22 @@ class Dataset(ABC):
             raise ValueError(f"rows must be contiguous, not {rows}")
         return self._pack(self._train(step, start, stop))
 
-    def validation(self, rows: int, limit: int | None = None) -> Iterator[Batch]:
+    def validation(self, rows: int, limit: int | None = None, times: int = 1) -> Iterator[Batch]:
         """The validation set in batches of at most `rows` sequences of one shape, each target exactly once.
 
         What is left over at the end is filled up with targets of -100. With a `limit`, about so many tokens: whole
         sequences, spread evenly over the set and always the same.
+
+        Args:
+            times: length of a sequence in contexts. Of text the targets are the same at every length: each sequence is
+                `times` neighbouring ones of a context. Synthetic tasks are made up anew for the longer context.
         """
-        sequences = self._val_sequences
-        number = sequences if limit is None else min(sequences, max(1, round(limit / self._context)))
+        sequences = self._val_sequences(times)
+        number = sequences if limit is None else min(sequences, max(1, round(limit / (self._context * times))))
         chosen = np.arange(number) * sequences // number
         rows = min(rows, number)
         for start in range(0, number, rows):
-            examples = self._val(chosen[start : start + rows])
+            examples = self._val(chosen[start : start + rows], times)
             missing = rows - len(examples.tokens)
             if missing:
                 more = ((0, missing), (0, 0))
@@ -101,13 +105,12 @@ class Dataset(ABC):
     def _train(self, step: int, start: int, stop: int) -> Examples:
         """Rows start to stop of a step."""
 
-    @property
     @abstractmethod
-    def _val_sequences(self) -> int: ...
+    def _val_sequences(self, times: int) -> int: ...
 
     @abstractmethod
-    def _val(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Examples:
-        """Some sequences of the validation set, by number."""
+    def _val(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], times: int) -> Examples:
+        """Some sequences of `times` contexts of the validation set, by number."""
 
     def _documents(self, tokens: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> Tensor | None:
         return None
@@ -154,12 +157,12 @@ class TextDataset(Dataset):
         places = self._order.starts(step * self._cfg.rows + start, stop - start)
         return Examples(*batches.gather(self._shards.train, places, self._context))
 
-    @property
-    def _val_sequences(self) -> int:
-        return -(-(self.val_tokens - 1) // self._context)
+    def _val_sequences(self, times: int) -> int:
+        return -(-(self.val_tokens - 1) // (self._context * times))
 
-    def _val(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Examples:
-        places = chosen[:, None] * self._context + np.arange(self._context + 1)
+    def _val(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], times: int) -> Examples:
+        length = self._context * times
+        places = chosen[:, None] * length + np.arange(length + 1)
         inside = np.minimum(places, self.val_tokens - 1)
         windows = self._shards.val[inside].astype(np.int64)
         targets = np.where(places[:, 1:] < self.val_tokens, windows[:, 1:], IGNORED)
@@ -196,17 +199,16 @@ class SyntheticDataset(Dataset):
     def _step(self, step: int) -> Examples:
         return self._plan.examples(self._cfg.data_seed, step, self._cfg.rows)
 
-    @property
-    def _val_sequences(self) -> int:
+    def _val_sequences(self, times: int) -> int:
         return self._val_rows
 
-    def _val(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Examples:
-        tokens, targets = self._validation
+    def _val(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], times: int) -> Examples:
+        tokens, targets = self._validation(times)
         return Examples(tokens[chosen], targets[chosen])
 
-    @functools.cached_property
-    def _validation(self) -> Examples:
-        return self._plan.examples(VALIDATION, 0, self._val_rows)
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - the dataset lives as long as its run
+    def _validation(self, times: int) -> Examples:
+        return self._plan.longer(times).examples(VALIDATION, 0, self._val_rows)
 
 
 def open_dataset(cfg: RunConfig, progress: Progress | None = None, cache_dir: Path | None = None) -> Dataset:

@@ -92,6 +92,11 @@ class Plan(NamedTuple):
         """Targets that count, per sequence."""
         return self.items
 
+    def longer(self, times: int) -> Plan:
+        """The task in `times` the context: copy has as many times the symbols to copy, the others more noise."""
+        items = self.items * times if self.task == "copy" else self.items
+        return self._replace(items=items, context=self.context * times)
+
     def examples(self, seed: int, step: int, rows: int) -> Examples:
         """`rows` sequences, a pure function of the arguments."""
         generator = np.random.Generator(np.random.Philox(key=philox_key(seed, step)))

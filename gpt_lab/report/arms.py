@@ -264,7 +264,7 @@ def _independent(rows: Rows, keys: Sequence[str]) -> list[str]:
 
 def _without_sizes(rows: Rows, keys: tuple[str, ...]) -> tuple[str, ...]:
     """Without what `match` made of the other settings: sizes and their target, where those tell the runs apart."""
-    found = tuple(key for key in keys if key not in schema.LATER or any(r["config"].get(key) for r in rows))
+    found = tuple(key for key in keys if not _idle(key, rows))
     if "match" not in found and not any(r["config"].get("match") for r in rows):
         return found
     kept = tuple(key for key in found if key not in (*schema.MATCHED, "match_to"))
@@ -273,6 +273,11 @@ def _without_sizes(rows: Rows, keys: tuple[str, ...]) -> tuple[str, ...]:
         own = {key: setting(r["config"], key) for key in found}
         made.setdefault(join(kept, own), set()).add(join(found, own))
     return kept if kept and all(len(several) == 1 for several in made.values()) else found
+
+
+def _idle(key: str, rows: Rows) -> bool:
+    """Whether a key that came later changes nothing in any run: older runs lack it."""
+    return key in schema.LATER and all(r["config"].get(key) in (None, schema.LATER[key]) for r in rows)
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:
@@ -315,6 +320,8 @@ def _judged(found: Arranged, options: Options) -> Design:
         key: value for key in ("metric", "goal", "mei", "alpha") if (value := getattr(options, key)) is not None
     }
     metric = options.metric or found.design.metric
+    if options.metric is not None and options.goal is None:
+        changes["goal"] = spec.usual_goal(metric)
     if (
         options.metric is None
         and metric == Design.metric

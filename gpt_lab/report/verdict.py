@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gpt_lab import lengths
 from gpt_lab.errors import ConfigError
 from gpt_lab.report.stats import Array, Fit, benjamini_hochberg, holm
 from gpt_lab.report.types import Tier
@@ -36,6 +37,9 @@ LOWER, HIGHER, SMALL, EQUIVALENT, OPEN = range(5)
 
 FLOOR_NATS = 0.005
 """Nats per byte below which no difference is of interest."""
+
+FLOOR_ACCURACY = 0.01
+"""Share of the answers below which no difference is of interest."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +104,17 @@ def default_mei(metric: str, run_sd: float, *, bytes_per_token: float = math.nan
     """max(FLOOR_NATS per byte in the metric's unit, half a run's standard deviation); NaN parts are left out.
 
     Args:
-        metric: `bpb` is in bits per byte, `loss` in nats and `ppl` in e^nats per token; others have no floor.
+        metric: `bpb` is in bits per byte, `loss` in nats and `ppl` in e^nats per token, `accuracy` has FLOOR_ACCURACY
+            (at multiples of the training context too); others have no floor.
         bytes_per_token: NaN (data that is not text): a token counts as a byte.
         typical: value of the metric, for `ppl`.
     """
     per_token = FLOOR_NATS * (bytes_per_token if math.isfinite(bytes_per_token) else 1.0)
-    floors = {"bpb": FLOOR_NATS / math.log(2), "loss": per_token, "ppl": per_token * typical}
-    parts = (floors.get(metric.rpartition("/")[2], math.nan), run_sd / 2)
+    floors = {
+        "bpb": FLOOR_NATS / math.log(2),
+        "loss": per_token,
+        "ppl": per_token * typical,
+        "accuracy": FLOOR_ACCURACY,
+    }
+    parts = (floors.get(lengths.like(metric).rpartition("/")[2], math.nan), run_sd / 2)
     return max((part for part in parts if math.isfinite(part)), default=0.0)

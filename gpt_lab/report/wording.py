@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from gpt_lab import lengths
 from gpt_lab.report.types import Comparison, Interval, Row
 from gpt_lab.sweep.design import Design
 
@@ -15,6 +16,7 @@ UNITS = {
     "val/loss": "nats per token",
     "train/loss": "nats per token",
     "val/ppl": "perplexity",
+    "val/accuracy": "of the answers",
     "perf/tokens_per_s": "tokens per second",
     "perf/peak_memory_gb": "GB",
 }
@@ -25,12 +27,13 @@ NOT_FINISHED = ("failed", "diverged", "without score", "missing", "stopped", "pr
 
 def unit(metric: str) -> str:
     """What the metric is counted in; its key where that is not known."""
-    return UNITS.get(metric, metric)
+    return UNITS.get(lengths.like(metric), metric)
 
 
 def axis(metric: str) -> str:
     """The metric as an axis label, with its unit."""
-    return f"{metric} ({UNITS[metric]})" if metric in UNITS else metric
+    found = UNITS.get(lengths.like(metric))
+    return f"{metric} ({found})" if found else metric
 
 
 def decimals(scale: float) -> int:

@@ -13,7 +13,7 @@ from gpt_lab import conf_source, config
 from gpt_lab import match as match_
 from gpt_lab.errors import ConfigError
 from gpt_lab.schema import RunConfig
-from gpt_lab.sweep import grid, spec
+from gpt_lab.sweep import grid, lengths, spec
 from gpt_lab.sweep.design import Cell, Sweep, join
 
 
@@ -86,6 +86,7 @@ def _cell(
     overrides = (*settings, *(spec.override(name, value) for name, value in values.items()), study)
     try:
         cfg = composer.compose(overrides)
+        lengths.check(sweep.design, cfg)
         if cfg.match is not None:
             stated = {text.partition("=")[0] for text in overrides}
             base = None if cfg.match_to is not None else composer.compose(_baseline(sweep, values, fixed))

@@ -30,6 +30,8 @@ FEWEST = 3
 """Null pairs below which nothing is made of them."""
 DRAWN = ("seed", "replica")
 """Settings that draw a run of a recipe."""
+MEASURED = ("eval.contexts",)
+"""Settings that add to what is measured of a recipe and change none of it."""
 RESOLVED = ("device", "precision", "kernel", "compile", "data")
 """What `auto` became, and the fingerprint of the data: pairs of different ones are never mixed."""
 OF_THE_MACHINE = "perf/"
@@ -38,7 +40,7 @@ OF_THE_MACHINE = "perf/"
 
 def recipe(flat: Mapping[str, Any]) -> str:
     """12 hex digits over flat settings: equal for runs that only their seed and replica tell apart."""
-    return schema.identity({key: value for key, value in flat.items() if key not in DRAWN})
+    return schema.identity({key: value for key, value in flat.items() if key not in (*DRAWN, *MEASURED)})
 
 
 def folder_of(runs_dir: str | Path, flat: Mapping[str, Any]) -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from gpt_lab import lengths
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 from gpt_lab.sweep import cells as cells_
@@ -134,7 +135,8 @@ def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int, threads: int, build
         lint.Side(arm.arm, group, cfg, builder.dataset(cfg).fingerprint, arm.parameters, arm.tokens, arm.flops)
         for arm, group, cfg in zip(arms, by_arm.values(), configs, strict=True)
     ]
-    said = tuple(warnings(sweep, arms, sides))
+    notes = dict.fromkeys(note for made in plans for note in made.notes)
+    said = (*warnings(sweep, arms, sides), *notes)
     return Plan(tuple(arms), jobs, whole, speeds.basis, said, tuple(matching.lines(sweep, configs)))
 
 

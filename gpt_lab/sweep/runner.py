@@ -137,6 +137,11 @@ def folder_of(sweep: Sweep) -> Path:
     return Path(cells_.composer().tree(given)["runs_dir"]) / sweep.design.study
 
 
+def named(sweep: Sweep) -> Path:
+    """What `report` is given to find the runs of a sweep: its file, or their folder where settings were added."""
+    return folder_of(sweep) if sweep.overrides else sweep.path
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -229,6 +234,6 @@ def _show_next(console: Console, sweep: Sweep, folder: Path, entries: Sequence[E
     if number is not None or any(entry.state in ("waiting", "stopped", "running") for entry in entries):
         line = "the same command goes on from here"
     else:
-        line = f"what is better, and how surely:  uv run report {folder if sweep.overrides else sweep.path}"
+        line = f"what is better, and how surely:  uv run report {named(sweep)}"
     said: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
     console.print(line, **said)

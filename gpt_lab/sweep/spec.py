@@ -7,8 +7,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from gpt_lab import lengths
 from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.sweep import draw, factorial, grid, parameters, yamlfile
 from gpt_lab.sweep.command import command_settings
@@ -31,6 +32,11 @@ METRICS = (
 )
 """What a run's final summary holds and a comparison may decide by."""
 HIGHER_IS_BETTER = ("val/accuracy", "perf/tokens_per_s", "perf/mfu")
+
+
+def usual_goal(metric: str) -> Literal["minimize", "maximize"]:
+    """Which direction of a metric is better."""
+    return "maximize" if lengths.like(metric) in HIGHER_IS_BETTER else "minimize"
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), study: str | None = None) -> Sweep:
@@ -326,9 +332,9 @@ def _metric(raw: Mapping[str, Any], needed: bool) -> tuple[str, Any]:
     if not isinstance(target, int | float) or isinstance(target, bool):
         raise ConfigError(f"metric.target must be a number, not {target!r}")
     name = stated.get("name")
-    if name not in METRICS:
+    if lengths.like(str(name)) not in METRICS:
         raise ConfigError(unknown("metric name", name, METRICS))
-    usual = "maximize" if name in HIGHER_IS_BETTER else "minimize"
+    usual = usual_goal(str(name))
     goal = stated.get("goal", "minimize")
     if goal not in ("minimize", "maximize"):
         raise ConfigError(unknown("metric goal", goal, ("minimize", "maximize")))

@@ -118,6 +118,8 @@ def seconds(cfg: RunConfig, plan: Plan, val_tokens: int, rate: float | None) -> 
         training = steps * per_step / rate
     between = min(cfg.eval.tokens or val_tokens, val_tokens)
     evaluated = steps // cfg.eval.every * between + (val_tokens if cfg.eval.tokens is not None else 0)
+    if plan.longer:
+        evaluated += val_tokens * (1 + len(plan.longer))  # and once more in windows of one context
     return training + evaluated / (3 * rate) + BESIDE  # a forward pass is a third of a training step
 
 

@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from gpt_lab.lengths import at, split
 from gpt_lab.train.budget import Budget
 
 QUIET_SECONDS = 20.0
@@ -36,6 +37,9 @@ SHOWN = (
     ("perf/mfu", "MFU {:.1%}"),
     ("perf/peak_memory_gb", "{:.2f} GB"),
 )
+
+LONGER = (("val/bpb", "bits per byte"), ("val/accuracy", "accuracy"))
+"""What the final table says of windows of several contexts."""
 
 
 class View:
@@ -161,6 +165,12 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("val bits per byte", _number(summary, "val/bpb", "{:.4f}")),
         ("val perplexity", _number(summary, "val/ppl", "{:.2f}")),
         ("val accuracy", _number(summary, "val/accuracy", "{:.4f}")),
+        *(
+            (f"val {said} at {times}x the context", _number(summary, at(metric, times), "{:.4f}"))
+            for metric, said in LONGER
+            for times in sorted({split(key)[1] for key in summary if key.startswith(f"{metric}_")})
+            if metric in summary
+        ),
         *(
             (f"{name} floor (bits per byte)", _number(summary, f"floor/{name}", "{:.4f}"))
             for name in ("unigram", "bigram", "trigram")

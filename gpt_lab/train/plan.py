@@ -16,6 +16,7 @@ from gpt_lab.schema import RunConfig
 from gpt_lab.train import precision
 from gpt_lab.train.bare import bare_model
 from gpt_lab.train.budget import Budget, budget
+from gpt_lab.train.lengths import longer
 from gpt_lab.train.precision import Precision
 
 RATE = {"cpu": 1.5e11, "cuda": 2e14}
@@ -34,6 +35,8 @@ class Plan:
         kernels: attention kernel of each layer.
         reasons: for each choice, why.
         fingerprint: of the data.
+        longer: multiples of the training context, beyond 1, at which the final weights are validated.
+        notes: what was asked for and cannot be had, said before training.
     """
 
     device: str
@@ -44,6 +47,8 @@ class Plan:
     cost: Cost
     fingerprint: str
     reasons: Mapping[str, str]
+    longer: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def resolved(self) -> dict[str, str]:
@@ -63,6 +68,7 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> Plan:
     Raises:
         ConfigError: a device, precision or kernel that this machine lacks; parts that do not fit together; a budget
             too small for one step.
+        DataError: a validation split shorter than one of eval.contexts.
     """
     device, device_reason = _device(cfg)
     chosen = precision.resolve(cfg.precision["name"], device)
@@ -79,7 +85,8 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> Plan:
         "compile": compile_reason,
     }
     names = tuple(layer.name for layer in layers)
-    return Plan(device, chosen, names, compiled, limit, cost, dataset.fingerprint, reasons)
+    times, notes = longer(cfg, dataset, model, device, chosen)
+    return Plan(device, chosen, names, compiled, limit, cost, dataset.fingerprint, reasons, times, notes)
 
 
 def _device(cfg: RunConfig) -> tuple[str, str]:

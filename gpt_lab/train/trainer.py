@@ -27,6 +27,7 @@ from gpt_lab.train.eager import spare_compiler
 from gpt_lab.train.ending import Result
 from gpt_lab.train.evaluate import eval_rows, evaluate
 from gpt_lab.train.feed import Feed
+from gpt_lab.train.lengths import evaluate_longer
 from gpt_lab.train.memory import keep_freed_memory
 from gpt_lab.train.metrics import Diverged, History, peak_memory_gb
 from gpt_lab.train.peak import peak_flops
@@ -64,6 +65,8 @@ def run_training(
     for warning in dataset.warnings:
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     plan = resolve(cfg, dataset)
+    for note in plan.notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     run = claim(cfg, plan, command)
     with run.lock(), Signals() as signals:
         run = Run.open(run.path)  # as the last process that held the lock left it
@@ -278,9 +281,20 @@ class Trainer:
             self.write(values)
             if state.validated < state.step:
                 self.draw_sample()
+        longer = evaluate_longer(
+            self.model,
+            self.cfg,
+            self.plan.precision,
+            self.dataset,
+            self.plan.longer,
+            self.eval_rows,
+            lambda: self.signals.caught,
+        )
+        if longer:
+            self.write(longer)
         self.view.stop()
         peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)
-        summary = self.summary() | values | ending.floors(self.dataset)
+        summary = self.summary() | values | longer | ending.floors(self.dataset)
         if peak is not None:
             summary["perf/mfu"] = summary["perf/tokens_per_s"] * self.plan.cost.train_flops_per_token / peak
         return self.end("finished", summary)

@@ -20,7 +20,16 @@ from tests.test_imports import heavy_after
 def test_help_is_light() -> None:
     heavy, printed = heavy_after("sys.argv = ['sweep', '--help']\nfrom gpt_lab.cli.sweep import main; main()")
     assert heavy == []
-    for word in ("--jobs N", "--threads N", "--seeds N", "--dry-run", "--fail-fast", "--retries N", "exit status:"):
+    for word in (
+        "--jobs N",
+        "--threads N",
+        "--seeds N",
+        "--dry-run",
+        "--report",
+        "--fail-fast",
+        "--retries N",
+        "exit status:",
+    ):
         assert word in printed
 
 
@@ -38,6 +47,7 @@ def test_help_is_light() -> None:
         (["{file}", "force=true"], "force cannot be set in a sweep"),
         (["{file}", "position=rope"], "position is what the file sweeps"),
         (["{file}", "--seeds", "0"], "a whole number from 1 up"),
+        (["{file}", "--report", "--dry-run"], "--report is about runs and --dry-run makes none"),
         ([], "the following arguments are required: file"),
     ],
 )
@@ -81,6 +91,42 @@ def test_options_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert asked.overrides == ("budget.steps=5", "log.every=1")  # type: ignore[attr-defined]
     assert asked.design.values["seed"] == (0, 1, 2, 3)  # type: ignore[attr-defined]
     assert seen == {"jobs": 3, "threads": None, "fail_fast": True, "retries": 2}
+
+
+@pytest.mark.parametrize(
+    "words, left, reported, expected",
+    [
+        (["--report"], 0, True, 0),
+        (["--report"], 1, True, 1),
+        (["--report", "log.every=1"], 0, True, 0),
+        (["--report"], 130, False, 130),
+        ([], 0, False, 0),
+    ],
+)
+def test_a_report_follows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str], left: int, reported: bool, expected: int
+) -> None:
+    """Of the file, or of the folder where settings were added; what the sweep left with stays; a signal ends both."""
+    from gpt_lab.cli import report
+    from gpt_lab.sweep import runner
+
+    path = write_sweep(tmp_path)
+    asked: list[list[str]] = []
+    monkeypatch.setattr(runner, "run_sweep", lambda *args, **settings: left)
+    monkeypatch.setattr(report, "run", lambda arguments: asked.append(arguments) or 0)
+    assert sweep.run([str(path), *words]) == expected
+    place = str(tmp_path / "runs" / "tiny") if "log.every=1" in words else str(path)
+    assert asked == ([[place]] if reported else [])
+
+
+def test_a_report_of_nothing_is_a_failed_sweep(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gpt_lab.sweep import runner
+
+    monkeypatch.setattr(runner, "run_sweep", lambda *args, **settings: 1)
+    assert sweep.run([str(write_sweep(tmp_path)), "--report"]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 @pytest.mark.slow

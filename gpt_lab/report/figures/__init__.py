@@ -40,6 +40,7 @@ def draw(comparison: Comparison, study: Study, folder: Path) -> list[Figure]:
         factors,
         forest,
         ladder,
+        lengths,
         pareto,
         seeds,
         speedup,
@@ -59,6 +60,7 @@ def draw(comparison: Comparison, study: Study, folder: Path) -> list[Figure]:
         "half_normal": effects.half_normal_plot,
         "ladder": ladder.draw,
         "speedup": speedup.draw,
+        "lengths": lengths.draw,
     }
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
