@@ -58,7 +58,7 @@ def write_sweep(folder: Path, swept: dict[str, Any] | None = None, /, **changes:
         "method": "grid",
         "parameters": {
             **{name: {"values": v} if isinstance(v, list) else v for name, v in values.items()},
-            **{name: {"value": value} for name, value in fixed.items()},
+            **{name: {"value": value} for name, value in fixed.items() if name not in values},
         },
         **changes,
     }
