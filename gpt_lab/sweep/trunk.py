@@ -116,10 +116,12 @@ class Trunks:
 
 
 def clear_all(entries: Sequence[Entry], folder: Path) -> None:
-    """Removes all fork points of a sweep that is over."""
+    """Removes all fork points of a sweep that is over, and copies of them that were never finished."""
     for entry in entries:
         if entry.run is not None:
             fork.remove(folder / entry.run / fork.FOLDER)
+    for path in folder.glob(".*.tmp/checkpoints/step-*"):
+        fork.remove(path.parent.parent)
 
 
 def check(block: Mapping[str, Any], swept: Sequence[str]) -> None:
@@ -208,7 +210,7 @@ def required(sweep: Sweep, found: Trunks) -> Trunks:
 def lines(sweep: Sweep, found: Trunks) -> list[str]:
     """What the dry run says: what is saved, or could be."""
     if not found.branches:
-        return [f"runs of several budgets could share a trunk: {why}" for why in found.alone if "steps" in why]
+        return [f"these budgets could share a trunk: {why}" for why in found.alone if why.startswith("schedule.warmup")]
     if not wanted(sweep):
         return [f"gpt_lab: {{trunk: true}} would train {saved(len(found.flops), found.spent)}, with the same results"]
     straight = [f"trained from the start: {why}" for why in found.alone]
