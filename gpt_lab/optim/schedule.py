@@ -62,9 +62,7 @@ def check_length(settings: Mapping[str, Any], steps: int | None) -> None:
     warmup, cooldown = settings.get("warmup"), settings.get("cooldown", 0.0)
     if steps is not None and isinstance(warmup, int) and (warmup + 1) / (steps + 1) + cooldown > 1:
         rest = f" and a cooldown of {cooldown:.0%}" if cooldown else ""
-        raise ConfigError(
-            f"a warm-up of schedule.warmup={warmup} steps{rest} exceed a budget of {steps} steps: lower it"
-        )
+        raise ConfigError(f"{warmup} steps of warm-up{rest} exceed a budget of {steps} steps: lower schedule.warmup")
 
 
 @register("schedule", "cosine")

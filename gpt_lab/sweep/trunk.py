@@ -181,7 +181,8 @@ def find(cells: Sequence[Cell], configs: Sequence[RunConfig], lengths: Sequence[
     groups: dict[str, list[int]] = {}
     for i, cfg in enumerate(configs):
         groups.setdefault(_but_budget(cfg), []).append(i)
-    branches, alone = {}, {}
+    branches: dict[str, Branch] = {}
+    alone: dict[str, None] = {}
     for group in groups.values():
         top = max(group, key=lambda i: lengths[i].steps or 0)
         for i in group:

@@ -119,11 +119,11 @@ def test_a_warmup_in_steps_is_that_share_of_every_budget(make: Any) -> None:
 
 
 def test_a_warmup_in_steps_needs_room() -> None:
-    with pytest.raises(ConfigError, match="20 steps and a cooldown of 50% exceed a budget of 40 steps"):
+    with pytest.raises(ConfigError, match="20 steps of warm-up and a cooldown of 50% exceed a budget of 40 steps"):
         check_length({"name": "wsd", "warmup": 20, "cooldown": 0.5}, 40)
     check_length({"name": "wsd", "warmup": 20, "cooldown": 0.5}, 41)
     check_length({"name": "wsd", "warmup": 20, "cooldown": 0.5}, None)
-    with pytest.raises(ConfigError, match="20 steps exceed a budget of 19 steps"):
+    with pytest.raises(ConfigError, match="20 steps of warm-up exceed a budget of 19 steps"):
         check_length({"name": "constant", "warmup": 20}, 19)
     with pytest.raises(ConfigError, match=r"warmup must be a number in \[0, 1\] or a whole number >= 2, not 1.5"):
         compose(["schedule=wsd", "schedule.warmup=1.5"])

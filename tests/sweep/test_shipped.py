@@ -26,7 +26,7 @@ ARMS = {
     "depth_width": (["1/256/8", "2/180/6", "4/128/4", "8/90/3", "16/64/2"], 3),
     "seeds": ([0, 1], 30),
     "lr_schedule": (["cosine", "linear", "wsd", "constant"], 3),
-    "budgets": ([f"{o}/{n}" for o in ("adamw", "muon") for n in (204800, 409600, 614400, 819200)], 3),
+    "budgets": ([f"{o}/{n}.0" for o in ("adamw", "muon") for n in (204800, 409600, 614400, 819200)], 3),
     "interactions": ([f"{r}/{q}/{t}" for r in ("pre", "olmo2") for q in ("none", "full") for t in (False, True)], 3),
 }
 BASELINES = {"norm": "rmsnorm/pre", "depth_width": "4/128/4"}
