@@ -42,6 +42,8 @@ PositiveFloat = Annotated[float, Range(low=0, open_low=True)]
 NonNegativeFloat = Annotated[float, Range(low=0)]
 Fraction = Annotated[float, Range(low=0, high=1)]
 """A share of a whole: 0 and 1 included."""
+Steps = Annotated[int, Range(low=2)]
+"""A length in optimizer steps where a number up to 1 is a share: 2 and more."""
 Probability = Annotated[float, Range(low=0, high=1, open_high=True)]
 """A rate that must stay below 1: dropout, momentum, label smoothing."""
 
@@ -59,6 +61,7 @@ NAMESPACE: dict[str, Any] = {
     "PositiveFloat": PositiveFloat,
     "NonNegativeFloat": NonNegativeFloat,
     "Fraction": Fraction,
+    "Steps": Steps,
     "Probability": Probability,
 }
 

@@ -75,6 +75,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run noise sweeps/pos_enc.yaml": Run("sd of a null pair's difference", [*STEPS, "--seeds", "3"]),
     "uv run sweep sweeps/pos_enc.yaml --dry-run --target-effect 0.02": Run("null pairs of", STEPS),
     "uv run noise --list": Run("Noise floors in runs"),
+    "uv run sweep sweeps/budgets.yaml --dry-run": Run("trunk and branch: 24 runs for the cost of 12.5"),
     "uv run sweep sweeps/interactions.yaml --dry-run": Run("full two-level factorial of 3 factors: 8 arms", STEPS),
     "uv run sweep recall --report": Run(
         "wrote runs/recall/report/report.md", ["budget.steps=4", "eval.every=4", "--seeds", "1", "tracker=none"]
@@ -213,9 +214,21 @@ def test_the_list_of_sweeps() -> None:
     assert between[1] == "\n".join(rows) + "\n"
 
 
-a
+def test_the_table_of_what_withholds_a_verdict() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    between = re.search(r"<!-- fairness -->\n(.*?)<!-- /fairness -->", text, re.DOTALL)
+    assert between is not None
+    rows = ["| what is not fair | withheld | way out |", "|---|---|---|"]
+    rows += [f"| {rule.title} | {rule.withheld} | {rule.way} |" for rule in RULES.values()]
+    assert between[1] == "\n".join(rows) + "\n"
 
-b
+
+def test_the_list_of_questions() -> None:
+    """The table is what the sweep files ask and, once they have all been run, what came out."""
+    between = questions.BLOCK.search((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert between is not None
+    assert between[0] == questions.table(questions.committed().get("questions", {}))
+
 
 def test_the_sweep_file_of_one_s_own(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,16 +1,18 @@
 """The learning rate over training, as a factor on its peak. Imports no torch.
 
-A schedule maps progress in (0, 1] to a factor. The trainer passes (t + 1) / (N + 1) for step t = 0, 1, ... of N, or the
-share spent of another budget. So with a warm-up fraction of (W + 1) / (N + 1) the warm-up is (t + 1) / (W + 1).
+A schedule maps progress in (0, 1] and the step to a factor. The trainer passes (t + 1) / (N + 1) and t for step
+t = 0, 1, ... of N, or the share spent of another budget and t. So with a warm-up fraction of (W + 1) / (N + 1) the
+warm-up is (t + 1) / (W + 1), and so it is with a warm-up of W steps.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from gpt_lab.errors import ConfigError
-from gpt_lab.options import Fraction
+from gpt_lab.options import Fraction, Steps
 from gpt_lab.registry import register
 
 
@@ -23,12 +25,44 @@ class _Schedule:
         """The factor at a share x in [0, 1] of what follows the warm-up."""
         raise NotImplementedError
 
-    def __call__(self, progress: float) -> float:
-        """The factor at progress, the share of the budget that is spent; beyond 1 it stays."""
+    def __call__(self, progress: float, step: int) -> float:
+        """The factor of a 0-based step at progress, the share of the budget that is spent; beyond 1 it stays."""
         progress = min(progress, 1.0)
         if progress < self.warmup:
             return progress / self.warmup
         return self.after((progress - self.warmup) / (1 - self.warmup)) if self.warmup < 1 else 1.0
+
+
+class _Held:
+    """Linear warm-up to the peak, over a share of the budget or over steps; the peak; then `late`."""
+
+    warmup: float | int
+
+    def late(self, left: float) -> float:
+        """The factor when a share `left` of the whole budget is left."""
+        raise NotImplementedError
+
+    def __call__(self, progress: float, step: int) -> float:
+        """As _Schedule. With a warm-up in steps nothing before `late` depends on how long the run is."""
+        progress = min(progress, 1.0)
+        if isinstance(self.warmup, int):
+            if step < self.warmup:
+                return (step + 1) / (self.warmup + 1)
+        elif progress < self.warmup:
+            return progress / self.warmup
+        return self.late(1 - progress)
+
+
+def check_length(settings: Mapping[str, Any], steps: int | None) -> None:
+    """Refuses a warm-up in steps that a budget of `steps` (None: of seconds) has no room for.
+
+    Raises:
+        ConfigError: the cooldown, or the end, would come before the peak.
+    """
+    warmup, cooldown = settings.get("warmup"), settings.get("cooldown", 0.0)
+    if steps is not None and isinstance(warmup, int) and (warmup + 1) / (steps + 1) + cooldown > 1:
+        rest = f" and a cooldown of {cooldown:.0%}" if cooldown else ""
+        raise ConfigError(f"{warmup} steps of warm-up{rest} exceed a budget of {steps} steps: lower schedule.warmup")
 
 
 @register("schedule", "cosine")
@@ -68,12 +102,12 @@ class Linear(_Schedule):
 
 
 @register("schedule", "wsd")
-class WSD(_Schedule):
+class WSD(_Held):
     """Warm-up, stable, decay: the peak is held, then a short cooldown.
 
     Paper: Hägele et al. 2024, arXiv:2405.18392
 
-    warmup: share of the budget in which the learning rate rises linearly.
+    warmup: share of the budget, or (2 and more) steps, in which the learning rate rises linearly.
     final: learning rate at the end, as a share of the peak.
     cooldown: share of the budget, at its end, in which the learning rate falls.
     shape: of the cooldown; sqrt: 1 - sqrt(x), linear: 1 - x.
@@ -82,12 +116,12 @@ class WSD(_Schedule):
     def __init__(
         self,
         *,
-        warmup: Fraction = 0.05,
+        warmup: Fraction | Steps = 0.05,
         final: Fraction = 0.0,
         cooldown: Fraction = 0.2,
         shape: Literal["sqrt", "linear"] = "sqrt",
     ) -> None:
-        if warmup + cooldown > 1:
+        if isinstance(warmup, float) and warmup + cooldown > 1:
             raise ConfigError(
                 f"schedule.warmup={warmup:g} and schedule.cooldown={cooldown:g} exceed the budget: "
                 "their sum must be at most 1"
@@ -97,8 +131,7 @@ class WSD(_Schedule):
         self.cooldown = cooldown
         self.shape = shape
 
-    def after(self, x: float) -> float:
-        left = (1 - x) * (1 - self.warmup)  # share of the whole budget
+    def late(self, left: float) -> float:
         if left >= self.cooldown:
             return 1.0
         done = 1 - left / self.cooldown
@@ -106,16 +139,16 @@ class WSD(_Schedule):
 
 
 @register("schedule", "constant")
-class Constant(_Schedule):
+class Constant(_Held):
     """The peak learning rate to the end.
 
     Reference: what every decay is compared with
 
-    warmup: share of the budget in which the learning rate rises linearly.
+    warmup: share of the budget, or (2 and more) steps, in which the learning rate rises linearly.
     """
 
-    def __init__(self, *, warmup: Fraction = 0.05) -> None:
+    def __init__(self, *, warmup: Fraction | Steps = 0.05) -> None:
         self.warmup = warmup
 
-    def after(self, x: float) -> float:
+    def late(self, left: float) -> float:
         return 1.0

@@ -106,7 +106,8 @@ def _evaluations(study: Study, paired: Paired, design: Design, base: int) -> Cur
     names = set(runs.get("config.schedule.name", pd.Series(dtype=object)).dropna())
     if len(names) != 1:
         return "the baseline has no runs with three budgets, and its schedule is not known"
-    warmup = pd.to_numeric(runs.get("config.schedule.warmup", pd.Series(0.0, runs.index)), errors="coerce").max()
+    stated = pd.to_numeric(runs.get("config.schedule.warmup", pd.Series(0.0, runs.index)), errors="coerce")
+    warmup = stated.where(stated <= 1, stated / runs["steps"]).max()  # a share of the budget, or steps
     tables = study.curves(runs["run"].astype(str).tolist())
     lines = []
     for run, end in zip(runs["run"], runs["tokens"].astype(float), strict=True):

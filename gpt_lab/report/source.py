@@ -117,7 +117,7 @@ def row(
         config: the flat settings, as in run.json.
         summary: the final metrics; non-finite floats as such.
         error: last line of what went wrong.
-        costs: what is known before a run ends: parameters, parameters_non_embedding, train_flops_per_token.
+        costs: what is known before a run ends: parameters, parameters_non_embedding, train_flops_per_token, forked.
         env: what the run says of where it ran, as far as known (keys: ENVIRONMENT).
     """
     costs = costs or {}
@@ -133,6 +133,7 @@ def row(
         "state": state,
         "error": error,
         **numbers,
+        "forked": number((costs.get("forked") or {}).get("step")),
         "train_flops_per_token": per_token,
         "config": config,
         "summary": summary,

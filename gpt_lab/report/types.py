@@ -27,6 +27,7 @@ COLUMNS = (
     "error",  # last line of what went wrong; ""
     "seconds",
     "steps",
+    "forked",  # step at which it went on from another run (its steps and seconds count those before); NaN: none
     "tokens",
     "flops",
     "parameters",

@@ -8,13 +8,14 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from gpt_lab.errors import ConfigError, DataError, LabError, unknown
+from gpt_lab.store import fork
 from gpt_lab.store.files import Lines, decode, read_json, sync_folder, write_atomic, write_json, writing
 from gpt_lab.store.lock import Lock
 
@@ -43,6 +44,7 @@ class Run:
         name: str,
         config: Mapping[str, Any],
         record: Mapping[str, Any],
+        fill: Callable[[Path], None] | None = None,
     ) -> Run:
         """Makes `runs_dir/study/name` with its config and record, at once and complete.
 
@@ -52,6 +54,7 @@ class Run:
         Args:
             config: the resolved config, nested; becomes config.yaml.
             record: what run.json shall hold beside state, study, name, id and times.
+            fill: puts into the new folder what the run begins with.
 
         Raises:
             ConfigError: the study or the name cannot be a folder's name.
@@ -69,6 +72,8 @@ class Run:
                 temporary.mkdir()
                 (temporary / "checkpoints").mkdir()
                 (temporary / "samples").mkdir()
+                if fill is not None:
+                    fill(temporary)
             write_atomic(temporary / "config.yaml", _yaml(config))
             for number in range(1, 10_000):
                 final = folder / (name if number == 1 else f"{name}-{number}")
@@ -223,7 +228,8 @@ class Run:
                 with writing(folder):
                     shutil.rmtree(folder, ignore_errors=True)
                     folder.mkdir(exist_ok=True)
-            self.record = {key: value for key, value in self.record.items() if key != "wandb"}
+            shutil.rmtree(self.path / fork.FOLDER, ignore_errors=True)
+            self.record = {key: value for key, value in self.record.items() if key not in ("wandb", "forked")}
             fresh: dict[str, Any] = {
                 "id": new_id(self.record.get("signature")),
                 "started": timestamp(),

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from gpt_lab import lengths
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import factorial, ledger, lint, matching, needed, null, speed
+from gpt_lab.sweep import factorial, ledger, lint, matching, needed, null, speed, trunk
 from gpt_lab.sweep.design import Cell, Sweep, join
 from gpt_lab.sweep.noise import Noise
 from gpt_lab.sweep.power import FEWEST, detectable_effect
@@ -86,8 +85,18 @@ def check_builds(cells: Sequence[Cell], configs: Sequence[RunConfig] | None = No
     Builder().check(cells, cells_.configs(cells) if configs is None else configs)
 
 
-def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int, threads: int, builder: Builder | None = None) -> Plan:
+def estimate(
+    sweep: Sweep,
+    cells: Sequence[Cell],
+    jobs: int,
+    threads: int,
+    builder: Builder | None = None,
+    trunks: trunk.Trunks | None = None,
+) -> Plan:
     """The cost of the cells, each arm's told from its first one. Imports torch; builds shards that are missing.
+
+    Args:
+        trunks: what the cells share; None: each is trained from the start.
 
     Raises:
         ConfigError, DataError: as check_builds.
@@ -126,7 +135,11 @@ def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int, threads: int, build
                 baseline=sweep.design.reference(group[0].values),
             )
         )
-    left = [None if arm.seconds is None else arm.seconds * (arm.runs - arm.done) for arm in arms]
+    shares = {cell.key: trunks.share(cell.key) if trunks else 1.0 for cell in cells if cell.key not in over}
+    left = [
+        None if arm.seconds is None else arm.seconds * sum(shares.get(cell.key, 0.0) for cell in by_arm[arm.arm])
+        for arm in arms
+    ]
     known = [seconds for seconds in left if seconds is not None]
     whole = sum(known) / jobs if len(known) == len(left) else None
     if whole is not None and any(known):
@@ -179,15 +192,21 @@ def show(sweep: Sweep, cells: Sequence[Cell] | None, console: Console, jobs: int
 
         cells = search.drawn(sweep) if sweep.method == "random" else search.corners(sweep)
     builder = Builder()
-    builder.check(cells, cells_.configs(cells))
-    plan = estimate(sweep, cells, jobs, threads, builder)
+    configs = cells_.configs(cells)
+    builder.check(cells, configs)
+    trunks = trunk.Trunks()
+    if trunk.possible(sweep):
+        trunks = trunk.find(cells, configs, trunk.lengths(cells, configs, builder))
+    if trunk.wanted(sweep):
+        trunk.required(sweep, trunks)
+    plan = estimate(sweep, cells, jobs, threads, builder, trunks if trunk.wanted(sweep) else None)
     said: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
     if design.question:
         console.print(design.question, **said)
     console.print(table(sweep, plan))
     stated = () if design.factorial is None else (factorial.said(design.factorial, design.factors),)
     powers = effects(sweep, plan, needed.known(sweep, builder))
-    for line in (*plan.matched, *totals(sweep, plan), *stated, *powers):
+    for line in (*plan.matched, *totals(sweep, plan), *trunk.lines(sweep, trunks), *stated, *powers):
         console.print(line, **said)
     for line in plan.warnings:
         console.print(f"warning: {line}", style="yellow", **said)

@@ -15,7 +15,7 @@ from gpt_lab.errors import DataError
 from gpt_lab.store.files import read_json, writing
 from gpt_lab.sweep import cells as cells_
 from gpt_lab.sweep import ledger as ledger_
-from gpt_lab.sweep import search, spec
+from gpt_lab.sweep import search, spec, trunk
 from gpt_lab.sweep.client import ForkServer
 from gpt_lab.sweep.design import Cell, Sweep
 from gpt_lab.sweep.ledger import Entry, Ledger
@@ -65,14 +65,23 @@ def run_sweep(
         left = _left(searching.cells, known, folder)
         over = reached(sweep, known) or (not left and searching.ask(_done(known)) is None)
         visible: list[str] = []
+        trunks = trunk.Trunks()
         if not over:
             server = server or stack.enter_context(contextlib.closing(ForkServer()))
-            checked = left if searching.cells is not None else search.corners(sweep)
+            checked: Sequence[Cell] = left if searching.cells is not None else search.corners(sweep)
+            if trunk.wanted(sweep) and searching.cells is not None:
+                checked = searching.cells  # those that are over may be trunks of those that are not
             line = f"checking {len(checked)} cells (a corpus that is new is tokenized first)"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-            configs = [cfg.to_dict() for cfg in cells_.configs(checked)]
-            gpus = server.ask("check", cells=[dataclasses.asdict(c) for c in checked], configs=configs)["gpus"]
-            visible = _gpus(gpus) if uses_gpu(sweep, left) else []
+            configs = cells_.configs(checked)
+            fields, trees = [dataclasses.asdict(c) for c in checked], [cfg.to_dict() for cfg in configs]
+            found = server.ask("check", cells=fields, configs=trees, lengths=trunk.wanted(sweep))
+            visible = _gpus(found["gpus"]) if uses_gpu(sweep, left) else []
+            if trunk.wanted(sweep):
+                lengths = [trunk.Length(**one) for one in found["lengths"]]
+                trunks = trunk.required(sweep, trunk.find(checked, configs, lengths))
+                for line in trunk.lines(sweep, trunks):
+                    console.print(line, markup=False, highlight=False, soft_wrap=True)
         ledger = stack.enter_context(contextlib.closing(Ledger.open(folder)))
         _begin(ledger, sweep, searching.cells, watch)
         number = None
@@ -103,8 +112,11 @@ def run_sweep(
                     enough=(lambda entries: reached(sweep, entries)) if _target(sweep) is not None else None,
                     prune=_prune(sweep, folder),
                     watch=watch,
+                    trunks=trunks,
                 ).run()
         entries = [entry for entry in ledger.entries() if entry.wanted]
+        if trunk.wanted(sweep) and all(entry.state in OVER for entry in entries):
+            trunk.clear_all(entries, folder)
         stack.close()  # no process is left when the last word is said
     show_result(console, sweep, entries)
     _show_next(console, sweep, folder, entries, number)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from gpt_lab import lengths
 from gpt_lab.errors import ConfigError, unknown
-from gpt_lab.sweep import draw, factorial, grid, parameters, yamlfile
+from gpt_lab.sweep import draw, factorial, grid, parameters, trunk, yamlfile
 from gpt_lab.sweep.command import command_settings
 from gpt_lab.sweep.design import Design, Sweep, shown
 from gpt_lab.sweep.parameters import Parameter
@@ -21,7 +21,7 @@ TOP = (
     *("program", "project", "entity", "name", "description", "method", "metric", "parameters"),
     *("run_cap", "early_terminate", "command", "gpt_lab"),
 )
-GRID_ONLY = ("zip", "per", "exclude", "design", *factorial.KEYS)
+GRID_ONLY = ("zip", "per", "exclude", "design", "trunk", *factorial.KEYS)
 BLOCK = (
     *("study", "question", "baseline", "within", "pair", "family", "mei", "alpha", "nuisance", "match"),
     *GRID_ONLY,
@@ -166,6 +166,7 @@ def _sweep(path: Path, raw: Mapping[str, Any], overrides: Sequence[str], study: 
     if not swept:
         raise ConfigError("no parameter is swept: give one of them values: [...]")
     _refuse_clashes(raw, overrides, swept, found)
+    trunk.check(block, tuple(swept))
     design = _design(path, raw, block, found, overrides, study)
     run_cap = _run_cap(raw, method)
     _early_terminate(raw, design)

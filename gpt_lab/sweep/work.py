@@ -19,6 +19,7 @@ from gpt_lab.sweep.live import View
 from gpt_lab.sweep.owner import BEAT_EVERY, Watch
 from gpt_lab.sweep.tail import Tail
 from gpt_lab.sweep.trial import Trial
+from gpt_lab.sweep.trunk import Trunks
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at the metrics of running trials."""
@@ -72,6 +73,7 @@ class Runner:
         jobs: trials at a time. threads: of each.
         retries: how often a failed trial is tried again.
         draw: next cell of a search; None: all cells are in the ledger.
+        trunks: which cells begin where another one stands.
         prune: see Prune; None: nothing is pruned. enough: whether nothing more is to be begun; None:
             it never is.
     """
@@ -93,12 +95,14 @@ class Runner:
         prune: Prune | None = None,
         enough: Callable[[Sequence[Entry]], bool] | None = None,
         watch: Watch | None = None,
+        trunks: Trunks | None = None,
     ) -> None:
         self.sweep, self.folder, self.ledger, self.server, self.view = sweep, folder, ledger, server, view
         self.jobs, self.threads, self.gpus = jobs, threads, tuple(gpus)
         self.retries, self.fail_fast = retries, fail_fast
         self.draw, self.prune, self.enough = draw, prune, enough
         self.watch = watch or Watch()
+        self.trunks = trunks or Trunks()
         self.running: dict[str, Trial] = {}
         self.interrupts = Interrupts()
         self.stopping = False
@@ -171,7 +175,8 @@ class Runner:
             return False
         self._later = {key: until for key, until in self._later.items() if until > now}
         while len(self.running) < self.jobs:
-            entry = self.ledger.claim(self._later) or self._drawn()
+            later = {*self._later, *self.trunks.waiting(self.ledger.entries(), self.folder)}
+            entry = self.ledger.claim(later) or self._drawn()
             if entry is None:
                 break
             self._start(entry)
@@ -217,6 +222,7 @@ class Runner:
             log=str(log),
             threads=self.threads,
             gpu=self.gpus[slot % len(self.gpus)] if self.gpus else None,
+            **self.trunks.settings(entry.key, self.ledger.entries(), self.folder),
         )
         self.view.started(trial)
 
@@ -234,6 +240,7 @@ class Runner:
             self._deaths = 0
             trial.tail.poll()
             self._settle(trial, event["status"])
+            self.trunks.clear(self.ledger.entries(), self.folder)
 
     def _settle(self, trial: Trial, status: int) -> None:
         """Notes how a trial ended whose process is gone."""

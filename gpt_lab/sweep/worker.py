@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -32,18 +33,21 @@ def check_job(job: Mapping[str, Any], tell: Tell) -> int:
     """Builds the model of each cell, so that none fails for that later, and counts the GPUs.
 
     Args:
-        job: cells: the fields of each. configs: their composed configs.
-        tell: takes {"gpus": number}, or {"error": one line, "config": whether a setting is at fault}.
+        job: cells: the fields of each. configs: their composed configs. lengths: whether to say how long each trains.
+        tell: takes {"gpus": number, "lengths": the fields of each trunk.Length}, or {"error": one line, "config":
+            whether a setting is at fault}.
     """
     try:
         from gpt_lab import config
-        from gpt_lab.sweep import plan
+        from gpt_lab.sweep import plan, trunk
 
         cells = [from_fields(fields) for fields in job["cells"]]
-        plan.check_builds(cells, [config.from_dict(tree) for tree in job["configs"]])
+        configs, builder = [config.from_dict(tree) for tree in job["configs"]], plan.Builder()
+        builder.check(cells, configs)
+        lengths = trunk.lengths(cells, configs, builder) if job.get("lengths") else []
         import torch
 
-        tell({"gpus": torch.cuda.device_count()})
+        tell({"gpus": torch.cuda.device_count(), "lengths": [dataclasses.asdict(one) for one in lengths]})
     except LabError as error:
         tell({"error": str(error), "config": True})
         return 2
@@ -64,7 +68,7 @@ def train_job(job: Mapping[str, Any], tell: Tell) -> int:
 
     Args:
         job: overrides, the config composed of them, its identity, log (file for what the run says), threads, gpu (what
-            CUDA_VISIBLE_DEVICES shall be, or None).
+            CUDA_VISIBLE_DEVICES shall be, or None); trunk, forks: as run_training takes them, where there are any.
         tell: takes messages: {"run": ..., "steps": ..., "seconds": ...} once the run is locked; {"state": ...,
             "summary": ...} at its end; {"error": one line, "busy": whether another process trains it}.
     """
@@ -106,7 +110,9 @@ def _train(job: Mapping[str, Any], tell: Tell) -> int:
     def started(run: Run) -> None:
         tell({"run": run.name, "steps": run.record.get("steps"), "budget_seconds": cfg.budget.seconds})
 
-    result = run_training(cfg, Console(file=sys.stdout, width=LOG_WIDTH), _command(job), started)
+    console = Console(file=sys.stdout, width=LOG_WIDTH)
+    trunk = Path(job["trunk"]) if job.get("trunk") else None
+    result = run_training(cfg, console, _command(job), started, trunk, job.get("forks", ()))
     tell({"run": result.path.name, "state": result.state, "summary": dict(result.summary), "done": result.done})
     return result.exit_code
 

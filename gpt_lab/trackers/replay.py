@@ -1,4 +1,5 @@
-"""Runs that had ended before `wandb agent` asked for them: the sweep on the server gets them all the same."""
+"""Numbers that a run has and its mirror has not: of a run that had ended before `wandb agent` asked for it, or of the
+trunk that it was forked from."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 from gpt_lab import registry
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
-from gpt_lab.trackers.base import Background
+from gpt_lab.trackers.base import Background, Tracker
 
 BACKLOG = 1000
 """Events that may wait: training drops what its tracker cannot take in time, a replay waits."""
@@ -26,9 +27,15 @@ def replay(settings: Mapping[str, Any], run: Run, cfg: RunConfig) -> list[str]:
     tracker = registry.build("tracker", settings, run, cfg)
     if not (isinstance(tracker, Background) and tracker.title == "W&B"):
         return []
-    tracker.start()
-    for row in run.metrics():
-        tracker.wait(BACKLOG)
-        tracker.log({key: value for key, value in row.items() if key != "step"}, row["step"])
+    catch_up(tracker, run)
     tracker.finish(run.state, run.summary)
     return tracker.messages()
+
+
+def catch_up(tracker: Tracker, run: Run) -> None:
+    """Starts a tracker and mirrors what the run has logged so far."""
+    tracker.start()
+    for row in run.metrics():
+        if isinstance(tracker, Background):
+            tracker.wait(BACKLOG)
+        tracker.log({key: value for key, value in row.items() if key != "step"}, row["step"])

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from gpt_lab.schema import RunConfig
-from gpt_lab.store import Run, find_signature, gather
+from gpt_lab.schema import Budget, RunConfig
+from gpt_lab.store import Run, find_signature, fork, gather
+from gpt_lab.train import checkpoint
 from gpt_lab.train.plan import Plan
 
+ALIKE = ("cpu", "gpu", "gpus", "threads")
+"""Of the hardware, what two runs must have in common to have the same numbers."""
 
-def claim(cfg: RunConfig, plan: Plan, command: str) -> Run:
+
+def claim(cfg: RunConfig, plan: Plan, command: str, trunk: Path | None = None) -> Run:
     """The run of this signature in the study, made if it is not there. Not locked yet.
+
+    Args:
+        trunk: a fork point (store/fork.py) that a new run begins from, if it has come there the way this run would.
 
     Raises:
         LabError: the folder cannot be made.
@@ -21,7 +34,31 @@ def claim(cfg: RunConfig, plan: Plan, command: str) -> Run:
     found = find_signature(cfg.runs_dir, cfg.study, signature)
     if found is not None:
         return found
-    return Run.create(cfg.runs_dir, cfg.study, run_name(cfg), cfg.to_dict(), record(cfg, plan, signature, command))
+    made, fill = record(cfg, plan, signature, command), None
+    facts = None if trunk is None else fork.read(trunk)
+    if trunk is not None and facts is not None and facts["shared"] == shared(cfg, plan, made):
+        state = checkpoint.read_state(trunk / "checkpoints" / f"step-{facts['step']}")
+        if state is not None:
+            made["forked"] = {key: facts[key] for key in ("run", "id", "step")} | {"seconds": state["seconds"]}
+            fill = functools.partial(fork.copy, trunk, step=facts["step"])
+    return Run.create(cfg.runs_dir, cfg.study, run_name(cfg), cfg.to_dict(), made, fill)
+
+
+def shared(cfg: RunConfig, plan: Plan, record: Mapping[str, Any]) -> str:
+    """Equal for runs that go the same way while their schedules do: all but the budget is the same, down to the code.
+
+    Args:
+        record: of the run, as `record` makes it.
+    """
+    parts = [
+        dataclasses.replace(cfg, budget=Budget()).signature(plan.resolved),
+        dataclasses.asdict(cfg.log),
+        dataclasses.asdict(cfg.sample),
+        record.get("git"),
+        record.get("packages"),
+        {key: (record.get("hardware") or {}).get(key) for key in ALIKE},
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def run_name(cfg: RunConfig) -> str:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from gpt_lab import trackers
 from gpt_lab.data.dataset import Dataset
+from gpt_lab.errors import LabError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.train import live
@@ -86,3 +87,11 @@ def next_commands(run: Run, cfg: RunConfig, command: str, text: bool) -> list[st
     prompt = cfg.sample.prompt.strip() or "Once"
     generate = shlex.join(["uv", "run", "generate", f"run={run.path}", f"prompt={prompt}"])
     return [*([f"continue a text:  {generate}"] if text else []), f"another seed:     {again}"]
+
+
+def out_of_memory(cfg: RunConfig) -> LabError:
+    """The error of a GPU without enough memory, with the ways out."""
+    return LabError(
+        f"out of GPU memory with {cfg.batch.micro or cfg.rows} rows of {cfg.scale.context} tokens at a time: lower "
+        "batch.micro, set model.checkpointing=true, or make the model smaller"
+    )

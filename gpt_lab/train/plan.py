@@ -12,6 +12,7 @@ import torch
 from gpt_lab.cost import Cost, check_match, cost_of
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.errors import ConfigError
+from gpt_lab.optim.schedule import check_length
 from gpt_lab.schema import RunConfig
 from gpt_lab.train import precision
 from gpt_lab.train.bare import bare_model
@@ -77,6 +78,7 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> Plan:
     cost = cost_of(model)
     check_match(cfg, cost)
     limit = budget(cfg, cost)
+    check_length(cfg.schedule, limit.steps)
     compiled, compile_reason = _compile(cfg, device, limit, cost)
     reasons = {
         "device": device_reason,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +19,11 @@ from gpt_lab.errors import LabError
 from gpt_lab.model import initialize
 from gpt_lab.optim.groups import groups
 from gpt_lab.schema import RunConfig
-from gpt_lab.store import Run
+from gpt_lab.store import Run, fork
 from gpt_lab.train import checkpoint, ending, live
 from gpt_lab.train.bare import bare_model
 from gpt_lab.train.budget import Clock
-from gpt_lab.train.claim import claim
+from gpt_lab.train.claim import claim, shared
 from gpt_lab.train.eager import spare_compiler
 from gpt_lab.train.ending import Result
 from gpt_lab.train.evaluate import eval_rows, evaluate
@@ -46,6 +47,8 @@ def run_training(
     console: Console | None = None,
     command: str = "",
     started: Callable[[Run], None] | None = None,
+    trunk: Path | None = None,
+    forks: Collection[int] = (),
 ) -> Result:
     """Trains what `cfg` describes, or resumes it, or says that it is done already.
 
@@ -53,6 +56,8 @@ def run_training(
         console: where progress goes; None: standard output.
         command: the command line, for the record and the hints at the end.
         started: called with the run once this process holds its lock.
+        trunk: a fork point (store/fork.py) that a new run may begin from.
+        forks: steps at which this run leaves one for others.
 
     Raises:
         ConfigError, DataError: what is asked for cannot be trained here.
@@ -67,7 +72,7 @@ def run_training(
     plan = resolve(cfg, dataset)
     for note in plan.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
-    run = claim(cfg, plan, command)
+    run = claim(cfg, plan, command, trunk)
     with run.lock(), Signals() as signals:
         run = Run.open(run.path)  # as the last process that held the lock left it
         if started is not None:
@@ -76,7 +81,7 @@ def run_training(
             return ending.already_done(run, cfg, console)
         if cfg.force and (run.state != "running" or run.metrics()):
             run.restart()
-        return Trainer(cfg, plan, dataset, run, console, signals, command).run_to_end()
+        return Trainer(cfg, plan, dataset, run, console, signals, command, forks).run_to_end()
 
 
 class Trainer:
@@ -91,9 +96,10 @@ class Trainer:
         console: Console,
         signals: Signals,
         command: str = "",
+        forks: Collection[int] = (),
     ) -> None:
         self.cfg, self.plan, self.dataset, self.run = cfg, plan, dataset, run
-        self.signals, self.command = signals, command
+        self.signals, self.command, self.forks = signals, command, frozenset(forks)
         self.view = live.View(console, plan.budget, cfg.eval.every)
         self.tracker = trackers.build_tracker(cfg.tracker, run, cfg)
         self.checkpoints = checkpoint.Checkpoints(
@@ -153,6 +159,8 @@ class Trainer:
             loaded = checkpoint.load(path, self.model, self.optimizer, self.plan.precision.scaler)
             self.state = State(**{name: loaded[name] for name in asdict(self.state)})
             self.view.say(f"resuming {self.run.path} from step {self.state.step}")
+            if (self.run.record.get("forked") or {}).get("step") == self.state.step:
+                trackers.catch_up(self.tracker, self.run)
         else:
             self.view.say(f"training {self.run.path} ({', '.join(self.plan.resolved.values())[:80]})")
         self.checkpoints.clean(self.state.step)
@@ -188,6 +196,7 @@ class Trainer:
             self.validate()
             if state.best_step == state.step:
                 self.save()
+        self.leave_fork()  # a process may have been killed between a checkpoint and its fork point
         self.clock.start()
         while not self.finished:
             self.step()
@@ -196,8 +205,9 @@ class Trainer:
                 self.log()
             if self.due(cfg.eval.every):
                 self.validate()
-            if self.due(self.checkpoints.every) or state.best_step == state.step:
+            if self.due(self.checkpoints.every) or state.step in {state.best_step, *self.forks}:
                 self.save()
+            self.leave_fork()
             if self.signals.caught is not None:
                 raise Stopped(self.signals.caught)
 
@@ -205,7 +215,7 @@ class Trainer:
         """One optimizer step; does not wait for the device."""
         state = self.state
         batch = self.feed.take(state.step)
-        self.multiplier = self.schedule(self.plan.budget.progress(state.step, self.clock.seconds))
+        self.multiplier = self.schedule(self.plan.budget.progress(state.step, self.clock.seconds), state.step)
         outcome = self.stepper(batch, self.multiplier)
         self.history.add(state.step, outcome, batch.targets)
         state.step += 1
@@ -260,6 +270,12 @@ class Trainer:
                 best=state.best_step == state.step,
             )
 
+    def leave_fork(self) -> None:
+        """Keeps the run as it is, for those with another budget that go on from this step."""
+        if self.state.step in self.forks:
+            with self.clock.paused():
+                fork.leave(self.run, self.state.step, {"shared": shared(self.cfg, self.plan, self.run.record)})
+
     def conclude(self) -> Result:
         """Saves the final weights, validates them on the whole split, and reports."""
         self.clock.pause()
@@ -281,14 +297,9 @@ class Trainer:
             self.write(values)
             if state.validated < state.step:
                 self.draw_sample()
+        windows, precision = self.plan.longer, self.plan.precision
         longer = evaluate_longer(
-            self.model,
-            self.cfg,
-            self.plan.precision,
-            self.dataset,
-            self.plan.longer,
-            self.eval_rows,
-            lambda: self.signals.caught,
+            self.model, self.cfg, precision, self.dataset, windows, self.eval_rows, lambda: self.signals.caught
         )
         if longer:
             self.write(longer)
@@ -338,11 +349,7 @@ class Trainer:
                 self.run.finish("failed", {})
             self.tracker.finish("failed", {})
             if isinstance(error, torch.OutOfMemoryError):
-                rows = self.cfg.batch.micro or self.cfg.rows
-                raise LabError(
-                    f"out of GPU memory with {rows} rows of {self.cfg.scale.context} tokens at a time: lower "
-                    "batch.micro, set model.checkpointing=true, or make the model smaller"
-                ) from error
+                raise ending.out_of_memory(self.cfg) from error
             raise
 
     def end(self, state: str, summary: dict[str, Any], signal_number: int | None = None) -> Result:

@@ -11,8 +11,9 @@ import torch
 import transformers
 
 from gpt_lab import registry
+from gpt_lab.config import compose
 from gpt_lab.errors import ConfigError
-from gpt_lab.optim.schedule import WSD, Constant, Cosine, Linear
+from gpt_lab.optim.schedule import WSD, Constant, Cosine, Linear, check_length
 
 NAMES = sorted(registry.index()["schedule"])
 N, W, D = 200, 20, 50
@@ -33,7 +34,7 @@ def factors(make: Any, **settings: Any) -> list[float]:
 
 
 def ours(schedule: Any) -> list[float]:
-    return [schedule(step / N) for step in range(N + 1)]
+    return [schedule(step / N, step) for step in range(N + 1)]
 
 
 def test_cosine_equals_transformers() -> None:
@@ -75,7 +76,7 @@ def test_the_trainers_progress_gives_nanogpts_steps() -> None:
             expected = (it + 1) / (W + 1)
         else:
             expected = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (it - W) / (N - W)))
-        assert schedule((it + 1) / (N + 1)) == pytest.approx(expected, rel=1e-9)
+        assert schedule((it + 1) / (N + 1), it) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,7 +84,7 @@ def test_the_trainers_progress_gives_nanogpts_steps() -> None:
 def test_bounds_and_ends(name: str, warmup: float) -> None:
     settings = {"cooldown": 0.0 if warmup == 1.0 else 0.2} if name == "wsd" else {}
     schedule = registry.build("schedule", {"name": name, "warmup": warmup, **settings})
-    found = [schedule(step / 1000) for step in range(1, 1201)]
+    found = [schedule(step / 1000, step) for step in range(1, 1201)]
     assert all(0 <= factor <= 1 for factor in found) and max(found) == pytest.approx(1.0, abs=0.01)
     assert found[999:] == [found[999]] * 201  # a budget of seconds may overrun
     if warmup < 1:
@@ -105,4 +106,25 @@ def test_every_option_changes_the_curve() -> None:
 def test_a_cooldown_before_the_end_of_the_warmup_is_refused() -> None:
     with pytest.raises(ConfigError, match="sum must be at most 1"):
         WSD(warmup=0.5, cooldown=0.6)
-    assert WSD(warmup=0.4, cooldown=0.6)(0.4) == 1.0
+    assert WSD(warmup=0.4, cooldown=0.6)(0.4, 40) == 1.0
+
+
+@pytest.mark.parametrize("make", [WSD, Constant])
+def test_a_warmup_in_steps_is_that_share_of_every_budget(make: Any) -> None:
+    for steps in (60, N):
+        inside = [((t + 1) / (steps + 1), t) for t in range(steps)]
+        counted, shared = make(warmup=W), make(warmup=(W + 1) / (steps + 1))
+        assert [counted(*at) for at in inside] == pytest.approx([shared(*at) for at in inside], rel=1e-9)
+    assert make(warmup=W)(0.9, W - 1) == W / (W + 1), "whatever the progress"
+
+
+def test_a_warmup_in_steps_needs_room() -> None:
+    with pytest.raises(ConfigError, match="20 steps of warm-up and a cooldown of 50% exceed a budget of 40 steps"):
+        check_length({"name": "wsd", "warmup": 20, "cooldown": 0.5}, 40)
+    check_length({"name": "wsd", "warmup": 20, "cooldown": 0.5}, 41)
+    check_length({"name": "wsd", "warmup": 20, "cooldown": 0.5}, None)
+    with pytest.raises(ConfigError, match="20 steps of warm-up exceed a budget of 19 steps"):
+        check_length({"name": "constant", "warmup": 20}, 19)
+    with pytest.raises(ConfigError, match=r"warmup must be a number in \[0, 1\] or a whole number >= 2, not 1.5"):
+        compose(["schedule=wsd", "schedule.warmup=1.5"])
+    assert compose(["schedule=wsd", "schedule.warmup=20"]).schedule["warmup"] == 20

@@ -58,7 +58,7 @@ def write_sweep(folder: Path, swept: dict[str, Any] | None = None, /, **changes:
         "method": "grid",
         "parameters": {
             **{name: {"values": v} if isinstance(v, list) else v for name, v in values.items()},
-            **{name: {"value": value} for name, value in fixed.items()},
+            **{name: {"value": value} for name, value in fixed.items() if name not in values},
         },
         **changes,
     }
@@ -105,7 +105,7 @@ def curves(folder: Path) -> dict[str, Any]:
     """The curve of each cell that is wanted, by its name; all of them are finished and have a folder of their own."""
     wanted = [entry for entry in entries(folder) if entry.wanted]
     assert {entry.state for entry in wanted} == {"finished"}
-    folders = sorted(path.name for path in folder.iterdir() if (path / "run.json").exists())
+    folders = sorted(path.parent.name for path in folder.glob("[!.]*/run.json"))
     assert sorted(str(entry.run) for entry in wanted) == folders, "each cell has one run, each run one cell"
     assert all(Run.open(folder / name).state == "finished" for name in folders)
     return {name_of(entry): curve(folder, entry.run) for entry in wanted}

@@ -18,18 +18,33 @@ from tests.sweep.helpers import ROOT, children, command, curves, until, write_sw
 pytestmark = pytest.mark.slow
 SWEPT = {"position": ["rope", "none", "alibi"], "seed": [0, 1]}
 KILLED = -signal.SIGKILL
+Played = dict[str, tuple[dict[str, Any], Path]]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def play(tmp_path: Path, *scenarios: str) -> dict[str, tuple[dict[str, Any], Path]]:
+TRUNK: dict[str, Any] = {
+    "swept": {"budget.steps": [20, 36, 60], "seed": [0, 1]},
+    "fixed": {"schedule": "wsd", "schedule.warmup": 4, "eval.every": 15},
+    "gpt_lab": {"trunk": True},
+}
+"""A sweep whose shorter runs begin at a step of the longest."""
+
+
+def play(tmp_path: Path, *scenarios: str, undisturbed: dict[str, Any] | None = None, **changes: Any) -> Played:
     """What happened in each scenario, and the folder of its study, after the same sweep was run undisturbed.
 
     The curves are compared here.
+
+    Args:
+        changes: of the sweep, as write_sweep takes them; of the undisturbed one where those are others.
     """
+    usual: dict[str, Any] = {"swept": SWEPT, "fixed": {"budget.steps": 60, "eval.every": 15}}
     paths = {}
     for name in ("undisturbed", *scenarios):
         (tmp_path / name).mkdir()
-        paths[name] = write_sweep(tmp_path / name, SWEPT, fixed={"budget.steps": 60, "eval.every": 15})
+        chosen = undisturbed if undisturbed is not None and name == "undisturbed" else changes
+        settings = {**usual, **chosen}
+        paths[name] = write_sweep(tmp_path / name, settings.pop("swept"), **settings)
     words = [str(word) for pair in paths.items() for word in pair]
     done = subprocess.run(
         [sys.executable, "-m", "tests.sweep.harness", "7", *words],
@@ -46,7 +61,7 @@ def play(tmp_path: Path, *scenarios: str) -> dict[str, tuple[dict[str, Any], Pat
     assert facts["undisturbed"]["codes"] == [0]
     expected = curves(folders["undisturbed"])
     assert len(expected) == 6
-    assert all(rows[-1]["step"] == 60 for rows in expected.values())
+    assert max(rows[-1]["step"] for rows in expected.values()) == 60
     for name in scenarios:
         assert curves(folders[name]) == expected, name
     return {name: (facts[name], folders[name]) for name in scenarios}
@@ -79,6 +94,17 @@ def test_what_is_below_the_runner_is_killed_and_others_work_beside_it(tmp_path: 
     facts, folder = played["together"]
     assert sorted(facts["codes"]) == [KILLED, 0, 0, 0]
     assert sum(entry.attempts for entry in entries(folder)) <= 6 + 2, "no trial twice but those of the dead"
+
+
+def test_trunk_and_branches_are_killed(tmp_path: Path) -> None:
+    """Runners, trials, servers; and the numbers are those of straight runs."""
+    straight = {key: value for key, value in TRUNK.items() if key != "gpt_lab"}
+    played = play(tmp_path, "kill_runner", "kill_trials", "together", undisturbed=straight, **TRUNK)
+    for facts, folder in played.values():
+        assert facts["kills"] >= 1
+        assert not list(folder.glob("*/forks/*")) and not list(folder.glob(".*/checkpoints/step-*"))
+        records = [json.loads(path.read_text("utf-8")) for path in folder.glob("[!.]*/run.json")]
+        assert sum("forked" in record for record in records) == 4, "what is killed is not trained from the start"
 
 
 def test_the_real_command(tmp_path: Path) -> None:

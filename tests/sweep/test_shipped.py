@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,13 @@ ARMS = {
     "depth_width": (["1/256/8", "2/180/6", "4/128/4", "8/90/3", "16/64/2"], 3),
     "seeds": ([0, 1], 30),
     "lr_schedule": (["cosine", "linear", "wsd", "constant"], 3),
+    "budgets": ([f"{o}/{n}.0" for o in ("adamw", "muon") for n in (204800, 409600, 614400, 819200)], 3),
     "interactions": ([f"{r}/{q}/{t}" for r in ("pre", "olmo2") for q in ("none", "full") for t in (False, True)], 3),
     "pre_post": ([f"{r}/{w}/{lr}" for r in ("pre", "post") for w in (0.1, 0.0) for lr in (0.002, 0.008)], 3),
     "qk_norm": ([f"{q}/{lr}" for q in ("none", "head") for lr in (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)], 3),
     "recall": ([f"{task}/{depth}" for task in ("induction", "mqar") for depth in (1, 2)], 5),
 }
-BASELINES = {"depth_width": "4/128/4", "qk_norm": "none", "recall": "1"}
+BASELINES = {"depth_width": "4/128/4", "qk_norm": "none", "recall": "1", "budgets": "adamw"}
 """Where it is not the first arm."""
 METRICS = {"recall": ("val/accuracy", "maximize")}
 """Where it is not bits per byte."""
@@ -82,8 +84,9 @@ def seconds(sweep: Sweep, models: match.Models) -> float:
     """What it takes on two cores, roughly."""
     flops = 0.0
     for cfg in cells.configs(cells.cells(sweep)):
-        assert cfg.budget.steps is not None and cfg.scale.width * cfg.scale.depth <= 2048
-        flops += cfg.budget.steps * cfg.batch.tokens * models.count(cfg, "flops")
+        assert cfg.scale.width * cfg.scale.depth <= 2048
+        steps = cfg.budget.steps or (cfg.budget.tokens or math.inf) / cfg.batch.tokens
+        flops += steps * cfg.batch.tokens * models.count(cfg, "flops")
     return flops / FLOPS_PER_S / 2
 
 
@@ -127,7 +130,7 @@ def test_every_cell_is_one_of_w_and_bs(sweep: Sweep) -> None:
 def test_every_model_can_be_built() -> None:
     """On three data sets: Shakespeare in the default vocabulary, and two tasks."""
     found: list[Cell] = [cell for name in NAMES for cell in cells.cells(spec.load(name))]
-    assert len(found) == 358
+    assert len(found) == 382
     plan.check_builds(found)
 
 
