@@ -15,7 +15,7 @@ from gpt_lab.errors import DataError
 from gpt_lab.store.files import read_json, writing
 from gpt_lab.sweep import cells as cells_
 from gpt_lab.sweep import ledger as ledger_
-from gpt_lab.sweep import search, spec
+from gpt_lab.sweep import search, sequential, spec
 from gpt_lab.sweep.client import ForkServer
 from gpt_lab.sweep.design import Cell, Sweep
 from gpt_lab.sweep.ledger import Entry, Ledger
@@ -57,6 +57,7 @@ def run_sweep(
     """
     folder = folder_of(sweep)
     known = [entry for entry in ledger_.entries(folder) if entry.wanted]
+    sequential.refuse_change(sweep, ledger_.stored_sweep(folder), known)
     with contextlib.ExitStack() as stack:
         server = None
         if not known or any(entry.state not in OVER for entry in known):
@@ -67,7 +68,7 @@ def run_sweep(
         visible: list[str] = []
         if not over:
             server = server or stack.enter_context(contextlib.closing(ForkServer()))
-            checked = left if searching.cells is not None else search.corners(sweep)
+            checked = left if searching.cells is not None else searching.every or search.corners(sweep)
             line = f"checking {len(checked)} cells (a corpus that is new is tokenized first)"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
             configs = [cfg.to_dict() for cfg in cells_.configs(checked)]
@@ -83,7 +84,7 @@ def run_sweep(
                 (folder / "logs").mkdir(exist_ok=True)
             per_job = ledger.threads(threads, DEFAULT_THREADS)
             at_once = jobs or len(visible) or max(1, cores() // per_job)
-            total = len(searching.cells) if searching.cells is not None else sweep.run_cap
+            total = len(searching.cells) if searching.cells is not None else searching.most
             begun = f"{len(left)} of {total} runs are left" if searching.cells is not None else f"up to {total} runs"
             each = f"{at_once} at a time, {per_job} thread{'s' * (per_job > 1)} each"
             console.print(f"{sweep.design.study}: {begun}, {each}", markup=False, highlight=False, soft_wrap=True)
@@ -122,7 +123,8 @@ def dry_run(sweep: Sweep, console: Console, jobs: int | None = None, threads: in
     Raises:
         ConfigError: a cell that no run could have.
     """
-    planned = search.Search(sweep).cells
+    searching = search.Search(sweep)
+    planned = searching.cells or searching.every
 
     from gpt_lab.sweep import plan
 
@@ -183,7 +185,7 @@ def _begin(ledger: Ledger, sweep: Sweep, planned: Sequence[Cell] | None, watch: 
 
 def _done(entries: Sequence[Entry]) -> list[search.Done]:
     """What a search is told of the cells that it has asked for."""
-    return [search.Done(entry.index, entry.values, entry.state, entry.score) for entry in entries]
+    return [search.Done(entry.index, entry.values, entry.state, entry.score, entry.key) for entry in entries]
 
 
 def reached(sweep: Sweep, entries: Sequence[Entry]) -> bool:

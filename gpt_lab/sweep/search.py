@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import draw, spec
+from gpt_lab.sweep import draw, sequential, spec
 from gpt_lab.sweep.design import Cell, Sweep, join, shown
 from gpt_lab.sweep.parameters import Parameter
 
@@ -40,6 +40,7 @@ class Done:
     values: Mapping[str, Any]
     state: str
     score: float | None = None
+    key: str = ""
 
 
 class Search:
@@ -47,6 +48,10 @@ class Search:
 
     Args:
         cells: of a grid; None: they are drawn.
+
+    Fields:
+        cells: those of a grid, in order; None: each is drawn when it is asked for.
+        every: the cells that may be drawn, where that is known; most: how many there may be.
 
     Raises:
         ConfigError: values that the search would draw and that no run could have.
@@ -56,12 +61,18 @@ class Search:
         self.sweep = sweep
         self.swept = {name: p for name, p in spec.parameters_of(sweep).items() if p.swept}
         self.cells: Sequence[Cell] | None = cells
-        if sweep.method == "grid" and cells is None:
+        self.every: Sequence[Cell] | None = None
+        self._adaptive: sequential.Adaptive | None = None
+        if sweep.design.looks is not None:
+            self._adaptive = sequential.Adaptive(sweep, cells_.cells(sweep))
+            self.cells, self.every = None, self._adaptive.cells
+        elif sweep.method == "grid" and cells is None:
             self.cells = cells_.cells(sweep)
         elif sweep.method == "random":
             self.cells = drawn(sweep)
         elif sweep.method == "bayes":
             corners(sweep)
+        self.most = sweep.run_cap if self.every is None else len(self.every)
 
     def ask(self, done: Sequence[Done]) -> Cell | None:
         """The next cell to run.
@@ -74,6 +85,8 @@ class Search:
         """
         if self._target_reached(done):
             return None
+        if self._adaptive is not None:
+            return self._adaptive.ask(done)
         if self.cells is not None:
             asked = {one.index for one in done}
             return next((cell for cell in self.cells if cell.index not in asked), None)
