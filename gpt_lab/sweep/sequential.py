@@ -129,9 +129,10 @@ def designed(
             raise ConfigError(f"gpt_lab.seeds does not go with {key}, which needs every seed of each arm: one of them")
     listed = design.values.get(design.pair, ())
     if len(listed) < last:
+        has = f"{len(listed)} values" if listed else "1 value"
         raise ConfigError(
-            f"gpt_lab.seeds.max is {last}, but parameters.{design.pair} has {len(listed) or 1} values: list {last}, "
-            "or leave it out for 0, 1, 2, ..."
+            f"gpt_lab.seeds.max is {last}, but parameters.{design.pair} has {has}: list {last}, or leave it out for "
+            "0, 1, 2, ..."
         )
     wanted = [shown(value) for value in listed[:last]]
     arms: dict[str, set[str]] = {}
