@@ -1,4 +1,4 @@
-"""Whether sequential seeds keep their promise: false verdicts, coverage after stopping, and runs against a fixed design.
+"""Whether sequential seeds keep their promise: false verdicts, coverage after stopping, runs against a fixed design.
 
 Studies are made as in calibrate.py, with all the pairs of the fixed design, and judged twice by the real code: by
 looks that take only the first of them, and by the fixed design's confirm tier that takes them all.

@@ -24,7 +24,7 @@ from gpt_lab.report.fairness import Doubt, doubts
 from gpt_lab.report.pairing import Choice, Paired, pair_up, part, references
 from gpt_lab.report.pairing import fresh as fresh_pairs
 from gpt_lab.report.stats import Array, Fit
-from gpt_lab.report.types import Comparison, Interval, Row, Study, Tier, VerdictName
+from gpt_lab.report.types import Comparison, Interval, Row, RowTier, Study, Tier, VerdictName
 from gpt_lab.sweep.design import Design, Looks
 from gpt_lab.sweep.power import FEWEST
 
@@ -58,7 +58,7 @@ class _Verdicts:
     p: Array
     p_adjusted: Array
     claim: NDArray[np.int64]
-    tiers: tuple[Tier, ...]
+    tiers: tuple[RowTier, ...]
     fresh: NDArray[np.bool_]
     flat: NDArray[np.bool_]
 
@@ -220,7 +220,7 @@ class _Comparing:
         self.differences = np.where(sequential.used(found.stand, places, len(pairs)), differences, np.nan)
         fit = stats.paired_t(self.differences)
         every = np.ones(len(fit.pairs), bool)
-        tiers: tuple[Tier, ...] = ("sequential",) * len(fit.pairs)
+        tiers: tuple[RowTier, ...] = ("sequential",) * len(fit.pairs)
         return _Verdicts(fit, found.half, found.p, found.p_adjusted, found.claim, tiers, every, self._flat())
 
     def _decide(self, fit: Fit, tier: Tier, eligible: NDArray[np.bool_]) -> verdict.Decision:

@@ -97,14 +97,12 @@ def sections(comparison: Comparison, study: Study) -> list[Section]:
     table = [_line(row, looks, comparison) for row in rows]
     runs = int((study.runs["state"] != "missing").sum())
     whole = (looks.family + 1) * looks.last
-    sentences = [
-        f"{runs} runs of the {whole} that {looks.last} {comparison.design.pair}s for every arm would take "
-        f"({runs / whole:.0%})."
-    ]
+    fixed = f"{looks.last} {comparison.design.pair}s for every arm"
+    sentences = [f"{runs} runs of the {whole} that {fixed} would take ({runs / whole:.0%})."]
     if any(0 < row.n < looks.last and row.verdict in ("better", "worse") for row in rows):
         sentences.append(
-            "An arm that stopped early looks somewhat more different than it is, for it was lucky enough to be seen: "
-            "its interval allows for that, the estimate in it does not."
+            "An arm that stopped early looks somewhat more different than it is, as a look decides sooner where chance "
+            "adds to the difference: the interval allows for that, the estimate in it does not."
         )
     if any(_open(row, looks) for row in rows):
         sentences.append("Arms that are open get further seeds when the same `sweep` command is given again.")

@@ -12,7 +12,9 @@ from gpt_lab.sweep.design import Design
 from gpt_lab.sweep.noise import Noise
 
 VerdictName = Literal["baseline", "better", "worse", "equivalent", "real but small", "undecided", "no data"]
-Tier = Literal["screen", "confirm", "sequential"]
+Tier = Literal["screen", "confirm"]
+RowTier = Literal["screen", "confirm", "sequential"]
+"""The last one: seeds were added until the arm was decided."""
 
 COLUMNS = (
     "run",  # folder, or W&B path: unique
@@ -94,7 +96,7 @@ class Row:
 
     arm: str
     verdict: VerdictName
-    tier: Tier | None
+    tier: RowTier | None
     n: int
     runs: int
     mean: float | None

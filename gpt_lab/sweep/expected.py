@@ -52,9 +52,10 @@ def lines(design: Design, run_sd: float | None) -> list[str]:
         name = f"{effect:g} run sd" if effect else "no effect"
         parts.append(f"{name} {found.runs:.0f} ({found.decided:.0%})")
     told = f"run sd {sd:.4g}" if run_sd is not None else f"no run tells the run sd: taken as {sd:g}, twice the mei"
+    span = f"{arms * looks.first} to {arms * looks.last} runs"
+    each = f"{looks.first} to {looks.last} for each of {arms} arms"
+    assumed = f"({told}; runs of a pair correlate by 0.5)"
     return [
-        f"sequential seeds: {looks.first} to {looks.last} for each of {arms} arms, until decided: "
-        f"{arms * looks.first} to {arms * looks.last} runs",
-        f"runs to expect, and arms decided, if all arms differ by: {', '.join(parts)} "
-        f"({told}; runs of a pair correlate by 0.5)",
+        f"sequential seeds: {each}, until decided: {span}",
+        f"runs to expect, and arms decided, if all arms differ by: {', '.join(parts)} {assumed}",
     ]

@@ -98,17 +98,18 @@ class Ledger:
 
     # -- the sweep and its cells --
 
-    def begin(self, sweep: Sweep, cells: Sequence[Cell] | None) -> None:
+    def begin(self, sweep: Sweep, cells: Sequence[Cell] | None, kept: Sequence[Cell] = ()) -> None:
         """Keeps the sweep; its cells become the wanted ones, those of earlier versions of the file stay unwanted.
 
         Args:
             cells: of a grid; None: they are drawn one by one (`add`), and stay wanted while the search is the same.
+            kept: drawn ones that stay wanted when it is not.
         """
         with self._writing():
             same = self._get("search") == _search(sweep)
             if cells is not None or not same:
                 self._database.execute("UPDATE trials SET wanted=0")
-            for cell in cells or ():
+            for cell in cells or (() if same else kept):
                 self._put(cell)
             self._set(sweep=_to_json(sweep), search=_search(sweep))
         write_atomic(self.folder / COPY, readable(sweep).encode())
@@ -366,8 +367,7 @@ def _from_json(text: str) -> Sweep:
 def _search(sweep: Sweep) -> str:
     """What draws depend on: drawn cells of another search are no part of this one."""
     parts = {key: sweep.raw.get(key) for key in ("method", "parameters", "metric")}
-    block = {key: value for key, value in (sweep.raw.get("gpt_lab") or {}).items() if key != "question"}
-    return _dump({**parts, "gpt_lab": block, "overrides": sweep.overrides})
+    return _dump({**parts, "gpt_lab": sweep.raw.get("gpt_lab"), "overrides": sweep.overrides})
 
 
 def readable(sweep: Sweep) -> str:

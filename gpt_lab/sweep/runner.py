@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def run_sweep(
             gpus = server.ask("check", cells=[dataclasses.asdict(c) for c in checked], configs=configs)["gpus"]
             visible = _gpus(gpus) if uses_gpu(sweep, left) else []
         ledger = stack.enter_context(contextlib.closing(Ledger.open(folder)))
-        _begin(ledger, sweep, searching.cells, watch)
+        _begin(ledger, sweep, searching, {entry.key for entry in known}, watch)
         number = None
         if over or server is None:
             console.print(f"{sweep.design.study} is already done: nothing to run", markup=False, highlight=False)
@@ -174,9 +174,9 @@ def is_there(entry: Entry, folder: Path) -> bool:
     return state == ("stopped" if entry.state == "pruned" else entry.state)
 
 
-def _begin(ledger: Ledger, sweep: Sweep, planned: Sequence[Cell] | None, watch: Watch | None) -> None:
+def _begin(ledger: Ledger, sweep: Sweep, searching: search.Search, known: Collection[str], watch: Watch | None) -> None:
     """Brings the ledger up to date: cells of this file, trials of the dead, runs that were removed, failed ones."""
-    ledger.begin(sweep, planned)
+    ledger.begin(sweep, searching.cells, [cell for cell in searching.every or () if cell.key in known])
     ledger.bury((watch or Watch()).dead)
     gone = [e.key for e in ledger.entries() if e.wanted and e.state in OVER and not is_there(e, ledger.folder)]
     ledger.repeat(gone)

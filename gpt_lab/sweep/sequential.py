@@ -205,7 +205,7 @@ def _rules(sweep: Sweep) -> dict[str, Any]:
     design, stated = sweep.design, (sweep.raw.get("gpt_lab") or {}).get("seeds")
     last = None if design.looks is None else design.looks.last
     return {
-        "gpt_lab.seeds": dict(stated) if stated else None,
+        "gpt_lab.seeds": {key: stated[key] for key in KEYS} if stated else None,
         "gpt_lab.mei": design.mei,
         "gpt_lab.alpha": design.alpha,
         "gpt_lab.baseline": design.baseline_arm,

@@ -70,7 +70,9 @@ def with_seeds(sweep: Sweep, count: int) -> Sweep:
     if count < 1:
         raise ConfigError(f"--seeds must be 1 or more, not {count}")
     if sweep.design.looks is not None:
-        raise ConfigError(f"{sweep.path}: gpt_lab.seeds says how many seeds: change it there, or take it out for --seeds")
+        raise ConfigError(
+            f"{sweep.path}: gpt_lab.seeds says how many seeds: change it there, or take it out for --seeds"
+        )
     if sweep.method != "grid":
         raise ConfigError(f"--seeds is for grids: a {sweep.method} sweep makes run_cap runs")
     values = list(sweep.design.values.get(pair, ()))[:count]

@@ -12,8 +12,8 @@ the look may spend. One dimension, no simulation, no approximation of the unknow
 simulation to its own error (tests/sweep/test_spending.py).
 
 Spent until k of N pairs is alpha (k / N)^SHAPE, two-sided (Lan & DeMets 1983, Biometrika 70:659; Kim & DeMets 1987,
-Biometrika 74:149). Critical values fall with alpha at every look, so that a look's p-value is the alpha at which it just
-crosses, and holds whatever the reason to stop was (Jennison & Turnbull 1989, J. R. Stat. Soc. B 51:305).
+Biometrika 74:149). At every look the critical value falls as alpha grows: a look's p-value is the alpha at which it
+just crosses, and holds whatever the reason to stop was (Jennison & Turnbull 1989, J. R. Stat. Soc. B 51:305).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def boundaries(first: int, last: int) -> Boundaries:
     u = np.linspace(0.0, 1.0, CELLS + 1)
     phi = math.pi / 2 * (1 - (1 - u) ** 2)  # dense where t is large
     survived = np.ones((CELLS + 1, len(LEVELS)))
-    table = []
+    table: list[Array] = []
     for pairs in range(first, last + 1):
         if table:
             survived = _backwards(pairs, phi) @ survived

@@ -47,7 +47,7 @@ def answered(**changes: tuple[float, Sequence[int]]) -> tuple[Comparison, Study]
 
 
 def test_planted_effects() -> None:
-    found, of = answered()
+    found, _ = answered()
     assert [row(found, name).verdict for name in ("alibi", "none", "learned")] == ["better", "worse", "real but small"]
     assert {r.tier for r in found.rows} == {None, "sequential"}
     assert [row(found, name).n for name in ("alibi", "none", "learned")] == [3, 3, 6]

@@ -211,7 +211,9 @@ def test_the_stopping_pattern_is_known_and_depends_on_no_order() -> None:
 
 def test_the_order_of_one_job() -> None:
     asked = list(play(PLAN, 1, random.Random(0)))
-    assert asked[:4] == [("rope", "0"), ("none", "0"), ("alibi", "0"), ("rope", "1")], "the baseline first, seed by seed"
+    assert asked[:4] == [("rope", "0"), ("none", "0"), ("alibi", "0"), ("rope", "1")], (
+        "the baseline first, seed by seed"
+    )
     assert asked[9:] == [(arm, seed) for seed in "345" for arm in ("rope", "alibi")]
 
 
