@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +68,14 @@ def run_sweep(
         visible: list[str] = []
         if not over:
             server = server or stack.enter_context(contextlib.closing(ForkServer()))
-            checked = left if searching.cells is not None else searching.every or search.corners(sweep)
+            checked = left if searching.cells is not None else searching.planned or search.corners(sweep)
             line = f"checking {len(checked)} cells (a corpus that is new is tokenized first)"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
             configs = [cfg.to_dict() for cfg in cells_.configs(checked)]
             gpus = server.ask("check", cells=[dataclasses.asdict(c) for c in checked], configs=configs)["gpus"]
             visible = _gpus(gpus) if uses_gpu(sweep, left) else []
         ledger = stack.enter_context(contextlib.closing(Ledger.open(folder)))
-        _begin(ledger, sweep, searching, {entry.key for entry in known}, watch)
+        _begin(ledger, sweep, searching, known, watch)
         number = None
         if over or server is None:
             console.print(f"{sweep.design.study} is already done: nothing to run", markup=False, highlight=False)
@@ -84,7 +84,7 @@ def run_sweep(
                 (folder / "logs").mkdir(exist_ok=True)
             per_job = ledger.threads(threads, DEFAULT_THREADS)
             at_once = jobs or len(visible) or max(1, cores() // per_job)
-            total = len(searching.cells) if searching.cells is not None else searching.most
+            total = searching.most
             begun = f"{len(left)} of {total} runs are left" if searching.cells is not None else f"up to {total} runs"
             each = f"{at_once} at a time, {per_job} thread{'s' * (per_job > 1)} each"
             console.print(f"{sweep.design.study}: {begun}, {each}", markup=False, highlight=False, soft_wrap=True)
@@ -123,8 +123,7 @@ def dry_run(sweep: Sweep, console: Console, jobs: int | None = None, threads: in
     Raises:
         ConfigError: a cell that no run could have.
     """
-    searching = search.Search(sweep)
-    planned = searching.cells or searching.every
+    planned = search.Search(sweep).planned
 
     from gpt_lab.sweep import plan
 
@@ -174,9 +173,9 @@ def is_there(entry: Entry, folder: Path) -> bool:
     return state == ("stopped" if entry.state == "pruned" else entry.state)
 
 
-def _begin(ledger: Ledger, sweep: Sweep, searching: search.Search, known: Collection[str], watch: Watch | None) -> None:
+def _begin(ledger: Ledger, sweep: Sweep, searching: search.Search, known: Sequence[Entry], watch: Watch | None) -> None:
     """Brings the ledger up to date: cells of this file, trials of the dead, runs that were removed, failed ones."""
-    ledger.begin(sweep, searching.cells, [cell for cell in searching.every or () if cell.key in known])
+    ledger.begin(sweep, searching.cells, searching.kept(_done(known)))
     ledger.bury((watch or Watch()).dead)
     gone = [e.key for e in ledger.entries() if e.wanted and e.state in OVER and not is_there(e, ledger.folder)]
     ledger.repeat(gone)

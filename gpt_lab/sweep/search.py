@@ -51,7 +51,7 @@ class Search:
 
     Fields:
         cells: those of a grid, in order; None: each is drawn when it is asked for.
-        every: the cells that may be drawn, where that is known; most: how many there may be.
+        looks: of a sweep with sequential seeds, what draws them.
 
     Raises:
         ConfigError: values that the search would draw and that no run could have.
@@ -61,18 +61,30 @@ class Search:
         self.sweep = sweep
         self.swept = {name: p for name, p in spec.parameters_of(sweep).items() if p.swept}
         self.cells: Sequence[Cell] | None = cells
-        self.every: Sequence[Cell] | None = None
-        self._adaptive: sequential.Adaptive | None = None
-        if sweep.design.looks is not None:
-            self._adaptive = sequential.Adaptive(sweep, cells_.cells(sweep))
-            self.cells, self.every = None, self._adaptive.cells
+        self.looks = sequential.Adaptive(sweep, cells_.cells(sweep)) if sweep.design.looks is not None else None
+        if self.looks is not None:
+            self.cells = None
         elif sweep.method == "grid" and cells is None:
             self.cells = cells_.cells(sweep)
         elif sweep.method == "random":
             self.cells = drawn(sweep)
         elif sweep.method == "bayes":
             corners(sweep)
-        self.most = sweep.run_cap if self.every is None else len(self.every)
+
+    @property
+    def most(self) -> int | None:
+        """Runs of the whole sweep, at most."""
+        return self.sweep.run_cap if self.planned is None else len(self.planned)
+
+    @property
+    def planned(self) -> Sequence[Cell] | None:
+        """Cells as far as they are known beforehand."""
+        return self.cells if self.looks is None else self.looks.cells
+
+    def kept(self, known: Sequence[Done]) -> list[Cell]:
+        """Of the cells that an earlier version of the file drew, those that this one would draw too."""
+        keys = {one.key for one in known}
+        return [] if self.looks is None else [cell for cell in self.looks.cells if cell.key in keys]
 
     def ask(self, done: Sequence[Done]) -> Cell | None:
         """The next cell to run.
@@ -81,12 +93,13 @@ class Search:
             done: every cell that was asked for before, whatever became of it.
 
         Returns:
-            None: run_cap or the metric's target is reached, or nothing new is left.
+            None: run_cap or the metric's target is reached, nothing new is left, or what is left depends on runs that
+            are not over.
         """
         if self._target_reached(done):
             return None
-        if self._adaptive is not None:
-            return self._adaptive.ask(done)
+        if self.looks is not None:
+            return self.looks.ask(done)
         if self.cells is not None:
             asked = {one.index for one in done}
             return next((cell for cell in self.cells if cell.index not in asked), None)

@@ -259,10 +259,10 @@ def cells(read: Sweep) -> list[Any]:
 
 def test_the_search_answers_from_the_ledger_alone() -> None:
     made = Search(sweep())
-    assert made.cells is None and made.every is not None and made.most == len(made.every) == 18
+    assert made.cells is None and made.planned is not None and made.most == len(made.planned) == 18
     done: list[Done] = []
     while (cell := made.ask(done)) is not None:
-        assert cell.index == made.every[cell.index].index
+        assert cell.index == made.planned[cell.index].index
         state = "diverged" if (cell.values["position"], cell.pair) == ("none", 1) else "finished"
         found = None if state == "diverged" else score(str(cell.values["position"]), int(cell.pair))
         done.append(Done(cell.index, cell.values, state, found, cell.key))
@@ -272,12 +272,13 @@ def test_the_search_answers_from_the_ledger_alone() -> None:
     other = [replace(one, key="0" * 12) for one in done]
     first = Search(sweep()).ask(other)
     assert first is not None and first.index == 0, "runs of other settings do not count"
+    assert made.kept(other) == [] and {cell.key for cell in made.kept(done)} == {one.key for one in done}
 
 
 def test_a_grid_without_the_key_is_a_grid() -> None:
     plain = spec.read(Path("some.yaml"), {"method": "grid", "parameters": PARAMETERS, "gpt_lab": without("seeds")})
     made = search.Search(plain)
-    assert made.cells is not None and len(made.cells) == 3 and made.every is None and plain.design.looks is None
+    assert made.cells is not None and made.planned is made.cells and made.most == 3 and plain.design.looks is None
 
 
 # -- before anything runs --
