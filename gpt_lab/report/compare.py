@@ -379,12 +379,9 @@ class _Comparing:
         return floor.interval(differences, n, variance, screen=screen, alpha=self.design.alpha, noise=self.floor)
 
     def _correction(self, rows: Sequence[Row]) -> str:
-        looks = self.design.looks
         family = len(self.variants) if self.baselines else 0
-        if looks is not None and family:
-            family = max(family, looks.family)
-            shared = f", Holm over {family} comparisons" if family > 1 else ""
-            return f"alpha spent over looks at {looks.first} to {looks.last} {self.design.pair}s{shared}"
+        if self.design.looks is not None and family:
+            return sequential.correction(self.design, family)
         if family < 2:
             return "none: one comparison" if family else "none: no comparison"
         tiers = {row.tier for row in rows} - {None}

@@ -128,6 +128,15 @@ def _open(row: Row, looks: Looks) -> bool:
     return row.verdict in ("undecided", "real but small", "no data") and row.n < looks.last and not lost
 
 
+def correction(design: Design, arms: int) -> str:
+    """How the verdicts on this many arms were corrected."""
+    looks = design.looks
+    assert looks is not None
+    family = max(arms, looks.family)
+    shared = f", Holm over {family} comparisons" if family > 1 else ""
+    return f"alpha spent over looks at {looks.first} to {looks.last} {design.pair}s{shared}"
+
+
 def notes(found: Stand, differences: Array) -> list[str]:
     """What was left out of the comparison."""
     beyond = int((np.isfinite(differences).sum(-1) - np.where(found.pairs > 0, found.pairs, found.whole)).sum())

@@ -262,8 +262,10 @@ def effects(sweep: Sweep, plan: Plan, floor: Noise | None = None) -> list[str]:
         return []
     family = max(len(plan.arms) - len({arm.baseline for arm in plan.arms}), 1)
     if design.looks is not None:
-        told = noise(sweep)
-        return expected.lines(design, floor.sd if floor is not None else None if told is None else told[0])
+        if floor is not None:
+            return expected.lines(design, floor.run_sd, floor.sd)
+        earlier = noise(sweep)
+        return expected.lines(design, None if earlier is None else earlier[0])
     if floor is not None:
         return [*needed.detectable(sweep, pairs, family, floor), needed.wished(sweep, family, floor)]
     known = noise(sweep)

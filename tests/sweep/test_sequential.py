@@ -286,10 +286,16 @@ def test_a_grid_without_the_key_is_a_grid() -> None:
 
 def test_runs_to_expect() -> None:
     looks = Looks(3, 10, 4)
-    none, large = (expected.expected(looks, effect, 0.5, 0.05, 400) for effect in (0.0, 40.0))
+    none, large = (expected.expected(looks, effect, 0.5, 0.05, studies=400) for effect in (0.0, 40.0))
     assert none.runs == pytest.approx(50, abs=0.2) and none.decided < 0.01
     assert large.runs == pytest.approx(15, abs=0.5) and large.decided == 1
     lines = expected.lines(Design("x", mei=0.1, looks=looks), None)
     assert lines[0] == "sequential seeds: 3 to 10 for each of 5 arms, until decided: 15 to 50 runs"
     assert "no effect 50 (0%)" in lines[1] and "no run tells the run sd: taken as 0.2, twice the mei" in lines[1]
-    assert "run sd 0.05" in expected.lines(Design("x", mei=0.1, looks=looks), 0.05)[1]
+    known = Design("x", mei=0.1, looks=looks)
+    assert "(run sd 0.05; runs of a pair correlate by 0.5)" in expected.lines(known, 0.05)[1]
+    assert "(run sd 0.05; of a pair's difference 0.02)" in expected.lines(known, 0.05, 0.02)[1]
+    quiet = expected.expected(looks, 2.0, 0.5, 0.05, 0.2, studies=400)
+    assert quiet.runs < expected.expected(looks, 2.0, 0.5, 0.05, studies=400).runs - 10, (
+        "pairs that correlate tell sooner"
+    )
