@@ -80,6 +80,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run sweep recall --report": Run(
         "wrote runs/recall/report/report.md", ["budget.steps=4", "eval.every=4", "--seeds", "1", "tracker=none"]
     ),
+    "uv run sweep sweeps/position_seeds.yaml --dry-run": Run("sequential seeds: 3 to 8 for each of 4 arms", STEPS),
     "uv run wandb sweep sweeps/pos_enc.yaml": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
     "uv run wandb agent ENTITY/gpt_lab/SWEEP_ID": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
     "uv run report sweeps/pos_enc.yaml --from wandb:ENTITY/gpt_lab/SWEEP_ID": Elsewhere(

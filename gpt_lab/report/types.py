@@ -13,6 +13,8 @@ from gpt_lab.sweep.noise import Noise
 
 VerdictName = Literal["baseline", "better", "worse", "equivalent", "real but small", "undecided", "no data"]
 Tier = Literal["screen", "confirm"]
+RowTier = Literal["screen", "confirm", "sequential"]
+"""The last one: seeds were added until the arm was decided."""
 
 COLUMNS = (
     "run",  # folder, or W&B path: unique
@@ -83,7 +85,7 @@ class Row:
         n: pairs that the difference rests on. runs: finished runs of the arm.
         mean, sd: of the metric over the finished runs.
         delta: difference to the baseline, variant - baseline, with its interval (uncorrected level 1 - alpha).
-        p_adjusted: after Holm's (confirm) or Benjamini-Hochberg's (screen) correction over the family.
+        p_adjusted: after Holm's (confirm, sequential) or Benjamini-Hochberg's (screen) correction over the family.
         more_seeds: further seeds that an undecided verdict needs, estimated.
         rho: correlation of paired runs. runs_saved: runs that an unpaired design whose interval is as narrow needs
             beyond those of the pairs (rho.Worth); below 0 where pairing cost runs; None below 4 pairs.
@@ -95,7 +97,7 @@ class Row:
 
     arm: str
     verdict: VerdictName
-    tier: Tier | None
+    tier: RowTier | None
     n: int
     runs: int
     mean: float | None

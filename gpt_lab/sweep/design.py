@@ -9,6 +9,19 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True)
+class Looks:
+    """Sequential seeds: an arm is looked at after each number of pairs from `first` to `last` (sweep/sequential.py).
+
+    Fields:
+        family: arms that are compared, over which alpha is shared.
+    """
+
+    first: int
+    last: int
+    family: int
+
+
+@dataclass(frozen=True)
 class Design:
     """The comparison that a sweep file states.
 
@@ -28,6 +41,7 @@ class Design:
         values: the values of each swept setting, in the file's order (empty for drawn ones).
         factorial: of a two-level factorial the words that define its fraction (sweep/factorial.py), none for the full
             one; None: the file states no such design.
+        looks: when seeds are added until an arm is decided; None: every arm gets them all.
     """
 
     study: str
@@ -44,6 +58,7 @@ class Design:
     alpha: float = 0.05
     values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     factorial: tuple[tuple[str, ...], ...] | None = None
+    looks: Looks | None = None
 
     def arm(self, values: Mapping[str, Any]) -> str:
         """Name of the arm of a cell: its factors' values, `position=alibi`; several joined by a comma and a space."""

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from gpt_lab.errors import ConfigError
 from gpt_lab.store.files import decode, encode, write_atomic
 from gpt_lab.sweep.database import connect, connect_reader, guarded, transaction
-from gpt_lab.sweep.design import Cell, Design, Sweep
+from gpt_lab.sweep.design import Cell, Design, Looks, Sweep
 from gpt_lab.sweep.owner import Owner
 
 FILE = "sweep.sqlite"
@@ -98,17 +98,18 @@ class Ledger:
 
     # -- the sweep and its cells --
 
-    def begin(self, sweep: Sweep, cells: Sequence[Cell] | None) -> None:
+    def begin(self, sweep: Sweep, cells: Sequence[Cell] | None, kept: Sequence[Cell] = ()) -> None:
         """Keeps the sweep; its cells become the wanted ones, those of earlier versions of the file stay unwanted.
 
         Args:
             cells: of a grid; None: they are drawn one by one (`add`), and stay wanted while the search is the same.
+            kept: drawn ones that stay wanted when it is not.
         """
         with self._writing():
             same = self._get("search") == _search(sweep)
             if cells is not None or not same:
                 self._database.execute("UPDATE trials SET wanted=0")
-            for cell in cells or ():
+            for cell in cells or (() if same else kept):
                 self._put(cell)
             self._set(sweep=_to_json(sweep), search=_search(sweep))
         write_atomic(self.folder / COPY, readable(sweep).encode())
@@ -357,6 +358,8 @@ def _from_json(text: str) -> Sweep:
     design["values"] = {key: tuple(values) for key, values in design["values"].items()}
     if design.get("factorial") is not None:
         design["factorial"] = tuple(map(tuple, design["factorial"]))
+    if design.get("looks") is not None:
+        design["looks"] = Looks(**design["looks"])
     path, overrides = Path(fields.pop("path")), tuple(fields.pop("overrides"))
     return Sweep(path=path, design=Design(**design), overrides=overrides, **fields)
 

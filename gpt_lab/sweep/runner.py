@@ -15,7 +15,7 @@ from gpt_lab.errors import DataError
 from gpt_lab.store.files import read_json, writing
 from gpt_lab.sweep import cells as cells_
 from gpt_lab.sweep import ledger as ledger_
-from gpt_lab.sweep import search, spec, trunk
+from gpt_lab.sweep import search, sequential, spec, trunk
 from gpt_lab.sweep.client import ForkServer
 from gpt_lab.sweep.design import Cell, Sweep
 from gpt_lab.sweep.ledger import Entry, Ledger
@@ -57,6 +57,7 @@ def run_sweep(
     """
     folder = folder_of(sweep)
     known = [entry for entry in ledger_.entries(folder) if entry.wanted]
+    sequential.refuse_change(sweep, ledger_.stored_sweep(folder), known)
     with contextlib.ExitStack() as stack:
         server = None
         if not known or any(entry.state not in OVER for entry in known):
@@ -68,7 +69,9 @@ def run_sweep(
         trunks = trunk.Trunks()
         if not over:
             server = server or stack.enter_context(contextlib.closing(ForkServer()))
-            checked: Sequence[Cell] = left if searching.cells is not None else search.corners(sweep)
+            checked: Sequence[Cell] = (
+                left if searching.cells is not None else searching.planned or search.corners(sweep)
+            )
             if trunk.wanted(sweep) and searching.cells is not None:
                 checked = searching.cells  # those that are over may be trunks of those that are not
             line = f"checking {len(checked)} cells (a corpus that is new is tokenized first)"
@@ -83,7 +86,7 @@ def run_sweep(
                 for line in trunk.lines(sweep, trunks):
                     console.print(line, markup=False, highlight=False, soft_wrap=True)
         ledger = stack.enter_context(contextlib.closing(Ledger.open(folder)))
-        _begin(ledger, sweep, searching.cells, watch)
+        _begin(ledger, sweep, searching, known, watch)
         number = None
         if over or server is None:
             console.print(f"{sweep.design.study} is already done: nothing to run", markup=False, highlight=False)
@@ -92,7 +95,7 @@ def run_sweep(
                 (folder / "logs").mkdir(exist_ok=True)
             per_job = ledger.threads(threads, DEFAULT_THREADS)
             at_once = jobs or len(visible) or max(1, cores() // per_job)
-            total = len(searching.cells) if searching.cells is not None else sweep.run_cap
+            total = searching.most
             begun = f"{len(left)} of {total} runs are left" if searching.cells is not None else f"up to {total} runs"
             each = f"{at_once} at a time, {per_job} thread{'s' * (per_job > 1)} each"
             console.print(f"{sweep.design.study}: {begun}, {each}", markup=False, highlight=False, soft_wrap=True)
@@ -134,7 +137,7 @@ def dry_run(sweep: Sweep, console: Console, jobs: int | None = None, threads: in
     Raises:
         ConfigError: a cell that no run could have.
     """
-    planned = search.Search(sweep).cells
+    planned = search.Search(sweep).planned
 
     from gpt_lab.sweep import plan
 
@@ -189,9 +192,9 @@ def is_there(entry: Entry, folder: Path) -> bool:
     return state == ("stopped" if entry.state == "pruned" else entry.state)
 
 
-def _begin(ledger: Ledger, sweep: Sweep, planned: Sequence[Cell] | None, watch: Watch | None) -> None:
+def _begin(ledger: Ledger, sweep: Sweep, searching: search.Search, known: Sequence[Entry], watch: Watch | None) -> None:
     """Brings the ledger up to date: cells of this file, trials of the dead, runs that were removed, failed ones."""
-    ledger.begin(sweep, planned)
+    ledger.begin(sweep, searching.cells, searching.kept(_done(known)))
     ledger.bury((watch or Watch()).dead)
     gone = [e.key for e in ledger.entries() if e.wanted and e.state in OVER and not is_there(e, ledger.folder)]
     ledger.repeat(gone)
@@ -200,7 +203,7 @@ def _begin(ledger: Ledger, sweep: Sweep, planned: Sequence[Cell] | None, watch: 
 
 def _done(entries: Sequence[Entry]) -> list[search.Done]:
     """What a search is told of the cells that it has asked for."""
-    return [search.Done(entry.index, entry.values, entry.state, entry.score) for entry in entries]
+    return [search.Done(entry.index, entry.values, entry.state, entry.score, entry.key) for entry in entries]
 
 
 def reached(sweep: Sweep, entries: Sequence[Entry]) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import draw, spec
+from gpt_lab.sweep import draw, sequential, spec
 from gpt_lab.sweep.design import Cell, Sweep, join, shown
 from gpt_lab.sweep.parameters import Parameter
 
@@ -40,6 +40,7 @@ class Done:
     values: Mapping[str, Any]
     state: str
     score: float | None = None
+    key: str = ""
 
 
 class Search:
@@ -47,6 +48,10 @@ class Search:
 
     Args:
         cells: of a grid; None: they are drawn.
+
+    Fields:
+        cells: those of a grid, in order; None: each is drawn when it is asked for.
+        looks: of a sweep with sequential seeds, what draws them.
 
     Raises:
         ConfigError: values that the search would draw and that no run could have.
@@ -56,12 +61,30 @@ class Search:
         self.sweep = sweep
         self.swept = {name: p for name, p in spec.parameters_of(sweep).items() if p.swept}
         self.cells: Sequence[Cell] | None = cells
-        if sweep.method == "grid" and cells is None:
+        self.looks = sequential.Adaptive(sweep, cells_.cells(sweep)) if sweep.design.looks is not None else None
+        if self.looks is not None:
+            self.cells = None
+        elif sweep.method == "grid" and cells is None:
             self.cells = cells_.cells(sweep)
         elif sweep.method == "random":
             self.cells = drawn(sweep)
         elif sweep.method == "bayes":
             corners(sweep)
+
+    @property
+    def most(self) -> int | None:
+        """Runs of the whole sweep, at most."""
+        return self.sweep.run_cap if self.planned is None else len(self.planned)
+
+    @property
+    def planned(self) -> Sequence[Cell] | None:
+        """Cells as far as they are known beforehand."""
+        return self.cells if self.looks is None else self.looks.cells
+
+    def kept(self, known: Sequence[Done]) -> list[Cell]:
+        """Of the cells that an earlier version of the file drew, those that this one would draw too."""
+        keys = {one.key for one in known}
+        return [] if self.looks is None else [cell for cell in self.looks.cells if cell.key in keys]
 
     def ask(self, done: Sequence[Done]) -> Cell | None:
         """The next cell to run.
@@ -70,10 +93,13 @@ class Search:
             done: every cell that was asked for before, whatever became of it.
 
         Returns:
-            None: run_cap or the metric's target is reached, or nothing new is left.
+            None: run_cap or the metric's target is reached, nothing new is left, or what is left depends on runs that
+            are not over.
         """
         if self._target_reached(done):
             return None
+        if self.looks is not None:
+            return self.looks.ask(done)
         if self.cells is not None:
             asked = {one.index for one in done}
             return next((cell for cell in self.cells if cell.index not in asked), None)
