@@ -67,7 +67,7 @@ def run_sweep(
         visible: list[str] = []
         if not over:
             server = server or stack.enter_context(contextlib.closing(ForkServer()))
-            checked = left if searching.cells is not None else search.corners(sweep)
+            checked = left if searching.cells is not None else search.corners(sweep, searching.tuner)
             line = f"checking {len(checked)} cells (a corpus that is new is tokenized first)"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
             configs = [cfg.to_dict() for cfg in cells_.configs(checked)]
@@ -83,7 +83,7 @@ def run_sweep(
                 (folder / "logs").mkdir(exist_ok=True)
             per_job = ledger.threads(threads, DEFAULT_THREADS)
             at_once = jobs or len(visible) or max(1, cores() // per_job)
-            total = len(searching.cells) if searching.cells is not None else sweep.run_cap
+            total = searching.most
             begun = f"{len(left)} of {total} runs are left" if searching.cells is not None else f"up to {total} runs"
             each = f"{at_once} at a time, {per_job} thread{'s' * (per_job > 1)} each"
             console.print(f"{sweep.design.study}: {begun}, {each}", markup=False, highlight=False, soft_wrap=True)
@@ -169,7 +169,7 @@ def is_there(entry: Entry, folder: Path) -> bool:
         state = read_json(folder / entry.run / "run.json").get("state")
     except DataError:
         return False
-    return state == ("stopped" if entry.state == "pruned" else entry.state)
+    return state in (("stopped", "finished") if entry.state == "pruned" else (entry.state,))
 
 
 def _begin(ledger: Ledger, sweep: Sweep, planned: Sequence[Cell] | None, watch: Watch | None) -> None:
@@ -201,7 +201,10 @@ def _target(sweep: Sweep) -> float | None:
 
 
 def _prune(sweep: Sweep, folder: Path) -> Prune | None:
-    """The sweep's early_terminate. Runs of one arm and pair are compared with each other, never arms."""
+    """The sweep's early_terminate. Runs of one arm and pair are compared with each other, never arms.
+
+    With `tune` only its runs, each with those before it: what is pruned does not depend on time.
+    """
     pruner = search.pruner(sweep)
     if pruner is None:
         return None
@@ -216,6 +219,10 @@ def _prune(sweep: Sweep, folder: Path) -> Prune | None:
 
     def prune(trial: Trial, running: Sequence[Trial], entries: Sequence[Entry]) -> bool:
         mine = trial.entry.arm, trial.entry.pair
+        if sweep.design.tuning_pairs:
+            before = [e for e in entries if e.wanted and (e.arm, e.pair) == mine and e.index < trial.entry.index]
+            tuned = sweep.design.tunes(trial.entry.pair)
+            return tuned and pruner.cut(trial.tail.curve, [curve(e) for e in before if e.run]) is not None
         others = [other.tail.curve for other in running if (other.entry.arm, other.entry.pair) == mine]
         others += [curve(e) for e in entries if e.wanted and (e.arm, e.pair) == mine and e.state in OVER and e.run]
         return pruner.prune(trial.tail.curve, others)

@@ -1,4 +1,4 @@
-"""Which cell comes next: the grid's order, W&B's random draws, Optuna's TPE; and which run is not worth its end.
+"""Which cell comes next: the grid's order, a tuner's, W&B's random draws, Optuna's TPE; and which run is not worth its end.
 
 Optuna never keeps anything: its study lives in memory and is rebuilt from the ledger's finished trials at every
 question, so that a killed runner loses nothing and several runners see the same.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import draw, spec
+from gpt_lab.sweep import draw, spec, tuner
 from gpt_lab.sweep.design import Cell, Sweep, join, shown
 from gpt_lab.sweep.parameters import Parameter
 
@@ -56,12 +56,22 @@ class Search:
         self.sweep = sweep
         self.swept = {name: p for name, p in spec.parameters_of(sweep).items() if p.swept}
         self.cells: Sequence[Cell] | None = cells
-        if sweep.method == "grid" and cells is None:
+        self.tuner = tuner.of(sweep) if sweep.design.tuning_pairs else None
+        if self.tuner is not None:
+            corners(sweep, self.tuner)
+        elif sweep.method == "grid" and cells is None:
             self.cells = cells_.cells(sweep)
         elif sweep.method == "random":
             self.cells = drawn(sweep)
         elif sweep.method == "bayes":
             corners(sweep)
+
+    @property
+    def most(self) -> int | None:
+        """Runs of the whole sweep, at most."""
+        if self.tuner is not None:
+            return self.tuner.most + len(self.tuner.rows)
+        return self.sweep.run_cap if self.cells is None else len(self.cells)
 
     def ask(self, done: Sequence[Done]) -> Cell | None:
         """The next cell to run.
@@ -70,10 +80,14 @@ class Search:
             done: every cell that was asked for before, whatever became of it.
 
         Returns:
-            None: run_cap or the metric's target is reached, or nothing new is left.
+            None: run_cap or the metric's target is reached, nothing new is left, or what is left depends on runs that
+            are not over.
         """
         if self._target_reached(done):
             return None
+        if self.tuner is not None:
+            row = self.tuner.next_row(done)
+            return None if row is None else cells_.cell(self.sweep, *row)
         if self.cells is not None:
             asked = {one.index for one in done}
             return next((cell for cell in self.cells if cell.index not in asked), None)
@@ -123,12 +137,17 @@ def drawn(sweep: Sweep) -> list[Cell]:
     return cells_.many(sweep, rows)
 
 
-def corners(sweep: Sweep) -> list[Cell]:
+def corners(sweep: Sweep, tuned: tuner.Tuner | None = None) -> list[Cell]:
     """Cells that try every listed value and both ends of every range, for a check before the first run.
+
+    Args:
+        tuned: of a sweep with `tune`.
 
     Raises:
         ConfigError: one of them no run could have.
     """
+    if tuned is not None:
+        return cells_.many(sweep, tuned.reach())
     swept = {name: p for name, p in spec.parameters_of(sweep).items() if p.swept}
     middle = {name: draw.value_at(p, 0.5) for name, p in swept.items()}
     rows = [middle]
@@ -198,6 +217,18 @@ class Pruner:
             for other in others:
                 self._judge(study.ask({}), other)
             return self._judge(study.ask({}), curve)
+
+    def cut(self, curve: Curve, earlier: Sequence[Curve]) -> int | None:
+        """After how many values a run stops that begins when the earlier ones are over; None: it never does.
+
+        The same whenever one looks, unlike `prune`: it judges at each band by what a run and those before it had there.
+        """
+        known: list[Curve] = []
+        for other in (*earlier, curve):
+            seen = (band for band in self.bands(len(other)) if self.prune(other[:band], known))
+            length = next(seen, None)
+            known.append(other[:length])
+        return length
 
     def _judge(self, trial: optuna.Trial, curve: Curve) -> bool:
         """Optuna's verdict at the last band that the curve has reached."""
