@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from gpt_lab import schema
+from gpt_lab.report import untuned
 from gpt_lab.report.pairing import Paired
 from gpt_lab.sweep.design import Design
 
@@ -43,6 +44,8 @@ def doubts(
     used = runs[paired.finished]
     _lost(runs[paired.chosen], design, baseline, found)
     _tuning(paired, baseline, found)
+    for arm, texts in untuned.doubts(used, paired, design, baseline).items():
+        found[arm] += [Doubt(text, _blocks("better", "worse")) for text in texts]
     if spent:
         _spent(used, design, baseline, found)
     _settings(used, design, baseline, found)

@@ -13,7 +13,8 @@ from rich.table import Table
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import factorial, ledger, matching, needed, null, speed
+from gpt_lab.sweep import factorial, ledger, matching, needed, null, speed, tuneplan
+from gpt_lab.sweep import tuner as tuner_
 from gpt_lab.sweep.design import Cell, Sweep, join
 from gpt_lab.sweep.noise import Noise
 from gpt_lab.sweep.power import FEWEST, detectable_effect
@@ -96,7 +97,8 @@ def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int, threads: int, build
     from gpt_lab.sweep.runner import folder_of
 
     builder = builder or Builder()
-    over = {e.key for e in ledger.entries(folder_of(sweep)) if e.state in ("finished", "diverged", "pruned")}
+    known = [e for e in ledger.entries(folder_of(sweep)) if e.state in ("finished", "diverged", "pruned")]
+    over = {e.key for e in known}
     by_arm: dict[str, list[Cell]] = {}
     for cell in cells:
         by_arm.setdefault(cell.arm, []).append(cell)
@@ -114,9 +116,11 @@ def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int, threads: int, build
             ArmPlan(
                 arm=arm,
                 runs=len(group),
-                done=sum(cell.key in over for cell in group),
+                done=sum(cell.key in over for cell in group)
+                if sweep.listed
+                else sum(e.wanted and e.arm == arm for e in known),
                 tunings=len({cell.tuning for cell in group}),
-                pairs=len({str(cell.pair) for cell in group}),
+                pairs=len({str(cell.pair) for cell in group if not sweep.design.tunes(cell.pair)}),
                 parameters=made.cost.parameters,
                 non_embedding=made.cost.non_embedding,
                 flops_per_token=made.cost.train_flops_per_token,
@@ -127,7 +131,7 @@ def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int, threads: int, build
                 baseline=sweep.design.reference(group[0].values),
             )
         )
-    left = [None if arm.seconds is None else arm.seconds * (arm.runs - arm.done) for arm in arms]
+    left = [None if arm.seconds is None else arm.seconds * max(arm.runs - arm.done, 0) for arm in arms]
     known = [seconds for seconds in left if seconds is not None]
     whole = sum(known) / jobs if len(known) == len(left) else None
     if whole is not None and any(known):
@@ -170,12 +174,19 @@ def warnings(sweep: Sweep, arms: Sequence[ArmPlan], configs: Sequence[RunConfig]
     return found
 
 
-def show(sweep: Sweep, cells: Sequence[Cell] | None, console: Console, jobs: int, threads: int) -> None:
+def show(
+    sweep: Sweep,
+    cells: Sequence[Cell] | None,
+    console: Console,
+    jobs: int,
+    threads: int,
+    tuner: tuner_.Tuner | None = None,
+) -> None:
     """Prints the dry run.
 
     Args:
         cells: of a grid; None: of a random sweep its draws are shown, of a bayes sweep the cells that try its ranges.
-        jobs: trials at a time. threads: of each.
+        jobs: trials at a time. threads: of each. tuner: of a sweep with `tune`.
 
     Raises:
         ConfigError, DataError: a cell that cannot be run here.
@@ -194,7 +205,8 @@ def show(sweep: Sweep, cells: Sequence[Cell] | None, console: Console, jobs: int
     console.print(table(sweep, plan))
     stated = () if design.factorial is None else (factorial.said(design.factorial, design.factors),)
     powers = effects(sweep, plan, needed.known(sweep, builder))
-    for line in (*plan.matched, *totals(sweep, plan), *stated, *powers):
+    counted = totals(sweep, plan) if tuner is None else tuneplan.lines(sweep, tuner, plan)
+    for line in (*plan.matched, *counted, *stated, *powers):
         console.print(line, **said)
     for line in plan.warnings:
         console.print(f"warning: {line}", style="yellow", **said)

@@ -122,12 +122,12 @@ def dry_run(sweep: Sweep, console: Console, jobs: int | None = None, threads: in
     Raises:
         ConfigError: a cell that no run could have.
     """
-    planned = search.Search(sweep).cells
+    searching = search.Search(sweep)
 
     from gpt_lab.sweep import plan
 
     per_job = threads or DEFAULT_THREADS
-    plan.show(sweep, planned, console, jobs or max(1, cores() // per_job), per_job)
+    plan.show(sweep, searching.planned, console, jobs or max(1, cores() // per_job), per_job, searching.tuner)
     return 0
 
 

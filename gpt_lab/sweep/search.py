@@ -73,6 +73,14 @@ class Search:
             return self.tuner.most + len(self.tuner.rows)
         return self.sweep.run_cap if self.cells is None else len(self.cells)
 
+    @property
+    def planned(self) -> Sequence[Cell] | None:
+        """Cells as far as they are known beforehand; of a tuned sweep the comparison's stand at each arm's start."""
+        if self.tuner is None:
+            return self.cells
+        starts = {arm.name: tuple(ladder.start for ladder in arm.ladders) for arm in self.tuner.arms}
+        return cells_.many(self.sweep, [*self.tuner.begins(), *(row for _, row in self.tuner.final(starts))])
+
     def ask(self, done: Sequence[Done]) -> Cell | None:
         """The next cell to run.
 
