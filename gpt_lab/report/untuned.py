@@ -1,4 +1,4 @@
-"""Arms that were not tuned although the setting compared moves the best learning rate, or whose rate was set by hand."""
+"""Arms that were not tuned although what is compared moves the best learning rate, or whose rate was set by hand."""
 
 from __future__ import annotations
 
@@ -8,49 +8,48 @@ from gpt_lab.report.pairing import Paired
 from gpt_lab.sweep.design import Design, shown
 
 RATE = "optim.lr"
-MOVES = {"optim.name": "optimizer", "batch.tokens": "batch size"}
+MOVES = {"config.optim.name": "optimizer", "config.batch.tokens": "batch size"}
 """Settings whose values each have a best learning rate of their own, often several times apart."""
 
 
 def doubts(used: pd.DataFrame, paired: Paired, design: Design, baseline: str) -> dict[str, list[str]]:
-    """Of each arm a sentence, if its difference to the baseline may be that of two learning rates; else none.
+    """Sentences for each arm whose difference to the baseline may be that of two learning rates, or badly tuned.
 
-    A rate that is the only thing compared is the question itself and raises no doubt; one that was tuned in both arms
-    does not either (unequal tuning is another doubt).
+    A rate that is all that is compared is the question itself and raises no doubt; nor does one that both arms tuned.
+
+    Args:
+        used: the runs that are compared.
     """
     found: dict[str, list[str]] = {arm: [] for arm in paired.arms if arm != baseline}
-    rate = f"config.{RATE}"
-    if rate not in used:
-        return found
+    base = paired.choices[baseline]
     for arm, said in found.items():
-        choices = [paired.choices[name] for name in (arm, baseline)]
-        said += [f"{whose}{problem}" for choice, whose in zip(choices, ("", "of the baseline: "), strict=True)
-                 for problem in choice.problems]
-        tuned = any(key.startswith("optim.") and key.endswith("lr") for key in design.nuisance)
-        if tuned and all(choice.tried > 1 for choice in choices):
+        said += [*paired.choices[arm].problems, *(f"of the baseline: {problem}" for problem in base.problems)]
+    column = f"config.{RATE}"
+    tuned = any(key.startswith("optim.") and key.endswith("lr") for key in design.nuisance)
+    if column not in used:
+        return found
+    moves = {name: sets for name in MOVES if len(sets := _values(used, name)) > 1}
+    others = [key for key in design.factors if key != RATE]
+    others = [name for key in others for name in (f"config.{key}", f"config.{key}.name")]
+    by_hand = [sets for name in others if len(sets := _values(used, name)) > 1] if RATE in design.factors else []
+    if not moves and not by_hand:
+        return found
+    rates = {str(arm): sorted(set(own)) for arm, own in used[column].astype(float).groupby(used["arm"], sort=False)}
+    for arm, said in found.items():
+        if arm not in rates or baseline not in rates or (tuned and min(paired.choices[arm].tried, base.tried) > 1):
             continue
-        mine, base = used[used["arm"] == arm], used[used["arm"] == baseline]
-        if mine.empty or base.empty:
-            continue
-        moved = [word for key, word in MOVES.items() if _differs(mine, base, f"config.{key}")]
-        rates = [sorted({float(value) for value in rows[rate].dropna()}) for rows in (mine, base)]
-        by_hand = RATE in design.factors and rates[0] != rates[1] and any(
-            key != RATE and _differs(mine, base, column)
-            for key in design.factors
-            for column in (f"config.{key}", f"config.{key}.name")
-        )
-        here, there = (" and ".join(shown(value) for value in values) for values in rates)
-        if moved:
-            said.append(
-                f"another {' and '.join(moved)} at an untuned learning rate ({here}, the baseline {there}): tune "
-                f"{RATE} in both"
-            )
-        elif by_hand:
-            said.append(f"its learning rate is set by hand ({here}, the baseline {there}), not tuned: tune {RATE} in both")
+        here, there = (" and ".join(map(shown, rates[name])) for name in (arm, baseline))
+        moved = [MOVES[name] for name, sets in moves.items() if sets.get(arm) != sets.get(baseline)]
+        differs = here != there and any(sets.get(arm) != sets.get(baseline) for sets in by_hand)
+        if moved or differs:
+            rates_ = f"{here}, the baseline {there}"
+            what = f"another {' and '.join(moved)} at" if moved else "it also has"
+            said.append(f"{what} a learning rate that was not tuned ({rates_}): tune {RATE} in both")
     return found
 
 
-def _differs(mine: pd.DataFrame, base: pd.DataFrame, column: str) -> bool:
-    if column not in mine:
-        return False
-    return {str(value) for value in mine[column].dropna()} != {str(value) for value in base[column].dropna()}
+def _values(used: pd.DataFrame, column: str) -> dict[str, set[str]]:
+    """The values of each arm, as text; {} if all have the same."""
+    if column not in used or used[column].map(str).nunique() < 2:
+        return {}
+    return {str(arm): set(map(str, own)) for arm, own in used[column].groupby(used["arm"], sort=False)}

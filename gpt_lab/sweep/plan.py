@@ -97,8 +97,8 @@ def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int, threads: int, build
     from gpt_lab.sweep.runner import folder_of
 
     builder = builder or Builder()
-    known = [e for e in ledger.entries(folder_of(sweep)) if e.state in ("finished", "diverged", "pruned")]
-    over = {e.key for e in known}
+    ended = [e for e in ledger.entries(folder_of(sweep)) if e.state in ("finished", "diverged", "pruned")]
+    over = {e.key for e in ended}
     by_arm: dict[str, list[Cell]] = {}
     for cell in cells:
         by_arm.setdefault(cell.arm, []).append(cell)
@@ -118,7 +118,7 @@ def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int, threads: int, build
                 runs=len(group),
                 done=sum(cell.key in over for cell in group)
                 if sweep.listed
-                else sum(e.wanted and e.arm == arm for e in known),
+                else sum(e.wanted and e.arm == arm for e in ended),
                 tunings=len({cell.tuning for cell in group}),
                 pairs=len({str(cell.pair) for cell in group if not sweep.design.tunes(cell.pair)}),
                 parameters=made.cost.parameters,

@@ -1,4 +1,4 @@
-"""Which cell comes next: the grid's order, a tuner's, W&B's random draws, Optuna's TPE; and which run is not worth its end.
+"""Which cell comes next: a grid's order, a tuner's, W&B's random draws, Optuna's TPE; and which run to end early.
 
 Optuna never keeps anything: its study lives in memory and is rebuilt from the ledger's finished trials at every
 question, so that a killed runner loses nothing and several runners see the same.

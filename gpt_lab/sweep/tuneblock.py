@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -113,8 +114,8 @@ def read(
         if any(text.lstrip("+").partition("=")[0] == one.key for text in overrides) or one.key in found:
             where = f"parameters.{one.key}" if one.key in found else f"{one.key}=..."
             raise ConfigError(
-                f"gpt_lab.tune.{one.key}: each arm gets a value of its own: take {where} out (start: in tune says where "
-                "to begin)"
+                f"gpt_lab.tune.{one.key}: each arm gets a value of its own: take {where} out (start: in tune says "
+                "where to begin)"
             )
     for other, why in (
         ("nuisance", "what is tuned is named in tune alone"),
@@ -122,11 +123,11 @@ def read(
     ):
         if other in block:
             raise ConfigError(f"gpt_lab.tune and gpt_lab.{other} do not go together: {why}")
-    for other, where in (("run_cap", raw), ("target", raw.get("metric") or {})):
-        if other in where:
+    for other, place in (("run_cap", raw), ("target", raw.get("metric") or {})):
+        if other in place:
             raise ConfigError(f"gpt_lab.tune and {other} do not go together: arms would not be tuned alike")
     if pair not in swept:
-        raise ConfigError(f"gpt_lab.tune needs {pair} swept in parameters: the fresh values that the arms are compared on")
+        raise ConfigError(f"gpt_lab.tune needs {pair} swept in parameters: the fresh values to compare the arms on")
     return Block(keys, _pairs(stated.get(SEEDS, 1), swept[pair]))
 
 
@@ -150,7 +151,7 @@ def _tuned(key: Any, stated: Any, swept: Mapping[str, Parameter], pair: str) -> 
                 raise ConfigError(f"{where}: values is the whole grid: leave {one} out")
         lengths = {len(value) for value in (values.by.values() if values.setting else (values.given,))}
         if len(lengths) > 1:
-            raise ConfigError(f"{where}.values: every arm must get equally many ({', '.join(map(str, sorted(lengths)))})")
+            raise ConfigError(f"{where}.values: every arm must get equally many: {sorted(lengths)}")
         if values.setting and (lacking := [v for v in map(shown, swept[values.setting].values) if v not in values.by]):
             raise ConfigError(f"{where}.values: {values.setting}={lacking[0]} is missing")
         points = lengths.pop()
@@ -185,7 +186,7 @@ def _stated(where: str, stated: Any, swept: Mapping[str, Parameter], pair: str, 
         settings.add(name)
         by[word] = check(where, value)
     if len(settings) != 1:
-        raise ConfigError(f"{where}: its values must depend on one other parameter, not on {', '.join(settings) or 'none'}")
+        raise ConfigError(f"{where}: its values must depend on one other parameter, not on {len(settings)}")
     return Stated(setting=settings.pop(), by=by)
 
 
@@ -201,7 +202,7 @@ def _several(where: str, value: Any) -> tuple[float, ...]:
     if not isinstance(value, list) or len(value) < 3:
         raise ConfigError(f"{where} must be a list of three numbers or more, not {value!r}")
     numbers = tuple(_one(where, one) for one in value)
-    if any(b <= a for a, b in zip(numbers, numbers[1:], strict=False)):
+    if any(b <= a for a, b in itertools.pairwise(numbers)):
         raise ConfigError(f"{where} must rise, and differ in the first three digits")
     return numbers
 
@@ -217,8 +218,8 @@ def _pairs(stated: Any, pair: Parameter) -> tuple[int, ...]:
         parameters.plain(pair.name, number)
         if shown(number) in map(shown, pair.values):
             raise ConfigError(
-                f"{where}: {pair.name}={number} is one of the comparison's: tuned on it, an arm would be compared on its "
-                "own luck"
+                f"{where}: {pair.name}={number} is one of the comparison's: tuned on it, an arm would be compared on "
+                "its own luck"
             )
     return tuple(numbers)
 

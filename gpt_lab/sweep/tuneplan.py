@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 def lines(sweep: Sweep, tuner: Tuner, plan: Plan) -> list[str]:
     """How many runs, in which stages, and how long."""
     design, ladders = sweep.design, tuner.arms[0].ladders
-    keys = " then ".join(f"{len(one.values)} values of {one.key} (up to {one.widen} more)" for one in ladders)
+    keys = " then ".join(
+        f"{len(one.values)} values of {one.key} (up to {one.widen} more for all while a best one is on an edge)"
+        for one in ladders
+    )
     seeds = ", ".join(map(shown, design.tuning_pairs))
     arms, done = len(tuner.arms), sum(arm.done for arm in plan.arms)
     rows = len(tuner.rows)
+    alike = f"as many for each of {arms} arms: {keys} on {design.pair} {seeds}"
     found = [
-        f"tuning: {_between(tuner.least, tuner.most)} runs, as many for each of {arms} arms: {keys} on {design.pair} "
-        f"{seeds}; more where an arm's best value is on an edge, and then for all",
+        f"tuning: {_between(tuner.least, tuner.most)} runs, {alike}",
         f"comparison: {rows} runs on fresh values of {design.pair}, each arm at the value that its tuning chose",
         f"in all {_between(tuner.least + rows, tuner.most + rows)} runs" + (f"; {done} are done" if done else ""),
     ]

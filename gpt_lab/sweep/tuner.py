@@ -1,8 +1,8 @@
 """Which run a sweep with `tune` makes next: equal tuning for every arm, then fresh seeds at the value it chose.
 
-Each arm tries its first values, and goes on beyond an edge that its best one is on, up to the cap. The other arms try as
-many more within what they tried, so that all are tuned equally hard. What an arm tries follows from its own scores and
-from how often any arm went beyond an edge: neither the order in which runs end nor their number at a time matters.
+Each arm tries its first values, and goes on beyond an edge that its best one is on, up to the cap. The other arms try
+as many more within what they tried, so that all are tuned equally hard. What an arm tries follows from its own scores
+and from how often any arm went beyond an edge: neither the order in which runs end nor how many run at once matters.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class Tuner:
             cap = self.arms[0].ladders[level].widen
             known = len(bases) == len(self.arms) and all(leg.curve is not None for leg in alone)
             final = rounds == cap or known
-            following = {name: base for name, base in bases.items() if base is None}
+            following: dict[str, tuple[float, ...] | None] = {n: None for n, chosen in bases.items() if chosen is None}
             for a, arm, base in begun:
                 leg = self._leg(arm, level, base, outcomes, rounds)
                 for slot, value in enumerate(leg.tried):
