@@ -27,7 +27,7 @@ class Leg:
     Fields:
         curve: mean over the tuning seeds at each value, lower being better. best: what it chooses.
         diverged: of how many runs at each value; values where none did are left out.
-        runs: of the whole leg, those that diverged included.
+        runs: of the whole leg, those that diverged included. dots: value and score of each that finished.
     """
 
     key: str
@@ -35,6 +35,7 @@ class Leg:
     best: Optimum
     diverged: Mapping[float, int]
     runs: int
+    dots: list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,21 @@ def read(runs: pd.DataFrame, design: Design) -> Arm:
     return Arm(chosen, tuple(legs), sum(leg.runs for leg in legs), tuple(problems))
 
 
+def ladder(runs: pd.DataFrame, design: Design) -> tuple[Leg, ...]:
+    """The one leg of an arm whose sweep lists the values of one tuned number; none of other sweeps."""
+    values = [settings(str(text), design.nuisance) for text in runs["tuning"].unique()]
+    if len(design.nuisance) != 1 or not all(map(_positive, (value for found in values for value in found.values()))):
+        return ()
+    return tuple(_legs(runs, design)[0])
+
+
+def _positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
+
+
 def _legs(runs: pd.DataFrame, design: Design) -> tuple[list[Leg], str | None, int]:
     """The legs in order, the name of the values chosen, and how many runs are not over.
 
@@ -105,7 +121,8 @@ def _legs(runs: pd.DataFrame, design: Design) -> tuple[list[Leg], str | None, in
         lost = {value: sum(_lost(state, score) for state, score in found) for value, found in known.items()}
         best = tuning.optimum(curve)
         lost = {value: count for value, count in lost.items() if count}
-        legs.append(Leg(key, curve, best, lost, sum(len(tried[values]) for values in group)))
+        dots = [(v, score) for v, found in known.items() for state, score in found if state == "finished"]
+        legs.append(Leg(key, curve, best, lost, sum(len(tried[values]) for values in group), dots))
         if best.value is None:
             return legs, None, open_
         base = (*base, best.value)
