@@ -46,9 +46,9 @@ def _how(design: Design, found: list[tuple[Row, Leg]]) -> list[str]:
     each = " or ".join(map(str, sorted(set(counts.values()))))
     seeds = ", ".join(map(shown, design.tuning_pairs))
     text = (
-        f"Each arm was tuned with {each} runs on {design.pair} {seeds}, and is compared on others at what it chose: the "
-        "vertex of a parabola in the logarithm around the best value tried, or that value where "
-        "the parabola has no lowest point there."
+        f"Each arm was tuned with {each} runs on {design.pair} {seeds}, and is compared on others at what it chose: "
+        "the vertex of a parabola in the logarithm around the best value tried, or that value where the parabola has "
+        "no lowest point there."
     )
     more = " Settings were tuned one after the other, later ones at their start." if len(design.nuisance) > 1 else ""
     return [text + more]
