@@ -327,7 +327,7 @@ def test_equal_arms_are_called_different_as_seldom_as_promised() -> None:
     made = tuner.of(read({"optim.lr": {"points": 3, "widen": 2}}, ("adamw", "muon"), seeds=5))
     rng = np.random.default_rng(3)
     fresh, lucky = [], []
-    for _ in range(1500):
+    for _ in range(1000):
         noise = rng.normal(0, 0.03, 64)
         place = iter(noise)
 
@@ -335,15 +335,11 @@ def test_equal_arms_are_called_different_as_seldom_as_promised() -> None:
             return 2 + 0.02 * math.log2(values["optim.lr"] / 0.004) ** 2 + next(place)
 
         done = play(made, score)
-        by_arm = {optim: {shown(o.values["seed"]): o for o in done if o.values["optim"] == optim} for optim in BEST}
-        fresh.append([by_arm["muon"][str(s)].score - by_arm["adamw"][str(s)].score for s in range(5)])
-        best = [
-            min(o.score for o in done if o.values["seed"] >= tuneblock.FIRST and o.values["optim"] == optim)
-            for optim in ("muon", "adamw")
-        ]
-        lucky.append(best[0] - 2)
+        scores = {(o.values["optim"], o.values["seed"]): o.score or 0.0 for o in done}
+        fresh.append([scores["muon", seed] - scores["adamw", seed] for seed in range(5)])
+        lucky.append(min(o.score or 0.0 for o in done if o.values["seed"] == tuneblock.FIRST) - 2)
     p = stats.paired_t(np.array(fresh)).p()
     false = float((p < 0.05).mean())
-    assert 0.035 < false < 0.066, "5 % with a standard error of 0.6 %"
-    assert np.mean(lucky) < -0.01, "the best tuning score flatters: it is never what is compared"
+    assert 0.03 < false < 0.07, "5 % with a standard error of 0.7 %"
+    assert np.mean(lucky) < -0.02, "the best tuning score flatters: it is never what is compared"
     assert abs(float(np.mean(fresh))) < 0.003
