@@ -98,17 +98,18 @@ class Ledger:
 
     # -- the sweep and its cells --
 
-    def begin(self, sweep: Sweep, cells: Sequence[Cell] | None) -> None:
+    def begin(self, sweep: Sweep, cells: Sequence[Cell] | None, kept: Sequence[Cell] = ()) -> None:
         """Keeps the sweep; its cells become the wanted ones, those of earlier versions of the file stay unwanted.
 
         Args:
             cells: of a grid; None: they are drawn one by one (`add`), and stay wanted while the search is the same.
+            kept: drawn ones that stay wanted when it is not.
         """
         with self._writing():
             same = self._get("search") == _search(sweep)
             if cells is not None or not same:
                 self._database.execute("UPDATE trials SET wanted=0")
-            for cell in cells or ():
+            for cell in cells or (() if same else kept):
                 self._put(cell)
             self._set(sweep=_to_json(sweep), search=_search(sweep))
         write_atomic(self.folder / COPY, readable(sweep).encode())

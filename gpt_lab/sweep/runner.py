@@ -74,7 +74,7 @@ def run_sweep(
             gpus = server.ask("check", cells=[dataclasses.asdict(c) for c in checked], configs=configs)["gpus"]
             visible = _gpus(gpus) if uses_gpu(sweep, left) else []
         ledger = stack.enter_context(contextlib.closing(Ledger.open(folder)))
-        _begin(ledger, sweep, searching.cells, watch)
+        _begin(ledger, sweep, searching, known, watch)
         number = None
         if over or server is None:
             console.print(f"{sweep.design.study} is already done: nothing to run", markup=False, highlight=False)
@@ -172,9 +172,9 @@ def is_there(entry: Entry, folder: Path) -> bool:
     return state in (("stopped", "finished") if entry.state == "pruned" else (entry.state,))
 
 
-def _begin(ledger: Ledger, sweep: Sweep, planned: Sequence[Cell] | None, watch: Watch | None) -> None:
+def _begin(ledger: Ledger, sweep: Sweep, searching: search.Search, known: Sequence[Entry], watch: Watch | None) -> None:
     """Brings the ledger up to date: cells of this file, trials of the dead, runs that were removed, failed ones."""
-    ledger.begin(sweep, planned)
+    ledger.begin(sweep, searching.cells, searching.kept(_done(known)))
     ledger.bury((watch or Watch()).dead)
     gone = [e.key for e in ledger.entries() if e.wanted and e.state in OVER and not is_there(e, ledger.folder)]
     ledger.repeat(gone)
@@ -183,7 +183,7 @@ def _begin(ledger: Ledger, sweep: Sweep, planned: Sequence[Cell] | None, watch: 
 
 def _done(entries: Sequence[Entry]) -> list[search.Done]:
     """What a search is told of the cells that it has asked for."""
-    return [search.Done(entry.index, entry.values, entry.state, entry.score) for entry in entries]
+    return [search.Done(entry.index, entry.values, entry.state, entry.score, entry.key) for entry in entries]
 
 
 def reached(sweep: Sweep, entries: Sequence[Entry]) -> bool:

@@ -40,6 +40,7 @@ class Done:
     values: Mapping[str, Any]
     state: str
     score: float | None = None
+    key: str = ""
 
 
 class Search:
@@ -80,6 +81,14 @@ class Search:
             return self.cells
         starts = {arm.name: tuple(ladder.start for ladder in arm.ladders) for arm in self.tuner.arms}
         return cells_.many(self.sweep, [*self.tuner.begins(), *(row for _, row in self.tuner.final(starts))])
+
+    def kept(self, known: Sequence[Done]) -> list[Cell]:
+        """Of the cells that an earlier version of the file drew, those that this one would draw too."""
+        if self.tuner is None:
+            return []
+        keys = {one.key for one in known}
+        cells = (cells_.cell(self.sweep, *row) for row in self.tuner.asked(known))
+        return [cell for cell in cells if cell.key in keys]
 
     def ask(self, done: Sequence[Done]) -> Cell | None:
         """The next cell to run.

@@ -95,6 +95,11 @@ class Tuner:
             if values is not None:
                 yield first + number, self._row(row, values, row[self.design.pair])
 
+    def asked(self, done: Sequence[Done]) -> list[tuple[int, Values]]:
+        """Places and values of all runs that are known to be needed, those of `done` among them."""
+        trials, chosen = self._tuning(self._outcomes(done))
+        return [*((index, values) for index, values, _ in trials), *self.final(chosen)]
+
     def begins(self) -> list[Values]:
         """The first tuning runs, which every arm makes whatever comes of them; later settings at their start."""
         return [
