@@ -113,7 +113,18 @@ def run_sweep(
     if reached(sweep, entries):
         console.print("the metric's target is reached: nothing else is begun", markup=False, highlight=False)
         return 0
-    return 0 if all(entry.state in ("finished", "pruned") for entry in entries) else 1
+    return 0 if _whole(sweep, entries) else 1
+
+
+def _whole(sweep: Sweep, entries: Sequence[Entry]) -> bool:
+    """Whether nothing failed or diverged; a tuning run may diverge, if its arm is compared all the same."""
+    tuned = [entry for entry in entries if sweep.design.tunes(entry.pair)]
+    compared = [entry for entry in entries if not sweep.design.tunes(entry.pair)]
+    return (
+        all(entry.state in ("finished", "pruned") for entry in compared)
+        and all(entry.state in OVER for entry in tuned)
+        and {entry.arm for entry in tuned} <= {entry.arm for entry in compared}
+    )
 
 
 def dry_run(sweep: Sweep, console: Console, jobs: int | None = None, threads: int | None = None) -> int:
@@ -235,6 +246,8 @@ def _show_next(console: Console, sweep: Sweep, folder: Path, entries: Sequence[E
     line: str
     if number is not None or any(entry.state in ("waiting", "stopped", "running") for entry in entries):
         line = "the same command goes on from here"
+    elif any(entry.state == "failed" and sweep.design.tunes(entry.pair) for entry in entries):
+        line = "the comparison waits for tuning runs that failed: the same command tries them again"
     else:
         line = f"what is better, and how surely:  uv run report {folder if sweep.overrides else sweep.path}"
     said: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
