@@ -75,6 +75,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run noise --list": Run("Noise floors in runs"),
     "uv run sweep sweeps/optim.yaml --dry-run": Run("tuning: 12 to 24 runs, as many for each of 4 arms", STEPS),
     "uv run sweep sweeps/interactions.yaml --dry-run": Run("full two-level factorial of 3 factors: 8 arms", STEPS),
+    "uv run sweep sweeps/position_seeds.yaml --dry-run": Run("sequential seeds: 3 to 8 for each of 4 arms", STEPS),
     "uv run wandb sweep sweeps/pos_enc.yaml": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
     "uv run wandb agent ENTITY/gpt_lab/SWEEP_ID": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
     "uv run report sweeps/pos_enc.yaml --from wandb:ENTITY/gpt_lab/SWEEP_ID": Elsewhere(

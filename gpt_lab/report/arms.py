@@ -81,6 +81,8 @@ def _overridden(design: Design, options: Options) -> tuple[Design, tuple[str, ..
     """The design with the user's arms and pair, and the swept settings that then join the pair's name."""
     if not options.group_by and options.pair in (None, design.pair):
         return design, ()
+    if design.looks is not None:
+        raise ConfigError("seeds were added until this sweep's own arms were decided: leave --group-by and --pair out")
     pair = options.pair or design.pair
     swept = [key for key in (*design.factors, *design.nuisance, design.pair) if key != pair]
     if options.group_by:

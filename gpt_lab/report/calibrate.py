@@ -118,7 +118,7 @@ def calibrate(
     Raises:
         ValueError: null pairs for a method that takes none.
     """
-    rng = np.random.default_rng([seed, *_number(condition)])
+    rng = generator(condition, seed)
     scores, null = _studies(condition, studies, null_pairs, rng)
     differences = scores[:, 1:] - scores[:, :1]
     if null is None:
@@ -127,7 +127,7 @@ def calibrate(
         judged = judge(differences, "screen", alpha, null=null)
     else:
         raise ValueError(f"{method} takes no null pairs: only screen does")
-    truth = _effects(condition)
+    truth = effects_of(condition)
     null = truth == 0
     called = np.isin(judged.claim, (verdict.LOWER, verdict.HIGHER))
     better = judged.claim == verdict.LOWER
@@ -149,6 +149,11 @@ def calibrate(
     )
 
 
+def generator(condition: Condition, seed: int) -> np.random.Generator:
+    """Random numbers of a condition's own, the same in every process."""
+    return np.random.default_rng([seed, *_number(condition)])
+
+
 def simulate(condition: Condition, studies: int, rng: np.random.Generator) -> Array:
     """Scores (studies, 1 + arms, seeds) in units of a run's standard deviation; the baseline first."""
     return _studies(condition, studies, 0, rng)[0]
@@ -162,7 +167,7 @@ def _studies(
     own = _noise(condition.shape, size, rng)
     deviations = _deviations(condition, studies, rng)
     common = rng.standard_normal((studies, 1, condition.seeds))
-    effects = np.concatenate([[0.0], _effects(condition)])
+    effects = np.concatenate([[0.0], effects_of(condition)])
     apart = math.sqrt(1 - condition.rho)
     scores = effects[:, None] + math.sqrt(condition.rho) * common + apart * (own * deviations[..., None])
     if not null_pairs:
@@ -172,7 +177,8 @@ def _studies(
     return np.asarray(scores), stats.Null(between.var(-1, ddof=1), null_pairs - 1.0)
 
 
-def _effects(condition: Condition) -> Array:
+def effects_of(condition: Condition) -> Array:
+    """True difference of each arm to the baseline."""
     effects = np.zeros(condition.arms)
     effects[: len(condition.effects)] = condition.effects
     return effects

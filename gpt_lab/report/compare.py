@@ -3,7 +3,8 @@
 What is compared: `pairing` gives one score per arm and pair, `stats` the differences, `verdict` the words, `fairness`
 what forbids them. The tier is each arm's: `confirm` from 5 pairs on whose seeds did not also choose its or the
 baseline's nuisance values, else `screen`. Where 5 or more such fresh pairs exist, only they are compared. A verdict
-that a doubt forbids becomes undecided and the doubt its warning.
+that a doubt forbids becomes undecided and the doubt its warning. Where seeds were added until an arm was decided, the
+tier is `sequential` and sequential.py gives the numbers.
 """
 
 from __future__ import annotations
@@ -16,16 +17,15 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from gpt_lab.errors import ConfigError, DataError, unknown
-from gpt_lab.report import floor, stats, verdict
+from gpt_lab.report import floor, sequential, stats, verdict
 from gpt_lab.report.fairness import Doubt, doubts
 from gpt_lab.report.pairing import Choice, Paired, pair_up, part, references
 from gpt_lab.report.pairing import fresh as fresh_pairs
 from gpt_lab.report.stats import Array, Fit
-from gpt_lab.report.types import Comparison, Interval, Row, Study, Tier, VerdictName
-from gpt_lab.sweep.design import Design
+from gpt_lab.report.types import Comparison, Interval, Row, RowTier, Study, Tier, VerdictName
+from gpt_lab.sweep.design import Design, Looks
 from gpt_lab.sweep.power import FEWEST
 
 MEDIANS = {
@@ -50,7 +50,7 @@ class _Verdicts:
     """Arrays over the variants: the fit of each one's tier, and what verdict.decide made of it.
 
     Fields:
-        fresh: the seeds that are compared chose nothing. flat: every pair differs by the same number.
+        tiers: of each. fresh: the seeds that are compared chose nothing. flat: every pair differs by the same number.
     """
 
     fit: Fit
@@ -58,7 +58,7 @@ class _Verdicts:
     p: Array
     p_adjusted: Array
     claim: NDArray[np.int64]
-    confirm: NDArray[np.bool_]
+    tiers: tuple[RowTier, ...]
     fresh: NDArray[np.bool_]
     flat: NDArray[np.bool_]
 
@@ -85,6 +85,8 @@ def compare(study: Study, tier: Literal["auto", "screen", "confirm"] = "auto") -
 def _check(design: Design, runs: pd.DataFrame, tier: str) -> None:
     if tier not in ("auto", "screen", "confirm"):
         raise ConfigError(unknown("tier", tier, ("auto", "screen", "confirm")))
+    if design.looks is not None and tier != "auto":
+        raise ConfigError(f"seeds were added until arms were decided, so no {tier} verdict holds: leave --tier out")
     if not 0 < design.alpha < 1:
         raise ConfigError(f"alpha={design.alpha:g} must lie between 0 and 1")
     if design.mei is not None and not (math.isfinite(design.mei) and design.mei >= 0):
@@ -119,6 +121,7 @@ class _Comparing:
         self.baselines = [i for i, base in enumerate(self.base) if base == i]
         self.variants = [i for i, base in enumerate(self.base) if base != i]
         self.notes: list[str] = []
+        self.errors: dict[str, float] = {}
         self.differences = np.empty((0, len(paired.pairs)))
         used = runs[paired.finished]
         bases = used["arm"].isin([arms[i] for i in self.baselines])
@@ -178,6 +181,8 @@ class _Comparing:
 
     def _verdicts(self) -> _Verdicts:
         """What the numbers alone say of every variant."""
+        if self.design.looks is not None:
+            return self._looked(self.design.looks)
         bases = [self.base[i] for i in self.variants]
         found = fresh_pairs(self.paired, self.variants, bases, FEWEST["confirm"])
         if found.dropped:
@@ -200,10 +205,23 @@ class _Comparing:
             p=fit.p(),
             p_adjusted=np.where(confirm, high.p_adjusted, low.p_adjusted),
             claim=np.where(confirm, high.claim, low.claim),
-            confirm=confirm,
+            tiers=tuple("confirm" if high else "screen" for high in confirm),
             fresh=fresh,
             flat=flat,
         )
+
+    def _looked(self, looks: Looks) -> _Verdicts:
+        """The same of a study whose seeds were added until each arm was decided."""
+        scores, pairs = self.paired.scores, self.paired.pairs
+        differences = scores[self.variants] - scores[[self.base[i] for i in self.variants]]
+        ordered, places = sequential.ordered(differences, pairs, self.design)
+        found = sequential.decide(ordered, looks, self.design.alpha, self.mei)
+        self.notes += sequential.notes(found.stand, differences)
+        self.differences = np.where(sequential.used(found.stand, places, len(pairs)), differences, np.nan)
+        fit = stats.paired_t(self.differences)
+        every = np.ones(len(fit.pairs), bool)
+        tiers: tuple[RowTier, ...] = ("sequential",) * len(fit.pairs)
+        return _Verdicts(fit, found.half, found.p, found.p_adjusted, found.claim, tiers, every, self._flat())
 
     def _decide(self, fit: Fit, tier: Tier, eligible: NDArray[np.bool_]) -> verdict.Decision:
         return verdict.decide(fit, tier=tier, alpha=self.design.alpha, mei=self.mei, eligible=eligible)
@@ -220,6 +238,7 @@ class _Comparing:
         """What an arm's data lack."""
         n = int(verdicts.fit.pairs[k])
         found = []
+        looks = self.design.looks
         if n == 0 and self.counts[i] and not self.counts[base]:
             found.append("the baseline has no finished run")
         elif n == 0 and self.counts[i]:
@@ -227,6 +246,8 @@ class _Comparing:
         elif n == 1:
             value = float(verdicts.fit.estimate[k])
             found.append(f"one pair only: it differs by {value:+.4g}, which has no interval")
+        elif looks is not None and 0 < n < looks.first:
+            found.append(f"{n} pairs only: the first look is after {looks.first}")
         elif 0 < n < FEWEST["screen"]:
             found.append(f"{n} pairs only: {FEWEST['screen']} are the fewest for a verdict")
         if n and not verdicts.fresh[k]:
@@ -241,10 +262,11 @@ class _Comparing:
         blocked = {what for doubt in found if isinstance(doubt, Doubt) for what in doubt.blocks}
         if n == 0:
             return self._row(i, "no data", n=0, warnings=warnings)
-        tier: Tier = "confirm" if verdicts.confirm[k] else "screen"
+        tier = verdicts.tiers[k]
         name = self._name(int(verdicts.claim[k]))
         delta = None
-        if n >= 2:
+        self.errors[self.paired.arms[i]] = float(fit.error[k])
+        if n >= 2 and math.isfinite(verdicts.half[k]):
             d, half, p = float(fit.estimate[k]), float(verdicts.half[k]), float(verdicts.p[k])
             delta = Interval(d, d - half, d + half, float(fit.df[k]), p)
         if verdicts.flat[k]:
@@ -253,7 +275,7 @@ class _Comparing:
         more = None
         if "all" in blocked or name in blocked:
             name = "undecided"
-        elif name == "undecided" and not verdicts.flat[k]:
+        elif name == "undecided" and not verdicts.flat[k] and tier != "sequential":
             lacking = FEWEST[tier] - (n if verdicts.fresh[k] or tier == "screen" else 0)
             more = max(self._more(fit, k, tier) or 0, lacking) or None
         used = ~np.isnan(self.differences[k])
@@ -352,10 +374,14 @@ class _Comparing:
         variance = float(self.variances[many] @ freedom / freedom.sum())
         screen = any(row.tier == "screen" for row in rows)
         differences = self.differences if self.variants else np.empty((0, 0))
+        if self.design.looks is not None:
+            return sequential.floor(differences, n, variance, self.design)
         return floor.interval(differences, n, variance, screen=screen, alpha=self.design.alpha, noise=self.floor)
 
     def _correction(self, rows: Sequence[Row]) -> str:
         family = len(self.variants) if self.baselines else 0
+        if self.design.looks is not None and family:
+            return sequential.correction(self.design, family)
         if family < 2:
             return "none: one comparison" if family else "none: no comparison"
         tiers = {row.tier for row in rows} - {None}
@@ -369,8 +395,7 @@ class _Comparing:
         better = [row for row in rows if row.verdict == "better"]
         known = [(row, row.delta) for row in rows if row.delta is not None and row.n >= FEWEST["screen"]]
         if better and len(known) >= 3 and not self.design.within:
-            level = 1 - self.design.alpha / 2
-            errors = [(delta.high - delta.low) / 2 / float(stdtrit(delta.df, level)) for _, delta in known]
+            errors = [self.errors[row.arm] for row, _ in known]
             drawn = stats.shrunken([delta.estimate for _, delta in known], errors)
             place = next(j for j, (row, _) in enumerate(known) if row is better[0])
             self.notes.append(

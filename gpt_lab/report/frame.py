@@ -129,7 +129,7 @@ def _newer(named: Sweep | None, stored: Sweep, notes: list[str]) -> Sweep:
     if named is None:
         return stored
     new, old = named.design, stored.design
-    if any(getattr(new, key) != getattr(old, key) for key in ("factors", "nuisance", "pair", "tuning_pairs")):
+    if any(getattr(new, key) != getattr(old, key) for key in ("factors", "nuisance", "pair", "tuning_pairs", "looks")):
         notes.append(f"{named.path} compares other settings than when the sweep ran: the version that ran is reported")
         return stored
     if named.raw.get("parameters") != stored.raw.get("parameters"):

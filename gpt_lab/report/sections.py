@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gpt_lab.report import equal_cost, factorial, ladder, robustness
+from gpt_lab.report import equal_cost, factorial, ladder, robustness, sequential
 from gpt_lab.report.types import Comparison, Section, Study
 
 __all__ = ["MAKERS", "Maker", "Section", "sections"]
@@ -15,5 +15,10 @@ MAKERS: tuple[Maker, ...] = (robustness.make, factorial.sections, ladder.make, e
 
 
 def sections(comparison: Comparison, study: Study) -> list[Section]:
-    """What there is to say of this study beside its arms."""
+    """What there is to say of this study beside its arms.
+
+    Of one whose seeds were added until arms were decided that is its looks: other intervals do not allow for them.
+    """
+    if comparison.design.looks is not None:
+        return sequential.sections(comparison, study)
     return [section for make in MAKERS for section in make(comparison, study)]

@@ -13,6 +13,8 @@ from gpt_lab.sweep.noise import Noise
 
 VerdictName = Literal["baseline", "better", "worse", "equivalent", "real but small", "undecided", "no data"]
 Tier = Literal["screen", "confirm"]
+RowTier = Literal["screen", "confirm", "sequential"]
+"""The last one: seeds were added until the arm was decided."""
 
 COLUMNS = (
     "run",  # folder, or W&B path: unique
@@ -82,7 +84,7 @@ class Row:
         n: pairs that the difference rests on. runs: finished runs of the arm.
         mean, sd: of the metric over the finished runs.
         delta: difference to the baseline, variant - baseline, with its interval (uncorrected level 1 - alpha).
-        p_adjusted: after Holm's (confirm) or Benjamini-Hochberg's (screen) correction over the family.
+        p_adjusted: after Holm's (confirm, sequential) or Benjamini-Hochberg's (screen) correction over the family.
         more_seeds: further seeds that an undecided verdict needs, estimated.
         rho: correlation of paired runs. runs_saved: runs that pairing saved, 2n rho/(1-rho) rounded down to what an
             unpaired design of the same precision would need beyond this one.
@@ -94,7 +96,7 @@ class Row:
 
     arm: str
     verdict: VerdictName
-    tier: Tier | None
+    tier: RowTier | None
     n: int
     runs: int
     mean: float | None

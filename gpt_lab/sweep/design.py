@@ -9,6 +9,19 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True)
+class Looks:
+    """Sequential seeds: an arm is looked at after each number of pairs from `first` to `last` (sweep/sequential.py).
+
+    Fields:
+        family: arms that are compared, over which alpha is shared.
+    """
+
+    first: int
+    last: int
+    family: int
+
+
+@dataclass(frozen=True)
 class Design:
     """The comparison that a sweep file states.
 
@@ -30,6 +43,7 @@ class Design:
             one; None: the file states no such design.
         tuning_pairs: values of `pair` on which the nuisance settings are tuned and nothing is compared
             (sweep/tuning.py); empty: the file has no `tune`.
+        looks: when seeds are added until an arm is decided; None: every arm gets them all.
     """
 
     study: str
@@ -47,6 +61,7 @@ class Design:
     values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     factorial: tuple[tuple[str, ...], ...] | None = None
     tuning_pairs: tuple[Any, ...] = ()
+    looks: Looks | None = None
 
     def arm(self, values: Mapping[str, Any]) -> str:
         """Name of the arm of a cell: its factors' values, `position=alibi`; several joined by a comma and a space."""

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from gpt_lab.errors import ConfigError
 from gpt_lab.store.files import decode, encode, write_atomic
 from gpt_lab.sweep.database import connect, connect_reader, guarded, transaction
-from gpt_lab.sweep.design import Cell, Design, Sweep
+from gpt_lab.sweep.design import Cell, Design, Looks, Sweep
 from gpt_lab.sweep.owner import Owner
 
 FILE = "sweep.sqlite"
@@ -358,6 +358,8 @@ def _from_json(text: str) -> Sweep:
     design["values"] = {key: tuple(values) for key, values in design["values"].items()}
     if design.get("factorial") is not None:
         design["factorial"] = tuple(map(tuple, design["factorial"]))
+    if design.get("looks") is not None:
+        design["looks"] = Looks(**design["looks"])
     path, overrides = Path(fields.pop("path")), tuple(fields.pop("overrides"))
     return Sweep(path=path, design=Design(**design), overrides=overrides, **fields)
 

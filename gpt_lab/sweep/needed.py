@@ -61,6 +61,8 @@ def reach(sweep: Sweep, effect: float) -> tuple[Sweep, str]:
     compared = comparisons(sweep)
     if compared < 1:
         raise ConfigError(f"{sweep.path}: --target-effect needs two arms or more, to be compared")
+    if sweep.design.looks is not None:
+        raise ConfigError(f"{sweep.path}: --target-effect sets the seeds of a fixed design: gpt_lab.seeds finds them")
     null.recipes(sweep)  # says why there can be no noise
     floor = known(sweep)
     if floor is None:

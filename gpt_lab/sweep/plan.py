@@ -13,7 +13,7 @@ from rich.table import Table
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import factorial, ledger, matching, needed, null, speed, tuneplan
+from gpt_lab.sweep import expected, factorial, ledger, matching, needed, null, speed, tuneplan
 from gpt_lab.sweep import tuner as tuner_
 from gpt_lab.sweep.design import Cell, Sweep, join
 from gpt_lab.sweep.noise import Noise
@@ -241,6 +241,7 @@ def table(sweep: Sweep, plan: Plan) -> Table:
 def totals(sweep: Sweep, plan: Plan) -> list[str]:
     """How many trials, how long, and how that is known."""
     done = sum(arm.done for arm in plan.arms)
+    most = "" if sweep.design.looks is None else "at most "
     if sweep.method == "bayes":
         lines = [f"{sweep.run_cap} trials, chosen one after the other; the table shows the cells that try its ranges"]
         each = [arm.seconds for arm in plan.arms if arm.seconds is not None]
@@ -248,7 +249,7 @@ def totals(sweep: Sweep, plan: Plan) -> list[str]:
     else:
         runs = sum(arm.runs for arm in plan.arms)
         shape = {(arm.pairs, arm.tunings) for arm in plan.arms}
-        text = f"{runs} trials"
+        text = f"{most}{runs} trials"
         if len(shape) == 1 and sweep.method == "grid":
             ((pairs, tunings),) = shape
             tuned = f" x {tunings} tuning settings" if tunings > 1 else ""
@@ -257,7 +258,7 @@ def totals(sweep: Sweep, plan: Plan) -> list[str]:
     if whole is None:
         lines.append(f"time: not known ({plan.basis})")
     else:
-        lines.append(f"about {speed.shown(whole)} with {plan.jobs} at a time ({plan.basis})")
+        lines.append(f"{most}about {speed.shown(whole)} with {plan.jobs} at a time ({plan.basis})")
     return lines
 
 
@@ -272,6 +273,11 @@ def effects(sweep: Sweep, plan: Plan, floor: Noise | None = None) -> list[str]:
     if sweep.method != "grid" or len(plan.arms) < 2 or pairs < 2:
         return []
     family = max(len(plan.arms) - len({arm.baseline for arm in plan.arms}), 1)
+    if design.looks is not None:
+        if floor is not None:
+            return expected.lines(design, floor.run_sd, floor.sd)
+        earlier = noise(sweep)
+        return expected.lines(design, None if earlier is None else earlier[0])
     if floor is not None:
         return [*needed.detectable(sweep, pairs, family, floor), needed.wished(sweep, family, floor)]
     known = noise(sweep)

@@ -15,7 +15,7 @@ from gpt_lab.errors import DataError
 from gpt_lab.store.files import read_json, writing
 from gpt_lab.sweep import cells as cells_
 from gpt_lab.sweep import ledger as ledger_
-from gpt_lab.sweep import search, spec
+from gpt_lab.sweep import search, sequential, spec
 from gpt_lab.sweep.client import ForkServer
 from gpt_lab.sweep.design import Cell, Sweep
 from gpt_lab.sweep.ledger import Entry, Ledger
@@ -57,6 +57,7 @@ def run_sweep(
     """
     folder = folder_of(sweep)
     known = [entry for entry in ledger_.entries(folder) if entry.wanted]
+    sequential.refuse_change(sweep, ledger_.stored_sweep(folder), known)
     with contextlib.ExitStack() as stack:
         server = None
         if not known or any(entry.state not in OVER for entry in known):
@@ -67,7 +68,7 @@ def run_sweep(
         visible: list[str] = []
         if not over:
             server = server or stack.enter_context(contextlib.closing(ForkServer()))
-            checked = left if searching.cells is not None else search.corners(sweep, searching.tuner)
+            checked = left if searching.cells is not None else searching.to_check()
             line = f"checking {len(checked)} cells (a corpus that is new is tokenized first)"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
             configs = [cfg.to_dict() for cfg in cells_.configs(checked)]

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import draw, spec, tuner
+from gpt_lab.sweep import draw, sequential, spec, tuner
 from gpt_lab.sweep.design import Cell, Sweep, join, shown
 from gpt_lab.sweep.parameters import Parameter
 
@@ -49,6 +49,10 @@ class Search:
     Args:
         cells: of a grid; None: they are drawn.
 
+    Fields:
+        cells: those of a grid, in order; None: each is drawn when it is asked for.
+        looks: of a sweep with sequential seeds, what draws them.
+
     Raises:
         ConfigError: values that the search would draw and that no run could have.
     """
@@ -58,8 +62,11 @@ class Search:
         self.swept = {name: p for name, p in spec.parameters_of(sweep).items() if p.swept}
         self.cells: Sequence[Cell] | None = cells
         self.tuner = tuner.of(sweep) if sweep.design.tuning_pairs else None
+        self.looks = sequential.Adaptive(sweep, cells_.cells(sweep)) if sweep.design.looks is not None else None
         if self.tuner is not None:
-            corners(sweep, self.tuner)
+            self.to_check()
+        elif self.looks is not None:
+            self.cells = None
         elif sweep.method == "grid" and cells is None:
             self.cells = cells_.cells(sweep)
         elif sweep.method == "random":
@@ -72,22 +79,32 @@ class Search:
         """Runs of the whole sweep, at most."""
         if self.tuner is not None:
             return self.tuner.most + len(self.tuner.rows)
-        return self.sweep.run_cap if self.cells is None else len(self.cells)
+        return self.sweep.run_cap if self.planned is None else len(self.planned)
 
     @property
     def planned(self) -> Sequence[Cell] | None:
         """Cells as far as they are known beforehand; of a tuned sweep the comparison's stand at each arm's start."""
         if self.tuner is None:
-            return self.cells
+            return self.cells if self.looks is None else self.looks.cells
         starts = {arm.name: tuple(ladder.start for ladder in arm.ladders) for arm in self.tuner.arms}
         return cells_.many(self.sweep, [*self.tuner.begins(), *(row for _, row in self.tuner.final(starts))])
 
+    def to_check(self) -> Sequence[Cell]:
+        """Cells for a check before the first run: the planned ones, or those that try whatever may be drawn.
+
+        Raises:
+            ConfigError: one of them no run could have.
+        """
+        if self.tuner is not None:
+            return cells_.many(self.sweep, self.tuner.reach())
+        return self.planned or corners(self.sweep)
+
     def kept(self, known: Sequence[Done]) -> list[Cell]:
         """Of the cells that an earlier version of the file drew, those that this one would draw too."""
-        if self.tuner is None:
-            return []
         keys = {one.key for one in known}
-        cells = (cells_.cell(self.sweep, *row) for row in self.tuner.asked(known))
+        cells: Iterable[Cell] = () if self.looks is None else self.looks.cells
+        if self.tuner is not None:
+            cells = (cells_.cell(self.sweep, *row) for row in self.tuner.asked(known))
         return [cell for cell in cells if cell.key in keys]
 
     def ask(self, done: Sequence[Done]) -> Cell | None:
@@ -105,6 +122,8 @@ class Search:
         if self.tuner is not None:
             row = self.tuner.next_row(done)
             return None if row is None else cells_.cell(self.sweep, *row)
+        if self.looks is not None:
+            return self.looks.ask(done)
         if self.cells is not None:
             asked = {one.index for one in done}
             return next((cell for cell in self.cells if cell.index not in asked), None)
@@ -154,17 +173,12 @@ def drawn(sweep: Sweep) -> list[Cell]:
     return cells_.many(sweep, rows)
 
 
-def corners(sweep: Sweep, tuned: tuner.Tuner | None = None) -> list[Cell]:
+def corners(sweep: Sweep) -> list[Cell]:
     """Cells that try every listed value and both ends of every range, for a check before the first run.
-
-    Args:
-        tuned: of a sweep with `tune`.
 
     Raises:
         ConfigError: one of them no run could have.
     """
-    if tuned is not None:
-        return cells_.many(sweep, tuned.reach())
     swept = {name: p for name, p in spec.parameters_of(sweep).items() if p.swept}
     middle = {name: draw.value_at(p, 0.5) for name, p in swept.items()}
     rows = [middle]

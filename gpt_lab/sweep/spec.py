@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_lab.errors import ConfigError, unknown
-from gpt_lab.sweep import draw, factorial, grid, parameters, tuneblock, yamlfile
+from gpt_lab.sweep import draw, factorial, grid, parameters, sequential, tuneblock, yamlfile
 from gpt_lab.sweep.command import command_settings
 from gpt_lab.sweep.design import Design, Sweep, shown
 from gpt_lab.sweep.parameters import Parameter
@@ -20,7 +20,7 @@ TOP = (
     *("program", "project", "entity", "name", "description", "method", "metric", "parameters"),
     *("run_cap", "early_terminate", "command", "gpt_lab"),
 )
-GRID_ONLY = ("zip", "per", "exclude", "tune", "design", *factorial.KEYS)
+GRID_ONLY = ("zip", "per", "exclude", "tune", "design", *factorial.KEYS, "seeds")
 BLOCK = (
     *("study", "question", "baseline", "within", "pair", "family", "mei", "alpha", "nuisance", "match"),
     *GRID_ONLY,
@@ -69,6 +69,10 @@ def with_seeds(sweep: Sweep, count: int) -> Sweep:
     pair = sweep.design.pair
     if count < 1:
         raise ConfigError(f"--seeds must be 1 or more, not {count}")
+    if sweep.design.looks is not None:
+        raise ConfigError(
+            f"{sweep.path}: gpt_lab.seeds says how many seeds: change it there, or take it out for --seeds"
+        )
     if sweep.method != "grid":
         raise ConfigError(f"--seeds is for grids: a {sweep.method} sweep makes run_cap runs")
     values = list(sweep.design.values.get(pair, ()))[:count]
@@ -155,6 +159,7 @@ def _sweep(path: Path, raw: Mapping[str, Any], overrides: Sequence[str], study: 
             raise ConfigError(f"gpt_lab.{key} is for method: grid, not for {method}")
     if "parameters" not in raw or raw["parameters"] == {}:
         raise ConfigError("parameters is missing or empty: name the settings to sweep")
+    raw = sequential.with_pairs(raw, block)
     found = parameters.read(_mapping("parameters", raw["parameters"]))
     swept = _swept(found)
     if not swept:
@@ -173,6 +178,7 @@ def _sweep(path: Path, raw: Mapping[str, Any], overrides: Sequence[str], study: 
         if arm is not None:
             raise ConfigError(f"gpt_lab.baseline {arm} is none of the arms: zip, per or exclude leaves it out")
         factorial.check_complete(design, {design.arm(row) for row in values})
+        design = sequential.designed(design, block, values, run_cap)
     return Sweep(path, raw, design, method, tuple(overrides), run_cap)
 
 

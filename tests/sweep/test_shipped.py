@@ -26,6 +26,7 @@ ARMS = {
     "depth_width": (["1/256/8", "2/180/6", "4/128/4", "8/90/3", "16/64/2"], 3),
     "seeds": ([0, 1], 30),
     "lr_schedule": (["cosine", "linear", "wsd", "constant"], 3),
+    "position_seeds": (["rope", "alibi", "sinusoidal", "learned"], 8),
     "interactions": ([f"{r}/{q}/{t}" for r in ("pre", "olmo2") for q in ("none", "full") for t in (False, True)], 3),
 }
 BASELINES = {"norm": "rmsnorm/pre", "depth_width": "4/128/4"}
@@ -115,7 +116,7 @@ def test_every_cell_is_one_of_w_and_bs(sweep: Sweep) -> None:
 def test_every_model_can_be_built() -> None:
     """On one data set: all are Shakespeare in the default vocabulary."""
     found: list[Cell] = [cell for name in NAMES for cell in planned(spec.load(name))]
-    assert len(found) == 231
+    assert len(found) == 263
     plan.check_builds(found)
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from gpt_lab.report.types import Comparison, Study
 from gpt_lab.store.files import writing
 
+FIXED = ("effects", "half_normal", "ladder", "speedup")
+"""Figures whose intervals do not allow for looks: not of a study whose seeds were added until arms were decided."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -66,7 +69,8 @@ def draw(comparison: Comparison, study: Study, folder: Path) -> list[Figure]:
     with base.look():
         material = Material(comparison, study)
         for name, family in families.items():
-            drawing = family(material)
+            fixed = name in FIXED and comparison.design.looks is not None
+            drawing = None if fixed else family(material)
             if drawing is None:
                 for ending in ("svg", "png"):
                     (folder / f"{name}.{ending}").unlink(missing_ok=True)
