@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks import questions
 from gpt_lab import components, registry
-from gpt_lab.sweep import cells, spec
+from gpt_lab.sweep import cells, search, spec
 from gpt_lab.sweep.fairness import RULES
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +76,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run sweep sweeps/pos_enc.yaml --dry-run --target-effect 0.02": Run("null pairs of", STEPS),
     "uv run noise --list": Run("Noise floors in runs"),
     "uv run sweep sweeps/budgets.yaml --dry-run": Run("trunk and branch: 24 runs for the cost of 12.5"),
+    "uv run sweep sweeps/optim.yaml --dry-run": Run("tuning: 12 to 24 runs, as many for each of 4 arms", STEPS),
     "uv run sweep sweeps/interactions.yaml --dry-run": Run("full two-level factorial of 3 factors: 8 arms", STEPS),
     "uv run sweep recall --report": Run(
         "wrote runs/recall/report/report.md", ["budget.steps=4", "eval.every=4", "--seeds", "1", "tracker=none"]
@@ -210,7 +211,12 @@ def test_the_list_of_sweeps() -> None:
         if path.stem in questions.QUESTIONS:
             continue
         sweep = spec.load(path)
-        count = len(cells.cells(sweep))
+        tuned = search.Search(sweep).tuner
+        count = (
+            str(len(cells.cells(sweep)))
+            if tuned is None
+            else "{} to {}".format(*(number + len(tuned.rows) for number in (tuned.least, tuned.most)))
+        )
         rows.append(f"| [{path.stem}](sweeps/{path.name}) | {sweep.design.question} | {count} |")
     assert between[1] == "\n".join(rows) + "\n"
 
@@ -240,6 +246,17 @@ def test_the_sweep_file_of_one_s_own(tmp_path: Path) -> None:
     found = cells.cells(spec.load(path))
     assert len(found) == 2 * 3 * 3
     assert {cell.arm for cell in found} == {"optim=adamw", "optim=muon"}
+
+
+def test_the_sweep_file_that_tunes(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- sweep: sweeps/tuned_question.yaml -->\n```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert block is not None
+    path = tmp_path / "tuned_question.yaml"
+    path.write_text(block[1], encoding="utf-8")
+    found = search.Search(spec.load(path))
+    assert found.tuner is not None and found.most == 2 * (5 + 4) + 2 * 5
+    assert [arm.ladders[0].start for arm in found.tuner.arms] == [0.004, 0.008], "AdamW's is its config's"
 
 
 @pytest.mark.parametrize("page", PAGES)

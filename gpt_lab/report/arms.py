@@ -103,6 +103,7 @@ def _overridden(design: Design, options: Options) -> tuple[Design, tuple[str, ..
         "pair": pair,
         "baseline": baseline,
         "factorial": stated,
+        "tuning_pairs": design.tuning_pairs if pair == design.pair and nuisance == design.nuisance and not also else (),
     }
     return dataclasses.replace(design, **changes), also
 
@@ -175,7 +176,8 @@ def _missing(cell: Wanted, design: Design) -> dict[str, Any]:
 
 def _take_ledger_state(r: dict[str, Any], cell: Wanted) -> None:
     """A runner knows more than the folder of a run that could not speak for itself: pruned, killed, out of memory."""
-    if cell.state in ("failed", "pruned") and r["state"] in ("stopped", "failed") and cell.run in (None, r["run"]):
+    own = {"failed": ("stopped", "failed"), "pruned": ("stopped", "failed", "finished")}.get(cell.state, ())
+    if r["state"] in own and cell.run in (None, r["run"]):
         r["state"], r["error"] = cell.state, cell.error or r["error"]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gpt_lab import schema
+from gpt_lab.report import untuned
 from gpt_lab.report.pairing import Paired, fresh
 from gpt_lab.store import record
 from gpt_lab.sweep import fairness
@@ -37,6 +38,8 @@ def doubts(
     used = runs[paired.finished]
     _lost(runs[paired.chosen], baseline, found)
     _tuning(runs, paired, design, baseline, found)
+    for arm, more in untuned.doubts(used, paired, design, baseline).items():
+        found[arm] += more
     if spent:
         _spent(used, design, baseline, found)
     _middle(used, design, baseline, found)

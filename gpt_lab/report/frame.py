@@ -112,7 +112,7 @@ def _asked_for(
     guessed = sweep is None and not places.runs and len(places.studies) == 1
     if guessed:
         sweep = _named_like(places)
-    if sweep is None or sweep.method != "grid":
+    if sweep is None or not sweep.listed:
         return (None if guessed else sweep), None
     wanted = _cells(sweep)
     if not guessed:
@@ -129,7 +129,7 @@ def _newer(named: Sweep | None, stored: Sweep, notes: list[str]) -> Sweep:
     if named is None:
         return stored
     new, old = named.design, stored.design
-    if (new.factors, new.nuisance, new.pair, new.looks) != (old.factors, old.nuisance, old.pair, old.looks):
+    if any(getattr(new, key) != getattr(old, key) for key in ("factors", "nuisance", "pair", "tuning_pairs", "looks")):
         notes.append(f"{named.path} compares other settings than when the sweep ran: the version that ran is reported")
         return stored
     if named.raw.get("parameters") != stored.raw.get("parameters"):

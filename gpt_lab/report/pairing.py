@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gpt_lab.report import tuned
 from gpt_lab.report.stats import Array
 from gpt_lab.report.wording import settings
 from gpt_lab.sweep.design import Design, shown
@@ -22,6 +23,7 @@ class Choice:
         tuning: the values chosen. tried: distinct values that were run.
         contested: pairs (of Paired.pairs) on which they were chosen. complete: they have a score on each of these.
         edges: settings whose chosen value is the first or last that the arm tried.
+        problems: of its `tune`, which forbid to call the arm, or one compared with it, better.
     """
 
     tuning: str
@@ -29,6 +31,7 @@ class Choice:
     complete: bool
     contested: NDArray[np.bool_]
     edges: tuple[str, ...]
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ def pair_up(runs: pd.DataFrame, design: Design) -> Paired:
     """The table of scores that is compared.
 
     Of an arm's nuisance values the one with the best mean is chosen, on the pairs where at least two were asked for and
-    among those that have a score on each of these pairs; where none has, among those that have the most.
+    among those that have a score on each of these pairs; where none has, among those that have the most. With `tune`
+    the tuner's own choice is taken (report/tuned.py), and the pairs that it was made on are not compared.
     """
     arms = tuple(dict.fromkeys(runs["arm"]))
     pairs = tuple(dict.fromkeys(runs["pair"]))
@@ -119,7 +123,13 @@ def pair_up(runs: pd.DataFrame, design: Design) -> Paired:
     choices: dict[str, Choice] = {}
     chosen = np.zeros(len(runs), bool)
     order = np.argsort(arm, kind="stable")
+    tuned_on = np.array([design.tunes(name) for name in pairs], bool)
     for index, rows in enumerate(np.split(order, np.searchsorted(arm[order], np.arange(1, len(arms))))):
+        if design.tuning_pairs:
+            found = tuned.read(runs.iloc[rows], design)
+            choices[arms[index]] = Choice(found.tuning, found.tried, True, tuned_on, found.edges, found.problems)
+            chosen[rows[(runs["tuning"].iloc[rows] == found.tuning).to_numpy() & ~tuned_on[pair[rows]]]] = True
+            continue
         best, choice = _choose(
             tuning[rows], pair[rows], np.where(done, score, np.nan)[rows], begun[rows], tunings, len(pairs), design
         )

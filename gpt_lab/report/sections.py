@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gpt_lab.report import equal_cost, factorial, forked, ladder, lengths, sequential
+from gpt_lab.report import equal_cost, factorial, forked, ladder, lengths, robustness, sequential
 from gpt_lab.report.types import Comparison, Section, Study
 
 __all__ = ["MAKERS", "Maker", "Section", "sections"]
 
 Maker = Callable[[Comparison, Study], list[Section]]
-MAKERS: tuple[Maker, ...] = (factorial.sections, ladder.make, equal_cost.make, lengths.make, forked.make)
+MAKERS: tuple[Maker, ...] = (
+    robustness.make,
+    factorial.sections,
+    ladder.make,
+    equal_cost.make,
+    lengths.make,
+    forked.make,
+)
 """Each looks whether a study has what it is about, and returns [] where it has not."""
 
 

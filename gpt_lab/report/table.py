@@ -87,9 +87,12 @@ def name(row: Row) -> str:
 
 
 def replicates(row: Row, comparison: Comparison) -> int:
-    """Pairs that an arm's difference rests on; runs of the baseline, and of all arms where there is none."""
+    """Pairs that an arm's difference rests on; runs of the baseline, and of all arms where there is none.
+
+    With `tune` the baseline's runs of the comparison.
+    """
     alone = row.verdict == "baseline" or comparison.design.baseline is None
-    return row.runs if alone else row.n
+    return row.runs if alone and not comparison.design.tuning_pairs else row.n
 
 
 def _answers(comparison: Comparison) -> list[tuple[str, bool, Cell]]:

@@ -23,8 +23,9 @@ def cells(sweep: Sweep) -> list[Cell]:
     Raises:
         ConfigError: a cell that no run could have, named with its values; two cells that are the same run.
     """
-    if sweep.method != "grid":
-        raise ConfigError(f"{sweep.path}: a {sweep.method} sweep draws its cells one by one")
+    if not sweep.listed:
+        kind = "sweep with tune" if sweep.method == "grid" else f"{sweep.method} sweep"
+        raise ConfigError(f"{sweep.path}: a {kind} draws its cells one by one")
     swept = {name: p for name, p in spec.parameters_of(sweep).items() if p.swept}
     rows = grid.combinations(swept, sweep.design.pair, spec.rules_of(sweep))[: sweep.run_cap]
     found = many(sweep, rows)

@@ -41,6 +41,8 @@ class Design:
         values: the values of each swept setting, in the file's order (empty for drawn ones).
         factorial: of a two-level factorial the words that define its fraction (sweep/factorial.py), none for the full
             one; None: the file states no such design.
+        tuning_pairs: values of `pair` on which the nuisance settings are tuned and nothing is compared
+            (sweep/tuning.py); empty: the file has no `tune`.
         looks: when seeds are added until an arm is decided; None: every arm gets them all.
     """
 
@@ -58,6 +60,7 @@ class Design:
     alpha: float = 0.05
     values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     factorial: tuple[tuple[str, ...], ...] | None = None
+    tuning_pairs: tuple[Any, ...] = ()
     looks: Looks | None = None
 
     def arm(self, values: Mapping[str, Any]) -> str:
@@ -67,6 +70,10 @@ class Design:
     def tuning(self, values: Mapping[str, Any]) -> str:
         """Name of the nuisance values of a cell, `optim.lr=0.003`; empty without nuisance settings."""
         return join(self.nuisance, values)
+
+    def tunes(self, pair: Any) -> bool:
+        """Whether a run of this pair (a value, or its text) is one of `tune`, never of the comparison."""
+        return shown(pair) in map(shown, self.tuning_pairs)
 
     @property
     def baseline_arm(self) -> str | None:
@@ -117,6 +124,11 @@ class Sweep:
     method: Literal["grid", "random", "bayes"]
     overrides: tuple[str, ...] = ()
     run_cap: int | None = None
+
+    @property
+    def listed(self) -> bool:
+        """Whether its cells are known before the first run."""
+        return self.method == "grid" and not self.design.tuning_pairs
 
 
 def join(keys: tuple[str, ...], values: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpt_lab import schema
-from gpt_lab.sweep.design import Design
+from gpt_lab.sweep.design import Design, shown
 
 Blocked = Literal["better", "worse", "all"]
 
@@ -23,6 +23,9 @@ HARMLESS = schema.NOT_IDENTITY | {"eval", "device", "compile"}
 """Settings whose difference between arms says nothing about the comparison."""
 PRESETS = ("model", "experiment")
 """Settings that choose many others at once."""
+RATE = "optim.lr"
+MOVES = {"optim.name": "optimizer", "batch.tokens": "batch size"}
+"""Settings whose values each have a best learning rate of their own, often several times apart."""
 UNITS = {"flops": "FLOPs", "tokens": "tokens"}
 LISTED = 4
 
@@ -67,6 +70,16 @@ RULES: Mapping[str, Rule] = {
         "A setting that is to be tuned has one value in each arm, and not the same",
         EITHER,
         "several values of it for each arm, or name it no nuisance",
+    ),
+    "rate": Rule(
+        "Another optimizer or batch size (or a learning rate set by hand), and no tuned learning rate",
+        EITHER,
+        "tune optim.lr in every arm (gpt_lab.tune)",
+    ),
+    "unfinished": Rule(
+        "A tuning that is not over, or that chose other values than those compared",
+        EITHER,
+        "the same sweep command, which runs what is missing",
     ),
     "budget": Rule(
         "Unequal tokens (or FLOPs, where the budget is in FLOPs)",
@@ -172,6 +185,27 @@ def untuned(tuning: Sequence[str], of_baseline: Sequence[str]) -> list[Doubt]:
         return []
     text = f"{tuning[0] or 'nothing'} where the baseline has {of_baseline[0] or 'nothing'}, and neither was tuned"
     return [doubt("untuned", text, "better", "worse")]
+
+
+def rate(moved: Sequence[str], by_hand: bool, own: Sequence[float], of_baseline: Sequence[float]) -> list[Doubt]:
+    """An arm whose difference to its baseline may be that of two learning rates, neither of them tuned.
+
+    Args:
+        moved: of the values of MOVES those in which the two differ.
+        by_hand: whether the rate is one of several things that are compared, and another of them differs too.
+        own, of_baseline: the rates of each.
+    """
+    if not own or not of_baseline or not (moved or (by_hand and list(own) != list(of_baseline))):
+        return []
+    here, there = (" and ".join(map(shown, rates)) for rates in (own, of_baseline))
+    what = f"another {' and '.join(moved)} at" if moved else "it also has"
+    text = f"{what} a learning rate that was not tuned ({here}, the baseline {there})"
+    return [doubt("rate", text, "better", "worse")]
+
+
+def tunes_rate(design: Design) -> bool:
+    """Whether a learning rate is tuned at all."""
+    return any(key.startswith("optim.") and key.endswith("lr") for key in design.nuisance)
 
 
 def budget_kind(stated: Iterable[Mapping[str, object]], design: Design) -> str | None:

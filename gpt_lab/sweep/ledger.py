@@ -353,8 +353,8 @@ def _to_json(sweep: Sweep) -> str:
 def _from_json(text: str) -> Sweep:
     fields = _load(text)
     design = fields.pop("design")
-    for name in ("factors", "within", "nuisance"):
-        design[name] = tuple(design[name])
+    for name in ("factors", "within", "nuisance", "tuning_pairs"):
+        design[name] = tuple(design.get(name, ()))
     design["values"] = {key: tuple(values) for key, values in design["values"].items()}
     if design.get("factorial") is not None:
         design["factorial"] = tuple(map(tuple, design["factorial"]))

@@ -50,7 +50,8 @@ def beforehand(sweep: Sweep, sides: Sequence[tuple[Side, Side]]) -> list[str]:
     for mine, base in sides:
         if mine.arm == base.arm:
             continue
-        each = tuning(design, mine, base) if sweep.method == "grid" else []
+        listed = sweep.method == "grid" and not design.tuning_pairs
+        each = [*tuning(design, mine, base), *_rate(design, mine, base)] if listed else []
         if kind is not None:
             each += fairness.unequal_budget(getattr(mine, kind), getattr(base, kind), kind)
         keys = unlike(mine.cfg.flat(), base.cfg.flat())
@@ -84,6 +85,24 @@ def tuning(design: Design, mine: Side, base: Side) -> list[Doubt]:
     if whole & chose and len(whole - chose) < FEWEST["confirm"]:
         found.append(fairness.reused(design.pair))
     return found
+
+
+def _rate(design: Design, mine: Side, base: Side) -> list[Doubt]:
+    """Whether the difference may be that of two learning rates that nobody tuned."""
+    tried = min(len({cell.tuning for cell in side.cells}) for side in (mine, base))
+    own, other = mine.cfg.flat(), base.cfg.flat()
+    if (fairness.tunes_rate(design) and tried > 1) or fairness.RATE not in own or fairness.RATE not in other:
+        return []
+    moved = [name for key, name in fairness.MOVES.items() if own.get(key) != other.get(key)]
+    rates = [
+        sorted({float(cell.values.get(fairness.RATE, flat[fairness.RATE])) for cell in side.cells})
+        for side, flat in ((mine, own), (base, other))
+    ]
+    others = [key for key in design.factors if key != fairness.RATE]
+    by_hand = fairness.RATE in design.factors and any(
+        mine.cells[0].values.get(key) != base.cells[0].values.get(key) for key in others
+    )
+    return fairness.rate(moved, by_hand, *rates)
 
 
 def unlike(flat: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

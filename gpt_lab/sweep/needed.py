@@ -94,7 +94,8 @@ def seeds(sweep: Sweep, effect: float, compared: int, noise_df: float = 0.0) -> 
     """
     alpha = sweep.design.alpha
     count = seeds_needed(effect, alpha=alpha, rho=PAIRED, comparisons=compared, tier="screen", noise_df=noise_df)
-    if sweep.design.nuisance or count < FEWEST["confirm"]:  # seeds that chose nuisance values confirm nothing
+    chose = sweep.design.nuisance and not sweep.design.tuning_pairs
+    if chose or count < FEWEST["confirm"]:  # seeds that chose nuisance values confirm nothing
         return count, "screen"
     return seeds_needed(effect, alpha=alpha, rho=PAIRED, comparisons=compared, tier="confirm"), "confirm"
 

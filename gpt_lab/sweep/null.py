@@ -103,6 +103,9 @@ def recipes(sweep: Sweep, chosen: Sequence[str] = ()) -> list[Recipe]:
     rows = [row for row in rows if design.arm(row) == (design.reference(row) or "")]
     for text in chosen:
         key, _, value = text.partition("=")
+        if design.tuning_pairs and key in design.nuisance:  # any value: which ones the tuning tries is not known here
+            rows = [{**row, key: parameters.plain(key, _number(key, value))} for row in rows]
+            continue
         values = list(dict.fromkeys(_value(key, row[key]) for row in rows if key in row))
         if value not in values:
             raise ConfigError(f"{where}: {unknown(f'value of {key} in the baseline:', value, values)}")
@@ -163,6 +166,13 @@ def again(file: str | None, words: Sequence[str]) -> str:
 def _tuning(sweep: Sweep, recipe: Recipe) -> list[str]:
     """The settings of the sweep that say which of its baselines, tuned how, a recipe is of."""
     return [word for word in recipe.words if _key(word) in (*sweep.design.nuisance, *sweep.design.within)]
+
+
+def _number(key: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"{key}={text}: {key} must be a number") from None
 
 
 def _value(key: str, value: Any) -> str:

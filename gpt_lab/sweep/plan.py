@@ -13,7 +13,8 @@ from rich.table import Table
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import expected, factorial, ledger, lint, matching, needed, null, speed, trunk
+from gpt_lab.sweep import expected, factorial, ledger, lint, matching, needed, null, speed, trunk, tuneplan
+from gpt_lab.sweep import tuner as tuner_
 from gpt_lab.sweep.design import Cell, Sweep, join
 from gpt_lab.sweep.noise import Noise
 from gpt_lab.sweep.power import FEWEST, detectable_effect
@@ -104,7 +105,8 @@ def estimate(
     from gpt_lab.sweep.runner import folder_of
 
     builder = builder or Builder()
-    over = {e.key for e in ledger.entries(folder_of(sweep)) if e.state in ("finished", "diverged", "pruned")}
+    ended = [e for e in ledger.entries(folder_of(sweep)) if e.state in ("finished", "diverged", "pruned")]
+    over = {e.key for e in ended}
     by_arm: dict[str, list[Cell]] = {}
     for cell in cells:
         by_arm.setdefault(cell.arm, []).append(cell)
@@ -122,9 +124,11 @@ def estimate(
             ArmPlan(
                 arm=arm,
                 runs=len(group),
-                done=sum(cell.key in over for cell in group),
+                done=sum(cell.key in over for cell in group)
+                if sweep.listed
+                else sum(e.wanted and e.arm == arm for e in ended),
                 tunings=len({cell.tuning for cell in group}),
-                pairs=len({str(cell.pair) for cell in group}),
+                pairs=len({str(cell.pair) for cell in group if not sweep.design.tunes(cell.pair)}),
                 parameters=made.cost.parameters,
                 non_embedding=made.cost.non_embedding,
                 flops_per_token=made.cost.train_flops_per_token,
@@ -137,7 +141,10 @@ def estimate(
         )
     shares = {cell.key: trunks.share(cell.key) if trunks else 1.0 for cell in cells if cell.key not in over}
     left = [
-        None if arm.seconds is None else arm.seconds * sum(shares.get(cell.key, 0.0) for cell in by_arm[arm.arm])
+        None
+        if arm.seconds is None
+        else arm.seconds
+        * (sum(shares.get(cell.key, 0.0) for cell in by_arm[arm.arm]) if sweep.listed else max(arm.runs - arm.done, 0))
         for arm in arms
     ]
     known = [seconds for seconds in left if seconds is not None]
@@ -176,12 +183,19 @@ def warnings(sweep: Sweep, arms: Sequence[ArmPlan], sides: Sequence[lint.Side]) 
     return found
 
 
-def show(sweep: Sweep, cells: Sequence[Cell] | None, console: Console, jobs: int, threads: int) -> None:
+def show(
+    sweep: Sweep,
+    cells: Sequence[Cell] | None,
+    console: Console,
+    jobs: int,
+    threads: int,
+    tuner: tuner_.Tuner | None = None,
+) -> None:
     """Prints the dry run.
 
     Args:
         cells: of a grid; None: of a random sweep its draws are shown, of a bayes sweep the cells that try its ranges.
-        jobs: trials at a time. threads: of each.
+        jobs: trials at a time. threads: of each. tuner: of a sweep with `tune`.
 
     Raises:
         ConfigError, DataError: a cell that cannot be run here.
@@ -206,7 +220,8 @@ def show(sweep: Sweep, cells: Sequence[Cell] | None, console: Console, jobs: int
     console.print(table(sweep, plan))
     stated = () if design.factorial is None else (factorial.said(design.factorial, design.factors),)
     powers = effects(sweep, plan, needed.known(sweep, builder))
-    for line in (*plan.matched, *totals(sweep, plan), *trunk.lines(sweep, trunks), *stated, *powers):
+    counted = totals(sweep, plan) if tuner is None else tuneplan.lines(sweep, tuner, plan)
+    for line in (*plan.matched, *counted, *trunk.lines(sweep, trunks), *stated, *powers):
         console.print(line, **said)
     for line in plan.warnings:
         console.print(f"warning: {line}", style="yellow", **said)

@@ -69,9 +69,7 @@ def run_sweep(
         trunks = trunk.Trunks()
         if not over:
             server = server or stack.enter_context(contextlib.closing(ForkServer()))
-            checked: Sequence[Cell] = (
-                left if searching.cells is not None else searching.planned or search.corners(sweep)
-            )
+            checked: Sequence[Cell] = left if searching.cells is not None else searching.to_check()
             if trunk.wanted(sweep) and searching.cells is not None:
                 checked = searching.cells  # those that are over may be trunks of those that are not
             line = f"checking {len(checked)} cells (a corpus that is new is tokenized first)"
@@ -128,7 +126,18 @@ def run_sweep(
     if reached(sweep, entries):
         console.print("the metric's target is reached: nothing else is begun", markup=False, highlight=False)
         return 0
-    return 0 if all(entry.state in ("finished", "pruned") for entry in entries) else 1
+    return 0 if _whole(sweep, entries) else 1
+
+
+def _whole(sweep: Sweep, entries: Sequence[Entry]) -> bool:
+    """Whether nothing failed or diverged; a tuning run may diverge, if its arm is compared all the same."""
+    tuned = [entry for entry in entries if sweep.design.tunes(entry.pair)]
+    compared = [entry for entry in entries if not sweep.design.tunes(entry.pair)]
+    return (
+        all(entry.state in ("finished", "pruned") for entry in compared)
+        and all(entry.state in OVER for entry in tuned)
+        and {entry.arm for entry in tuned} <= {entry.arm for entry in compared}
+    )
 
 
 def dry_run(sweep: Sweep, console: Console, jobs: int | None = None, threads: int | None = None) -> int:
@@ -137,12 +146,12 @@ def dry_run(sweep: Sweep, console: Console, jobs: int | None = None, threads: in
     Raises:
         ConfigError: a cell that no run could have.
     """
-    planned = search.Search(sweep).planned
+    searching = search.Search(sweep)
 
     from gpt_lab.sweep import plan
 
     per_job = threads or DEFAULT_THREADS
-    plan.show(sweep, planned, console, jobs or max(1, cores() // per_job), per_job)
+    plan.show(sweep, searching.planned, console, jobs or max(1, cores() // per_job), per_job, searching.tuner)
     return 0
 
 
@@ -189,7 +198,7 @@ def is_there(entry: Entry, folder: Path) -> bool:
         state = read_json(folder / entry.run / "run.json").get("state")
     except DataError:
         return False
-    return state == ("stopped" if entry.state == "pruned" else entry.state)
+    return state in (("stopped", "finished") if entry.state == "pruned" else (entry.state,))
 
 
 def _begin(ledger: Ledger, sweep: Sweep, searching: search.Search, known: Sequence[Entry], watch: Watch | None) -> None:
@@ -221,7 +230,10 @@ def _target(sweep: Sweep) -> float | None:
 
 
 def _prune(sweep: Sweep, folder: Path) -> Prune | None:
-    """The sweep's early_terminate. Runs of one arm and pair are compared with each other, never arms."""
+    """The sweep's early_terminate. Runs of one arm and pair are compared with each other, never arms.
+
+    With `tune` only its runs, each with those before it: what is pruned does not depend on time.
+    """
     pruner = search.pruner(sweep)
     if pruner is None:
         return None
@@ -236,6 +248,10 @@ def _prune(sweep: Sweep, folder: Path) -> Prune | None:
 
     def prune(trial: Trial, running: Sequence[Trial], entries: Sequence[Entry]) -> bool:
         mine = trial.entry.arm, trial.entry.pair
+        if sweep.design.tuning_pairs:
+            before = [e for e in entries if e.wanted and (e.arm, e.pair) == mine and e.index < trial.entry.index]
+            tuned = sweep.design.tunes(trial.entry.pair)
+            return tuned and pruner.cut(trial.tail.curve, [curve(e) for e in before if e.run]) is not None
         others = [other.tail.curve for other in running if (other.entry.arm, other.entry.pair) == mine]
         others += [curve(e) for e in entries if e.wanted and (e.arm, e.pair) == mine and e.state in OVER and e.run]
         return pruner.prune(trial.tail.curve, others)
@@ -248,6 +264,8 @@ def _show_next(console: Console, sweep: Sweep, folder: Path, entries: Sequence[E
     line: str
     if number is not None or any(entry.state in ("waiting", "stopped", "running") for entry in entries):
         line = "the same command goes on from here"
+    elif any(entry.state == "failed" and sweep.design.tunes(entry.pair) for entry in entries):
+        line = "the comparison waits for tuning runs that failed: the same command tries them again"
     else:
         line = f"what is better, and how surely:  uv run report {named(sweep)}"
     said: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}

@@ -1,4 +1,4 @@
-"""Which cell comes next: the grid's order, W&B's random draws, Optuna's TPE; and which run is not worth its end.
+"""Which cell comes next: a grid's order, a tuner's, W&B's random draws, Optuna's TPE; and which run to end early.
 
 Optuna never keeps anything: its study lives in memory and is rebuilt from the ledger's finished trials at every
 question, so that a killed runner loses nothing and several runners see the same.
@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import draw, sequential, spec
+from gpt_lab.sweep import draw, sequential, spec, tuner
 from gpt_lab.sweep.design import Cell, Sweep, join, shown
 from gpt_lab.sweep.parameters import Parameter
 
@@ -61,8 +61,11 @@ class Search:
         self.sweep = sweep
         self.swept = {name: p for name, p in spec.parameters_of(sweep).items() if p.swept}
         self.cells: Sequence[Cell] | None = cells
+        self.tuner = tuner.of(sweep) if sweep.design.tuning_pairs else None
         self.looks = sequential.Adaptive(sweep, cells_.cells(sweep)) if sweep.design.looks is not None else None
-        if self.looks is not None:
+        if self.tuner is not None:
+            self.to_check()
+        elif self.looks is not None:
             self.cells = None
         elif sweep.method == "grid" and cells is None:
             self.cells = cells_.cells(sweep)
@@ -74,17 +77,35 @@ class Search:
     @property
     def most(self) -> int | None:
         """Runs of the whole sweep, at most."""
+        if self.tuner is not None:
+            return self.tuner.most + len(self.tuner.rows)
         return self.sweep.run_cap if self.planned is None else len(self.planned)
 
     @property
     def planned(self) -> Sequence[Cell] | None:
-        """Cells as far as they are known beforehand."""
-        return self.cells if self.looks is None else self.looks.cells
+        """Cells as far as they are known beforehand; of a tuned sweep the comparison's stand at each arm's start."""
+        if self.tuner is None:
+            return self.cells if self.looks is None else self.looks.cells
+        starts = {arm.name: tuple(ladder.start for ladder in arm.ladders) for arm in self.tuner.arms}
+        return cells_.many(self.sweep, [*self.tuner.begins(), *(row for _, row in self.tuner.final(starts))])
+
+    def to_check(self) -> Sequence[Cell]:
+        """Cells for a check before the first run: the planned ones, or those that try whatever may be drawn.
+
+        Raises:
+            ConfigError: one of them no run could have.
+        """
+        if self.tuner is not None:
+            return cells_.many(self.sweep, self.tuner.reach())
+        return self.planned or corners(self.sweep)
 
     def kept(self, known: Sequence[Done]) -> list[Cell]:
         """Of the cells that an earlier version of the file drew, those that this one would draw too."""
         keys = {one.key for one in known}
-        return [] if self.looks is None else [cell for cell in self.looks.cells if cell.key in keys]
+        cells: Iterable[Cell] = () if self.looks is None else self.looks.cells
+        if self.tuner is not None:
+            cells = (cells_.cell(self.sweep, *row) for row in self.tuner.asked(known))
+        return [cell for cell in cells if cell.key in keys]
 
     def ask(self, done: Sequence[Done]) -> Cell | None:
         """The next cell to run.
@@ -98,6 +119,9 @@ class Search:
         """
         if self._target_reached(done):
             return None
+        if self.tuner is not None:
+            row = self.tuner.next_row(done)
+            return None if row is None else cells_.cell(self.sweep, *row)
         if self.looks is not None:
             return self.looks.ask(done)
         if self.cells is not None:
@@ -224,6 +248,18 @@ class Pruner:
             for other in others:
                 self._judge(study.ask({}), other)
             return self._judge(study.ask({}), curve)
+
+    def cut(self, curve: Curve, earlier: Sequence[Curve]) -> int | None:
+        """After how many values a run stops that begins when the earlier ones are over; None: it never does.
+
+        The same whenever one looks, unlike `prune`: it judges at each band by what a run and those before it had there.
+        """
+        known: list[Curve] = []
+        for other in (*earlier, curve):
+            seen = (band for band in self.bands(len(other)) if self.prune(other[:band], known))
+            length = next(seen, None)
+            known.append(other[:length])
+        return length
 
     def _judge(self, trial: optuna.Trial, curve: Curve) -> bool:
         """Optuna's verdict at the last band that the curve has reached."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from gpt_lab import lengths
 from gpt_lab.errors import ConfigError, unknown
-from gpt_lab.sweep import draw, factorial, grid, parameters, sequential, trunk, yamlfile
+from gpt_lab.sweep import draw, factorial, grid, parameters, sequential, trunk, tuneblock, yamlfile
 from gpt_lab.sweep.command import command_settings
 from gpt_lab.sweep.design import Design, Sweep, shown
 from gpt_lab.sweep.parameters import Parameter
@@ -21,7 +21,7 @@ TOP = (
     *("program", "project", "entity", "name", "description", "method", "metric", "parameters"),
     *("run_cap", "early_terminate", "command", "gpt_lab"),
 )
-GRID_ONLY = ("zip", "per", "exclude", "design", "trunk", *factorial.KEYS, "seeds")
+GRID_ONLY = ("zip", "per", "exclude", "tune", "design", "trunk", *factorial.KEYS, "seeds")
 BLOCK = (
     *("study", "question", "baseline", "within", "pair", "family", "mei", "alpha", "nuisance", "match"),
     *GRID_ONLY,
@@ -209,6 +209,9 @@ def _design(
     nuisance = _nuisance(block, swept, pair)
     drawn = [name for name, p in swept.items() if p.drawn and method != "grid" and name not in (pair, *nuisance)]
     nuisance = tuple(name for name in swept if name in nuisance or name in drawn)
+    tune = tuneblock.read(raw, swept, found, overrides)
+    if tune is not None:
+        nuisance = tuple(one.key for one in tune.keys)
     factors = tuple(name for name in swept if name not in (pair, *nuisance))
     within = grid.within(block, factors)
     values = {name: grid.listed(p) if method == "grid" else p.values for name, p in swept.items()}
@@ -230,6 +233,7 @@ def _design(
         alpha=_number("alpha", block, lambda x: 0 < x < 1, "between 0 and 1") or 0.05,
         values=values,
         factorial=factorial.words(block, factors, values, baseline),
+        tuning_pairs=() if tune is None else tune.pairs,
     )
 
 

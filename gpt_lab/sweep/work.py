@@ -250,10 +250,13 @@ class Runner:
         if trial.stopped(status):
             self._settle_stopped(trial)
         elif result is not None:
-            summary = result["summary"]
+            summary, state = result["summary"], result["state"]
             score = summary.get(self.sweep.design.metric)
-            self.ledger.end(key, result["state"], score=score, seconds=summary.get("seconds"))
-            self.view.ended(trial, result["state"], score, summary.get("seconds"), done=result["done"])
+            if state == "finished" and self.sweep.design.tuning_pairs and self.prune is not None:
+                # it may have been faster than the looks at it: what is pruned must not depend on that
+                state = "pruned" if self.prune(trial, [], self.ledger.entries()) else state
+            self.ledger.end(key, state, score=score, seconds=summary.get("seconds"))
+            self.view.ended(trial, state, score, summary.get("seconds"), done=result["done"])
         elif trial.busy:
             self.ledger.wait(key)
             self._later[key] = time.monotonic() + BUSY_PAUSE

@@ -23,7 +23,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gpt_lab.sweep import cells, client, forkserver, runner, spec
+from gpt_lab.sweep import cells, client, forkserver, runner, search, spec
 from gpt_lab.sweep.ledger import entries
 from tests.sweep.helpers import children
 
@@ -74,7 +74,7 @@ class Scenario:
 
     def __init__(self, path: Path, seed: int) -> None:
         self.sweep = spec.load(path)
-        cells.configs(cells.cells(self.sweep))  # Hydra's part, once for all runners
+        cells.configs(search.Search(self.sweep).planned or ())  # Hydra's part, once for all runners
         self.folder = runner.folder_of(self.sweep)
         self.draw = random.Random(seed)
         self.out = path.with_suffix(".out")

@@ -169,7 +169,7 @@ def test_a_thousand_cells_in_seconds_each_as_train_composes_it() -> None:
     identical(found[::97])
 
 
-@pytest.mark.parametrize("name", ["pos_enc", "optim", "depth_width", "gqa_heads"])
+@pytest.mark.parametrize("name", ["pos_enc", "mlp", "depth_width", "gqa_heads"])
 def test_shipped_cells_are_what_train_composes(name: str) -> None:
     identical(cells.cells(spec.load(name))[:3])
 

@@ -78,6 +78,8 @@ class Material:
         """The finished runs that the comparison's numbers come from: those at the nuisance values chosen."""
         runs = self.study.runs
         runs = runs[(runs["state"] == "finished") & np.isfinite(runs["score"])]
+        if self.design.tuning_pairs:
+            runs = runs[~runs["pair"].map(self.design.tunes).to_numpy(bool)]
         chosen = runs["arm"].map({row.arm: row.tuning for row in self.rows})
         return runs[chosen.notna() & ((chosen == "") | (chosen == runs["tuning"]))]
 
@@ -144,7 +146,8 @@ class Material:
         mask = (runs["state"] == "diverged") & runs["arm"].isin(list(arms))
         lost = runs[mask]
         if self.design.nuisance and len(lost):  # an empty list would choose columns
-            lost = lost[[not arms[a] or t == arms[a] for a, t in zip(lost["arm"], lost["tuning"], strict=True)]]
+            used = zip(lost["arm"], lost["tuning"], lost["pair"], strict=True)
+            lost = lost[[(not arms[a] or t == arms[a]) and not self.design.tunes(p) for a, t, p in used]]
         lost = lost.head(20)
         tables = self.study.curves(lost["run"].astype(str).tolist()) if len(lost) else {}
         found = {str(run): curve(tables.get(str(run)), self.metric) for run in lost["run"]}

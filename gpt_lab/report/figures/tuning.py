@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
+from gpt_lab.report import tuned
 from gpt_lab.report.figures.base import INK, MUTED, Drawing, canvas, ellipsis, reach
 from gpt_lab.report.figures.material import Material
 from gpt_lab.report.types import Row
@@ -25,6 +26,8 @@ class Ladder:
         places: the values' places on x. means: over the finished runs, the best over the other tuned settings;
             NaN without one. dots: (place, score) of each of these runs. lost: places where runs diverged.
         chosen: index of the value that the comparison uses; None if it is not among them.
+        spot: the place and the mean of what is compared; None without it.
+        fresh: (place, score) of the runs that are compared, where these did not tune. fit: points of the parabola.
     """
 
     row: Row
@@ -33,6 +36,9 @@ class Ladder:
     dots: list[tuple[float, float]]
     lost: list[float]
     chosen: int | None
+    spot: tuple[float, float] | None
+    fresh: list[tuple[float, float]]
+    fit: list[tuple[float, float]]
 
     @property
     def on_edge(self) -> bool:
@@ -67,6 +73,10 @@ def draw(material: Material) -> Drawing | None:
         for s in [material.styles[row.arm]]
     ]
     handles.append(Line2D([], [], ls="none", marker="o", ms=9, mfc="none", mec=INK, label="chosen"))
+    if any(ladder.fresh for _, _, found in drawn for ladder in found):
+        handles.append(Line2D([], [], ls="none", marker="D", ms=3.5, mfc="none", mec=MUTED, label="fresh seeds"))
+    if any(ladder.fit for _, _, found in drawn for ladder in found):
+        handles.append(Line2D([], [], color=MUTED, lw=3, alpha=0.3, label="parabola"))
     if any(ladder.on_edge for _, _, found in drawn for ladder in found):
         handles.append(Line2D([], [], ls="none", marker="s", ms=9, mfc="none", mec=INK, label="chosen, at the edge"))
     if any(ladder.lost for _, _, found in drawn for ladder in found):
@@ -77,7 +87,8 @@ def draw(material: Material) -> Drawing | None:
 
 def _values(material: Material, key: str) -> list[str]:
     """All values of a tuned setting as text, numbers in order of size, others in order of appearance."""
-    found = [settings(str(t), material.design.nuisance).get(key) for t in material.study.runs["tuning"].unique()]
+    runs = _tuning_runs(material)
+    found = [settings(str(t), material.design.nuisance).get(key) for t in runs["tuning"].unique()]
     order = list(dict.fromkeys(value for value in found if value is not None))
     if all(_number(value) is not None for value in order):
         order.sort(key=lambda value: _number(value) or 0.0)
@@ -93,6 +104,8 @@ def _number(text: str) -> float | None:
 
 
 def _ladder(material: Material, row: Row, key: str, order: list[str], numeric: bool) -> Ladder | None:
+    if material.design.tuning_pairs:
+        return _leg(material, row, key)
     runs = material.study.runs
     runs = runs[runs["arm"] == row.arm]
     values = pd.Series([settings(str(t), material.design.nuisance).get(key) for t in runs["tuning"]], index=runs.index)
@@ -119,7 +132,35 @@ def _ladder(material: Material, row: Row, key: str, order: list[str], numeric: b
     if not used:
         return None
     chosen = used.index(chosen_value) if chosen_value in used else None
-    return Ladder(row, [place[value] for value in used], means, dots, lost, chosen)
+    places = [place[value] for value in used]
+    spot = None if chosen is None else (places[chosen], means[chosen])
+    return Ladder(row, places, means, dots, lost, chosen, spot, [], [])
+
+
+def _tuning_runs(material: Material) -> pd.DataFrame:
+    """The runs that tuned: with `tune` those on its own pairs, else all."""
+    runs = material.study.runs
+    return runs[runs["pair"].map(material.design.tunes).to_numpy(bool)] if material.design.tuning_pairs else runs
+
+
+def _leg(material: Material, row: Row, key: str) -> Ladder | None:
+    """An arm's ladder under `tune`: its tuning runs, the parabola, and the fresh runs at the value chosen."""
+    runs, sign = material.study.runs, 1.0 if material.design.goal == "minimize" else -1.0
+    found = tuned.read(runs[runs["arm"] == row.arm], material.design)
+    leg = next((leg for leg in found.legs if leg.key == key), None)
+    if leg is None or not leg.curve:
+        return None
+    places = sorted(leg.curve)
+    means = [math.nan if (score := leg.curve[place]) is None else sign * score for place in places]
+    value = _number(settings(row.tuning, material.design.nuisance).get(key, ""))
+    fresh = [] if value is None else [(value, float(score)) for score in material.finished(row)["score"]]
+    fit = []
+    if leg.best.fit is not None and leg.best.value is not None:
+        low, high = leg.best.fit.low, leg.best.fit.high
+        fit = [(float(x), sign * leg.best.fit.at(float(x))) for x in np.geomspace(low, high, 30)]
+    spot = (fresh[0][0], float(np.mean([score for _, score in fresh]))) if fresh else None
+    chosen = places.index(value) if value in places else None
+    return Ladder(row, places, means, leg.dots, sorted(leg.diverged), chosen, spot, fresh, fit)
 
 
 def _panel(ax: Axes, key: str, order: list[str], found: list[Ladder], material: Material) -> bool:
@@ -129,7 +170,9 @@ def _panel(ax: Axes, key: str, order: list[str], found: list[Ladder], material: 
     if numeric and places[0] > 0 and places[-1] >= 4 * places[0]:
         ax.set_xscale("log")
     means = [m for ladder in found for m in ladder.means if math.isfinite(m)]
-    picked = tuple(ladder.means[ladder.chosen] for ladder in found if ladder.chosen is not None)
+    picked = tuple(
+        score for ladder in found if ladder.spot for score in (ladder.spot[1], *(y for _, y in ladder.fresh))
+    )
     limits = reach(means, keep=tuple(m for m in picked if math.isfinite(m)), jump=2.5)
     top = limits[1] + 0.07 * (limits[1] - limits[0])
     for number, ladder in enumerate(found):
@@ -139,10 +182,13 @@ def _panel(ax: Axes, key: str, order: list[str], found: list[Ladder], material: 
         if ladder.lost:
             high = top - 0.02 * number * (limits[1] - limits[0]) / max(len(found), 1)
             ax.plot(ladder.lost, [high] * len(ladder.lost), "x", color=style.colour, ms=5, zorder=5)
-        if ladder.chosen is not None:
+        if ladder.fit:
+            ax.plot(*zip(*ladder.fit, strict=True), color=style.colour, lw=3, alpha=0.3, zorder=2)
+        for place, score in ladder.fresh:
+            ax.plot([place], [score], "D", ms=3.5, mfc="none", mec=style.colour, mew=0.8, zorder=5)
+        if ladder.spot is not None:
             shape = "s" if ladder.on_edge else "o"
-            x, y = ladder.places[ladder.chosen], ladder.means[ladder.chosen]
-            ax.plot([x], [y], shape, ms=10, mfc="none", mec=INK, mew=0.9, zorder=6)
+            ax.plot(*([x] for x in ladder.spot), shape, ms=10, mfc="none", mec=INK, mew=0.9, zorder=6)
     ax.set_ylim(limits[0], top + 0.03 * (limits[1] - limits[0]))
     spots = [float(value) for value in order] if numeric else [float(i) for i in range(len(order))]
     ax.xaxis.set_minor_locator(NullLocator())
@@ -166,7 +212,12 @@ def _with_room(ax: Axes, spots: list[float], labels: list[str]) -> list[str]:
 
 def _caption(material: Material, drawn: list[tuple[str, list[str], list[Ladder]]], outside: bool) -> str:
     text = "Mean over the finished runs at each value; dots are runs. Circled: the value that the comparison uses."
-    if len(material.design.nuisance) > 1:
+    if material.design.tuning_pairs:
+        text = (
+            "Mean over the tuning seeds at each value, and the parabola around the best one. Circled: mean of the "
+            "fresh seeds (diamonds) at the value chosen, which alone are compared."
+        )
+    elif len(material.design.nuisance) > 1:
         text += " Where other settings were tuned too, their best value is taken at each place."
     edges = list(dict.fromkeys(ld.row.arm for _, _, found in drawn for ld in found if ld.on_edge))
     if edges:
