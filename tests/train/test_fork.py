@@ -22,10 +22,11 @@ LONG, FORKS = 40, {20: 15, 28: 21}
 """Steps of the trunk; of the others, with the first step of each one's cooldown."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "adamw, sqrt": {},
-    "muon, linear": {"optim": "muon", "schedule": {**WSD, "shape": "linear"}},
-    "bf16, dropout, sparse log": {"precision": "bf16", "model.dropout": 0.2, "log.every": 4, "checkpoint.keep": 3},
-    "no evaluation before the fork": {"eval.every": 24},
-    "tokens": {"budget": "tokens"},
+    "muon, linear, bf16, dropout, sparse log": {
+        **{"optim": "muon", "schedule": {**WSD, "shape": "linear"}, "precision": "bf16"},
+        **{"model.dropout": 0.2, "log.every": 4, "checkpoint.keep": 3},
+    },
+    "tokens, no evaluation before the fork": {"budget": "tokens", "eval.every": 24},
 }
 
 
