@@ -23,8 +23,12 @@ LONG, FORKS = 40, {20: 15, 28: 21}
 VARIANTS: dict[str, dict[str, Any]] = {
     "adamw, sqrt": {},
     "muon, linear, bf16, dropout, sparse log": {
-        **{"optim": "muon", "schedule": {**WSD, "shape": "linear"}, "precision": "bf16"},
-        **{"model.dropout": 0.2, "log.every": 4, "checkpoint.keep": 3},
+        "optim": "muon",
+        "schedule": {**WSD, "shape": "linear"},
+        "precision": "bf16",
+        "model.dropout": 0.2,
+        "log.every": 4,
+        "checkpoint.keep": 3,
     },
     "tokens, no evaluation before the fork": {"budget": "tokens", "eval.every": 24},
 }
