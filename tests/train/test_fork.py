@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 from gpt_lab import trackers
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, fork
-from gpt_lab.train import checkpoint, trainer
+from gpt_lab.train import checkpoint, claim, trainer
 from tests.train.helpers import CLOCKED, assert_same, quiet, train, weights
 
 Make = Callable[..., RunConfig]
@@ -167,7 +167,9 @@ def die() -> None:
     raise Dead
 
 
-def test_what_differs_in_more_than_the_budget_is_trained_from_the_start(make: Make) -> None:
+def test_what_differs_in_more_than_the_budget_is_trained_from_the_start(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forked = make_all(make, "forked")
     trunk = run(forked[LONG], forks=(15,)).path
     point = fork.place(trunk, 15)
@@ -179,11 +181,18 @@ def test_what_differs_in_more_than_the_budget_is_trained_from_the_start(make: Ma
     }
     for what, cfg in others.items():
         assert "forked" not in Run.open(run(cfg, trunk=point).path).record, what
-    facts = json.loads((point / fork.FACTS).read_text())
-    (point / fork.FACTS).write_text(json.dumps({**facts, "shared": "made by other code"}))
-    other_code = dataclasses.replace(forked[20], study="other_code")
-    assert "forked" not in Run.open(run(other_code, trunk=point).path).record
-    (point / fork.FACTS).write_text(json.dumps(facts))
+    with monkeypatch.context() as inner:
+        inner.setattr(claim, "code", lambda: "of another day")
+        other_code = dataclasses.replace(forked[20], study="other_code")
+        assert "forked" not in Run.open(run(other_code, trunk=point).path).record
+        mixed = dataclasses.replace(forked[LONG], study="mixed")
+        run(mixed)
+    begun = Run.open(Path(mixed.runs_dir, "mixed", trunk.name))
+    shutil.rmtree(begun.checkpoints)
+    begun.update(state="running")
+    run(mixed, forks=(15,))  # begun by other code, and gone on with by this
+    after = dataclasses.replace(forked[20], study="after")
+    assert "forked" not in Run.open(run(after, trunk=fork.place(begun.path, 15)).path).record
     with open(point / "checkpoints" / "step-15" / checkpoint.MODEL, "r+b") as file:
         file.truncate(100)
     torn = dataclasses.replace(forked[20], study="torn")
