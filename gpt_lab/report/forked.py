@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from gpt_lab.report.types import Comparison, Section, Study
 from gpt_lab.sweep import trunk
 
 
 def make(comparison: Comparison, study: Study) -> list[Section]:
     """One section with what was really spent; none where no run was forked."""
-    runs = study.runs[study.runs["flops"].notna() & (study.runs["steps"] > 0)]
-    forked = runs["forked"].notna()
-    if not forked.any():
+    runs = study.runs
+    at = pd.to_numeric(runs.get("forked", pd.Series(dtype=float, index=runs.index)), errors="coerce")
+    known = (runs["flops"] > 0) & (runs["steps"] > 0)
+    if not (known & at.notna()).any():
         return []
-    whole = runs["flops"]
-    taken = whole * (1 - (runs["forked"] / runs["steps"]).fillna(0.0).clip(upper=1.0))
-    said = f"trunk and branch: {trunk.saved(len(runs), float(taken.sum() / whole.sum()))}."
+    runs, at = runs[known], at[known]
+    spent = runs["flops"] * (1 - (at / runs["steps"]).fillna(0.0).clip(upper=1.0))
+    said = f"trunk and branch: {trunk.saved(len(runs), float(spent.sum() / runs['flops'].sum()))}."
     what = (
-        f"{int(forked.sum())} of them were forked from a longer run of the same settings at the step where their "
+        f"{int(at.notna().sum())} of them were forked from a longer run of the same settings at the step where their "
         "learning rate leaves its own. They have the numbers of runs trained from the start; their steps, tokens, "
         "FLOPs and seconds count those before the fork."
     )

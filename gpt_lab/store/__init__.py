@@ -8,7 +8,7 @@ samples/        text that the model wrote
 """
 
 from gpt_lab.store.find import all_runs, best, find_run, find_signature
-from gpt_lab.store.record import gather
+from gpt_lab.store.record import code, gather
 from gpt_lab.store.run import STATES, Run
 
-__all__ = ["STATES", "Run", "all_runs", "best", "find_run", "find_signature", "gather"]
+__all__ = ["STATES", "Run", "all_runs", "best", "code", "find_run", "find_signature", "gather"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -83,6 +84,16 @@ def differ(commit: str, other: str) -> bool | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return {0: False, 1: True}.get(done.returncode)
+
+
+@functools.cache
+def code() -> str:
+    """12 hex digits over the lab's own modules, read once: the code that this process runs (takes about 20 ms)."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
 
 
 def _git(*command: str) -> str | None:

@@ -180,9 +180,11 @@ def prepare() -> None:
     from gpt_lab import registry
     from gpt_lab.data import floors, library, shards  # noqa: F401
     from gpt_lab.infer import cache, generate  # noqa: F401
+    from gpt_lab.store import code
     from gpt_lab.train import trainer  # noqa: F401
     from gpt_lab.train.eager import spare_compiler
 
+    code()  # what is imported here, whatever becomes of the files while trials run
     spare_compiler()
     for kind, parts in registry.index().items():
         for name in parts:

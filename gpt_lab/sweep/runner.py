@@ -120,6 +120,8 @@ def run_sweep(
             trunk.clear_all(entries, folder)
         stack.close()  # no process is left when the last word is said
     show_result(console, sweep, entries)
+    for line in trunk.missed(trunks, entries, folder):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     _show_next(console, sweep, folder, entries, number)
     if number is not None:
         return 128 + number

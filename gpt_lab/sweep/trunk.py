@@ -19,6 +19,7 @@ from gpt_lab import registry
 from gpt_lab.errors import ConfigError
 from gpt_lab.schema import Budget, RunConfig
 from gpt_lab.store import fork
+from gpt_lab.store.files import read_json
 from gpt_lab.sweep.design import Cell, Sweep
 
 if TYPE_CHECKING:
@@ -113,6 +114,16 @@ class Trunks:
                 takers = [b.key for b in self.branches.values() if (b.trunk, b.step) == (key, step)]
                 if all(taker in known and known[taker].run is not None for taker in takers):
                     fork.remove(fork.place(folder / trunk.run, step))
+
+
+def missed(trunks: Trunks, entries: Sequence[Entry], folder: Path) -> list[str]:
+    """A line on branches that were trained from the start all the same; [] where there are none."""
+    runs = [folder / entry.run for entry in entries if entry.key in trunks.branches and entry.run is not None]
+    count = sum("forked" not in read_json(run / "run.json") for run in runs if (run / "run.json").exists())
+    if not count:
+        return []
+    why = "their trunk had left them none that this code, these packages and this machine could go on from"
+    return [f"{count} of {len(trunks.branches)} branches did not begin at a fork point: {why}"]
 
 
 def clear_all(entries: Sequence[Entry], folder: Path) -> None:

@@ -175,8 +175,7 @@ class Runner:
             return False
         self._later = {key: until for key, until in self._later.items() if until > now}
         while len(self.running) < self.jobs:
-            later = {*self._later, *self.trunks.waiting(self.ledger.entries(), self.folder)}
-            entry = self.ledger.claim(later) or self._drawn()
+            entry = self.ledger.claim(self._not_yet()) or self._drawn()
             if entry is None:
                 break
             self._start(entry)
@@ -189,6 +188,12 @@ class Runner:
         if counts["running"]:
             self.view.others(self.ledger.others())
         return counts["running"] + counts["waiting"] > 0
+
+    def _not_yet(self) -> set[str]:
+        """Cells to leave alone: those that were busy a moment ago, and branches whose trunk is on its way."""
+        if not self.trunks.branches:
+            return set(self._later)
+        return {*self._later, *self.trunks.waiting(self.ledger.entries(), self.folder)}
 
     def _drawn(self) -> Entry | None:
         """A new cell of the search, claimed."""
@@ -214,6 +219,9 @@ class Runner:
         tail = Tail(log.with_suffix(".none"), self.sweep.design.metric)
         trial = Trial(entry, slot, tail, log, size)
         self.running[entry.key] = trial
+        shared = {}
+        if self.trunks.branches:
+            shared = self.trunks.settings(entry.key, self.ledger.entries(), self.folder)
         self.server.start(
             entry.key,
             overrides=list(entry.overrides),
@@ -222,7 +230,7 @@ class Runner:
             log=str(log),
             threads=self.threads,
             gpu=self.gpus[slot % len(self.gpus)] if self.gpus else None,
-            **self.trunks.settings(entry.key, self.ledger.entries(), self.folder),
+            **shared,
         )
         self.view.started(trial)
 
@@ -240,7 +248,8 @@ class Runner:
             self._deaths = 0
             trial.tail.poll()
             self._settle(trial, event["status"])
-            self.trunks.clear(self.ledger.entries(), self.folder)
+            if self.trunks.branches:
+                self.trunks.clear(self.ledger.entries(), self.folder)
 
     def _settle(self, trial: Trial, status: int) -> None:
         """Notes how a trial ended whose process is gone."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from gpt_lab.schema import Budget, RunConfig
-from gpt_lab.store import Run, find_signature, fork, gather
+from gpt_lab.store import Run, code, find_signature, fork, gather
 from gpt_lab.train import checkpoint
 from gpt_lab.train.plan import Plan
 
@@ -48,13 +48,14 @@ def shared(cfg: RunConfig, plan: Plan, record: Mapping[str, Any]) -> str:
     """Equal for runs that go the same way while their schedules do: all but the budget is the same, down to the code.
 
     Args:
-        record: of the run, as `record` makes it.
+        record: of the run, as `record` makes it. A run that other code has begun is of both.
     """
     parts = [
         dataclasses.replace(cfg, budget=Budget()).signature(plan.resolved),
         dataclasses.asdict(cfg.log),
         dataclasses.asdict(cfg.sample),
-        record.get("git"),
+        record.get("code"),
+        code(),
         record.get("packages"),
         {key: (record.get("hardware") or {}).get(key) for key in ALIKE},
     ]
@@ -73,6 +74,7 @@ def record(cfg: RunConfig, plan: Plan, signature: str, command: str) -> dict[str
     return {
         **gathered,
         "command": command or gathered["command"],
+        "code": code(),
         "signature": signature,
         "seed": cfg.seed,
         "config": cfg.flat(),

@@ -157,7 +157,7 @@ def test_a_child_sets_its_threads_and_gpu_before_it_trains(tmp_path: Path, monke
     class Done:
         path, state, summary, done, exit_code = Path("x/a-run"), "finished", {"val/bpb": 1.0}, False, 0
 
-    def train(cfg: Any, console: Any, command: str, started: Any) -> Any:
+    def train(cfg: Any, console: Any, command: str, started: Any, *begins: Any) -> Any:
         seen.update(threads=torch.get_num_threads(), gpu=os.environ["CUDA_VISIBLE_DEVICES"], command=command)
         return Done
 

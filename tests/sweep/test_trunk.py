@@ -193,6 +193,7 @@ def test_the_same_numbers_as_straight_runs(tmp_path: Path) -> None:
     folder = tmp_path / "forked" / "runs" / "tiny"
     assert curves(folder) == curves(straight)
     assert forked(folder) == {16: 13, 24: 19}, "a float short of 20"
+    assert "did not begin" not in text
     assert not list(folder.glob("*/forks/*")), "fork points are gone when all have taken them"
     code, text = run(path)
     assert "already done" in text
@@ -248,9 +249,11 @@ def test_a_run_that_is_removed_is_trained_again(tmp_path: Path) -> None:
     whole = curves(folder)
     lost = {e.values["budget.steps"]: folder / str(e.run) for e in entries(folder)}
     shutil.rmtree(lost[16])
-    assert run(path)[0] == 0
+    code, text = run(path)
+    assert code == 0
     assert curves(folder) == whole
     assert forked(folder) == {}, "its trunk had ended, and its fork point was gone"
+    assert "1 of 1 branches did not begin at a fork point" in text
 
 
 # -- what the dry run says --

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 from gpt_lab import trackers
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, fork
-from gpt_lab.train import checkpoint, trainer
+from gpt_lab.train import checkpoint, claim, trainer
 from tests.train.helpers import CLOCKED, assert_same, quiet, train, weights
 
 Make = Callable[..., RunConfig]
@@ -22,10 +22,15 @@ LONG, FORKS = 40, {20: 15, 28: 21}
 """Steps of the trunk; of the others, with the first step of each one's cooldown."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "adamw, sqrt": {},
-    "muon, linear": {"optim": "muon", "schedule": {**WSD, "shape": "linear"}},
-    "bf16, dropout, sparse log": {"precision": "bf16", "model.dropout": 0.2, "log.every": 4, "checkpoint.keep": 3},
-    "no evaluation before the fork": {"eval.every": 24},
-    "tokens": {"budget": "tokens"},
+    "muon, linear, bf16, dropout, sparse log": {
+        "optim": "muon",
+        "schedule": {**WSD, "shape": "linear"},
+        "precision": "bf16",
+        "model.dropout": 0.2,
+        "log.every": 4,
+        "checkpoint.keep": 3,
+    },
+    "tokens, no evaluation before the fork": {"budget": "tokens", "eval.every": 24},
 }
 
 
@@ -162,7 +167,9 @@ def die() -> None:
     raise Dead
 
 
-def test_what_differs_in_more_than_the_budget_is_trained_from_the_start(make: Make) -> None:
+def test_what_differs_in_more_than_the_budget_is_trained_from_the_start(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forked = make_all(make, "forked")
     trunk = run(forked[LONG], forks=(15,)).path
     point = fork.place(trunk, 15)
@@ -174,11 +181,18 @@ def test_what_differs_in_more_than_the_budget_is_trained_from_the_start(make: Ma
     }
     for what, cfg in others.items():
         assert "forked" not in Run.open(run(cfg, trunk=point).path).record, what
-    facts = json.loads((point / fork.FACTS).read_text())
-    (point / fork.FACTS).write_text(json.dumps({**facts, "shared": "made by other code"}))
-    other_code = dataclasses.replace(forked[20], study="other_code")
-    assert "forked" not in Run.open(run(other_code, trunk=point).path).record
-    (point / fork.FACTS).write_text(json.dumps(facts))
+    with monkeypatch.context() as inner:
+        inner.setattr(claim, "code", lambda: "of another day")
+        other_code = dataclasses.replace(forked[20], study="other_code")
+        assert "forked" not in Run.open(run(other_code, trunk=point).path).record
+        mixed = dataclasses.replace(forked[LONG], study="mixed")
+        run(mixed)
+    begun = Run.open(Path(mixed.runs_dir, "mixed", trunk.name))
+    shutil.rmtree(begun.checkpoints)
+    begun.update(state="running")
+    run(mixed, forks=(15,))  # begun by other code, and gone on with by this
+    after = dataclasses.replace(forked[20], study="after")
+    assert "forked" not in Run.open(run(after, trunk=fork.place(begun.path, 15)).path).record
     with open(point / "checkpoints" / "step-15" / checkpoint.MODEL, "r+b") as file:
         file.truncate(100)
     torn = dataclasses.replace(forked[20], study="torn")
