@@ -73,6 +73,9 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run noise sweeps/pos_enc.yaml": Run("sd of a null pair's difference", [*STEPS, "--seeds", "3"]),
     "uv run sweep sweeps/pos_enc.yaml --dry-run --target-effect 0.02": Run("null pairs of", STEPS),
     "uv run noise --list": Run("Noise floors in runs"),
+    "uv run train position=alibi 'eval.contexts=[1,2,4,8]'": Run(
+        "val bits per byte at 2x the context", [*STEPS, "eval.contexts=[1,2]"]
+    ),
     "uv run sweep sweeps/interactions.yaml --dry-run": Run("full two-level factorial of 3 factors: 8 arms", STEPS),
     "uv run wandb sweep sweeps/pos_enc.yaml": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
     "uv run wandb agent ENTITY/gpt_lab/SWEEP_ID": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
