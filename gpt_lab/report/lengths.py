@@ -36,14 +36,13 @@ class Line:
     """One arm in windows of `times` contexts; numbers are None where there are none.
 
     Fields:
-        mean: of the metric over the runs. beyond: mean nats per token past the training context.
+        mean: of the metric over the runs.
         change: from the same runs' windows of one context. delta: variant - baseline. p: of delta, corrected.
     """
 
     arm: str
     times: int
     mean: float | None
-    beyond: float | None
     change: Interval | None = None
     delta: Interval | None = None
     p: float | None = None
@@ -116,10 +115,9 @@ def measure(comparison: Comparison, study: Study) -> Lengths | None:
             elif arm in variants:
                 own = deltas[0], variants.index(arm)
                 delta = rows[arm].delta if design.metric == metric else _interval(*own, alpha)
-            beyond = _mean(per_pair(runs, paired, f"summary.{lengths.at(lengths.BEYOND, k)}")[i]) if number else None
             change = _interval(changes[number - 1], i, alpha) if number else None
             shown = p if p is not None and math.isfinite(p) else None
-            lines.append(Line(arm, k, _mean(values[number, i]), beyond, change, delta, shown))
+            lines.append(Line(arm, k, _mean(values[number, i]), change, delta, shown))
     last = times[-1]
     excess = {
         arm: np.array(
@@ -143,22 +141,21 @@ def make(comparison: Comparison, study: Study) -> list[Section]:
     arms = list(dict.fromkeys(line.arm for line in found.lines))
     shown, names = arms[:MOST], wording.short_names(comparison.design, arms)
     places = wording.common_digits([line.delta for line in found.lines if line.delta is not None])
-    past = any(line.beyond is not None for line in found.lines)
+    finer = wording.common_digits([line.change for line in found.lines if line.change is not None])
     lines = [line for line in found.lines if line.arm in shown and (line.mean is not None or line.times == 1)]
     rows = tuple(
         (
             names[line.arm] if line.times == 1 else "",
             f"{line.times}x",
             wording.plain(line.mean),
-            "–" if line.change is None else wording.with_interval(line.change),
+            "–" if line.change is None else wording.with_interval(line.change, finer),
             "–" if line.delta is None else wording.with_interval(line.delta, places),
             "–" if line.p is None else "< 0.001" if line.p < 0.001 else f"{line.p:.3f}",
-            *[wording.plain(line.beyond)] * past,
         )
         for line in lines
     )
-    heads = ("arm", "context", found.metric, "change from 1x", f"Δ {found.metric}", "p", *["past the context"] * past)
-    said = [*_explained(found, comparison, study, past), *_answers(found, names), *_lacking(found, study, names)]
+    heads = ("arm", "context", found.metric, "change from 1x", f"Δ {found.metric}", "p")
+    said = [*_explained(found, comparison, study), *_answers(found, names), *_lacking(found, study, names)]
     if len(arms) > len(shown):
         said.append(f"The first {MOST} of {len(arms)} arms are shown.")
     return [Section(TITLE, tuple(said), heads, rows, frozenset(range(2, len(heads))))]
@@ -208,7 +205,7 @@ def _mean(values: Array) -> float | None:
     return float(there.mean()) if len(there) else None
 
 
-def _explained(found: Lengths, comparison: Comparison, study: Study, past: bool) -> list[str]:
+def _explained(found: Lengths, comparison: Comparison, study: Study) -> list[str]:
     design = comparison.design
     context = study.runs.get("config.scale.context", pd.Series(dtype=float)).dropna().unique()
     tokens = f" of {int(context[0])} tokens" if len(context) == 1 else ""
@@ -221,7 +218,7 @@ def _explained(found: Lengths, comparison: Comparison, study: Study, past: bool)
         text += f" Δ: to {design.baseline_arm}{wording.within(design)} at the same length."
     if found.family:
         text += f" p: of Δ, corrected by {found.correction} over {found.family} comparisons."
-    return [text, *["Past the context: nats per token of the targets beyond it in their window."] * past]
+    return [text]
 
 
 def _answers(found: Lengths, names: Mapping[str, str]) -> list[str]:
