@@ -149,6 +149,7 @@ CHANGES: dict[str, Any] = {
     "batch.document_mask": (True, {"data": "jsonl"}),
     "eval.every": 2,
     "eval.tokens": 64,
+    "eval.contexts": [1, 2],
     "checkpoint.every": (1, {"checkpoint.keep": 9}),
     "checkpoint.keep": (9, {"checkpoint.every": 1}),
     "log.every": 2,

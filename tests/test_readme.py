@@ -77,6 +77,9 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run noise --list": Run("Noise floors in runs"),
     "uv run sweep sweeps/budgets.yaml --dry-run": Run("trunk and branch: 24 runs for the cost of 12.5"),
     "uv run sweep sweeps/optim.yaml --dry-run": Run("tuning: 12 to 24 runs, as many for each of 4 arms", STEPS),
+    "uv run train position=alibi 'eval.contexts=[1,2,4,8]'": Run(
+        "val bits per byte at 2x the context", [*STEPS, "eval.contexts=[1,2]"]
+    ),
     "uv run sweep sweeps/interactions.yaml --dry-run": Run("full two-level factorial of 3 factors: 8 arms", STEPS),
     "uv run sweep recall --report": Run(
         "wrote runs/recall/report/report.md", ["budget.steps=4", "eval.every=4", "--seeds", "1", "tracker=none"]

@@ -9,7 +9,7 @@ report's verdicts rest on its metric alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,14 +36,13 @@ class Line:
     """One arm in windows of `times` contexts; numbers are None where there are none.
 
     Fields:
-        mean: of the metric over the runs. beyond: mean nats per token past the training context.
+        mean: of the metric over the runs.
         change: from the same runs' windows of one context. delta: variant - baseline. p: of delta, corrected.
     """
 
     arm: str
     times: int
     mean: float | None
-    beyond: float | None
     change: Interval | None = None
     delta: Interval | None = None
     p: float | None = None
@@ -94,8 +93,9 @@ def measure(comparison: Comparison, study: Study) -> Lengths | None:
     known = references(design, paired.arms)
     variants = [arm for arm in order if known[arm] in rows and known[arm] != arm]
     at, bases = [place[arm] for arm in variants], [place[str(known[arm])] for arm in variants]
-    usable = fresh(paired, at, bases, FEWEST["confirm"]).usable
-    differences = np.where(usable, values[:, at] - values[:, bases], np.nan)
+    differences = values[:, at] - values[:, bases]
+    if variants:
+        differences = np.where(fresh(paired, at, bases, FEWEST["confirm"]).usable, differences, np.nan)
     deltas = [_fits(found, [confirm[arm] for arm in variants]) for found in differences]
     adjusted = _adjusted([fit.p() for fit in deltas[1:]], deltas[1:], all(confirm[arm] for arm in variants))
     judged = int(sum(int((fit.pairs >= FEWEST["screen"]).sum()) for fit in deltas[1:]))
@@ -115,10 +115,9 @@ def measure(comparison: Comparison, study: Study) -> Lengths | None:
             elif arm in variants:
                 own = deltas[0], variants.index(arm)
                 delta = rows[arm].delta if design.metric == metric else _interval(*own, alpha)
-            beyond = _mean(per_pair(runs, paired, f"summary.{lengths.at(lengths.BEYOND, k)}")[i]) if number else None
             change = _interval(changes[number - 1], i, alpha) if number else None
             shown = p if p is not None and math.isfinite(p) else None
-            lines.append(Line(arm, k, _mean(values[number, i]), beyond, change, delta, shown))
+            lines.append(Line(arm, k, _mean(values[number, i]), change, delta, shown))
     last = times[-1]
     excess = {
         arm: np.array(
@@ -140,24 +139,23 @@ def make(comparison: Comparison, study: Study) -> list[Section]:
     if found is None:
         return []
     arms = list(dict.fromkeys(line.arm for line in found.lines))
-    shown = arms[:MOST]
+    shown, names = arms[:MOST], wording.short_names(comparison.design, arms)
     places = wording.common_digits([line.delta for line in found.lines if line.delta is not None])
-    past = any(line.beyond is not None for line in found.lines)
+    finer = wording.common_digits([line.change for line in found.lines if line.change is not None])
     lines = [line for line in found.lines if line.arm in shown and (line.mean is not None or line.times == 1)]
     rows = tuple(
         (
-            line.arm if line.times == 1 else "",
+            names[line.arm] if line.times == 1 else "",
             f"{line.times}x",
             wording.plain(line.mean),
-            "–" if line.change is None else wording.with_interval(line.change),
+            "–" if line.change is None else wording.with_interval(line.change, finer),
             "–" if line.delta is None else wording.with_interval(line.delta, places),
             "–" if line.p is None else "< 0.001" if line.p < 0.001 else f"{line.p:.3f}",
-            *[wording.plain(line.beyond)] * past,
         )
         for line in lines
     )
-    heads = ("arm", "context", found.metric, "change from 1x", f"Δ {found.metric}", "p", *["past the context"] * past)
-    said = [*_explained(found, comparison, study, past), *_answers(found), *_lacking(found, study)]
+    heads = ("arm", "context", found.metric, "change from 1x", f"Δ {found.metric}", "p")
+    said = [*_explained(found, comparison, study), *_answers(found, names), *_lacking(found, study, names)]
     if len(arms) > len(shown):
         said.append(f"The first {MOST} of {len(arms)} arms are shown.")
     return [Section(TITLE, tuple(said), heads, rows, frozenset(range(2, len(heads))))]
@@ -207,24 +205,23 @@ def _mean(values: Array) -> float | None:
     return float(there.mean()) if len(there) else None
 
 
-def _explained(found: Lengths, comparison: Comparison, study: Study, past: bool) -> list[str]:
+def _explained(found: Lengths, comparison: Comparison, study: Study) -> list[str]:
     design = comparison.design
     context = study.runs.get("config.scale.context", pd.Series(dtype=float)).dropna().unique()
     tokens = f" of {int(context[0])} tokens" if len(context) == 1 else ""
     same = "over the same targets" if found.metric != "val/accuracy" else "of the task made for it"
     text = (
         f"Final weights in windows of several training contexts{tokens}, {same}; secondary to the verdicts on "
-        f"{design.metric}. Change: of the same runs from 1x. Δ: to {design.baseline_arm}{wording.within(design)}"
-        f" at the same length. {wording.percent(design.alpha)} intervals; p of Δ corrected by {found.correction} over "
-        f"{found.family} comparisons."
-        if design.baseline_arm is not None
-        else f"Final weights in windows of several training contexts{tokens}, {same}. Change: of the same runs from 1x."
+        f"{design.metric}. Change: of the same runs from 1x, {wording.percent(design.alpha)} interval."
     )
-    more = "Past the context: nats per token of the targets that stand beyond it in their window."
-    return [text, *[more] * past]
+    if design.baseline_arm is not None:
+        text += f" Δ: to {design.baseline_arm}{wording.within(design)} at the same length."
+    if found.family:
+        text += f" p: of Δ, corrected by {found.correction} over {found.family} comparisons."
+    return [text]
 
 
-def _answers(found: Lengths) -> list[str]:
+def _answers(found: Lengths, names: Mapping[str, str]) -> list[str]:
     """Who gains and who loses at the longest windows, surely."""
     last = found.times[-1]
     groups: dict[str, list[str]] = {"better": [], "worse": [], "no sure change": []}
@@ -232,12 +229,14 @@ def _answers(found: Lengths) -> list[str]:
         if line.times == last and line.change is not None and math.isfinite(line.change.low):
             sure = line.change.low > 0 or line.change.high < 0
             better = (line.change.estimate < 0) == found.lower_is_better
-            groups["no sure change" if not sure else "better" if better else "worse"].append(line.arm or "all runs")
+            groups["no sure change" if not sure else "better" if better else "worse"].append(
+                names[line.arm] or "all runs"
+            )
     said = "; ".join(f"{word}: {', '.join(arms[:MOST])}" for word, arms in groups.items() if arms)
     return [f"At {last}x against 1x: {said}."] if said else []
 
 
-def _lacking(found: Lengths, study: Study) -> list[str]:
+def _lacking(found: Lengths, study: Study, names: Mapping[str, str]) -> list[str]:
     """Arms without numbers, and why."""
     runs = study.runs[study.runs["state"] == "finished"]
     lacking = [line.arm for line in found.lines if line.times == found.times[-1] and line.mean is None]
@@ -247,8 +246,8 @@ def _lacking(found: Lengths, study: Study) -> list[str]:
         if not len(own):
             continue
         asked = own.get("config.eval.contexts", pd.Series([None] * len(own)))
-        names = own.get("config.position.name", pd.Series(dtype=str)).dropna().unique()
+        parts = list(own.get("config.position.name", pd.Series(dtype=str)).dropna().unique())
         wanted = any(isinstance(one, list | tuple) and found.times[-1] in one for one in asked)
-        why = f"position={names[0]} has no positions past the training context" if len(names) == 1 else "not measured"
-        said.append(f"{arm or 'all runs'}: no {found.times[-1]}x, {why if wanted else 'it was not asked for'}.")
+        why = f"position={parts[0]} has no positions past the training context" if len(parts) == 1 else "not measured"
+        said.append(f"Without {found.times[-1]}x: {names[arm] or 'all runs'}; {why if wanted else 'not asked for'}.")
     return said

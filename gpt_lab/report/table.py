@@ -59,6 +59,9 @@ def _section(section: Section, console: Console) -> None:
             table.add_column(heading, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
         for row in section.rows:
             table.add_row(*map(Text, row))
+        if table.__rich_measure__(console, console.options.update(width=1000)).maximum > console.width:
+            for column in table.columns:  # numbers over several lines, rather than columns that are not there
+                column.no_wrap = False
         console.print(table)
     else:
         _say(console, "", section.title, style="bold")

@@ -57,6 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "checkpointing": {"model.checkpointing": True, "model.dropout": 0.1},
     "learned": {"position": "learned"},
     "subset": {"eval.tokens": 200},
+    "longer contexts": {"eval.contexts": [1, 2, 4]},
 }
 
 
