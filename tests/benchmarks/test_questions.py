@@ -14,7 +14,7 @@ import pytest
 from benchmarks import questions
 from gpt_lab.report import factorial, wording
 from gpt_lab.report.compare import compare
-from gpt_lab.sweep import spec
+from gpt_lab.sweep import cells, spec
 from tests.report import factorials, made
 from tests.sweep.test_shipped import QUESTIONS
 
@@ -87,6 +87,15 @@ def test_a_committed_answer_is_its_report_s() -> None:
         figures = re.findall(r"\]\((figures/[^)]+)\)", text)
         assert figures and all((folder / figure).is_file() for figure in figures), name
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < MOST_BYTES, name
+
+
+def test_pairing_pays_where_the_initial_values_are_shared() -> None:
+    """LayerNorm against RMSNorm, 5 seeds at scale tiny: a correlation of 0.5 saves half of the runs."""
+    sweep = spec.load("norm")
+    assert len(sweep.design.values["seed"]) == 5
+    assert {cfg.scale.name for cfg in cells.configs(cells.cells(sweep))} == {"tiny"}
+    rows = compare(questions.read("norm", questions.REPORTS / "norm")).rows if "norm" in COMMITTED else ()
+    assert all(row.n == 5 and (row.rho or 0) >= 0.5 for row in rows if row.arm == "norm=rmsnorm")
 
 
 @pytest.mark.slow
