@@ -220,7 +220,7 @@ class _Comparing:
         self.differences = np.where(sequential.used(found.stand, places, len(pairs)), differences, np.nan)
         fit = stats.paired_t(self.differences)
         every = np.ones(len(fit.pairs), bool)
-        tiers: tuple[RowTier, ...] = ("sequential",) * len(fit.pairs)
+        tiers: tuple[RowTier, ...] = tuple("sequential" for _ in fit.pairs)
         return _Verdicts(fit, found.half, found.p, found.p_adjusted, found.claim, tiers, every, self._flat())
 
     def _decide(self, fit: Fit, tier: Tier, eligible: NDArray[np.bool_]) -> verdict.Decision:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 KEYS = ("min", "max", "stop")
 FEWEST = 3
-"""Pairs before the first look: with two, only differences of 20 standard errors and more would decide."""
+"""Pairs before the first look: after two of ten, only a t of 142 would decide the one arm of a study."""
 MOST = 50
 Scores = Mapping[tuple[str, str], float | None]
 """By arm and pair, of every run that was asked for; None: it has not finished, or has no finite score."""
