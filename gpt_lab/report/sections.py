@@ -24,8 +24,9 @@ MAKERS: tuple[Maker, ...] = (
 def sections(comparison: Comparison, study: Study) -> list[Section]:
     """What there is to say of this study beside its arms.
 
-    Of one whose seeds were added until arms were decided that is its looks: other intervals do not allow for them.
+    Of one whose seeds were added until arms were decided that is its tuning and its looks: other intervals do not allow
+    for them.
     """
     if comparison.design.looks is not None:
-        return sequential.sections(comparison, study)
+        return [*robustness.make(comparison, study), *sequential.sections(comparison, study)]
     return [section for make in MAKERS for section in make(comparison, study)]

@@ -95,7 +95,8 @@ def sections(comparison: Comparison, study: Study) -> list[Section]:
         return []
     rows = [row for row in comparison.rows if row.tier == "sequential" or row.verdict == "no data"]
     table = [_line(row, looks, comparison) for row in rows]
-    runs = int((study.runs["state"] != "missing").sum())
+    tuned = study.runs["pair"].map(comparison.design.tunes).to_numpy(bool)
+    runs = int((study.runs["state"] != "missing")[~tuned].sum())
     whole = (looks.family + 1) * looks.last
     fixed = f"{looks.last} {comparison.design.pair}s for every arm"
     sentences = [f"{runs} runs of the {whole} that {fixed} would take ({runs / whole:.0%})."]

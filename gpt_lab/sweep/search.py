@@ -62,7 +62,8 @@ class Search:
         self.swept = {name: p for name, p in spec.parameters_of(sweep).items() if p.swept}
         self.cells: Sequence[Cell] | None = cells
         self.tuner = tuner.of(sweep) if sweep.design.tuning_pairs else None
-        self.looks = sequential.Adaptive(sweep, cells_.cells(sweep)) if sweep.design.looks is not None else None
+        looks = sweep.design.looks is not None and self.tuner is None
+        self.looks = sequential.Adaptive(sweep, cells_.cells(sweep)) if looks else None
         if self.tuner is not None:
             self.to_check()
         elif self.looks is not None:

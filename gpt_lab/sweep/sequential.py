@@ -120,7 +120,7 @@ def designed(
             "before the first run"
         )
     for key, there in (
-        ("gpt_lab.nuisance", design.nuisance),
+        ("gpt_lab.nuisance", design.nuisance and not design.tuning_pairs),
         ("gpt_lab.design", design.factorial is not None),
         ("gpt_lab.within", design.within),
         ("gpt_lab.trunk", bool(block.get("trunk"))),
@@ -175,8 +175,13 @@ def plan_of(sweep: Sweep, cells: Sequence[Cell]) -> Plan:
         cells: of its whole grid, in order.
     """
     design = sweep.design
+    return plan(design, [cell.values for cell in cells])
+
+
+def plan(design: Design, rows: Sequence[Mapping[str, Any]]) -> Plan:
+    """The plan of a design with sequential seeds, whose whole grid has these values, in order."""
     assert design.looks is not None and design.mei is not None
-    baselines = {cell.arm: str(design.reference(cell.values)) for cell in cells}
+    baselines = {design.arm(row): str(design.reference(row)) for row in rows}
     pairs = tuple(shown(value) for value in design.values[design.pair])[: design.looks.last]
     return Plan(design.looks, baselines, pairs, design.mei, design.alpha)
 

@@ -120,7 +120,6 @@ def read(
     for other, why in (
         ("nuisance", "what is tuned is named in tune alone"),
         ("per", "ladders of arms are start: or values: in tune"),
-        ("seeds", "give the comparison its seeds with parameters.seed or --seeds"),
     ):
         if other in block:
             raise ConfigError(f"gpt_lab.tune and gpt_lab.{other} do not go together: {why}")

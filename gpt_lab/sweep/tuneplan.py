@@ -25,11 +25,13 @@ def lines(sweep: Sweep, tuner: Tuner, plan: Plan) -> list[str]:
     seeds = ", ".join(map(shown, design.tuning_pairs))
     arms, done = len(tuner.arms), sum(arm.done for arm in plan.arms)
     rows = len(tuner.rows)
+    most = "" if design.looks is None else "at most "
+    fewest = rows if design.looks is None else design.looks.first * arms
     alike = f"as many for each of {arms} arms: {keys} on {design.pair} {seeds}"
     found = [
         f"tuning: {_between(tuner.least, tuner.most)} runs, {alike}",
-        f"comparison: {rows} runs on fresh values of {design.pair}, each arm at the value that its tuning chose",
-        f"in all {_between(tuner.least + rows, tuner.most + rows)} runs" + (f"; {done} are done" if done else ""),
+        f"comparison: {most}{rows} runs on fresh values of {design.pair}, each arm at the value that its tuning chose",
+        f"in all {_between(tuner.least + fewest, tuner.most + rows)} runs" + (f"; {done} are done" if done else ""),
     ]
     if any(one.values != ladders[i].values for arm in tuner.arms for i, one in enumerate(arm.ladders)):
         found += [f"{arm.name} begins with {_values(arm.ladders)}" for arm in tuner.arms]

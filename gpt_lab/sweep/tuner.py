@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_lab.errors import ConfigError
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import grid, spec, tuneblock, tuning
+from gpt_lab.sweep import grid, sequential, spec, tuneblock, tuning
 from gpt_lab.sweep.design import Design, Sweep, shown
 from gpt_lab.sweep.tuning import Curve, Ladder
 
@@ -57,6 +57,7 @@ class Tuner:
 
     Fields:
         rows: the comparison's cells without the tuned values, in order.
+        looks: when seeds of the comparison are added until an arm is decided; None: every arm gets them all.
         one_by_one: an arm's tuning runs of one seed follow each other, so that what a pruner sees of the earlier ones
             does not depend on time.
     """
@@ -64,6 +65,7 @@ class Tuner:
     design: Design
     arms: tuple[Arm, ...]
     rows: tuple[Mapping[str, Any], ...]
+    looks: sequential.Plan | None = None
     one_by_one: bool = False
 
     def next_row(self, done: Sequence[Done]) -> tuple[int, Values] | None:
@@ -81,7 +83,8 @@ class Tuner:
             waits = self.one_by_one and before is not None and self._state(outcomes, before) not in OVER
             if self._state(outcomes, values) is None and not waits:
                 return index, values
-        return next(((i, row) for i, row in self.final(chosen) if self._state(outcomes, row) is None), None)
+        left = ((index, row) for index, row in self.final(chosen) if self._state(outcomes, row) is None)
+        return next(left, None) if self.looks is None else self._looked(self.looks, chosen, outcomes)
 
     def chosen(self, done: Sequence[Done]) -> dict[str, tuple[float, ...] | None]:
         """The values that each arm's tuning chose, of arms whose tuning is over; None: no run of it got a score."""
@@ -139,6 +142,21 @@ class Tuner:
     @property
     def _slots(self) -> int:
         return max(len(ladder.values) + ladder.widen for arm in self.arms for ladder in arm.ladders)
+
+    def _looked(
+        self, looks: sequential.Plan, chosen: Mapping[str, tuple[float, ...] | None], outcomes: Outcomes
+    ) -> tuple[int, Values] | None:
+        """The run of the comparison that sequential seeds ask for; an arm whose tuning found nothing gets none."""
+        rows = {(self.design.arm(row), shown(row[self.design.pair])): (i, row) for i, row in self.final(chosen)}
+        scores: dict[tuple[str, str], float | None] = {}
+        for name, (_, row) in rows.items():
+            state, score = outcomes.get(self._name(row), (None, None))
+            if state is not None:
+                scores[name] = score if state == "finished" and score is not None and math.isfinite(score) else None
+        lost = [arm for arm, values in chosen.items() if values is None]
+        scores |= {(arm, pair): None for arm in lost for pair in looks.pairs}
+        wanted = sequential.ask(looks, scores)
+        return None if wanted is None else rows.get(wanted)
 
     def _tuning(
         self, outcomes: Outcomes
@@ -246,4 +264,7 @@ def of(sweep: Sweep) -> Tuner:
                 raise ConfigError(f"{sweep.path}: gpt_lab.tune: {name} has no {one.key} that could be tuned")
         values = {key: value for key, value in row.items() if key != design.pair}
         arms.append(Arm(name, values, tuple(one.ladder(row, flat[one.key], name) for one in block.keys)))
-    return Tuner(design, tuple(arms), tuple(rows), one_by_one="early_terminate" in sweep.raw)
+    looks = None if design.looks is None else sequential.plan(design, rows)
+    if looks is not None:
+        rows = [row for row in rows if shown(row[design.pair]) in looks.pairs]
+    return Tuner(design, tuple(arms), tuple(rows), looks, one_by_one="early_terminate" in sweep.raw)

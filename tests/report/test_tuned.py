@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from gpt_lab.report.figures.material import Material
 from gpt_lab.report.pairing import pair_up
 from gpt_lab.report.types import Comparison, Row, Study
 from gpt_lab.sweep import tuner
-from gpt_lab.sweep.design import Design
+from gpt_lab.sweep.design import Design, Looks
 from tests.report.made import NOISE, run
 from tests.sweep.test_tuner import play, read
 
@@ -71,6 +72,18 @@ def test_fresh_seeds_at_the_choice_are_compared_and_confirm() -> None:
     assert (muon.tuning, adamw.tuning, muon.on_edge) == ("optim.lr=0.0055", "optim.lr=0.004", False)
     assert muon.delta is not None and muon.delta.estimate == pytest.approx(-0.05, abs=1e-3)
     assert adamw.mean == pytest.approx(2.0, abs=0.01) and adamw.n == 5 and adamw.runs == 10
+
+
+def test_sequential_seeds_look_at_fresh_seeds_alone() -> None:
+    values = {"seed": tuple(range(5)), "optim": ("adamw", "muon")}
+    design = dataclasses.replace(TUNE, looks=Looks(3, 5, 1), values=values)
+    study = made(GOOD, design)
+    found = compare(study)
+    muon = of(found, "muon")
+    assert (muon.verdict, muon.tier, muon.n, muon.warnings) == ("better", "sequential", 3, ())
+    tuning, looks = sections.sections(found, study)
+    assert (tuning.title, looks.title) == ("Tuning", "Sequential seeds")
+    assert looks.sentences[0].startswith("10 runs of the 10"), "tuning runs are none of them"
 
 
 def test_a_tuning_run_at_the_chosen_value_is_not_compared() -> None:

@@ -343,3 +343,42 @@ def test_equal_arms_are_called_different_as_seldom_as_promised() -> None:
     assert 0.03 < false < 0.07, "5 % with a standard error of 0.7 %"
     assert np.mean(lucky) < -0.02, "the best tuning score flatters: it is never what is compared"
     assert abs(float(np.mean(fresh))) < 0.003
+
+
+LOOKS = {"min": 3, "max": 8, "stop": "decided"}
+
+
+def looked(apart: float, noise: float, jobs: int = 1, seed: int = 0) -> tuple[Tuner, list[Done]]:
+    """A tuned study with sequential seeds whose arms differ by `apart`; noise of a run follows from its values."""
+    raw = {"optim": {"values": ["adamw", "muon"]}}
+    block = {"baseline": {"optim": "adamw"}, "mei": 0.01, "seeds": LOOKS, "tune": {"optim.lr": {}}}
+    sweep = spec.read(
+        Path("a.yaml"), {"method": "grid", "metric": {"name": "val/bpb"}, "parameters": raw, "gpt_lab": block}
+    )
+    made = tuner.of(sweep)
+
+    def score(values: Mapping[str, Any]) -> float:
+        luck = random.Random(str(sorted(values.items()))).gauss(0, noise)
+        return 2 + 0.1 * math.log2(values["optim.lr"] / 0.004) ** 2 + apart * (values["optim"] == "muon") + luck
+
+    return made, play(made, score, jobs, seed)
+
+
+def test_seeds_are_added_at_the_chosen_value_until_an_arm_is_decided() -> None:
+    made, done = looked(-0.3, 0.005)
+    fresh = [one for one in done if not made.design.tunes(one.values["seed"])]
+    assert len(fresh) == 2 * 3 and (made.least, len(made.rows)) == (10, 16), "decided at the first look"
+    chosen = made.chosen(done)
+    assert all((one.values["optim.lr"],) == chosen[f"optim={one.values['optim']}"] for one in fresh)
+    made, done = looked(0.012, 0.03)
+    fresh = [one for one in done if not made.design.tunes(one.values["seed"])]
+    assert len(fresh) == 2 * 8, "never decided: all that there are"
+    for jobs in (2, 5):
+        assert names(looked(0.012, 0.03, jobs, jobs)[1]) == names(done)
+
+
+def test_an_arm_that_tuning_lost_asks_for_no_seeds() -> None:
+    made, _ = looked(0.0, 0.01)
+    done = play(made, lambda v: None if v["optim"] == "muon" else 2 + math.log2(v["optim.lr"] / 0.004) ** 2)
+    assert {one.values["optim"] for one in done if one.values["seed"] < 8} <= {"adamw"}
+    assert made.next_row(done) is None
