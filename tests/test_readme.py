@@ -15,6 +15,7 @@ import pytest
 
 from gpt_lab import components, registry
 from gpt_lab.sweep import cells, search, spec
+from gpt_lab.sweep.fairness import RULES
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md")
@@ -210,6 +211,15 @@ def test_the_list_of_sweeps() -> None:
             else "{} to {}".format(*(number + len(tuned.rows) for number in (tuned.least, tuned.most)))
         )
         rows.append(f"| [{path.stem}](sweeps/{path.name}) | {sweep.design.question} | {count} |")
+    assert between[1] == "\n".join(rows) + "\n"
+
+
+def test_the_table_of_what_withholds_a_verdict() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    between = re.search(r"<!-- fairness -->\n(.*?)<!-- /fairness -->", text, re.DOTALL)
+    assert between is not None
+    rows = ["| what is not fair | withheld | way out |", "|---|---|---|"]
+    rows += [f"| {rule.title} | {rule.withheld} | {rule.way} |" for rule in RULES.values()]
     assert between[1] == "\n".join(rows) + "\n"
 
 

@@ -126,6 +126,44 @@ def test_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.fullmatch("[0-9a-f]{40}", found["commit"])
     assert found["dirty"] is False
     (tmp_path / "file").write_text("b")
-    assert record.git() == {**found, "dirty": True}
+    changed = record.git()
+    assert changed is not None and re.fullmatch("[0-9a-f]{12}", changed["changes"])
+    assert changed == {**found, "dirty": True, "changes": changed["changes"]}
     monkeypatch.setenv("PATH", "")
     assert record.git() is None
+
+
+def test_same_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commits that differ in CODE, changes that differ in content; what is beside CODE makes no other code."""
+
+    def git(*command: str) -> None:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
+        subprocess.run(["git", "-C", tmp_path, *identity, *command], check=True, capture_output=True)
+
+    def version(code: str, beside: str = "", commit: bool = True) -> tuple[Any, ...]:
+        (tmp_path / "gpt_lab" / "part.py").write_text(code)
+        (tmp_path / "README.md").write_text(beside)
+        if commit:
+            git("add", "-A")
+            git("commit", "-m", "next", "--allow-empty")
+        found = record.git()
+        assert found is not None
+        return found["commit"], found["dirty"], found["changes"]
+
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    monkeypatch.setattr(record, "CODE", ("gpt_lab",))
+    (tmp_path / "gpt_lab").mkdir()
+    git("init")
+    first, other = version("a"), version("b")
+    again = version("b", "words")
+    assert other[0] != again[0] and record.same_code(*other, *again) and not record.same_code(*first, *other)
+    (tmp_path / "gpt_lab" / "mine.py").write_text("new")
+    mine = version("b", "words", commit=False)
+    (tmp_path / "gpt_lab" / "mine.py").write_text("newer")
+    theirs = version("b", "words", commit=False)
+    assert mine[:2] == theirs[:2] == (again[0], True)
+    assert record.same_code(*mine, *mine) and not record.same_code(*mine, *theirs)
+    assert not record.same_code(*again, *mine)
+    assert record.same_code(*mine[:2], None, *theirs), "nothing is known of what was changed"
+    assert record.same_code(None, None, None, *first), "nothing is known at all"
+    assert not record.same_code("f" * 40, False, None, *first), "a commit that is not here"

@@ -51,10 +51,10 @@ def compare(then: Version, now: Version) -> tuple[bool, str]:
         return False, f"the run was made by {then}, this checkout is {now}: not known to be the same code"
     if then.commit == now.commit:
         return True, ""
-    same = _run("diff", "--quiet", then.commit, now.commit, "--", *record.CODE)
-    if same is not None and same.returncode == 0:
+    differ = record.differ(then.commit, now.commit)
+    if differ is False:
         return True, f"the run was made by {then}, this checkout is {now}: the same code in {', '.join(record.CODE)}"
-    how = "they differ" if same is not None and same.returncode == 1 else "the former is not in this clone"
+    how = "they differ" if differ else "the former is not in this clone"
     return False, f"the run was made by {then}, this checkout is {now}: {how}"
 
 

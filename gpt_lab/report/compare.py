@@ -19,13 +19,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpt_lab.errors import ConfigError, DataError, unknown
-from gpt_lab.report import floor, sequential, stats, verdict
-from gpt_lab.report.fairness import Doubt, doubts
+from gpt_lab.report import floor, rho, sequential, stats, verdict
+from gpt_lab.report.fairness import doubts, information
 from gpt_lab.report.pairing import Choice, Paired, pair_up, part, references
 from gpt_lab.report.pairing import fresh as fresh_pairs
 from gpt_lab.report.stats import Array, Fit
 from gpt_lab.report.types import Comparison, Interval, Row, RowTier, Study, Tier, VerdictName
 from gpt_lab.sweep.design import Design, Looks
+from gpt_lab.sweep.fairness import Doubt
 from gpt_lab.sweep.power import FEWEST
 
 MEDIANS = {
@@ -122,6 +123,7 @@ class _Comparing:
         self.variants = [i for i, base in enumerate(self.base) if base != i]
         self.notes: list[str] = []
         self.errors: dict[str, float] = {}
+        self.worth: dict[str, rho.Worth] = {}
         self.differences = np.empty((0, len(paired.pairs)))
         used = runs[paired.finished]
         bases = used["arm"].isin([arms[i] for i in self.baselines])
@@ -173,7 +175,9 @@ class _Comparing:
         for base in self.baselines:
             own = {arms[i] for i, other in enumerate(self.base) if other == base}
             mask = self.runs["arm"].isin(own).to_numpy()
-            doubted |= doubts(self.runs[mask], part(self.paired, own, mask), self.design, arms[base])
+            runs, paired = self.runs[mask], part(self.paired, own, mask)
+            doubted |= doubts(runs, paired, self.design, arms[base])
+            self.notes += information(runs, paired, self.design, arms[base])
         for k, i in enumerate(self.variants):
             found: list[Doubt | str] = [*doubted[arms[i]], *self._weak(verdicts, k, i, self.base[i])]
             rows.append(self._variant(verdicts, k, i, self.base[i], found))
@@ -250,15 +254,13 @@ class _Comparing:
             found.append(f"{n} pairs only: the first look is after {looks.first}")
         elif 0 < n < FEWEST["screen"]:
             found.append(f"{n} pairs only: {FEWEST['screen']} are the fewest for a verdict")
-        if n and not verdicts.fresh[k]:
-            found.append("tuned on the seeds that are compared: screen only")
         if FEWEST["screen"] <= n < FEWEST["confirm"] and self.wish == "confirm":
             found.append(f"{n} pairs: {FEWEST['confirm']} are the fewest that confirm")
         return found
 
     def _variant(self, verdicts: _Verdicts, k: int, i: int, base: int, found: Sequence[Doubt | str]) -> Row:
         fit, n = verdicts.fit, int(verdicts.fit.pairs[k])
-        warnings = [doubt.text if isinstance(doubt, Doubt) else doubt for doubt in found]
+        warnings = [doubt.said if isinstance(doubt, Doubt) else doubt for doubt in found]
         blocked = {what for doubt in found if isinstance(doubt, Doubt) for what in doubt.blocks}
         if n == 0:
             return self._row(i, "no data", n=0, warnings=warnings)
@@ -279,7 +281,11 @@ class _Comparing:
             lacking = FEWEST[tier] - (n if verdicts.fresh[k] or tier == "screen" else 0)
             more = max(self._more(fit, k, tier) or 0, lacking) or None
         used = ~np.isnan(self.differences[k])
-        rho = stats.correlation(self.paired.scores[i][used], self.paired.scores[base][used])
+        mine, theirs = self.paired.scores[i][used], self.paired.scores[base][used]
+        correlation = stats.correlation(mine, theirs)
+        worth = rho.of_arm(mine, theirs, self.design.alpha) if n >= 4 else None
+        if worth is not None:
+            self.worth[self.paired.arms[i]] = worth
         return self._row(
             i,
             name,
@@ -288,8 +294,8 @@ class _Comparing:
             delta=delta,
             p_adjusted=None if math.isnan(verdicts.p_adjusted[k]) else float(verdicts.p_adjusted[k]),
             more_seeds=more,
-            rho=None if math.isnan(rho) else rho,
-            runs_saved=stats.runs_saved(n, rho) if n >= 4 and math.isfinite(rho) else None,
+            rho=None if math.isnan(correlation) else correlation,
+            runs_saved=None if worth is None else worth.saved,
             warnings=warnings,
         )
 
@@ -410,21 +416,8 @@ class _Comparing:
             self.notes.append(
                 "Adding seeds until an arm is decided makes false verdicts likelier: add them once, or use fresh ones."
             )
-        self._say_rho()
+        variances = self.variances[self.variants] + self.variances[[self.base[i] for i in self.variants]]
+        if (paid := rho.of_all(self.differences, variances, len(self.baselines), self.design.alpha)) is not None:
+            self.notes.append(rho.said(paid, self.design.pair, self.worth))
         if self.floor is not None:
             self.notes.append(floor.said(self.floor, rows, self.runs))
-
-    def _say_rho(self) -> None:
-        """What pairing was worth: one correlation over all arms, with the interval that one arm's pairs give."""
-        fit = stats.paired_t(self.differences)
-        enough = np.flatnonzero(fit.pairs >= FEWEST["screen"])
-        if not len(enough):
-            return
-        of_pairs = float((fit.error**2 * fit.pairs)[enough].sum())
-        variants = np.array(self.variants)[enough]
-        of_runs = float((self.variances[variants] + self.variances[np.array(self.base)[variants]]).sum())
-        if of_runs > 0:
-            rho = max(-1.0, 1 - of_pairs / of_runs)
-            ends = stats.correlation_interval(rho, int(np.median(fit.pairs[enough])), self.design.alpha)
-            surely = f"between {ends[0]:.2f} and {ends[1]:.2f}" if ends else "too few to be sure"
-            self.notes.append(f"Runs with the same {self.design.pair} correlate by {rho:.2f} over all arms ({surely}).")

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from gpt_lab.report import wording
 from gpt_lab.report.baseline_curve import Curve, curve, per_pair, same_schedule, shared
-from gpt_lab.report.fairness import SAME, Doubt, doubts
+from gpt_lab.report.fairness import doubts
 from gpt_lab.report.pairing import Paired, fresh, pair_up, part, references
 from gpt_lab.report.speedup import FEWEST_PAIRS, Matched, Ratio, Reach, usable
 from gpt_lab.report.stats import Array, Fit
 from gpt_lab.report.types import Comparison, Interval, Row, Section, Study, Tier, VerdictName
 from gpt_lab.report.verdict import EQUIVALENT, HIGHER, LOWER, SMALL, decide
 from gpt_lab.sweep.design import Design
+from gpt_lab.sweep.fairness import SAME, Doubt
 from gpt_lab.sweep.power import FEWEST
 
 METRICS = ("val/bpb", "val/loss")

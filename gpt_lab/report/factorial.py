@@ -118,7 +118,8 @@ def analyse(comparison: Comparison, study: Study) -> Effects | None:
             found[tuple(values.values())] = i
     against = str(design.baseline_arm)
     doubted = doubts(study.runs, paired, design, against) if against in paired.arms else {}
-    blocked = frozenset(i for i, name in enumerate(paired.arms) if any(d.blocks for d in doubted.get(name, ())))
+    unfair = {arm for arm, each in doubted.items() if any(one.rule != "reused" for one in each)}
+    blocked = frozenset(i for i, name in enumerate(paired.arms) if name in unfair)  # of reused seeds Grid.scores tells
     grid = Grid(comparison, paired, found, base, blocked)
     return differences(grid) if design.factorial is None else _coded(grid, design.factorial)
 

@@ -1,34 +1,28 @@
-"""What forbids a verdict however small its interval: arms that were not given the same."""
+"""Which of the rules on fair comparison (sweep/fairness.py) the runs of a study break."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from gpt_lab import schema
 from gpt_lab.report import untuned
-from gpt_lab.report.pairing import Paired
+from gpt_lab.report.pairing import Paired, fresh
+from gpt_lab.store import record
+from gpt_lab.sweep import fairness
 from gpt_lab.sweep.design import Design
+from gpt_lab.sweep.fairness import SAME, Doubt, doubt
+from gpt_lab.sweep.power import FEWEST
 
-Blocked = Literal["better", "worse", "all"]
-
-SAME = 0.01
-"""Relative difference of tokens or FLOPs that rounding to whole batches explains."""
-HARMLESS = schema.NOT_IDENTITY | {"eval", "device", "compile"}
-"""Settings whose difference between arms says nothing about the comparison."""
 COUNTS = {"params": "parameters_non_embedding", "flops": "train_flops_per_token"}
 """What each value of `match` makes equal."""
-
-
-@dataclass(frozen=True)
-class Doubt:
-    """One sentence for an arm, and the verdicts that it forbids."""
-
-    text: str
-    blocks: frozenset[Blocked]
+MACHINE = ("device", "cpu", "gpu", "threads")
+"""Where two runs must agree for their speeds to be compared."""
+Found = dict[str, list[Doubt]]
 
 
 def doubts(
@@ -40,19 +34,39 @@ def doubts(
         runs: the study's runs. paired: which of them are compared.
         spent: whether unequal budgets do; not where a comparison allows for them.
     """
-    found: dict[str, list[Doubt]] = {arm: [] for arm in paired.arms if arm != baseline}
+    found: Found = {arm: [] for arm in paired.arms if arm != baseline}
     used = runs[paired.finished]
-    _lost(runs[paired.chosen], design, baseline, found)
-    _tuning(paired, baseline, found)
-    for arm, texts in untuned.doubts(used, paired, design, baseline).items():
-        found[arm] += [Doubt(text, _blocks("better", "worse")) for text in texts]
+    _lost(runs[paired.chosen], baseline, found)
+    _tuning(runs, paired, design, baseline, found)
+    for arm, more in untuned.doubts(used, paired, design, baseline).items():
+        found[arm] += more
     if spent:
         _spent(used, design, baseline, found)
-    _settings(used, design, baseline, found)
+    _middle(used, design, baseline, found)
+    matched = _matched(used, design, baseline)
+    for arm, keys in _unlike(used, baseline).items():
+        found[arm] += fairness.unlike(keys, design, matched=arm in matched)
+    _versions(used, design, baseline, found)
     return found
 
 
-def _lost(chosen: pd.DataFrame, design: Design, baseline: str, found: dict[str, list[Doubt]]) -> None:
+def information(runs: pd.DataFrame, paired: Paired, design: Design, baseline: str) -> list[str]:
+    """What a reader should know of how the arms differ; it forbids nothing."""
+    used = runs[paired.finished]
+    said: dict[str, list[str]] = {}
+    for arm, keys in _unlike(used, baseline).items() if set(fairness.PRESETS) & set(design.factors) else ():
+        if text := fairness.bundled(keys, design):
+            said.setdefault(text, []).append(arm)
+    sizes = used.groupby("arm", sort=False)["parameters"].median() if "parameters" in used else {}
+    matched = _matched(used, design, baseline)
+    for arm in paired.arms:
+        known = arm in sizes and baseline in sizes and arm not in matched
+        if known and (text := fairness.larger(sizes[arm], sizes[baseline])):
+            said.setdefault(text, []).append(arm)
+    return [f"{'; '.join(arms)}: {text}" for text, arms in said.items()]
+
+
+def _lost(chosen: pd.DataFrame, baseline: str, found: Found) -> None:
     """Runs that ended because they went badly: those that are left are the better ones."""
     infinite = (chosen["state"] == "finished") & np.isinf(chosen["score"].astype(float))
     states = chosen["state"].mask(infinite, "diverged")
@@ -62,64 +76,77 @@ def _lost(chosen: pd.DataFrame, design: Design, baseline: str, found: dict[str, 
             said = f"{_runs(int(count))} {state}"
             if arm == baseline:
                 for each in found.values():
-                    each.append(Doubt(f"of the baseline {said}: it is judged by the others", _blocks("worse")))
+                    each.append(doubt("lost", f"of the baseline {said}: it is judged by the others", "worse"))
             else:
                 rest = ": only the others are compared" if (states[chosen["arm"] == arm] == "finished").any() else ""
-                found[str(arm)].append(Doubt(said + rest, _blocks("better")))
+                found[str(arm)].append(doubt("lost", said + rest, "better"))
 
 
-def _tuning(paired: Paired, baseline: str, found: dict[str, list[Doubt]]) -> None:
+def _tuning(runs: pd.DataFrame, paired: Paired, design: Design, baseline: str, found: Found) -> None:
     base = paired.choices[baseline]
-    for arm, each in found.items():
+    place = paired.arms.index
+    tested = fresh(paired, [place(arm) for arm in found], [place(baseline)] * len(found), FEWEST["confirm"]).fresh
+    begun = runs[~runs["state"].isin(["missing", "failed"])] if design.nuisance else runs[:0]
+    tunings: Mapping[Any, Any] = begun.groupby("arm")["tuning"].unique().to_dict()
+    for (arm, each), clean in zip(found.items(), tested, strict=True):
         mine = paired.choices[arm]
-        if mine.tried != base.tried and mine.tried and base.tried:
-            text = f"unequal tuning: {mine.tried} values tried, the baseline {base.tried}"
-            each.append(Doubt(text, _blocks("better", *(("worse",) if mine.tried < base.tried else ()))))
+        if not clean:
+            each.append(fairness.reused(design.pair))
+        each += fairness.unequal_tuning(mine.tried, base.tried)
+        each += fairness.untuned(list(tunings.get(arm, ())), list(tunings.get(baseline, ())))
         if mine.edges:
             text = f"best {', '.join(mine.edges)} is at the edge of what was tried: it may do better beyond"
-            each.append(Doubt(text, _blocks("better", "worse")))
+            each.append(doubt("edge", text, "better", "worse"))
         if base.edges:
             text = f"the baseline's best {', '.join(base.edges)} is at the edge of what was tried"
-            each.append(Doubt(text, _blocks("better")))
+            each.append(doubt("edge", text, "better"))
         for choice, whose in ((mine, "its"), (base, "the baseline's")):
             if not choice.complete:
                 text = f"none of {whose} tuning values has all its pairs: chosen among those with the most"
-                each.append(Doubt(text, _blocks("better")))
+                each.append(doubt("gaps", text, "better"))
 
 
-def _spent(used: pd.DataFrame, design: Design, baseline: str, found: dict[str, list[Doubt]]) -> None:
+def _spent(used: pd.DataFrame, design: Design, baseline: str, found: Found) -> None:
     """Budgets: equal in what the sweep fixes (FLOPs or seconds if it says so, else tokens)."""
-    compared = [factor for factor in design.factors if factor not in design.within]
-    if any(factor.split(".")[0] in ("budget", "model", "experiment") for factor in compared):
-        return
-    stated = [kind for kind in ("flops", "seconds") if _all_set(used, f"config.budget.{kind}")]
-    kind = stated[0] if stated else "tokens"
-    if kind not in used or kind == "seconds":
+    columns = [name for name in used if str(name).startswith("config.budget.")]
+    stated = used[columns].drop_duplicates().rename(columns=lambda name: name.rpartition(".")[2])
+    budgets = [{kind: value for kind, value in row.items() if pd.notna(value)} for row in stated.to_dict("records")]
+    kind = fairness.budget_kind(budgets, design)
+    if kind is None or kind not in used:
         return
     spent = used.groupby("arm", sort=False)[kind].median()
-    base = spent.get(baseline, np.nan)
-    unit = {"flops": "FLOPs", "tokens": "tokens"}[kind]
     for arm, each in found.items():
-        mine = spent.get(arm, np.nan)
-        if np.isfinite(mine) and np.isfinite(base) and abs(mine - base) > SAME * base:
-            text = f"unequal budget: {mine:,.4g} {unit}, the baseline {base:,.4g}"
-            each.append(Doubt(text, _blocks("better", *(("worse",) if mine < base else ()))))
+        each += fairness.unequal_budget(spent.get(arm), spent.get(baseline), kind)
 
 
-def _settings(used: pd.DataFrame, design: Design, baseline: str, found: dict[str, list[Doubt]]) -> None:
-    """Settings beyond the factors in which an arm differs from the baseline."""
-    others: dict[str, list[str]] = {arm: [] for arm in found}
+def _middle(used: pd.DataFrame, design: Design, baseline: str, found: Found) -> None:
+    """Values from the middle of a schedule: of a run that says it ended early, of a metric that is read on the way."""
+    if design.metric.startswith("best/"):
+        for each in found.values():
+            each.append(doubt("middle", f"{design.metric} is the best of all evaluations, not that of the end", "all"))
+    early: dict[str, float] = {}
+    for kind in ("steps", "tokens", "flops"):
+        if kind not in used or f"config.budget.{kind}" not in used or "steps" not in used:
+            continue
+        asked = pd.to_numeric(used[f"config.budget.{kind}"], errors="coerce")
+        spent, steps = used[kind].astype(float), used["steps"].astype(float)
+        short = (asked - spent > SAME * asked) & (asked - spent > spent / steps)
+        for arm, share in (spent / asked)[short].groupby(used["arm"][short]).min().items():
+            early[str(arm)] = float(share)
+    for arm, each in found.items():
+        for whose, name in (("a run", arm), ("a run of the baseline", baseline)):
+            if name in early:
+                text = f"{whose} ended at {early[name]:.0%} of its budget, in the middle of its schedule"
+                each.append(doubt("middle", text, "all"))
+
+
+def _unlike(used: pd.DataFrame, baseline: str) -> dict[str, list[str]]:
+    """Of each arm the flat settings whose values are not those of the baseline's runs."""
+    found: dict[str, list[str]] = {arm: [] for arm in used["arm"].unique() if arm != baseline}
     arms = used["arm"]
-    matched = _matched(used, design, baseline)
     for column in used.columns:
-        key = column.removeprefix("config.")
-        group = key.split(".")[0]
-        what = None
-        if group == "data":
-            what = "other data than the baseline's"
-        elif group == "tokenizer" and not design.metric.endswith("bpb"):
-            what = "another tokenizer than the baseline's"
-        if key == column or group in HARMLESS or (what is None and _explained(key, design)):
+        key = str(column).removeprefix("config.")
+        if key == column or key.split(".")[0] in schema.NOT_IDENTITY:
             continue
         codes, values = pd.factorize(used[column].astype(str).where(used[column].notna()))
         if len(values) < 2:
@@ -130,16 +157,71 @@ def _settings(used: pd.DataFrame, design: Design, baseline: str, found: dict[str
             continue
         differs = (ends != ends.loc[baseline]).any(axis=1)
         for arm in differs.index[differs]:
-            if arm in matched and key in (*schema.MATCHED, "match_to"):
-                continue
-            if what is None:
-                others[arm].append(key)
-            elif not any(what in doubt.text for doubt in found[arm]):
-                found[arm].append(Doubt(f"{what}: {design.metric} cannot be compared", _blocks("all")))
-    for arm, keys in others.items():
-        if keys:
-            shown = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
-            found[arm].append(Doubt(f"differs from the baseline in {shown} too", _blocks("better", "worse")))
+            found[arm].append(key)
+    return found
+
+
+def _versions(used: pd.DataFrame, design: Design, baseline: str, found: Found) -> None:
+    """Versions and places in which the two runs of a pair differ: between pairs they may, for differences cancel it."""
+    compared = {factor.split(".")[0] for factor in (*design.factors, *design.nuisance)}
+    timed = design.metric.startswith("perf/") or bool(
+        "config.budget.seconds" in used and used["config.budget.seconds"].notna().any()
+    )
+
+    def judge(rule: str, what: str, columns: tuple[str, ...], same: Callable[[Any, Any], bool], *blocks: Any) -> None:
+        for arm, count in _apart(used, [f"env.{name}" for name in columns], baseline, same).items():
+            found[arm].append(doubt(rule, f"{what} in {fairness.pairs(count)}", *blocks))
+
+    if not compared & {"data", "tokenizer"}:
+        judge("data", "another version of the data than the baseline's", ("data",), _equal, "all")
+    judge(
+        "code",
+        "other code than the baseline's",
+        ("commit", "dirty", "changes"),
+        lambda a, b: record.same_code(*a, *b),
+        *("better", "worse"),
+    )
+    if not compared & {"precision", "device"}:
+        judge("numbers", "another number format than the baseline's", ("precision",), _equal, "better", "worse")
+    if timed and not compared & {"device"}:
+        judge("machine", "another machine than the baseline's", MACHINE, _equal, "all")
+
+
+def _apart(used: pd.DataFrame, columns: list[str], baseline: str, same: Callable[[Any, Any], bool]) -> dict[str, int]:
+    """Of each arm the pairs in which what its run and the baseline's say of themselves is not the same.
+
+    A run that says nothing of any of these differs from none.
+    """
+    known = [name for name in columns if name in used]
+    if not known or not any(used[name].nunique(dropna=False) > 1 for name in known):
+        return {}
+    table = pd.DataFrame({name: used[name].astype(object) if name in used else None for name in columns})
+    table = table.where(table.notna(), None)
+    values = list(table.itertuples(index=False, name=None))
+    codes, names = pd.factorize(pd.Series(values, dtype=object))
+    by_pair: dict[str, dict[str, set[int]]] = {}
+    for arm, pair, code in zip(used["arm"], used["pair"], codes, strict=True):
+        if any(value is not None for value in names[code]):
+            by_pair.setdefault(arm, {}).setdefault(pair, set()).add(int(code))
+    verdicts: dict[tuple[int, int], bool] = {}
+
+    def differ(a: int, b: int) -> bool:
+        if a != b and (a, b) not in verdicts:
+            verdicts[a, b] = not same(names[a], names[b])
+        return a != b and verdicts[a, b]
+
+    base = by_pair.get(baseline, {})
+    counts = {
+        arm: sum(any(differ(a, b) for a, b in product(own[pair], base.get(pair, ()))) for pair in own)
+        for arm, own in by_pair.items()
+        if arm != baseline
+    }
+    return {arm: count for arm, count in counts.items() if count}
+
+
+def _equal(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
+    """Where both say something, they say the same."""
+    return all(a == b for a, b in zip(first, second, strict=True) if a is not None and b is not None)
 
 
 def _matched(used: pd.DataFrame, design: Design, baseline: str) -> set[str]:
@@ -159,23 +241,6 @@ def _matched(used: pd.DataFrame, design: Design, baseline: str) -> set[str]:
         if abs(count - to) <= schema.TOLERANCE[kind] * to or "scale" in design.factors:
             found.add(str(arm))
     return found
-
-
-def _explained(key: str, design: Design) -> bool:
-    """Whether a setting may differ: it is swept, or belongs to a group or preset that is."""
-    for swept in (*design.factors, *design.nuisance, design.pair):
-        group = swept.removesuffix(".name")
-        if key in (swept, group) or group in ("model", "experiment") or key.startswith(f"{group}."):
-            return True
-    return False
-
-
-def _all_set(used: pd.DataFrame, column: str) -> bool:
-    return column in used and len(used) > 0 and bool(used[column].notna().all())
-
-
-def _blocks(*verdicts: Blocked) -> frozenset[Blocked]:
-    return frozenset(verdicts)
 
 
 def _runs(number: int) -> str:

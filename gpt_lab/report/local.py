@@ -113,6 +113,7 @@ def _row(
         "command": record.get("command"),
         "commit": git.get("commit"),
         "dirty": git.get("dirty"),
+        "changes": git.get("changes"),
         "started": record.get("started"),
         "finished": record.get("finished"),
         "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),

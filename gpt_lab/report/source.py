@@ -35,6 +35,7 @@ ENVIRONMENT = (
     "command",
     "commit",
     "dirty",
+    "changes",
     "started",
     "finished",
     "cpu",

@@ -194,16 +194,6 @@ def correlation_interval(rho: float, pairs: int, alpha: float = 0.05) -> tuple[f
     return math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half)
 
 
-def runs_saved(pairs: int, rho: float) -> int | None:
-    """Runs that an unpaired design of the same precision needs beyond 2 * pairs: 2 n rho / (1 - rho), rounded down.
-
-    Below 0 where pairing costs runs; None where rho is 1 or unknown.
-    """
-    if not rho < 1:
-        return None
-    return math.floor(2 * pairs * rho / (1 - rho) + 1e-9)
-
-
 def shrunken(estimates: ArrayLike, errors: ArrayLike) -> Array:
     """Estimates of several arms drawn towards their mean by the share of their spread that is chance.
 

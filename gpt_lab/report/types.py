@@ -86,8 +86,8 @@ class Row:
         delta: difference to the baseline, variant - baseline, with its interval (uncorrected level 1 - alpha).
         p_adjusted: after Holm's (confirm, sequential) or Benjamini-Hochberg's (screen) correction over the family.
         more_seeds: further seeds that an undecided verdict needs, estimated.
-        rho: correlation of paired runs. runs_saved: runs that pairing saved, 2n rho/(1-rho) rounded down to what an
-            unpaired design of the same precision would need beyond this one.
+        rho: correlation of paired runs. runs_saved: runs that an unpaired design whose interval is as narrow needs
+            beyond those of the pairs (rho.Worth); below 0 where pairing cost runs; None below 4 pairs.
         medians: parameters, non_embedding, flops_per_token, tokens_per_s, peak_memory_gb, seconds over its runs.
         tuning: the nuisance values chosen; on_edge: it is the last of its ladder.
         states: how many runs are missing, failed, diverged, stopped, running, pruned.

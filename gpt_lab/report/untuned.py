@@ -6,29 +6,27 @@ import pandas as pd
 
 from gpt_lab.report.pairing import Paired
 from gpt_lab.sweep.design import Design, shown
-
-RATE = "optim.lr"
-MOVES = {"config.optim.name": "optimizer", "config.batch.tokens": "batch size"}
-"""Settings whose values each have a best learning rate of their own, often several times apart."""
+from gpt_lab.sweep.fairness import MOVES, RATE, Doubt, doubt, untuned_rate
 
 
-def doubts(used: pd.DataFrame, paired: Paired, design: Design, baseline: str) -> dict[str, list[str]]:
-    """Sentences for each arm whose difference to the baseline may be that of two learning rates, or badly tuned.
+def doubts(used: pd.DataFrame, paired: Paired, design: Design, baseline: str) -> dict[str, list[Doubt]]:
+    """Of each arm whether its difference to the baseline may be that of two learning rates, or its tuning is not sound.
 
     A rate that is all that is compared is the question itself and raises no doubt; nor does one that both arms tuned.
 
     Args:
         used: the runs that are compared.
     """
-    found: dict[str, list[str]] = {arm: [] for arm in paired.arms if arm != baseline}
+    found: dict[str, list[Doubt]] = {arm: [] for arm in paired.arms if arm != baseline}
     base = paired.choices[baseline]
     for arm, said in found.items():
-        said += [*paired.choices[arm].problems, *(f"of the baseline: {problem}" for problem in base.problems)]
+        problems = [*paired.choices[arm].problems, *(f"of the baseline: {problem}" for problem in base.problems)]
+        said += [doubt("tune", problem, "better", "worse") for problem in problems]
     column = f"config.{RATE}"
     tuned = any(key.startswith("optim.") and key.endswith("lr") for key in design.nuisance)
     if column not in used:
         return found
-    moves = {name: sets for name in MOVES if len(sets := _values(used, name)) > 1}
+    moves = {word: sets for key, word in MOVES.items() if len(sets := _values(used, f"config.{key}")) > 1}
     others = [key for key in design.factors if key != RATE]
     others = [name for key in others for name in (f"config.{key}", f"config.{key}.name")]
     by_hand = [sets for name in others if len(sets := _values(used, name)) > 1] if RATE in design.factors else []
@@ -38,13 +36,10 @@ def doubts(used: pd.DataFrame, paired: Paired, design: Design, baseline: str) ->
     for arm, said in found.items():
         if arm not in rates or baseline not in rates or (tuned and min(paired.choices[arm].tried, base.tried) > 1):
             continue
-        here, there = (" and ".join(map(shown, rates[name])) for name in (arm, baseline))
-        moved = [MOVES[name] for name, sets in moves.items() if sets.get(arm) != sets.get(baseline)]
-        differs = here != there and any(sets.get(arm) != sets.get(baseline) for sets in by_hand)
-        if moved or differs:
-            rates_ = f"{here}, the baseline {there}"
-            what = f"another {' and '.join(moved)} at" if moved else "it also has"
-            said.append(f"{what} a learning rate that was not tuned ({rates_}): tune {RATE} in both")
+        both = [" and ".join(map(shown, rates[name])) for name in (arm, baseline)]
+        moved = [word for word, sets in moves.items() if sets.get(arm) != sets.get(baseline)]
+        differs = both[0] != both[1] and any(sets.get(arm) != sets.get(baseline) for sets in by_hand)
+        said += untuned_rate(moved, differs, both)
     return found
 
 

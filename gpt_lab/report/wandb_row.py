@@ -88,6 +88,7 @@ def wandb_row(
         "command": config.get("command"),
         "commit": git.get("commit"),
         "dirty": git.get("dirty"),
+        "changes": git.get("changes"),
         "started": started,
         "finished": finished if known != "running" else None,
         "packages": ", ".join(f"{name} {version}" for name, version in _mapping(config.get("packages")).items()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -34,11 +35,54 @@ def gather(hardware: Mapping[str, Any] | None = None) -> dict[str, Any]:
 
 
 def git() -> dict[str, Any] | None:
-    """Commit of the lab's code and whether CODE was changed or added to since; None without git or a repository."""
+    """Commit of the lab's code and whether CODE was changed or added to since; None without git or a repository.
+
+    `changes` names what was changed or added: 12 hex digits, equal for equal content; None where nothing was.
+    """
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None
-    return {"commit": commit, "dirty": _git("status", "--porcelain", "--untracked-files=normal", "--", *CODE) != ""}
+    dirty = _git("status", "--porcelain", "--untracked-files=normal", "--", *CODE) != ""
+    return {"commit": commit, "dirty": dirty, "changes": _changes() if dirty else None}
+
+
+def _changes() -> str | None:
+    changed = _git("diff", "--binary", "HEAD", "--", *CODE)
+    new = _git("ls-files", "--others", "--exclude-standard", "-z", "--", *CODE)
+    if changed is None or new is None:
+        return None
+    digest = hashlib.sha256(changed.encode("utf-8", "replace"))
+    try:
+        for name in filter(None, new.split("\0")):
+            digest.update(f"\0{name}\0".encode("utf-8", "replace") + (ROOT / name).read_bytes())
+    except OSError:  # gone, or not to be read: nothing is known of it
+        return None
+    return digest.hexdigest()[:12]
+
+
+def same_code(
+    commit: str | None, dirty: bool | None, changes: str | None, other: str | None, was: bool | None, had: str | None
+) -> bool:
+    """Whether two versions of the code, as `git` states them, are the same in CODE as far as they tell.
+
+    Commits that this clone does not have are taken for different ones; changes of which nothing more is known, for
+    the same.
+    """
+    if commit is None or other is None:
+        return True
+    if bool(dirty) != bool(was) or (changes is not None and had is not None and changes != had):
+        return False
+    return commit == other or differ(commit, other) is False
+
+
+def differ(commit: str, other: str) -> bool | None:
+    """Whether two commits differ in CODE; None where this clone does not have both."""
+    try:
+        command = ["git", "-C", str(ROOT), "diff", "--quiet", commit, other, "--", *CODE]
+        done = subprocess.run(command, capture_output=True, timeout=60, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"})
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return {0: False, 1: True}.get(done.returncode)
 
 
 def _git(*command: str) -> str | None:
@@ -47,6 +91,7 @@ def _git(*command: str) -> str | None:
             ["git", "-C", str(ROOT), *command],
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=5,
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # never touches the index of a repository in use
         )

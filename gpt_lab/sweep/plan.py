@@ -13,7 +13,7 @@ from rich.table import Table
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import expected, factorial, ledger, matching, needed, null, speed, tuneplan
+from gpt_lab.sweep import expected, factorial, ledger, lint, matching, needed, null, speed, tuneplan
 from gpt_lab.sweep import tuner as tuner_
 from gpt_lab.sweep.design import Cell, Sweep, join
 from gpt_lab.sweep.noise import Noise
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 NOT_BUILT = frozenset({"seed", "replica", "study", "runs_dir", "label", "force", "eval", "log", "sample", "checkpoint"})
 """Top-level keys that decide nothing about whether a model can be built."""
-ALIKE = 0.02
-"""Relative difference of two arms' sizes or budgets that needs no word."""
 
 
 @dataclass(frozen=True)
@@ -136,40 +134,33 @@ def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int, threads: int, build
     whole = sum(known) / jobs if len(known) == len(left) else None
     if whole is not None and any(known):
         whole = max(whole, max(arm.seconds or 0.0 for arm in arms if arm.runs > arm.done))
-    said = tuple(warnings(sweep, arms, configs))
+    sides = [
+        lint.Side(arm.arm, group, cfg, builder.dataset(cfg).fingerprint, arm.parameters, arm.tokens, arm.flops)
+        for arm, group, cfg in zip(arms, by_arm.values(), configs, strict=True)
+    ]
+    said = tuple(warnings(sweep, arms, sides))
     return Plan(tuple(arms), jobs, whole, speeds.basis, said, tuple(matching.lines(sweep, configs)))
 
 
-def warnings(sweep: Sweep, arms: Sequence[ArmPlan], configs: Sequence[RunConfig]) -> list[str]:
-    """What will weaken or forbid a verdict, known beforehand."""
+def warnings(sweep: Sweep, arms: Sequence[ArmPlan], sides: Sequence[lint.Side]) -> list[str]:
+    """What will weaken or forbid a verdict, known beforehand.
+
+    Args:
+        sides: the arms as `lint` wants them.
+    """
     design = sweep.design
-    named = {arm.arm: arm for arm in arms}
-    against = [(arm, named.get(arm.baseline or "", arms[0])) for arm in arms]
+    place = {arm.arm: i for i, arm in enumerate(arms)}
+    against = [place.get(arm.baseline or "", 0) for arm in arms]
     found = []
     if design.baseline is None and len(arms) > 1:
         found.append("no baseline: name one in gpt_lab.baseline, or give the report --baseline")
-    for (arm, reference), cfg in zip(against, configs, strict=True):
-        if cfg.match != "flops" and _apart(arm.parameters, reference.parameters):
-            more = arm.parameters / reference.parameters - 1
-            found.append(
-                f"{arm.arm} has {more:+.1%} parameters against {reference.arm}: compare at equal size or FLOPs"
-            )
-    for arm, reference in against:
-        if arm.tokens is not None and reference.tokens is not None and _apart(arm.tokens, reference.tokens):
-            found.append(
-                f"unequal budgets: {arm.arm} trains on {arm.tokens:,.0f} tokens, {reference.arm} on "
-                f"{reference.tokens:,.0f}"
-            )
-        if arm.tunings != reference.tunings:
-            found.append(f"unequal tuning: {arm.arm} tries {arm.tunings} settings, {reference.arm} {reference.tunings}")
-        if arm.pairs != reference.pairs:
-            found.append(f"unequal pairs: {arm.arm} has {arm.pairs}, {reference.arm} {reference.pairs}")
-    tokenizers = {str(sorted(cfg.tokenizer.items())) for cfg in configs}
-    if len(tokenizers) > 1 and design.metric in ("val/loss", "val/ppl", "train/loss"):
-        found.append(f"{design.metric} does not compare across tokenizers: use metric val/bpb")
+    found += lint.beforehand(sweep, [(side, sides[i]) for side, i in zip(sides, against, strict=True)])
+    for arm, i in zip(arms, against, strict=True):
+        if arm.pairs != arms[i].pairs:
+            found.append(f"unequal pairs: {arm.arm} has {arm.pairs}, {arms[i].arm} {arms[i].pairs}")
     if sweep.method != "grid" and len(arms) > 1:
         found.append(f"a {sweep.method} search does not give each arm as many runs: it tunes, it does not compare")
-    if sweep.method == "grid" and len(arms) > 1 and (fewest := against[0][1].pairs) < FEWEST["screen"]:
+    if sweep.method == "grid" and len(arms) > 1 and (fewest := arms[against[0]].pairs) < FEWEST["screen"]:
         found.append(f"{fewest} values of {design.pair} give no verdict: {FEWEST['screen']} are the fewest")
     return found
 
@@ -373,7 +364,3 @@ class Builder:
 def _tuned(key: str, value: Any) -> bool:
     """A number of the optimizer or the schedule: it changes no shape."""
     return key.split(".")[0] in ("optim", "schedule") and isinstance(value, float)
-
-
-def _apart(a: float, b: float) -> bool:
-    return abs(a - b) > ALIKE * b

@@ -65,11 +65,19 @@ def test_real_studies(tmp_path: Path) -> None:
     assert found["planted"]["arm"] == "optim.lr=0.0005"
 
 
+@pytest.mark.slow
+def test_pairing(tmp_path: Path) -> None:
+    """Six steps, half of them warm-up: the runs of a pair have hardly parted."""
+    found = run("pairing.py", tmp_path / "pairing.json")["recipes"]
+    assert all(recipe["pairs"] == 5 and set(recipe["rho_on_the_way"]) == {"3", "6"} for recipe in found.values())
+    assert found["warmup"]["rho"] > 0.9
+
+
 COMMITTED = [
     p
     for name in ("throughput", "startup", "sweep_overhead")
     for p in (ROOT / "benchmarks" / "results").glob(f"{name}-*.json")
-]
+] + [ROOT / "benchmarks" / "results" / "pairing.json"]
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)

@@ -61,7 +61,9 @@ def test_what_can_change_a_run_is_a_change(root: Path, name: str, dirty: bool) -
     (root / name).parent.mkdir(exist_ok=True)
     (root / name).write_text("changed\n")
     assert code.here().dirty is dirty
-    assert record.git() == {"commit": git(root, "rev-parse", "HEAD"), "dirty": dirty}
+    found = record.git()
+    assert found is not None and (found["commit"], found["dirty"]) == (git(root, "rev-parse", "HEAD"), dirty)
+    assert (found["changes"] is not None) is dirty
     assert (name.encode() in code.patch()) is dirty
 
 

@@ -56,6 +56,11 @@ def row(comparison: Comparison, position: str) -> Row:
     return next(row for row in comparison.rows if row.arm == f"position={position}")
 
 
+def warned(comparison: Comparison, position: str) -> tuple[str, ...]:
+    """The warnings of an arm without their ways out."""
+    return tuple(text.partition(". Way out: ")[0] for text in row(comparison, position).warnings)
+
+
 def of_size(*effects: float, seeds: int = 5, spread: float = 0.001) -> Study:
     """An arm a, b, ... for each effect, and the baseline; spread is of a pair's difference."""
     rows = arm("rope", 2 + NOISE[:seeds])

@@ -16,7 +16,7 @@ from gpt_lab.report.compare import compare
 from gpt_lab.report.stats import pooled_t
 from gpt_lab.report.types import COLUMNS, Study
 from gpt_lab.sweep.design import Design
-from tests.report.made import DESIGN, NOISE, arm, of_size, row, run, study
+from tests.report.made import DESIGN, NOISE, arm, of_size, row, run, study, warned
 
 
 def test_verdicts_follow_the_interval_and_the_band() -> None:
@@ -96,7 +96,7 @@ def test_what_pairing_was_worth_is_said() -> None:
     assert any("too few to be sure" in note for note in compare(of_size(0.0, seeds=3)).notes)
     mine = row(found, "a")
     assert mine.rho is not None and mine.rho > 0.9
-    assert mine.runs_saved == math.floor(2 * 7 * mine.rho / (1 - mine.rho))
+    assert mine.runs_saved is not None and 100 < mine.runs_saved < 2 * 7 * mine.rho / (1 - mine.rho)
 
 
 def test_tier_can_be_asked_for() -> None:
@@ -138,7 +138,7 @@ def test_no_data_is_said() -> None:
     assert found.rows[0].arm == "position=rope"
     assert row(found, "a").states == {"missing": 1} and row(found, "a").mean is None
     assert row(found, "b").warnings == ("no seed that the baseline finished too",)
-    assert row(found, "c").warnings == ("3 runs diverged",)
+    assert warned(found, "c") == ("3 runs diverged",)
     lonely = compare(study([run("rope", 0, 0, state="failed"), *arm("a", 2 + NOISE)]))
     assert row(lonely, "a").verdict == "no data" and "the baseline has no finished run" in row(lonely, "a").warnings
     assert lonely.noise is None

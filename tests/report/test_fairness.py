@@ -11,7 +11,9 @@ import pytest
 
 from gpt_lab.report.compare import compare
 from gpt_lab.report.types import Study
-from tests.report.made import BOWL, DESIGN, NOISE, TUNED, of_size, row, run, study, tuned
+from gpt_lab.sweep.design import Design
+from gpt_lab.sweep.fairness import RULES
+from tests.report.made import BOWL, DESIGN, NOISE, TUNED, of_size, row, run, study, tuned, warned
 
 
 @pytest.mark.parametrize("state", ["diverged", "pruned"])
@@ -22,7 +24,7 @@ def test_an_arm_that_loses_pairs_to_divergence_is_not_better(state: str) -> None
             r["state"], r["score"] = state, math.nan
     found = compare(study(rows))
     assert (row(found, "a").verdict, row(found, "a").n, row(found, "a").more_seeds) == ("undecided", 5, None)
-    assert row(found, "a").warnings == (f"1 run {state}: only the others are compared",)
+    assert warned(found, "a") == (f"1 run {state}: only the others are compared",)
     assert row(found, "b").verdict == "worse"
 
 
@@ -45,8 +47,10 @@ def test_nuisance_settings_are_chosen_within_each_arm() -> None:
     none = row(found, "none")
     assert (none.tuning, none.on_edge, none.n, none.runs) == ("optim.lr=0.003", False, 5, 15)
     assert none.delta is not None and none.delta.estimate == pytest.approx(-0.05, abs=1e-3)
-    assert (none.verdict, none.tier) == ("better", "screen")
-    assert none.warnings == ("tuned on the seeds that are compared: screen only",)
+    assert (none.verdict, none.tier, none.more_seeds) == ("undecided", "screen", None)
+    assert warned(found, "none") == ("tuned on the seeds that are compared",)
+    worse = compare(tuned({"rope": BOWL, "none": {0.001: 2.3, 0.003: 2.1, 0.01: 2.2}}))
+    assert row(worse, "none").verdict == "worse"  # the arm chose the luckiest of its values, too
     assert row(compare(made, tier="confirm"), "none").verdict == "undecided"
     assert row(compare(made, tier="confirm"), "none").more_seeds == 5
 
@@ -80,9 +84,9 @@ def test_an_optimum_at_the_edge_forbids_better_and_worse() -> None:
     assert worse.verdict == "undecided"
     other = row(compare(tuned({"rope": falling, "none": {k: v - 0.2 for k, v in BOWL.items()}})), "none")
     assert other.verdict == "undecided" and any("the baseline's best optim.lr" in w for w in other.warnings)
-    rows = tuned({"rope": BOWL, "none": falling}).runs.to_dict("records")
-    rows += [run("none", s, 0, lr=0.03, state="diverged") for s in range(5)]
-    rows += [run("rope", s, 0, lr=0.03, state="diverged") for s in range(5)]
+    rows = tuned({"rope": BOWL, "none": falling}, seeds=[0, 1]).runs.to_dict("records")
+    rows += [run(position, s, 0, lr=0.03, state="diverged") for s in range(2) for position in ("none", "rope")]
+    rows += tuned({"rope": {0.003: 2.0}, "none": {0.01: 1.9}}, seeds=range(2, 7)).runs.to_dict("records")
     beyond = row(compare(study(rows, TUNED)), "none")
     assert (beyond.verdict, beyond.on_edge, beyond.tuning) == ("better", False, "optim.lr=0.01")
     for r in rows:
@@ -94,7 +98,9 @@ def test_an_optimum_at_the_edge_forbids_better_and_worse() -> None:
 def test_unequal_tuning_forbids_better() -> None:
     more = {0.001: 2.1, 0.003: 1.9, 0.01: 2.3, 0.03: 2.4}
     found = row(compare(tuned({"rope": BOWL, "none": more})), "none")
-    assert found.verdict == "undecided" and "unequal tuning: 4 values tried, the baseline 3" in found.warnings
+    assert found.verdict == "undecided" and found.warnings[1].startswith(
+        "unequal tuning: 4 values tried, the baseline 3. Way out: "
+    )
     less = row(compare(tuned({"rope": {k: v - 0.4 for k, v in more.items()}, "none": BOWL})), "none")
     assert less.verdict == "undecided"
 
@@ -114,7 +120,7 @@ def test_unequal_tokens_forbid_better_unless_the_budget_is_the_question() -> Non
     made.runs.loc[made.runs["arm"] != "position=rope", "tokens"] = 2e6
     found = compare(made)
     assert (row(found, "a").verdict, row(found, "b").verdict) == ("undecided", "worse")
-    assert row(found, "a").warnings == ("unequal budget: 2e+06 tokens, the baseline 1e+06",)
+    assert warned(found, "a") == ("unequal budget: 2e+06 tokens, the baseline 1e+06",)
     made.runs["config.budget.flops"] = 1e12
     made.runs["flops"] = 1e12
     assert row(compare(made), "a").verdict == "better"  # equal FLOPs were asked for and spent
@@ -130,7 +136,7 @@ def test_another_tokenizer_needs_bits_per_byte() -> None:
     assert row(compare(made), "a").verdict == "better"
     made.design = dataclasses.replace(made.design, metric="val/loss")
     assert row(compare(made), "a").verdict == "undecided"
-    assert row(compare(made), "a").warnings == ("another tokenizer than the baseline's: val/loss cannot be compared",)
+    assert warned(compare(made), "a") == ("another tokenizer than the baseline's: val/loss cannot be compared",)
     assert row(compare(made), "b").verdict == "worse"
 
 
@@ -141,12 +147,12 @@ def test_other_data_and_other_settings() -> None:
     made.runs["config.position.theta"] = made.runs["arm"].map({"position=a": 1e4})
     made.runs["config.eval.every"] = made.runs["arm"].map(len)
     found = compare(made)
-    assert (row(found, "a").verdict, row(found, "a").warnings) == (
+    assert (row(found, "a").verdict, warned(found, "a")) == (
         "undecided",
         ("differs from the baseline in model.tied too",),
     )
     assert (row(found, "b").verdict, row(found, "b").warnings) == ("better", ())
-    assert (row(found, "c").verdict, row(found, "c").warnings) == (
+    assert (row(found, "c").verdict, warned(found, "c")) == (
         "undecided",
         ("other data than the baseline's: val/bpb cannot be compared",),
     )
@@ -168,16 +174,227 @@ def test_what_match_changed_is_no_doubt() -> None:
     """A target within 0.5 % of what the baseline has; any other target, and a d_ff without `match`, are doubts."""
     for target in (1000, 1004):
         found = compare(matched(target))
-        assert (row(found, "a").verdict, row(found, "a").warnings) == ("better", ())
+        assert (row(found, "a").verdict, warned(found, "a")) == ("better", ())
     for target in (1100, 900):
         found = compare(matched(target))
         assert (row(found, "a").verdict, row(found, "b").verdict) == ("undecided", "better")
-        assert row(found, "a").warnings == ("differs from the baseline in mlp.d_ff too",)
+        assert warned(found, "a") == ("differs from the baseline in mlp.d_ff too",)
     assert row(compare(matched(1000, match=None)), "a").verdict == "undecided"
     sharing = matched(1000)
     sharing.design = dataclasses.replace(sharing.design, factors=("position",))
     for key, value in (("match", "params"), ("match_to", 1000)):  # a sweep whose every arm is matched
         sharing.runs[f"config.{key}"] = value
-    assert row(compare(sharing), "a").warnings == ()
+    assert warned(compare(sharing), "a") == ()
     sharing.runs["parameters_non_embedding"] = 1100.0
-    assert row(compare(sharing), "a").warnings == ("differs from the baseline in mlp.d_ff too",)
+    assert warned(compare(sharing), "a") == ("differs from the baseline in mlp.d_ff too",)
+
+
+def changed(column: str, arm: object, others: object = None, *, better: bool = True, pairs: int = 5) -> Study:
+    """Arm a at an effect of -0.05 (better) or 0.05, whose runs of the first pairs have this in a column."""
+    made = of_size(-0.05 if better else 0.05)
+    mine = (made.runs["arm"] == "position=a") & (made.runs["pair"].astype(int) < pairs)
+    made.runs[column] = pd.Series([arm if own else others for own in mine], dtype="object")
+    return made
+
+
+def by_design(made: Study, **changes: object) -> Study:
+    made.design = dataclasses.replace(made.design, **changes)  # type: ignore[arg-type]
+    return made
+
+
+def lost(better: bool, state: str = "diverged") -> Study:
+    made = of_size(-0.05 if better else 0.05, seeds=6)
+    row_of = made.runs["arm"] == ("position=a" if better else "position=rope")
+    made.runs.loc[row_of & (made.runs["pair"] == "3"), ["state", "score"]] = [state, math.nan]
+    return made
+
+
+def tried(mine: dict[float, float], base: dict[float, float], better: bool, chosen: float = 0.003) -> Study:
+    """Both tuned on seeds 0 and 1, then five fresh seeds at the chosen values."""
+    shift = -0.05 if better else 0.05
+    scores = {"rope": base, "none": {lr: score + shift for lr, score in mine.items()}}
+    rows = tuned(scores, seeds=[0, 1]).runs.to_dict("records")
+    best = min(base, key=base.__getitem__)
+    rows += tuned({"rope": {best: 2.0}, "none": {chosen: 2.0 + shift}}, seeds=range(2, 7)).runs.to_dict("records")
+    for r in rows:  # one name for the arm in question, whatever the case
+        r["arm"] = r["arm"].replace("position=none", "position=a")
+    return study(rows, TUNED)
+
+
+def ladder(better: bool, *, edge: bool) -> Study:
+    """Both at the best of three values, the arm's in the middle or at the end."""
+    rising = {0.001: 2.0, 0.003: 2.1, 0.01: 2.2}
+    return tried(rising if edge else BOWL, BOWL, better, chosen=0.001 if edge else 0.003)
+
+
+def on_the_same_seeds(better: bool) -> Study:
+    shift = -0.05 if better else 0.05
+    return tuned({"rope": BOWL, "a": {lr: score + shift for lr, score in BOWL.items()}})
+
+
+def alone(better: bool, lr: float = 0.003) -> Study:
+    """One learning rate in each arm."""
+    shift = -0.05 if better else 0.05
+    return tuned({"rope": {0.001: 2.0}, "a": {lr: 2.0 + shift}})
+
+
+def gaps(better: bool, *, whole: bool) -> Study:
+    """Each value of the arm lost another of the seeds that choose, or none did."""
+    made = ladder(better, edge=False)
+    for place, lr in enumerate(() if whole else BOWL):
+        own = (made.runs["arm"] == "position=a") & (made.runs["tuning"] == f"optim.lr={lr:g}")
+        made.runs.loc[own & (made.runs["pair"] == str(place % 2)), ["state", "score"]] = ["failed", math.nan]
+    return made
+
+
+def spent(better: bool, tokens: float) -> Study:
+    made = of_size(-0.05 if better else 0.05)
+    made.runs.loc[made.runs["arm"] == "position=a", "tokens"] = tokens
+    return made
+
+
+def ended(better: bool, steps: float) -> Study:
+    """Runs of 100 steps; the arm's ended after so many."""
+    made = changed("steps", steps, 100.0, better=better)
+    made.runs["config.budget.steps"] = 100
+    return made
+
+
+EVEN = {0.001: 2.2, 0.003: 2.0, 0.009: 2.2}
+"""A parabola in the logarithm, lowest at 0.003."""
+CASES = {
+    "lost": (lambda better: lost(better), lambda better: lost(better, "failed")),
+    "tuning": (
+        lambda better: tried({**BOWL, 0.03: 2.3} if better else {0.001: 2.2, 0.003: 2.0}, BOWL, better),
+        lambda better: tried(BOWL, BOWL, better),
+    ),
+    "edge": (lambda better: ladder(better, edge=True), lambda better: ladder(better, edge=False)),
+    "gaps": (lambda better: gaps(better, whole=False), lambda better: gaps(better, whole=True)),
+    "reused": (on_the_same_seeds, lambda better: tried(BOWL, BOWL, better)),
+    "untuned": (alone, lambda better: alone(better, 0.001)),
+    "rate": (
+        lambda better: by_design(
+            changed("config.optim.name", "muon", "adamw", better=better), factors=("position", "optim")
+        ),
+        lambda better: by_design(
+            changed("config.optim.name", "adamw", "adamw", better=better), factors=("position", "optim")
+        ),
+    ),
+    "tune": (
+        lambda better: by_design(tried(BOWL, EVEN, better), tuning_pairs=(0, 1)),
+        lambda better: by_design(tried(EVEN, EVEN, better), tuning_pairs=(0, 1)),
+    ),
+    "budget": (lambda better: spent(better, 2e6 if better else 5e5), lambda better: spent(better, 1.001e6)),
+    "schedule": (
+        lambda better: changed("config.schedule.warmup", 0.3, 0.05, better=better),
+        lambda better: by_design(
+            changed("config.schedule.warmup", 0.3, 0.05, better=better), factors=("position", "schedule")
+        ),
+    ),
+    "middle": (lambda better: ended(better, 60.0), lambda better: ended(better, 100.0)),
+    "tokenizer": (
+        lambda better: by_design(changed("config.tokenizer.name", "byte", "bpe", better=better), metric="val/loss"),
+        lambda better: by_design(
+            changed("config.tokenizer.name", "byte", "bpe", better=better), factors=("position", "tokenizer")
+        ),
+    ),
+    "data": (
+        lambda better: changed("env.data", "new", "old", better=better, pairs=2),
+        lambda better: by_design(changed("env.data", "new", "old", better=better), factors=("position", "tokenizer")),
+    ),
+    "code": (
+        lambda better: changed("env.commit", "f" * 40, "e" * 40, better=better, pairs=2),
+        lambda better: changed("env.commit", "f" * 40, "f" * 40, better=better),
+    ),
+    "numbers": (
+        lambda better: changed("env.precision", "bf16", "fp32", better=better),
+        lambda better: by_design(
+            changed("env.precision", "bf16", "fp32", better=better), factors=("position", "precision")
+        ),
+    ),
+    "machine": (
+        lambda better: by_design(changed("env.cpu", "new", "old", better=better), metric="perf/peak_memory_gb"),
+        lambda better: changed("env.cpu", "new", "old", better=better),
+    ),
+    "settings": (
+        lambda better: changed("config.model.dropout", 0.1, 0.0, better=better),
+        lambda better: changed("config.eval.every", 10, 20, better=better),
+    ),
+}
+"""Of each rule a study that breaks it, and one that comes near and is fair; both better or worse by 0.05."""
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_planted_unfairness_withholds_what_the_table_says(rule: str) -> None:
+    """And the same difference without it is called what it is."""
+    unfair, fair = CASES[rule]
+    for better, word in ((True, "better"), (False, "worse")):
+        named = row(compare(fair(better)), "a")
+        assert (named.verdict, named.warnings) == (word, ()), f"a fair study, {word}"
+        found = row(compare(unfair(better)), "a")
+        assert any(text.endswith(f". Way out: {RULES[rule].way}") for text in found.warnings), found.warnings
+        withheld = "all" in RULES[rule].withheld or word in RULES[rule].withheld
+        assert found.verdict == ("undecided" if withheld else word)
+
+
+def test_versions_may_change_between_pairs() -> None:
+    """Both runs of a pair by one version: their difference is none of the code's, the data's or the machine's."""
+    made = of_size(-0.05)
+    for column, kinds in {
+        "env.commit": ("e" * 40, "f" * 40),
+        "env.data": ("old", "new"),
+        "env.precision": ("fp32", "bf16"),
+    }.items():
+        made.runs[column] = np.where(made.runs["pair"].astype(int) < 2, *kinds)
+    assert (row(compare(made), "a").verdict, row(compare(made), "a").warnings) == ("better", ())
+    one = (made.runs["arm"] == "position=a") & (made.runs["pair"] == "0")
+    made.runs.loc[one, "env.commit"] = "f" * 40
+    assert warned(compare(made), "a") == ("other code than the baseline's in 1 pair",)
+
+
+def test_uncommitted_changes_of_other_content_are_other_code() -> None:
+    made = changed("env.changes", "a" * 12, "b" * 12)
+    made.runs["env.commit"], made.runs["env.dirty"] = "e" * 40, True
+    assert warned(compare(made), "a") == ("other code than the baseline's in 5 pairs",)
+    made.runs["env.changes"] = None  # nobody knows what was changed
+    assert row(compare(made), "a").verdict == "better"
+
+
+def test_a_run_that_says_nothing_of_itself_raises_no_doubt() -> None:
+    for column in ("env.commit", "env.data", "env.precision"):
+        assert row(compare(changed(column, None, "known")), "a").warnings == ()
+
+
+def test_the_best_of_all_evaluations_is_not_the_end() -> None:
+    made = by_design(of_size(-0.05), metric="best/val_loss")
+    assert row(compare(made), "a").verdict == "undecided"
+    assert "not that of the end" in row(compare(made), "a").warnings[0]
+
+
+def test_a_budget_that_batches_do_not_divide_is_no_early_end() -> None:
+    made = of_size(-0.05)
+    made.runs["steps"], made.runs["tokens"] = 10.0, 1000.0
+    made.runs["config.budget.tokens"] = 1099  # not enough for an eleventh step
+    assert row(compare(made), "a").warnings == ()
+    made.runs["config.budget.tokens"] = 1200
+    assert "ended at 83% of its budget" in row(compare(made), "a").warnings[0]
+
+
+def test_seconds_on_other_machines() -> None:
+    made = changed("env.cpu", "new", "old")
+    made.runs["config.budget.seconds"] = 60.0
+    assert warned(compare(made), "a") == ("another machine than the baseline's in 5 pairs",)
+
+
+def test_what_a_preset_bundles_and_how_large_it_is_are_said_and_forbid_nothing() -> None:
+    design = Design("m", factors=("model",), baseline={"model": "llama"}, mei=0.01)
+    rows = of_size(-0.05).runs.to_dict("records")
+    for r in rows:
+        own = r["arm"] == "position=a"
+        r |= {"arm": "model=gpt2" if own else "model=llama", "config.norm.name": "layernorm" if own else "rmsnorm"}
+        r |= {"config.position.name": "learned" if own else "rope", "parameters": 1100 if own else 1000}
+    found = compare(study(rows, design))
+    gpt2 = next(one for one in found.rows if one.arm == "model=gpt2")
+    assert (gpt2.verdict, gpt2.warnings) == ("better", ())
+    assert "model=gpt2: model changes position, norm: a verdict is on all of them together" in found.notes
+    assert any(note.startswith("model=gpt2: +10.0% parameters") for note in found.notes)

@@ -186,6 +186,19 @@ class TestCurves:
             drawing = curves.draw(material)
         assert drawing is not None and "1 diverged" in drawing.caption
 
+    def test_a_difference_in_mid_schedule_is_said(self) -> None:
+        """An arm with half the baseline's tokens ends its schedule where the baseline is in the middle of its own."""
+        for share in (1.0, 0.5):
+            material = Material(*plain())
+            short = material.curves["position=rope"]
+            for pair, line in list(short.items()):
+                short[pair] = line[line.index <= share * line.index[-1]]  # type: ignore[index]
+            with base.look():
+                drawing = curves.differences(material)
+            assert drawing is not None
+            assert ("position=rope: its budget is not the baseline's" in drawing.caption) is (share < 1)
+            assert ("The verdict is about the last place only." in drawing.caption) is (share == 1)
+
     def test_paired_differences_end_at_the_table(self) -> None:
         made, runs = plain()
         with base.look():

@@ -13,6 +13,7 @@ import pytest
 from gpt_lab.cli import report
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.report.gate import EXIT, TABLE, reason
+from gpt_lab.sweep.fairness import RULES
 from tests.helpers import tiny_config
 from tests.report.stores import finished, save, study
 
@@ -79,10 +80,8 @@ def test_an_arm_that_only_diverges_is_discarded(tmp_path: Path, capsys: pytest.C
     for seed in range(3):
         save(tmp_path, tiny_config(study="pos", position="alibi", seed=seed)).finish("diverged", {"diverged/step": 3})
     status, line = gate(capsys, runs, "alibi")
-    assert (status, line) == (
-        1,
-        "discard: position=alibi: no data, and every run diverged (baseline position=rope); 3 runs diverged",
-    )
+    said = "discard: position=alibi: no data, and every run diverged (baseline position=rope); 3 runs diverged"
+    assert (status, line) == (1, f"{said}. Way out: {RULES['lost'].way}")
     save(tmp_path, tiny_config(study="pos", position="alibi", seed=3))
     assert gate(capsys, runs, "alibi")[0] == 2  # one more may yet finish
 

@@ -18,7 +18,6 @@ from gpt_lab.report.stats import (
     paired_t,
     pooled_t,
     prior,
-    runs_saved,
     shrunken,
     typical_variance,
 )
@@ -156,13 +155,6 @@ def test_correlation_without_a_spread_or_pairs() -> None:
         assert math.isnan(correlation(x, y))
     assert correlation([1.0, 2.0, 3.0, 4.0], [2.0, 4.0, 6.0, 8.0]) == pytest.approx(1)
     assert correlation_interval(0.9, 3) is None and correlation_interval(1.0, 4) == (1, 1)
-
-
-@pytest.mark.parametrize("n, rho, saved", [(5, 0.5, 10), (5, 0.8, 40), (3, 0.62, 9), (5, 0.0, 0), (4, -0.5, -3)])
-def test_runs_saved(n: int, rho: float, saved: int) -> None:
-    """2 n / (1 - rho) unpaired runs are as precise as 2 n paired ones."""
-    assert runs_saved(n, rho) == saved
-    assert runs_saved(n, 1.0) is None and runs_saved(n, math.nan) is None
 
 
 def test_shrinking_takes_away_most_of_the_winners_luck() -> None:

@@ -16,7 +16,7 @@ from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
-from gpt_lab.sweep import cells, plan, spec, speed
+from gpt_lab.sweep import cells, lint, plan, spec, speed
 from gpt_lab.sweep.design import Cell, Sweep
 from gpt_lab.sweep.ledger import Ledger
 from gpt_lab.sweep.power import detectable_effect
@@ -162,11 +162,11 @@ def test_a_budget_in_seconds_is_the_time(make: Any) -> None:
     "swept, block, expected",
     [
         ({"position": {"values": ["rope", "learned"]}}, {}, "no baseline"),
-        ({"attention": {"values": ["mqa", "mha"]}}, {"baseline": {"attention": "mqa"}}, "attention=mha has +"),
+        ({"attention": {"values": ["mqa", "mha"]}}, {"baseline": {"attention": "mqa"}}, "attention=mha: +"),
         (
             {"batch.tokens": {"values": [64, 128]}},
             {"baseline": {"batch.tokens": 64}},
-            "unequal budgets: batch.tokens=128",
+            'batch.tokens=128: unequal budget: 2,560 tokens, the baseline 1,280: no "better". Way out: ',
         ),
         (
             {"optim": {"values": ["adamw", "sgd"]}, "optim.lr": {"values": [0.001, 0.002, 0.1]}},
@@ -175,7 +175,32 @@ def test_a_budget_in_seconds_is_the_time(make: Any) -> None:
                 "nuisance": ["optim.lr"],
                 "per": {"optim.lr": {"optim=adamw": [0.001, 0.002], "optim=sgd": [0.1]}},
             },
-            "unequal tuning: optim=sgd tries 1 settings, optim=adamw 2",
+            'optim=sgd: unequal tuning: 1 value tried, the baseline 2: no "better" or "worse". Way out: ',
+        ),
+        (
+            {"optim": {"values": ["adamw", "sgd"]}, "optim.lr": {"values": [0.001, 0.002]}},
+            {"baseline": {"optim": "adamw"}, "nuisance": ["optim.lr"], "zip": [["optim", "optim.lr"]]},
+            "optim=sgd: optim.lr=0.002 where the baseline has optim.lr=0.001, and neither was tuned: no ",
+        ),
+        (
+            {"optim": {"values": ["adamw", "sgd"]}, "optim.lr": {"values": [0.001, 0.002]}},
+            {"baseline": {"optim": "adamw"}, "nuisance": ["optim.lr"]},
+            'optim=sgd: two values of optim.lr: the best of them is always at the edge of what was tried: no "better" ',
+        ),
+        (
+            {"norm": {"values": ["rmsnorm", "none"]}, "optim.lr": {"values": [0.001, 0.002, 0.004]}},
+            {"baseline": {"norm": "rmsnorm"}, "nuisance": ["optim.lr"]},
+            'norm=none: tuned on the seeds that are compared: no "better". Way out: 5 or more seeds',
+        ),
+        (
+            {"data.val_fraction": {"values": [0.1, 0.2]}},
+            {"baseline": {"data.val_fraction": 0.1}},
+            "data.val_fraction=0.2: other data than the baseline's: val/bpb cannot be compared: no verdict. Way out: ",
+        ),
+        (
+            {"model": {"values": ["llama", "gpt2"]}},
+            {"baseline": {"model": "llama"}},
+            "model=gpt2: model changes position, norm, mlp, model.tied, model.bias: a verdict is on all of them",
         ),
         (
             {"norm": {"values": ["none", "rmsnorm"]}},
@@ -187,6 +212,71 @@ def test_a_budget_in_seconds_is_the_time(make: Any) -> None:
 def test_warnings(make: Any, swept: dict[str, Any], block: dict[str, Any], expected: str) -> None:
     printed = shown(make({**swept, "seed": {"values": [0, 1, 2]}}, gpt_lab=block))
     assert f"warning: {expected}" in printed
+
+
+def test_a_tokenizer_needs_bits_per_byte(make: Any) -> None:
+    swept = {"tokenizer": {"values": ["byte", "char"]}, "seed": {"values": [0, 1, 2]}}
+    block = {"baseline": {"tokenizer": "byte"}}
+    line = "tokenizer=char: another tokenizer than the baseline's: val/loss cannot be compared: no verdict"
+    assert line in shown(make(swept, metric={"name": "val/loss"}, gpt_lab=block))
+    assert line not in shown(make(swept, gpt_lab=block))
+
+
+@pytest.mark.parametrize("way", ["ladders of one's own", "equal FLOPs", "the budget is the question"])
+def test_what_looks_unequal_and_is_fair_has_no_warning(make: Any, way: str) -> None:
+    seeds = {"seed": {"values": list(range(9))}}
+    if way == "ladders of one's own":
+        lrs = {"optim=adamw": [0.001, 0.002, 0.004], "optim=sgd": [0.1, 0.2, 0.4]}
+        block = {"baseline": {"optim": "adamw"}, "nuisance": ["optim.lr"], "per": {"optim.lr": lrs}}
+        block["exclude"] = [{"optim.lr": lr, "seed": s} for lr in (0.001, 0.004, 0.1, 0.4) for s in range(2, 9)]
+        swept = {
+            "optim": {"values": ["adamw", "sgd"]},
+            "optim.lr": {"values": [lr for own in lrs.values() for lr in own]},
+        }
+    elif way == "equal FLOPs":
+        block = {"baseline": {"mlp": "gelu"}, "match": "params"}
+        flops = {"budget.steps": {"value": None}, "budget.flops": {"value": 1e9}}
+        swept = {"mlp": {"values": ["gelu", "swiglu"]}, **flops}
+    else:
+        swept, block = {"budget.steps": {"values": [20, 40]}}, {"baseline": {"budget.steps": 20}}
+    assert "warning" not in shown(make({**swept, **seeds}, gpt_lab=block))
+
+
+def test_code_and_data_that_changed_since_a_part_was_run(
+    make: Any, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three pairs are half done; the rest would be run by other code and on another text."""
+    sweep = make()
+    found = cells.cells(sweep)
+    git = {"commit": "e" * 40, "dirty": False, "changes": None}
+    monkeypatch.setattr(lint.record, "git", lambda: git)
+    ledger = Ledger.open(folder_of(sweep))
+    ledger.begin(sweep, found)
+    cfg = config.compose(found[0].overrides)
+    resolved = {"data": open_dataset(cfg).fingerprint}
+    for number in range(4):  # both arms of seed 0, then of seed 1
+        entry = ledger.claim()
+        assert entry is not None
+        run = Run.create(
+            cfg.runs_dir, sweep.design.study, f"run{number}", cfg.to_dict(), {"git": git} | {"resolved": resolved}
+        )
+        run.finish("finished", {})
+        ledger.name_run(entry.key, run.name)
+        ledger.end(entry.key, "finished", score=2.0)
+    ledger.close()
+    assert "warning" not in shown(sweep)
+    git = {"commit": "f" * 40, "dirty": False, "changes": None}
+    assert "warning" not in shown(sweep), "both runs of the third pair would be made now"
+    with_more = spec.with_seeds(make({**ARMS, "position": {"values": ["rope", "learned", "alibi"]}}), 3)
+    ledger = Ledger.open(folder_of(sweep))
+    ledger.begin(with_more, cells.cells(with_more))
+    ledger.close()
+    printed = shown(with_more)
+    assert "position=alibi: other code than the baseline's in 2 pairs (runs that are done, against" in printed
+    assert 'no "better" or "worse". Way out: both runs of a pair by one version (study=NAME' in printed
+    assert "position=learned: " not in printed and "version of the data" not in printed
+    text.write_text("Other words, and more of them, that nobody has read so far.\n" * 400)
+    assert "position=alibi: another version of the data than the baseline's in 2 pairs" in shown(with_more)
 
 
 def test_a_fair_sweep_has_no_warning(make: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from gpt_lab import config
 from gpt_lab.errors import ConfigError
-from gpt_lab.sweep import plan, spec
+from gpt_lab.sweep import lint, plan, spec
 from gpt_lab.sweep.design import Sweep
 
 PARAMETERS: dict[str, Any] = {
@@ -70,5 +70,7 @@ def test_the_plan_compares_each_arm_with_its_own_baseline() -> None:
             ("scale=nano, position=alibi", 6000, "scale=nano, position=rope"),
         )
     ]
-    (said,) = plan.warnings(sweep, arms, [config.compose()] * len(arms))
-    assert said.startswith("scale=nano, position=alibi has +20.0% parameters against scale=nano, position=rope")
+    cfg = config.compose()
+    sides = [lint.Side(arm.arm, (), cfg, "", arm.parameters, arm.tokens, arm.flops) for arm in arms]
+    (said,) = plan.warnings(sweep, arms, sides)
+    assert said.startswith("scale=nano, position=alibi: +20.0% parameters against the baseline")

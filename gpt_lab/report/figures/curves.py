@@ -27,6 +27,7 @@ from gpt_lab.report.figures.base import (
 from gpt_lab.report.figures.material import Material, together
 from gpt_lab.report.types import Row
 from gpt_lab.report.wording import axis, percent, plain, signed, within
+from gpt_lab.sweep.fairness import SAME
 
 FLOORS = ("unigram", "bigram", "trigram")
 ZOOM = 0.6
@@ -238,6 +239,20 @@ def _last(line: Line) -> float:
     return float(line.mean.iloc[-1])
 
 
+def _uneven(found: list[tuple[Row, Line]], material: Material) -> str:
+    """What a reader must know where an arm and its baseline train on other numbers of tokens; "" where none do."""
+    ends = {arm: max(line.index[-1] for line in lines.values()) for arm, lines in material.curves.items() if lines}
+    arms = [row.arm for row, _ in found]
+    pairs = [(arm, str(material.references[arm])) for arm in arms if arm in ends]
+    uneven = [arm for arm, base in pairs if base in ends and abs(ends[arm] - ends[base]) > SAME * ends[base]]
+    if not uneven:
+        return ""
+    return (
+        f"{', '.join(uneven)}: its budget is not the baseline's, so that at equal tokens one of the two is in the "
+        "middle of its schedule; the verdict is about the ends of both, which this figure cannot show."
+    )
+
+
 def _said(
     found: list[tuple[Row, Line]], beyond: list[tuple[Row, Line]], limits: tuple[float, float], material: Material
 ) -> str:
@@ -245,8 +260,9 @@ def _said(
         f"Variant minus {material.design.baseline_arm}{within(material.design)} at equal tokens: thick, the mean; "
         f"thin, each {material.design.pair}; "
         f"band, a t interval at {percent(material.design.alpha)} for each place by itself. "
-        "Grey: too small to matter. The verdict is about the last place only."
+        "Grey: too small to matter. "
     )
+    text += _uneven(found, material) or "The verdict is about the last place only."
     sizes = {line.values.shape[1] for _, line in found}
     if len(sizes) == 1 and max(sizes) > 1:
         text += f" {max(sizes)} pairs each."
