@@ -40,10 +40,9 @@ RECIPES = {
         "optim.lr=1.0e-3",
     ],
     "default_held": ["budget.steps=160", "eval.every=20", "schedule=constant", "schedule.warmup=0.05"],
-    "warmup_300": ["budget.steps=300", "eval.every=100"],
 }
 """The sweep file's own, half of the budget a warm-up; the usual 5 % at a quarter of the rate; that rate and the default
-one held, so that each evaluation is the end of a shorter run; the first one for longer."""
+one held, so that each evaluation is the end of a shorter run."""
 QUICK = [
     *("scale.depth=1", "scale.width=32", "scale.heads=2", "scale.context=32", "batch.tokens=128", "eval.tokens=256"),
     *("data.val_fraction=0.01", "compile=off", "budget.steps=6", "eval.every=3"),
