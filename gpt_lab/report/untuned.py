@@ -1,17 +1,16 @@
-"""Arms that were not tuned although what is compared moves the best learning rate, or that were badly tuned."""
+"""Arms that were not tuned although what is compared moves the best learning rate, or whose rate was set by hand."""
 
 from __future__ import annotations
 
 import pandas as pd
 
 from gpt_lab.report.pairing import Paired
-from gpt_lab.sweep import fairness
-from gpt_lab.sweep.design import Design
-from gpt_lab.sweep.fairness import MOVES, RATE, Doubt, doubt
+from gpt_lab.sweep.design import Design, shown
+from gpt_lab.sweep.fairness import MOVES, RATE, Doubt, doubt, untuned_rate
 
 
 def doubts(used: pd.DataFrame, paired: Paired, design: Design, baseline: str) -> dict[str, list[Doubt]]:
-    """What speaks against each arm whose difference to the baseline may be that of two learning rates.
+    """Of each arm whether its difference to the baseline may be that of two learning rates, or its tuning is not sound.
 
     A rate that is all that is compared is the question itself and raises no doubt; nor does one that both arms tuned.
 
@@ -20,23 +19,27 @@ def doubts(used: pd.DataFrame, paired: Paired, design: Design, baseline: str) ->
     """
     found: dict[str, list[Doubt]] = {arm: [] for arm in paired.arms if arm != baseline}
     base = paired.choices[baseline]
-    for arm, each in found.items():
-        texts = [*paired.choices[arm].problems, *(f"of the baseline: {problem}" for problem in base.problems)]
-        each += [doubt("unfinished", text, "better", "worse") for text in texts]
+    for arm, said in found.items():
+        problems = [*paired.choices[arm].problems, *(f"of the baseline: {problem}" for problem in base.problems)]
+        said += [doubt("tune", problem, "better", "worse") for problem in problems]
     column = f"config.{RATE}"
+    tuned = any(key.startswith("optim.") and key.endswith("lr") for key in design.nuisance)
     if column not in used:
         return found
-    moves = {name: sets for name in MOVES if len(sets := _values(used, f"config.{name}")) > 1}
+    moves = {word: sets for key, word in MOVES.items() if len(sets := _values(used, f"config.{key}")) > 1}
     others = [key for key in design.factors if key != RATE]
     others = [name for key in others for name in (f"config.{key}", f"config.{key}.name")]
     by_hand = [sets for name in others if len(sets := _values(used, name)) > 1] if RATE in design.factors else []
+    if not moves and not by_hand:
+        return found
     rates = {str(arm): sorted(set(own)) for arm, own in used[column].astype(float).groupby(used["arm"], sort=False)}
-    for arm, each in found.items():
-        if fairness.tunes_rate(design) and min(paired.choices[arm].tried, base.tried) > 1:
+    for arm, said in found.items():
+        if arm not in rates or baseline not in rates or (tuned and min(paired.choices[arm].tried, base.tried) > 1):
             continue
-        moved = [MOVES[name] for name, sets in moves.items() if sets.get(arm) != sets.get(baseline)]
-        differs = any(sets.get(arm) != sets.get(baseline) for sets in by_hand)
-        each += fairness.rate(moved, differs, rates.get(arm, []), rates.get(baseline, []))
+        both = [" and ".join(map(shown, rates[name])) for name in (arm, baseline)]
+        moved = [word for word, sets in moves.items() if sets.get(arm) != sets.get(baseline)]
+        differs = both[0] != both[1] and any(sets.get(arm) != sets.get(baseline) for sets in by_hand)
+        said += untuned_rate(moved, differs, both)
     return found
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpt_lab import schema
-from gpt_lab.sweep.design import Design, shown
+from gpt_lab.sweep.design import Design
 
 Blocked = Literal["better", "worse", "all"]
 
@@ -23,11 +23,11 @@ HARMLESS = schema.NOT_IDENTITY | {"eval", "device", "compile"}
 """Settings whose difference between arms says nothing about the comparison."""
 PRESETS = ("model", "experiment")
 """Settings that choose many others at once."""
+UNITS = {"flops": "FLOPs", "tokens": "tokens"}
+LISTED = 4
 RATE = "optim.lr"
 MOVES = {"optim.name": "optimizer", "batch.tokens": "batch size"}
 """Settings whose values each have a best learning rate of their own, often several times apart."""
-UNITS = {"flops": "FLOPs", "tokens": "tokens"}
-LISTED = 4
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ RULES: Mapping[str, Rule] = {
         "several values of it for each arm, or name it no nuisance",
     ),
     "rate": Rule(
-        "Another optimizer or batch size (or a learning rate set by hand), and no tuned learning rate",
+        "Another optimizer or batch size at a learning rate that nobody tuned, or a rate set by hand",
         EITHER,
-        "tune optim.lr in every arm (gpt_lab.tune)",
+        "gpt_lab.tune: {optim.lr: {}}",
     ),
-    "unfinished": Rule(
-        "A tuning that is not over, or that chose other values than those compared",
+    "tune": Rule(
+        "The tuning runs of `tune` are not there, not over, or choose another value than the one compared",
         EITHER,
         "the same sweep command, which runs what is missing",
     ),
@@ -187,25 +187,18 @@ def untuned(tuning: Sequence[str], of_baseline: Sequence[str]) -> list[Doubt]:
     return [doubt("untuned", text, "better", "worse")]
 
 
-def rate(moved: Sequence[str], by_hand: bool, own: Sequence[float], of_baseline: Sequence[float]) -> list[Doubt]:
-    """An arm whose difference to its baseline may be that of two learning rates, neither of them tuned.
+def untuned_rate(moved: Sequence[str], by_hand: bool, rates: Sequence[str]) -> list[Doubt]:
+    """An arm whose difference may be that of two learning rates, none of which was tuned.
 
     Args:
-        moved: of the values of MOVES those in which the two differ.
-        by_hand: whether the rate is one of several things that are compared, and another of them differs too.
-        own, of_baseline: the rates of each.
+        moved: names of MOVES in which it differs from the baseline. by_hand: it has another rate beside what differs.
+        rates: the arm's and the baseline's.
     """
-    if not own or not of_baseline or not (moved or (by_hand and list(own) != list(of_baseline))):
+    if not moved and not by_hand:
         return []
-    here, there = (" and ".join(map(shown, rates)) for rates in (own, of_baseline))
     what = f"another {' and '.join(moved)} at" if moved else "it also has"
-    text = f"{what} a learning rate that was not tuned ({here}, the baseline {there})"
+    text = f"{what} a learning rate that was not tuned ({rates[0]}, the baseline {rates[1]})"
     return [doubt("rate", text, "better", "worse")]
-
-
-def tunes_rate(design: Design) -> bool:
-    """Whether a learning rate is tuned at all."""
-    return any(key.startswith("optim.") and key.endswith("lr") for key in design.nuisance)
 
 
 def budget_kind(stated: Iterable[Mapping[str, object]], design: Design) -> str | None:

@@ -50,8 +50,8 @@ def beforehand(sweep: Sweep, sides: Sequence[tuple[Side, Side]]) -> list[str]:
     for mine, base in sides:
         if mine.arm == base.arm:
             continue
-        listed = sweep.method == "grid" and not design.tuning_pairs
-        each = [*tuning(design, mine, base), *_rate(design, mine, base)] if listed else []
+        each = tuning(design, mine, base) if sweep.listed else []
+        each += _rates(design, mine, base)
         if kind is not None:
             each += fairness.unequal_budget(getattr(mine, kind), getattr(base, kind), kind)
         keys = unlike(mine.cfg.flat(), base.cfg.flat())
@@ -87,22 +87,20 @@ def tuning(design: Design, mine: Side, base: Side) -> list[Doubt]:
     return found
 
 
-def _rate(design: Design, mine: Side, base: Side) -> list[Doubt]:
-    """Whether the difference may be that of two learning rates that nobody tuned."""
-    tried = min(len({cell.tuning for cell in side.cells}) for side in (mine, base))
-    own, other = mine.cfg.flat(), base.cfg.flat()
-    if (fairness.tunes_rate(design) and tried > 1) or fairness.RATE not in own or fairness.RATE not in other:
+def _rates(design: Design, mine: Side, base: Side) -> list[Doubt]:
+    """Learning rates that the sweep tunes in neither arm, where what it compares moves the best one."""
+    if any(key.startswith("optim.") and key.endswith("lr") for key in design.nuisance):
         return []
-    moved = [name for key, name in fairness.MOVES.items() if own.get(key) != other.get(key)]
-    rates = [
-        sorted({float(cell.values.get(fairness.RATE, flat[fairness.RATE])) for cell in side.cells})
-        for side, flat in ((mine, own), (base, other))
-    ]
-    others = [key for key in design.factors if key != fairness.RATE]
-    by_hand = fairness.RATE in design.factors and any(
-        mine.cells[0].values.get(key) != base.cells[0].values.get(key) for key in others
-    )
-    return fairness.rate(moved, by_hand, *rates)
+    flats = [side.cfg.flat() for side in (mine, base)]
+    rates = [shown(flat.get(fairness.RATE)) for flat in flats]
+    moved = [word for key, word in fairness.MOVES.items() if flats[0].get(key) != flats[1].get(key)]
+    others = [key for key in design.factors if key != fairness.RATE and _value(key, flats[0]) != _value(key, flats[1])]
+    by_hand = fairness.RATE in design.factors and rates[0] != rates[1] and bool(others)
+    return fairness.untuned_rate(moved, by_hand, rates)
+
+
+def _value(key: str, flat: Mapping[str, Any]) -> Any:
+    return flat.get(key, flat.get(f"{key}.name"))
 
 
 def unlike(flat: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -260,6 +260,8 @@ def ended(better: bool, steps: float) -> Study:
     return made
 
 
+EVEN = {0.001: 2.2, 0.003: 2.0, 0.009: 2.2}
+"""A parabola in the logarithm, lowest at 0.003."""
 CASES = {
     "lost": (lambda better: lost(better), lambda better: lost(better, "failed")),
     "tuning": (
@@ -270,6 +272,18 @@ CASES = {
     "gaps": (lambda better: gaps(better, whole=False), lambda better: gaps(better, whole=True)),
     "reused": (on_the_same_seeds, lambda better: tried(BOWL, BOWL, better)),
     "untuned": (alone, lambda better: alone(better, 0.001)),
+    "rate": (
+        lambda better: by_design(
+            changed("config.optim.name", "muon", "adamw", better=better), factors=("position", "optim")
+        ),
+        lambda better: by_design(
+            changed("config.optim.name", "adamw", "adamw", better=better), factors=("position", "optim")
+        ),
+    ),
+    "tune": (
+        lambda better: by_design(tried(BOWL, EVEN, better), tuning_pairs=(0, 1)),
+        lambda better: by_design(tried(EVEN, EVEN, better), tuning_pairs=(0, 1)),
+    ),
     "budget": (lambda better: spent(better, 2e6 if better else 5e5), lambda better: spent(better, 1.001e6)),
     "schedule": (
         lambda better: changed("config.schedule.warmup", 0.3, 0.05, better=better),

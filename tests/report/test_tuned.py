@@ -62,6 +62,11 @@ def of(comparison: Comparison, optim: str) -> Row:
     return next(row for row in comparison.rows if row.arm.startswith(f"optim={optim}"))
 
 
+def said(row: Row) -> tuple[str, ...]:
+    """The row's warnings without the ways out."""
+    return tuple(warning.partition(". Way out: ")[0] for warning in row.warnings)
+
+
 GOOD = [*curve("adamw", 0.004), *curve("muon", 0.0055), *fresh("adamw", 0.004, 2.0), *fresh("muon", 0.0055, 1.95)]
 
 
@@ -135,13 +140,13 @@ EDGE = [*curve("adamw", 0.004), *curve("muon", 0.5), *fresh("adamw", 0.004, 2.0)
 def test_an_edge_at_the_cap_forbids_better() -> None:
     muon = of(compare(made(EDGE)), "muon")
     assert (muon.verdict, muon.on_edge) == ("undecided", True)
-    assert muon.warnings == ("best optim.lr is at the edge of what was tried: it may do better beyond",)
+    assert said(muon) == ("best optim.lr is at the edge of what was tried: it may do better beyond",)
 
 
 def test_unequal_tuning_forbids_better() -> None:
     rows = [r for r in GOOD if (r["arm"], r["tuning"]) != ("optim=adamw", "optim.lr=0.001")]
     muon = of(compare(made(rows)), "muon")
-    assert muon.verdict == "undecided" and muon.warnings == ("unequal tuning: 5 values tried, the baseline 4",)
+    assert muon.verdict == "undecided" and said(muon) == ("unequal tuning: 5 values tried, the baseline 4",)
 
 
 def test_what_w_and_b_runs_without_tuning_is_not_better() -> None:
@@ -156,12 +161,12 @@ def test_a_comparison_elsewhere_than_the_tuning_says_is_not_better() -> None:
     rows = [*curve("adamw", 0.004), *curve("muon", 0.0055), *fresh("adamw", 0.004, 2.0), *fresh("muon", 0.008, 1.9)]
     muon = of(compare(made(rows)), "muon")
     assert (muon.verdict, muon.tuning) == ("undecided", "optim.lr=0.008")
-    assert muon.warnings == ("it is compared at optim.lr=0.008, but its tuning runs choose optim.lr=0.0055",)
+    assert said(muon) == ("it is compared at optim.lr=0.008, but its tuning runs choose optim.lr=0.0055",)
 
 
 def test_tuning_that_is_not_over_is_not_better() -> None:
     rows = [r | {"state": "running", "score": math.nan} if r["tuning"] == "optim.lr=0.016" else r for r in GOOD]
-    assert of(compare(made(rows)), "muon").warnings[:1] == ("its tuning is not over: 1 of its runs have no outcome",)
+    assert said(of(compare(made(rows)), "muon"))[:1] == ("its tuning is not over: 1 of its runs have no outcome",)
     before = compare(made([*curve("adamw", 0.004), *curve("muon", 0.0055)]))
     assert {r.verdict for r in before.rows} == {"baseline", "no data"}
     assert of(before, "muon").tuning == "optim.lr=0.0055"
@@ -217,9 +222,7 @@ def test_a_planted_learning_rate_makes_no_arm_better() -> None:
     """The optimizer gets its own rate by hand, the baseline an eighth of it."""
     muon = of(by_hand([("adamw", 5e-4, 2.6), ("muon", 4e-3, 2.0)]), "muon")
     assert muon.verdict == "undecided"
-    assert muon.warnings == (
-        "another optimizer at a learning rate that was not tuned (0.004, the baseline 0.0005): tune optim.lr in both",
-    )
+    assert said(muon) == ("another optimizer at a learning rate that was not tuned (0.004, the baseline 0.0005)",)
     assert of(by_hand([("adamw", 5e-4, 2.0), ("muon", 4e-3, 2.6)]), "muon").verdict == "undecided", "nor worse"
 
 
