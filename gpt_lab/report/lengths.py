@@ -118,17 +118,9 @@ def measure(comparison: Comparison, study: Study) -> Lengths | None:
             change = _interval(changes[number - 1], i, alpha) if number else None
             shown = p if p is not None and math.isfinite(p) else None
             lines.append(Line(arm, k, _mean(values[number, i]), change, delta, shown))
-    last = times[-1]
-    excess = {
-        arm: np.array(
-            [
-                _mean(per_pair(runs, paired, f"summary.{lengths.part(last, part)}")[place[arm]])
-                for part in range(2, last + 1)
-            ],
-            float,
-        )
-        for arm in order
-    }
+    names = [f"summary.{lengths.part(times[-1], part)}" for part in range(2, times[-1] + 1)]
+    parts = [per_pair(runs, paired, name) for name in names]
+    excess = {arm: np.array([_mean(part[place[arm]]) for part in parts], float) for arm in order}
     correction = "Holm" if variants and all(confirm[arm] for arm in variants) else "Benjamini-Hochberg"
     return Lengths(metric, (1, *times), paired, values, tuple(lines), judged, correction, excess)
 

@@ -33,7 +33,8 @@ def unit(metric: str) -> str:
 def axis(metric: str) -> str:
     """The metric as an axis label, with its unit."""
     found = UNITS.get(lengths.like(metric))
-    return f"{metric} ({found})" if found else metric
+    share = "share " * bool(found and found.startswith("of "))
+    return f"{metric} ({share}{found})" if found else metric
 
 
 def decimals(scale: float) -> int:

@@ -363,7 +363,7 @@ class Builder:
         from gpt_lab.train.plan import resolve
 
         spare_compiler()
-        key = repr([(k, v) for k, v in cfg.flat().items() if k.split(".")[0] not in NOT_BUILT and not _tuned(k, v)])
+        key = repr([(k, v) for k, v in cfg.flat().items() if _built(k) and not _tuned(k, v)])
         if key not in self._plans:
             try:
                 trackers.check(cfg.tracker)
@@ -383,6 +383,11 @@ class Builder:
         """Plans every cell."""
         for cfg, cell in zip(configs, cells, strict=True):
             self.plan(cfg, cell)
+
+
+def _built(key: str) -> bool:
+    """Whether a setting changes what is built, or what is checked then."""
+    return key == "eval.contexts" or key.split(".")[0] not in NOT_BUILT
 
 
 def _tuned(key: str, value: Any) -> bool:

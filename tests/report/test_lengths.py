@@ -191,7 +191,7 @@ def test_any_length_may_decide(tmp_path: Path) -> None:
 def test_units_are_those_of_one_context() -> None:
     assert wording.unit("val/bpb_8x") == wording.unit("val/bpb") == "bits per byte"
     assert wording.axis("val/loss_beyond_4x") == "val/loss_beyond_4x (nats per token)"
-    assert wording.axis("val/accuracy_2x") == "val/accuracy_2x (of the answers)"
+    assert wording.axis("val/accuracy_2x") == "val/accuracy_2x (share of the answers)"
     assert default_mei("val/bpb_8x", 0.0) == default_mei("val/bpb", 0.0) == 0.005 / math.log(2)
     assert default_mei("val/accuracy", 0.0) == 0.01
     assert default_mei("val/accuracy_4x", 0.05) == 0.025

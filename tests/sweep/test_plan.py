@@ -310,3 +310,29 @@ def test_a_sweep_that_can_be_built(make: Any) -> None:
 )
 def test_durations(seconds: float, expected: str) -> None:
     assert speed.shown(seconds) == expected
+
+
+def test_longer_contexts_that_an_arm_cannot_be_validated_at(make: Any) -> None:
+    """Said once for the arm, and counted in the time of the others."""
+    sweep = make(ARMS, "eval.contexts=[1,4,8]")
+    said = shown(sweep)
+    assert said.count("position=learned has no positions beyond scale.context=16: it is not validated at 4x, 8x") == 1
+    builder = plan.Builder()
+    rope = cells.cells(sweep)[0]
+    (cfg,) = cells.configs([rope])
+    made = builder.plan(cfg, rope)
+    plain = builder.plan(config.from_dict({**cfg.to_dict(), "eval": {**cfg.to_dict()["eval"], "contexts": [1]}}), rope)
+    longer, usual = speed.seconds(cfg, made, 3000, 1000.0), speed.seconds(cfg, plain, 3000, 1000.0)
+    assert longer is not None and usual is not None
+    assert longer - usual == pytest.approx(3 * 3000 / (3 * 1000.0)), "two longer passes and one to compare them with"
+
+
+def test_a_metric_of_a_length_that_is_not_validated(make: Any) -> None:
+    metric = {"metric": {"name": "val/bpb_8x", "goal": "minimize"}}
+    assert cells.cells(make(ARMS, "eval.contexts=[1,8]", **metric))
+    with pytest.raises(ConfigError, match=r"val/bpb_8x needs a validation at 8 times the context, and eval.contexts"):
+        cells.cells(make(ARMS, "eval.contexts=[1,4]", **metric))
+    with pytest.raises(ConfigError, match="unknown metric name 'val/ppl_8x'"):
+        make(ARMS, metric={"name": "val/ppl_8x", "goal": "minimize"})
+    with pytest.raises(ConfigError, match="must be maximize"):
+        make(ARMS, metric={"name": "val/accuracy_2x", "goal": "minimize"})
