@@ -69,7 +69,7 @@ def test_the_table() -> None:
 def test_the_committed_ones_are_complete() -> None:
     assert set(COMMITTED) in (set(), set(questions.QUESTIONS))
     kept = {path.parent.name for path in questions.REPORTS.glob("*/report.md")}
-    assert kept == {"pos_enc", *COMMITTED}
+    assert kept & set(questions.QUESTIONS) == set(COMMITTED)
     if COMMITTED:
         found = questions.committed()
         assert found["machine"]["cpu"] and found["machine"]["cores"] == 2
