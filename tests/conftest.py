@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -51,6 +52,9 @@ def _isolate() -> Path:
 
 
 HOME = None if IS_WORKER else _isolate()
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # a shell's background job ignores Ctrl-C and so would every program under test
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure() -> None:

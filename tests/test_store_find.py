@@ -114,7 +114,8 @@ def test_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
         subprocess.run(["git", "-C", tmp_path, *identity, *command], check=True, capture_output=True)
 
-    monkeypatch.setattr(record, "__file__", str(tmp_path / "record.py"))
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    monkeypatch.setattr(record, "CODE", ("file",))
     assert record.git() is None
     git("init")
     (tmp_path / "file").write_text("a")

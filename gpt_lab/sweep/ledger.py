@@ -352,7 +352,7 @@ def _to_json(sweep: Sweep) -> str:
 def _from_json(text: str) -> Sweep:
     fields = _load(text)
     design = fields.pop("design")
-    for name in ("factors", "nuisance"):
+    for name in ("factors", "within", "nuisance"):
         design[name] = tuple(design[name])
     design["values"] = {key: tuple(values) for key, values in design["values"].items()}
     if design.get("factorial") is not None:

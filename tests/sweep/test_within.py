@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gpt_lab import config
 from gpt_lab.errors import ConfigError
 from gpt_lab.sweep import plan, spec
 from gpt_lab.sweep.design import Sweep
@@ -61,7 +62,7 @@ def test_the_plan_compares_each_arm_with_its_own_baseline() -> None:
     """Scales differ in size by design: only an arm that differs from its own scale's baseline is worth a word."""
     sweep = read({"within": ["scale"], "baseline": {"position": "rope"}})
     arms = [
-        plan.ArmPlan(name, 3, 0, 1, 3, size, size, 6 * size, 1e6, 6e6 * size, 1.0, baseline)
+        plan.ArmPlan(name, 3, 0, 1, 3, size, size, 6 * size, 1e6, 6e6 * size, 1.0, baseline=baseline)
         for name, size, baseline in (
             ("scale=tiny, position=rope", 1000, "scale=tiny, position=rope"),
             ("scale=tiny, position=alibi", 1000, "scale=tiny, position=rope"),
@@ -69,5 +70,5 @@ def test_the_plan_compares_each_arm_with_its_own_baseline() -> None:
             ("scale=nano, position=alibi", 6000, "scale=nano, position=rope"),
         )
     ]
-    (said,) = plan.warnings(sweep, arms, [])
+    (said,) = plan.warnings(sweep, arms, [config.compose()] * len(arms))
     assert said.startswith("scale=nano, position=alibi has +20.0% parameters against scale=nano, position=rope")
