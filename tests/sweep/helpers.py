@@ -105,7 +105,8 @@ def curves(folder: Path) -> dict[str, Any]:
     """The curve of each cell that is wanted, by its name; all of them are finished and have a folder of their own."""
     wanted = [entry for entry in entries(folder) if entry.wanted]
     assert {entry.state for entry in wanted} == {"finished"}
-    folders = sorted(path.name for path in folder.iterdir() if (path / "run.json").exists())
+    named = (path for path in folder.iterdir() if not path.name.startswith("."))  # what was killed while it was made
+    folders = sorted(path.name for path in named if (path / "run.json").exists())
     assert sorted(str(entry.run) for entry in wanted) == folders, "each cell has one run, each run one cell"
     assert all(Run.open(folder / name).state == "finished" for name in folders)
     return {name_of(entry): curve(folder, entry.run) for entry in wanted}
