@@ -51,6 +51,11 @@ def test_killed_at_any_moment_it_makes_the_same_runs(tmp_path: Path) -> None:
     assert 12 <= len(found["undisturbed"]) <= 14
     kept = entries(paths["undisturbed"].parent / "runs" / "tiny")
     assert [entry.index for entry in kept] == [e.index for e in entries(paths["kill_runner"].parent / "runs" / "tiny")]
+    judged = compare(frame.load([str(paths["undisturbed"])], Options()))
+    for file in (paths["undisturbed"].parent / "runs" / "tiny").glob("sweep.sqlite*"):
+        file.unlink()
+    again = compare(frame.load([str(paths["undisturbed"])], Options()))
+    assert again.rows == judged.rows, "the runs alone tell what was chosen"
 
 
 def test_runs_dry_run_report_and_more_seeds(tmp_path: Path) -> None:
