@@ -13,7 +13,7 @@ from gpt_lab.errors import ConfigError, unknown
 
 
 def find(name: str | Path) -> Path:
-    """The file that a user means: a path, or a name of sweeps/ with or without .yaml.
+    """The file that a user means: a path, or a name of sweeps/ with or without .yaml (as seen from here).
 
     Raises:
         ConfigError: there is none; the line offers the closest name.
@@ -24,7 +24,8 @@ def find(name: str | Path) -> Path:
     if path.parent == Path("."):
         for candidate in (sweeps_dir() / f"{path.name}.yaml", sweeps_dir() / path.name):
             if candidate.is_file():
-                return candidate
+                here = Path.cwd()
+                return candidate.relative_to(here) if candidate.is_relative_to(here) else candidate
         raise ConfigError(unknown("sweep", path.name, [p.stem for p in sweeps_dir().glob("*.yaml")]))
     if path.is_dir():
         raise ConfigError(f"{path} is a folder: name a sweep file (YAML)")
