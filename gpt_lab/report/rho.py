@@ -97,9 +97,9 @@ def said(found: Worth, pair: str, by_arm: dict[str, Worth]) -> str:
     surely = "too few to be sure" if found.low is None else f"between {_two(found.low)} and {_two(found.high)}"
     needed = "2 or fewer" if found.unpaired <= 2 else f"about {found.unpaired:.0f}"
     text = (
-        f"Pairing: runs with the same {pair} correlate by {_two(found.rho)} over all arms, weighed by spread ({surely})."
-        f" An unpaired comparison needs {needed} runs of each arm for intervals as narrow as these {found.pairs} pairs "
-        f"give ({found.by_error:.1f} by the standard error alone): {_saved(found.saved)}."
+        f"Pairing: runs with the same {pair} correlate by {_two(found.rho)} over all arms, weighed by spread "
+        f"({surely}). An unpaired comparison needs {needed} runs of each arm for intervals as narrow as these "
+        f"{found.pairs} pairs give ({found.by_error:.1f} by the standard error alone): {_saved(found.saved)}."
     )
     if len(by_arm) > 1:
         each = ", ".join(f"{arm} {_two(one.rho)} ({_saved(one.saved)})" for arm, one in list(by_arm.items())[:6])

@@ -280,7 +280,8 @@ def larger(parameters: float, of_baseline: float) -> str:
     """`+8.0% parameters against the baseline ...`; "" for arms of about the same size."""
     if not abs(parameters - of_baseline) > ALIKE * of_baseline:
         return ""
-    return f"{parameters / of_baseline - 1:+.1%} parameters against the baseline: match=params compares at equal size"
+    more = parameters / of_baseline - 1
+    return f"{more:+.1%} parameters against the baseline: gpt_lab.match compares at equal size or FLOPs"
 
 
 def pairs(count: int) -> str:

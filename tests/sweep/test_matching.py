@@ -169,7 +169,7 @@ def test_a_dry_run_shows_the_sizes_and_how_an_agent_is_told() -> None:
     plan.show(unmatched, cells.cells(unmatched), plain, 1, 1)
     assert isinstance(plain.file, io.StringIO)
     assert "matched by" not in plain.file.getvalue() and "match=" not in plain.file.getvalue()
-    assert "attention=mqa, mlp=swiglu has -" in plain.file.getvalue()
+    assert "attention=mqa, mlp=swiglu: -" in plain.file.getvalue()
 
 
 def test_trained_and_reported_without_a_doubt(tmp_path: Path) -> None:
