@@ -77,11 +77,6 @@ class Tuned:
             )
         return Ladder(self.key, tuning.ladder(float(start), self.factor, self.points), self.widen)
 
-    @property
-    def first(self) -> int:
-        """Values that each arm begins with."""
-        return self.points
-
 
 @dataclass(frozen=True)
 class Block:

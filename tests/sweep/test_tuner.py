@@ -327,7 +327,7 @@ def test_equal_arms_are_called_different_as_seldom_as_promised() -> None:
     made = tuner.of(read({"optim.lr": {"points": 3, "widen": 2}}, ("adamw", "muon"), seeds=5))
     rng = np.random.default_rng(3)
     fresh, lucky = [], []
-    for _ in range(1000):
+    for _ in range(700):
         noise = rng.normal(0, 0.03, 64)
         place = iter(noise)
 
@@ -340,7 +340,7 @@ def test_equal_arms_are_called_different_as_seldom_as_promised() -> None:
         lucky.append(min(o.score or 0.0 for o in done if o.values["seed"] == tuneblock.FIRST) - 2)
     p = stats.paired_t(np.array(fresh)).p()
     false = float((p < 0.05).mean())
-    assert 0.03 < false < 0.07, "5 % with a standard error of 0.7 %"
+    assert 0.027 < false < 0.075, "5 % with a standard error of 0.8 %"
     assert np.mean(lucky) < -0.02, "the best tuning score flatters: it is never what is compared"
     assert abs(float(np.mean(fresh))) < 0.003
 
