@@ -6,7 +6,7 @@ import pandas as pd
 
 from gpt_lab.report.pairing import Paired
 from gpt_lab.sweep.design import Design, shown
-from gpt_lab.sweep.fairness import MOVES, RATE, Doubt, doubt, untuned_rate
+from gpt_lab.sweep.fairness import MOVES, RATE, Doubt, doubt, rate_by_hand, untuned_rate
 
 
 def doubts(used: pd.DataFrame, paired: Paired, design: Design, baseline: str) -> dict[str, list[Doubt]]:
@@ -29,7 +29,7 @@ def doubts(used: pd.DataFrame, paired: Paired, design: Design, baseline: str) ->
     moves = {word: sets for key, word in MOVES.items() if len(sets := _values(used, f"config.{key}")) > 1}
     others = [key for key in design.factors if key != RATE]
     others = [name for key in others for name in (f"config.{key}", f"config.{key}.name")]
-    by_hand = [sets for name in others if len(sets := _values(used, name)) > 1] if RATE in design.factors else []
+    by_hand = [sets for name in others if len(sets := _values(used, name)) > 1] if rate_by_hand(design) else []
     if not moves and not by_hand:
         return found
     rates = {str(arm): sorted(set(own)) for arm, own in used[column].astype(float).groupby(used["arm"], sort=False)}

@@ -187,6 +187,11 @@ def untuned(tuning: Sequence[str], of_baseline: Sequence[str]) -> list[Doubt]:
     return [doubt("untuned", text, "better", "worse")]
 
 
+def rate_by_hand(design: Design) -> bool:
+    """Whether arms may have rates of their own beside what else is compared; a factorial crosses them fairly."""
+    return RATE in design.factors and design.factorial is None
+
+
 def untuned_rate(moved: Sequence[str], by_hand: bool, rates: Sequence[str]) -> list[Doubt]:
     """An arm whose difference may be that of two learning rates, none of which was tuned.
 

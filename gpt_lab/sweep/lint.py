@@ -95,7 +95,7 @@ def _rates(design: Design, mine: Side, base: Side) -> list[Doubt]:
     rates = [shown(flat.get(fairness.RATE)) for flat in flats]
     moved = [word for key, word in fairness.MOVES.items() if flats[0].get(key) != flats[1].get(key)]
     others = [key for key in design.factors if key != fairness.RATE and _value(key, flats[0]) != _value(key, flats[1])]
-    by_hand = fairness.RATE in design.factors and rates[0] != rates[1] and bool(others)
+    by_hand = fairness.rate_by_hand(design) and rates[0] != rates[1] and bool(others)
     return fairness.untuned_rate(moved, by_hand, rates)
 
 

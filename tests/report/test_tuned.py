@@ -245,6 +245,9 @@ def test_a_rate_set_by_hand_beside_another_setting() -> None:
     assert verdicts["norm=c, optim.lr=0.001"] == ("better", ())
     name, warnings = verdicts["norm=b, optim.lr=0.002"]
     assert name == "undecided" and "it also has a learning rate that was not tuned (0.002," in warnings[0]
+    crossed = dataclasses.replace(design, factorial=())
+    (row,) = [row for row in compare(made(rows, crossed)).rows if row.arm == "norm=b, optim.lr=0.002"]
+    assert (row.verdict, row.warnings) == ("better", ()), "a factorial compares at equal rates too"
 
 
 def test_the_batch_size_moves_the_best_rate_too() -> None:
