@@ -247,8 +247,10 @@ def test_the_sweep_file_of_one_s_own(tmp_path: Path) -> None:
     path = tmp_path / "my_question.yaml"
     path.write_text(block[1], encoding="utf-8")
     found = cells.cells(spec.load(path))
-    assert len(found) == 2 * 3 * 3
-    assert {cell.arm for cell in found} == {"optim=adamw", "optim=muon"}
+    assert len(found) == 2 * 2 * 5
+    assert {cell.arm for cell in found} == {
+        f"mlp={m}, position={p}" for m in ("gelu", "swiglu") for p in ("rope", "alibi")
+    }
 
 
 def test_the_sweep_file_that_tunes(tmp_path: Path) -> None:
@@ -281,4 +283,7 @@ def test_local_links(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", text):
         assert (ROOT / target).exists(), target
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    places = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= places
     assert all(len(line) <= (800 if line.startswith("|") else 400) for line in text.splitlines())
