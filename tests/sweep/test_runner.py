@@ -227,7 +227,7 @@ def test_poor_curves_are_pruned_within_their_arm(tmp_path: Path) -> None:
         metric={"name": "val/bpb", "goal": "minimize"},
         early_terminate={"type": "hyperband", "min_iter": 2, "eta": 3},
         gpt_lab={"nuisance": ["optim.lr"]},
-        fixed={"budget.steps": 100, "eval.every": 10, "schedule": "constant"},
+        fixed={"budget.steps": 400, "eval.every": 40, "schedule": "constant"},
     )
     folder = tmp_path / "runs" / "tiny"
     code, text = run(path, jobs=1)

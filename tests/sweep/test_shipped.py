@@ -26,7 +26,7 @@ ARMS = {
     "norm": (["layernorm", "rmsnorm", "none"], 5),
     "mlp": (["gelu", "silu", "geglu", "swiglu"], 5),
     "optim": (["adamw", "lion", "muon", "sgd"], 5),
-    "muon": (["adamw", "muon"], 3),
+    "muon": (["adamw", "muon"], 5),
     "precision": (["fp32", "bf16"], 5),
     "gqa_heads": ([8, 4, 2, 1], 5),
     "depth_width": (["1/256/8", "2/180/6", "4/128/4", "8/90/3", "16/64/2"], 3),
