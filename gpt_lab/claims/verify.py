@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 import sys
 import tempfile
 import time
@@ -39,7 +39,8 @@ def verify(
     """
     say = _Says(console)
     _heading(claim, say)
-    study = f"verify-{claim.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}"  # never an old run
+    when = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    study = f"verify-{claim.name}-{when}-{secrets.token_hex(3)}"  # never an old run
     with _store(runs_dir) as store:
         ready = [Prepared(claim, cell, store, study, tolerance) for cell in cells]
         for sentence in dict.fromkeys(one.code()[1] for one in ready):

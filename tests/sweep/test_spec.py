@@ -28,9 +28,14 @@ def with_parameters(**parameters: Any) -> dict[str, Any]:
 
 
 def test_a_name_of_sweeps_is_enough() -> None:
-    assert (
-        spec.load("pos_enc").path == spec.load("pos_enc.yaml").path == spec.load("sweeps/pos_enc.yaml").path.resolve()
-    )
+    for name in ("pos_enc", "pos_enc.yaml", "sweeps/pos_enc.yaml"):
+        assert spec.load(name).path == Path("sweeps/pos_enc.yaml"), "as it stands in the checkout"
+
+
+def test_a_name_of_sweeps_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("sweeps/pos_enc.yaml").resolve()
+    monkeypatch.chdir(tmp_path)
+    assert spec.load("pos_enc").path == path
 
 
 def test_design_of_a_plain_w_and_b_file() -> None:
