@@ -16,6 +16,7 @@ import pytest
 from benchmarks import questions
 from gpt_lab import components, registry
 from gpt_lab.sweep import cells, search, spec
+from gpt_lab.sweep.design import Sweep
 from gpt_lab.sweep.fairness import RULES
 
 ROOT = Path(__file__).parent.parent
@@ -240,13 +241,18 @@ def test_the_list_of_questions() -> None:
     assert between[0] == questions.table(questions.committed().get("questions", {}))
 
 
-def test_the_sweep_file_of_one_s_own(tmp_path: Path) -> None:
+def sweep_of_one_s_own(name: str, folder: Path) -> Sweep:
+    """A sweep file that README shows, read."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = re.search(r"<!-- sweep: sweeps/my_question.yaml -->\n```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    block = re.search(rf"<!-- sweep: sweeps/{name} -->\n```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert block is not None
-    path = tmp_path / "my_question.yaml"
+    path = folder / name
     path.write_text(block[1], encoding="utf-8")
-    found = cells.cells(spec.load(path))
+    return spec.load(path)
+
+
+def test_the_sweep_file_of_one_s_own(tmp_path: Path) -> None:
+    found = cells.cells(sweep_of_one_s_own("my_question.yaml", tmp_path))
     assert len(found) == 2 * 2 * 5
     assert {cell.arm for cell in found} == {
         f"mlp={m}, position={p}" for m in ("gelu", "swiglu") for p in ("rope", "alibi")
@@ -254,12 +260,7 @@ def test_the_sweep_file_of_one_s_own(tmp_path: Path) -> None:
 
 
 def test_the_sweep_file_that_tunes(tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = re.search(r"<!-- sweep: sweeps/tuned_question.yaml -->\n```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    assert block is not None
-    path = tmp_path / "tuned_question.yaml"
-    path.write_text(block[1], encoding="utf-8")
-    found = search.Search(spec.load(path))
+    found = search.Search(sweep_of_one_s_own("tuned_question.yaml", tmp_path))
     assert found.tuner is not None and found.most == 2 * (5 + 4) + 2 * 5
     assert [arm.ladders[0].start for arm in found.tuner.arms] == [0.004, 0.008], "AdamW's is its config's"
 
