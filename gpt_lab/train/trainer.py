@@ -159,12 +159,12 @@ class Trainer:
             loaded = checkpoint.load(path, self.model, self.optimizer, self.plan.precision.scaler)
             self.state = State(**{name: loaded[name] for name in asdict(self.state)})
             self.view.say(f"resuming {self.run.path} from step {self.state.step}")
-            if (self.run.record.get("forked") or {}).get("step") == self.state.step:
-                trackers.catch_up(self.tracker, self.run)
         else:
             self.view.say(f"training {self.run.path} ({', '.join(self.plan.resolved.values())[:80]})")
         self.checkpoints.clean(self.state.step)
         self.run.truncate_after(self.state.step)
+        if self.run.metrics():  # of an earlier process or of a trunk: the mirror may lack some of it
+            self.tracker.resume()
         self.run.update(state="running", finished=None, error=None)
         if self.plan.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -320,7 +320,9 @@ class Trainer:
         self.view.stop()
         name = signal.Signals(number).name
         self.view.say(f"stopped by {name} at step {self.state.step}: the same command resumes from here")
-        return self.end("stopped", self.summary() | self.state.validation, signal_number=number)
+        cut = self.finished or (self.due(self.cfg.eval.every) and self.state.validated < self.state.step)
+        open_step = self.state.step if cut else None  # a resume will validate here, in the same row
+        return self.end("stopped", self.summary() | self.state.validation, number, open_step)
 
     def report(self, divergence: Diverged) -> Result:
         """Ends a run whose numbers are no longer finite; keeps the batch where that began."""
@@ -347,19 +349,21 @@ class Trainer:
             with suppress(LabError):  # the disk that is full or closed may be what ended the run
                 self.run.update(error=f"{type(error).__name__}: {error}")
                 self.run.finish("failed", {})
-            self.tracker.finish("failed", {})
+            self.tracker.finish("failed", {}, open_step=self.state.step)
             if isinstance(error, torch.OutOfMemoryError):
                 raise ending.out_of_memory(self.cfg) from error
             raise
 
-    def end(self, state: str, summary: dict[str, Any], signal_number: int | None = None) -> Result:
+    def end(
+        self, state: str, summary: dict[str, Any], signal_number: int | None = None, open_step: int | None = None
+    ) -> Result:
         """Writes the final state and shows it."""
         self.run.finish(state, summary)
         rows = live.summary_rows(summary)
         if state == "finished":
             self.tracker.table("summary", ["metric", "value"], rows)
             ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command)
-        self.tracker.finish(state, summary)
+        self.tracker.finish(state, summary, open_step)
         self.pass_on_messages()
         return Result(self.run.path, state, summary, signal_number=signal_number)
 
