@@ -95,6 +95,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run dashboard": Run("mirror", ["--once"]),
     "uv run dashboard runs/pos_enc --tensorboard": Run("mirror", ["--once"]),
     "uv run wandb login": Elsewhere("tests/trackers", "it asks for a key"),
+    "uv run upload": Elsewhere("tests/trackers/test_wandb.py", "needs a server"),
     "uv pip install -e ./my_parts": Elsewhere("tests/test_thirdparty.py", "installs the package without network"),
     "uv run components norm my_norm": Elsewhere("tests/test_thirdparty.py", "needs that package"),
     "uv run train norm=my_norm attention=my_attention attention.slope=2.0": Elsewhere(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,7 @@ def push(
     if mode == "online":
         return f"report in W&B: {where}"
     lead = f"W&B cannot be reached ({problem}); " if problem else ""
-    return f"{lead}report kept offline; later: wandb sync {where}"
+    return f"{lead}report kept offline; later: uv run wandb sync {shlex.quote(where)}"
 
 
 def _log(

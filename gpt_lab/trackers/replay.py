@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from gpt_lab import config, registry
+from gpt_lab.errors import DataError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
+from gpt_lab.store.files import read_json
 from gpt_lab.trackers.wandb import Wandb
 from gpt_lab.trackers.wandb_env import agent
 
@@ -31,6 +34,18 @@ def replay(settings: Mapping[str, Any], run: Run, cfg: RunConfig) -> list[str]:
 def behind(run: Run) -> bool:
     """Whether W&B may lack something of a run."""
     return not (run.state in ENDED and (run.record.get("wandb") or {}).get("uploaded"))
+
+
+def lacking(folders: Iterable[Path]) -> int:
+    """How many of these runs were to be online and are not, or not whole."""
+    count = 0
+    for folder in folders:
+        try:
+            seen = read_json(folder / "run.json").get("wandb") or {}
+        except DataError:  # removed meanwhile
+            continue
+        count += seen.get("asked") == "online" and not seen.get("uploaded")
+    return count
 
 
 def upload(run: Run, rows: Sequence[Sequence[Any]] = ()) -> list[str]:

@@ -151,6 +151,7 @@ class Wandb(Background):
     def abandon(self) -> None:
         if self._process is not None:
             self._process.kill()
+        self._note()
 
     def recovery(self) -> str:
         return f"later: uv run upload {shlex.quote(str(self.run.path))}"
@@ -172,21 +173,23 @@ class Wandb(Background):
         kind = message.pop("event")
         if kind == "warning":
             self._say(message["text"])
-            return
-        if kind == "behind":
+        elif kind == "behind":
             self._say(f"{message['text']}: all is in the run folder, {self.recovery()}")
-            return
-        if kind == "ready":
+            self._note()
+        elif kind == "ready":
             if message["url"]:
                 self._say(f"W&B: {message['url']}")
-            message |= {"sweep": self._sweep, "uploaded": False}
-        elif self._dropped:
-            return
-        else:
-            message = {**self.run.record.get("wandb", {}), "uploaded": True}
+            self._note(**message, sweep=self._sweep)
+        elif not self._dropped:
+            self._note(uploaded=True)
+
+    def _note(self, **known: Any) -> None:
+        """Keeps in run.json what is known of the run in W&B; without a word of an upload it lacks something."""
+        seen = {**self.run.record.get("wandb", {}), "asked": self.mode, "uploaded": False, **known}
         try:
-            self.run.update(wandb=message)
-            self._settle(message)
+            self.run.update(wandb=seen)
+            if "folder" in seen:
+                self._settle(seen)
         except (LabError, OSError):  # training meets the same full or read-only disk and says so
             return
 
