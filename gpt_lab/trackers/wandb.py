@@ -48,6 +48,7 @@ class Wandb(Background):
     """
 
     title = "W&B"
+    import_timeout = 30.0
     probe_timeout = 10.0
     init_timeout = 30.0
     transmit_interval = 5.0
@@ -79,6 +80,7 @@ class Wandb(Background):
             earlier = {}
         else:
             self._sweep = dict(earlier.get("sweep") or {})
+        self._id = str(asked or earlier.get("id") or run.record.get("id"))
         inside = bool(self._sweep)  # the client takes no project, entity or id beside a sweep's
         facts = {name: run.record[name] for name in FACTS if name in run.record}
         self._header = {
@@ -86,20 +88,21 @@ class Wandb(Background):
             "argv": sys.argv,
             "program": sys.argv[0],
             "stoppable": asked is None,
-            "missed": [] if earlier.get("uploaded", True) else [str(path) for path in _media(run)],
+            "missed": [] if earlier.get("uploaded", True) else [str(path) for path in self._earlier("files/media")],
             "init": {
                 "project": None if inside else project or earlier.get("project") or setting("project") or "gpt_lab",
                 "entity": None if inside else entity or earlier.get("entity") or setting("entity"),
                 "group": group or os.environ.get("WANDB_RUN_GROUP") or cfg.study,
                 "name": run_name or os.environ.get("WANDB_NAME") or run.name,
                 "tags": tags or [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag],
-                "id": asked or earlier.get("id") or run.record.get("id"),
+                "id": self._id,
                 "dir": str(run.path.resolve()),
                 "config": {**cfg.to_dict(), **cfg.flat(), **facts},
             },
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
+        self._imported = threading.Event()
 
     @classmethod
     def check(cls, *, mode: str = "auto", **_: Any) -> None:
@@ -117,6 +120,11 @@ class Wandb(Background):
         if self.mode != "disabled":
             super().start()
 
+    def finish(self, state: str, summary: Mapping[str, Any], open_step: int | None = None) -> None:
+        if self._thread is not None and not self._finished:  # a run of seconds ends before its client is loaded
+            self._imported.wait(self.import_timeout)
+        super().finish(state, summary, open_step)
+
     def open(self) -> None:
         log = _log_file(self.run.path / "wandb")
         try:
@@ -128,6 +136,9 @@ class Wandb(Background):
                 start_new_session=True,  # Ctrl-C in the terminal is for training, which then says goodbye
                 env=client(self._sweep),
             )
+        except BaseException:
+            self._imported.set()
+            raise
         finally:
             if log != subprocess.DEVNULL:
                 os.close(log)
@@ -167,10 +178,12 @@ class Wandb(Background):
         with process.stdout:
             for line in process.stdout:
                 self._hear(json.loads(line))
+        self._imported.set()
 
     def _hear(self, message: dict[str, Any]) -> None:
         """One notice of the process."""
         kind = message.pop("event")
+        self._imported.set()
         if kind == "warning":
             self._say(message["text"])
         elif kind == "behind":
@@ -180,7 +193,7 @@ class Wandb(Background):
             if message["url"]:
                 self._say(f"W&B: {message['url']}")
             self._note(**message, sweep=self._sweep)
-        elif not self._dropped:
+        elif kind == "uploaded" and not self._dropped:
             self._note(uploaded=True)
 
     def _note(self, **known: Any) -> None:
@@ -193,10 +206,14 @@ class Wandb(Background):
         except (LabError, OSError):  # training meets the same full or read-only disk and says so
             return
 
+    def _earlier(self, pattern: str) -> list[Path]:
+        """Files of this W&B run's folders: one for each process that has logged it. A run begun anew has another id."""
+        return sorted(self.run.path.resolve().glob(f"wandb/*run-*-{self._id}/{pattern}"))
+
     def _settle(self, message: Mapping[str, Any]) -> None:
         """Keeps `wandb sync` from files whose rows are on the server or in a later file: it would double them."""
-        current = self.run.path / message["folder"]
-        files = list(self.run.path.glob("wandb/*run-*/*.wandb"))
+        current = self.run.path.resolve() / message["folder"]
+        files = self._earlier("*.wandb")
         online = any(file.parent.name.startswith("run-") for file in files)
         for file in files:
             if file.parent != current or online or message["uploaded"]:
@@ -228,11 +245,6 @@ class Auto(Wandb):
         tags: list[str] = [],  # noqa: B006 (the index reads literal defaults)
     ) -> None:
         super().__init__(run, cfg, project=project, entity=entity, group=group, run_name=run_name, tags=tags)
-
-
-def _media(run: Run) -> list[Path]:
-    """What earlier processes had to upload beside rows, by the folder that W&B's names of it begin in."""
-    return sorted(run.path.resolve().glob("wandb/*run-*/files/media"))
 
 
 def _log_file(folder: Path) -> int:

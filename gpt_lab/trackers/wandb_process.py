@@ -84,6 +84,7 @@ class Session:
     def _begin(self, header: dict[str, Any]) -> Any:
         import wandb
 
+        self._tell(event="imported")
         problem = None
         if header["mode"] == "online":
             self._url = wandb.setup().settings.base_url
@@ -135,9 +136,8 @@ class Session:
             event="ready",
             mode=mode,
             id=run.id,
-            project=run.project,
-            entity=run.entity,
             url=run.url if mode == "online" else None,
+            **({"project": run.project, "entity": run.entity} if mode == "online" else {}),
             folder=os.path.relpath(run.settings.sync_dir, header["init"]["dir"]),
         )
         return run
