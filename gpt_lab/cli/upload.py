@@ -42,7 +42,6 @@ def run(arguments: list[str]) -> int:
     from gpt_lab.dashboard import follow
     from gpt_lab.errors import DataError, LabError
     from gpt_lab.store import Run
-    from gpt_lab.train.live import summary_rows
 
     trackers.check({"name": "wandb", "mode": "online"})
     paths = [path for folder in follow.check_targets(chosen.folders or ["runs"]) for path in follow.find(folder)]
@@ -57,6 +56,8 @@ def run(arguments: list[str]) -> int:
             if one.holder() is not None:
                 print(f"{path}: is being trained: left alone")
                 continue
+            from gpt_lab.train.live import summary_rows  # costs seconds: it imports torch
+
             rows = summary_rows(one.summary) if one.state == "finished" else ()
             print(f"{path}: {len(one.metrics())} rows", flush=True)
             for message in trackers.upload(one, rows):

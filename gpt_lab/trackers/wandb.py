@@ -117,7 +117,9 @@ class Wandb(Background):
             )
 
     def start(self) -> None:
-        if self.mode != "disabled":
+        if self.mode == "disabled":
+            self._finished = True
+        else:
             super().start()
 
     def finish(self, state: str, summary: Mapping[str, Any], open_step: int | None = None) -> None:
