@@ -12,11 +12,11 @@ import pandas as pd
 from gpt_lab import schema
 from gpt_lab.report import untuned
 from gpt_lab.report.pairing import Paired, fresh
+from gpt_lab.stats.tiers import CONFIRMS
 from gpt_lab.store import record
 from gpt_lab.sweep import fairness
 from gpt_lab.sweep.design import Design
 from gpt_lab.sweep.fairness import SAME, Doubt, doubt
-from gpt_lab.sweep.power import FEWEST
 
 COUNTS = {"params": "parameters_non_embedding", "flops": "train_flops_per_token"}
 """What each value of `match` makes equal."""
@@ -85,7 +85,7 @@ def _lost(chosen: pd.DataFrame, baseline: str, found: Found) -> None:
 def _tuning(runs: pd.DataFrame, paired: Paired, design: Design, baseline: str, found: Found) -> None:
     base = paired.choices[baseline]
     place = paired.arms.index
-    tested = fresh(paired, [place(arm) for arm in found], [place(baseline)] * len(found), FEWEST["confirm"]).fresh
+    tested = fresh(paired, [place(arm) for arm in found], [place(baseline)] * len(found), CONFIRMS).fresh
     begun = runs[~runs["state"].isin(["missing", "failed"])] if design.nuisance else runs[:0]
     tunings: Mapping[Any, Any] = begun.groupby("arm")["tuning"].unique().to_dict()
     for (arm, each), clean in zip(found.items(), tested, strict=True):

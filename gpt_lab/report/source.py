@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gpt_lab.sweep.design import Sweep
+from gpt_lab.sweep.design import Stated, Sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,6 +84,7 @@ class Source:
         rows: one per run, each made by `row`.
         curves: of the runs asked for: run -> table of step, tokens, flops, seconds and metrics, one line per step.
         sweep: the sweep that the source itself says its runs belong to (a ledger's copy, W&B's sweep config).
+        stated: what that sweep said of its verdicts before its first run, where the source knows.
         wanted: the runs that this sweep asked for, where the source knows them (a ledger); else None.
         notes: what a reader must know of how they were found: unreadable folders, torn files.
     """
@@ -91,6 +92,7 @@ class Source:
     rows: list[dict[str, Any]]
     curves: Callable[[Sequence[str]], Mapping[str, pd.DataFrame]]
     sweep: Sweep | None = None
+    stated: Stated | None = None
     wanted: list[Wanted] | None = None
     notes: list[str] = field(default_factory=list)
 
