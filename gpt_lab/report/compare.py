@@ -202,14 +202,15 @@ class _Comparing:
             found.append(
                 f"{pair}s were added after runs were seen: a hint, which a new study (study=NAME) of as many confirms"
             )
-        if n >= CONFIRMS and verdicts.claim[k] != decision.OPEN:
+        if n >= CONFIRMS and verdicts.claim[k] in (decision.LOWER, decision.HIGHER):
             turning = [self.paired.pairs[j] for j in np.flatnonzero(verdicts.left_out.turns[k])]
             if turning:
                 found.append(f"another verdict without {pair} {' or '.join(turning)}, so it is not confirmed")
             if verdicts.skewed[k]:
                 mean, median = float(verdicts.fit.estimate[k]), float(verdicts.medians[k])
                 found.append(
-                    f"skewed: the mean difference is {mean:+.4g}, the median {median:+.4g}, so it is not confirmed"
+                    f"skewed: by the median difference ({median:+.4g}, the mean is {mean:+.4g}) the verdict is another "
+                    "one, so it is not confirmed"
                 )
         return found
 

@@ -20,7 +20,7 @@ from gpt_lab.report.pairing import Paired, fresh
 from gpt_lab.report.types import RowTier
 from gpt_lab.stats import decision, power
 from gpt_lab.stats.paired import ROUNDING, Array, Fit, paired_t
-from gpt_lab.stats.robustness import LeftOut, left_out, medians, skewed
+from gpt_lab.stats.robustness import LeftOut, by_medians, left_out, medians
 from gpt_lab.stats.tiers import CONFIRMS
 from gpt_lab.sweep.design import Design
 
@@ -38,7 +38,7 @@ class Verdicts:
         differences: (variants, pairs) that are compared, NaN elsewhere.
         half: of the interval at level 1 - alpha, of the arm alone. p: of no difference; p_adjusted: over the family.
         fresh: the seeds that are compared chose nothing. late: some were not planned when the first run began.
-        flat: every pair differs by the same number. skewed: mean and median are apart.
+        flat: every pair differs by the same number. skewed: the median does not make the claim that the mean does.
         dropped: arms that are compared on fresh seeds only.
     """
 
@@ -86,8 +86,8 @@ def judge(
     eligible = ~flat & (able if wish == "confirm" else np.ones_like(able))
     said = decision.decide(fit, alpha=design.alpha, sesoi=sesoi, eligible=eligible)
     without = left_out(differences, said.claim, alpha=design.alpha, sesoi=sesoi, eligible=eligible)
-    apart = skewed(differences)
-    alone = able & ~late & ~without.turns.any(1) & ~apart
+    apart = by_medians(differences, said.claim, alpha=design.alpha, sesoi=sesoi, eligible=eligible)
+    alone = able & ~late & ~_fragile(said.claim, without.turns, apart)
     confirm = (np.full_like(alone, wish == "confirm") | alone) & (wish != "screen")
     return Verdicts(
         fit=fit,
@@ -118,9 +118,10 @@ def judge_looks(
     found = sequential.decide(ordered, design.looks, design.alpha, sesoi)
     differences = np.where(sequential.used(found.stand, places, len(pairs)), every, np.nan)
     fit = paired_t(differences)
-    flat, apart = _flat(differences, scores), skewed(differences)
+    flat = _flat(differences, scores)
     without = left_out(differences, found.claim, alpha=design.alpha, sesoi=sesoi, eligible=~flat)
-    weak = without.turns.any(1) | apart
+    apart = by_medians(differences, found.claim, alpha=design.alpha, sesoi=sesoi, eligible=~flat)
+    weak = (fit.pairs >= CONFIRMS) & _fragile(found.claim, without.turns, apart)
     none = np.zeros(len(fit.pairs), bool)
     return Verdicts(
         fit=fit,
@@ -175,6 +176,11 @@ def seeds_to_plan(
     every = [needed(true, max(spread)) for true in likely]
     most = None if None in every else max(n for n in every if n is not None)
     return least, most if most is not None and most <= 10 * REACH else None
+
+
+def _fragile(claim: NDArray[np.int64], turns: NDArray[np.bool_], apart: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Better and worse that one seed, or the median in the mean's place, would turn."""
+    return np.isin(claim, (decision.LOWER, decision.HIGHER)) & (turns.any(1) | apart)
 
 
 def _flat(differences: Array, scores: Array) -> NDArray[np.bool_]:

@@ -141,7 +141,8 @@ def pair_up(runs: pd.DataFrame, design: Design) -> Paired:
         choices[arms[index]] = choice
         chosen[rows[tuning[rows] == best]] = True
     used = chosen & done
-    strata, stratum = np.unique(runs["stratum"].to_numpy(str), return_inverse=True)
+    named = runs["stratum"].to_numpy(str) if "stratum" in runs else np.full(len(runs), "")
+    strata, stratum = np.unique(named, return_inverse=True)
     shape = (len(arms), len(pairs), len(strata))
     cell = np.ravel_multi_index((arm[used], pair[used], stratum[used]), shape)
     count = np.bincount(cell, minlength=math.prod(shape)).reshape(shape)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import functools
 import dataclasses
+import functools
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -171,8 +171,11 @@ def comparison(
     rows.sort(key=lambda row: math.inf if row.mean is None else sign * row.mean)
     noise = Interval(0.0, -0.011, 0.011, 8.0, 1.0) if any(r.arm == base and r.runs > 1 for r in rows) else None
     return Comparison(
-        dataclasses.replace(design, sesoi=sesoi), tuple(rows), noise, "Holm over 3 comparisons", ("Floors: trigram
-        2.0805 bits per byte.",)
+        dataclasses.replace(design, sesoi=sesoi),
+        tuple(rows),
+        noise,
+        "Holm over 3 comparisons",
+        ("Floors: trigram 2.0805 bits per byte.",),
     )
 
 

@@ -167,7 +167,7 @@ def test_a_range_of_seeds_holds_what_decides() -> None:
     held = [plan is not None and plan[0] <= needed <= (plan[1] or math.inf) for plan in told]
     assert np.mean(held) > 0.75
     assert seeds_to_plan(0.0, 1.0, 5, sesoi=0.0, alpha=0.05, arms=1) == (11, None)
-    assert seeds_to_plan(0.01, 0.1, 5, sesoi=0.01, alpha=0.05, arms=9) == (26, None)
+    assert seeds_to_plan(0.01, 0.1, 5, sesoi=0.01, alpha=0.05, arms=9) == (19, None)
     assert seeds_to_plan(0.001, 0.01, 5, sesoi=0.0011, alpha=0.05, arms=1) is not None
     found = compare(of_size(0.004, spread=0.008))
     assert row(found, "a").verdict == "undecided" and row(found, "a").plan is not None

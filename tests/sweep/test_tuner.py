@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpt_lab.errors import ConfigError
-from gpt_lab.report import stats
+from gpt_lab.stats.paired import paired_t
 from gpt_lab.sweep import cells, ledger, search, spec, tuneblock, tuner
 from gpt_lab.sweep.design import Sweep
 from gpt_lab.sweep.search import Done, Pruner, Search
@@ -338,7 +338,7 @@ def test_equal_arms_are_called_different_as_seldom_as_promised() -> None:
         scores = {(o.values["optim"], o.values["seed"]): o.score or 0.0 for o in done}
         fresh.append([scores["muon", seed] - scores["adamw", seed] for seed in range(5)])
         lucky.append(min(o.score or 0.0 for o in done if o.values["seed"] == tuneblock.FIRST) - 2)
-    p = stats.paired_t(np.array(fresh)).p()
+    p = paired_t(np.array(fresh)).p()
     false = float((p < 0.05).mean())
     assert 0.027 < false < 0.075, "5 % with a standard error of 0.8 %"
     assert np.mean(lucky) < -0.02, "the best tuning score flatters: it is never what is compared"
