@@ -25,8 +25,8 @@ def make(comparison: Comparison, study: Study) -> list[Section]:
     if comparison.sesoi is not None:
         sentences.append(
             f"Within: the values that cost at most {wording.amount(comparison.sesoi)} {wording.unit(design.metric)} "
-            "(the smallest effect size of interest) against the best one tried, interpolated in the logarithm; ≥: that "
-            "loss was not reached within what was tried."
+            "(the smallest effect size of interest) more than the chosen one, by the parabola and "
+            "interpolation; ≥: that loss was not reached within what was tried."
         )
     return [Section("Tuning", tuple(sentences), HEADS, rows, frozenset({2, 3, 4}))]
 
@@ -50,6 +50,9 @@ def _how(design: Design, found: list[tuple[Row, Leg]]) -> list[str]:
         f"Each arm was tuned with {each} runs on {design.pair} {seeds}, and is compared on others at what it chose: "
         "the vertex of a parabola in the logarithm around the best value tried, or that value where the parabola has "
         "no lowest point there."
+    )
+    text += (
+        " Intervals and verdicts hold for the arms at these values, not for what tuning on other seeds would choose."
     )
     more = " Settings were tuned one after the other, later ones at their start." if len(design.nuisance) > 1 else ""
     return [text + more]

@@ -25,6 +25,7 @@ Score = Callable[[Mapping[str, Any]], float | None]
 
 def read(tune: Any, optims: tuple[str, ...] = ("adamw", "muon", "lion"), seeds: int = 3, **more: Any) -> Sweep:
     swept = {"optim": {"values": list(optims)}, "seed": {"values": list(range(seeds))}}
+    tune = {**tune, "seeds": tune.get("seeds", 1)} if isinstance(tune, dict) and tune else tune  # one, to count by hand
     block = {"baseline": {"optim": optims[0]}, "tune": tune, **more.pop("block", {})}
     raw = {"method": "grid", "metric": {"name": "val/bpb"}, "parameters": swept | more.pop("parameters", {})}
     overrides = more.pop("overrides", ())
@@ -351,7 +352,7 @@ LOOKS = {"min": 3, "max": 8, "stop": "decided"}
 def looked(apart: float, noise: float, jobs: int = 1, seed: int = 0) -> tuple[Tuner, list[Done]]:
     """A tuned study with sequential seeds whose arms differ by `apart`; noise of a run follows from its values."""
     raw = {"optim": {"values": ["adamw", "muon"]}}
-    block = {"baseline": {"optim": "adamw"}, "sesoi": 0.01, "seeds": LOOKS, "tune": {"optim.lr": {}}}
+    block = {"baseline": {"optim": "adamw"}, "sesoi": 0.01, "seeds": LOOKS, "tune": {"optim.lr": {}, "seeds": 1}}
     sweep = spec.read(
         Path("a.yaml"), {"method": "grid", "metric": {"name": "val/bpb"}, "parameters": raw, "gpt_lab": block}
     )
