@@ -6,11 +6,12 @@ Works on plain rows (report/source.py), before any table is made, so that mistak
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpt_lab import schema
+from gpt_lab import lengths, schema
 from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.report.source import Wanted, row
 from gpt_lab.report.targets import Options
@@ -18,6 +19,8 @@ from gpt_lab.sweep import spec
 from gpt_lab.sweep.design import SEEDS, Design, Sweep, draws_again, join, shown
 
 Rows = list[dict[str, Any]]
+ALIKE = 1e-3
+"""Relative difference of two results of the same settings that another order of additions explains."""
 
 
 @dataclass
@@ -298,6 +301,12 @@ def _without_doubles(found: Arranged) -> Rows:
         return r["state"] == "finished", str(r["env"].get("finished") or r["env"].get("started") or ""), r["run"]
 
     double = [group for group in groups.values() if len(group) > 1]
+    for group in double:
+        results = sorted({value for r in group if (value := _result(r, found.design.metric)) is not None})
+        if len(results) > 1 and results[-1] - results[0] > ALIKE * abs(results[-1]):
+            shown_ = " and ".join(f"{value:.6g}" for value in (results[0], results[-1]))
+            for r in group:
+                r["conflict"] = f"runs of the same settings end with {shown_}"
     if double:
         left_out = sum(len(group) - 1 for group in double)
         names = ", ".join(max(group, key=rank)["run"] for group in double[:3])
@@ -306,6 +315,11 @@ def _without_doubles(found: Arranged) -> Rows:
             f"{_runs(left_out)} with the same settings as another left out: the latest finished counts ({names}{more})"
         )
     return [max(group, key=rank) for group in groups.values()]
+
+
+def _result(r: Mapping[str, Any], metric: str) -> float | None:
+    value = r["summary"].get(metric) if r["state"] == "finished" else None
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _judged(found: Arranged, options: Options) -> Design:
@@ -322,6 +336,10 @@ def _judged(found: Arranged, options: Options) -> Design:
     metric = options.metric or found.design.metric
     if options.metric is not None and options.goal is None:
         changes["goal"] = spec.usual_goal(metric)
+    usual = spec.usual_goal(metric)
+    if lengths.like(metric) in spec.METRICS and changes.get("goal", usual) != usual:
+        word = {"minimize": "lower", "maximize": "higher"}[usual]
+        raise ConfigError(f"--goal {changes['goal']} is against {metric}, of which {word} is better: leave --goal out")
     if (
         options.metric is None
         and metric == Design.metric

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from gpt_lab.errors import ConfigError, DataError, unknown
-from gpt_lab.report import floor, rho, sequential, wording
+from gpt_lab.report import floor, rho, sequential, soundness, wording
 from gpt_lab.report.fairness import doubts, information
 from gpt_lab.report.judge import Verdicts, judge, judge_looks, seeds_to_plan
 from gpt_lab.report.pairing import Choice, Paired, pair_up, part, references
@@ -98,6 +98,8 @@ class _Comparing:
         self.variants = [i for i, base in enumerate(self.base) if base != i]
         self.notes: list[str] = []
         self.worth: dict[str, rho.Worth] = {}
+        waiting = (runs["state"] == "missing") & ~soundness.ended(runs) | (runs["state"] == "running")
+        self.coming: dict[str, int] = runs["arm"][waiting & paired.chosen].value_counts().to_dict()
         self.verdicts: Verdicts | None = None
         self.planned = study.stated.pairs if study.stated is not None else None
         used = runs[paired.finished]
@@ -135,6 +137,7 @@ class _Comparing:
             notes=tuple(self.notes),
             details=tuple(self._details(rows)),
             post_hoc=tuple(self._post_hoc()),
+            caveat=soundness.above_floor(self.runs[self.paired.finished], self.paired, self.design),
         )
 
     def _described(self) -> list[Row]:
@@ -163,7 +166,16 @@ class _Comparing:
             if beyond := int(np.isfinite(every).sum() - np.isfinite(verdicts.differences).sum()):
                 self.notes.append(f"{beyond} pairs after the look that decided, or after a gap, are not compared.")
         else:
-            verdicts = judge(self.paired, self.variants, bases, self.design, self.band, self.wish, self.planned)
+            verdicts = judge(
+                self.paired,
+                self.variants,
+                bases,
+                self.design,
+                self.band,
+                self.wish,
+                self.planned,
+                [self._to_come(i) + self._to_come(base) > 0 for i, base in zip(self.variants, bases, strict=True)],
+            )
         self.verdicts = verdicts
         if verdicts.dropped:
             self.notes.append(f"{verdicts.dropped} arms are compared on the seeds that chose no nuisance value only.")
@@ -198,6 +210,8 @@ class _Comparing:
             found.append(f"{n} pairs only: {FEWEST} are the fewest for a verdict")
         if FEWEST <= n < CONFIRMS and self.wish == "confirm":
             found.append(f"{n} pairs: {CONFIRMS} are the fewest that confirm")
+        if looks is None and n and (coming := self._to_come(i) + self._to_come(base)):
+            found.append(f"{coming} of the planned runs are still to come, so nothing is confirmed yet")
         if verdicts.late[k]:
             found.append(
                 f"{pair}s were added after runs were seen: a hint, which a new study (study=NAME) of as many confirms"
@@ -213,6 +227,10 @@ class _Comparing:
                     "one, so it is not confirmed"
                 )
         return found
+
+    def _to_come(self, i: int) -> int:
+        """Runs of an arm that have not ended, and are neither broken off nor gone."""
+        return self.coming.get(self.paired.arms[i], 0)
 
     def _variant(self, verdicts: Verdicts, k: int, i: int, base: int, found: Sequence[Doubt | str]) -> Row:
         fit, n = verdicts.fit, int(verdicts.fit.pairs[k])

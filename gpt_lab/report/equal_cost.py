@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gpt_lab.report import wording
+from gpt_lab.report import soundness, wording
 from gpt_lab.report.baseline_curve import Curve, curve, per_pair, same_schedule, shared
 from gpt_lab.report.fairness import doubts
 from gpt_lab.report.pairing import Paired, fresh, pair_up, part, references
@@ -106,7 +106,9 @@ def answer(comparison: Comparison, study: Study) -> Answer | None:
         line.reason = forbidden or _reach(line, found, runs[paired.finished], design.alpha)
         if apart:
             line.ratios.pop("seconds", None)
-    _judge(found, apart, blocked, comparison)
+    used = runs[paired.finished]
+    uneven = {base: soundness.uneven(used, paired.arms[base]) for base in bases}
+    _judge(found, apart, uneven, blocked, comparison)
     return found
 
 
@@ -136,13 +138,24 @@ def _reach(line: Line, found: Answer, runs: pd.DataFrame, alpha: float) -> str:
     return ""
 
 
-def _judge(found: Answer, apart: str, blocked: Mapping[str, Sequence[Doubt]], comparison: Comparison) -> None:
-    """Fills in the verdicts, those of all kinds of cost corrected together."""
+def _judge(
+    found: Answer,
+    apart: str,
+    uneven: Mapping[int, Mapping[str, str]],
+    blocked: Mapping[str, Sequence[Doubt]],
+    comparison: Comparison,
+) -> None:
+    """Fills in the verdicts, those of all kinds of cost corrected together.
+
+    Args:
+        apart: why no seconds compare. uneven: by baseline and arm, why theirs do not.
+    """
     estimates: dict[tuple[int, str], Matched] = {}
     for number, line in enumerate(found.lines):
         of_base = found.curves[line.base]
+        busy = uneven.get(line.base, {}).get(line.row.arm, "")
         for cost in COSTS:
-            spent, elsewhere = found.spent[cost], apart if cost == "seconds" else ""
+            spent, elsewhere = found.spent[cost], (apart or busy) if cost == "seconds" else ""
             base, mine = spent[line.base, line.compared], spent[line.index, line.compared]
             if elsewhere or not (usable(base) and usable(mine)):
                 line.verdicts[cost] = AtCost(None, reason=elsewhere or f"{NAMES[cost]} are not recorded")

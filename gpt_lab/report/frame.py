@@ -20,7 +20,7 @@ from gpt_lab.report.types import COLUMNS, Study
 from gpt_lab.sweep.design import Design, Stated, Sweep
 from gpt_lab.sweep.noise import Noise
 
-TEXT = frozenset({"run", "source", "study", "name", "state", "arm", "tuning", "pair", "stratum", "error"})
+TEXT = frozenset({"run", "source", "study", "name", "state", "arm", "tuning", "pair", "stratum", "error", "conflict"})
 
 
 class Loaded(Study):
@@ -178,8 +178,9 @@ def _table(arranged: arms.Arranged) -> pd.DataFrame:
     lost = 0
     for r in rows:
         value = r["summary"].get(metric) if r["state"] == "finished" else None
-        r["score"] = float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
-        lost += r["state"] == "finished" and math.isnan(r["score"])
+        r["score"] = _score(value)
+        r.setdefault("conflict", "")
+        lost += r["state"] == "finished" and not math.isfinite(r["score"])
     if lost:
         arranged.notes.append(f"{lost} finished runs have no finite {metric} and do not count")
     columns: dict[str, Any] = {}
@@ -191,6 +192,15 @@ def _table(arranged: arms.Arranged) -> pd.DataFrame:
         columns |= {f"{prefix}.{key}": _column([r[prefix].get(key) for r in rows]) for key in keys}
     columns |= {f"env.{key}": _column([r["env"].get(key) for r in rows]) for key in ENVIRONMENT}
     return pd.DataFrame(columns)
+
+
+def _score(value: Any) -> float:
+    """A finite number as such, infinity for any other number (a run that went badly), NaN for what is none."""
+    if isinstance(value, str) and value.strip().lstrip("+-").lower() in ("nan", "inf", "infinity"):
+        return math.inf
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return math.nan
+    return float(value) if math.isfinite(value) else math.inf
 
 
 def _column(values: list[Any]) -> pd.Series:

@@ -66,6 +66,7 @@ def judge(
     sesoi: float,
     wish: str = "auto",
     planned: Collection[str] | None = None,
+    to_come: Sequence[bool] | None = None,
 ) -> Verdicts:
     """What the numbers alone say of every variant.
 
@@ -74,6 +75,7 @@ def judge(
         sesoi: 0: none is stated.
         wish: the tier asked for (compare.compare).
         planned: the pairs that were stated before the first run; None: nobody knows.
+        to_come: of each variant whether some of its runs, or its baseline's, have not ended; None: of none.
     """
     found = fresh(paired, variants, bases, CONFIRMS)
     scores = paired.scores
@@ -88,6 +90,8 @@ def judge(
     without = left_out(differences, said.claim, alpha=design.alpha, sesoi=sesoi, eligible=eligible)
     apart = by_medians(differences, said.claim, alpha=design.alpha, sesoi=sesoi, eligible=eligible)
     alone = able & ~late & ~_fragile(said.claim, without.turns, apart)
+    if to_come is not None:
+        alone &= ~np.array(to_come, bool)
     confirm = (np.full_like(alone, wish == "confirm") | alone) & (wish != "screen")
     return Verdicts(
         fit=fit,

@@ -114,6 +114,7 @@ def _row(
         "commit": git.get("commit"),
         "dirty": git.get("dirty"),
         "changes": git.get("changes"),
+        "code": record.get("code"),
         "started": record.get("started"),
         "finished": record.get("finished"),
         "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),

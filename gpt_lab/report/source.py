@@ -28,6 +28,7 @@ NUMBERS = {
     "floor_unigram": "floor/unigram",
     "floor_bigram": "floor/bigram",
     "floor_trigram": "floor/trigram",
+    "targets": "val/targets",
 }
 """Column of the report to key of a run's summary."""
 
@@ -36,6 +37,7 @@ ENVIRONMENT = (
     "commit",
     "dirty",
     "changes",
+    "code",
     "started",
     "finished",
     "cpu",
@@ -51,8 +53,8 @@ ENVIRONMENT = (
     "data",
     "packages",
 )
-"""Where and how a run ran: times are ISO text in UTC; device to compile are what `auto` became; data is the
-fingerprint of the corpus and tokenizer; packages is text, `python 3.11.7, torch 2.11.0, ...`."""
+"""Where and how a run ran: times are ISO text in UTC; code is a hash of the lab's modules; device to compile are what
+`auto` became; data is the fingerprint of the corpus and tokenizer; packages is text, `python 3.11.7, torch 2.11.0`."""
 
 STATES = ("finished", "running", "stopped", "failed", "diverged", "pruned", "missing")
 

@@ -40,6 +40,8 @@ COLUMNS = (
     "floor_unigram",
     "floor_bigram",
     "floor_trigram",
+    "targets",  # of the validation
+    "conflict",  # what another run of the same settings says otherwise; ""
 )
 """Beside these a `config.<flat key>` for each setting and a `summary.<metric>` for each metric."""
 
@@ -130,6 +132,7 @@ class Comparison:
             baseline would get; None with fewer than two baseline runs.
         notes: sentences below the table. details: those that only some want.
         post_hoc: sentences on what was chosen once runs were there.
+        caveat: why the study is no answer to its question, whatever the verdicts; "" without one.
     """
 
     design: Design
@@ -139,6 +142,7 @@ class Comparison:
     notes: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
     post_hoc: tuple[str, ...] = ()
+    caveat: str = ""
 
     @property
     def sesoi(self) -> float | None:

@@ -202,6 +202,8 @@ def within(design: Design) -> str:
 
 def answer(comparison: Comparison) -> str:
     """What the comparison says, in one or two sentences."""
+    if comparison.caveat:
+        return f"No answer about language models: {comparison.caveat}."
     design = comparison.design
     baseline = design.baseline_arm and f"{design.baseline_arm}{within(design)}"
     compared = [row for row in comparison.rows if row.verdict != "baseline"]

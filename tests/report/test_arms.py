@@ -214,10 +214,23 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
 
 def test_thresholds_and_metric_of_the_user_win() -> None:
     cells = [wanted({"position": "rope", "seed": 0})]
-    found = arrange([run()], POSITIONS, cells, metric="val/loss", goal="maximize", sesoi=0.5, alpha=0.1)
+    found = arrange([run()], POSITIONS, cells, metric="val/loss", goal="minimize", sesoi=0.5, alpha=0.1)
     design = found.design
-    assert (design.metric, design.goal, design.sesoi, design.alpha) == ("val/loss", "maximize", 0.5, 0.1)
+    assert (design.metric, design.goal, design.sesoi, design.alpha) == ("val/loss", "minimize", 0.5, 0.1)
     assert (design.factors, design.baseline_arm) == (("position",), "position=rope")
+
+
+def test_a_goal_against_its_metric_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--goal maximize is against val/bpb, of which lower is better"):
+        arrange([run()], goal="maximize")
+
+
+def test_results_of_one_identity_that_differ_are_said() -> None:
+    rows = [run(), run()]
+    rows[1]["run"], rows[1]["summary"] = "copy", rows[1]["summary"] | {"val/bpb": 1.5}
+    (kept,) = arrange(rows).rows
+    assert kept["conflict"].startswith("runs of the same settings end with 1.5 and ")
+    assert all("conflict" not in r for r in arrange([run(), run()]).rows)
 
 
 def test_loss_decides_where_there_is_no_text() -> None:
