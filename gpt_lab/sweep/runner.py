@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from gpt_lab import schema
 from gpt_lab.errors import DataError
 from gpt_lab.store.files import read_json, writing
 from gpt_lab.sweep import cells as cells_
@@ -94,7 +95,9 @@ def run_sweep(
             per_job = ledger.threads(threads, DEFAULT_THREADS)
             at_once = jobs or len(visible) or max(1, cores() // per_job)
             total = searching.most
-            begun = f"{len(left)} of {total} runs are left" if searching.cells is not None else f"up to {total} runs"
+            there = _ended(folder)
+            count = sum(cell.identity not in there for cell in left)
+            begun = f"{count} of {total} runs are left" if searching.cells is not None else f"up to {total} runs"
             each = f"{at_once} at a time, {per_job} thread{'s' * (per_job > 1)} each"
             console.print(f"{sweep.design.study}: {begun}, {each}", markup=False, highlight=False, soft_wrap=True)
             with View(console, sweep, total, at_once) as view:
@@ -190,6 +193,17 @@ def _left(planned: Sequence[Cell] | None, known: Sequence[Entry], folder: Path) 
     over = {entry.key for entry in known if entry.state in OVER and is_there(entry, folder)}
     cells = planned if planned is not None else [entry.cell for entry in known]
     return [cell for cell in cells if cell.key not in over]
+
+
+def _ended(folder: Path) -> set[str]:
+    """Identities of the runs of a study that have ended, whoever made them: a trial finds them and is over at once."""
+    found = set()
+    for path in folder.glob("*/run.json"):
+        with contextlib.suppress(DataError, TypeError, AttributeError):
+            record = read_json(path)
+            if record.get("state") in ("finished", "diverged"):
+                found.add(schema.identity(record["config"]))
+    return found
 
 
 def is_there(entry: Entry, folder: Path) -> bool:
