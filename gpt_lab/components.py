@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import textwrap
 import typing
@@ -185,30 +184,13 @@ def _parts(kind: str) -> dict[str, Entry]:
 
 
 def _part(part: registry.Part) -> Entry:
-    source = _source(part.module)
-    if source is None:
-        raise ConfigError(f"{part.kind}={part.name}: the module {part.module} is not installed")
-    above = source.read_text(encoding="utf-8").partition(f"class {part.qualname}")[0]
+    above = part.path.read_text(encoding="utf-8").partition(f"class {part.qualname}")[0]
     choices = {
         key: Choice(option.default, options.describe(option.annotation), meaning(part.doc, key))
         for key, option in part.options.items()
     }
     line = above.count("\n") + 1
-    return Entry(part.kind, part.name, part.summary, part.doc, source, line, paper(part.doc), choices)
-
-
-def _source(module: str) -> Path | None:
-    """The file of a module. Only the top-level package is looked up: find_spec of a submodule imports its parents."""
-    top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)
-    if spec is None or not rest:
-        return Path(spec.origin) if spec is not None and spec.origin else None
-    for folder in spec.submodule_search_locations or []:
-        stem = Path(folder).joinpath(*rest)
-        for path in (stem.with_suffix(".py"), stem / "__init__.py"):
-            if path.is_file():
-                return path
-    return None
+    return Entry(part.kind, part.name, part.summary, part.doc, part.path, line, paper(part.doc), choices)
 
 
 def paper(doc: str) -> str:
