@@ -226,6 +226,7 @@ def test_a_file_of_one_s_own(own: Install, tmp_path: Path) -> None:
 
 def test_the_folders_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """./parts before that of the source tree; the lab's own is not one."""
+    monkeypatch.delenv("GPT_LAB_PARTS")
     (tmp_path / "parts").mkdir()
     monkeypatch.chdir(tmp_path)
     assert registry.own_dir() == tmp_path / "parts"

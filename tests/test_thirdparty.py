@@ -74,10 +74,11 @@ def script(
     """`uv run LINE` without uv: the lab of the copy, with the packages of this environment and those of `site`."""
     more = "" if site is None else f"import site; site.addsitedir({str(site)!r}); "
     code = f"{more}import sys; sys.argv = {line!r}; from gpt_lab.cli.{line[0]} import main; main()"
+    environment = {name: value for name, value in os.environ.items() if name != "GPT_LAB_PARTS"}
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=cwd or clone,
-        env=os.environ | {"PYTHONPATH": str(clone), "PYTHONSAFEPATH": "1"},
+        env=environment | {"PYTHONPATH": str(clone), "PYTHONSAFEPATH": "1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
