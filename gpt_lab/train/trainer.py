@@ -31,7 +31,7 @@ from gpt_lab.train.feed import Feed
 from gpt_lab.train.lengths import evaluate_longer
 from gpt_lab.train.memory import keep_freed_memory
 from gpt_lab.train.metrics import Diverged, History, peak_memory_gb
-from gpt_lab.train.peak import peak_flops
+from gpt_lab.train.peak import mfu, peak_flops
 from gpt_lab.train.plan import Plan, resolve
 from gpt_lab.train.sample import draw, save_tokenizer
 from gpt_lab.train.signals import Signals
@@ -235,8 +235,9 @@ class Trainer:
             "perf/tokens_per_s": rate,
             "perf/peak_memory_gb": peak_memory_gb(self.plan.device),
         }
-        if self.peak is not None:
-            values["perf/mfu"] = rate * self.plan.cost.train_flops_per_token / self.peak
+        share = mfu(rate, self.plan.cost.train_flops_per_token, self.peak)
+        if share is not None:
+            values["perf/mfu"] = share
         self.write(values)
         self.view.log(step, seconds, values)
 
@@ -304,10 +305,11 @@ class Trainer:
         if longer:
             self.write(longer)
         self.view.stop()
-        peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)
         summary = self.summary() | values | longer | ending.floors(self.dataset)
-        if peak is not None:
-            summary["perf/mfu"] = summary["perf/tokens_per_s"] * self.plan.cost.train_flops_per_token / peak
+        peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)  # takes memory
+        share = mfu(summary["perf/tokens_per_s"], self.plan.cost.train_flops_per_token, peak)
+        if share is not None:
+            summary["perf/mfu"] = share
         return self.end("finished", summary)
 
     def leave(self, number: int) -> Result:
