@@ -161,11 +161,12 @@ class Trainer:
             self.view.say(f"resuming {self.run.path} from step {self.state.step}")
             if (self.run.record.get("forked") or {}).get("step") == self.state.step:
                 trackers.catch_up(self.tracker, self.run)
+            self.run.update(resumed=True)  # from its start to its end is not how long it took
         else:
             self.view.say(f"training {self.run.path} ({', '.join(self.plan.resolved.values())[:80]})")
         self.checkpoints.clean(self.state.step)
         self.run.truncate_after(self.state.step)
-        self.run.update(state="running", finished=None, error=None)
+        self.run.update(state="running", finished=None, error=None, prompt=self.prompt)
         if self.plan.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         self.history.losses, self.history.norms = self.state.losses, self.state.norms
@@ -360,12 +361,18 @@ class Trainer:
         rows = live.summary_rows(summary)
         if state == "finished":
             self.tracker.table("summary", ["metric", "value"], rows)
-            ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command)
+            ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command, self.prompt)
         self.tracker.finish(state, summary)
         self.pass_on_messages()
         return Result(self.run.path, state, summary, signal_number=signal_number)
 
     # -- smaller things that the story above uses --
+
+    @property
+    def prompt(self) -> str:
+        """What samples continue: the prompt that was given, else the corpus's own."""
+        given = self.cfg.sample.prompt
+        return self.dataset.opening if given is None else given
 
     @property
     def tokens_per_step(self) -> int:
@@ -427,7 +434,7 @@ class Trainer:
         tokenizer = self.dataset.tokenizer
         if tokenizer is None or self.cfg.sample.tokens == 0:
             return
-        text = draw(self.model, tokenizer, self.cfg.sample, self.plan.precision, self.cfg.seed)
+        text = draw(self.model, tokenizer, self.prompt, self.cfg.sample, self.plan.precision, self.cfg.seed)
         self.run.sample(self.state.step, text)
         self.view.sample(text)
         self.tracker.text("sample", text, self.state.step)

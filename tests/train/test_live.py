@@ -84,9 +84,12 @@ def test_no_verdict_without_text() -> None:
 
 
 def test_next_commands_can_be_run_as_they_are(make: Make) -> None:
-    cfg = make(**{"sample.prompt": "ROMEO: what's"})
+    cfg = make()
     run = Run.open(train(cfg).path)
-    generate, again = ending.next_commands(run, cfg, "train data.path='a b.txt' seed=4 force=true", text=True)
+    (alone,) = ending.next_commands(run, cfg, "train", None)
+    assert alone.startswith("another seed:"), "a model of no text continues none"
+    assert ending.next_commands(run, cfg, "train", " ")[0].endswith(f"generate run={run.path}")
+    generate, again = ending.next_commands(run, cfg, "train data.path='a b.txt' seed=4 force=true", "ROMEO: what's")
     assert generate.endswith(f"uv run generate run={run.path} 'prompt=ROMEO: what'\"'\"'s'")
     assert again.endswith("uv run train 'data.path=a b.txt' seed=1")
 
