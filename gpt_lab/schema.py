@@ -87,7 +87,7 @@ class Log:
 
 @dataclass(frozen=True)
 class Sample:
-    """The text drawn at each evaluation; `tokens=0` draws none. Without a prompt it continues the corpus's own words."""
+    """The text drawn at each evaluation; `tokens=0` draws none. Without a prompt it continues words of the corpus."""
 
     prompt: str | None = None
     tokens: NonNegativeInt = 64

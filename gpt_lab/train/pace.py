@@ -26,9 +26,9 @@ from gpt_lab.train.plan import Plan, resolve
 from gpt_lab.train.signals import Signals
 from gpt_lab.train.trainer import Trainer
 
-ENOUGH = 0.8
+ENOUGH = 0.6
 """Seconds of steps that are timed; at least three steps, but for those of more than a second."""
-GLANCE = 0.25
+GLANCE = 0.15
 """Seconds of validation that are timed."""
 MOST = 2e11
 """FLOPs of a timed step on a CPU: what takes about a second on one core."""
@@ -140,7 +140,7 @@ def _steps(trainer: Trainer) -> tuple[float, float, float]:
         trainer.step()
     trainer.history.settle()
     spent[0], began, worked = 0.0, time.perf_counter(), time.thread_time()
-    while number == 0 or seconds < ENOUGH or (number < 3 and seconds < 3 * ENOUGH):
+    while number == 0 or seconds < ENOUGH or (number < 3 and seconds < 4 * ENOUGH):
         trainer.step()
         number += 1
         if number % trainer.cfg.log.every == 0:
