@@ -90,6 +90,15 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
+@pytest.fixture(autouse=True)
+def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run times no steps; a test that wants it to calls `monkeypatch.undo()`."""
+    from gpt_lab.sweep import paces
+    from tests.helpers import stand_in
+
+    monkeypatch.setattr(paces, "_measure", stand_in)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_network() -> Iterator[None]:
     """Connections beyond this machine fail at once, so that a test which needs the network cannot pass by luck."""

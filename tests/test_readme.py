@@ -165,6 +165,8 @@ def execute(line: str, more: list[str], folder: Path) -> subprocess.CompletedPro
     assert words[:2] == ["uv", "run"]
     arguments = [*words[2:], *more]
     code = f"import sys; sys.argv = {arguments!r}; from gpt_lab.cli.{words[2]} import main; main()"
+    if "--dry-run" in words:  # tests/cli/test_sweep.py has one that times steps
+        code = f"from gpt_lab.sweep import paces; from tests.helpers import stand_in; paces._measure = stand_in; {code}"
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TextIO, get_type_hints
 
 from gpt_lab.cli._main import entry
 from gpt_lab.errors import ConfigError, DataError, unknown
+from gpt_lab.lines import say, show_help
 from gpt_lab.options import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, check
 
 HELP = """\
@@ -91,7 +92,7 @@ def _scalar(text: str) -> Any:
 
 def run(argv: list[str]) -> int:
     if {"--help", "-h"} & set(argv):
-        print(HELP, end="")
+        show_help(HELP)
         return 0
     arguments = parse(argv)
 
@@ -109,7 +110,7 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
 
     model, tokenizer, _ = load_run(found, arguments.checkpoint, arguments.device)
     device = next(model.parameters()).device.type
-    print(f"run {found.path}, checkpoint {checkpoint_folder(found, arguments.checkpoint).name}, {device}", file=err)
+    say(f"run {found.path}, checkpoint {checkpoint_folder(found, arguments.checkpoint).name}, {device}", err)
     own = found.record.get("prompt")
     prompt = (own if isinstance(own, str) else "") if arguments.prompt is None else arguments.prompt
     prompt_ids, shown = start(tokenizer, prompt)
@@ -148,7 +149,7 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
     for i in range(1, arguments.samples):
         print(label(i, arguments.samples) + shown + texts[i] + streams[i].close(), file=out, flush=True)
     memory = f"cache {usage.cache_bytes / 1e6:.2f} MB" if usage.cache_bytes else "no cache"
-    print(f"{count} tokens in {seconds:.2f} s: {count / seconds:.0f} tokens/s, {memory}", file=err)
+    say(f"{count} tokens in {seconds:.2f} s: {count / seconds:.0f} tokens/s, {memory}", err)
 
 
 def label(sample: int, samples: int) -> str:

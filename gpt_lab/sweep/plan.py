@@ -232,7 +232,7 @@ def show(
 def table(sweep: Sweep, plan: Plan) -> Table:
     """One row for each arm."""
     made = Table(title=f"{sweep.design.study} ({sweep.method})", title_justify="left")
-    headings = ("runs", "done", "parameters", "non-embedding", "FLOPs/token", "FLOPs in all", "time per run")
+    headings = ("runs", "done", "time per run", "parameters", "non-embedding", "FLOPs/token", "FLOPs in all")
     made.add_column("arm", overflow="fold")
     for heading in headings:
         made.add_column(heading, justify="right")
@@ -245,11 +245,11 @@ def table(sweep: Sweep, plan: Plan) -> Table:
             name,
             f"{arm.runs}",
             f"{arm.done}",
+            "-" if arm.seconds is None else speed.shown(arm.seconds),
             f"{arm.parameters:,}",
             f"{arm.non_embedding:,}",
             f"{arm.flops_per_token:.3g}",
             "-" if arm.flops is None else f"{arm.flops * arm.runs:.3g}",
-            "-" if arm.seconds is None else speed.shown(arm.seconds),
             *([arm.matched or "-"] if matched else []),
         )
     return made

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt_lab.lengths import at, split
+from gpt_lab.lines import fold
 from gpt_lab.train.budget import Budget
 
 QUIET_SECONDS = 20.0
@@ -67,7 +68,7 @@ class View:
             )
             self._progress = Progress(
                 TextColumn("training"),
-                BarColumn(),
+                BarColumn(max(5, min(40, console.width - 45))),
                 unit,
                 TimeElapsedColumn(),
                 TextColumn("ETA"),
@@ -126,7 +127,8 @@ class View:
         parts: list[Any] = [self._progress, Text("  ".join(_shown(self.values)))]
         if self._sample:
             height = max(3, min(8, self.console.height - 8))
-            text = Text("\n".join(self._sample.splitlines()[:height]), overflow="ellipsis", no_wrap=True)
+            lines = [part for line in self._sample.splitlines() for part in fold(line, self.console.width - 4)]
+            text = Text("\n".join(lines[:height]), no_wrap=True)
             parts.append(Panel(text, title="sample", title_align="left", border_style="dim"))
         return Group(*parts)
 

@@ -20,6 +20,7 @@ from gpt_lab.model import initialize
 from gpt_lab.optim.groups import groups
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, fork
+from gpt_lab.terminal import Terminal
 from gpt_lab.train import checkpoint, ending, live
 from gpt_lab.train.bare import bare_model
 from gpt_lab.train.budget import Clock
@@ -63,7 +64,7 @@ def run_training(
         ConfigError, DataError: what is asked for cannot be trained here.
         LabError: the run folder cannot be written, another process trains this run, memory is too small.
     """
-    console = console or Console()
+    console = console or Terminal()
     trackers.check(cfg.tracker)
     with live.preparing(console) as progress:
         dataset = open_dataset(cfg, progress)
