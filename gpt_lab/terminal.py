@@ -33,6 +33,8 @@ class Terminal(Console):
             text = " ".join(str(one) for one in objects)
             super().print("\n".join(part for line in text.split("\n") for part in fold(line, self.width)), **options)
         else:
+            if not options.get("soft_wrap") and all(isinstance(one, str | Text) for one in objects):
+                options = {"overflow": "ignore", "crop": False, **options}  # a word that is too long stays whole
             super().print(*objects, **options)
 
 

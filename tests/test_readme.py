@@ -68,7 +68,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run report sweeps/pos_enc.yaml": Run("report.html"),
     "uv run sweep sweeps/attention.yaml match=params --dry-run": Run("matched by", STEPS),
     "uv run train mlp=gelu match=flops": Run("val bits per byte", STEPS),
-    "uv run report runs/pos_enc --mei 0.02": Run("smallest effect of interest 0.02"),
+    "uv run report runs/pos_enc --sesoi 0.02": Run("smallest effect size of interest 0.02"),
     "uv run report --help": Run("usage: report"),
     "uv run report sweeps/pos_enc.yaml --claim positions": Run("wrote claims/positions"),
     "uv run verify positions": Run("verified: 2 of 2 runs"),
@@ -262,7 +262,7 @@ def test_the_sweep_file_of_one_s_own(tmp_path: Path) -> None:
 
 def test_the_sweep_file_that_tunes(tmp_path: Path) -> None:
     found = search.Search(sweep_of_one_s_own("tuned_question.yaml", tmp_path))
-    assert found.tuner is not None and found.most == 2 * (5 + 4) + 2 * 5
+    assert found.tuner is not None and found.most == 2 * 3 * (5 + 4) + 2 * 5
     assert [arm.ladders[0].start for arm in found.tuner.arms] == [0.004, 0.008], "AdamW's is its config's"
 
 

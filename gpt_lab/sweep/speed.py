@@ -93,6 +93,19 @@ def together(seconds: Sequence[float], jobs: int) -> float:
     return max(ends)
 
 
+def whole(arms: Sequence[tuple[float | None, Sequence[float]]], jobs: int, start: float) -> float | None:
+    """Seconds of a sweep; None where those of one of its runs are not known.
+
+    Args:
+        arms: seconds of a run, and for each run that is left how much of one it is.
+        start: until the first begins.
+    """
+    if any(seconds is None and shares for seconds, shares in arms):
+        return None
+    left = [seconds * share for seconds, shares in arms if seconds is not None for share in shares]
+    return together(left, jobs) + start if left else 0.0
+
+
 def _earlier(runs: Sequence[Run], cfg: RunConfig, plan: Plan, machine: Machine) -> list[float]:
     """Seconds from start to end of the runs that were made as this one would be, but for their seeds."""
     from gpt_lab.store.record import machine as hardware

@@ -308,6 +308,7 @@ class Trainer:
             self.write(longer)
         self.view.stop()
         summary = self.summary() | values | longer | ending.floors(self.dataset)
+        summary["val/targets"] = self.dataset.val_tokens - 1
         peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)  # takes memory
         share = mfu(summary["perf/tokens_per_s"], self.plan.cost.train_flops_per_token, peak)
         if share is not None:
