@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from gpt_lab.errors import LabError
+from gpt_lab.lines import say
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -20,7 +21,7 @@ def entry(run: Callable[[list[str]], int]) -> Callable[[], None]:
             status = run(sys.argv[1:])
             sys.stdout.flush()
         except LabError as error:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}", sys.stderr)
             status = BAD_INPUT
         except KeyboardInterrupt:
             status = INTERRUPTED

@@ -105,21 +105,45 @@ class ForkServer:
         Raises:
             LabError: the child or the server failed.
         """
-        self.start(job, **settings)
-        said: dict[str, Any] = {}
+        return self.gather({job: settings})[job]
+
+    def gather(self, jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Has a child do each job, all at once, and waits for their last messages; the jobs are named by the keys.
+
+        Raises:
+            LabError: a child or the server failed.
+        """
+        for job, settings in jobs.items():
+            self.start(job, **settings)
+        said: dict[str, dict[str, Any]] = {job: {} for job in jobs}
+        left = set(jobs)
         while not self.gone:
             for event in self.events(1.0):
-                if event.get("job") != job:
+                job = event.get("job")
+                if job not in left:
                     continue
                 if event["event"] == "said":
-                    said = event["message"]
-                elif "error" in said:
-                    raise (ConfigError if said.get("config") else LabError)(said["error"])
+                    said[job] = event["message"]
+                elif "error" in said[job]:
+                    raise (ConfigError if said[job].get("config") else LabError)(said[job]["error"])
                 elif event["status"] != 0:
                     raise LabError(f"the check of the trials was {how_ended(event['status'])}")
                 else:
-                    return said
+                    left.remove(job)
+            if not left:
+                return said
         raise LabError(f"the fork server ended: {self.last_words()}")
+
+    def wait(self) -> None:
+        """Waits until the server can fork.
+
+        Raises:
+            LabError: it cannot, or it has died.
+        """
+        while not self.ready and not self.gone:
+            self.events(1.0)
+        if self.gone:
+            raise LabError(f"the fork server ended: {self.last_words()}")
 
     def last_words(self) -> str:
         """How a server ended that is gone, in one line."""

@@ -152,11 +152,14 @@ def dry_run(sweep: Sweep, console: Console, jobs: int | None = None, threads: in
         ConfigError: a cell that no run could have.
     """
     searching = search.Search(sweep)
+    import torch
 
     from gpt_lab.sweep import plan
 
     per_job = threads or DEFAULT_THREADS
-    plan.show(sweep, searching.planned, console, jobs or max(1, cores() // per_job), per_job, searching.tuner)
+    visible = _gpus(torch.cuda.device_count()) if uses_gpu(sweep, searching.planned or ()) else []
+    at_once = jobs or len(visible) or max(1, cores() // per_job)
+    plan.show(sweep, searching.planned, console, at_once, per_job, searching.tuner, visible)
     return 0
 
 

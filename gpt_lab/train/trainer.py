@@ -20,6 +20,7 @@ from gpt_lab.model import initialize
 from gpt_lab.optim.groups import groups
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, fork
+from gpt_lab.terminal import Terminal
 from gpt_lab.train import checkpoint, ending, live
 from gpt_lab.train.bare import bare_model
 from gpt_lab.train.budget import Clock
@@ -31,7 +32,7 @@ from gpt_lab.train.feed import Feed
 from gpt_lab.train.lengths import evaluate_longer
 from gpt_lab.train.memory import keep_freed_memory
 from gpt_lab.train.metrics import Diverged, History, peak_memory_gb
-from gpt_lab.train.peak import peak_flops
+from gpt_lab.train.peak import mfu, peak_flops
 from gpt_lab.train.plan import Plan, resolve
 from gpt_lab.train.sample import draw, save_tokenizer
 from gpt_lab.train.signals import Signals
@@ -63,7 +64,7 @@ def run_training(
         ConfigError, DataError: what is asked for cannot be trained here.
         LabError: the run folder cannot be written, another process trains this run, memory is too small.
     """
-    console = console or Console()
+    console = console or Terminal()
     trackers.check(cfg.tracker)
     with live.preparing(console) as progress:
         dataset = open_dataset(cfg, progress)
@@ -161,11 +162,12 @@ class Trainer:
             self.view.say(f"resuming {self.run.path} from step {self.state.step}")
             if (self.run.record.get("forked") or {}).get("step") == self.state.step:
                 trackers.catch_up(self.tracker, self.run)
+            self.run.update(resumed=True)  # from its start to its end is not how long it took
         else:
             self.view.say(f"training {self.run.path} ({', '.join(self.plan.resolved.values())[:80]})")
         self.checkpoints.clean(self.state.step)
         self.run.truncate_after(self.state.step)
-        self.run.update(state="running", finished=None, error=None)
+        self.run.update(state="running", finished=None, error=None, prompt=self.prompt)
         if self.plan.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         self.history.losses, self.history.norms = self.state.losses, self.state.norms
@@ -235,8 +237,9 @@ class Trainer:
             "perf/tokens_per_s": rate,
             "perf/peak_memory_gb": peak_memory_gb(self.plan.device),
         }
-        if self.peak is not None:
-            values["perf/mfu"] = rate * self.plan.cost.train_flops_per_token / self.peak
+        share = mfu(rate, self.plan.cost.train_flops_per_token, self.peak)
+        if share is not None:
+            values["perf/mfu"] = share
         self.write(values)
         self.view.log(step, seconds, values)
 
@@ -304,11 +307,12 @@ class Trainer:
         if longer:
             self.write(longer)
         self.view.stop()
-        peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)
         summary = self.summary() | values | longer | ending.floors(self.dataset)
         summary["val/targets"] = self.dataset.val_tokens - 1
-        if peak is not None:
-            summary["perf/mfu"] = summary["perf/tokens_per_s"] * self.plan.cost.train_flops_per_token / peak
+        peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)  # takes memory
+        share = mfu(summary["perf/tokens_per_s"], self.plan.cost.train_flops_per_token, peak)
+        if share is not None:
+            summary["perf/mfu"] = share
         return self.end("finished", summary)
 
     def leave(self, number: int) -> Result:
@@ -359,12 +363,18 @@ class Trainer:
         rows = live.summary_rows(summary)
         if state == "finished":
             self.tracker.table("summary", ["metric", "value"], rows)
-            ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command)
+            ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command, self.prompt)
         self.tracker.finish(state, summary)
         self.pass_on_messages()
         return Result(self.run.path, state, summary, signal_number=signal_number)
 
     # -- smaller things that the story above uses --
+
+    @property
+    def prompt(self) -> str:
+        """What samples continue: the prompt that was given, else the corpus's own."""
+        given = self.cfg.sample.prompt
+        return self.dataset.opening if given is None else given
 
     @property
     def tokens_per_step(self) -> int:
@@ -426,7 +436,7 @@ class Trainer:
         tokenizer = self.dataset.tokenizer
         if tokenizer is None or self.cfg.sample.tokens == 0:
             return
-        text = draw(self.model, tokenizer, self.cfg.sample, self.plan.precision, self.cfg.seed)
+        text = draw(self.model, tokenizer, self.prompt, self.cfg.sample, self.plan.precision, self.cfg.seed)
         self.run.sample(self.state.step, text)
         self.view.sample(text)
         self.tracker.text("sample", text, self.state.step)

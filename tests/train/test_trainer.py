@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, all_runs
@@ -50,8 +51,11 @@ def test_the_run_folder_holds_the_story(make: Make) -> None:
     assert math.isclose(final["val/ppl"], math.exp(final["val/loss"]))
     assert sorted(path.name for path in run.samples.iterdir()) == [f"step_{n:08d}.txt" for n in (10, 20, 25)]
     text = said(console)
-    assert "trigram floor" in text
-    assert f"uv run generate run={result.path}" in text
+    assert "counting" in text or "below every n-gram floor" in text
+    opening = open_dataset(cfg).opening
+    assert len(opening.split()) > 4 and run.record["prompt"] == opening
+    assert f"uv run generate run={result.path} 'prompt={opening}'" in text
+    assert all(path.read_text("utf-8").startswith(opening) for path in run.samples.iterdir())
     assert "uv run train optim=adamw seed=1" in text
 
 
