@@ -79,7 +79,7 @@ def content(comparison: Comparison, study: Loaded, name: str, command: str) -> C
             "nuisance": list(design.nuisance),
             "baseline": design.baseline_arm,
         },
-        "mei": comparison.mei,
+        "sesoi": comparison.sesoi,
         "correction": comparison.correction,
         "noise": None if comparison.noise is None else dataclasses.asdict(comparison.noise),
         "run_sd": run_sd(paired),

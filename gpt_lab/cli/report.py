@@ -38,7 +38,9 @@ def parser() -> Parser:
     made.add_argument("--goal", choices=("minimize", "maximize"), help="which direction of the metric is better")
     made.add_argument("--group-by", metavar="KEY,...", help="settings whose values make the arms")
     made.add_argument("--pair", metavar="KEY", help="setting that pairs the runs of two arms (seed)")
-    made.add_argument("--mei", metavar="X", type=float, help="smallest effect of interest, in units of the metric")
+    made.add_argument(
+        "--sesoi", metavar="X", type=float, help="smallest effect size of interest, in units of the metric"
+    )
     made.add_argument("--alpha", metavar="X", type=float, help="probability of a false verdict (0.05)")
     made.add_argument(
         "--tier", choices=("auto", "screen", "confirm"), default="auto", help="which test decides (auto: by the data)"
@@ -60,8 +62,8 @@ def run(arguments: list[str]) -> int:
     """Exit status: 0 shown, 2 bad input; with --gate 0 keep, 1 discard, 2 more runs needed or bad input."""
     chosen = parser().parse_args(arguments)
     _refuse_contradictions(chosen)
-    if chosen.mei is not None and not (math.isfinite(chosen.mei) and chosen.mei >= 0):
-        raise ConfigError(f"--mei must be 0 or a positive number, not {chosen.mei:g}")
+    if chosen.sesoi is not None and not (math.isfinite(chosen.sesoi) and chosen.sesoi >= 0):
+        raise ConfigError(f"--sesoi must be 0 or a positive number, not {chosen.sesoi:g}")
     if chosen.alpha is not None and not 0 < chosen.alpha < 0.5:
         raise ConfigError(f"--alpha must be above 0 and below 0.5, not {chosen.alpha:g}")
     options = Options(
@@ -72,7 +74,7 @@ def run(arguments: list[str]) -> int:
         goal=chosen.goal,
         group_by=_keys(chosen.group_by),
         pair=chosen.pair,
-        mei=chosen.mei,
+        sesoi=chosen.sesoi,
         alpha=chosen.alpha,
         tier=chosen.tier,
     )

@@ -321,7 +321,7 @@ def _judged(found: Arranged, options: Options) -> Design:
     finished = [r for r in found.rows if r["state"] == "finished"]
     metrics = {key for r in finished for key in r["summary"]}
     changes: dict[str, Any] = {
-        key: value for key in ("metric", "goal", "mei", "alpha") if (value := getattr(options, key)) is not None
+        key: value for key in ("metric", "goal", "sesoi", "alpha") if (value := getattr(options, key)) is not None
     }
     metric = options.metric or found.design.metric
     if options.metric is not None and options.goal is None:

@@ -208,10 +208,10 @@ def _number(condition: Condition) -> list[int]:
     return list(repr(dataclasses.astuple(condition)).encode())
 
 
-def judge(differences: Array, tier: Tier, alpha: float, mei: float = 0.0, null: stats.Null | None = None) -> Judged:
+def judge(differences: Array, tier: Tier, alpha: float, sesoi: float = 0.0, null: stats.Null | None = None) -> Judged:
     """The lab's own verdicts."""
     fit = stats.paired_t(differences) if tier == "confirm" else stats.pooled_t(differences, null)
-    decision = verdict.decide(fit, tier=tier, alpha=alpha, mei=np.full(len(differences), mei))
+    decision = verdict.decide(fit, tier=tier, alpha=alpha, sesoi=np.full(len(differences), sesoi))
     half = fit.half_width(alpha)
     return Judged(decision.claim, fit.p(), fit.estimate - half, fit.estimate + half)
 

@@ -45,7 +45,7 @@ class Looked:
 
 
 def calibrate_looks(
-    condition: Condition, first: int, mei: float, *, studies: int, seed: int = 0, alpha: float = 0.05
+    condition: Condition, first: int, sesoi: float, *, studies: int, seed: int = 0, alpha: float = 0.05
 ) -> Looked:
     """Simulates and judges studies; the same seed gives the same numbers.
 
@@ -55,12 +55,12 @@ def calibrate_looks(
     scores = simulate(condition, studies, generator(condition, seed))
     differences = scores[:, 1:] - scores[:, :1]
     looks, truth = Looks(first, condition.seeds, condition.arms), effects_of(condition)
-    judged = sequential.decide(differences, looks, alpha, mei)
-    fixed = judge(differences, "confirm", alpha, mei).claim
+    judged = sequential.decide(differences, looks, alpha, sesoi)
+    fixed = judge(differences, "confirm", alpha, sesoi).claim
     claim, pairs, estimate = judged.claim, judged.stand.pairs, judged.stand.estimate
     false = np.select(
         [claim == verdict.LOWER, claim == verdict.HIGHER, claim == verdict.SMALL],
-        [truth >= -mei, truth <= mei, truth == 0],
+        [truth >= -sesoi, truth <= sesoi, truth == 0],
         False,
     )
     inside = np.abs(estimate - truth) <= judged.half
@@ -71,7 +71,7 @@ def calibrate_looks(
     return Looked(
         studies=studies,
         false_differences=float(false.any(1).mean()),
-        false_equivalences=float(((claim == verdict.EQUIVALENT) & (np.abs(truth) >= mei)).any(1).mean()),
+        false_equivalences=float(((claim == verdict.EQUIVALENT) & (np.abs(truth) >= sesoi)).any(1).mean()),
         coverage=float(inside.mean()),
         coverage_worst=float(inside.mean(0).min()),
         runs=float((pairs.sum(1) + pairs.max(1)).mean() / ((condition.arms + 1) * condition.seeds)),
@@ -84,11 +84,11 @@ def calibrate_looks(
     )
 
 
-def beyond(arms: int, seeds: int, distance: float, mei: float) -> Condition:
+def beyond(arms: int, seeds: int, distance: float, sesoi: float) -> Condition:
     """Arms that lie this far beyond the band's edges, by turns below and above.
 
     Args:
-        distance, mei: in units of the deviation of a pair's difference, which at rho 1/2 is that of a run.
+        distance, sesoi: in units of the deviation of a pair's difference, which at rho 1/2 is that of a run.
     """
-    size = mei + distance
+    size = sesoi + distance
     return Condition(arms, seeds, effects=tuple(size if arm % 2 else -size for arm in range(arms)))

@@ -90,8 +90,8 @@ def _check(design: Design, runs: pd.DataFrame, tier: str) -> None:
         raise ConfigError(f"seeds were added until arms were decided, so no {tier} verdict holds: leave --tier out")
     if not 0 < design.alpha < 1:
         raise ConfigError(f"alpha={design.alpha:g} must lie between 0 and 1")
-    if design.mei is not None and not (math.isfinite(design.mei) and design.mei >= 0):
-        raise ConfigError(f"mei={design.mei:g} must be a finite number, at least 0")
+    if design.sesoi is not None and not (math.isfinite(design.sesoi) and design.sesoi >= 0):
+        raise ConfigError(f"sesoi={design.sesoi:g} must be a finite number, at least 0")
     if runs.empty:
         raise DataError(f"study {design.study} has no runs")
     if design.baseline_arm is not None:
@@ -118,7 +118,7 @@ class _Comparing:
             self.variances = np.nansum((paired.scores - self.means[:, None]) ** 2, axis=1) / np.where(
                 self.counts > 1, self.counts - 1, np.nan
             )
-        self.mei = design.mei if design.mei is not None else self._default_mei()
+        self.sesoi = design.sesoi if design.sesoi is not None else self._default_sesoi()
         self.baselines = [i for i, base in enumerate(self.base) if base == i]
         self.variants = [i for i, base in enumerate(self.base) if base != i]
         self.notes: list[str] = []
@@ -148,7 +148,7 @@ class _Comparing:
         correction = self._correction(rows)
         rows.sort(key=self._rank)
         self._say(rows)
-        return Comparison(self.design, tuple(rows), self._noise(rows), self.mei, correction, tuple(self.notes))
+        return Comparison(self.design, tuple(rows), self._noise(rows), self.sesoi, correction, tuple(self.notes))
 
     def _described(self) -> list[Row]:
         """Rows of a study whose baseline is still to be chosen."""
@@ -219,7 +219,7 @@ class _Comparing:
         scores, pairs = self.paired.scores, self.paired.pairs
         differences = scores[self.variants] - scores[[self.base[i] for i in self.variants]]
         ordered, places = sequential.ordered(differences, pairs, self.design)
-        found = sequential.decide(ordered, looks, self.design.alpha, self.mei)
+        found = sequential.decide(ordered, looks, self.design.alpha, self.sesoi)
         self.notes += sequential.notes(found.stand, differences)
         self.differences = np.where(sequential.used(found.stand, places, len(pairs)), differences, np.nan)
         fit = stats.paired_t(self.differences)
@@ -228,7 +228,7 @@ class _Comparing:
         return _Verdicts(fit, found.half, found.p, found.p_adjusted, found.claim, tiers, every, self._flat())
 
     def _decide(self, fit: Fit, tier: Tier, eligible: NDArray[np.bool_]) -> verdict.Decision:
-        return verdict.decide(fit, tier=tier, alpha=self.design.alpha, mei=self.mei, eligible=eligible)
+        return verdict.decide(fit, tier=tier, alpha=self.design.alpha, sesoi=self.sesoi, eligible=eligible)
 
     def _flat(self) -> NDArray[np.bool_]:
         """Arms of two pairs or more whose differences are all the same to rounding."""
@@ -317,7 +317,7 @@ class _Comparing:
         deviation = float(fit.error[k]) * math.sqrt(n)
         family = len(self.variants)
         return verdict.further_seeds(
-            float(fit.estimate[k]), deviation, n, mei=self.mei, alpha=self.design.alpha, tier=tier, family=family
+            float(fit.estimate[k]), deviation, n, sesoi=self.sesoi, alpha=self.design.alpha, tier=tier, family=family
         )
 
     def _row(self, i: int, name: VerdictName, *, n: int, warnings: Sequence[str] = (), **found: Any) -> Row:
@@ -359,7 +359,7 @@ class _Comparing:
         group = self.baselines.index(base) if base >= 0 else len(self.baselines)
         return group, last, 0.0 if math.isnan(value) else sign * value, row.arm
 
-    def _default_mei(self) -> float:
+    def _default_sesoi(self) -> float:
         runs, metric = self.runs[self.paired.finished], self.design.metric
         run_sd = math.sqrt(stats.typical_variance(self.variances, self.counts))
         bytes_per_token = math.nan
@@ -368,7 +368,7 @@ class _Comparing:
             bytes_per_token = float((loss / (math.log(2) * bpb)).median())
         known = self.means[self.counts > 0]
         typical = float(np.median(known)) if len(known) else math.nan
-        return verdict.default_mei(metric, run_sd, bytes_per_token=bytes_per_token, typical=typical)
+        return verdict.default_sesoi(metric, run_sd, bytes_per_token=bytes_per_token, typical=typical)
 
     def _noise(self, rows: Sequence[Row]) -> Interval | None:
         """The interval of an arm that equals the baseline, with as many pairs as the arms have."""

@@ -134,7 +134,7 @@ def judge(
         doubted: effects whose arms cannot fairly be compared: nothing is claimed of them.
         withheld: effects without a contrast that belong to the family all the same.
     """
-    design, mei = comparison.design, comparison.mei
+    design, sesoi = comparison.design, comparison.sesoi
     size = float(np.nanmax(np.abs(scores)))
     counts = (~np.isnan(found)).sum(1)
     flat = (counts >= 2) & (np.nanmax(found, axis=1) - np.nanmin(found, axis=1) <= ROUNDING * size)
@@ -145,7 +145,7 @@ def judge(
         return stats.holm(np.append(np.where(able, fit.tail(distance), 1.0), np.ones(withheld)))[: len(names)]
 
     away = np.abs(fit.estimate)
-    nonzero, beyond, inside = corrected(away), corrected(away - mei), corrected(mei - away)
+    nonzero, beyond, inside = corrected(away), corrected(away - sesoi), corrected(sesoi - away)
     half = fit.half_width(design.alpha)
     p = fit.p()
     effects = []

@@ -183,7 +183,7 @@ def _decided(
     claims: dict[Tier, NDArray[np.int64]] = {}
     tiers: tuple[tuple[Tier, NDArray[np.bool_]], ...] = (("confirm", confirm), ("screen", ~confirm))
     for tier, eligible in tiers:
-        decision = decide(fit, tier=tier, alpha=design.alpha, mei=comparison.mei, eligible=eligible)
+        decision = decide(fit, tier=tier, alpha=design.alpha, sesoi=comparison.sesoi, eligible=eligible)
         claims[tier] = decision.claim
     half = np.where(fit.pairs >= FEWEST_PAIRS, fit.half_width(design.alpha), np.nan)
     p = fit.p()

@@ -4,7 +4,7 @@ A sweep with `design: factorial` gets the effects of report/contrasts.py. Any ot
 for each pair of factors with the others at the baseline, the differences of differences against the baseline's cell:
 (a', b') - (a', b) - (a, b') + (a, b). Either is computed in each pair of runs (seed) that has every arm that it needs,
 then tested by a plain t over the seeds: what a seed does to all arms drops out. p-values are corrected by Holm over all
-effects listed. The words, with e the smallest effect of interest, each claim corrected by itself:
+effects listed. The words, with e the smallest effect size of interest, each claim corrected by itself:
 
     matters          the effect lies beyond e
     negligible       it lies within (-e, e)
@@ -63,8 +63,8 @@ def sections(comparison: Comparison, study: Study) -> list[Section]:
     if tested:
         sentences.append(
             f"{level} intervals, plain t over the {comparison.design.pair}s; p-values by Holm over all "
-            f"{'effects' if found.coded else 'interactions'}, those withheld included; smallest effect of interest "
-            f"{wording.amount(comparison.mei)}."
+            f"{'effects' if found.coded else 'interactions'}, those withheld included; smallest effect size of "
+            f"interest {wording.amount(comparison.sesoi)}."
         )
     warned = [row.arm for row in comparison.rows if row.warnings]
     if found.effects and warned:

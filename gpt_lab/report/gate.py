@@ -117,7 +117,7 @@ def _gate(
         "delta": None if delta is None else dataclasses.asdict(delta),
         "more_seeds": None if row is None else row.more_seeds,
         "metric": None if comparison is None else comparison.design.metric,
-        "mei": None if comparison is None else comparison.mei,
+        "sesoi": None if comparison is None else comparison.sesoi,
         "not_finished": {state: int(number) for state, number in states.items()},
         "warnings": [] if row is None else list(row.warnings),
     }

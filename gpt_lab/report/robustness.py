@@ -21,11 +21,11 @@ def make(comparison: Comparison, study: Study) -> list[Section]:
     if not any(len(leg.curve) > 1 for _, leg in found):
         return []
     rows = tuple(_cells(row, leg, comparison) for row, leg in found)
-    loss = wording.amount(comparison.mei)
+    loss = wording.amount(comparison.sesoi)
     sentences = [*_how(design, found)]
     sentences.append(
-        f"Within: the values that cost at most {loss} {wording.unit(design.metric)} (the smallest effect of interest) "
-        "against the best one tried, interpolated in the logarithm; ≥: that loss was not reached within what was tried."
+        f"Within: the values that cost at most {loss} {wording.unit(design.metric)} (the smallest effect size of "
+        "interest) against the best one tried, interpolated in the logarithm; ≥: that loss was not reached within what was tried."
     )
     return [Section("Tuning", tuple(sentences), HEADS, rows, frozenset({2, 3, 4}))]
 
@@ -63,7 +63,7 @@ def _cells(row: Row, leg: Leg, comparison: Comparison) -> tuple[str, ...]:
         chosen + (" (edge)" if leg.best.edge is not None and leg.best.tried is not None else ""),
         "–" if leg.best.tried is None else shown(leg.best.tried),
         f"{len(leg.curve)}",
-        *_width(leg, comparison.mei),
+        *_width(leg, comparison.sesoi),
         f"{lost} of {leg.runs}" if lost else f"none of {leg.runs}",
     )
 

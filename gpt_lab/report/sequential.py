@@ -38,9 +38,9 @@ class Verdicts:
     claim: NDArray[np.int64]
 
 
-def decide(differences: ArrayLike, looks: Looks, alpha: float, mei: float) -> Verdicts:
+def decide(differences: ArrayLike, looks: Looks, alpha: float, sesoi: float) -> Verdicts:
     """The claims over a family (..., arms, pairs), pairs in the order of the seeds."""
-    found = stand(differences, looks, alpha, mei)
+    found = stand(differences, looks, alpha, sesoi)
     made = boundaries(looks.first, looks.last)
     judged = found.pairs > 0
     at = np.where(judged, found.pairs, looks.first)
@@ -57,8 +57,8 @@ def decide(differences: ArrayLike, looks: Looks, alpha: float, mei: float) -> Ve
 
     p = tail(size)
     nonzero = corrected(p)
-    beyond = corrected(tail(size - mei)) <= alpha
-    inside = corrected(tail(mei - size)) <= alpha
+    beyond = corrected(tail(size - sesoi)) <= alpha
+    inside = corrected(tail(sesoi - size)) <= alpha
     claim = np.select(
         [~judged, beyond & (found.estimate < 0), beyond, inside, nonzero <= alpha],
         [verdict.OPEN, verdict.LOWER, verdict.HIGHER, verdict.EQUIVALENT, verdict.SMALL],

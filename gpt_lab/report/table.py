@@ -75,7 +75,7 @@ def summary(comparison: Comparison, study: Study) -> list[str]:
     unit = wording.unit(design.metric)
     rules = (
         f"metric {design.metric} ({design.goal}), pairs by {design.pair}, {wording.percent(design.alpha)} intervals, "
-        f"smallest effect of interest {comparison.mei:.4g} {unit}, verdicts corrected: {comparison.correction}"
+        f"smallest effect size of interest {comparison.sesoi:.4g} {unit}, verdicts corrected: {comparison.correction}"
     )
     lines = [facts.counts(study), rules]
     if comparison.noise is not None:

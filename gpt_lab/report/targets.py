@@ -26,7 +26,7 @@ class Options:
         runs_dir: where the studies are; None: where the sweep puts them, else runs.
         remote: `wandb:entity/project/sweep`, read instead of runs_dir.
         baseline: name of the arm to compare with, or its settings `key=value,...`.
-        metric, goal, pair, mei, alpha: as in Design.
+        metric, goal, pair, sesoi, alpha: as in Design.
         group_by: settings whose values make the arms.
         tier: which test decides; auto: confirm where there are enough fresh seeds, else screen.
     """
@@ -38,7 +38,7 @@ class Options:
     goal: Literal["minimize", "maximize"] | None = None
     group_by: tuple[str, ...] = ()
     pair: str | None = None
-    mei: float | None = None
+    sesoi: float | None = None
     alpha: float | None = None
     tier: Literal["auto", "screen", "confirm"] = "auto"
 

@@ -121,14 +121,14 @@ class Comparison:
     Fields:
         noise: what two sets of baseline runs differ by: the difference 0 with the interval that a variant equal to the
             baseline would get; None with fewer than two baseline runs.
-        mei: the minimum effect of interest that was used, in units of the metric.
+        sesoi: the smallest effect size of interest that was used, in units of the metric.
         notes: sentences below the table.
     """
 
     design: Design
     rows: tuple[Row, ...]
     noise: Interval | None
-    mei: float
+    sesoi: float
     correction: str
     notes: tuple[str, ...] = ()
 

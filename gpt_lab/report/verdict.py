@@ -1,7 +1,7 @@
 """From differences to words.
 
-Each arm is compared with the baseline; e is the minimum effect of interest. Three claims are possible, each with the
-p-value that is below alpha exactly when the interval at level 1 - alpha says so:
+Each arm is compared with the baseline; e is the smallest effect size of interest. Three claims are possible, each with
+the p-value that is below alpha exactly when the interval at level 1 - alpha says so:
 
     better / worse   the interval lies wholly beyond e      p = tail(|d| - e)
     equivalent       it lies wholly inside (-e, e)          p = tail(e - |d|)
@@ -50,15 +50,15 @@ class Decision:
     p_adjusted: Array
 
 
-def decide(fit: Fit, *, tier: Tier, alpha: float, mei: ArrayLike, eligible: ArrayLike = True) -> Decision:
+def decide(fit: Fit, *, tier: Tier, alpha: float, sesoi: ArrayLike, eligible: ArrayLike = True) -> Decision:
     """The claims of one tier over a family.
 
     Args:
-        mei: e, one number or one for each study (...).
+        sesoi: e, one number or one for each study (...).
         eligible: (..., arms); an arm that is not, or has fewer pairs than the tier asks for, is OPEN but counted.
     """
     correct = holm if tier == "confirm" else benjamini_hochberg
-    band = np.asarray(mei, float)[..., None]
+    band = np.asarray(sesoi, float)[..., None]
     judged = (fit.pairs >= FEWEST[tier]) & np.isfinite(fit.error) & np.asarray(eligible, bool)
 
     def corrected(distance: Array) -> Array:
@@ -77,7 +77,7 @@ def decide(fit: Fit, *, tier: Tier, alpha: float, mei: ArrayLike, eligible: Arra
 
 
 def further_seeds(
-    estimate: float, deviation: float, pairs: int, *, mei: float, alpha: float, tier: Tier, family: int
+    estimate: float, deviation: float, pairs: int, *, sesoi: float, alpha: float, tier: Tier, family: int
 ) -> int | None:
     """Pairs beyond those there are that decide with a power of 80 %, were the estimate and the spread the true ones.
 
@@ -90,7 +90,7 @@ def further_seeds(
     Returns:
         None where a million seeds would not do.
     """
-    reach = max(abs(estimate), mei - abs(estimate))
+    reach = max(abs(estimate), sesoi - abs(estimate))
     if not (reach > 0 and deviation > 0 and math.isfinite(reach / deviation)):
         return None
     try:  # two runs that correlate by 1/2 differ by as much as one run varies
@@ -100,7 +100,7 @@ def further_seeds(
     return max(1, needed - pairs)
 
 
-def default_mei(metric: str, run_sd: float, *, bytes_per_token: float = math.nan, typical: float = math.nan) -> float:
+def default_sesoi(metric: str, run_sd: float, *, bytes_per_token: float = math.nan, typical: float = math.nan) -> float:
     """max(FLOOR_NATS per byte in the metric's unit, half a run's standard deviation); NaN parts are left out.
 
     Args:

@@ -110,7 +110,7 @@ def _log(
             **{name: getattr(design, name) for name in names},
             "baseline": design.baseline_arm,
             "factors": list(design.factors),
-            "mei": comparison.mei,
+            "sesoi": comparison.sesoi,
             "correction": comparison.correction,
             "notes": list(comparison.notes),
         },

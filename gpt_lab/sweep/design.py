@@ -36,7 +36,7 @@ class Design:
         within: factors that nobody compares (a ladder of scales): an arm's baseline has its own values of them.
         baseline: value of each other factor in the arm that all are compared with; None: the user must choose.
         family: name of the set of comparisons whose verdicts are corrected together.
-        mei: minimum effect of interest, in units of the metric; None: STATISTICS' default.
+        sesoi: smallest effect size of interest, in units of the metric; None: STATISTICS' default.
         alpha: probability of a false verdict, over the family.
         values: the values of each swept setting, in the file's order (empty for drawn ones).
         factorial: of a two-level factorial the words that define its fraction (sweep/factorial.py), none for the full
@@ -56,7 +56,7 @@ class Design:
     nuisance: tuple[str, ...] = ()
     baseline: Mapping[str, Any] | None = None
     family: str = ""
-    mei: float | None = None
+    sesoi: float | None = None
     alpha: float = 0.05
     values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     factorial: tuple[tuple[str, ...], ...] | None = None

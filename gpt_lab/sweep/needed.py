@@ -125,8 +125,8 @@ def wished(sweep: Sweep, compared: int, floor: Noise | None) -> str:
     """The seeds that some effects need; where the noise is not known, in units of a run's deviation."""
     unit, name = (1.0, "run sd") if floor is None else (floor.sd, floor.metric)
     sizes = [unit * size for size in WISHED]
-    if floor is not None and sweep.design.mei is not None and floor.metric == sweep.design.metric:
-        sizes.append(sweep.design.mei)
+    if floor is not None and sweep.design.sesoi is not None and floor.metric == sweep.design.metric:
+        sizes.append(sweep.design.sesoi)
     parts = []
     for size in sorted(sizes, reverse=True):
         try:

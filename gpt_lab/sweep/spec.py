@@ -23,7 +23,7 @@ TOP = (
 )
 GRID_ONLY = ("zip", "per", "exclude", "tune", "design", "trunk", *factorial.KEYS, "seeds")
 BLOCK = (
-    *("study", "question", "baseline", "within", "pair", "family", "mei", "alpha", "nuisance", "match"),
+    *("study", "question", "baseline", "within", "pair", "family", "sesoi", "alpha", "nuisance", "match"),
     *GRID_ONLY,
 )
 METRICS = (
@@ -229,7 +229,7 @@ def _design(
         nuisance=nuisance,
         baseline=baseline,
         family=_text("family", block) or name,
-        mei=_number("mei", block, lambda x: 0 < x < math.inf, "above 0"),
+        sesoi=_number("sesoi", block, lambda x: 0 < x < math.inf, "above 0"),
         alpha=_number("alpha", block, lambda x: 0 < x < 1, "between 0 and 1") or 0.05,
         values=values,
         factorial=factorial.words(block, factors, values, baseline),

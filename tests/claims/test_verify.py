@@ -26,7 +26,7 @@ CLEAN = code.Version("c" * 40, False)
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six real trainings: a learning rate of almost nothing learns less."""
     place = tmp_path_factory.mktemp("study")
-    block = {"baseline": {"optim.lr": 0.01}, "mei": 0.001}
+    block = {"baseline": {"optim.lr": 0.01}, "sesoi": 0.001}
     path = write_sweep(place, {"optim.lr": [0.01, 1e-7], "seed": [0, 1, 2]}, gpt_lab=block)
     done = subprocess.run([*SWEEP, str(path), "--jobs", "1"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

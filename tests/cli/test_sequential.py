@@ -24,7 +24,7 @@ BASE, SLOW, SAME = (f"optim.lr={lr}, replica={r}" for lr, r in (("0.004", 0), ("
 STATED = {
     "baseline": {"optim.lr": 0.004, "replica": 0},
     "exclude": [{"optim.lr": 1e-5, "replica": 1}],
-    "mei": 0.01,
+    "sesoi": 0.01,
     "seeds": {"min": 3, "max": 5, "stop": "decided"},
 }
 

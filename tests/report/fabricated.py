@@ -117,7 +117,7 @@ def study(
 
 
 def comparison(
-    made: Study, *, mei: float = 0.01, tier: Any = "screen", tunings: Mapping[str, str] | None = None
+    made: Study, *, sesoi: float = 0.01, tier: Any = "screen", tunings: Mapping[str, str] | None = None
 ) -> Comparison:
     """Paired t by the book: good enough to draw."""
     design = made.design
@@ -138,7 +138,7 @@ def comparison(
         elif len(differences) == 1:
             verdict = "undecided"
         elif delta is not None:
-            verdict = judge(delta, mei, design.goal)
+            verdict = judge(delta, sesoi, design.goal)
         rows.append(
             Row(
                 arm=arm,
@@ -170,7 +170,9 @@ def comparison(
     sign = 1 if design.goal == "minimize" else -1
     rows.sort(key=lambda row: math.inf if row.mean is None else sign * row.mean)
     noise = Interval(0.0, -0.011, 0.011, 8.0, 1.0) if any(r.arm == base and r.runs > 1 for r in rows) else None
-    return Comparison(design, tuple(rows), noise, mei, "Benjamini-Hochberg", ("Floors: trigram 2.0805 bits per byte.",))
+    return Comparison(
+        design, tuple(rows), noise, sesoi, "Benjamini-Hochberg", ("Floors: trigram 2.0805 bits per byte.",)
+    )
 
 
 def interval(differences: np.ndarray) -> Interval:
@@ -180,11 +182,11 @@ def interval(differences: np.ndarray) -> Interval:
     return Interval(mean, mean - half, mean + half, n - 1, float(2 * stats.t.sf(abs(mean) / error, n - 1)))
 
 
-def judge(delta: Interval, mei: float, goal: str) -> VerdictName:
+def judge(delta: Interval, sesoi: float, goal: str) -> VerdictName:
     lower, upper = delta.low, delta.high
-    if upper < -mei or lower > mei:
+    if upper < -sesoi or lower > sesoi:
         return "better" if (upper < 0) == (goal == "minimize") else "worse"
-    if -mei < lower and upper < mei:
+    if -sesoi < lower and upper < sesoi:
         return "equivalent"
     return "real but small" if lower > 0 or upper < 0 else "undecided"
 

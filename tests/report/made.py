@@ -13,7 +13,7 @@ import pandas as pd
 from gpt_lab.report.types import COLUMNS, Comparison, Row, Study
 from gpt_lab.sweep.design import Design
 
-DESIGN = Design("pos", factors=("position",), baseline={"position": "rope"}, mei=0.01)
+DESIGN = Design("pos", factors=("position",), baseline={"position": "rope"}, sesoi=0.01)
 TUNED = dataclasses.replace(
     DESIGN, nuisance=("optim.lr",), values={"position": ("rope", "none"), "optim.lr": (0.001, 0.003, 0.01, 0.03)}
 )

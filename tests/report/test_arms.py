@@ -213,9 +213,9 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
 
 def test_thresholds_and_metric_of_the_user_win() -> None:
     cells = [wanted({"position": "rope", "seed": 0})]
-    found = arrange([run()], POSITIONS, cells, metric="val/loss", goal="maximize", mei=0.5, alpha=0.1)
+    found = arrange([run()], POSITIONS, cells, metric="val/loss", goal="maximize", sesoi=0.5, alpha=0.1)
     design = found.design
-    assert (design.metric, design.goal, design.mei, design.alpha) == ("val/loss", "maximize", 0.5, 0.1)
+    assert (design.metric, design.goal, design.sesoi, design.alpha) == ("val/loss", "maximize", 0.5, 0.1)
     assert (design.factors, design.baseline_arm) == (("position",), "position=rope")
 
 

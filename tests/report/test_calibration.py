@@ -130,15 +130,15 @@ def test_a_planned_effect_is_found_as_often_as_planned(tier: Tier, arms: int, se
 
 def test_further_seeds_decide_as_often_as_promised() -> None:
     estimate, deviation = 0.5, 1.0
-    more = verdict.further_seeds(estimate, deviation, 5, mei=0.2, alpha=0.05, tier="confirm", family=3)
+    more = verdict.further_seeds(estimate, deviation, 5, sesoi=0.2, alpha=0.05, tier="confirm", family=3)
     assert more is not None and more + 5 == seeds_needed(0.5, rho=0.5, comparisons=3)
     condition = Condition(3, 5 + more, effects=(estimate,))
     assert result(condition, "confirm", 4000).found == pytest.approx(0.8, abs=0.03)
-    near = verdict.further_seeds(0.0, 1.0, 5, mei=0.6, alpha=0.05, tier="confirm", family=1)
+    near = verdict.further_seeds(0.0, 1.0, 5, sesoi=0.6, alpha=0.05, tier="confirm", family=1)
     rng = np.random.default_rng(0)
-    judged = judge(rng.standard_normal((4000, 1, 5 + (near or 0))), "confirm", 0.05, mei=0.6)
+    judged = judge(rng.standard_normal((4000, 1, 5 + (near or 0))), "confirm", 0.05, sesoi=0.6)
     assert 0.5 < (judged.claim == verdict.EQUIVALENT).mean() < 0.9
-    assert verdict.further_seeds(0.0, 1.0, 5, mei=0.0, alpha=0.05, tier="confirm", family=1) is None
+    assert verdict.further_seeds(0.0, 1.0, 5, sesoi=0.0, alpha=0.05, tier="confirm", family=1) is None
 
 
 @pytest.mark.parametrize("family", [1, 4])
@@ -146,7 +146,7 @@ def test_claims_about_the_band_are_rarely_false(family: int) -> None:
     """At the edge of the band, where a false claim is likeliest: an arm there is neither beyond it nor inside."""
     rng = np.random.default_rng(1)
     edge = 1.0 + rng.standard_normal((STUDIES, family, 6))
-    judged = judge(edge, "confirm", 0.05, mei=1.0)
+    judged = judge(edge, "confirm", 0.05, sesoi=1.0)
     for claim in (verdict.HIGHER, verdict.EQUIVALENT):
         assert (judged.claim == claim).any(1).mean() < 0.035  # half of alpha, each is one side
     assert not (judged.claim == verdict.LOWER).any()
@@ -161,13 +161,13 @@ CLAIMS: dict[int, VerdictName] = {
 }
 
 
-@pytest.mark.parametrize("mei", [0.0, 0.8])
+@pytest.mark.parametrize("sesoi", [0.0, 0.8])
 @pytest.mark.parametrize("tier, seeds", [("screen", 3), ("screen", 6), ("confirm", 5)])
-def test_the_harness_judges_as_compare_does(tier: Tier, seeds: int, mei: float) -> None:
+def test_the_harness_judges_as_compare_does(tier: Tier, seeds: int, sesoi: float) -> None:
     """Whole studies through compare() get the very verdicts and intervals that the arrays get."""
     condition = Condition(4, seeds, noise="dispersed", effects=(-3.0, 1.0, 0.3))
     scores = simulate(condition, 40, np.random.default_rng(2))
-    judged = judge(scores[:, 1:] - scores[:, :1], tier, 0.05, mei)
+    judged = judge(scores[:, 1:] - scores[:, :1], tier, 0.05, sesoi)
     seen = set()
     for number in range(len(scores)):
         runs = pd.DataFrame(
@@ -175,7 +175,7 @@ def test_the_harness_judges_as_compare_does(tier: Tier, seeds: int, mei: float) 
             for v, of_arm in enumerate(scores[number])
             for s, score in enumerate(of_arm)
         )
-        design = Design("simulated", factors=("v",), baseline={"v": 0}, mei=mei)
+        design = Design("simulated", factors=("v",), baseline={"v": 0}, sesoi=sesoi)
         rows = {row.arm: row for row in compare(Study(design, runs), tier=tier).rows}
         for v in range(4):
             row = rows[f"v={v + 1}"]

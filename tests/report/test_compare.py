@@ -27,7 +27,7 @@ def test_verdicts_follow_the_interval_and_the_band() -> None:
     assert [r.delta.estimate for r in found.rows if r.delta] == pytest.approx([-0.05, -0.0095, 0, 0.006, 0.05])
     assert row(found, "rope").verdict == "baseline" and row(found, "rope").delta is None
     assert {r.tier for r in found.rows} == {None, "confirm"}
-    assert found.correction == "Holm over 5 comparisons" and found.mei == 0.01
+    assert found.correction == "Holm over 5 comparisons" and found.sesoi == 0.01
     assert row(compare(of_size(0.009, spread=0.02)), "a").verdict == "undecided"
 
 
@@ -225,22 +225,22 @@ def test_a_null_arm_is_an_arm_like_any_other() -> None:
 def test_default_band() -> None:
     """0.005 nats per byte in the metric's unit, or half a run's standard deviation if that is more."""
     rows = of_size(0.0).runs
-    default = dataclasses.replace(DESIGN, mei=None)
-    assert compare(study(rows.to_dict("records"), default)).mei == pytest.approx(0.005 / math.log(2))
+    default = dataclasses.replace(DESIGN, sesoi=None)
+    assert compare(study(rows.to_dict("records"), default)).sesoi == pytest.approx(0.005 / math.log(2))
     noisy = rows.assign(score=2 + (rows["score"] - 2) * 20)
     sds = noisy.groupby("arm")["score"].std()
     scale = math.sqrt(4 / stats.chi2.median(4))
-    assert compare(study(noisy.to_dict("records"), default)).mei == pytest.approx(
+    assert compare(study(noisy.to_dict("records"), default)).sesoi == pytest.approx(
         math.sqrt((sds**2).median()) * scale / 2
     )
     loss = rows.assign(**{"summary.val/bpb": 2.0, "summary.val/loss": 2.0 * math.log(2) * 3.5})
     per_token = dataclasses.replace(default, metric="val/loss")
-    assert compare(study(loss.to_dict("records"), per_token)).mei == pytest.approx(0.005 * 3.5)
-    assert compare(study(rows.to_dict("records"), per_token)).mei == pytest.approx(0.005)
+    assert compare(study(loss.to_dict("records"), per_token)).sesoi == pytest.approx(0.005 * 3.5)
+    assert compare(study(rows.to_dict("records"), per_token)).sesoi == pytest.approx(0.005)
     perplexity = dataclasses.replace(default, metric="val/ppl")
-    assert compare(study(loss.to_dict("records"), perplexity)).mei == pytest.approx(0.005 * 3.5 * 2, rel=1e-3)
+    assert compare(study(loss.to_dict("records"), perplexity)).sesoi == pytest.approx(0.005 * 3.5 * 2, rel=1e-3)
     other = compare(study(rows.to_dict("records"), dataclasses.replace(default, metric="perf/tokens_per_s")))
-    assert other.mei == pytest.approx(math.sqrt((rows.groupby("arm")["score"].std() ** 2).median()) * scale / 2)
+    assert other.sesoi == pytest.approx(math.sqrt((rows.groupby("arm")["score"].std() ** 2).median()) * scale / 2)
 
 
 def test_a_winner_is_reported_shrunk_and_screens_ask_for_fresh_seeds() -> None:
@@ -255,8 +255,8 @@ def test_a_winner_is_reported_shrunk_and_screens_ask_for_fresh_seeds() -> None:
     [
         ({"alpha": 0.0}, "alpha=0"),
         ({"alpha": 1.5}, "alpha=1.5"),
-        ({"mei": -0.1}, "mei=-0.1"),
-        ({"mei": math.inf}, "mei=inf"),
+        ({"sesoi": -0.1}, "sesoi=-0.1"),
+        ({"sesoi": math.inf}, "sesoi=inf"),
     ],
 )
 def test_bad_thresholds(change: dict[str, float], message: str) -> None:

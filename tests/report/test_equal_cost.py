@@ -28,9 +28,9 @@ LADDER = Design(
     factors=("budget.tokens", "mlp"),
     within=("budget.tokens",),
     baseline={"mlp": "relu"},
-    mei=0.004,
+    sesoi=0.004,
 )
-ONE = Design("one", factors=("mlp",), baseline={"mlp": "relu"}, mei=0.004)
+ONE = Design("one", factors=("mlp",), baseline={"mlp": "relu"}, sesoi=0.004)
 BUDGETS = (1e6, 2e6, 4e6)
 FASTER = {"silu": 1.4, "gelu": 1.0, "glu": 1.2}
 DEARER = {"glu": 1.5}

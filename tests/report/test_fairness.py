@@ -387,7 +387,7 @@ def test_seconds_on_other_machines() -> None:
 
 
 def test_what_a_preset_bundles_and_how_large_it_is_are_said_and_forbid_nothing() -> None:
-    design = Design("m", factors=("model",), baseline={"model": "llama"}, mei=0.01)
+    design = Design("m", factors=("model",), baseline={"model": "llama"}, sesoi=0.01)
     rows = of_size(-0.05).runs.to_dict("records")
     for r in rows:
         own = r["arm"] == "position=a"

@@ -32,7 +32,7 @@ parameters:
   budget.steps: {value: 20}
   tokenizer: {value: byte}
 command: [uv, run, train, study=mine, "${args_no_hyphens}"]
-gpt_lab: {study: mine, question: "Which?", baseline: {position: rope}, mei: 0.01}
+gpt_lab: {study: mine, question: "Which?", baseline: {position: rope}, sesoi: 0.01}
 """
 
 
@@ -121,7 +121,7 @@ def test_a_ledger_is_the_truth(folder: Path) -> None:
     finished(folder / "runs", 1.0, study="mine", seed=77)
     found = frame.load(["runs/mine"], Options())
     assert list(found.runs["state"]) == ["finished"] * 2 + ["missing"] * 2
-    assert found.sweep is not None and found.sweep.design.mei == 0.01  # type: ignore[attr-defined]
+    assert found.sweep is not None and found.sweep.design.sesoi == 0.01  # type: ignore[attr-defined]
     assert "1 run in the folder that match no cell of the sweep: left out" in found.notes
 
 
@@ -129,9 +129,9 @@ def test_the_file_may_change_its_question_but_not_what_ran(folder: Path) -> None
     path = write_sweep(folder)
     made = run_cells(path)
     ledger(folder, path, made, end=4)
-    write_sweep(folder, SWEEP.replace("Which?", "Really?").replace("mei: 0.01", "mei: 0.5"))
+    write_sweep(folder, SWEEP.replace("Which?", "Really?").replace("sesoi: 0.01", "sesoi: 0.5"))
     design = frame.load(["mine"], Options()).design
-    assert (design.question, design.mei) == ("Really?", 0.5)
+    assert (design.question, design.sesoi) == ("Really?", 0.5)
     write_sweep(folder, SWEEP.replace("[rope, alibi]", "[rope, alibi, none]"))
     changed = frame.load(["mine"], Options())
     assert len(changed.runs) == 4

@@ -27,7 +27,7 @@ def gate(capsys: pytest.CaptureFixture[str], runs: Path, variant: str, *more: st
 
 
 @pytest.mark.parametrize(
-    "effect, mei, goal, status, word",
+    "effect, sesoi, goal, status, word",
     [
         (-0.4, 0.02, "minimize", 0, "keep: position=alibi: better (baseline position=rope); −0.4"),
         (0.4, 0.02, "minimize", 1, "discard: position=alibi: worse"),
@@ -41,13 +41,13 @@ def gate(capsys: pytest.CaptureFixture[str], runs: Path, variant: str, *more: st
     ],
 )
 def test_planted_effects(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], effect: float, mei: float, goal: str, status: int, word: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], effect: float, sesoi: float, goal: str, status: int, word: str
 ) -> None:
     runs = study(tmp_path, {"rope": 0.0, "alibi": effect}, seeds=5)
-    found, line = gate(capsys, runs, "alibi", "--mei", str(mei), "--goal", goal)
+    found, line = gate(capsys, runs, "alibi", "--sesoi", str(sesoi), "--goal", goal)
     assert (found, line[: len(word)]) == (status, word)
     assert "5 pairs, confirm" in line
-    found, line = gate(capsys, runs, "position=alibi", "--mei", str(mei), "--goal", goal, "--json")
+    found, line = gate(capsys, runs, "position=alibi", "--sesoi", str(sesoi), "--goal", goal, "--json")
     facts = json.loads(line)
     assert found == facts["exit"] == status
     assert (facts["decision"], facts["arm"], facts["baseline"]) == (

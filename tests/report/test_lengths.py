@@ -22,7 +22,7 @@ from gpt_lab.report.figures.material import Material
 from gpt_lab.report.lengths import Lengths, make, measure
 from gpt_lab.report.targets import Options
 from gpt_lab.report.types import Study
-from gpt_lab.report.verdict import default_mei
+from gpt_lab.report.verdict import default_sesoi
 from tests.helpers import tiny_config
 from tests.report.fabricated import comparison, plain, pos_enc, study
 from tests.report.stores import save, summary
@@ -180,7 +180,7 @@ def test_any_length_may_decide(tmp_path: Path) -> None:
     of_bpb = frame.load([folder], Options(metric="val/bpb_8x", baseline="rope"))
     rows = {row.arm: row for row in compare(of_bpb).rows}
     assert rows["position=alibi"].verdict == "better"
-    assert compare(of_bpb).mei == pytest.approx(0.005 / math.log(2), rel=0.5)
+    assert compare(of_bpb).sesoi == pytest.approx(0.005 / math.log(2), rel=0.5)
     (section,) = make(compare(of_bpb), of_bpb)
     assert "val/bpb" in section.heads
     of_accuracy = frame.load([folder], Options(metric="val/accuracy_8x", baseline="rope"))
@@ -192,6 +192,6 @@ def test_units_are_those_of_one_context() -> None:
     assert wording.unit("val/bpb_8x") == wording.unit("val/bpb") == "bits per byte"
     assert wording.axis("val/loss_beyond_4x") == "val/loss_beyond_4x (nats per token)"
     assert wording.axis("val/accuracy_2x") == "val/accuracy_2x (share of the answers)"
-    assert default_mei("val/bpb_8x", 0.0) == default_mei("val/bpb", 0.0) == 0.005 / math.log(2)
-    assert default_mei("val/accuracy", 0.0) == 0.01
-    assert default_mei("val/accuracy_4x", 0.05) == 0.025
+    assert default_sesoi("val/bpb_8x", 0.0) == default_sesoi("val/bpb", 0.0) == 0.005 / math.log(2)
+    assert default_sesoi("val/accuracy", 0.0) == 0.01
+    assert default_sesoi("val/accuracy_4x", 0.05) == 0.025

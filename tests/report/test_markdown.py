@@ -79,10 +79,10 @@ def test_figures_are_linked_relatively(tmp_path: Path) -> None:
 def test_how_to_repeat_a_sweep() -> None:
     comparison, study = fabricated.plain()
     sweep = Sweep(Path("sweeps/pos_enc.yaml"), {}, comparison.design, "grid", overrides=("scale=nano", "data.path=a b"))
-    text = markdown(comparison, study, [], sweep, "uv run report sweeps/pos_enc.yaml --mei 0.01")
+    text = markdown(comparison, study, [], sweep, "uv run report sweeps/pos_enc.yaml --sesoi 0.01")
     assert text.endswith(
         "```sh\nuv run sweep sweeps/pos_enc.yaml scale=nano 'data.path=a b'\n"
-        "uv run report sweeps/pos_enc.yaml --mei 0.01\n```\n"
+        "uv run report sweeps/pos_enc.yaml --sesoi 0.01\n```\n"
     )
 
 

@@ -27,7 +27,7 @@ from tests.report.made import NOISE, row
 ROOT = Path(__file__).parent.parent.parent
 STUDIES = 10_000
 DESIGN = dataclasses.replace(
-    made.DESIGN, mei=0.02, looks=Looks(3, 6, 3), values={"position": ("rope",), "seed": (0, 1, 2, 3, 4, 5, 6)}
+    made.DESIGN, sesoi=0.02, looks=Looks(3, 6, 3), values={"position": ("rope",), "seed": (0, 1, 2, 3, 4, 5, 6)}
 )
 WIGGLE = np.array([0.001, -0.002, 0.001, 0.002, -0.001, 0.0015, 0.0])
 
@@ -141,8 +141,8 @@ def test_the_same_score_in_every_pair() -> None:
 # -- promises, by simulation --
 
 
-def result(condition: Condition, mei: float = 0.0, studies: int = STUDIES) -> Looked:
-    return calibrate_looks(condition, 3, mei, studies=studies)
+def result(condition: Condition, sesoi: float = 0.0, studies: int = STUDIES) -> Looked:
+    return calibrate_looks(condition, 3, sesoi, studies=studies)
 
 
 @pytest.mark.parametrize("shape", ["normal", "t3"])

@@ -86,7 +86,7 @@ def test_rules_and_noise_are_told() -> None:
     comparison, study = fabricated.plain()
     text = " ".join(shown((comparison, study), 120).split())
     assert "15 runs: 15 finished" in text
-    assert "smallest effect of interest 0.01 bits per byte" in text and "Benjamini-Hochberg" in text
+    assert "smallest effect size of interest 0.01 bits per byte" in text and "Benjamini-Hochberg" in text
     assert "95 % intervals" in text and "pairs by seed" in text
     assert "baseline against itself: an arm equal to it would get 0.000 [−0.011, +0.011]" in text
     changed = replace(comparison, design=replace(comparison.design, alpha=0.1), noise=None)

@@ -28,7 +28,7 @@ TUNE = Design(
     factors=("optim",),
     nuisance=("optim.lr",),
     baseline={"optim": "adamw"},
-    mei=0.01,
+    sesoi=0.01,
     tuning_pairs=(OWN,),
 )
 
@@ -210,7 +210,7 @@ HAND = Design(
     "untuned",
     factors=("optim", "optim.lr"),
     baseline={"optim": "adamw", "optim.lr": 5e-4},
-    mei=0.01,
+    sesoi=0.01,
 )
 
 
@@ -227,14 +227,14 @@ def test_a_planted_learning_rate_makes_no_arm_better() -> None:
 
 
 def test_a_learning_rate_alone_is_a_question_of_its_own() -> None:
-    design = Design("lr", factors=("optim.lr",), baseline={"optim.lr": 5e-4}, mei=0.01)
+    design = Design("lr", factors=("optim.lr",), baseline={"optim.lr": 5e-4}, sesoi=0.01)
     found = by_hand([("adamw", 5e-4, 2.6), ("x", 4e-3, 2.0)], design, **{"config.optim.name": "adamw"})
     better = next(row for row in found.rows if row.verdict != "baseline")
     assert (better.verdict, better.warnings) == ("better", ())
 
 
 def test_a_rate_set_by_hand_beside_another_setting() -> None:
-    design = Design("norm", factors=("norm", "optim.lr"), baseline={"norm": "a", "optim.lr": 1e-3}, mei=0.01)
+    design = Design("norm", factors=("norm", "optim.lr"), baseline={"norm": "a", "optim.lr": 1e-3}, sesoi=0.01)
     rows = []
     for norm, lr, mean in (("a", 1e-3, 2.0), ("b", 2e-3, 1.9), ("c", 1e-3, 1.9)):
         own = fresh("adamw", lr, mean, design)
@@ -251,7 +251,7 @@ def test_a_rate_set_by_hand_beside_another_setting() -> None:
 
 
 def test_the_batch_size_moves_the_best_rate_too() -> None:
-    design = Design("batch", factors=("batch.tokens",), baseline={"batch.tokens": 1024}, mei=0.01)
+    design = Design("batch", factors=("batch.tokens",), baseline={"batch.tokens": 1024}, sesoi=0.01)
     rows = []
     for tokens, mean in ((1024, 2.0), (4096, 1.9)):
         own = fresh("adamw" if tokens == 1024 else "adamw2", 1e-3, mean, design)

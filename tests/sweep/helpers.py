@@ -71,7 +71,7 @@ def fake_sweep(tmp_path: Path, **changes: Any) -> Sweep:
     """A Sweep object without a readable file."""
     raw = {"method": "grid", "parameters": {"norm": {"values": ["a", "b"]}, "seed": {"values": [0, 1]}}}
     design = Design(
-        "fake", factors=("norm",), baseline={"norm": "a"}, values={"norm": ("a", "b"), "seed": (0, 1)}, mei=0.01
+        "fake", factors=("norm",), baseline={"norm": "a"}, values={"norm": ("a", "b"), "seed": (0, 1)}, sesoi=0.01
     )
     return Sweep(**{"path": tmp_path / "fake.yaml", "raw": raw, "design": design, "method": "grid", **changes})
 

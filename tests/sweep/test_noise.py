@@ -336,7 +336,7 @@ def test_null_pairs_count_up_to_a_limit() -> None:
 
 
 def test_the_dry_run_speaks_in_units_of_the_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep = load(tmp_path, gpt_lab={**BASE, "mei": 0.011})
+    sweep = load(tmp_path, gpt_lab={**BASE, "sesoi": 0.011})
     assert sweep_command.run([str(sweep.path), "--dry-run"]) == 0
     before = capsys.readouterr().out
     assert "needs if the runs of a pair correlate by 0.5: 2 run sd: 5 (confirm), 1 run sd: 10 (confirm)" in before

@@ -43,7 +43,7 @@ def test_design_of_a_plain_w_and_b_file() -> None:
     sweep = read(POSITIONS)
     design = sweep.design
     assert (design.study, design.family, design.pair, design.factors) == ("pos", "pos", "seed", ("position",))
-    assert (design.metric, design.goal, design.baseline, design.mei, design.alpha) == (
+    assert (design.metric, design.goal, design.baseline, design.sesoi, design.alpha) == (
         "val/bpb",
         "minimize",
         None,
@@ -60,7 +60,7 @@ def test_the_block_is_the_design() -> None:
         "question": " Which? ",
         "baseline": {"position": "alibi"},
         "family": "all of them",
-        "mei": 0.01,
+        "sesoi": 0.01,
         "alpha": 0.1,
         "pair": "batch.seed",
         "nuisance": ["optim.lr"],
@@ -71,7 +71,7 @@ def test_the_block_is_the_design() -> None:
     design = read({**raw, "gpt_lab": block, "metric": {"name": "val/accuracy", "goal": "maximize"}}).design
     assert (design.study, design.question, design.family) == ("mine", "Which?", "all of them")
     assert (design.factors, design.nuisance, design.pair) == (("position",), ("optim.lr",), "batch.seed")
-    assert (design.mei, design.alpha, design.metric, design.goal) == (0.01, 0.1, "val/accuracy", "maximize")
+    assert (design.sesoi, design.alpha, design.metric, design.goal) == (0.01, 0.1, "val/accuracy", "maximize")
     assert design.baseline_arm == "position=alibi"
 
 

@@ -351,7 +351,7 @@ LOOKS = {"min": 3, "max": 8, "stop": "decided"}
 def looked(apart: float, noise: float, jobs: int = 1, seed: int = 0) -> tuple[Tuner, list[Done]]:
     """A tuned study with sequential seeds whose arms differ by `apart`; noise of a run follows from its values."""
     raw = {"optim": {"values": ["adamw", "muon"]}}
-    block = {"baseline": {"optim": "adamw"}, "mei": 0.01, "seeds": LOOKS, "tune": {"optim.lr": {}}}
+    block = {"baseline": {"optim": "adamw"}, "sesoi": 0.01, "seeds": LOOKS, "tune": {"optim.lr": {}}}
     sweep = spec.read(
         Path("a.yaml"), {"method": "grid", "metric": {"name": "val/bpb"}, "parameters": raw, "gpt_lab": block}
     )

@@ -36,11 +36,11 @@ def draw(material: Material) -> Drawing | None:
     ax = figure.add_subplot()
     places = [-(sum(heights[:i]) + heights[i] / 2) / 0.24 for i in range(len(shown))]
     ax.set_ylim(-sum(heights) / 0.24 - 0.1, 0.1)
-    mei = material.comparison.mei
+    sesoi = material.comparison.sesoi
     ends = [end for effect in shown if effect.interval for end in (effect.interval.low, effect.interval.high)]
-    left, right = reach(ends, [-1.3 * mei, 0.0, 1.3 * mei])
+    left, right = reach(ends, [-1.3 * sesoi, 0.0, 1.3 * sesoi])
     ax.set_xlim(left, right)
-    ax.axvspan(-mei, mei, color=BAND, zorder=0, lw=0)
+    ax.axvspan(-sesoi, sesoi, color=BAND, zorder=0, lw=0)
     ax.axvline(0, color=INK, lw=0.9, zorder=1)
     beyond = sum(_line(ax, place, effect) for place, effect in zip(places, shown, strict=True))
     ax.grid(axis="y", visible=False)
@@ -88,7 +88,7 @@ def _caption(material: Material, coded: bool, effects: list[Effect], beyond: int
         text = "Differences of differences: what two changes do together, less what each does alone."
     text += (
         f" {percent(design.alpha)} intervals over the {design.pair}s; words after Holm's correction. Grey band: below "
-        f"{amount(comparison.mei)} {unit(design.metric)}, too small to matter."
+        f"{amount(comparison.sesoi)} {unit(design.metric)}, too small to matter."
     )
     if beyond:
         text += f" {beyond} {'line reaches' if beyond == 1 else 'lines reach'} beyond the axis (arrows)."

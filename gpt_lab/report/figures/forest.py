@@ -34,9 +34,9 @@ def draw(material: Material) -> Drawing | None:
     ax = figure.add_subplot()
     places = [-(sum(heights[:i]) + heights[i] / 2) / 0.24 for i in range(len(lines))]
     ax.set_ylim(-sum(heights) / 0.24 - 0.1, 0.1)
-    left, right = _limits(lines, comparison.mei)
+    left, right = _limits(lines, comparison.sesoi)
     ax.set_xlim(left, right)
-    ax.axvspan(-comparison.mei, comparison.mei, color=BAND, zorder=0, lw=0)
+    ax.axvspan(-comparison.sesoi, comparison.sesoi, color=BAND, zorder=0, lw=0)
     ax.axvline(0, color=INK, lw=0.9, zorder=1)
     beyond = 0
     for place, (_, interval, row) in zip(places, lines, strict=True):
@@ -58,8 +58,8 @@ def draw(material: Material) -> Drawing | None:
     return Drawing("forest", "Differences to the baseline", _caption(material, rows, beyond), figure)
 
 
-def _limits(lines: list[tuple[str, Interval | None, Row | None]], mei: float) -> tuple[float, float]:
-    keep = [-1.3 * mei, 0.0, 1.3 * mei]
+def _limits(lines: list[tuple[str, Interval | None, Row | None]], sesoi: float) -> tuple[float, float]:
+    keep = [-1.3 * sesoi, 0.0, 1.3 * sesoi]
     inside = near([i.estimate for _, i, _ in lines if i is not None], keep)
     shown = [i for _, i, _ in lines if i is not None and i.estimate in inside]
     return reach([v for i in shown for v in (i.low, i.high, i.estimate) if math.isfinite(v)], keep)
@@ -102,7 +102,7 @@ def _caption(material: Material, rows: list[Row], beyond: int) -> str:
     text = (
         f"Mean of the paired differences in {design.metric}, variant minus {design.baseline_arm}{within(design)}, with "
         f"{percent(design.alpha)} intervals. Grey band: differences below "
-        f"{amount(comparison.mei)} {unit(design.metric)}, too small to matter. "
+        f"{amount(comparison.sesoi)} {unit(design.metric)}, too small to matter. "
         f"Verdicts are corrected for the number of comparisons: {comparison.correction}."
     )
     if comparison.noise is not None:

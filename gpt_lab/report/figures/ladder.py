@@ -22,10 +22,10 @@ def draw(material: Material) -> Drawing | None:
     sizes = [size for trend in shown for size, _, _, _ in _known(trend)]
     if not shown or max(sizes) <= min(sizes):
         return None
-    design, mei = material.design, material.comparison.mei
+    design, sesoi = material.design, material.comparison.sesoi
     figure = canvas(3.4)
     ax = figure.add_subplot()
-    ax.axhspan(-mei, mei, color=BAND, zorder=0, lw=0)
+    ax.axhspan(-sesoi, sesoi, color=BAND, zorder=0, lw=0)
     ax.axhline(0, color=INK, lw=0.8, zorder=1)
     for number, trend in enumerate(shown):
         colour, aside = HUES[number], 1 + 0.02 * (number - (len(shown) - 1) / 2)
@@ -47,7 +47,8 @@ def draw(material: Material) -> Drawing | None:
     figure.legend(loc="outside lower center", ncols=2)
     caption = (
         f"Variant minus {design.baseline_arm}{within(design)}, with {percent(design.alpha)} intervals (moved aside a "
-        f"little where they would hide each other); lines: the trends. Grey: below {amount(mei)} {unit(design.metric)}."
+        f"little where they would hide each other); lines: the trends. Grey: below "
+        f"{amount(sesoi)} {unit(design.metric)}."
     )
     if len(found) > len(shown):
         caption += f" The first {MOST} of {len(found)} variants are drawn."
