@@ -43,7 +43,7 @@ ARMS = {
 """What each arm changes in the baseline."""
 COMMON = [
     *("eval.tokens=16384", "sample.tokens=0", "tracker=none", "device=cpu", "compile=off"),
-    *("schedule=cosine", "schedule.warmup=0.25", "init=normal"),
+    *("schedule=cosine", "schedule.warmup=0.25", "init=normal", "init.std=0.02"),
     *("optim=adamw", "optim.lr=0.004", "optim.beta2=0.99", "optim.clip=1.0", "optim.weight_decay=0.1"),
 ]
 """Stated in full, so that no default can change what a recipe is. Each recipe changes some of it."""
@@ -93,15 +93,20 @@ RECIPES = {
     "lr6": ["optim.lr=0.006"],
     "b95": ["optim.beta2=0.95"],
     "lr6b95": ["optim.beta2=0.95", "optim.lr=0.006"],
-    "w05b95": ["optim.beta2=0.95", "schedule.warmup=0.05"],
+    "std7b95": ["optim.beta2=0.95", "init.std=0.07"],
+    "std5b95": ["optim.beta2=0.95", "init.std=0.05"],
 }
-"""What each changes in COMMON: w is the warm-up in %, lr the rate in thousandths, b beta2 in %."""
-CHOSEN = "b95"
-"""The one whose values are the defaults."""
+"""What each changes in COMMON: w is the warm-up in %, lr the rate in thousandths, b beta2 in %, std that of the initial
+values in hundredths."""
+CHOSEN = {"micro-300": "std7b95", "tiny-250": "std5b95", "tiny-1000": "std5b95"}
+"""The recipe whose values are the defaults; that of the initial values follows the model's width."""
 BLOCKS = [
-    Block("micro", 300, 4, ("baseline", "alibi", "learned", "gelu"), tuple(RECIPES)),
-    Block("tiny", 250, 3, ("baseline", "alibi", "learned", "gelu", "learned and gelu"), ("w25", "b95")),
-    Block("tiny", 1000, 1, ("baseline",), ("w05", "b95")),
+    Block(
+        *("micro", 300, 4, ("baseline", "alibi", "learned", "gelu")),
+        ("w05", "w25", "w50", "lr6", "b95", "lr6b95", "std7b95"),
+    ),
+    Block("tiny", 250, 3, ("baseline", "alibi", "learned", "gelu", "learned and gelu"), ("b95", "std5b95")),
+    Block("tiny", 1000, 1, ("baseline",), ("w05", "b95", "std5b95")),
 ]
 
 
@@ -177,11 +182,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in chosen.blocks or list(blocks)[: 1 if chosen.quick else None]:
             block = blocks[name]
+            if chosen.quick:
+                block = dataclasses.replace(block, seeds=2, arms=block.arms[:2], recipes=block.recipes[:1])
             recipes = {}
-            for recipe in block.recipes[: 1 if chosen.quick else None]:
-                recipes[recipe] = trained(
-                    block, recipe, (chosen.runs_dir or Path(folder)).resolve(), chosen.jobs, chosen.quick
-                )
+            for recipe in block.recipes:
+                runs_dir = (chosen.runs_dir or Path(folder)).resolve()
+                recipes[recipe] = trained(block, recipe, runs_dir, chosen.jobs, chosen.quick)
                 print(name, recipe, recipes[recipe], flush=True)
             result["blocks"][name] = {"seeds": block.seeds, "arms": list(block.arms), "recipes": recipes}
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
