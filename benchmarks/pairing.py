@@ -24,9 +24,9 @@ import yaml
 from gpt_lab.report import frame
 from gpt_lab.report.compare import compare
 from gpt_lab.report.rho import of_arm
-from gpt_lab.report.stats import correlation
 from gpt_lab.report.targets import Options
 from gpt_lab.report.types import Study
+from gpt_lab.stats.paired import correlation
 from gpt_lab.store.record import machine
 
 ROOT = Path(__file__).parent.parent

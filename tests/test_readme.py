@@ -261,7 +261,7 @@ def test_the_sweep_file_of_one_s_own(tmp_path: Path) -> None:
 
 def test_the_sweep_file_that_tunes(tmp_path: Path) -> None:
     found = search.Search(sweep_of_one_s_own("tuned_question.yaml", tmp_path))
-    assert found.tuner is not None and found.most == 2 * (5 + 4) + 2 * 5
+    assert found.tuner is not None and found.most == 2 * 3 * (5 + 4) + 2 * 5
     assert [arm.ladders[0].start for arm in found.tuner.arms] == [0.004, 0.008], "AdamW's is its config's"
 
 

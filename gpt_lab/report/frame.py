@@ -17,10 +17,10 @@ from gpt_lab.report import arms, floor, local
 from gpt_lab.report.source import ENVIRONMENT, Source, Wanted
 from gpt_lab.report.targets import Options, Places, find
 from gpt_lab.report.types import COLUMNS, Study
-from gpt_lab.sweep.design import Sweep
+from gpt_lab.sweep.design import Design, Stated, Sweep
 from gpt_lab.sweep.noise import Noise
 
-TEXT = frozenset({"run", "source", "study", "name", "state", "arm", "tuning", "pair", "error"})
+TEXT = frozenset({"run", "source", "study", "name", "state", "arm", "tuning", "pair", "stratum", "error", "conflict"})
 
 
 class Loaded(Study):
@@ -38,7 +38,7 @@ class Loaded(Study):
         sweep: Sweep | None,
         runs_dirs: Sequence[Path] = (),
     ) -> None:
-        super().__init__(arranged.design, runs, arranged.notes)
+        super().__init__(arranged.design, runs, arranged.notes, _stated(arranged.design, sources, sweep))
         self.sweep = sweep
         self._sources = {r["run"]: source for source in sources for r in source.rows}
         self._rows, self._runs_dirs = arranged.rows, tuple(runs_dirs)
@@ -60,6 +60,14 @@ class Loaded(Study):
     def noise(self, runs: list[str]) -> Noise | None:
         """What null pairs tell of these runs' recipe: of other seeds than the study's, computed as these runs were."""
         return floor.find(self._rows, runs, self.design, self._runs_dirs)
+
+
+def _stated(design: Design, sources: Sequence[Source], sweep: Sweep | None) -> Stated:
+    """What was said of the verdicts before the first run: by a ledger, else by the sweep; nothing of runs without."""
+    known = next((source.stated for source in sources if source.stated is not None), None)
+    if known is not None:
+        return known
+    return Stated(None, design.metric) if sweep is None else sweep.design.stated
 
 
 def load(targets: Sequence[str], options: Options) -> Study:
@@ -170,8 +178,9 @@ def _table(arranged: arms.Arranged) -> pd.DataFrame:
     lost = 0
     for r in rows:
         value = r["summary"].get(metric) if r["state"] == "finished" else None
-        r["score"] = float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
-        lost += r["state"] == "finished" and math.isnan(r["score"])
+        r["score"] = _score(value)
+        r.setdefault("conflict", "")
+        lost += r["state"] == "finished" and not math.isfinite(r["score"])
     if lost:
         arranged.notes.append(f"{lost} finished runs have no finite {metric} and do not count")
     columns: dict[str, Any] = {}
@@ -183,6 +192,15 @@ def _table(arranged: arms.Arranged) -> pd.DataFrame:
         columns |= {f"{prefix}.{key}": _column([r[prefix].get(key) for r in rows]) for key in keys}
     columns |= {f"env.{key}": _column([r["env"].get(key) for r in rows]) for key in ENVIRONMENT}
     return pd.DataFrame(columns)
+
+
+def _score(value: Any) -> float:
+    """A finite number as such, infinity for any other number (a run that went badly), NaN for what is none."""
+    if isinstance(value, str) and value.strip().lstrip("+-").lower() in ("nan", "inf", "infinity"):
+        return math.inf
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return math.nan
+    return float(value) if math.isfinite(value) else math.inf
 
 
 def _column(values: list[Any]) -> pd.Series:

@@ -114,6 +114,7 @@ def _row(
         "commit": git.get("commit"),
         "dirty": git.get("dirty"),
         "changes": git.get("changes"),
+        "code": record.get("code"),
         "started": record.get("started"),
         "finished": record.get("finished"),
         "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
@@ -137,7 +138,7 @@ def _add_ledger(source: Source, study: Path, alone: bool) -> None:
     if sweep is None:
         return
     if source.sweep is None:
-        source.sweep = sweep
+        source.sweep, source.stated = sweep, ledger.stated(study)
     elif _shape(sweep.design) != _shape(source.sweep.design):
         source.notes.append(f"the sweep of {study} compares other settings: its ledger was not used")
         return

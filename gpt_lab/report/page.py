@@ -113,7 +113,7 @@ def page(
             for value, number in values.most_common(6)
         ],
         level=wording.percent(design.alpha),
-        sesoi=f"{wording.amount(comparison.sesoi)} {wording.unit(design.metric)}",
+        sesoi="" if comparison.sesoi is None else f"{wording.amount(comparison.sesoi)} {wording.unit(design.metric)}",
         correction=comparison.correction,
         commands=_commands(study, sweep, command),
     )
@@ -151,7 +151,8 @@ def _basics(comparison: Comparison) -> list[str]:
     found = [f"{wording.axis(design.metric)}, {better} is better"]
     if design.baseline_arm is not None:
         found.append(f"baseline {design.baseline_arm}{wording.within(design)}")
-    return [*found, f"paired by {design.pair}", f"differences below {wording.amount(comparison.sesoi)} do not matter"]
+    band = "" if comparison.sesoi is None else f"differences below {wording.amount(comparison.sesoi)} do not matter"
+    return [*found, f"paired by {design.pair}", *([band] if band else [])]
 
 
 def _answer_heads(comparison: Comparison) -> list[Head]:

@@ -75,13 +75,20 @@ def summary(comparison: Comparison, study: Study) -> list[str]:
     unit = wording.unit(design.metric)
     rules = (
         f"metric {design.metric} ({design.goal}), pairs by {design.pair}, {wording.percent(design.alpha)} intervals, "
-        f"smallest effect size of interest {comparison.sesoi:.4g} {unit}, verdicts corrected: {comparison.correction}"
+        f"{_margin(comparison)}, verdicts corrected: {comparison.correction}; an interval is of its arm alone, so it "
+        "can exclude 0 where the corrected verdict is undecided"
     )
-    lines = [facts.counts(study), rules]
+    lines = [facts.counts(study), rules, *comparison.post_hoc]
     if comparison.noise is not None:
         noise = comparison.noise
         lines.append(f"baseline against itself: an arm equal to it would get {wording.with_interval(noise)} {unit}")
     return lines
+
+
+def _margin(comparison: Comparison) -> str:
+    if comparison.sesoi is None:
+        return "no smallest effect size of interest stated"
+    return f"smallest effect size of interest {comparison.sesoi:.4g} {wording.unit(comparison.design.metric)}"
 
 
 def name(row: Row) -> str:

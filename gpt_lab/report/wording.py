@@ -118,10 +118,8 @@ def seeds(number: int) -> str:
 
 
 def verdict(row: Row) -> str:
-    """The verdict, and for an undecided one how many more seeds would settle it, or that something forbids it."""
-    if row.verdict == "undecided" and row.more_seeds:
-        return f"undecided: {row.more_seeds} more {'seed' if row.more_seeds == 1 else 'seeds'}"
-    if row.verdict == "undecided" and row.delta is not None and row.warnings:
+    """The verdict, and of an undecided one whether something forbids it."""
+    if row.withheld:
         return "undecided: see notes"
     return row.verdict
 
@@ -153,6 +151,45 @@ def _short(key: str, value: str, several: bool) -> str:
     return f"{key.rpartition('.')[2]}={value}" if opaque or not value else value
 
 
+def margin(comparison: Comparison) -> str:
+    """` Smallest effect size of interest: 0.01 bits per byte.`; empty where none is stated."""
+    if comparison.sesoi is None:
+        return ""
+    return f" Smallest effect size of interest: {amount(comparison.sesoi)} {unit(comparison.design.metric)}."
+
+
+def grey_band(comparison: Comparison) -> str:
+    """What the grey band of a figure is; empty where there is none."""
+    if comparison.sesoi is None:
+        return ""
+    return f" Grey band: below {amount(comparison.sesoi)} {unit(comparison.design.metric)}, too small to matter."
+
+
+def left_out(row: Row, design: Design) -> str:
+    """What a verdict becomes without each seed."""
+    assert row.left_out is not None and row.delta is not None
+    places = digits(row.delta)
+    low, high = (signed(end, places) for end in row.left_out)
+    holds = f"another verdict without {', '.join(row.turns)}" if row.turns else "the verdict holds without any of them"
+    return f"{row.arm}: leaving out one {design.pair} at a time gives {low} to {high}; {holds}."
+
+
+def plans(rows: Sequence[Row]) -> str:
+    """How many seeds a new study needs to decide arms that are undecided; empty without any."""
+    if not rows:
+        return ""
+    within = [f"{row.arm} {_range(row.plan)}" for row in rows if row.plan is not None]
+    beyond = [row.arm for row in rows if row.plan is None]
+    parts = [f"To decide an undecided arm plan a new study (power 80 %): {', '.join(within)}."] if within else []
+    parts += [f"Not within reach: {', '.join(beyond)}."] if beyond else []
+    return " ".join(parts)
+
+
+def _range(plan: tuple[int, int | None]) -> str:
+    least, most = plan
+    return f"{least} seeds or more" if most is None else f"{least} to {most} seeds" if most > least else seeds(least)
+
+
 def states(row: Row) -> str:
     """`1 diverged, 2 missing`; empty when all its runs finished."""
     return ", ".join(f"{row.states[name]} {name}" for name in NOT_FINISHED if row.states.get(name))
@@ -165,6 +202,8 @@ def within(design: Design) -> str:
 
 def answer(comparison: Comparison) -> str:
     """What the comparison says, in one or two sentences."""
+    if comparison.caveat:
+        return f"No answer about language models: {comparison.caveat}."
     design = comparison.design
     baseline = design.baseline_arm and f"{design.baseline_arm}{within(design)}"
     compared = [row for row in comparison.rows if row.verdict != "baseline"]

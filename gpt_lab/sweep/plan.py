@@ -12,12 +12,11 @@ from rich.table import Table
 
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
+from gpt_lab.stats.tiers import FEWEST
 from gpt_lab.sweep import cells as cells_
 from gpt_lab.sweep import expected, factorial, ledger, lint, matching, needed, null, speed, trunk, tuneplan
 from gpt_lab.sweep import tuner as tuner_
 from gpt_lab.sweep.design import Cell, Sweep, join
-from gpt_lab.sweep.noise import Noise
-from gpt_lab.sweep.power import FEWEST, detectable_effect
 
 if TYPE_CHECKING:
     from gpt_lab.data.dataset import Dataset
@@ -178,8 +177,8 @@ def warnings(sweep: Sweep, arms: Sequence[ArmPlan], sides: Sequence[lint.Side]) 
             found.append(f"unequal pairs: {arm.arm} has {arm.pairs}, {arms[i].arm} {arms[i].pairs}")
     if sweep.method != "grid" and len(arms) > 1:
         found.append(f"a {sweep.method} search does not give each arm as many runs: it tunes, it does not compare")
-    if sweep.method == "grid" and len(arms) > 1 and (fewest := arms[against[0]].pairs) < FEWEST["screen"]:
-        found.append(f"{fewest} values of {design.pair} give no verdict: {FEWEST['screen']} are the fewest")
+    if sweep.method == "grid" and len(arms) > 1 and (fewest := arms[against[0]].pairs) < FEWEST:
+        found.append(f"{fewest} values of {design.pair} give no verdict: {FEWEST} are the fewest")
     return found
 
 
@@ -219,7 +218,7 @@ def show(
         console.print(design.question, **said)
     console.print(table(sweep, plan))
     stated = () if design.factorial is None else (factorial.said(design.factorial, design.factors),)
-    powers = effects(sweep, plan, needed.known(sweep, builder))
+    powers = effects(sweep, plan, needed.spread(sweep, builder))
     counted = totals(sweep, plan) if tuner is None else tuneplan.lines(sweep, tuner, plan)
     for line in (*plan.matched, *counted, *trunk.lines(sweep, trunks), *stated, *powers):
         console.print(line, **said)
@@ -277,63 +276,24 @@ def totals(sweep: Sweep, plan: Plan) -> list[str]:
     return lines
 
 
-def effects(sweep: Sweep, plan: Plan, floor: Noise | None = None) -> list[str]:
-    """The smallest difference that the design can show with a power of 80 %, and the seeds that others need.
+def effects(sweep: Sweep, plan: Plan, known: needed.Spread | None = None) -> list[str]:
+    """What the design can say with a power of 80 %, and the seeds that differences need.
 
     Args:
-        floor: what null pairs tell of the baseline's noise.
+        known: what is known of the noise.
     """
     design = sweep.design
     pairs = min(arm.pairs for arm in plan.arms)
-    if sweep.method != "grid" or len(plan.arms) < 2 or pairs < 2:
+    if sweep.method != "grid" or len(plan.arms) < 2:
         return []
     family = max(len(plan.arms) - len({arm.baseline for arm in plan.arms}), 1)
     if design.looks is not None:
-        if floor is not None:
-            return expected.lines(design, floor.run_sd, floor.sd)
-        earlier = noise(sweep)
-        return expected.lines(design, None if earlier is None else earlier[0])
-    if floor is not None:
-        return [*needed.detectable(sweep, pairs, family, floor), needed.wished(sweep, family, floor)]
-    known = noise(sweep)
-    lines = []
-    for tier, fewest in FEWEST.items():
-        if pairs < fewest:
-            continue
-        sizes = {
-            r: detectable_effect(pairs, alpha=design.alpha, rho=r, comparisons=family, tier=tier) for r in (0.0, 0.5)
-        }
-        if known is None:
-            text = f"{sizes[0.0]:.2f} run sd ({sizes[0.5]:.2f} if the runs of a pair correlate by 0.5)"
-        else:
-            sd, runs = known
-            text = (
-                f"{sizes[0.0] * sd:.4f} in {design.metric} ({sizes[0.5] * sd:.4f} if the runs of a pair correlate by "
-                f"0.5; run sd {sd:.4f} of {runs} earlier runs)"
-            )
-        lines.append(f"smallest detectable effect, {tier} tier, {pairs} pairs, power 80 %: {text}")
-    lines.append(needed.wished(sweep, family, None))
-    if design.pair == null.PAIR and design.baseline is not None:
+        return expected.lines(design, known)
+    found = needed.lines(design, pairs, family, known)
+    if found and known is None and design.pair == null.PAIR and design.baseline is not None:
         way = null.again(str(sweep.path), sweep.overrides)
-        lines.append(f"the noise of the baseline is not known here: `{way}` measures it")
-    return lines
-
-
-def noise(sweep: Sweep) -> tuple[float, int] | None:
-    """Standard deviation of the metric over runs of one arm and tuning, pooled, and the runs that it comes from."""
-    from gpt_lab.sweep.runner import folder_of
-
-    scores: dict[tuple[str, str], list[float]] = {}
-    for entry in ledger.entries(folder_of(sweep)):
-        if entry.state == "finished" and entry.score is not None:
-            scores.setdefault((entry.arm, entry.tuning), []).append(entry.score)
-    groups = [group for group in scores.values() if len(group) > 1]
-    freedom = sum(len(group) - 1 for group in groups)
-    if not freedom:
-        return None
-    squares = sum(statistics.variance(group) * (len(group) - 1) for group in groups)
-    sd = float((squares / freedom) ** 0.5)
-    return (sd, sum(map(len, groups))) if sd > 0 else None
+        found.append(f"the noise of the baseline is not known here: `{way}` measures it")
+    return found
 
 
 class Builder:

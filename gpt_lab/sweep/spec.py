@@ -13,7 +13,7 @@ from gpt_lab import lengths
 from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.sweep import draw, factorial, grid, parameters, sequential, trunk, tuneblock, yamlfile
 from gpt_lab.sweep.command import command_settings
-from gpt_lab.sweep.design import Design, Sweep, shown
+from gpt_lab.sweep.design import SEEDS, Design, Sweep, draws_again, shown
 from gpt_lab.sweep.parameters import Parameter
 
 METHODS = ("grid", "random", "bayes")
@@ -201,6 +201,8 @@ def _design(
     pair = block.get("pair", "seed")
     if "pair" in block:
         grid.swept_key("gpt_lab.pair", pair, swept)
+        if not draws_again(pair):
+            raise ConfigError(f"gpt_lab.pair takes what draws a run again ({', '.join(SEEDS)}), not {pair}")
     if method == "bayes":
         if pair in swept:
             raise ConfigError(f"{pair} cannot be swept by bayes, which would choose the luckiest: give it one value")

@@ -306,6 +306,7 @@ class Trainer:
         self.view.stop()
         peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)
         summary = self.summary() | values | longer | ending.floors(self.dataset)
+        summary["val/targets"] = self.dataset.val_tokens - 1
         if peak is not None:
             summary["perf/mfu"] = summary["perf/tokens_per_s"] * self.plan.cost.train_flops_per_token / peak
         return self.end("finished", summary)

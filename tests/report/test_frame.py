@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -201,7 +202,8 @@ def test_a_result_that_is_no_number_does_not_count(folder: Path) -> None:
     save(folder / "runs", tiny_config(study="pos", seed=7)).finish("finished", {"val/bpb": math.inf})
     save(folder / "runs", tiny_config(study="pos", seed=8)).finish("finished", {"val/loss": 1.0})
     found = frame.load(["pos"], Options())
-    assert found.runs["score"].notna().sum() == 1
+    assert found.runs["score"].tolist()[:2] == [found.runs["score"].iloc[0], math.inf]
+    assert np.isfinite(found.runs["score"]).sum() == 1
     assert "2 finished runs have no finite val/bpb and do not count" in found.notes
 
 

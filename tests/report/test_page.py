@@ -272,11 +272,14 @@ class TestWording:
         assert len(set(wording.short_names(clash, arms).values())) == 2
 
     def test_verdict_and_states(self) -> None:
-        row = Row("a", "undecided", "screen", 3, 3, 2.0, 0.1, None, None, 1, None, None, {}, states={"diverged": 1})
-        assert wording.verdict(row) == "undecided: 1 more seed" and wording.states(row) == "1 diverged"
-        delta = Interval(-0.1, -0.12, -0.08, 4, 0.001)
-        forbidden = replace(
-            row, more_seeds=None, delta=delta, warnings=("its learning rate is the last of its ladder",)
+        row = Row("a", "undecided", "screen", 3, 3, 2.0, 0.1, None, None, None, {}, states={"diverged": 1})
+        assert wording.verdict(row) == "undecided" and wording.states(row) == "1 diverged"
+        assert wording.verdict(replace(row, withheld=True)) == "undecided: see notes", (
+            "or the interval would contradict"
         )
-        assert wording.verdict(forbidden) == "undecided: see notes", "or the interval would contradict the word"
+        ranges = [replace(row, arm=arm, plan=plan) for arm, plan in (("a", (9, 15)), ("b", (8, None)), ("c", None))]
+        assert wording.plans(ranges) == (
+            "To decide an undecided arm plan a new study (power 80 %): a 9 to 15 seeds, b 8 seeds or more. "
+            "Not within reach: c."
+        )
         assert wording.states(replace(row, states={"without score": 2})) == "2 without score"

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -15,11 +16,12 @@ from gpt_lab.cost import Cost, cost_of
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError
 from gpt_lab.schema import RunConfig
+from gpt_lab.stats import power
+from gpt_lab.stats.power import detectable, narrowest
 from gpt_lab.store import Run
-from gpt_lab.sweep import cells, lint, plan, spec, speed
+from gpt_lab.sweep import cells, lint, needed, plan, spec, speed
 from gpt_lab.sweep.design import Cell, Sweep
-from gpt_lab.sweep.ledger import Ledger
-from gpt_lab.sweep.power import detectable_effect
+from gpt_lab.sweep.ledger import Ledger, entries
 from gpt_lab.sweep.runner import folder_of
 from gpt_lab.train.bare import bare_model
 
@@ -103,18 +105,45 @@ def test_what_the_ledger_has_is_not_paid_again(make: Any) -> None:
     assert before.seconds is not None and after.seconds is not None
     assert after.seconds < 0.8 * before.seconds
     assert "3 are done" in shown(sweep)
-    # two scores of one arm (2.0 and 2.04), one of the other
-    assert plan.noise(sweep) == (pytest.approx(0.04 / math.sqrt(2)), 2)
-    size = detectable_effect(3, comparisons=1, tier="screen") * 0.04 / math.sqrt(2)
-    assert f"{size:.4f} in val/bpb" in shown(sweep)
 
 
-def test_the_smallest_effect_is_said_in_units_of_the_run_sd_before_any_run(make: Any) -> None:
+def test_the_plan_is_for_the_printed_word(make: Any) -> None:
+    """Better must clear the margin, equivalent must lie inside it; in run sd where no run tells the noise."""
     printed = shown(make())
-    assert f"screen tier, 3 pairs, power 80 %: {detectable_effect(3, tier='screen'):.2f} run sd" in printed
-    assert "effect, confirm tier" not in printed, "three pairs are too few for it"
-    assert "confirm tier, 5 pairs" in shown(spec.with_seeds(make(), 5))
+    size = detectable(3) * math.sqrt(2)
+    assert f"3 seeds (screen), power 80 %: better from a true difference {size:.2f} at rho 0" in printed
+    assert "equivalent" not in printed, "without a margin nothing is"
+    with_margin = spec.with_seeds(make(gpt_lab={"baseline": {"position": "rope"}, "sesoi": 0.01}), 5)
+    printed = shown(with_margin)
+    assert "5 seeds (confirm), power 80 %: better from a true difference of 0.01 and" in printed
+    assert f"equivalent if a pair's difference has a sd of {0.01 / narrowest(5):.2g} or less" in printed
     assert "warning: 2 values of seed give no verdict" in shown(spec.with_seeds(make(), 2))
+
+
+def test_runs_that_exist_tell_the_noise(make: Any) -> None:
+    """Five pairs that correlate by 0.96: their own spread is planned with, not a guess."""
+    sweep = spec.with_seeds(make(gpt_lab={"baseline": {"position": "rope"}, "sesoi": 0.01}), 5)
+    found = cells.cells(sweep)
+    ledger = Ledger.open(folder_of(sweep))
+    ledger.begin(sweep, found)
+    seeds = [0.00, 0.05, 0.02, 0.09, 0.04]
+    own = [0.003, -0.002, 0.001, 0.004, -0.006]
+    while (entry := ledger.claim()) is not None:
+        score = 2 + seeds[entry.pair] + (own[entry.pair] if entry.arm != "position=rope" else 0.0)
+        ledger.end(entry.key, "finished", score=score)
+    ledger.close()
+    known = needed.of_runs(sweep.design, entries(folder_of(sweep)))
+    assert known is not None and known.sd == pytest.approx(np.std(own, ddof=1)) and known.df == 4
+    assert known.rho == pytest.approx(
+        1 - np.var(own, ddof=1) / (np.var(seeds, ddof=1) + np.var(np.add(seeds, own), ddof=1))
+    )
+    printed = shown(sweep)
+    assert f"rho {known.rho:.2f}: 5 pairs of this study" in printed
+    assert f"better from a true difference of {0.01 + detectable(5) * known.sd:.4f} in val/bpb on" in printed
+    n = power.seeds(0.01 / known.sd, word="equivalent")
+    assert f"equivalent (within 0.01) of an arm without any difference, power 80 %: {n} seeds" in printed or (
+        "5 seeds (confirm), power 80 %: an arm without any difference is called equivalent" in printed
+    )
 
 
 def test_speed_is_that_of_earlier_runs_of_the_same_size(make: Any) -> None:
@@ -290,7 +319,7 @@ def test_a_search_is_planned_too(make: Any, method: str) -> None:
     swept = {"optim.lr": {"min": 0.001, "max": 0.01}, "seed": {"value": 0}}
     sweep = make(swept, method=method, run_cap=7, metric={"name": "val/bpb"}, gpt_lab={})
     printed = shown(sweep)
-    assert "7 trials" in printed and "about" in printed and "detectable" not in printed
+    assert "7 trials" in printed and "about" in printed and "power 80 %" not in printed
 
 
 def test_a_cell_that_cannot_be_built_is_named(make: Any) -> None:
