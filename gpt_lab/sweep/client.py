@@ -119,7 +119,7 @@ class ForkServer:
         left = set(jobs)
         while not self.gone:
             for event in self.events(1.0):
-                job = event.get("job")
+                job = str(event.get("job"))
                 if job not in left:
                     continue
                 if event["event"] == "said":

@@ -114,7 +114,7 @@ def estimate(
     firsts = [group[0] for group in by_arm.values()]
     configs = cells_.configs(firsts)
     plans = [builder.plan(cfg, cell) for cfg, cell in zip(configs, firsts, strict=True)]
-    machine = speed.Machine(min(jobs, max(len(cells), 1)), threads, tuple(gpus))
+    machine = paces.Machine(min(jobs, max(len(cells), 1)), threads, tuple(gpus))
     took = speed.times(configs, plans, [builder.dataset(cfg).val_tokens for cfg in configs], machine)
     arms = []
     for (arm, group), cfg, made, seconds in zip(by_arm.items(), configs, plans, took.runs, strict=True):
