@@ -14,7 +14,7 @@ from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 from gpt_lab.stats.tiers import FEWEST
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import expected, factorial, ledger, lint, matching, needed, null, speed, trunk, tuneplan
+from gpt_lab.sweep import expected, factorial, ledger, lint, matching, needed, null, paces, speed, trunk, tuneplan
 from gpt_lab.sweep import tuner as tuner_
 from gpt_lab.sweep.design import Cell, Sweep, join
 
