@@ -63,7 +63,7 @@ def run(arguments: list[str]) -> int:
     return verify(claim, cells, Console(file=sys.stdout), chosen.tolerance, chosen.runs_dir)
 
 
-main = entry(run)
+main = entry(run, works=lambda argv: True)
 
 if __name__ == "__main__":
     main()

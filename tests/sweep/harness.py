@@ -23,6 +23,7 @@ from typing import Any
 
 from rich.console import Console
 
+from gpt_lab import signals
 from gpt_lab.sweep import cells, client, forkserver, runner, search, spec
 from gpt_lab.sweep.ledger import entries
 from tests.sweep.helpers import children
@@ -54,18 +55,16 @@ class Forked:
 def launch(server: client.ForkServer, number: int) -> Any:
     """In place of ForkServer._launch: the same server, without importing torch again."""
     parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setsid()
-            forkserver.process.die_with(parent)
-            for caught in (signal.SIGTERM, signal.SIGHUP):
-                signal.signal(caught, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            forkserver.process.close_all_but({number})
-            forkserver.Server(socket.socket(fileno=number)).serve()
-        finally:
-            os._exit(0)
+    with signals.sheltered():
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.setsid()
+                forkserver.process.end_with(parent)
+                forkserver.process.close_all_but({number})
+                forkserver.Server(socket.socket(fileno=number)).serve()
+            finally:
+                os._exit(0)
     return Forked(pid)
 
 
