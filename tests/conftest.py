@@ -88,6 +88,16 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """A command takes its process's signals over for good; where a test calls it, they come back."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+    before = [(number, signal.getsignal(number)) for number in (*numbers, signal.SIGXCPU)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_network() -> Iterator[None]:
     """Connections beyond this machine fail at once, so that a test which needs the network cannot pass by luck."""

@@ -51,7 +51,7 @@ def _told(status: int, worked: bool) -> int:
         if text is not None:
             text.flush()
     lost = streams.lost(sys.stdout)
-    if lost is None or lost.errno == errno.EPIPE:
+    if lost is None or lost.errno == errno.EPIPE or status > 128:
         return status
     if worked:
         print(f"warning: standard output was lost ({lost.strerror}): the work went on without it", file=sys.stderr)

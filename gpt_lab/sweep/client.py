@@ -18,6 +18,7 @@ from gpt_lab import signals
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.store.lock import start_time
 from gpt_lab.sweep.forkserver import lines
+from gpt_lab.sweep.owner import gone
 
 LAUNCH = "import sys, os; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from gpt_lab.sweep import forkserver"
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -145,9 +146,10 @@ class ForkServer:
             self.process.kill()
             self.process.wait()
         for pid, start in self.pids.values():
-            while start is not None and start_time(pid) == start:
+            while start is not None and not gone(pid, start):
                 if time.monotonic() >= end:
                     os.kill(pid, signal.SIGKILL)
+                    break
                 time.sleep(0.01)
 
     def _send(self, request: Mapping[str, Any]) -> None:

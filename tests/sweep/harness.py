@@ -9,6 +9,7 @@ what happened as JSON.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -24,6 +25,7 @@ from typing import Any
 from rich.console import Console
 
 from gpt_lab import signals
+from gpt_lab.store import Run
 from gpt_lab.sweep import cells, client, forkserver, runner, search, spec
 from gpt_lab.sweep.ledger import entries
 from tests.sweep.helpers import children
@@ -85,10 +87,11 @@ class Scenario:
         if pid == 0:
             code = 99
             try:
+                signals.listen()  # as the command line has it
                 with open(self.out, "a", encoding="utf-8") as file:
                     code = runner.run_sweep(self.sweep, Console(file=file, width=160), jobs=2, **settings)
-            except KeyboardInterrupt:  # before the first trial, as the command line has it
-                code = 128 + signal.SIGINT
+            except signals.Leave as leave:  # before the first trial
+                code = 128 + leave.number
             except BaseException as error:
                 with open(self.out, "a", encoding="utf-8") as file:
                     print(f"{type(error).__name__}: {error}", file=file)
@@ -143,6 +146,28 @@ class Scenario:
             time.sleep(0.002)
         time.sleep(self.draw.uniform(0, 0.05))
 
+    def lost(self) -> list[str]:
+        """Runs that have logged something and are not at the end of it: they ended without a checkpoint."""
+        found = []
+        for run in map(Run.open, (path.parent for path in self.folder.glob("[!.]*/run.json"))):
+            rows, last = run.metrics(), run.checkpoints / "last"
+            saved = last.resolve().name == f"step-{run.summary.get('steps')}"
+            if rows and not (
+                run.state in ("finished", "stopped") and saved and run.summary["steps"] >= rows[-1]["step"]
+            ):
+                found.append(
+                    f"{run.name} {run.state} {run.summary.get('steps')} {rows[-1]['step']} {last.resolve().name}"
+                )
+        return found
+
+    def tell_all(self, pid: int, number: int) -> None:
+        """A signal to every process of a sweep, in any order, and to each twice, as if others passed it on."""
+        servers = children(pid)
+        everybody = [pid, *servers, *(trial for server in servers for trial in children(server))]
+        for one in self.draw.sample(everybody, len(everybody)) + self.draw.sample(everybody, len(everybody)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, number)
+
     def kill(self, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
         self.facts["kills"] += 1
@@ -161,6 +186,7 @@ def kill_runner(scenario: Scenario) -> None:
         scenario.kill(pid)
         scenario.end(pid)
         scenario.nothing_left()
+        scenario.facts.setdefault("lost", []).extend(scenario.lost())
     scenario.end(scenario.start())
 
 
@@ -200,14 +226,15 @@ def together(scenario: Scenario) -> None:
 
 
 def interrupt(scenario: Scenario) -> None:
-    """Ctrl-C and SIGTERM by turns; the same command each time."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+    """Every process is told to leave: Ctrl-C, SIGTERM and SIGHUP by turns; the same command each time."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         pid = scenario.start()
         scenario.moment(pid)
-        os.kill(pid, number)
+        scenario.tell_all(pid, number)
         scenario.end(pid)
         scenario.nothing_left()
         found = entries(scenario.folder)
+        scenario.facts.setdefault("lost", []).extend(scenario.lost())
         scenario.facts.setdefault("states", []).append(sorted({entry.state for entry in found}))
     scenario.end(scenario.start())
 
