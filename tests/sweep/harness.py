@@ -28,7 +28,7 @@ from gpt_lab import signals
 from gpt_lab.store import Run
 from gpt_lab.sweep import cells, client, forkserver, runner, search, spec
 from gpt_lab.sweep.ledger import entries
-from tests.sweep.helpers import children
+from tests.sweep.helpers import children, tree
 
 PR_SET_CHILD_SUBREAPER = 36
 KILLS = 10
@@ -147,30 +147,27 @@ class Scenario:
         time.sleep(self.draw.uniform(0, 0.05))
 
     def lost(self) -> list[str]:
-        """Runs that have logged something and are not at the end of it: they ended without a checkpoint."""
-        found = []
-        for run in map(Run.open, (path.parent for path in self.folder.glob("[!.]*/run.json"))):
-            rows, last = run.metrics(), run.checkpoints / "last"
-            saved = last.resolve().name == f"step-{run.summary.get('steps')}"
-            if rows and not (
-                run.state in ("finished", "stopped") and saved and run.summary["steps"] >= rows[-1]["step"]
-            ):
-                found.append(
-                    f"{run.name} {run.state} {run.summary.get('steps')} {rows[-1]['step']} {last.resolve().name}"
-                )
-        return found
+        """Runs that are not saved as far as they have logged."""
+        runs = [Run.open(path.parent) for path in self.folder.glob("[!.]*/run.json")]
+        return [f"{run.path}: {run.state}" for run in runs if run.metrics() and not whole(run)]
 
     def tell_all(self, pid: int, number: int) -> None:
         """A signal to every process of a sweep, in any order, and to each twice, as if others passed it on."""
-        servers = children(pid)
-        everybody = [pid, *servers, *(trial for server in servers for trial in children(server))]
-        for one in self.draw.sample(everybody, len(everybody)) + self.draw.sample(everybody, len(everybody)):
+        everybody = tree(pid)
+        for one in self.draw.sample(everybody * 2, 2 * len(everybody)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(one, number)
 
     def kill(self, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
         self.facts["kills"] += 1
+
+
+def whole(run: Run) -> bool:
+    """Whether a run has ended in an orderly way: its last step is that of its last checkpoint."""
+    steps = run.summary.get("steps", -1)
+    last = (run.checkpoints / "last").resolve().name
+    return run.state in ("stopped", "finished") and last == f"step-{steps}" and run.metrics()[-1]["step"] <= steps
 
 
 def undisturbed(scenario: Scenario) -> None:
