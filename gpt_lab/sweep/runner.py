@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gpt_lab import schema
+from gpt_lab import schema, signals
 from gpt_lab.errors import DataError
 from gpt_lab.store.files import read_json, writing
 from gpt_lab.sweep import cells as cells_
@@ -281,7 +281,12 @@ def _prune(sweep: Sweep, folder: Path) -> Prune | None:
 def _show_next(console: Console, sweep: Sweep, folder: Path, entries: Sequence[Entry], number: int | None) -> None:
     """The command that comes next."""
     line: str
-    if number is not None or any(entry.state in ("waiting", "stopped", "running") for entry in entries):
+    if number is not None:
+        line = (
+            f"stopped by {signals.name(number)}: finished runs and the checkpoints of the others are kept; "
+            "the same command goes on from here"
+        )
+    elif any(entry.state in ("waiting", "stopped", "running") for entry in entries):
         line = "the same command goes on from here"
     elif any(entry.state == "failed" and sweep.design.tunes(entry.pair) for entry in entries):
         line = "the comparison waits for tuning runs that failed: the same command tries them again"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from gpt_lab import signals
 from gpt_lab.errors import ConfigError, LabError, unknown
 from gpt_lab.registry import register
 from gpt_lab.schema import RunConfig
@@ -119,14 +120,15 @@ class Wandb(Background):
     def open(self) -> None:
         log = _log_file(self.run.path / "wandb")
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", f"{_LAUNCH}; wandb_process.main()", os.pathsep.join(sys.path)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C in the terminal is for training, which then says goodbye
-                env=_environment(),
-            )
+            with signals.sheltered():  # whoever tells every process to leave means training, which then says goodbye
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", f"{_LAUNCH}; wandb_process.main()", os.pathsep.join(sys.path)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    start_new_session=True,
+                    env=_environment(),
+                )
         finally:
             if log != subprocess.DEVNULL:
                 os.close(log)
