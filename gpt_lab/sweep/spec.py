@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from gpt_lab import lengths, schema
 from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.overrides import word
 from gpt_lab.sweep import draw, factorial, grid, parameters, sequential, trunk, tuneblock, yamlfile
 from gpt_lab.sweep.command import command_settings
 from gpt_lab.sweep.design import SEEDS, Design, Sweep, draws_again, shown
@@ -128,12 +129,7 @@ def override(name: str, value: Any) -> str:
 
 
 def _quoted(value: Any) -> str:
-    if not isinstance(value, str):
-        return shown(value)
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*", value):
-        return value
-    escaped = value.replace("\\", "\\\\") if value.endswith("\\") else value
-    return "'" + escaped.replace("'", "\\'") + "'"
+    return word(value) if isinstance(value, str) else shown(value)
 
 
 def _key(text: str) -> str:

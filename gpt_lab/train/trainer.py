@@ -162,13 +162,13 @@ class Trainer:
             loaded = checkpoint.load(path, self.model, self.optimizer, self.plan.precision.scaler)
             self.state = State(**{name: loaded[name] for name in asdict(self.state)})
             self.view.say(f"resuming {self.run.path} from step {self.state.step}")
-            if (self.run.record.get("forked") or {}).get("step") == self.state.step:
-                trackers.catch_up(self.tracker, self.run)
             self.run.update(resumed=True)  # from its start to its end is not how long it took
         else:
             self.view.say(f"training {self.run.path} ({', '.join(self.plan.resolved.values())[:80]})")
         self.checkpoints.clean(self.state.step)
         self.run.truncate_after(self.state.step)
+        if self.run.metrics():  # of an earlier process or of a trunk: the mirror may lack some of it
+            self.tracker.resume()
         self.run.update(state="running", finished=None, error=None, prompt=self.prompt)
         if self.plan.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -330,7 +330,9 @@ class Trainer:
         self.view.stop()
         when = f"at step {step}, whose checkpoint is kept" if step > 0 else "before the first step"
         line = f"stopped by {signals.name(number)} {when}: the same command resumes from here"
-        return self.end("stopped", self.summary() | self.state.validation, line, number)
+        cut = self.finished or (self.due(self.cfg.eval.every) and self.state.validated < self.state.step)
+        open_step = self.state.step if cut else None  # a resume will validate here, in the same row
+        return self.end("stopped", self.summary() | self.state.validation, line, number, open_step)
 
     def report(self, divergence: Diverged) -> Result:
         """Ends a run whose numbers are no longer finite; keeps the batch where that began."""
@@ -357,12 +359,19 @@ class Trainer:
             with suppress(LabError):  # the disk that is full or closed may be what ended the run
                 self.run.update(error=f"{type(error).__name__}: {error}")
                 self.run.finish("failed", {})
-            self.tracker.finish("failed", {})
+            self.tracker.finish("failed", {}, open_step=self.state.step)
             if isinstance(error, torch.OutOfMemoryError):
                 raise ending.out_of_memory(self.cfg) from error
             raise
 
-    def end(self, state: str, summary: dict[str, Any], line: str = "", signal_number: int | None = None) -> Result:
+    def end(
+        self,
+        state: str,
+        summary: dict[str, Any],
+        line: str = "",
+        signal_number: int | None = None,
+        open_step: int | None = None,
+    ) -> Result:
         """Writes the final state and shows it: a line, or the table of a run that has finished."""
         self.run.finish(state, summary)
         if line:
@@ -371,7 +380,7 @@ class Trainer:
         if state == "finished":
             self.tracker.table("summary", ["metric", "value"], rows)
             ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command, self.prompt)
-        self.tracker.finish(state, summary)
+        self.tracker.finish(state, summary, open_step)
         self.pass_on_messages()
         return Result(self.run.path, state, summary, signal_number=signal_number)
 

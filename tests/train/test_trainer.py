@@ -23,7 +23,7 @@ from gpt_lab.store import Run, all_runs
 from gpt_lab.train import checkpoint, trainer
 from gpt_lab.train.plan import resolve
 from gpt_lab.train.step import Stepper
-from tests.train.helpers import curve, quiet, said, train, weights
+from tests.train.helpers import assert_mirrored, curve, mirrored, quiet, said, train, weights
 
 Make = Callable[..., RunConfig]
 ROOT = Path(__file__).parent.parent.parent
@@ -171,7 +171,7 @@ def test_a_signal_saves_and_leaves(
 def test_a_signal_during_evaluation(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The evaluation is cut short; the resumed run makes up for it."""
     whole = train(make())
-    cfg = make(study="stopped")
+    cfg, kept = make(study="stopped"), mirrored(monkeypatch)
     evaluate = trainer.Trainer.evaluate
 
     def signalled(self: trainer.Trainer, limit: int | None) -> Any:
@@ -185,6 +185,7 @@ def test_a_signal_during_evaluation(make: Make, monkeypatch: pytest.MonkeyPatch)
     assert not any("val/loss" in row for row in curve(stopped.path))
     resumed = train(cfg)
     assert curve(resumed.path) == curve(whole.path)
+    assert_mirrored(kept, resumed.path)
     assert (resumed.path / "checkpoints" / "best").exists()
 
 
