@@ -35,10 +35,10 @@ from torch import Tensor, nn
 from gpt_lab import config, kernels
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError
+from gpt_lab.signals import Signals
 from gpt_lab.store.record import machine
 from gpt_lab.train.claim import claim
 from gpt_lab.train.plan import resolve
-from gpt_lab.train.signals import Signals
 from gpt_lab.train.trainer import Trainer
 
 ALPHABET = "".join(chr(c) for c in range(33, 33 + 64)) + "\n"

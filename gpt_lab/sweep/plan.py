@@ -14,7 +14,7 @@ from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 from gpt_lab.stats.tiers import FEWEST
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import expected, factorial, ledger, lint, matching, needed, null, speed, trunk, tuneplan
+from gpt_lab.sweep import expected, factorial, ledger, lint, matching, needed, null, paces, speed, trunk, tuneplan
 from gpt_lab.sweep import tuner as tuner_
 from gpt_lab.sweep.design import Cell, Sweep, join
 
@@ -92,10 +92,12 @@ def estimate(
     threads: int,
     builder: Builder | None = None,
     trunks: trunk.Trunks | None = None,
+    gpus: Sequence[str] = (),
 ) -> Plan:
     """The cost of the cells, each arm's told from its first one. Imports torch; builds shards that are missing.
 
     Args:
+        jobs, threads, gpus: trials at a time, CPU threads of each, and the GPUs that they share.
         trunks: what the cells share; None: each is trained from the start.
 
     Raises:
@@ -112,11 +114,10 @@ def estimate(
     firsts = [group[0] for group in by_arm.values()]
     configs = cells_.configs(firsts)
     plans = [builder.plan(cfg, cell) for cfg, cell in zip(configs, firsts, strict=True)]
-    speeds = speed.Speeds(configs[0], threads)
+    machine = paces.Machine(min(jobs, max(len(cells), 1)), threads, tuple(gpus))
+    took = speed.times(configs, plans, [builder.dataset(cfg).val_tokens for cfg in configs], machine)
     arms = []
-    for (arm, group), cfg, made in zip(by_arm.items(), configs, plans, strict=True):
-        dataset = builder.dataset(cfg)
-        rate = speeds.tokens_per_s(cfg, made)
+    for (arm, group), cfg, made, seconds in zip(by_arm.items(), configs, plans, took.runs, strict=True):
         steps = made.budget.steps
         tokens = None if steps is None else float(steps * cfg.rows * cfg.scale.context)
         arms.append(
@@ -133,30 +134,26 @@ def estimate(
                 flops_per_token=made.cost.train_flops_per_token,
                 tokens=tokens,
                 flops=None if tokens is None else tokens * made.cost.train_flops_per_token,
-                seconds=speed.seconds(cfg, made, dataset.val_tokens, rate),
+                seconds=seconds,
                 matched=matching.sizes(sweep, cfg, group[0]),
                 baseline=sweep.design.reference(group[0].values),
             )
         )
     shares = {cell.key: trunks.share(cell.key) if trunks else 1.0 for cell in cells if cell.key not in over}
-    left = [
-        None
-        if arm.seconds is None
-        else arm.seconds
-        * (sum(shares.get(cell.key, 0.0) for cell in by_arm[arm.arm]) if sweep.listed else max(arm.runs - arm.done, 0))
+    parts = {
+        arm.arm: [shares[cell.key] for cell in by_arm[arm.arm] if cell.key in shares]
+        if sweep.listed
+        else [1.0] * max(arm.runs - arm.done, 0)
         for arm in arms
-    ]
-    known = [seconds for seconds in left if seconds is not None]
-    whole = sum(known) / jobs if len(known) == len(left) else None
-    if whole is not None and any(known):
-        whole = max(whole, max(arm.seconds or 0.0 for arm in arms if arm.runs > arm.done))
+    }
+    whole = speed.whole([(arm.seconds, parts[arm.arm]) for arm in arms], jobs, took.start)
     sides = [
         lint.Side(arm.arm, group, cfg, builder.dataset(cfg).fingerprint, arm.parameters, arm.tokens, arm.flops)
         for arm, group, cfg in zip(arms, by_arm.values(), configs, strict=True)
     ]
     notes = dict.fromkeys(note for made in plans for note in made.notes)
     said = (*warnings(sweep, arms, sides), *notes)
-    return Plan(tuple(arms), jobs, whole, speeds.basis, said, tuple(matching.lines(sweep, configs)))
+    return Plan(tuple(arms), jobs, whole, took.basis, said, tuple(matching.lines(sweep, configs)))
 
 
 def warnings(sweep: Sweep, arms: Sequence[ArmPlan], sides: Sequence[lint.Side]) -> list[str]:
@@ -189,12 +186,13 @@ def show(
     jobs: int,
     threads: int,
     tuner: tuner_.Tuner | None = None,
+    gpus: Sequence[str] = (),
 ) -> None:
     """Prints the dry run.
 
     Args:
         cells: of a grid; None: of a random sweep its draws are shown, of a bayes sweep the cells that try its ranges.
-        jobs: trials at a time. threads: of each. tuner: of a sweep with `tune`.
+        jobs: trials at a time. threads: of each. tuner: of a sweep with `tune`. gpus: that the trials share.
 
     Raises:
         ConfigError, DataError: a cell that cannot be run here.
@@ -212,7 +210,7 @@ def show(
         trunks = trunk.find(cells, configs, trunk.lengths(cells, configs, builder))
     if trunk.wanted(sweep):
         trunk.required(sweep, trunks)
-    plan = estimate(sweep, cells, jobs, threads, builder, trunks if trunk.wanted(sweep) else None)
+    plan = estimate(sweep, cells, jobs, threads, builder, trunks if trunk.wanted(sweep) else None, gpus)
     said: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
     if design.question:
         console.print(design.question, **said)
@@ -229,7 +227,7 @@ def show(
 def table(sweep: Sweep, plan: Plan) -> Table:
     """One row for each arm."""
     made = Table(title=f"{sweep.design.study} ({sweep.method})", title_justify="left")
-    headings = ("runs", "done", "parameters", "non-embedding", "FLOPs/token", "FLOPs in all", "time per run")
+    headings = ("runs", "done", "time per run", "parameters", "non-embedding", "FLOPs/token", "FLOPs in all")
     made.add_column("arm", overflow="fold")
     for heading in headings:
         made.add_column(heading, justify="right")
@@ -242,11 +240,11 @@ def table(sweep: Sweep, plan: Plan) -> Table:
             name,
             f"{arm.runs}",
             f"{arm.done}",
+            "-" if arm.seconds is None else speed.shown(arm.seconds),
             f"{arm.parameters:,}",
             f"{arm.non_embedding:,}",
             f"{arm.flops_per_token:.3g}",
             "-" if arm.flops is None else f"{arm.flops * arm.runs:.3g}",
-            "-" if arm.seconds is None else speed.shown(arm.seconds),
             *([arm.matched or "-"] if matched else []),
         )
     return made

@@ -19,7 +19,7 @@ from gpt_lab.schema import RunConfig
 from gpt_lab.stats import power
 from gpt_lab.stats.power import detectable, narrowest
 from gpt_lab.store import Run
-from gpt_lab.sweep import cells, lint, needed, plan, spec, speed
+from gpt_lab.sweep import cells, lint, needed, plan, spec
 from gpt_lab.sweep.design import Cell, Sweep
 from gpt_lab.sweep.ledger import Ledger, entries
 from gpt_lab.sweep.runner import folder_of
@@ -84,8 +84,8 @@ def test_costs_are_those_of_the_models(make: Any) -> None:
         assert arm.tokens == 20 * 64 and arm.flops == 20 * 64 * exact.train_flops_per_token
         assert (arm.runs, arm.done, arm.pairs, arm.tunings) == (3, 0, 3, 1)
         assert arm.seconds is not None
-    assert made.seconds == pytest.approx(sum(3 * (arm.seconds or 0) for arm in made.arms) / 2)
-    assert "assumed: 45% of this machine's matmul peak" in made.basis
+    assert made.seconds == pytest.approx(sum(3 * (arm.seconds or 0) for arm in made.arms) / 2 + 3), "and the start"
+    assert made.basis == "told from a few steps of each model"
     assert made.arms[1].parameters - made.arms[0].parameters == 16 * 32
 
 
@@ -144,40 +144,6 @@ def test_runs_that_exist_tell_the_noise(make: Any) -> None:
     assert f"equivalent (within 0.01) of an arm without any difference, power 80 %: {n} seeds" in printed or (
         "5 seeds (confirm), power 80 %: an arm without any difference is called equivalent" in printed
     )
-
-
-def test_speed_is_that_of_earlier_runs_of_the_same_size(make: Any) -> None:
-    import torch
-
-    from gpt_lab.store.record import machine
-
-    sweep = make()
-    found = cells.cells(sweep)
-    cfg = config.compose(found[0].overrides)
-    record = {
-        "config": cfg.flat(),
-        "resolved": {"device": "cpu", "precision": "fp32", "compile": "off"},
-        "hardware": {**machine(), "threads": 1},
-        "train_flops_per_token": cost_of_run(cfg).train_flops_per_token,
-    }
-    others = {
-        "slower": (record, 1000.0),
-        "faster": (record, 3000.0),
-        "more threads": ({**record, "hardware": {**machine(), "threads": 8}}, 9e9),
-        "another machine": ({**record, "hardware": {"cpu": "other", "threads": 1}}, 9e9),
-        "larger": ({**record, "train_flops_per_token": 10**9}, 9e9),
-        "another optimizer": ({**record, "config": {**cfg.flat(), "optim.name": "muon"}}, 9e9),
-        "another precision": ({**record, "resolved": {**record["resolved"], "precision": "bf16"}}, 9e9),
-    }
-    for name, (one, rate) in others.items():
-        run = Run.create(cfg.runs_dir, "earlier", name, cfg.to_dict(), one)
-        run.finish("finished", {"perf/tokens_per_s": rate})
-    assert torch.get_num_threads() == 1
-    made = plan.estimate(sweep, found, 1, 1)
-    assert made.basis == "measured: runs of the same size on this machine"
-    seen = open_dataset(cfg).val_tokens
-    assert seen < 2048, "each of the two evaluations and the last cover it all"
-    assert made.arms[0].seconds == pytest.approx(20 * 64 / 2000 + 3 * seen / (3 * 2000) + speed.BESIDE)
 
 
 def test_a_budget_in_seconds_is_the_time(make: Any) -> None:
@@ -333,27 +299,17 @@ def test_a_sweep_that_can_be_built(make: Any) -> None:
     plan.check_builds(cells.cells(make()))
 
 
-@pytest.mark.parametrize(
-    "seconds, expected",
-    [(0.2, "1 s"), (59.4, "59 s"), (59.6, "1 min"), (200, "3 min 20 s"), (3599.7, "1 h 0 min"), (7500, "2 h 5 min")],
-)
-def test_durations(seconds: float, expected: str) -> None:
-    assert speed.shown(seconds) == expected
-
-
 def test_longer_contexts_that_an_arm_cannot_be_validated_at(make: Any) -> None:
     """Said once for the arm, and counted in the time of the others."""
-    sweep = make(ARMS, "eval.contexts=[1,4,8]")
-    said = shown(sweep)
+    said = shown(make(ARMS, "eval.contexts=[1,4,8]"))
     assert said.count("position=learned has no positions beyond scale.context=16: it is not validated at 4x, 8x") == 1
-    builder = plan.Builder()
-    rope = cells.cells(sweep)[0]
-    (cfg,) = cells.configs([rope])
-    made = builder.plan(cfg, rope)
-    plain = builder.plan(config.from_dict({**cfg.to_dict(), "eval": {**cfg.to_dict()["eval"], "contexts": [1]}}), rope)
-    longer, usual = speed.seconds(cfg, made, 3000, 1000.0), speed.seconds(cfg, plain, 3000, 1000.0)
-    assert longer is not None and usual is not None
-    assert longer - usual == pytest.approx(3 * 3000 / (3 * 1000.0)), "two longer passes and one to compare them with"
+    longer, usual = (
+        plan.estimate(sweep, cells.cells(sweep), 1, 1) for sweep in (make(ARMS, "eval.contexts=[1,4,8]"), make())
+    )
+    tokens = open_dataset(config.compose(cells.cells(make())[0].overrides)).val_tokens
+    for one, other, passes in zip(longer.arms, usual.arms, (2 * 2e-5 + 1e-5, 0.0), strict=True):
+        assert one.seconds is not None and other.seconds is not None
+        assert one.seconds - other.seconds == pytest.approx(passes * tokens), "two longer passes, one to compare with"
 
 
 def test_a_metric_of_a_length_that_is_not_validated(make: Any) -> None:
