@@ -135,9 +135,8 @@ def show(found: Catalogue, console: Console) -> None:
         if not entries:
             console.print("  (none)")
         console.print()
-    console.print(
-        "Select: uv run train KIND=NAME KIND.KEY=VALUE      Explain: uv run components KIND NAME", soft_wrap=True
-    )
+    for line in ("Select:  uv run train KIND=NAME KIND.KEY=VALUE", "Explain: uv run components KIND NAME"):
+        console.print(line, soft_wrap=True)
 
 
 def show_one(entry: Entry, console: Console) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 from typing import Any
 
 from gpt_lab.errors import ConfigError
@@ -28,6 +27,7 @@ class TensorBoard(Background):
         super().__init__(run)
         self._flat = cfg.flat()
         self._writer: Any = None
+        self._metrics: set[str] = set()
 
     @classmethod
     def check(cls) -> None:
@@ -44,6 +44,7 @@ class TensorBoard(Background):
             self._writer = self._open_at(event.step)
         data, writer = event.data, self._writer
         if event.op == "log":
+            self._metrics |= {name for name in data if name.startswith(("val/", "train/loss"))}
             for name, value in data.items():
                 writer.add_scalar(name, value, event.step)
         elif event.op == "text":
@@ -51,10 +52,15 @@ class TensorBoard(Background):
         elif event.op == "table":
             writer.add_text(data["name"], _markdown(data["columns"], data["rows"]))
         else:
-            numbers = {f"final/{k}": float(v) for k, v in data["summary"].items() if _finite(v)}
-            numbers["final/finished"] = float(data["state"] == "finished")
-            settings = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in self._flat.items()}
-            writer.add_hparams(settings, numbers, run_name=".")
+            self._settings(writer)
+
+    def _settings(self, writer: Any) -> None:
+        """The flat config, for the page that compares runs by it; their numbers are the ends of the curves."""
+        from torch.utils.tensorboard.summary import hparams
+
+        settings = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in self._flat.items()}
+        for summary in hparams(settings, dict.fromkeys(sorted(self._metrics), 0.0)):
+            writer.file_writer.add_summary(summary)
 
     def close(self) -> None:
         if self._writer is not None:
@@ -69,10 +75,6 @@ class TensorBoard(Background):
 
         folder = self.run.path / FOLDER
         return SummaryWriter(folder, flush_secs=2, purge_step=step if folder.exists() else None)
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _quoted(text: str) -> str:

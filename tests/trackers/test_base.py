@@ -170,7 +170,8 @@ def test_tensorboard(make_run: Callable[[str], Run], cfg: RunConfig) -> None:
         *((s, float(s)) for s in range(5)),
         *((s, 5.0 + s) for s in range(5, 10)),
     ]
-    assert events.Scalars("final/val/bpb")[-1].value == 2.0
+    assert events.Tags()["scalars"] == ["train/loss"], "curves, and no point that stands alone"
+    assert "_hparams_/session_start_info" in events.summary_metadata
     assert b"| a\\|b | None |" in events.Tensors("final/text_summary")[-1].tensor_proto.string_val[0]
     assert events.Tensors("sample/text_summary")[-1].tensor_proto.string_val[0] == b"    ROMEO:\n    <b>|"
 
