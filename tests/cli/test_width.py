@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from gpt_lab import components, doctor, lines, registry
 from gpt_lab.sweep import live, plan, spec
 from gpt_lab.sweep.ledger import Entry
 from gpt_lab.terminal import Terminal, fit
 from gpt_lab.train import live as train_live
+from gpt_lab.train.budget import Budget
 
 WIDTHS = (80, 60)
 COMMANDS = ("train", "generate", "components", "doctor", "prepare", "sweep", "noise", "report", "verify", "dashboard")
@@ -121,6 +123,38 @@ def test_the_table_of_a_run() -> None:
     rows = train_live.summary_rows(summary)
     hint = "another seed:     uv run train norm=rmsnorm attention=gqa attention.kv_heads=2 budget.steps=4 seed=1"
     hold(printed(lambda console: train_live.show_end(console, "default-seed0", rows, [hint])))
+
+
+def test_the_view_of_a_run() -> None:
+    def show(console: Console) -> None:
+        view = train_live.View(console, Budget(1000, None), 200)
+        view.values = {"train/loss": 2.7312, "val/loss": 2.6903, "val/bpb": 2.0442, "train/lr": 4e-4, "perf/mfu": 0.299}
+        view.sample("Thisbe:\nO wall, full often hast thou heard my moans, for parting my fair Pyramus and me")
+        console.print(view._render())
+
+    hold(printed(show), sticking_out=99)
+
+
+def test_the_view_of_a_sweep(tmp_path: Path) -> None:
+    """What is least asked for is left out."""
+
+    def show(console: Console) -> None:
+        view = live.View(console, a_sweep(tmp_path), 90, 2)
+        for arm in ARMS:
+            view._recent.append(tuple(map(Text, (arm, "17", "finished", "2.7312", "2.0546", "0:17", "17,400"))))
+        console.print(view._render())
+
+    for width in WIDTHS:
+        assert words(printed(show)(width)) < words(printed(show)(2000)) or width == 80
+
+
+def test_a_styled_text_is_folded_too() -> None:
+    text = Text.assemble(("a bold start", "bold"), " and a/very/long/path/without/blanks on\nanother line")
+    console = Terminal(file=io.StringIO(), width=20)
+    console.print(text)
+    assert isinstance(console.file, io.StringIO)
+    lined = console.file.getvalue().splitlines()
+    assert lined == ["a bold start and", "a/very/long/path/without/blanks", "on", "another line"]
 
 
 def test_a_command_to_copy_goes_on_after_a_backslash() -> None:

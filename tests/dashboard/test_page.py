@@ -132,7 +132,7 @@ def test_tensorboard_shows_runs_curves_and_settings(store: Path) -> None:
     with dashboard(store, "--tensorboard") as url, Browser() as browser:
         tab = browser.open(url)
         tab.wait(f"{TEXT}.includes('pos_enc/rope-0')")
-        first = "document.querySelector('scalar-card').innerText"
+        first = "document.querySelector('scalar-card').innerText.replace(/\\s/g, '')"
         tab.wait(f"{first}.includes('val/bpb')")
         tab.wait("document.querySelector('scalar-card line-chart canvas')")
         clean(tab)
