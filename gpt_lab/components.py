@@ -130,14 +130,13 @@ def show(found: Catalogue, console: Console) -> None:
                 name = "" if number else entry.name
                 first, *rest = hang(f"  {name:<{wide}}  ", text, console.width)
                 line = Text.assemble((first[: 4 + wide], "cyan"), (first[4 + wide :], style))
-                for one in (line, *(Text(more, style) for more in rest)):
-                    console.print(one, soft_wrap=True)
+                for part in (line, *(Text(more, style) for more in rest)):
+                    console.print(part, soft_wrap=True)
         if not entries:
             console.print("  (none)")
         console.print()
-    console.print(
-        "Select: uv run train KIND=NAME KIND.KEY=VALUE      Explain: uv run components KIND NAME", soft_wrap=True
-    )
+    for hint in ("Select:  uv run train KIND=NAME KIND.KEY=VALUE", "Explain: uv run components KIND NAME"):
+        console.print(hint, soft_wrap=True)
 
 
 def show_one(entry: Entry, console: Console) -> None:

@@ -27,7 +27,7 @@ PERIOD = 1.0
 
 REST = 4
 """Times as long as a look took it rests: 10,000 runs take 0.6 s, and training needs the processor more."""
-FORMAT = 1
+FORMAT = 2
 """Counts up when mirrors hold other things than before: then old ones are left and new ones made."""
 
 

@@ -14,9 +14,10 @@ from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 from gpt_lab.stats.tiers import FEWEST
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import expected, factorial, ledger, lint, matching, needed, null, paces, speed, trunk, tuneplan
+from gpt_lab.sweep import expected, factorial, ledger, lint, matching, needed, null, speed, trunk, tuneplan
 from gpt_lab.sweep import tuner as tuner_
 from gpt_lab.sweep.design import Cell, Sweep, join
+from gpt_lab.sweep.paces import Machine
 
 if TYPE_CHECKING:
     from gpt_lab.data.dataset import Dataset
@@ -114,7 +115,7 @@ def estimate(
     firsts = [group[0] for group in by_arm.values()]
     configs = cells_.configs(firsts)
     plans = [builder.plan(cfg, cell) for cfg, cell in zip(configs, firsts, strict=True)]
-    machine = paces.Machine(min(jobs, max(len(cells), 1)), threads, tuple(gpus))
+    machine = Machine(min(jobs, max(len(cells), 1)), threads, tuple(gpus))
     took = speed.times(configs, plans, [builder.dataset(cfg).val_tokens for cfg in configs], machine)
     arms = []
     for (arm, group), cfg, made, seconds in zip(by_arm.items(), configs, plans, took.runs, strict=True):
