@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import io
 import json
 import sys
 import time
@@ -110,8 +109,6 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
     device = next(model.parameters()).device.type
     print(f"run {found.path}, checkpoint {checkpoint_folder(found, arguments.checkpoint).name}, {device}", file=err)
     prompt_ids, shown = start(tokenizer, arguments.prompt)
-    if isinstance(out, io.TextIOWrapper):
-        out.reconfigure(errors="replace")  # a terminal that is not UTF-8 gets "?" and no traceback
     usage = Usage()
     steps = generate(
         model,
@@ -132,6 +129,8 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
     began = time.perf_counter()
     print(label(0, arguments.samples) + shown, end="", file=out, flush=True)
     for step in steps:
+        if streams.lost(out):
+            break
         for i, token in enumerate(step):
             if token == ENDED:
                 continue
