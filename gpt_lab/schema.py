@@ -87,9 +87,9 @@ class Log:
 
 @dataclass(frozen=True)
 class Sample:
-    """The text drawn at each evaluation; `tokens=0` draws none."""
+    """The text drawn at each evaluation; `tokens=0` draws none. Without a prompt it continues words of the corpus."""
 
-    prompt: str = "\n"
+    prompt: str | None = None
     tokens: NonNegativeInt = 64
     temperature: NonNegativeFloat = 0.8
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from gpt_lab import signals, streams
 from gpt_lab.errors import LabError
+from gpt_lab.lines import say
 
 BAD_INPUT = 2
 Works = Callable[[Sequence[str]], bool]
@@ -31,7 +32,7 @@ def entry(run: Callable[[list[str]], int], works: Works = lambda argv: False) ->
         try:
             status = run(argv)
         except LabError as error:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}", sys.stderr)
             status = BAD_INPUT
         except KeyboardInterrupt as stop:
             number = stop.number if isinstance(stop, signals.Leave) else signal.SIGINT

@@ -183,9 +183,10 @@ def _once(writer: Writer, backend: Backend, place: Path, say: Callable[[str], No
 
 def _serve(writer: Writer, backend: Backend, options: Options, say: Callable[[str], None]) -> int:
     present = [Seen(run, run.name, {}) for target in options.targets for run in find(target)]
+    writes = writer.look()  # before the page: it shows what there is when it opens
     url = backend.serve(options.port, present)
     say(f"{url} (Ctrl-C ends it)")
-    if writer.look():
+    if writes:
         say(f"{counted(writer.follower.runs)}; new ones and new lines appear as they come")
     elif (holder := writer.lock.holder()) is not None:
         say(f"process {holder.get('pid')} keeps this mirror up to date; when it ends, this one goes on")

@@ -15,6 +15,8 @@ import logging
 import math
 import os
 import shutil
+import time
+import urllib.request
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,6 +30,8 @@ from gpt_lab.store.files import read_json
 
 EVENTS = "events.out.tfevents.mirror"
 NOTE = "mirrored.json"
+PATIENCE = 20.0
+"""Seconds that TensorBoard gets to read what there is before its address is told."""
 
 
 def check() -> None:
@@ -134,7 +138,21 @@ class TensorBoard:
         except (program.TensorBoardServerException, OSError) as error:
             raise ConfigError(f"port {port} is taken: choose another with --port") from error
         self._server = server
-        return f"{url}?smoothing=0"  # what was measured, before anything else
+        self._wait(url)
+        return f"{url}?smoothing=0#timeseries"  # what was measured, and curves before anything else
+
+    def _wait(self, url: str) -> None:
+        """Until the page has what the event files hold: it asks once, when it opens."""
+        end = time.monotonic() + PATIENCE
+        there = {str(path.parent.relative_to(self.logs)) for path in self.logs.glob(f"*/*/{EVENTS}")}
+        while there and time.monotonic() < end:
+            with (
+                contextlib.suppress(OSError, ValueError),
+                urllib.request.urlopen(f"{url}data/runs", timeout=5) as answer,
+            ):
+                if there <= set(json.load(answer)):
+                    return
+            time.sleep(0.1)
 
     def close(self) -> None:
         """Nothing to stop: the page is a thread that ends with this process, and every file is closed."""

@@ -75,7 +75,7 @@ class Cosine(_Schedule):
     final: learning rate at the end, as a share of the peak.
     """
 
-    def __init__(self, *, warmup: Fraction = 0.05, final: Fraction = 0.1) -> None:
+    def __init__(self, *, warmup: Fraction = 0.25, final: Fraction = 0.1) -> None:
         self.warmup = warmup
         self.final = final
 
@@ -93,7 +93,7 @@ class Linear(_Schedule):
     final: learning rate at the end, as a share of the peak.
     """
 
-    def __init__(self, *, warmup: Fraction = 0.05, final: Fraction = 0.0) -> None:
+    def __init__(self, *, warmup: Fraction = 0.25, final: Fraction = 0.0) -> None:
         self.warmup = warmup
         self.final = final
 
@@ -116,7 +116,7 @@ class WSD(_Held):
     def __init__(
         self,
         *,
-        warmup: Fraction | Steps = 0.05,
+        warmup: Fraction | Steps = 0.25,
         final: Fraction = 0.0,
         cooldown: Fraction = 0.2,
         shape: Literal["sqrt", "linear"] = "sqrt",
@@ -147,7 +147,7 @@ class Constant(_Held):
     warmup: share of the budget, or (2 and more) steps, in which the learning rate rises linearly.
     """
 
-    def __init__(self, *, warmup: Fraction | Steps = 0.05) -> None:
+    def __init__(self, *, warmup: Fraction | Steps = 0.25) -> None:
         self.warmup = warmup
 
     def late(self, left: float) -> float:

@@ -19,6 +19,7 @@ from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.store.lock import start_time
 from gpt_lab.sweep.forkserver import lines
 from gpt_lab.sweep.owner import gone
+from gpt_lab.trackers.wandb_env import ONE_RUN
 
 LAUNCH = "import sys, os; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from gpt_lab.sweep import forkserver"
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -57,6 +58,7 @@ class ForkServer:
     def _launch(self, number: int) -> subprocess.Popen[bytes]:
         """Starts the server's process, which gets the socket with this number."""
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        inherited = {name: value for name, value in os.environ.items() if name not in ONE_RUN}
         with signals.sheltered():  # the runner says when it ends, whoever is told to leave
             return subprocess.Popen(
                 [sys.executable, "-P", "-c", f"{LAUNCH}; forkserver.main()", paths, str(number), str(os.getpid())],
@@ -65,7 +67,7 @@ class ForkServer:
                 stderr=self._output,
                 pass_fds=[number],
                 start_new_session=True,
-                env={**os.environ, **dict.fromkeys(ONE_THREAD, "1")},
+                env={**inherited, **dict.fromkeys(ONE_THREAD, "1")},
             )
 
     def start(self, job: str, **settings: Any) -> None:
@@ -108,21 +110,45 @@ class ForkServer:
         Raises:
             LabError: the child or the server failed.
         """
-        self.start(job, **settings)
-        said: dict[str, Any] = {}
+        return self.gather({job: settings})[job]
+
+    def gather(self, jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Has a child do each job, all at once, and waits for their last messages; the jobs are named by the keys.
+
+        Raises:
+            LabError: a child or the server failed.
+        """
+        for job, settings in jobs.items():
+            self.start(job, **settings)
+        said: dict[str, dict[str, Any]] = {job: {} for job in jobs}
+        left = set(jobs)
         while not self.gone:
             for event in self.events(1.0):
-                if event.get("job") != job:
+                job = str(event.get("job"))
+                if job not in left:
                     continue
                 if event["event"] == "said":
-                    said = event["message"]
-                elif "error" in said:
-                    raise (ConfigError if said.get("config") else LabError)(said["error"])
+                    said[job] = event["message"]
+                elif "error" in said[job]:
+                    raise (ConfigError if said[job].get("config") else LabError)(said[job]["error"])
                 elif event["status"] != 0:
                     raise LabError(f"the check of the trials was {how_ended(event['status'])}")
                 else:
-                    return said
+                    left.remove(job)
+            if not left:
+                return said
         raise LabError(f"the fork server ended: {self.last_words()}")
+
+    def wait(self) -> None:
+        """Waits until the server can fork.
+
+        Raises:
+            LabError: it cannot, or it has died.
+        """
+        while not self.ready and not self.gone:
+            self.events(1.0)
+        if self.gone:
+            raise LabError(f"the fork server ended: {self.last_words()}")
 
     def last_words(self) -> str:
         """How a server ended that is gone, in one line."""

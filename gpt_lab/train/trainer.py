@@ -21,6 +21,7 @@ from gpt_lab.optim.groups import groups
 from gpt_lab.schema import RunConfig
 from gpt_lab.signals import Signals
 from gpt_lab.store import Run, fork
+from gpt_lab.terminal import Terminal
 from gpt_lab.train import checkpoint, ending, live
 from gpt_lab.train.bare import bare_model
 from gpt_lab.train.budget import Clock
@@ -32,7 +33,7 @@ from gpt_lab.train.feed import Feed
 from gpt_lab.train.lengths import evaluate_longer
 from gpt_lab.train.memory import keep_freed_memory
 from gpt_lab.train.metrics import Diverged, History, peak_memory_gb
-from gpt_lab.train.peak import peak_flops
+from gpt_lab.train.peak import mfu, peak_flops
 from gpt_lab.train.plan import Plan, resolve
 from gpt_lab.train.sample import draw, save_tokenizer
 from gpt_lab.train.state import State, Stopped
@@ -65,7 +66,7 @@ def run_training(
         ConfigError, DataError: what is asked for cannot be trained here.
         LabError: the run folder cannot be written, another process trains this run, memory is too small.
     """
-    console = console or Console()
+    console = console or Terminal()
     trackers.check(cfg.tracker)
     with live.preparing(console) as progress:
         dataset = open_dataset(cfg, progress)
@@ -161,13 +162,14 @@ class Trainer:
             loaded = checkpoint.load(path, self.model, self.optimizer, self.plan.precision.scaler)
             self.state = State(**{name: loaded[name] for name in asdict(self.state)})
             self.view.say(f"resuming {self.run.path} from step {self.state.step}")
-            if (self.run.record.get("forked") or {}).get("step") == self.state.step:
-                trackers.catch_up(self.tracker, self.run)
+            self.run.update(resumed=True)  # from its start to its end is not how long it took
         else:
             self.view.say(f"training {self.run.path} ({', '.join(self.plan.resolved.values())[:80]})")
         self.checkpoints.clean(self.state.step)
         self.run.truncate_after(self.state.step)
-        self.run.update(state="running", finished=None, error=None)
+        if self.run.metrics():  # of an earlier process or of a trunk: the mirror may lack some of it
+            self.tracker.resume()
+        self.run.update(state="running", finished=None, error=None, prompt=self.prompt)
         if self.plan.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         self.history.losses, self.history.norms = self.state.losses, self.state.norms
@@ -238,8 +240,9 @@ class Trainer:
             "perf/tokens_per_s": rate,
             "perf/peak_memory_gb": peak_memory_gb(self.plan.device),
         }
-        if self.peak is not None:
-            values["perf/mfu"] = rate * self.plan.cost.train_flops_per_token / self.peak
+        share = mfu(rate, self.plan.cost.train_flops_per_token, self.peak)
+        if share is not None:
+            values["perf/mfu"] = share
         self.write(values)
         self.view.log(step, seconds, values)
 
@@ -307,10 +310,12 @@ class Trainer:
         if longer:
             self.write(longer)
         self.view.stop()
-        peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)
         summary = self.summary() | values | longer | ending.floors(self.dataset)
-        if peak is not None:
-            summary["perf/mfu"] = summary["perf/tokens_per_s"] * self.plan.cost.train_flops_per_token / peak
+        summary["val/targets"] = self.dataset.val_tokens - 1
+        peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)  # takes memory
+        share = mfu(summary["perf/tokens_per_s"], self.plan.cost.train_flops_per_token, peak)
+        if share is not None:
+            summary["perf/mfu"] = share
         return self.end("finished", summary)
 
     def leave(self, number: int) -> Result:
@@ -325,7 +330,9 @@ class Trainer:
         self.view.stop()
         when = f"at step {step}, whose checkpoint is kept" if step > 0 else "before the first step"
         line = f"stopped by {signals.name(number)} {when}: the same command resumes from here"
-        return self.end("stopped", self.summary() | self.state.validation, line, number)
+        cut = self.finished or (self.due(self.cfg.eval.every) and self.state.validated < self.state.step)
+        open_step = self.state.step if cut else None  # a resume will validate here, in the same row
+        return self.end("stopped", self.summary() | self.state.validation, line, number, open_step)
 
     def report(self, divergence: Diverged) -> Result:
         """Ends a run whose numbers are no longer finite; keeps the batch where that began."""
@@ -352,12 +359,19 @@ class Trainer:
             with suppress(LabError):  # the disk that is full or closed may be what ended the run
                 self.run.update(error=f"{type(error).__name__}: {error}")
                 self.run.finish("failed", {})
-            self.tracker.finish("failed", {})
+            self.tracker.finish("failed", {}, open_step=self.state.step)
             if isinstance(error, torch.OutOfMemoryError):
                 raise ending.out_of_memory(self.cfg) from error
             raise
 
-    def end(self, state: str, summary: dict[str, Any], line: str = "", signal_number: int | None = None) -> Result:
+    def end(
+        self,
+        state: str,
+        summary: dict[str, Any],
+        line: str = "",
+        signal_number: int | None = None,
+        open_step: int | None = None,
+    ) -> Result:
         """Writes the final state and shows it: a line, or the table of a run that has finished."""
         self.run.finish(state, summary)
         if line:
@@ -365,12 +379,18 @@ class Trainer:
         rows = live.summary_rows(summary)
         if state == "finished":
             self.tracker.table("summary", ["metric", "value"], rows)
-            ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command)
-        self.tracker.finish(state, summary)
+            ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command, self.prompt)
+        self.tracker.finish(state, summary, open_step)
         self.pass_on_messages()
         return Result(self.run.path, state, summary, signal_number=signal_number)
 
     # -- smaller things that the story above uses --
+
+    @property
+    def prompt(self) -> str:
+        """What samples continue: the prompt that was given, else the corpus's own."""
+        given = self.cfg.sample.prompt
+        return self.dataset.opening if given is None else given
 
     @property
     def tokens_per_step(self) -> int:
@@ -432,7 +452,7 @@ class Trainer:
         tokenizer = self.dataset.tokenizer
         if tokenizer is None or self.cfg.sample.tokens == 0:
             return
-        text = draw(self.model, tokenizer, self.cfg.sample, self.plan.precision, self.cfg.seed)
+        text = draw(self.model, tokenizer, self.prompt, self.cfg.sample, self.plan.precision, self.cfg.seed)
         self.run.sample(self.state.step, text)
         self.view.sample(text)
         self.tracker.text("sample", text, self.state.step)

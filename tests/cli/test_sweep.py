@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,7 @@ def test_options_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     asked = seen.pop("asked")
     assert asked.overrides == ("budget.steps=5", "log.every=1")  # type: ignore[attr-defined]
     assert asked.design.values["seed"] == (0, 1, 2, 3)  # type: ignore[attr-defined]
+    assert asked.design.study == "tiny-budget.steps-5", "other settings are another study"  # type: ignore[attr-defined]
     assert seen == {"jobs": 3, "threads": None, "fail_fast": True, "retries": 2}
 
 
@@ -125,8 +127,16 @@ def test_a_report_of_nothing_is_a_failed_sweep(
 
 
 @pytest.mark.slow
-def test_the_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_dry_run_times_steps_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("GPT_LAB_CACHE", str(tmp_path / "cache"))
     path = write_sweep(tmp_path)
     assert sweep.run([str(path), "--dry-run", "--jobs", "2"]) == 0
-    assert "position=rope" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "position=rope" in printed
+    assert re.search(r"about .* with 2 at a time \(told from a few steps of each model", printed)
     assert not (tmp_path / "runs").exists()
+    assert {path.name for path in (tmp_path / "cache").iterdir()} >= {"pace"} or "busy" in printed
+    assert not list((tmp_path / "cache").glob(".pace-*")), "what it trained is gone"

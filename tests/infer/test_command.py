@@ -105,6 +105,15 @@ def test_the_text_goes_to_stdout_and_the_rest_to_stderr(
     assert matched and matched[1] == "30" and matched[2].startswith("cache ")
 
 
+def test_without_a_prompt_it_continues_the_run_s_own(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], tmp_path: Path, letters: Char
+) -> None:
+    make_run("a", tokenizer=letters).update(prompt="MORE:")
+    assert call("max_tokens=3", capsys=capsys, runs=tmp_path / "runs")[0].startswith("MORE:")
+    assert not call("prompt=", "max_tokens=3", capsys=capsys, runs=tmp_path / "runs")[0].startswith("MORE:")
+    assert "ROMEO" not in command.HELP
+
+
 def test_options_reach_the_sampling(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str], tmp_path: Path, letters: Char
 ) -> None:

@@ -47,7 +47,10 @@ TINY = {
     "eval.tokens": 2048,
     "log.every": 5,
     "sample.tokens": 0,
+    "model.logit_softcap": None,
+    "model.tied": True,
 }
+"""A null and a truth value, which an agent writes as Python does: None, True."""
 
 
 class Clone:
@@ -55,7 +58,7 @@ class Clone:
 
     def __init__(self, path: Path, server: SweepDouble) -> None:
         self.path, self.server = path, server
-        text = path / "words.txt"
+        text = path / "words (1), a=b~#é [2].txt"  # an agent writes no quotes
         text.write_text("To be, or not to be, that is the question.\n" * 400)
         tools = path / "tools"
         tools.mkdir()
@@ -304,7 +307,7 @@ def report_command(swept: Clone) -> None:
 def another_sweep_gets_finished_runs(swept: Clone) -> None:
     """What an agent asks for and the store has is not trained again, and the sweep has it all the same."""
     run = all_runs(swept.path / "runs", "small")[0]
-    agent = {"SWEEP_ID": "other", "RUN_ID": "again", "PROJECT": "lab", "ENTITY": "tester"}
+    agent = {"SWEEP_ID": "other", "RUN_ID": "again", "SWEEP_PARAM_PATH": "none", "PROJECT": "lab", "ENTITY": "tester"}
     done = subprocess.run(
         [str(BIN / "train"), "study=small", "position=rope", "seed=0", *(f"{k}={v}" for k, v in swept.tiny.items())],
         cwd=swept.path,

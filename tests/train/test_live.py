@@ -84,9 +84,18 @@ def test_a_step_between_refreshes_is_cheap() -> None:
     assert said(console).count("\n") == 1
 
 
-@pytest.mark.parametrize("bpb, words", [(1.9, "is below the corpus's trigram floor of 2.0000"), (2.1, "is not below")])
-def test_the_verdict_compares_with_the_trigram_floor(bpb: float, words: str) -> None:
-    assert words in str(live.verdict({"val/bpb": bpb, "floor/trigram": 2.0}))
+@pytest.mark.parametrize(
+    "bpb, floors, words",
+    [
+        (0.9627, (1.1, 0.9180, 0.9647), "val bpb 0.9627 is worse than counting pairs of tokens: the corpus's bigram"),
+        (0.9179, (1.1, 0.9180, 0.9647), "is below every n-gram floor of the corpus; the lowest, bigram, is 0.9180"),
+        (2.0, (4.0, 3.0, 2.0), "is worse than counting triples of tokens: the corpus's trigram floor is 2.0000"),
+        (5.0, (4.0, 4.5, 4.6), "is worse than counting single tokens: the corpus's unigram floor is 4.0000"),
+    ],
+)
+def test_the_verdict_compares_with_the_lowest_floor(bpb: float, floors: tuple[float, float, float], words: str) -> None:
+    named = dict(zip(("floor/unigram", "floor/bigram", "floor/trigram"), floors, strict=True))
+    assert words in str(live.verdict({"val/bpb": bpb, **named}))
 
 
 def test_no_verdict_without_text() -> None:
@@ -94,9 +103,12 @@ def test_no_verdict_without_text() -> None:
 
 
 def test_next_commands_can_be_run_as_they_are(make: Make) -> None:
-    cfg = make(**{"sample.prompt": "ROMEO: what's"})
+    cfg = make()
     run = Run.open(train(cfg).path)
-    generate, again = ending.next_commands(run, cfg, "train data.path='a b.txt' seed=4 force=true", text=True)
+    (alone,) = ending.next_commands(run, cfg, "train", None)
+    assert alone.startswith("another seed:"), "a model of no text continues none"
+    assert ending.next_commands(run, cfg, "train", " ")[0].endswith(f"generate run={run.path}")
+    generate, again = ending.next_commands(run, cfg, "train data.path='a b.txt' seed=4 force=true", "ROMEO: what's")
     assert generate.endswith(f"uv run generate run={run.path} 'prompt=ROMEO: what'\"'\"'s'")
     assert again.endswith("uv run train 'data.path=a b.txt' seed=1")
 

@@ -16,13 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, all_runs
 from gpt_lab.train import checkpoint, trainer
 from gpt_lab.train.plan import resolve
 from gpt_lab.train.step import Stepper
-from tests.train.helpers import curve, quiet, said, train, weights
+from tests.train.helpers import assert_mirrored, curve, mirrored, quiet, said, train, weights
 
 Make = Callable[..., RunConfig]
 ROOT = Path(__file__).parent.parent.parent
@@ -50,8 +51,11 @@ def test_the_run_folder_holds_the_story(make: Make) -> None:
     assert math.isclose(final["val/ppl"], math.exp(final["val/loss"]))
     assert sorted(path.name for path in run.samples.iterdir()) == [f"step_{n:08d}.txt" for n in (10, 20, 25)]
     text = said(console)
-    assert "trigram floor" in text
-    assert f"uv run generate run={result.path}" in text
+    assert "counting" in text or "below every n-gram floor" in text
+    opening = open_dataset(cfg).opening
+    assert len(opening.split()) > 4 and run.record["prompt"] == opening
+    assert f"uv run generate run={result.path} 'prompt={opening}'" in text
+    assert all(path.read_text("utf-8").startswith(opening) for path in run.samples.iterdir())
     assert "uv run train optim=adamw seed=1" in text
 
 
@@ -167,7 +171,7 @@ def test_a_signal_saves_and_leaves(
 def test_a_signal_during_evaluation(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The evaluation is cut short; the resumed run makes up for it."""
     whole = train(make())
-    cfg = make(study="stopped")
+    cfg, kept = make(study="stopped"), mirrored(monkeypatch)
     evaluate = trainer.Trainer.evaluate
 
     def signalled(self: trainer.Trainer, limit: int | None) -> Any:
@@ -181,6 +185,7 @@ def test_a_signal_during_evaluation(make: Make, monkeypatch: pytest.MonkeyPatch)
     assert not any("val/loss" in row for row in curve(stopped.path))
     resumed = train(cfg)
     assert curve(resumed.path) == curve(whole.path)
+    assert_mirrored(kept, resumed.path)
     assert (resumed.path / "checkpoints" / "best").exists()
 
 
