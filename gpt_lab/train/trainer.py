@@ -20,7 +20,7 @@ from gpt_lab.model import initialize
 from gpt_lab.optim.groups import groups
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, fork
-from gpt_lab.train import checkpoint, ending, live
+from gpt_lab.train import causality, checkpoint, ending, live
 from gpt_lab.train.bare import bare_model
 from gpt_lab.train.budget import Clock
 from gpt_lab.train.claim import claim, shared
@@ -60,7 +60,7 @@ def run_training(
         forks: steps at which this run leaves one for others.
 
     Raises:
-        ConfigError, DataError: what is asked for cannot be trained here.
+        ConfigError, DataError: what is asked for cannot be trained here, or its loss would mean nothing.
         LabError: the run folder cannot be written, another process trains this run, memory is too small.
     """
     console = console or Console()
@@ -72,6 +72,7 @@ def run_training(
     plan = resolve(cfg, dataset)
     for note in plan.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
+    causality.check(cfg, dataset.vocab_size, plan.device, plan.precision)
     run = claim(cfg, plan, command, trunk)
     with run.lock(), Signals() as signals:
         run = Run.open(run.path)  # as the last process that held the lock left it
