@@ -25,6 +25,7 @@ FLAGS = [
     for key, value in {
         "tied": False,
         "bias": True,
+        "embed_norm": True,
         "logit_softcap": 5.0,
         "vocab_multiple": 32,
         "checkpointing": True,

@@ -22,7 +22,7 @@ from gpt_lab.schema import RunConfig
 from gpt_lab.signals import Signals
 from gpt_lab.store import Run, fork
 from gpt_lab.terminal import Terminal
-from gpt_lab.train import checkpoint, ending, live
+from gpt_lab.train import causality, checkpoint, ending, live
 from gpt_lab.train.bare import bare_model
 from gpt_lab.train.budget import Clock
 from gpt_lab.train.claim import claim, shared
@@ -63,7 +63,7 @@ def run_training(
         asked: hears the signals that ask it to leave; None: a later one ends the process at once.
 
     Raises:
-        ConfigError, DataError: what is asked for cannot be trained here.
+        ConfigError, DataError: what is asked for cannot be trained here, or its loss would mean nothing.
         LabError: the run folder cannot be written, another process trains this run, memory is too small.
     """
     console = console or Terminal()
@@ -75,6 +75,7 @@ def run_training(
     plan = resolve(cfg, dataset)
     for note in plan.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
+    causality.check(cfg, dataset.vocab_size, plan.device, plan.precision)
     run = claim(cfg, plan, command, trunk)
     with run.lock(), asked or Signals() as asked:
         run = Run.open(run.path)  # as the last process that held the lock left it
