@@ -34,7 +34,7 @@ COLUMNS: dict[str, Callable[[Row], Any]] = {
     "n": lambda row: row.n,
     "runs": lambda row: row.runs,
     "rho": lambda row: row.rho,
-    "more_seeds": lambda row: row.more_seeds,
+    "median": lambda row: row.median,
     "tuning": lambda row: row.tuning,
     "not_finished": lambda row: ", ".join(f"{count} {state}" for state, count in row.states.items() if count),
     "warnings": lambda row: "; ".join(row.warnings),

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from gpt_lab import signals
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.registry import register
 from gpt_lab.schema import RunConfig
@@ -21,7 +22,7 @@ from gpt_lab.trackers.wandb_env import AGENT, Mode, agent, choose_mode, client, 
 
 FACTS = (
     *("signature", "resolved", "parameters", "parameters_non_embedding", "train_flops_per_token"),
-    *("git", "hardware", "packages", "command"),
+    *("git", "hardware", "packages", "command", "code"),
 )
 """What of run.json joins the settings in W&B's config: to group by, and for reports to read back."""
 _PLACE = ("WANDB_PROJECT", "WANDB_ENTITY")
@@ -130,14 +131,15 @@ class Wandb(Background):
     def open(self) -> None:
         log = _log_file(self.run.path / "wandb")
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", f"{_LAUNCH}; wandb_process.main()", os.pathsep.join(sys.path)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C in the terminal is for training, which then says goodbye
-                env=client(self._sweep),
-            )
+            with signals.sheltered():  # whoever tells every process to leave means training, which then says goodbye
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", f"{_LAUNCH}; wandb_process.main()", os.pathsep.join(sys.path)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    start_new_session=True,
+                    env=client(self._sweep),
+                )
         except BaseException:
             self._imported.set()
             raise

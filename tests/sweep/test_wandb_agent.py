@@ -6,7 +6,9 @@ first, and starts COMMAND of this environment.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +28,7 @@ from gpt_lab.report.wandb_api import stated
 from gpt_lab.schema import identity
 from gpt_lab.store import Run, all_runs
 from gpt_lab.sweep import spec
+from tests.sweep.helpers import tree
 from tests.trackers.sweep_double import SweepDouble, cells
 
 ROOT = Path(__file__).parent.parent.parent
@@ -190,7 +193,8 @@ def runs_are_those_of_the_file(swept: Clone) -> None:
 
 @pytest.mark.slow
 def test_stop_resume_cancel(here: Clone) -> None:
-    """The stop button ends a run with a checkpoint; W&B's resume goes on from there; a cancelled sweep ends all."""
+    """The stop button ends a run with a checkpoint; W&B's resume goes on from there, and so it does when every process
+    was told to leave; a cancelled sweep ends all."""
     here.write("long", {"seed": {"values": [0, 1]}}, **{"budget.steps": 1_000_000})
     assert here.wandb("sweep", "sweeps/long.yaml").returncode == 0
     agent = here.agent()
@@ -215,6 +219,22 @@ def test_stop_resume_cancel(here: Clone) -> None:
     server.sweep.state = "RUNNING"
     until(lambda: steps() > stopped)
     assert seen.sessions == 2
+    everybody = tree(agent.pid)
+    assert len(everybody) >= 4, "the agent, training, and W&B's two processes beside it"
+    for pid in (*everybody, *everybody):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    agent.wait(120)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in everybody))
+    (run,) = all_runs(here.path / "runs", "long")
+    assert (run.state, seen.exit_code, seen.summary["state"], seen.complete) == ("stopped", 255, "stopped", True)
+    assert seen.summary["steps"] == run.summary["steps"] > stopped
+    stopped = run.summary["steps"]
+
+    agent = here.agent()
+    server.resume_run(name)
+    until(lambda: steps() > stopped)
+    assert seen.sessions == 3
     assert here.wandb("sweep", "--cancel", f"tester/lab/{server.sweep.name}").returncode == 0
     assert agent.wait(120) == 0
     (run,) = all_runs(here.path / "runs", "long")

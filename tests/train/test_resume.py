@@ -188,19 +188,6 @@ def test_death_inside_checkpoints_and_log_lines(make: Make) -> None:
     assert_same(run.path, whole.path)
 
 
-@pytest.mark.forks
-def test_two_signals_end_it_at_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    def endless(self: trainer.Trainer) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(60)
-
-    monkeypatch.setattr(trainer.Trainer, "step", endless)
-    start = time.monotonic()
-    assert status(fork(lambda: train(make()))) == 130
-    assert time.monotonic() - start < 30
-
-
 def test_a_disk_that_fills_up_keeps_earlier_checkpoints(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit on the size of files stands for a full disk: the second checkpoint cannot be written."""
     whole = train(make())
