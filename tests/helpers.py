@@ -1,7 +1,9 @@
-"""Small configs for tests, made without hydra, conf/ or torch."""
+"""Small configs for tests, made without hydra, conf/ or torch; and damage to files."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from gpt_lab import config
@@ -58,3 +60,14 @@ def tiny_config(**overrides: Any) -> RunConfig:
             tree.setdefault(section, {})[name] = value
     tree["batch"].setdefault("tokens", 4 * tree["scale"]["context"])
     return config.from_dict(tree)
+
+
+def flip(folder: Path, name: str, where: float = 0.5, count: int = 64) -> None:
+    """Flips a bit in each of `count` bytes of a file, from this share of its length on; its times stay as they were."""
+    path = folder / name
+    data, times = bytearray(path.read_bytes()), path.stat()
+    start = round(where * max(0, len(data) - count))
+    for at in range(start, min(start + count, len(data))):
+        data[at] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
