@@ -18,7 +18,6 @@ import shutil
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -182,11 +181,11 @@ class TensorBoard:
         self._notes[place] = new
 
     def _header(self, run: Seen) -> Any:
-        return self._event.Event(wall_time=_started(run), file_version="brain.Event:2")
+        return self._event.Event(wall_time=run.when().timestamp(), file_version="brain.Event:2")
 
     def _restart(self, run: Seen, step: int) -> Any:
         start = self._event.SessionLog(status=self._event.SessionLog.START)
-        return self._event.Event(wall_time=_started(run), step=step, session_log=start)
+        return self._event.Event(wall_time=run.when().timestamp(), step=step, session_log=start)
 
     def _row(self, run: Seen, row: Row) -> Any:
         """Metrics alone: TensorBoard draws against steps or time, and has no use for the other clocks."""
@@ -195,20 +194,20 @@ class TensorBoard:
 
     def _numbers(self, run: Seen, step: int, values: Mapping[str, float], seconds: float = 0.0) -> Any:
         scalars = [self._summary.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        when = _started(run) + (seconds if math.isfinite(seconds) else 0)
+        when = run.when(seconds).timestamp()
         return self._event.Event(wall_time=when, step=step, summary=self._summary.Summary(value=scalars))
 
     def _settings(self, run: Seen) -> list[Any]:
         """The flat config; not the state, as TensorBoard keeps the first value that it reads."""
         settings = {key: value for key, value in run.settings.items() if key != "state"}
-        start = self._hparams.hparams_pb(settings, f"{run.study}/{run.name}", _started(run))
-        return [self._event.Event(wall_time=_started(run), summary=start)]
+        start = self._hparams.hparams_pb(settings, f"{run.study}/{run.name}", run.when().timestamp())
+        return [self._event.Event(wall_time=run.when().timestamp(), summary=start)]
 
     def _final(self, run: Seen) -> dict[str, float]:
         """final/<metric> of a run that has ended, and whether it has finished."""
         if run.state == "running":
             return {}
-        numbers = {f"final/{key}": float(v) for key, v in run.record.get("summary", {}).items() if _number(v)}
+        numbers = {f"final/{key}": float(v) for key, v in (run.record.get("summary") or {}).items() if _number(v)}
         return {**numbers, "final/finished": float(run.state == "finished")}
 
 
@@ -218,7 +217,3 @@ def _number(value: Any) -> bool:
 
 def _checksum(keys: Sequence[str]) -> int:
     return zlib.crc32("\n".join(keys).encode())
-
-
-def _started(run: Seen) -> float:
-    return datetime.fromisoformat(str(run.record.get("started") or "1970-01-01T00:00:00Z")).timestamp()

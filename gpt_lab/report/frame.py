@@ -14,7 +14,7 @@ import pandas as pd
 
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.report import arms, floor, local
-from gpt_lab.report.source import ENVIRONMENT, Source, Wanted
+from gpt_lab.report.source import ENVIRONMENT, Source, Wanted, number
 from gpt_lab.report.targets import Options, Places, find
 from gpt_lab.report.types import COLUMNS, Study
 from gpt_lab.sweep.design import Sweep
@@ -54,7 +54,9 @@ class Loaded(Study):
         for source in {id(s): s for s in self._sources.values()}.values():
             own = [run for run in runs if self._sources.get(run) is source]
             if own:
+                told = len(source.notes)
                 found.update(source.curves(own))
+                self.notes += source.notes[told:]
         return found
 
     def noise(self, runs: list[str]) -> Noise | None:
@@ -169,8 +171,8 @@ def _table(arranged: arms.Arranged) -> pd.DataFrame:
     rows, metric = arranged.rows, arranged.design.metric
     lost = 0
     for r in rows:
-        value = r["summary"].get(metric) if r["state"] == "finished" else None
-        r["score"] = float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
+        value = number(r["summary"].get(metric)) if r["state"] == "finished" else math.nan
+        r["score"] = value if math.isfinite(value) else math.nan
         lost += r["state"] == "finished" and math.isnan(r["score"])
     if lost:
         arranged.notes.append(f"{lost} finished runs have no finite {metric} and do not count")

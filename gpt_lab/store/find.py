@@ -145,4 +145,4 @@ def _readable(path: Path, left_out: dict[Path, str] | None = None) -> Run | None
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    return value if isinstance(value, int | float) and math.isfinite(value) else None

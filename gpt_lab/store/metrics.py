@@ -66,6 +66,11 @@ def usable(values: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:
     return numbers, wrong
 
 
+def plain(value: Any) -> bool:
+    """Whether a value out of JSON is null, a truth value, text, or a number that tables can hold."""
+    return value is None or isinstance(value, str | float) or (isinstance(value, int) and abs(value) < BELOW)
+
+
 def shown(value: Any) -> str:
     """A value out of JSON as a message quotes it: in JSON's words, a few characters of them."""
     if isinstance(value, list):

@@ -18,7 +18,7 @@ from gpt_lab.errors import ConfigError, DataError, LabError, unknown
 from gpt_lab.store import fork
 from gpt_lab.store.files import Lines, read_json, sync_folder, write_atomic, write_json, writing
 from gpt_lab.store.lock import Lock
-from gpt_lab.store.metrics import read_lines, shorten, shown, usable
+from gpt_lab.store.metrics import plain, read_lines, shorten, shown, usable
 
 STATES = ("running", "finished", "stopped", "failed", "diverged")
 """running: training, or killed while it was (then nobody holds its lock); stopped: by a signal, can be resumed."""
@@ -42,7 +42,7 @@ def read_record(folder: Path) -> tuple[dict[str, Any], str]:
         if not isinstance(record.get(key), dict | None):
             raise refuse(key, record[key])
         for name, value in (record.get(key) or {}).items() if key != "summary" else ():
-            if isinstance(value, dict) or (isinstance(value, list) and key != "config"):
+            if not plain(value) and not (key == "config" and isinstance(value, list)):
                 raise refuse(f"{key}.{shorten(name)}", value)
     if record.get("state") not in STATES:
         raise refuse("state", record.get("state"))

@@ -56,6 +56,8 @@ def run_sweep(
         ConfigError: a cell that no run could have; nothing has been written. LabError: the folder cannot be written.
     """
     folder = folder_of(sweep)
+    if said := ledger_.mend(folder):
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
     known = [entry for entry in ledger_.entries(folder) if entry.wanted]
     sequential.refuse_change(sweep, ledger_.stored_sweep(folder), known)
     with contextlib.ExitStack() as stack:
