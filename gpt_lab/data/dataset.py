@@ -170,6 +170,7 @@ class TextDataset(Dataset):
 
     def _train(self, step: int, start: int, stop: int) -> Examples:
         places = self._order.starts(step * self._cfg.rows + start, stop - start)
+        self._shards.check("train", places, self._context + 1)
         return Examples(*batches.gather(self._shards.train, places, self._context))
 
     def _val_sequences(self, times: int) -> int:
@@ -177,6 +178,7 @@ class TextDataset(Dataset):
 
     def _val(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], times: int) -> Examples:
         length = self._context * times
+        self._shards.check("val", chosen * length, length + 1)
         places = chosen[:, None] * length + np.arange(length + 1)
         inside = np.minimum(places, self.val_tokens - 1)
         windows = self._shards.val[inside].astype(np.int64)

@@ -313,6 +313,11 @@ class Builder:
             self._datasets[key] = open_dataset(cfg)
         return self._datasets[key]
 
+    @property
+    def warnings(self) -> list[str]:
+        """What the data opened so far have to say."""
+        return list(dict.fromkeys(line for dataset in self._datasets.values() for line in dataset.warnings))
+
     def plan(self, cfg: RunConfig, cell: Cell) -> RunPlan:
         """What the trainer would decide for a config, which can be built, and whose parts see no future."""
         from gpt_lab import registry, trackers
