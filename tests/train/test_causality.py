@@ -15,12 +15,11 @@ from gpt_lab import config, registry
 from gpt_lab.cli import train as command
 from gpt_lab.errors import ConfigError
 from gpt_lab.schema import RunConfig
-from gpt_lab.sweep import plan
+from gpt_lab.sweep import plan, spec
 from gpt_lab.sweep.cells import cells
 from gpt_lab.train import causality
 from gpt_lab.train.precision import Precision
 from tests.helpers import tiny_config
-from tests.sweep.helpers import read, values
 from tests.train import leaky
 from tests.train.helpers import assert_same, train
 
@@ -177,7 +176,7 @@ def test_train_refuses_it_in_one_line(
 
 
 def test_a_sweep_refuses_it_before_the_first_trial(planted: None) -> None:
-    parameters = {"attention": values(["mha", "roll"]), "seed": values([0, 1]), "data": {"value": "synthetic"}}
-    found = cells(read(parameters))
+    parameters = {"attention": {"values": ["mha", "roll"]}, "seed": {"values": [0, 1]}, "data": {"value": "synthetic"}}
+    found = cells(spec.read(Path("a.yaml"), {"method": "grid", "parameters": parameters, "gpt_lab": {}}))
     with pytest.raises(ConfigError, match=r"cell 2 \(.*roll.*\): attention=roll sees the future"):
         plan.check_builds(found)
