@@ -194,7 +194,7 @@ def kernels() -> Iterator[Row]:
 
 def tracking() -> Iterator[Row]:
     """Where tracker=auto would send metrics; asks no server."""
-    from gpt_lab.trackers.wandb import choose_mode, login
+    from gpt_lab.trackers.wandb_env import choose_mode, login
 
     try:
         mode = choose_mode("auto")

@@ -99,6 +99,16 @@ def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paces, "_measure", stand_in)
 
 
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """A command takes its process's signals over for good; where a test calls it, they come back."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+    before = [(number, signal.getsignal(number)) for number in (*numbers, signal.SIGXCPU)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_network() -> Iterator[None]:
     """Connections beyond this machine fail at once, so that a test which needs the network cannot pass by luck."""

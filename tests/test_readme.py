@@ -55,7 +55,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run train scale=nano norm=layernorm budget.tokens=2e6 seed=1": Run(
         "val bits per byte", [*SHORT, "budget.tokens=4e3"]
     ),
-    "uv run train +experiment=shakespeare_char": Run("val bits per byte", STEPS),
+    "uv run train +experiment=shakespeare_char_cpu": Run("val bits per byte", [*STEPS, "schedule.warmup=2"]),
     "uv run components": Run("attention: "),
     "uv run components attention gqa": Run("attention=gqa"),
     "uv run train model=llama --cfg": Run("attention:"),
@@ -96,6 +96,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run dashboard runs/pos_enc --tensorboard": Run("mirror", ["--once"]),
     "uv run wandb login": Elsewhere("tests/trackers", "it asks for a key"),
     "uv run components norm my_norm": Elsewhere("tests/test_thirdparty.py", "needs the file of parts/"),
+    "uv run upload": Elsewhere("tests/trackers/test_wandb.py", "needs a server"),
     "uv run train norm=my_norm attention=my_attention attention.slope=2.0": Elsewhere(
         "tests/test_thirdparty.py", "needs the file of parts/"
     ),

@@ -57,7 +57,7 @@ def _port(text: str) -> int:
     return int(text)
 
 
-main = entry(run)
+main = entry(run, works=lambda argv: True)
 
 if __name__ == "__main__":
     main()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import io
 import json
 import sys
 import time
@@ -15,6 +14,7 @@ from gpt_lab.cli._main import entry
 from gpt_lab.errors import ConfigError, DataError, unknown
 from gpt_lab.lines import say, show_help
 from gpt_lab.options import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, check
+from gpt_lab.streams import lost
 
 HELP = """\
 usage: generate [key=value ...] [--no-cache] [--help]
@@ -114,8 +114,6 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
     own = found.record.get("prompt")
     prompt = (own if isinstance(own, str) else "") if arguments.prompt is None else arguments.prompt
     prompt_ids, shown = start(tokenizer, prompt)
-    if isinstance(out, io.TextIOWrapper):
-        out.reconfigure(errors="replace")  # a terminal that is not UTF-8 gets "?" and no traceback
     usage = Usage()
     steps = generate(
         model,
@@ -136,6 +134,8 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
     began = time.perf_counter()
     print(label(0, arguments.samples) + shown, end="", file=out, flush=True)
     for step in steps:
+        if lost(out):
+            break
         for i, token in enumerate(step):
             if token == ENDED:
                 continue

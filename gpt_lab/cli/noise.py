@@ -74,7 +74,7 @@ def run(argv: list[str]) -> int:
     return floor.measure(console, files[0] if files else None, words, chosen.seeds, chosen.jobs, chosen.threads)
 
 
-main = entry(run)
+main = entry(run, works=lambda argv: "--list" not in argv)
 
 if __name__ == "__main__":
     main()

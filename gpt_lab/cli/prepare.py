@@ -30,7 +30,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-main = entry(run)
+main = entry(run, works=lambda argv: True)
 
 if __name__ == "__main__":
     main()

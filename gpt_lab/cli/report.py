@@ -45,6 +45,7 @@ def parser() -> Parser:
     made.add_argument(
         "--tier", choices=("auto", "screen", "confirm"), default="auto", help="which test decides (auto: by the data)"
     )
+    made.add_argument("--details", action="store_true", help="also what pairing was worth")
     made.add_argument("--runs-dir", metavar="DIR", type=Path, help="where the studies are (runs)")
     made.add_argument("--out", metavar="DIR", type=Path, help="folder of the files (runs/STUDY/report)")
     made.add_argument("--no-files", action="store_true", help="the terminal's table only")
@@ -76,6 +77,7 @@ def run(arguments: list[str]) -> int:
         pair=chosen.pair,
         sesoi=chosen.sesoi,
         alpha=chosen.alpha,
+        details=chosen.details,
         tier=chosen.tier,
     )
     places = find(chosen.targets, options)

@@ -120,7 +120,7 @@ def _report(sweep: Sweep, status: int) -> int:
         return 1
 
 
-main = entry(run)
+main = entry(run, works=lambda argv: "--dry-run" not in argv)
 
 if __name__ == "__main__":
     main()

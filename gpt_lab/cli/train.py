@@ -87,7 +87,7 @@ def run(argv: list[str]) -> int:
     return run_training(cfg, Terminal(file=sys.stdout), command).exit_code
 
 
-main = entry(run)
+main = entry(run, works=lambda argv: not {"--cfg", "-sc", "--shell-completion"} & {*argv})
 
 if __name__ == "__main__":
     main()

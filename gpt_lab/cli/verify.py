@@ -58,7 +58,7 @@ def run(arguments: list[str]) -> int:
     return verify(claim, cells, Terminal(file=sys.stdout), chosen.tolerance, chosen.runs_dir)
 
 
-main = entry(run)
+main = entry(run, works=lambda argv: True)
 
 if __name__ == "__main__":
     main()

@@ -319,7 +319,7 @@ def _scalar(value: Any) -> Any:
 
 def _missing(text: str) -> str:
     if text == "runs":
-        return "no folder runs here yet: `uv run train` makes one, or name another: dashboard FOLDER"
+        return "no folder runs here yet: `uv run train` makes one, or name another folder"
     parent = Path(text).parent
     names = [str(parent / path.name) for path in _folders(parent)] + [path.name for path in _folders(Path("runs"))]
     close = difflib.get_close_matches(text.rstrip("/"), sorted(set(names)), n=3, cutoff=0.5)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import sqlite3
 import sys
 import time
@@ -92,13 +91,12 @@ def check_metrics(options: Options) -> None:
 
 
 def show(options: Options, say: Callable[[str], None]) -> int:
-    """Mirrors the store and shows it until Ctrl-C (or SIGTERM), or once without showing it; exit status 0.
+    """Mirrors the store and shows it until Ctrl-C (or another signal), or once without showing it; exit status 0.
 
     Raises:
         ConfigError: the backend's package is missing, the port is taken, an unknown metric.
         LabError: the mirror cannot be written.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     _check_backend(options)
     check_metrics(options)
     place = folder(options)

@@ -231,9 +231,7 @@ def make(comparison: Comparison, study: Study) -> list[Section]:
         return []
     base = f"{comparison.design.baseline_arm}{wording.within(comparison.design)}"
     if all(line.reach is None for line in found.lines):
-        reasons = dict.fromkeys(line.reason for line in found.lines)
-        way = "Several budgets in the sweep (budget.tokens, and gpt_lab.within: [budget.tokens]) would give it."
-        return [Section(f"Speed-up over {base}", (*(f"Not given: {reason}." for reason in reasons), way))]
+        return []
     return [_speedups(found, comparison, base), _verdicts(found, comparison)]
 
 

@@ -5,6 +5,7 @@ Loaders (`local.load`, `offline.load`, `wandb_api.load`) return a report.source.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -115,7 +116,7 @@ def _asked_for(
     ledger = next((source for source in sources if source.wanted is not None), None)
     if ledger is not None and len(sources) == 1:
         assert ledger.sweep is not None
-        return _newer(places.sweep, ledger.sweep, notes), ledger.wanted
+        return _newer(places.sweep, ledger, notes)
     sweep = places.sweep or next((source.sweep for source in sources if source.sweep is not None), None)
     guessed = sweep is None and not places.runs and len(places.studies) == 1
     if guessed:
@@ -132,17 +133,37 @@ def _asked_for(
     return sweep, wanted
 
 
-def _newer(named: Sweep | None, stored: Sweep, notes: list[str]) -> Sweep:
-    """The named file's question, baseline and thresholds, if it still compares what the ledger's copy does."""
+def _newer(named: Sweep | None, ledger: Source, notes: list[str]) -> tuple[Sweep, list[Wanted] | None]:
+    """The named file with its own cells, what the ledger knows of them, and those that it does not; else the ledger's.
+
+    Of a file that compares other settings than when the sweep ran, the version that ran is reported.
+    """
+    stored = ledger.sweep
+    assert stored is not None
     if named is None:
-        return stored
+        return stored, ledger.wanted
     new, old = named.design, stored.design
     if any(getattr(new, key) != getattr(old, key) for key in ("factors", "nuisance", "pair", "tuning_pairs", "looks")):
         notes.append(f"{named.path} compares other settings than when the sweep ran: the version that ran is reported")
-        return stored
-    if named.raw.get("parameters") != stored.raw.get("parameters"):
-        notes.append(f"{named.path} has changed since the sweep ran: cells that were added are not here yet")
-    return named
+        return stored, ledger.wanted
+    if _asks(named) == _asks(stored) or not named.listed:
+        return dataclasses.replace(named, raw=stored.raw, overrides=stored.overrides), ledger.wanted
+    known = {one.key: one for one in ledger.every}
+    wanted = [known.get(one.key, one) for one in _cells(named)]
+    missing = sum(one.key not in known for one in wanted)
+    beyond = len(known) - (len(wanted) - missing)
+    said = [f"{missing} of its cells have not been run"] if missing else []
+    said += [f"{beyond} runs that it does not ask for are left out"] if beyond else []
+    notes.append(f"{named.path} has changed since the sweep ran: {', '.join(said) or 'the same cells'}")
+    return named, wanted
+
+
+def _asks(sweep: Sweep) -> tuple[Any, ...]:
+    """What decides which cells a sweep has."""
+    block = sweep.raw.get("gpt_lab") or {}
+    rules = {key: block.get(key) for key in ("zip", "per", "exclude", "match", "tune", "seeds", "design", "fraction")}
+    seeds = {key: value for key, value in sweep.raw["parameters"].items() if key != sweep.design.pair}
+    return seeds, sweep.raw.get("command"), rules, sweep.overrides
 
 
 def _named_like(places: Places) -> Sweep | None:

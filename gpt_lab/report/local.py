@@ -144,6 +144,7 @@ def _add_ledger(source: Source, study: Path, alone: bool) -> None:
         return
     wanted = [_wanted(study, entry) for entry in entries if entry.wanted]
     source.wanted = [*(source.wanted or []), *wanted]
+    source.every += [_wanted(study, entry) for entry in entries]
     if alone and (old := len(entries) - len(wanted)):
         belong = "1 run belongs" if old == 1 else f"{old} runs belong"
         source.notes.append(f"{belong} to an earlier version of the sweep file: left out")

@@ -160,8 +160,8 @@ def _answer_heads(comparison: Comparison) -> list[Head]:
     level = wording.percent(comparison.design.alpha)
     heads = [
         Head("arm"),
-        Head(f"Δ {metric}", f"variant − baseline, {level} interval", True),
         Head("verdict", "corrected"),
+        Head(f"Δ {metric}", f"variant − baseline, {level} interval", True),
         Head("n", "pairs", True),
         Head(metric, "mean ± sd of runs", True),
         Head("p", "adjusted", True),
@@ -200,8 +200,8 @@ def _answer_row(row: Row, places: int, tuned: bool, lost: bool) -> list[Cell]:
     tier = f" ({row.tier})" if row.tier else ""
     return [
         Cell(row.arm or "all runs", kind="arm"),
-        delta,
         Cell(f"{MARKS.get(row.verdict, '')} {wording.verdict(row)}{tier}", kind=row.verdict.replace(" ", "-")),
+        delta,
         Cell(str(row.n), float(row.n)),
         Cell(wording.plain(row.mean) + spread, _key(row.mean)),
         Cell(_p(row.p_adjusted), _key(row.p_adjusted)),

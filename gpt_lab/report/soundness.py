@@ -30,7 +30,7 @@ def doubts(runs: pd.DataFrame, paired: Paired, design: Design, baseline: str, fo
     _busy(used, design, baseline, found)
     if text := above_floor(used, paired, design):
         for each in found.values():
-            each.append(doubt("floor", text, "all"))
+            each.append(doubt("floor", text, "better"))
 
 
 def _gone(chosen: pd.DataFrame, baseline: str, found: Found) -> None:

@@ -88,6 +88,7 @@ class Source:
         sweep: the sweep that the source itself says its runs belong to (a ledger's copy, W&B's sweep config).
         stated: what that sweep said of its verdicts before its first run, where the source knows.
         wanted: the runs that this sweep asked for, where the source knows them (a ledger); else None.
+        every: those, and what earlier versions of the sweep file asked for.
         notes: what a reader must know of how they were found: unreadable folders, torn files.
     """
 
@@ -96,6 +97,7 @@ class Source:
     sweep: Sweep | None = None
     stated: Stated | None = None
     wanted: list[Wanted] | None = None
+    every: list[Wanted] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 

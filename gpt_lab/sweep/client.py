@@ -14,9 +14,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from gpt_lab import signals
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.store.lock import start_time
 from gpt_lab.sweep.forkserver import lines
+from gpt_lab.sweep.owner import gone
+from gpt_lab.trackers.wandb_env import ONE_RUN
 
 LAUNCH = "import sys, os; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from gpt_lab.sweep import forkserver"
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -55,15 +58,17 @@ class ForkServer:
     def _launch(self, number: int) -> subprocess.Popen[bytes]:
         """Starts the server's process, which gets the socket with this number."""
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        return subprocess.Popen(
-            [sys.executable, "-P", "-c", f"{LAUNCH}; forkserver.main()", paths, str(number), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=self._output,
-            pass_fds=[number],
-            start_new_session=True,  # Ctrl-C in the terminal is the runner's
-            env={**os.environ, **dict.fromkeys(ONE_THREAD, "1")},
-        )
+        inherited = {name: value for name, value in os.environ.items() if name not in ONE_RUN}
+        with signals.sheltered():  # the runner says when it ends, whoever is told to leave
+            return subprocess.Popen(
+                [sys.executable, "-P", "-c", f"{LAUNCH}; forkserver.main()", paths, str(number), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+                pass_fds=[number],
+                start_new_session=True,
+                env={**inherited, **dict.fromkeys(ONE_THREAD, "1")},
+            )
 
     def start(self, job: str, **settings: Any) -> None:
         """Asks for a child that does a job; `worker` says which settings."""
@@ -119,7 +124,8 @@ class ForkServer:
         left = set(jobs)
         while not self.gone:
             for event in self.events(1.0):
-                if (name := event.get("job")) not in left:
+                name = str(event.get("job"))
+                if name not in left:
                     continue
                 if event["event"] == "said":
                     said[name] = event["message"]
@@ -151,21 +157,25 @@ class ForkServer:
         said = self._output.read().decode("utf-8", "replace").split("\n")
         return next((line.strip() for line in reversed(said) if line.strip()), how_ended(code))
 
-    def close(self, patience: float = 5.0) -> None:
-        """Ends the server; children that still run are killed. No process is left when this returns."""
+    def close(self, patience: float = 30.0) -> None:
+        """Ends the server. Children that still run write their checkpoints, and are killed if they take longer than
+        `patience` seconds; no process is left when this returns."""
         self._selector.close()
         self.socket.close()
         self._output.close()
         if not self.ready:  # it would not look up before it has imported torch
             self.process.kill()
+        end = time.monotonic() + patience
         try:
             self.process.wait(patience)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        end = time.monotonic() + patience
-        for pid, start in self.pids.values():  # the kernel kills them, but not before it tells us
-            while start is not None and start_time(pid) == start and time.monotonic() < end:
+        for pid, start in self.pids.values():
+            while start is not None and not gone(pid, start):
+                if time.monotonic() >= end:
+                    os.kill(pid, signal.SIGKILL)
+                    break
                 time.sleep(0.01)
 
     def _send(self, request: Mapping[str, Any]) -> None:

@@ -122,7 +122,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "floor": Rule(
         "Every arm above the corpus's bigram floor: no answer about language models",
-        "all",
+        "better",
         "a longer budget or a better recipe, until an arm does better than counting pairs of tokens",
     ),
     "data": Rule(

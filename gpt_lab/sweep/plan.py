@@ -314,9 +314,10 @@ class Builder:
         return self._datasets[key]
 
     def plan(self, cfg: RunConfig, cell: Cell) -> RunPlan:
-        """What the trainer would decide for a config; its model, optimizer and schedule can be built."""
+        """What the trainer would decide for a config, which can be built, and whose parts see no future."""
         from gpt_lab import registry, trackers
         from gpt_lab.optim.groups import groups
+        from gpt_lab.train import causality
         from gpt_lab.train.bare import bare_model
         from gpt_lab.train.eager import spare_compiler
         from gpt_lab.train.plan import resolve
@@ -332,7 +333,7 @@ class Builder:
                 init = registry.build("init", cfg.init, model.shape)
                 registry.build("optim", cfg.optim).build(groups(model, init))
                 registry.build("schedule", cfg.schedule)
-                registry.build("objective", cfg.objective)
+                causality.check_ahead(cfg, dataset.vocab_size)
             except (ConfigError, DataError) as error:
                 raise type(error)(f"cell {cell.index} ({join(tuple(cell.values), cell.values)}): {error}") from None
             self._plans[key] = made

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt_lab import signals, streams
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.sweep.design import Cell
 
@@ -131,7 +132,8 @@ def _train(job: Mapping[str, Any], tell: Tell) -> int:
 
     console = Console(file=sys.stdout, width=LOG_WIDTH)
     trunk = Path(job["trunk"]) if job.get("trunk") else None
-    result = run_training(cfg, console, _command(job), started, trunk, job.get("forks", ()))
+    asked = signals.Signals(at_once=lambda number: None)  # the runner kills where it has to be at once
+    result = run_training(cfg, console, _command(job), started, trunk, job.get("forks", ()), asked)
     tell({"run": result.path.name, "state": result.state, "summary": dict(result.summary), "done": result.done})
     return result.exit_code
 
@@ -167,8 +169,7 @@ def _redirect(log: Path) -> None:
     os.dup2(out, 2)
     os.close(null)
     os.close(out)
-    sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
+    sys.stdout, sys.stderr = (streams.wrapped(streams.Stream(number)) for number in (1, 2))
 
 
 def speaker(pipe: int) -> Tell:
@@ -178,14 +179,17 @@ def speaker(pipe: int) -> Tell:
         from gpt_lab.store.files import encode
 
         data = (json.dumps(encode(message)) + "\n").encode()
-        while data:
-            data = data[os.write(pipe, data) :]
+        try:
+            while data:
+                data = data[os.write(pipe, data) :]
+        except BrokenPipeError:  # the fork server is gone: the run folder says what became of the run
+            return
 
     return tell
 
 
 def plain_signals() -> None:
-    """Undoes what the server did with signals."""
+    """Undoes what the server did with signals: until training begins, when there is nothing to keep, they end it."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signals.plain()

@@ -19,11 +19,11 @@ from rich.console import Console
 from gpt_lab.data.dataset import Batch, Dataset, open_dataset
 from gpt_lab.data.shards import cache_folder
 from gpt_lab.schema import RunConfig
+from gpt_lab.signals import Signals
 from gpt_lab.store.files import writing
 from gpt_lab.train.claim import claim
 from gpt_lab.train.evaluate import evaluate
 from gpt_lab.train.plan import Plan, resolve
-from gpt_lab.train.signals import Signals
 from gpt_lab.train.trainer import Trainer
 
 ENOUGH = 0.6

@@ -93,7 +93,7 @@ def test_real_runs_are_identical(here: Path, capsys: pytest.CaptureFixture[str])
     out, progress = capsys.readouterr()
     assert progress.splitlines() == ["run 1 of 2: optim.lr=0.01, seed=0", "run 2 of 2: optim.lr=1e-07, seed=0"]
     lines = out.splitlines()
-    assert "claim slow of " in lines[0] and "optim.lr" in lines[0]
+    assert "claim slow of " in lines[0] and "lr=1e-07 is worse" in lines[0]
     for lr in ("0.01", "1e-07"):
         (cell,) = [c for c in made.cells if c["arm"] == f"optim.lr={lr}" and c["pair"] == "0"]
         said = f"val/bpb {cell['score']!r}, to the last bit; data, parameters and tokens too"

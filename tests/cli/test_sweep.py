@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from gpt_lab.cli import sweep
 from gpt_lab.errors import ConfigError
-from gpt_lab.sweep.ledger import entries
-from tests.sweep.helpers import ROOT, command, curves, until, write_sweep
+from tests.sweep.helpers import write_sweep
 from tests.test_imports import heavy_after
 
 
@@ -91,6 +86,7 @@ def test_options_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     asked = seen.pop("asked")
     assert asked.overrides == ("budget.steps=5", "log.every=1")  # type: ignore[attr-defined]
     assert asked.design.values["seed"] == (0, 1, 2, 3)  # type: ignore[attr-defined]
+    assert asked.design.study == "tiny-budget.steps-5", "other settings are another study"  # type: ignore[attr-defined]
     assert seen == {"jobs": 3, "threads": None, "fail_fast": True, "retries": 2}
 
 
@@ -144,47 +140,3 @@ def test_the_dry_run_times_steps_and_writes_nothing(
     assert not (tmp_path / "runs").exists()
     assert {path.name for path in (tmp_path / "cache").iterdir()} >= {"pace"} or "busy" in printed
     assert not list((tmp_path / "cache").glob(".pace-*")), "what it trained is gone"
-
-
-@pytest.mark.slow
-def test_ctrl_c_on_a_terminal_leaves_cleanly(tmp_path: Path) -> None:
-    """In a terminal of its own: a live table, Ctrl-C, status 130, and the same command goes on."""
-    path = write_sweep(tmp_path, {"seed": [0, 1]}, fixed={"budget.steps": 250, "eval.every": 100})
-    folder = tmp_path / "runs" / "tiny"
-    mine, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "110", "LINES": "30"}
-    runner = subprocess.Popen(
-        command(path, "--jobs", "2"), cwd=ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
-    )
-    os.close(theirs)
-    shown = bytearray()
-
-    def training() -> bool:
-        shown.extend(read(mine))
-        return len([p for p in folder.glob("*/metrics.jsonl") if p.stat().st_size]) == 2 and b"2 running" in shown
-
-    os.set_blocking(mine, False)
-    until(training)
-    os.kill(runner.pid, signal.SIGINT)
-    until(lambda: shown.extend(read(mine)) or runner.poll() is not None)
-    shown.extend(read(mine))
-    os.close(mine)
-    text = shown.decode()
-    assert runner.returncode == 130, text
-    assert "stopping: trials write their checkpoints" in text
-    assert "the same command goes on from here" in text
-    assert "tokens/s" in text
-    assert [entry.state for entry in entries(folder)] == ["stopped", "stopped"]
-    done = subprocess.run(command(path), cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert "2 cells: 2 finished" in done.stdout
-    assert [rows[-1]["step"] for rows in curves(folder).values()] == [250, 250]
-    (last,) = {int(p.resolve().name.removeprefix("step-")) for p in folder.glob("*/checkpoints/last")}
-    assert last == 250
-
-
-def read(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 1 << 16)
-    except (BlockingIOError, OSError):
-        return b""

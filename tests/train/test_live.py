@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
 import re
 from collections.abc import Callable
 
 import pytest
 from rich.console import Console
 
+from gpt_lab import streams
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.train import ending, live
@@ -41,6 +44,22 @@ def test_a_live_view_in_a_terminal(make: Make, budget: dict[str, float]) -> None
         assert expected in text
     assert text.rstrip().endswith("seed=1")
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h"), "the cursor comes back"
+
+
+@pytest.mark.parametrize("kind", ["terminal", "pipe", "full"])
+def test_output_that_is_gone_ends_the_view(make: Make, kind: str) -> None:
+    """A live view in a terminal that has hung up, lines into a pipe without a reader, a disk that is full."""
+    if kind == "full":
+        file = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, file = pty.openpty() if kind == "terminal" else os.pipe()
+        os.close(reader)
+    stream = streams.Stream(file)
+    settings = {"budget.steps": 12, "sample.tokens": 4, "sample.prompt": "to be", "eval.every": 6}
+    result = run_training(make(**settings), Console(file=streams.wrapped(stream), force_terminal=kind == "terminal"))
+    os.close(file)
+    assert (result.state, Run.open(result.path).state) == ("finished", "finished")
+    assert stream.lost is not None
 
 
 def test_the_cursor_comes_back_after_an_error(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
