@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -17,8 +18,9 @@ from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.registry import register
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
-from gpt_lab.trackers.base import Background, Event
+from gpt_lab.trackers.base import Background, Event, logged
 from gpt_lab.trackers.wandb_env import AGENT, Mode, agent, choose_mode, client, login, setting
+from gpt_lab.trackers.wandb_process import GONE
 
 FACTS = (
     *("signature", "resolved", "parameters", "parameters_non_embedding", "train_flops_per_token"),
@@ -104,6 +106,10 @@ class Wandb(Background):
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self._imported = threading.Event()
+        self._restarts = 3
+        self._told = 0
+        self._ending: list[Event] = []
+        """The final table and the end: what no row of the run tells."""
 
     @classmethod
     def check(cls, *, mode: str = "auto", **_: Any) -> None:
@@ -152,16 +158,40 @@ class Wandb(Background):
         self._send({**self._header, **{name: getattr(self, name) for name in limits}})
 
     def write(self, event: Event) -> None:
-        self._send(event._asdict())
+        if event.step is None:
+            self._ending.append(event)
+        elif event.step < self._told:
+            return
+        try:
+            self._send(event._asdict())
+        except BrokenPipeError:
+            self._again()
 
     def close(self) -> None:
-        if self._process is not None and self._process.stdin is not None:
-            try:
-                self._process.stdin.close()
-            finally:
-                self._process.wait()
-                if self._reader is not None:
-                    self._reader.join(5)
+        while self._shut() == GONE:
+            self._again()
+
+    def _again(self) -> None:
+        """Has another process tell the server what it does not have, when a signal to every process has ended W&B's."""
+        if self._shut() != GONE or self._restarts == 0:
+            raise BrokenPipeError("its process has ended")
+        self._restarts -= 1
+        self.open()
+        past = logged(self.run)
+        self._told = past[-1].step or 0 if past else 0
+        for event in (*past, *self._ending):
+            self._send(event._asdict())
+
+    def _shut(self) -> int | None:
+        """Ends the process, and waits for that; its exit status, None without one."""
+        if self._process is None or self._process.stdin is None:
+            return None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+        if self._reader is not None:
+            self._reader.join(5)
+        return self._process.returncode
 
     def abandon(self) -> None:
         if self._process is not None:

@@ -22,6 +22,8 @@ from typing import Any, Literal
 
 EXIT_CODES = {"finished": 0, "stopped": 255}
 """W&B shows 0 as finished, 255 as killed, all others as failed."""
+GONE = 3
+"""Exit status when W&B's service is gone. It leaves at SIGTERM although that is shut out here: Go opens it again."""
 UPLOADS = re.compile(r"(filestream|runfiles|runupserter|filetransfer|fileTransfer)\b")
 """How W&B's client begins what it logs of an upload."""
 
@@ -58,6 +60,8 @@ class Session:
             return
         try:
             getattr(self, f"_on_{event['op']}")(event["step"], event["data"])
+        except ConnectionError:
+            os._exit(GONE)
         except Exception as error:
             self._whole = False
             self.warn(f"W&B refused a {event['op']} ({_line(error)}); it is kept in the run folder")
