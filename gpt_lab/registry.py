@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gpt_lab import options
-from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.errors import ConfigError, quoted, unknown
 
 KINDS = (
     "attention",
@@ -139,7 +139,7 @@ def _sources() -> Iterator[tuple[str, Path]]:
         except ImportError:
             spec = None
         if spec is None or spec.origin is None:
-            raise ConfigError(f"entry point {ENTRY_POINTS} names the module {module!r}, which is not installed")
+            raise ConfigError(f"entry point {ENTRY_POINTS} names the module {quoted(module)}, which is not installed")
         yield module, Path(spec.origin)
 
 

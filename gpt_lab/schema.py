@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gpt_lab.options import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability
+from gpt_lab.options import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    SampleLength,
+    NonEmpty,
+)
 
 Settings = Mapping[str, Any]
 """One group's choice: `name` and the options of that part."""
@@ -90,7 +98,7 @@ class Sample:
     """The text drawn at each evaluation; `tokens=0` draws none."""
 
     prompt: str = "\n"
-    tokens: NonNegativeInt = 64
+    tokens: SampleLength = 64
     temperature: NonNegativeFloat = 0.8
 
 
@@ -123,8 +131,8 @@ class RunConfig:
     seed: NonNegativeInt = 0
     replica: NonNegativeInt = 0
     """Another draw of all that is random in a run but the order of its data."""
-    study: str = "default"
-    runs_dir: str = "runs"
+    study: NonEmpty = "default"
+    runs_dir: NonEmpty = "runs"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     force: bool = False

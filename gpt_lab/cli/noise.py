@@ -6,6 +6,7 @@ import sys
 
 from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser
+from gpt_lab.errors import ConfigError, quoted
 
 PIPE_WIDTH = 160
 """Characters of a line where there is no terminal: names of runs stay whole."""
@@ -45,7 +46,7 @@ def _number(text: str) -> int:
     import argparse
 
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 up is expected, not {text!r}")
+        raise argparse.ArgumentTypeError(f"a whole number from 1 up is expected, not {quoted(text)}")
     return int(text)
 
 
@@ -53,12 +54,10 @@ def run(argv: list[str]) -> int:
     """Exit status: 0 known, 1 some runs failed or diverged, 2 bad input, 128 + the number of a signal."""
     chosen = parser().parse_intermixed_args(argv)
 
-    from gpt_lab.errors import ConfigError
-
     files = [word for word in chosen.words if "=" not in word]
     words = [word for word in chosen.words if "=" in word]
     if len(files) > 1:
-        raise ConfigError(f"one sweep file, or settings key=value: {files[1]!r} is a second one")
+        raise ConfigError(f"one sweep file, or settings key=value: {quoted(files[1])} is a second one")
     if not chosen.list and not chosen.words:
         raise ConfigError("whose noise? name a sweep (noise pos_enc) or settings (noise scale=nano); --list: all known")
     if chosen.metric is not None and not chosen.list:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser
+from gpt_lab.errors import ConfigError, quoted
 
 if TYPE_CHECKING:
     from gpt_lab.sweep.design import Sweep
@@ -62,7 +63,7 @@ def _whole(text: str, least: int) -> int:
     import argparse
 
     if not text.isascii() or not text.isdigit() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"a whole number from {least} up is expected, not {text!r}")
+        raise argparse.ArgumentTypeError(f"a whole number from {least} up is expected, not {quoted(text)}")
     return int(text)
 
 
@@ -74,7 +75,7 @@ def _effect(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"a number above 0 is expected, not {text!r}")
+        raise argparse.ArgumentTypeError(f"a number above 0 is expected, not {quoted(text)}")
     return value
 
 
@@ -82,7 +83,6 @@ def run(argv: list[str]) -> int:
     """Exit status: 0 all finished, 1 some failed or diverged, 2 bad input, 128 + the number of a signal."""
     chosen = parser().parse_intermixed_args(argv)
 
-    from gpt_lab.errors import ConfigError
     from gpt_lab.sweep import spec
 
     if chosen.seeds is not None and chosen.target_effect is not None:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from gpt_lab.data.corpus import PIECE, Corpus, Document, line_end, whole
 from gpt_lab.errors import DataError, unknown
-from gpt_lab.options import Probability
+from gpt_lab.options import NonEmpty, Probability
 from gpt_lab.registry import register
 
 HASHED = 256 << 20
@@ -69,7 +69,7 @@ class Text(_Files):
 
     suffixes = (".txt", ".md")
 
-    def __init__(self, *, path: str, val_path: str | None = None, val_fraction: Probability = 0.1) -> None:
+    def __init__(self, *, path: NonEmpty, val_path: NonEmpty | None = None, val_fraction: Probability = 0.1) -> None:
         super().__init__(path, val_path, val_fraction)
 
     def read(self, path: Path) -> Iterator[Document]:
@@ -80,7 +80,12 @@ class _Rows(_Files):
     """Files of rows with named fields, one of which is the text."""
 
     def __init__(
-        self, *, path: str, field: str = "text", val_path: str | None = None, val_fraction: Probability = 0.1
+        self,
+        *,
+        path: NonEmpty,
+        field: NonEmpty = "text",
+        val_path: NonEmpty | None = None,
+        val_fraction: Probability = 0.1,
     ) -> None:
         super().__init__(path, val_path, val_fraction)
         self.field = field

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from gpt_lab.errors import ConfigError, LabError, unknown
+from gpt_lab.options import NonEmpty
 from gpt_lab.registry import register
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
@@ -68,10 +69,10 @@ class Wandb(Background):
         cfg: RunConfig,
         *,
         mode: Literal["auto", "online", "offline"] = "auto",
-        project: str | None = None,
-        entity: str | None = None,
-        group: str | None = None,
-        run_name: str | None = None,
+        project: NonEmpty | None = None,
+        entity: NonEmpty | None = None,
+        group: NonEmpty | None = None,
+        run_name: NonEmpty | None = None,
         tags: list[str] = [],  # noqa: B006 (the index reads literal defaults)
     ) -> None:
         super().__init__(run)
@@ -195,10 +196,10 @@ class Auto(Wandb):
         run: Run,
         cfg: RunConfig,
         *,
-        project: str | None = None,
-        entity: str | None = None,
-        group: str | None = None,
-        run_name: str | None = None,
+        project: NonEmpty | None = None,
+        entity: NonEmpty | None = None,
+        group: NonEmpty | None = None,
+        run_name: NonEmpty | None = None,
         tags: list[str] = [],  # noqa: B006 (the index reads literal defaults)
     ) -> None:
         super().__init__(run, cfg, project=project, entity=entity, group=group, run_name=run_name, tags=tags)
