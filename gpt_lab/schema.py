@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gpt_lab.options import (
+    NonEmpty,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Probability,
     SampleLength,
-    NonEmpty,
 )
 
 Settings = Mapping[str, Any]
@@ -193,7 +193,7 @@ def identity(flat: Mapping[str, Any]) -> str:
 NOT_IDENTITY = frozenset({"study", "runs_dir", "tracker", "log", "sample", "checkpoint", "force", "label"})
 """Top-level keys that change where a run is kept or what is shown of it, never its numbers."""
 
-LATER: Mapping[str, Any] = {"match": None, "match_to": None, "eval.contexts": [1]}
+LATER: Mapping[str, Any] = {"match": None, "match_to": None, "eval.contexts": [1], "data.raw": False}
 """Keys that came later, with the value that changes nothing: older runs, without them, keep their identity."""
 
 MATCHED = ("mlp.d_ff", "scale.depth", "scale.width")

@@ -25,8 +25,10 @@ WORDS = (
     ("cannot start any token", "a value cannot begin with this character: put it in quotes"),
     (
         "mapping values are not allowed",
-        "a colon where none can be: lines of one level begin in the same column, a value with a colon stands in "
-        "quotes, and a space follows the colon of each key",
+        (
+            "a colon where none can be: lines of one level begin in the same column, a value with a colon stands in "
+            "quotes, and a space follows the colon of each key"
+        ),
     ),
     ("but found '<block mapping start>'", INDENTED),
     ("but found '<block sequence start>'", INDENTED),

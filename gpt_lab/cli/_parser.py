@@ -13,6 +13,10 @@ from rich.console import Console
 from gpt_lab.errors import ConfigError, quoted
 
 PIPE_WIDTH = 100
+MOST_JOBS = 1000
+"""Processes, or threads of one, beyond which a number is a slip."""
+MOST_SEEDS = 100_000
+"""As many as a grid has cells (sweep.grid.LARGEST)."""
 
 
 class _Once(argparse._StoreAction):
@@ -47,6 +51,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.prog}: {message} (see {self.prog} --help)")
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number from `low` to `high`."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
+            raise argparse.ArgumentTypeError(f"a whole number from {low} to {high:,} is expected, not {quoted(text)}")
+        return int(text)
+
+    return read
 
 
 def output(show: Callable[[Console], None]) -> None:

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import Parser
+from gpt_lab.cli._parser import MOST_JOBS, MOST_SEEDS, Parser, whole
 from gpt_lab.errors import ConfigError, quoted
 
 if TYPE_CHECKING:
@@ -38,33 +38,21 @@ def parser() -> Parser:
     )
     made.add_argument("file", help="a sweep file, or a name of sweeps/")
     made.add_argument("overrides", nargs="*", metavar="key=value", help="settings of train, for every cell")
-    made.add_argument("--jobs", type=_positive, metavar="N", help="trials at a time (default: one per GPU, else cores)")
-    made.add_argument("--threads", type=_positive, metavar="N", help="CPU threads of each trial (default: 1)")
-    made.add_argument("--seeds", type=_positive, metavar="N", help="N values of the pairing setting")
+    made.add_argument(
+        "--jobs", type=whole(1, MOST_JOBS), metavar="N", help="trials at a time (default: one per GPU, else cores)"
+    )
+    made.add_argument("--threads", type=whole(1, MOST_JOBS), metavar="N", help="CPU threads of each trial (default: 1)")
+    made.add_argument("--seeds", type=whole(1, MOST_SEEDS), metavar="N", help="N values of the pairing setting")
     made.add_argument(
         "--target-effect", type=_effect, metavar="X", help="seeds enough to show X, in units of the metric"
     )
     made.add_argument("--dry-run", action="store_true", help="show the plan and leave")
     made.add_argument("--report", action="store_true", help="then say what is better, as `report` does")
     made.add_argument("--fail-fast", action="store_true", help="stop all when a trial fails")
-    made.add_argument("--retries", type=_natural, metavar="N", help="tries after a failure (1; 0 with --fail-fast)")
+    made.add_argument(
+        "--retries", type=whole(0, 100), metavar="N", help="tries after a failure (1; 0 with --fail-fast)"
+    )
     return made
-
-
-def _positive(text: str) -> int:
-    return _whole(text, 1)
-
-
-def _natural(text: str) -> int:
-    return _whole(text, 0)
-
-
-def _whole(text: str, least: int) -> int:
-    import argparse
-
-    if not text.isascii() or not text.isdigit() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"a whole number from {least} up is expected, not {quoted(text)}")
-    return int(text)
 
 
 def _effect(text: str) -> float:

@@ -1,4 +1,4 @@
-"""Which key stands where in a sweep file: W&B's on the top level, the lab's under `gpt_lab:`, settings as `parameters:`."""
+"""Which key stands where in a sweep file: W&B's on the top level, the lab's under gpt_lab:, settings in parameters:."""
 
 from __future__ import annotations
 

@@ -356,24 +356,17 @@ class Builder:
 
     def plan(self, cfg: RunConfig, cell: Cell) -> RunPlan:
         """What the trainer would decide for a config; its model, optimizer and schedule can be built."""
-        from gpt_lab import registry, trackers
-        from gpt_lab.optim.groups import groups
-        from gpt_lab.train.bare import bare_model
+        from gpt_lab import trackers
         from gpt_lab.train.eager import spare_compiler
-        from gpt_lab.train.plan import resolve
+        from gpt_lab.train.plan import check_size, resolve
 
         spare_compiler()
         key = repr([(k, v) for k, v in cfg.flat().items() if _built(k) and not _tuned(k, v)])
         if key not in self._plans:
             try:
                 trackers.check(cfg.tracker)
-                dataset = self.dataset(cfg)
-                made = resolve(cfg, dataset)
-                model = bare_model(cfg, dataset.vocab_size)
-                init = registry.build("init", cfg.init, model.shape)
-                registry.build("optim", cfg.optim).build(groups(model, init))
-                registry.build("schedule", cfg.schedule)
-                registry.build("objective", cfg.objective)
+                check_size(cfg)
+                made = resolve(cfg, self.dataset(cfg))
             except (ConfigError, DataError) as error:
                 raise type(error)(f"cell {cell.index} ({join(tuple(cell.values), cell.values)}): {error}") from None
             self._plans[key] = made

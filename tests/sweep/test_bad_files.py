@@ -137,8 +137,8 @@ BAD = {
     ),
     "study of another file": (
         HEAD + SEEDS + 'command: [uv, run, train, study=mine, "${args_no_hyphens}"]\n',
-        "the study is 'mine' in command, and the file's name says 'sweep': runs made by W&B's agent and by `sweep` "
-        "would lie apart. Write gpt_lab: {study: mine}, or study=sweep in command",
+        ("the study is 'mine' in command, and the file's name says 'sweep': runs made by W&B's agent and by `sweep` "
+         "would lie apart. Write gpt_lab: {study: mine}, or study=sweep in command"),
     ),
     "set twice": (
         grid(SEED, "eval.every: {value: 5}", more='command: [train, eval.every=3, "${args_no_hyphens}"]\n'),
@@ -199,13 +199,13 @@ CANNOT_COMPOSE = {
     ),
     "option of another part": (
         grid("optim: {values: [adamw, sgd]}", "optim.beta1: {values: [0.9]}"),
-        "cell 1 (optim=sgd, optim.beta1=0.9): optim=sgd has no option 'beta1': optim=adam, optim=adamw, optim=lion, "
-        "optim=muon have it",
+        ("cell 1 (optim=sgd, optim.beta1=0.9): optim=sgd has no option 'beta1': optim=adam, optim=adamw, optim=lion, "
+         "optim=muon have it"),
     ),
     "an option that its part alone has": (
         grid("attention.kv_heads: {values: [1, 2]}"),
-        "attention=mha has no option 'kv_heads': attention=gqa, attention=sliding have it, as in `attention=gqa "
-        "attention.kv_heads=...`",
+        ("attention=mha has no option 'kv_heads': attention=gqa, attention=sliding have it, as in `attention=gqa "
+         "attention.kv_heads=...`"),
     ),
     "a tokenizer for data without text": (
         grid("tokenizer: {values: [bpe, char]}", "data: {value: synthetic}"),

@@ -122,7 +122,6 @@ FACTORED = [
     ["+experiment=modern", "optim=adamw", "mlp=gelu", "budget.tokens=1e6"],
     ["+experiment=shakespeare_char", "scale=tiny", "tokenizer=byte", "position=rope"],
     ["scale=nano", "scale.depth=1", "tracker=none", "data=synthetic", "data.task=copy"],
-    ["position=rope", "position=alibi", "norm=none"],
     ["sample.prompt=${study}", "position=alibi", "norm=none", "study=x"],
 ]
 
