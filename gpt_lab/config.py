@@ -118,6 +118,12 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
         ConfigError: an unknown or missing key, a wrong type, a value out of range, an impossible combination.
     """
     fields = {f.name: f for f in dataclasses.fields(RunConfig)}
+    for key in tree:
+        if "." in str(key) and str(key) in names.settings():
+            section, _, rest = str(key).partition(".")
+            raise ConfigError(
+                f"{key}: dotted names are for the command line; in a file write {section}: {{{rest}: ...}}"
+            )
     _refuse_unknown("key", tree, fields)
     hints = _hints(RunConfig)
     values: dict[str, Any] = {}
@@ -254,7 +260,8 @@ def _compose_groups(groups: list[str]) -> Any:
     except (ConfigCompositionException, HydraException) as error:
         raise ConfigError(" ".join(str(error).split())) from None
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"conf/ cannot be read: {yamlfile.reason(error)}") from None
+        where = getattr(getattr(error, "problem_mark", None), "name", "conf/")
+        raise ConfigError(f"{where} cannot be read: {yamlfile.reason(error)}") from None
 
 
 def _drop_foreign_options(tree: Any, swapped: set[str]) -> None:
@@ -330,7 +337,8 @@ def _leaves(tree: Any, prefix: str = "") -> Iterator[str]:
 def _refuse_unknown(what: str, given: Mapping[str, Any], allowed: Mapping[str, Any]) -> None:
     for key in given:
         if key not in allowed:
-            raise ConfigError(unknown(what, key, allowed))
+            close = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.5)
+            raise ConfigError(unknown(what, key, allowed, close or names.meant(str(key))))
 
 
 @functools.cache

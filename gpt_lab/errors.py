@@ -45,7 +45,7 @@ def unknown(what: str, name: object, allowed: Iterable[str], meant: Iterable[str
         meant: what was; empty: the closest of `allowed`.
     """
     names = sorted(allowed)
-    text = str(name)
+    text = name if isinstance(name, str) else quoted(name)
     close = list(meant) or difflib.get_close_matches(text[: 2 * QUOTED], names, n=1, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
     listed = ", ".join(cut(one) for one in names[:LISTED]) or "none"

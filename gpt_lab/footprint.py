@@ -5,12 +5,12 @@ Every term is a lower bound, so that what is refused would surely have failed; w
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from gpt_lab import registry
 from gpt_lab.errors import ConfigError
@@ -26,20 +26,55 @@ STATE = {"adam": 2, "adamw": 2, "lion": 1, "muon": 1}
 """Numbers that an optimizer keeps for each parameter, at the least; one that is not here: none."""
 
 
-class Term(NamedTuple):
-    """One of the things that fill the memory: its bytes, and the settings that make it large."""
-
-    what: str
-    size: int
-    keys: tuple[str, ...]
-
-
 @dataclass(frozen=True)
 class Room:
     """Memory that can be had: bytes, and where."""
 
     size: int
     where: str = "here"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The numbers that make a run large, by setting.
+
+    Fields:
+        vocab: tokens, or as many as are known of. per_layer: parameters of a layer, where they were counted.
+        micro: rows that go through the model at once; None: all of a step's. sequences, longest: of a synthetic
+            validation set, and its longest in contexts.
+    """
+
+    vocab: int
+    multiple: int
+    depth: int
+    width: int
+    d_ff: int | None
+    context: int
+    tokens: int
+    micro: int | None
+    sequences: int
+    longest: int
+    per_layer: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of a step that go through the model at once."""
+        whole = max(1, self.tokens // self.context)
+        return whole if self.micro is None else min(self.micro, whole)
+
+
+KEYS = {
+    "vocab": "the vocabulary",
+    "multiple": "model.vocab_multiple",
+    "depth": "scale.depth",
+    "width": "scale.width",
+    "d_ff": "mlp.d_ff",
+    "tokens": "batch.tokens",
+    "micro": "batch.micro",
+    "context": "scale.context",
+    "sequences": "data.val_sequences",
+    "longest": "eval.contexts",
+}
 
 
 def check(cfg: RunConfig, room: Room | None, vocab_size: int | None = None, parameters: int | None = None) -> None:
@@ -55,13 +90,15 @@ def check(cfg: RunConfig, room: Room | None, vocab_size: int | None = None, para
     """
     if room is None:
         return
-    terms = sorted(_terms(cfg, vocab_size, parameters), key=lambda term: -term.size)
-    need = sum(term.size for term in terms)
+    sizes = _sizes(cfg, vocab_size, parameters)
+    found = terms(cfg, sizes)
+    need = sum(found.values())
     if need > room.size:
-        largest = terms[0]
+        largest = max(found, key=lambda what: found[what])
+        lower = _way_out(cfg, sizes, room.size)
         raise ConfigError(
-            f"this run needs at least {shown(need)} of memory ({largest.what}: {shown(largest.size)}), and "
-            f"{shown(room.size)} are free {room.where}: lower {' or '.join(_stated(cfg, largest.keys))}"
+            f"this run needs at least {shown(need)} of memory ({largest}: {shown(found[largest])}), and "
+            f"{shown(room.size)} are free {room.where}: lower {lower}"
         )
 
 
@@ -79,62 +116,91 @@ def shown(size: int) -> str:
     return f"{size / 1e6:,.3g} MB"
 
 
-def _terms(cfg: RunConfig, vocab_size: int | None, parameters: int | None) -> Iterator[Term]:
-    scale, model = cfg.scale, cfg.model
-    vocab, vocab_key = _vocabulary(cfg) if vocab_size is None else (vocab_size, _vocabulary(cfg)[1])
-    rows = math.ceil(vocab / model.vocab_multiple) * model.vocab_multiple
-    if rows > 2 * vocab:
-        vocab_key = "model.vocab_multiple"
+def terms(cfg: RunConfig, sizes: Sizes) -> dict[str, int]:
+    """What fills the memory, in words, and its bytes."""
     each = FLOAT * (2 + STATE.get(cfg.optim["name"], 0))  # the weight, its gradient, the optimizer's numbers
-    embedding = rows * scale.width * (1 if model.tied else 2)
-    layers = scale.depth * _layer(cfg) if parameters is None else max(parameters - embedding, 0)
-    trained = "weights, gradients and optimizer state of the"
-    yield Term(f"{trained} embedding of {rows:,} tokens", each * embedding, (vocab_key, "scale.width"))
-    wide = ("mlp.d_ff",) if (cfg.mlp.get("d_ff") or 0) > 16 * scale.width else ("scale.width",)
-    yield Term(f"{trained} {scale.depth:,} layers", each * layers + LAYER * scale.depth, ("scale.depth", *wide))
-    yield Term(f"a batch of {cfg.batch.tokens:,} tokens", TOKEN * cfg.batch.tokens, ("batch.tokens",))
-    micro = (cfg.batch.micro or cfg.rows) * scale.context
-    smaller = ("batch.micro",) if micro > scale.context else ("scale.context",)
-    kept = FLOAT * micro * scale.width * scale.depth if _ours("residual", cfg.residual) else 0
-    yield Term(f"what {scale.depth:,} layers keep of {micro:,} tokens at a time", kept, (*smaller, "scale.depth"))
-    yield Term(f"logits of {micro:,} tokens at a time", FLOAT * micro * vocab, (*smaller, vocab_key))
-    if cfg.data["name"] == "synthetic":
-        sequences, longest = cfg.data["val_sequences"], scale.context * max(cfg.eval.contexts)
-        yield Term(f"{sequences:,} validation sequences", TOKEN * sequences * longest, ("data.val_sequences",))
+    rows = -(-sizes.vocab // sizes.multiple) * sizes.multiple
+    embedding = rows * sizes.width * (1 if cfg.model.tied else 2)
+    per_layer = _layer(cfg, sizes) if sizes.per_layer is None else sizes.per_layer
+    at_once = sizes.rows * sizes.context
+    kept = FLOAT * at_once * sizes.width * sizes.depth if _ours("residual", cfg.residual) else 0
+    trained = "weights, gradients and optimizer state of"
+    return {
+        f"{trained} an embedding of {rows:,} tokens": each * embedding,
+        f"{trained} {sizes.depth:,} layers": (each * per_layer + LAYER) * sizes.depth,
+        f"a batch of {sizes.tokens:,} tokens": TOKEN * sizes.tokens,
+        f"what {sizes.depth:,} layers keep of {at_once:,} tokens at a time": kept,
+        f"logits of {at_once:,} tokens at a time": FLOAT * at_once * sizes.vocab,
+        f"{sizes.sequences:,} validation sequences": TOKEN * sizes.sequences * sizes.context * sizes.longest,
+    }
 
 
-def _vocabulary(cfg: RunConfig) -> tuple[int, str]:
-    """At least so many tokens has the vocabulary, and the setting that says so."""
-    if cfg.data["name"] == "synthetic":
-        return int(cfg.data["symbols"]), "data.symbols"
-    size = cfg.tokenizer.get("vocab_size")
-    return (size, "tokenizer.vocab_size") if isinstance(size, int) else (1, "tokenizer.name")
+def _sizes(cfg: RunConfig, vocab_size: int | None, parameters: int | None) -> Sizes:
+    scale, synthetic = cfg.scale, cfg.data["name"] == "synthetic"
+    stated = cfg.data["symbols"] if synthetic else cfg.tokenizer.get("vocab_size")
+    vocab = vocab_size if vocab_size is not None else stated if isinstance(stated, int) else 1
+    sizes = Sizes(
+        vocab=vocab,
+        multiple=cfg.model.vocab_multiple,
+        depth=scale.depth,
+        width=scale.width,
+        d_ff=cfg.mlp.get("d_ff"),
+        context=scale.context,
+        tokens=cfg.batch.tokens,
+        micro=cfg.batch.micro,
+        sequences=cfg.data["val_sequences"] if synthetic else 0,
+        longest=max(cfg.eval.contexts) if synthetic else 1,
+    )
+    if parameters is None:
+        return sizes
+    rows = -(-vocab // sizes.multiple) * sizes.multiple
+    beside = parameters - rows * scale.width * (1 if cfg.model.tied else 2)
+    return dataclasses.replace(sizes, per_layer=max(beside, 0) // scale.depth)
 
 
-def _layer(cfg: RunConfig) -> int:
+def _way_out(cfg: RunConfig, sizes: Sizes, room: int) -> str:
+    """The one or two settings to lower: those that would do alone, if there are any; else those that help most."""
+    counted: dict[str, Any] = {"per_layer": None}  # what was counted at another size
+    also = {
+        "width": counted,
+        "d_ff": counted,
+        "context": {"tokens": max(1, sizes.tokens // sizes.context)},
+        "tokens": {"tokens": sizes.context},
+    }
+    left = {}
+    for name in KEYS:
+        least = {name: 1, **also.get(name, {})}
+        if name == "micro" or (getattr(sizes, name) or 1) > 1:
+            left[name] = sum(terms(cfg, dataclasses.replace(sizes, **least)).values())
+    best = sorted(left, key=lambda name: left[name])[:2]
+    alone = [name for name in best if left[name] <= room]
+    return (" or " if alone else " and ").join(_said(cfg, sizes, name) for name in alone or best)
+
+
+def _said(cfg: RunConfig, sizes: Sizes, name: str) -> str:
+    key = KEYS[name]
+    if name == "vocab":
+        key = (
+            "data.symbols"
+            if cfg.data["name"] == "synthetic"
+            else f"the vocabulary of tokenizer={cfg.tokenizer['name']}"
+        )
+        key = "tokenizer.vocab_size" if "vocab_size" in cfg.tokenizer and key != "data.symbols" else key
+    return f"{key} (now {sizes.rows if name == 'micro' else getattr(sizes, name)})"
+
+
+def _layer(cfg: RunConfig, sizes: Sizes) -> int:
     """Parameters of a layer of the lab's own parts, at the least; 0 of others."""
-    width, count = cfg.scale.width, 0
+    width, count = sizes.width, 0
     if _ours("attention", cfg.attention):
         count += 2 * width * width  # queries and output; keys and values may be few
     if _ours("mlp", cfg.mlp):
-        d_ff = cfg.mlp.get("d_ff")
-        count += 2 * width * d_ff if d_ff else 7 * width * width  # 8, less what rounding takes of narrow ones
+        count += 2 * width * sizes.d_ff if sizes.d_ff else 7 * width * width  # 8, less what rounding takes
     return count
 
 
 def _ours(kind: str, settings: Mapping[str, object]) -> bool:
     return registry.get(kind, str(settings["name"])).module.startswith("gpt_lab.")
-
-
-def _stated(cfg: RunConfig, keys: tuple[str, ...]) -> Iterator[str]:
-    """The settings with the values that they have."""
-    flat = cfg.flat()
-    for key in dict.fromkeys(keys):
-        if key == "tokenizer.name":
-            yield f"the vocabulary (tokenizer={flat[key]})"
-        else:
-            value = flat.get(key)
-            yield key if value is None else f"{key}={value}"
 
 
 def _machine() -> int | None:

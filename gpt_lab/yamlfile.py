@@ -15,6 +15,8 @@ from gpt_lab.errors import ConfigError, one_line, quoted
 
 LARGEST = 1 << 20
 """Bytes: the parser takes a second for each 100 kB, and no file of settings is longer than a few."""
+DIGITS = 80
+"""Characters of a whole number, its underscores or zeros and ones included, that may still be one of 64 bits."""
 INDENTED = (
     "it does not stand in the column of its neighbours: all lines of one level begin in the same column, those under a "
     "key two spaces further in"
@@ -133,4 +135,13 @@ def _mapping(loader: _Strict, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
+def _whole(loader: _Strict, node: yaml.ScalarNode) -> int:
+    if len(node.value) <= DIGITS:
+        number: int = loader.construct_yaml_int(node)
+        if abs(number) < 2**63:
+            return number
+    raise yaml.constructor.ConstructorError(None, None, "a whole number of more than 64 bits", node.start_mark)
+
+
+_Strict.add_constructor("tag:yaml.org,2002:int", _whole)
 _Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)

@@ -237,7 +237,7 @@ def _instead(folder: Path, name: str) -> str:
     ends = {p.suffix.lower() for p in itertools.islice(folder.rglob("*"), 10_000) if p.is_file()}
     for part in (Text, JSONLines, Parquet):
         if there := sorted(ends & set(part.suffixes)):
-            return f"; it holds {there[0]} files: write data={part.part[1]}"  # type: ignore[attr-defined]
+            return f"; it holds {there[0]} files: write data={part.own}"
     return f"; other names take a glob: '{name}/**/*'"
 
 

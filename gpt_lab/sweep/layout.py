@@ -43,6 +43,9 @@ def check(path: Path, raw: Mapping[str, Any]) -> None:
     for key in block:
         if key in GRID_ONLY and method != "grid":
             raise ConfigError(f"gpt_lab.{key} is for method: grid, not for {method}")
+    for key in ("metric", "early_terminate"):
+        if key in raw:
+            mapping(key, raw[key])
     if "parameters" not in raw or raw["parameters"] == {}:
         raise ConfigError("parameters is missing or empty: name the settings to sweep")
     for key in mapping("parameters", raw["parameters"]):

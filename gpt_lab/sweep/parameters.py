@@ -105,7 +105,7 @@ def plain(name: str, value: Any) -> Any:
     if name in names.GROUPS:
         if not isinstance(value, str):
             hint = " (YAML reads yes, no, on, off as truth values, and null as nothing: use quotes)"
-            raise ConfigError(f"{name} must be the name of an option, not {shown(value)}{hint}")
+            raise ConfigError(f"{name} must be the name of an option, not {cut(shown(value))}{hint}")
         allowed = config.choices(name)
         if value not in allowed:
             raise ConfigError(unknown(name, value, allowed))

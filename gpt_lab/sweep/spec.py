@@ -311,7 +311,7 @@ def _metric(raw: Mapping[str, Any], needed: bool) -> tuple[str, Any]:
         if needed:
             raise ConfigError("metric is missing: write metric: {name: val/bpb, goal: minimize}")
         return "val/bpb", "minimize"
-    stated = layout.mapping("metric", raw["metric"])
+    stated = raw["metric"]
     for key in stated:
         if key not in layout.METRIC:
             raise ConfigError(unknown("key of metric:", key, layout.METRIC))
@@ -346,7 +346,7 @@ def _run_cap(raw: Mapping[str, Any], method: str) -> int | None:
 def _early_terminate(raw: Mapping[str, Any], design: Design) -> None:
     if "early_terminate" not in raw:
         return
-    stated = layout.mapping("early_terminate", raw["early_terminate"])
+    stated = raw["early_terminate"]
     for key in stated:
         if key not in layout.EARLY:
             raise ConfigError(unknown("key of early_terminate:", key, layout.EARLY))

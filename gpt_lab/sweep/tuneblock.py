@@ -205,11 +205,12 @@ def _several(where: str, value: Any) -> tuple[float, ...]:
 def _pairs(stated: Any, pair: Parameter) -> tuple[int, ...]:
     where = f"gpt_lab.tune.{SEEDS}"
     numbers = stated if isinstance(stated, list) else range(FIRST, FIRST + _whole(where, stated, 1))
-    if not numbers or len(numbers) > MOST or len(set(numbers)) < len(numbers):
-        raise ConfigError(f"{where} must be a number of seeds, or a list of different ones: [{FIRST}]")
     for number in numbers:
         if not isinstance(number, int) or isinstance(number, bool):
             raise ConfigError(f"{where} must be whole numbers, not {quoted(number)}")
+    if not numbers or len(numbers) > MOST or len(set(numbers)) < len(numbers):
+        raise ConfigError(f"{where} must be a number of seeds, or a list of different ones: [{FIRST}]")
+    for number in numbers:
         parameters.plain(pair.name, number)
         if shown(number) in map(shown, pair.values):
             raise ConfigError(

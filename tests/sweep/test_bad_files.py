@@ -48,7 +48,7 @@ BAD = {
     "an open quote": ("method: grid\nname: 'x\n" + SEEDS, "line 2: a quote that is not closed by line"),
     "an unquoted sign": ("method: grid\nname: @x\n", "line 2: a value cannot begin with this character"),
     "deep brackets": ("a: " + "[" * 50_000, "nested too deep"),
-    "thousands of digits": ("a: " + "9" * 5000, "Exceeds the limit"),
+    "thousands of digits": ("a: 1\nb: " + "9" * 5000, "line 2: a whole number of more than 64 bits"),
     "no text": ("a: \0", "not text: character 3"),
     "a target that is no number": (HEAD + SEEDS + "metric: {name: val/bpb, target: .nan}\n", "finite number, not nan"),
     "a tab": ("method: grid\nparameters:\n\tseed: {values: [0]}\n", "line 3: a tab"),
@@ -110,6 +110,11 @@ BAD = {
         "method: random\n" + DRAWN + "parameters:\n  optim.lr: {distribution: normal}\n",
         "optim.lr must be a number > 0",
     ),
+    "the logarithm of nothing": (
+        "method: random\n" + DRAWN + "parameters:\n  optim.lr: {distribution: log_uniform, min: 1, max: 1000000}\n",
+        "gives numbers that are too large; min, max, mu are natural logarithms",
+    ),
+    "a metric that is a number": (HEAD + SEEDS + "metric: 3\n", "metric must be a mapping"),
     "probabilities": (
         "method: random\n" + DRAWN + "parameters:\n  seed: {values: [0, 1], probabilities: [0.5, 0.6]}\n",
         "2 numbers that sum to 1",

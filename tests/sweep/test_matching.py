@@ -139,9 +139,9 @@ def test_a_ladder_has_a_baseline_on_each_rung() -> None:
             "cell 1 (mlp=gelu, seed=0): match=params: no size brings the model within 0.5% of ",
         ),
         (
-            {"tokenizer": {"values": ["byte", "char"]}, "seed": {"values": [0]}},
-            {"baseline": {"tokenizer": "byte"}, "match": "flops"},
-            "cell 1 (tokenizer=char, seed=0): match=flops needs the data and the tokenizer",
+            {"data": {"values": ["synthetic", "shakespeare"]}, "seed": {"values": [0]}},
+            {"baseline": {"data": "synthetic"}, "match": "flops"},
+            "cell 1 (data=shakespeare, seed=0): match=flops needs the data and the tokenizer",
         ),
     ],
 )
