@@ -325,13 +325,14 @@ class Builder:
         from gpt_lab.train import causality
         from gpt_lab.train.bare import bare_model
         from gpt_lab.train.eager import spare_compiler
-        from gpt_lab.train.plan import resolve
+        from gpt_lab.train.plan import check_size, resolve
 
         spare_compiler()
         key = repr([(k, v) for k, v in cfg.flat().items() if _built(k) and not _tuned(k, v)])
         if key not in self._plans:
             try:
                 trackers.check(cfg.tracker)
+                check_size(cfg)
                 dataset = self.dataset(cfg)
                 made = resolve(cfg, dataset)
                 model = bare_model(cfg, dataset.vocab_size)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from gpt_lab import signals
 from gpt_lab.errors import ConfigError, LabError
+from gpt_lab.options import NonEmpty
 from gpt_lab.registry import register
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
@@ -66,10 +67,10 @@ class Wandb(Background):
         cfg: RunConfig,
         *,
         mode: Literal["auto", "online", "offline"] = "auto",
-        project: str | None = None,
-        entity: str | None = None,
-        group: str | None = None,
-        run_name: str | None = None,
+        project: NonEmpty | None = None,
+        entity: NonEmpty | None = None,
+        group: NonEmpty | None = None,
+        run_name: NonEmpty | None = None,
         tags: list[str] = [],  # noqa: B006 (the index reads literal defaults)
     ) -> None:
         super().__init__(run)
@@ -272,10 +273,10 @@ class Auto(Wandb):
         run: Run,
         cfg: RunConfig,
         *,
-        project: str | None = None,
-        entity: str | None = None,
-        group: str | None = None,
-        run_name: str | None = None,
+        project: NonEmpty | None = None,
+        entity: NonEmpty | None = None,
+        group: NonEmpty | None = None,
+        run_name: NonEmpty | None = None,
         tags: list[str] = [],  # noqa: B006 (the index reads literal defaults)
     ) -> None:
         super().__init__(run, cfg, project=project, entity=entity, group=group, run_name=run_name, tags=tags)

@@ -24,7 +24,7 @@ from gpt_lab.signals import Signals
 from gpt_lab.store import Run, fork
 from gpt_lab.terminal import Terminal
 from gpt_lab.train import causality, checkpoint, ending, live
-from gpt_lab.train.bare import bare_model
+from gpt_lab.train.bare import bare_model, is_out_of_memory
 from gpt_lab.train.budget import Clock
 from gpt_lab.train.claim import claim, shared
 from gpt_lab.train.eager import spare_compiler
@@ -35,7 +35,7 @@ from gpt_lab.train.lengths import evaluate_longer
 from gpt_lab.train.memory import keep_freed_memory
 from gpt_lab.train.metrics import Diverged, History, peak_memory_gb
 from gpt_lab.train.peak import mfu, peak_flops
-from gpt_lab.train.plan import Plan, resolve
+from gpt_lab.train.plan import Plan, check_size, resolve
 from gpt_lab.train.sample import draw, save_tokenizer
 from gpt_lab.train.state import State, Stopped
 from gpt_lab.train.step import Stepper
@@ -69,6 +69,7 @@ def run_training(
     """
     console = console or Terminal()
     trackers.check(cfg.tracker)
+    check_size(cfg)
     with live.preparing(console) as progress:
         dataset = open_dataset(cfg, progress)
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
@@ -369,8 +370,8 @@ class Trainer:
                 self.run.update(error=f"{type(error).__name__}: {error}")
                 self.run.finish("failed", {})
             self.tracker.finish("failed", {}, open_step=self.state.step)
-            if isinstance(error, torch.OutOfMemoryError):
-                raise ending.out_of_memory(self.cfg) from error
+            if is_out_of_memory(error):
+                raise ending.out_of_memory(self.cfg, self.plan.device) from error
             raise
 
     def end(

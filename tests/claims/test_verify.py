@@ -279,7 +279,7 @@ def test_a_run_that_diverges_or_is_stopped(
     "words, message",
     [
         (["nosuch"], "no claim 'nosuch': `uv run report STUDY --claim NAME` makes one"),
-        (["x", "--cells", "0"], "--cells must be 1 or more, not 0"),
+        (["x", "--cells", "0"], "a whole number from 1 to 100,000 is expected, not '0'"),
         (["x", "--tolerance", "-1"], "--tolerance must be 0 or a positive number, not -1"),
         (["x", "--tolerance", "nan"], "--tolerance must be 0 or a positive number"),
         (["x", "--all", "--cells", "2"], "not allowed with argument"),
