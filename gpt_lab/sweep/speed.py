@@ -93,7 +93,7 @@ class Speeds:
         mfu = MFU[plan.device]
         self._use(f"assumed: {mfu:.0%} of this machine's matmul peak of {peak / 1e9:,.0f} GFLOP/s")
         tokens = cfg.rows * cfg.scale.context
-        step = tokens * plan.cost.train_flops_per_token / (mfu * peak)
+        step = tokens * plan.cost.mfu_flops_per_token / (mfu * peak)
         return tokens / (max(step, LAUNCH_SECONDS * cfg.scale.depth) if plan.device == "cuda" else step)
 
     def _use(self, what: str) -> None:

@@ -1,4 +1,4 @@
-"""The most FLOP/s that the device could do: the denominator of MFU."""
+"""The most FLOP/s that the device could do: the denominator of MFU, whose numerator is cost.mfu_flops_per_token."""
 
 from __future__ import annotations
 

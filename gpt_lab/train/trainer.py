@@ -236,7 +236,7 @@ class Trainer:
             "perf/peak_memory_gb": peak_memory_gb(self.plan.device),
         }
         if self.peak is not None:
-            values["perf/mfu"] = rate * self.plan.cost.train_flops_per_token / self.peak
+            values["perf/mfu"] = rate * self.plan.cost.mfu_flops_per_token / self.peak
         self.write(values)
         self.view.log(step, seconds, values)
 
@@ -307,7 +307,7 @@ class Trainer:
         peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)
         summary = self.summary() | values | longer | ending.floors(self.dataset)
         if peak is not None:
-            summary["perf/mfu"] = summary["perf/tokens_per_s"] * self.plan.cost.train_flops_per_token / peak
+            summary["perf/mfu"] = summary["perf/tokens_per_s"] * self.plan.cost.mfu_flops_per_token / peak
         return self.end("finished", summary)
 
     def leave(self, number: int) -> Result:
