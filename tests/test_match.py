@@ -30,7 +30,7 @@ TINY = 4 * (4 * 128**2 + 3 * 128 * 344 + 2 * 128) + 128
 
 @pytest.fixture(autouse=True)
 def whole_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The math kernel leaves out blocks that causality hides; here it computes all scores, and hidden ones are taken off."""
+    """The math kernel leaves out blocks that causality hides; here it computes all, and hidden ones are taken off."""
     monkeypatch.setattr(dense, "_block", lambda queries, *_: queries)
 
 

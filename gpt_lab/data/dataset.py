@@ -9,7 +9,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ class Batch(NamedTuple):
 class Dataset(ABC):
     """A source of batches of one run's shape."""
 
+    is_text: ClassVar[bool]
     vocab_size: int
     fingerprint: str
     """Names the content: same fingerprint, same tokens."""
@@ -51,6 +52,10 @@ class Dataset(ABC):
     """Tokens of the validation stream; one more than it has targets."""
     val_bytes: int
     """UTF-8 bytes that the validation targets stand for; 0 if they are no text."""
+    lossy: str = ""
+    """What validation text does not come back from its tokens: there are no bits per byte then."""
+    ends: bool = False
+    """Whether the ends of documents are targets."""
     warnings: list[str]
 
     def __init__(self, cfg: RunConfig) -> None:
@@ -64,11 +69,11 @@ class Dataset(ABC):
 
     @property
     def bytes_per_token(self) -> float | None:
-        """UTF-8 bytes per validation target; None for data that is no text."""
+        """UTF-8 bytes per validation target; None for data that is no text, or that is `lossy`."""
         return None
 
     def floors(self) -> dict[str, float]:
-        """Bits per byte on the validation split of n-gram models fitted on the training tokens; {} if no text."""
+        """Bits per byte on the validation split of n-gram models fitted on the training tokens; {} without them."""
         return {}
 
     def batch(self, step: int, rows: slice | None = None) -> Batch:
@@ -123,12 +128,15 @@ class Dataset(ABC):
 class TextDataset(Dataset):
     """Windows of a tokenized corpus: every window once an epoch, in an order keyed by seed and epoch (`batches`)."""
 
+    is_text = True
+
     def __init__(self, cfg: RunConfig, shards: Shards) -> None:
         super().__init__(cfg)
         self._shards = shards
         self.vocab_size, self.fingerprint = shards.vocab_size, shards.fingerprint
         self.train_tokens, self.val_tokens = len(shards.train), len(shards.val)
         self.val_bytes = shards.splits["val"]["target_bytes"]
+        self.lossy, self.ends = shards.lossy, shards.eot is not None
         self.warnings = list(shards.warnings)
         if self.train_tokens <= self._context:
             raise DataError(
@@ -147,11 +155,11 @@ class TextDataset(Dataset):
         return self._shards.tokenizer
 
     @property
-    def bytes_per_token(self) -> float:
-        return self.val_bytes / (self.val_tokens - 1)
+    def bytes_per_token(self) -> float | None:
+        return None if self.lossy else self.val_bytes / (self.val_tokens - 1)
 
     def floors(self) -> dict[str, float]:
-        return floors(self._shards)
+        return {} if self.lossy else floors(self._shards)
 
     def _train(self, step: int, start: int, stop: int) -> Examples:
         places = self._order.starts(step * self._cfg.rows + start, stop - start)
@@ -177,6 +185,8 @@ class TextDataset(Dataset):
 
 class SyntheticDataset(Dataset):
     """Sequences of a synthetic task."""
+
+    is_text = False
 
     def __init__(self, cfg: RunConfig, source: Synthetic) -> None:
         super().__init__(cfg)

@@ -152,10 +152,10 @@ def estimate(
     if whole is not None and any(known):
         whole = max(whole, max(arm.seconds or 0.0 for arm in arms if arm.runs > arm.done))
     sides = [
-        lint.Side(arm.arm, group, cfg, builder.dataset(cfg).fingerprint, arm.parameters, arm.tokens, arm.flops)
-        for arm, group, cfg in zip(arms, by_arm.values(), configs, strict=True)
+        lint.Side(arm.arm, group, cfg, made.fingerprint, arm.parameters, arm.tokens, arm.flops, made.text)
+        for arm, group, cfg, made in zip(arms, by_arm.values(), configs, plans, strict=True)
     ]
-    notes = dict.fromkeys(note for made in plans for note in made.notes)
+    notes = dict.fromkeys((*(note for made in plans for note in made.notes), *builder.warnings))
     said = (*warnings(sweep, arms, sides), *notes)
     return Plan(tuple(arms), jobs, whole, speeds.basis, said, tuple(matching.lines(sweep, configs)))
 
@@ -353,6 +353,11 @@ class Builder:
         if key not in self._datasets:
             self._datasets[key] = open_dataset(cfg)
         return self._datasets[key]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What there is to say of the data opened so far."""
+        return list(dict.fromkeys(text for dataset in self._datasets.values() for text in dataset.warnings))
 
     def plan(self, cfg: RunConfig, cell: Cell) -> RunPlan:
         """What the trainer would decide for a config; its model, optimizer and schedule can be built."""

@@ -77,6 +77,8 @@ def run_sweep(
             configs = cells_.configs(checked)
             fields, trees = [dataclasses.asdict(c) for c in checked], [cfg.to_dict() for cfg in configs]
             found = server.ask("check", cells=fields, configs=trees, lengths=trunk.wanted(sweep))
+            for line in found["warnings"]:
+                console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
             visible = _gpus(found["gpus"]) if uses_gpu(sweep, left) else []
             if trunk.wanted(sweep):
                 lengths = [trunk.Length(**one) for one in found["lengths"]]

@@ -34,8 +34,8 @@ def check_job(job: Mapping[str, Any], tell: Tell) -> int:
 
     Args:
         job: cells: the fields of each. configs: their composed configs. lengths: whether to say how long each trains.
-        tell: takes {"gpus": number, "lengths": the fields of each trunk.Length}, or {"error": one line, "config":
-            whether a setting is at fault}.
+        tell: takes {"gpus": number, "warnings": lines on the data, "lengths": the fields of each trunk.Length}, or
+            {"error": one line, "config": whether a setting is at fault}.
     """
     try:
         from gpt_lab import config
@@ -47,7 +47,8 @@ def check_job(job: Mapping[str, Any], tell: Tell) -> int:
         lengths = trunk.lengths(cells, configs, builder) if job.get("lengths") else []
         import torch
 
-        tell({"gpus": torch.cuda.device_count(), "lengths": [dataclasses.asdict(one) for one in lengths]})
+        told = {"gpus": torch.cuda.device_count(), "warnings": builder.warnings}
+        tell({**told, "lengths": [dataclasses.asdict(one) for one in lengths]})
     except LabError as error:
         tell({"error": str(error), "config": True})
         return 2

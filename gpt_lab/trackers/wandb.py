@@ -30,7 +30,7 @@ _MODES: dict[str, Mode] = {
 }
 FACTS = (
     *("signature", "resolved", "parameters", "parameters_non_embedding", "train_flops_per_token"),
-    *("git", "hardware", "packages", "command"),
+    *("git", "hardware", "packages", "command", "text"),
 )
 """What of run.json joins the settings in W&B's config: to group by, and for reports to read back."""
 _CLOUD = "https://api.forge.coreweave.com"

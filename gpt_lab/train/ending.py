@@ -69,13 +69,15 @@ def show(
     summary: Mapping[str, Any],
     rows: Sequence[tuple[str, str]],
     command: str,
+    dataset: Dataset,
 ) -> None:
     """Prints the table of a finished run, the verdict, the folder, and the commands that come next."""
     verdict = live.verdict(summary)
     lines = [
         *([verdict] if verdict else []),
         f"run folder: {run.path}",
-        *next_commands(run, cfg, command, text="val/bpb" in summary),
+        *([f"no bits per byte: {dataset.lossy}"] if dataset.lossy else []),
+        *next_commands(run, cfg, command, text=dataset.is_text),
     ]
     live.show_end(console, run.name, rows, lines)
 

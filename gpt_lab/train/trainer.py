@@ -358,7 +358,7 @@ class Trainer:
         rows = live.summary_rows(summary)
         if state == "finished":
             self.tracker.table("summary", ["metric", "value"], rows)
-            ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command)
+            ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command, self.dataset)
         self.tracker.finish(state, summary)
         self.pass_on_messages()
         return Result(self.run.path, state, summary, signal_number=signal_number)
