@@ -9,7 +9,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ class Batch(NamedTuple):
 class Dataset(ABC):
     """A source of batches of one run's shape."""
 
+    is_text: ClassVar[bool]
     vocab_size: int
     fingerprint: str
     """Names the content: same fingerprint, same tokens."""
@@ -55,6 +56,10 @@ class Dataset(ABC):
     """Tokens of the validation stream; one more than it has targets."""
     val_bytes: int
     """UTF-8 bytes that the validation targets stand for; 0 if they are no text."""
+    lossy: str = ""
+    """What validation text does not come back from its tokens: there are no bits per byte then."""
+    ends: bool = False
+    """Whether the ends of documents are targets."""
     warnings: list[str]
 
     def __init__(self, cfg: RunConfig) -> None:
@@ -68,7 +73,7 @@ class Dataset(ABC):
 
     @property
     def bytes_per_token(self) -> float | None:
-        """UTF-8 bytes per validation target; None for data that is no text."""
+        """UTF-8 bytes per validation target; None for data that is no text, or that is `lossy`."""
         return None
 
     @property
@@ -77,7 +82,7 @@ class Dataset(ABC):
         return ""
 
     def floors(self) -> dict[str, float]:
-        """Bits per byte on the validation split of n-gram models fitted on the training tokens; {} if no text."""
+        """Bits per byte on the validation split of n-gram models fitted on the training tokens; {} without them."""
         return {}
 
     def batch(self, step: int, rows: slice | None = None) -> Batch:
@@ -132,12 +137,15 @@ class Dataset(ABC):
 class TextDataset(Dataset):
     """Windows of a tokenized corpus: every window once an epoch, in an order keyed by seed and epoch (`batches`)."""
 
+    is_text = True
+
     def __init__(self, cfg: RunConfig, shards: Shards) -> None:
         super().__init__(cfg)
         self._shards = shards
         self.vocab_size, self.fingerprint = shards.vocab_size, shards.fingerprint
         self.train_tokens, self.val_tokens = len(shards.train), len(shards.val)
         self.val_bytes = shards.splits["val"]["target_bytes"]
+        self.lossy, self.ends = shards.lossy, shards.eot is not None
         self.warnings = list(shards.warnings)
         if self.train_tokens <= self._context:
             raise DataError(
@@ -156,8 +164,8 @@ class TextDataset(Dataset):
         return self._shards.tokenizer
 
     @property
-    def bytes_per_token(self) -> float:
-        return self.val_bytes / (self.val_tokens - 1)
+    def bytes_per_token(self) -> float | None:
+        return None if self.lossy else self.val_bytes / (self.val_tokens - 1)
 
     @functools.cached_property
     def opening(self) -> str:
@@ -168,7 +176,7 @@ class TextDataset(Dataset):
         return line if len(line) <= OPENING else line[: OPENING + 1].rpartition(" ")[0].strip() or line[:OPENING]
 
     def floors(self) -> dict[str, float]:
-        return floors(self._shards)
+        return {} if self.lossy else floors(self._shards)
 
     def _train(self, step: int, start: int, stop: int) -> Examples:
         places = self._order.starts(step * self._cfg.rows + start, stop - start)
@@ -196,6 +204,8 @@ class TextDataset(Dataset):
 
 class SyntheticDataset(Dataset):
     """Sequences of a synthetic task."""
+
+    is_text = False
 
     def __init__(self, cfg: RunConfig, source: Synthetic) -> None:
         super().__init__(cfg)

@@ -149,7 +149,7 @@ def environment(study: Study) -> dict[str, Counter[str]]:
     found = {}
     for column in runs.columns:
         key = column.removeprefix("env.")
-        if key != column and key not in ("command", "started", "finished"):
+        if key != column and key not in ("command", "started", "finished", "lossy", "ends"):
             values = Counter(_text(value) for value in runs[column].tolist())
             if set(values) != {"–"} and set(values) != {""}:
                 found[key] = values

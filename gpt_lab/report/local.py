@@ -114,6 +114,7 @@ def _row(
     env = {
         **{key: hardware.get(key) for key in ("cpu", "gpu", "gpus", "cores", "threads", "system")},
         **(record.get("resolved") or {}),
+        **(record.get("text") or {}),
         "command": record.get("command"),
         "commit": git.get("commit"),
         "dirty": git.get("dirty"),

@@ -52,9 +52,12 @@ ENVIRONMENT = (
     "compile",
     "data",
     "packages",
+    "lossy",
+    "ends",
 )
 """Where and how a run ran: times are ISO text in UTC; code is a hash of the lab's modules; device to compile are what
-`auto` became; data is the fingerprint of the corpus and tokenizer; packages is text, `python 3.11.7, torch 2.11.0`."""
+`auto` became; data is the fingerprint of the corpus and tokenizer; packages is text, `python 3.11.7, torch 2.11.0`;
+lossy is what the tokenizer loses of the validation text, ends whether it marks where documents end."""
 
 STATES = ("finished", "running", "stopped", "failed", "diverged", "pruned", "missing")
 

@@ -149,10 +149,10 @@ def estimate(
     }
     whole = speed.whole([(arm.seconds, parts[arm.arm]) for arm in arms], jobs, took.start)
     sides = [
-        lint.Side(arm.arm, group, cfg, builder.dataset(cfg).fingerprint, arm.parameters, arm.tokens, arm.flops)
-        for arm, group, cfg in zip(arms, by_arm.values(), configs, strict=True)
+        lint.Side(arm.arm, group, cfg, made.fingerprint, arm.parameters, arm.tokens, arm.flops, made.text)
+        for arm, group, cfg, made in zip(arms, by_arm.values(), configs, plans, strict=True)
     ]
-    notes = dict.fromkeys(note for made in plans for note in made.notes)
+    notes = dict.fromkeys((*(note for made in plans for note in made.notes), *builder.warnings))
     said = (*warnings(sweep, arms, sides), *notes)
     return Plan(tuple(arms), jobs, whole, took.basis, said, tuple(matching.lines(sweep, configs)))
 

@@ -25,7 +25,7 @@ from gpt_lab.trackers.wandb_process import GONE
 
 FACTS = (
     *("signature", "resolved", "parameters", "parameters_non_embedding", "train_flops_per_token"),
-    *("git", "hardware", "packages", "command", "code"),
+    *("git", "hardware", "packages", "command", "code", "text"),
 )
 """What of run.json joins the settings in W&B's config: to group by, and for reports to read back."""
 _PLACE = ("WANDB_PROJECT", "WANDB_ENTITY")

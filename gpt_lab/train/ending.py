@@ -69,6 +69,7 @@ def show(
     summary: Mapping[str, Any],
     rows: Sequence[tuple[str, str]],
     command: str,
+    dataset: Dataset,
     prompt: str,
 ) -> None:
     """Prints the table of a finished run, the verdict, the folder, and the commands that come next."""
@@ -76,7 +77,8 @@ def show(
     lines = [
         *([verdict] if verdict else []),
         f"run folder: {run.path}",
-        *next_commands(run, cfg, command, prompt if "val/bpb" in summary else None),
+        *([f"no bits per byte: {dataset.lossy}"] if dataset.lossy else []),
+        *next_commands(run, cfg, command, prompt if dataset.is_text else None),
     ]
     live.show_end(console, run.name, rows, lines)
 

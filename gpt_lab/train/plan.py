@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -37,7 +37,7 @@ class Plan:
     Fields:
         kernels: attention kernel of each layer.
         reasons: for each choice, why.
-        fingerprint: of the data.
+        fingerprint: of the data. text: for text, what its tokens lose (Dataset.lossy) and whether they mark ends.
         longer: multiples of the training context, beyond 1, at which the final weights are validated.
         notes: what was asked for and cannot be had, said before training.
     """
@@ -50,6 +50,7 @@ class Plan:
     cost: Cost
     fingerprint: str
     reasons: Mapping[str, str]
+    text: Mapping[str, str | bool] = field(default_factory=dict)
     longer: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -96,7 +97,8 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> Plan:
     }
     names = tuple(layer.name for layer in layers)
     times, notes = longer(cfg, dataset, model, device, chosen)
-    return Plan(device, chosen, names, compiled, limit, cost, dataset.fingerprint, reasons, times, notes)
+    text: dict[str, str | bool] = {"lossy": dataset.lossy, "ends": dataset.ends} if dataset.is_text else {}
+    return Plan(device, chosen, names, compiled, limit, cost, dataset.fingerprint, reasons, text, times, notes)
 
 
 def check_size(cfg: RunConfig) -> None:
@@ -139,7 +141,7 @@ def _training_seconds(cfg: RunConfig, device: str, limit: Budget, cost: Cost) ->
     if limit.seconds is not None:
         return limit.seconds
     assert limit.steps is not None
-    per_step = cfg.rows * cfg.scale.context * cost.train_flops_per_token / RATE[device]
+    per_step = cfg.rows * cfg.scale.context * cost.mfu_flops_per_token / RATE[device]
     launches = LAUNCH_SECONDS * cfg.scale.depth if device == "cuda" else 0.0
     return limit.steps * max(per_step, launches)
 

@@ -250,7 +250,7 @@ class Trainer:
             "perf/tokens_per_s": rate,
             "perf/peak_memory_gb": peak_memory_gb(self.plan.device),
         }
-        share = mfu(rate, self.plan.cost.train_flops_per_token, self.peak)
+        share = mfu(rate, self.plan.cost.mfu_flops_per_token, self.peak)
         if share is not None:
             values["perf/mfu"] = share
         self.write(values)
@@ -323,7 +323,7 @@ class Trainer:
         summary = self.summary() | values | longer | ending.floors(self.dataset)
         summary["val/targets"] = self.dataset.val_tokens - 1
         peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)  # takes memory
-        share = mfu(summary["perf/tokens_per_s"], self.plan.cost.train_flops_per_token, peak)
+        share = mfu(summary["perf/tokens_per_s"], self.plan.cost.mfu_flops_per_token, peak)
         if share is not None:
             summary["perf/mfu"] = share
         return self.end("finished", summary)
@@ -389,7 +389,8 @@ class Trainer:
         rows = live.summary_rows(summary)
         if state == "finished":
             self.tracker.table("summary", ["metric", "value"], rows)
-            ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command, self.prompt)
+            told = self.dataset, self.prompt
+            ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command, *told)
         self.tracker.finish(state, summary, open_step)
         self.pass_on_messages()
         return Result(self.run.path, state, summary, signal_number=signal_number)

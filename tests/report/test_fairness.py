@@ -154,6 +154,19 @@ def test_another_tokenizer_needs_bits_per_byte() -> None:
     assert row(compare(made), "b").verdict == "worse"
 
 
+def test_lost_text_is_said_of_runs_without_a_score_and_of_the_baseline() -> None:
+    lossy = "tokenizer=hf loses text: at least 9 of 90 bytes of the validation text do not come back"
+    made = of_size(-0.05, -0.05)
+    mine = made.runs["arm"] == "position=a"
+    made.runs["env.lossy"], made.runs["env.ends"] = np.where(mine, lossy, ""), True
+    made.runs.loc[mine, "score"] = math.nan
+    assert (row(compare(made), "a").verdict, warned(compare(made), "a")) == ("no data", (lossy,))
+    assert (row(compare(made), "b").verdict, warned(compare(made), "b")) == ("better", ())
+    made = of_size(-0.05)
+    made.runs["env.lossy"] = np.where(made.runs["arm"] == "position=rope", lossy, None)
+    assert (row(compare(made), "a").verdict, warned(compare(made), "a")) == ("undecided", (f"the baseline's {lossy}",))
+
+
 def test_other_data_and_other_settings() -> None:
     made = of_size(-0.05, -0.05, 0.0)
     made.runs["config.data.name"] = np.where(made.runs["arm"] == "position=c", "ptb", "shakespeare")
@@ -339,6 +352,16 @@ CASES = {
             changed("config.tokenizer.name", "byte", "bpe", better=better), factors=("position", "tokenizer")
         ),
     ),
+    "lossy": (
+        lambda better: changed("env.lossy", "tokenizer=hf loses text: ...", "", better=better),
+        lambda better: by_design(
+            changed("env.lossy", "tokenizer=hf loses text: ...", "", better=better), metric="val/loss"
+        ),
+    ),
+    "ends": (
+        lambda better: changed("env.ends", False, True, better=better),
+        lambda better: changed("env.ends", True, True, better=better),
+    ),
     "data": (
         lambda better: changed("env.data", "new", "old", better=better, pairs=2),
         lambda better: by_design(changed("env.data", "new", "old", better=better), factors=("position", "tokenizer")),
@@ -409,7 +432,8 @@ def test_what_only_one_run_names_is_no_sameness() -> None:
     assert warned(compare(changed("env.commit", None, "e" * 40)), "a") == ("other code than the baseline's in 5 pairs",)
     for column in ("env.commit", "env.data", "env.packages"):
         assert row(compare(changed(column, None, None)), "a").warnings == ()
-    assert row(compare(changed("env.precision", None, "fp32")), "a").warnings == ()
+    for column, value in (("env.precision", "fp32"), ("env.ends", True)):
+        assert row(compare(changed(column, None, value)), "a").warnings == ()
 
 
 def test_the_content_of_the_code_counts_where_it_is_known() -> None:

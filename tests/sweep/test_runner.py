@@ -121,7 +121,7 @@ def test_a_failing_trial_is_shown_retried_and_sinks_nothing(tmp_path: Path, monk
     with monkeypatch.context() as patch:
         broken(patch, lambda cell: cell.index == 1)
         patch.setattr(runner.cells_, "configs", cells.configs)
-        patch.setattr(ForkServer, "ask", lambda self, job, **settings: {"gpus": 0})
+        patch.setattr(ForkServer, "ask", lambda self, job, **settings: {"gpus": 0, "warnings": []})
         code, text = run(path)
     assert code == 1
     assert sorted(states(folder)) == ["failed", "finished", "finished", "finished"]
@@ -144,7 +144,7 @@ def test_fail_fast_stops_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder = tmp_path / "runs" / "tiny"
     with monkeypatch.context() as patch:
         broken(patch, lambda cell: cell.index == 1)
-        patch.setattr(ForkServer, "ask", lambda self, job, **settings: {"gpus": 0})
+        patch.setattr(ForkServer, "ask", lambda self, job, **settings: {"gpus": 0, "warnings": []})
         code, text = run(path, fail_fast=True)
     assert code == 1
     assert "stopping the other trials (--fail-fast)" in text

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file
 
@@ -57,6 +58,28 @@ def test_the_run_folder_holds_the_story(make: Make) -> None:
     assert f"uv run generate run={result.path} 'prompt={opening}'" in text
     assert all(path.read_text("utf-8").startswith(opening) for path in run.samples.iterdir())
     assert "uv run train optim=adamw seed=1" in text
+
+
+def test_lost_text_is_said_and_has_no_bits_per_byte(make: Make, tmp_path: Path) -> None:
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"e": 0, " ": 1, "<unk>": 2}, unk_token="<unk>"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    inner.decoder = tokenizers.decoders.Fuse()
+    inner.save(str(tmp_path / "lossy.json"))
+    cfg = make(tokenizer={"name": "hf", "path": str(tmp_path / "lossy.json")}, **{"budget.steps": 2, "eval.every": 1})
+    console = quiet()
+    run = Run.open(trainer.run_training(cfg, console, "train").path)
+    loses = "tokenizer=hf loses text: at least "
+    assert run.record["text"]["lossy"].startswith(loses)
+    assert run.record["text"]["ends"] is True
+    keys = {key for row in run.metrics() for key in row} | run.summary.keys()
+    assert "val/loss" in run.summary
+    assert not [key for key in keys if "bpb" in key or key.startswith(("floor/", "val/accuracy"))]
+    lines = said(console).splitlines()
+    assert lines.index(next(line for line in lines if line.startswith(f"warning: {loses}"))) < lines.index(
+        next(line for line in lines if line.startswith("training "))
+    )
+    assert f"no bits per byte: {run.record['text']['lossy']}" in lines
+    assert any(line.startswith("continue a text:") for line in lines)
 
 
 def test_final_weights_are_saved_and_are_those_validated(make: Make) -> None:
