@@ -16,6 +16,7 @@ from typing import Any
 from gpt_lab import combinations, names, options, registry, yamlfile
 from gpt_lab.errors import ConfigError, one_line, quoted, unknown
 from gpt_lab.names import GROUPS, SECTIONS
+from gpt_lab.overrides import readable
 from gpt_lab.schema import RunConfig
 
 _UNNAMED = frozenset(
@@ -204,7 +205,7 @@ def _parse(text: str) -> Any:
     if "=" not in text:
         raise ConfigError(f"{quoted(text)} is no setting: write key=value, such as optim=muon or optim.lr=0.01")
     try:
-        override = OverridesParser.create().parse_override(text)
+        override = OverridesParser.create().parse_override(readable(text))
     except (HydraException, ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
         reason = one_line(str(error).partition("\n")[0], 200)
         raise ConfigError(f"cannot read {quoted(text)}: {reason} (quote values as key='text')") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import io
 import json
 import sys
@@ -13,7 +14,9 @@ from typing import Annotated, Any, Literal, TextIO, get_type_hints
 
 from gpt_lab.cli._main import entry
 from gpt_lab.errors import ConfigError, DataError, LabError, cut, quoted, unknown
+from gpt_lab.lines import say, show_help
 from gpt_lab.options import NonEmpty, NonNegativeFloat, NonNegativeInt, PositiveInt, Range, check
+from gpt_lab.streams import lost
 
 HELP = """\
 usage: generate [key=value ...] [--no-cache] [--help]
@@ -21,7 +24,7 @@ usage: generate [key=value ...] [--no-cache] [--help]
 Continues a text with a trained model.
 
   run=latest         latest, a study (its best run), STUDY/best, a run's name or its folder
-  prompt=""          the text to continue; empty: from the start of a text
+  prompt=null        the text to continue; null: the run's own, words of its validation text; prompt="": a new text
   max_tokens=200     stop after this many new tokens, or at the end of text
   temperature=0.8    0: always the likeliest token; 1: the model's own distribution
   top_k=null         draw from the k likeliest tokens only
@@ -34,7 +37,7 @@ Continues a text with a trained model.
   cache=true         false, or --no-cache: read the whole text again for each token (for comparison)
 
 Text goes to standard output; the run, the speed and the cache's size to standard error.
-example: generate run=latest prompt="ROMEO:" max_tokens=100 temperature=0.7 top_k=50
+example: generate run=latest max_tokens=100 temperature=0.7 top_k=50
 """
 
 
@@ -48,7 +51,7 @@ class Arguments:
     """What the command line may set; the annotations are the check."""
 
     run: NonEmpty = "latest"
-    prompt: str = ""
+    prompt: str | None = None
     max_tokens: PositiveInt = 200
     temperature: NonNegativeFloat = 0.8
     top_k: PositiveInt | None = None
@@ -97,13 +100,16 @@ def _scalar(text: str) -> Any:
 
 def run(argv: list[str]) -> int:
     if {"--help", "-h"} & set(argv):
-        print(HELP, end="")
+        show_help(HELP)
         return 0
     arguments = parse(argv)
 
     from gpt_lab.store import find_run
 
-    found = find_run(Path(arguments.runs_dir), arguments.run)
+    left_out: dict[Path, str] = {}
+    found = find_run(Path(arguments.runs_dir), arguments.run, left_out)
+    for line in left_out.values():
+        print(line, file=sys.stderr)
     from gpt_lab.train.bare import is_out_of_memory
 
     try:
@@ -111,21 +117,24 @@ def run(argv: list[str]) -> int:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        letters = len(arguments.prompt or "")
         raise LabError(
-            f"out of memory: shorten the prompt ({len(arguments.prompt):,} characters), or lower samples and max_tokens"
+            f"out of memory: shorten the prompt ({letters:,} characters), or lower samples and max_tokens"
         ) from error
     return 0
 
 
 def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
     from gpt_lab.infer.generate import ENDED, Usage, generate
-    from gpt_lab.infer.load import checkpoint_folder, load_run
+    from gpt_lab.infer.load import load_run
     from gpt_lab.infer.stream import TextStream
 
-    model, tokenizer, _ = load_run(found, arguments.checkpoint, arguments.device)
-    device = next(model.parameters()).device.type
-    print(f"run {found.path}, checkpoint {checkpoint_folder(found, arguments.checkpoint).name}, {device}", file=err)
-    prompt_ids, shown = start(tokenizer, arguments.prompt)
+    tell = functools.partial(say, file=err)
+    model, tokenizer, _, checkpoint = load_run(found, arguments.checkpoint, arguments.device, tell)
+    tell(f"run {found.path}, checkpoint {checkpoint}, {next(model.parameters()).device.type}")
+    own = found.record.get("prompt")
+    prompt = (own if isinstance(own, str) else "") if arguments.prompt is None else arguments.prompt
+    prompt_ids, shown = start(tokenizer, prompt)
     if isinstance(out, io.TextIOWrapper):
         out.reconfigure(errors="replace")  # a terminal that is not UTF-8 gets "?" and no traceback
     usage = Usage()
@@ -148,6 +157,8 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
     began = time.perf_counter()
     print(label(0, arguments.samples) + shown, end="", file=out, flush=True)
     for step in steps:
+        if lost(out):
+            break
         for i, token in enumerate(step):
             if token == ENDED:
                 continue
@@ -161,7 +172,7 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
     for i in range(1, arguments.samples):
         print(label(i, arguments.samples) + shown + texts[i] + streams[i].close(), file=out, flush=True)
     memory = f"cache {usage.cache_bytes / 1e6:.2f} MB" if usage.cache_bytes else "no cache"
-    print(f"{count} tokens in {seconds:.2f} s: {count / seconds:.0f} tokens/s, {memory}", file=err)
+    say(f"{count} tokens in {seconds:.2f} s: {count / seconds:.0f} tokens/s, {memory}", err)
 
 
 def label(sample: int, samples: int) -> str:

@@ -10,11 +10,12 @@ from pathlib import Path
 from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser, output
 from gpt_lab.errors import ConfigError, quoted
+from gpt_lab.lines import say
 from gpt_lab.report.gate import EXIT, TABLE
 from gpt_lab.report.targets import REMOTE, Options, find
 
 EPILOG = f"""\
-A target is a sweep file (sweeps/pos_enc.yaml, or its name), a study's folder (runs/pos_enc, or its name), several of
+A target is a sweep file (sweeps/pos_enc.yaml, or its name), a study's folder (runs/pos_enc, or its name), several of \
 them, a run's folder, a folder of offline .wandb files, or wandb:ENTITY/PROJECT/SWEEP. Without one: the only study.
 
 --gate prints one line and leaves with a status:
@@ -29,7 +30,6 @@ def parser() -> Parser:
         prog="report",
         description="Compare the runs of a study: table, verdicts, files, figures.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("targets", nargs="*", metavar="TARGET", help="where the runs are")
     made.add_argument("--from", dest="remote", metavar=f"{REMOTE}...", help="read the runs of a sweep file from W&B")
@@ -45,6 +45,7 @@ def parser() -> Parser:
     made.add_argument(
         "--tier", choices=("auto", "screen", "confirm"), default="auto", help="which test decides (auto: by the data)"
     )
+    made.add_argument("--details", action="store_true", help="also what pairing was worth")
     made.add_argument("--runs-dir", metavar="DIR", type=Path, help="where the studies are (runs)")
     made.add_argument("--out", metavar="DIR", type=Path, help="folder of the files (runs/STUDY/report)")
     made.add_argument("--no-files", action="store_true", help="the terminal's table only")
@@ -76,6 +77,7 @@ def run(arguments: list[str]) -> int:
         pair=chosen.pair,
         sesoi=chosen.sesoi,
         alpha=chosen.alpha,
+        details=chosen.details,
         tier=chosen.tier,
     )
     places = find(chosen.targets, options)
@@ -83,7 +85,7 @@ def run(arguments: list[str]) -> int:
         from gpt_lab.report import gate
 
         found = gate.ask(places, options, chosen.gate)
-        print(found.json() if chosen.json else found.line)
+        print(found.json()) if chosen.json else say(found.line)
         return found.status
     command = shlex.join(["uv", "run", "report", *arguments])
     claim = None
@@ -99,7 +101,7 @@ def run(arguments: list[str]) -> int:
         from gpt_lab.claims.make import make
 
         make(comparison, study, claim, chosen.claim, command, chosen.force)
-        print(f"wrote {claim}; uv run verify {shlex.quote(str(claim))} checks it")
+        say(f"wrote {claim}; uv run verify {shlex.quote(str(claim))} checks it")
     folder = None if chosen.no_files or claim else chosen.out or places.folder
     if folder is not None or chosen.wandb:
         output(lambda console: write.keep(comparison, study, console, command, folder, chosen.wandb))

@@ -25,6 +25,8 @@ from gpt_lab.data.tokenizer import Tokenizer
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 
+OPENING = 40
+"""Characters of a text's first line that are taken for a prompt."""
 UNPACKED = ("text", "jsonl", "shakespeare")
 """Data whose files are at least as long as the text in them."""
 VALIDATION = 2**64 - 1
@@ -68,6 +70,11 @@ class Dataset(ABC):
     def bytes_per_token(self) -> float | None:
         """UTF-8 bytes per validation target; None for data that is no text."""
         return None
+
+    @property
+    def opening(self) -> str:
+        """The first words of the validation text, on one line: what a model may be asked to continue; "" if no text."""
+        return ""
 
     def floors(self) -> dict[str, float]:
         """Bits per byte on the validation split of n-gram models fitted on the training tokens; {} if no text."""
@@ -152,11 +159,20 @@ class TextDataset(Dataset):
     def bytes_per_token(self) -> float:
         return self.val_bytes / (self.val_tokens - 1)
 
+    @functools.cached_property
+    def opening(self) -> str:
+        start = self._shards.val[: 4 * OPENING].tolist()
+        text = self.tokenizer.decode([token for token in start if token != self._shards.eot])
+        lines = ("".join(filter(str.isprintable, line)).strip() for line in text.replace("\ufffd", "").splitlines())
+        line = next(filter(None, lines), "")
+        return line if len(line) <= OPENING else line[: OPENING + 1].rpartition(" ")[0].strip() or line[:OPENING]
+
     def floors(self) -> dict[str, float]:
         return floors(self._shards)
 
     def _train(self, step: int, start: int, stop: int) -> Examples:
         places = self._order.starts(step * self._cfg.rows + start, stop - start)
+        self._shards.check("train", places, self._context + 1)
         return Examples(*batches.gather(self._shards.train, places, self._context))
 
     def _val_sequences(self, times: int) -> int:
@@ -164,6 +180,7 @@ class TextDataset(Dataset):
 
     def _val(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], times: int) -> Examples:
         length = self._context * times
+        self._shards.check("val", chosen * length, length + 1)
         places = chosen[:, None] * length + np.arange(length + 1)
         inside = np.minimum(places, self.val_tokens - 1)
         windows = self._shards.val[inside].astype(np.int64)

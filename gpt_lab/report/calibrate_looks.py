@@ -1,7 +1,7 @@
 """Whether sequential seeds keep their promise: false verdicts, coverage after stopping, runs against a fixed design.
 
 Studies are made as in calibrate.py, with all the pairs of the fixed design, and judged twice by the real code: by
-looks that take only the first of them, and by the fixed design's confirm tier that takes them all.
+looks that take only the first of them, and by the fixed design that takes them all.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpt_lab.report import sequential, verdict
+from gpt_lab.report import sequential
 from gpt_lab.report.calibrate import Condition, effects_of, generator, judge, simulate
+from gpt_lab.stats import decision
 from gpt_lab.sweep.design import Looks
 
 
@@ -56,22 +57,22 @@ def calibrate_looks(
     differences = scores[:, 1:] - scores[:, :1]
     looks, truth = Looks(first, condition.seeds, condition.arms), effects_of(condition)
     judged = sequential.decide(differences, looks, alpha, sesoi)
-    fixed = judge(differences, "confirm", alpha, sesoi).claim
+    fixed = judge(differences, alpha, sesoi).claim
     claim, pairs, estimate = judged.claim, judged.stand.pairs, judged.stand.estimate
     false = np.select(
-        [claim == verdict.LOWER, claim == verdict.HIGHER, claim == verdict.SMALL],
+        [claim == decision.LOWER, claim == decision.HIGHER, claim == decision.SMALL],
         [truth >= -sesoi, truth <= sesoi, truth == 0],
         False,
     )
     inside = np.abs(estimate - truth) <= judged.half
-    words = (verdict.LOWER, verdict.HIGHER, verdict.EQUIVALENT)
+    words = (decision.LOWER, decision.HIGHER, decision.EQUIVALENT)
     mine, theirs = np.isin(claim, words), np.isin(fixed, words)
     told = np.isin(claim, words[:2]) & (truth != 0)
     ratio = np.where(told, estimate / np.where(truth == 0, 1.0, truth), np.nan)
     return Looked(
         studies=studies,
         false_differences=float(false.any(1).mean()),
-        false_equivalences=float(((claim == verdict.EQUIVALENT) & (np.abs(truth) >= sesoi)).any(1).mean()),
+        false_equivalences=float(((claim == decision.EQUIVALENT) & (np.abs(truth) >= sesoi)).any(1).mean()),
         coverage=float(inside.mean()),
         coverage_worst=float(inside.mean(0).min()),
         runs=float((pairs.sum(1) + pairs.max(1)).mean() / ((condition.arms + 1) * condition.seeds)),

@@ -38,8 +38,8 @@ from gpt_lab.report.effects import (
 )
 from gpt_lab.report.fairness import doubts
 from gpt_lab.report.pairing import pair_up
-from gpt_lab.report.stats import Array
 from gpt_lab.report.types import Comparison, Section, Study
+from gpt_lab.stats.paired import Array
 from gpt_lab.sweep import factorial
 from gpt_lab.sweep.design import Design, shown
 
@@ -63,8 +63,7 @@ def sections(comparison: Comparison, study: Study) -> list[Section]:
     if tested:
         sentences.append(
             f"{level} intervals, plain t over the {comparison.design.pair}s; p-values by Holm over all "
-            f"{'effects' if found.coded else 'interactions'}, those withheld included; smallest effect size of "
-            f"interest {wording.amount(comparison.sesoi)}."
+            f"{'effects' if found.coded else 'interactions'}, those withheld included.{wording.margin(comparison)}"
         )
     warned = [row.arm for row in comparison.rows if row.warnings]
     if found.effects and warned:

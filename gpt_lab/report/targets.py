@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ class Options:
         baseline: name of the arm to compare with, or its settings `key=value,...`.
         metric, goal, pair, sesoi, alpha: as in Design.
         group_by: settings whose values make the arms.
+        details: also what only some want to know.
         tier: which test decides; auto: confirm where there are enough fresh seeds, else screen.
     """
 
@@ -40,6 +42,7 @@ class Options:
     pair: str | None = None
     sesoi: float | None = None
     alpha: float | None = None
+    details: bool = False
     tier: Literal["auto", "screen", "confirm"] = "auto"
 
 
@@ -120,8 +123,10 @@ def _folder(sweep: Sweep, runs_dir: Path) -> Path:
     """
     folder = runs_dir / sweep.design.study
     if not folder.is_dir():
+        others = sorted(path.name for path in runs_dir.glob(f"{glob.escape(sweep.design.study)}-*") if path.is_dir())
+        also = f"; with other settings than the file's there is {runs_dir}/{others[0]}" if others else ""
         raise DataError(
-            f"{sweep.path} has no runs yet ({folder} does not exist): `uv run sweep {sweep.path}` makes them"
+            f"{sweep.path} has no runs yet ({folder} does not exist): `uv run sweep {sweep.path}` makes them{also}"
         )
     return folder
 

@@ -7,8 +7,8 @@ pairs, all of them finished, in the order of the seeds, and asks for its repeate
 
 whose critical values c_k (spending.py) keep alpha / arms over all looks: the interval of no look misses the truth with
 more than that probability. It decides where it lies wholly beyond the smallest effect size of interest (better,
-worse) or wholly inside (equivalent). False differences and false equivalences each have an alpha of their own, as in a fixed
-design. An interval that excludes 0 and overlaps the band decides nothing: more seeds would.
+worse) or wholly inside (equivalent). False differences and false equivalences each have an alpha of their own, as in a
+fixed design. An interval that excludes 0 and overlaps the band decides nothing: more seeds would.
 
 A look depends on the arm's and the baseline's runs alone (own variance, Bonferroni), so the runs that are asked for
 are the same in whatever order trials end, and arms need not wait for each other. A variance pooled over the arms would
@@ -116,8 +116,8 @@ def designed(
         raise ConfigError("gpt_lab.seeds needs gpt_lab.baseline: seeds are added until an arm is told from it")
     if design.sesoi is None:
         raise ConfigError(
-            "gpt_lab.seeds needs gpt_lab.sesoi, the smallest effect size of interest in units of the metric: it must be "
-            "fixed before the first run"
+            "gpt_lab.seeds needs gpt_lab.sesoi, the smallest effect size of interest in units of the metric: it must "
+            "be fixed before the first run"
         )
     for key, there in (
         ("gpt_lab.nuisance", design.nuisance and not design.tuning_pairs),

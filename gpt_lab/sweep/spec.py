@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from gpt_lab import lengths
+from gpt_lab import lengths, schema
 from gpt_lab.combinations import check_study
 from gpt_lab.errors import ConfigError, cut, quoted, unknown
+from gpt_lab.overrides import word
 from gpt_lab.sweep import draw, factorial, files, grid, layout, parameters, sequential, trunk, tuneblock
 from gpt_lab.sweep.command import command_settings
-from gpt_lab.sweep.design import Design, Sweep, shown
+from gpt_lab.sweep.design import SEEDS, Design, Sweep, draws_again, shown
 from gpt_lab.sweep.parameters import Parameter
 
 METRICS = (
@@ -22,6 +24,8 @@ METRICS = (
     *("perf/tokens_per_s", "perf/mfu", "perf/peak_memory_gb"),
 )
 """What a run's final summary holds and a comparison may decide by."""
+LONGEST = 60
+"""Letters that overrides may add to a study's name; beyond, a hash of them is added."""
 HIGHER_IS_BETTER = ("val/accuracy", "perf/tokens_per_s", "perf/mfu")
 
 
@@ -116,12 +120,7 @@ def override(name: str, value: Any) -> str:
 
 
 def _quoted(value: Any) -> str:
-    if not isinstance(value, str):
-        return shown(value)
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*", value):
-        return value
-    escaped = value.replace("\\", "\\\\") if value.endswith("\\") else value
-    return "'" + escaped.replace("'", "\\'") + "'"
+    return word(value) if isinstance(value, str) else shown(value)
 
 
 def _key(text: str) -> str:
@@ -171,6 +170,8 @@ def _design(
     pair = block.get("pair", "seed")
     if "pair" in block:
         grid.swept_key("gpt_lab.pair", pair, swept)
+        if not draws_again(pair):
+            raise ConfigError(f"gpt_lab.pair takes what draws a run again ({', '.join(SEEDS)}), not {pair}")
     if method == "bayes":
         if pair in swept:
             raise ConfigError(f"{pair} cannot be swept by bayes, which would choose the luckiest: give it one value")
@@ -221,7 +222,10 @@ def _study(
     overrides: Sequence[str],
     study: str | None,
 ) -> str:
-    """The study's name: of the argument, of the overrides, of the file, the file's stem."""
+    """The study's name: of the argument, of the overrides, of the file, the file's stem.
+
+    A sweep with other settings than the file's is another study, whose name says which: pos_enc-budget.steps-30.
+    """
     in_block = _text("study", block)
     stated = in_block or path.stem
     said = {"command": _last_study(command_settings(raw.get("command")))}
@@ -236,9 +240,21 @@ def _study(
             f"the study is {quoted(other)} in {where}, and {mine}: runs made by W&B's agent and by `sweep` would lie "
             f"apart. Write gpt_lab: {{study: {cut(other)}}}, or {cut(write[where], 100)}"
         )
-    for where, name in (("gpt_lab.study", stated), ("study", study or _last_study(overrides) or stated)):
+    for where, name in (
+        ("gpt_lab.study", stated),
+        ("study", study or _last_study(overrides) or stated + changed(overrides)),
+    ):
         check_study(where if in_block or name != stated else "the file's name, which names the study,", name)
     return name
+
+
+def changed(overrides: Sequence[str]) -> str:
+    """What the overrides that change a result add to a study's name; "" without any."""
+    texts = [text for text in overrides if _key(text).split(".")[0] not in schema.NOT_IDENTITY]
+    if not texts:
+        return ""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(texts)).strip("-")
+    return f"-{name}" if len(name) <= LONGEST else f"-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def _last_study(settings: Sequence[str]) -> str | None:

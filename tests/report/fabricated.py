@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import functools
 import math
 import tempfile
@@ -150,9 +151,8 @@ def comparison(
                 sd=float(done.std()) if len(done) > 1 else None,
                 delta=delta,
                 p_adjusted=min(1.0, 3 * delta.p) if delta is not None and math.isfinite(delta.p) else None,
-                more_seeds=4 if verdict == "undecided" else None,
                 rho=0.62 if delta is not None and len(done) > 1 else None,
-                runs_saved=3 if delta is not None else None,
+                plan=(9, 15) if verdict == "undecided" else None,
                 medians={
                     "parameters": float(mine["parameters"].median()),
                     "non_embedding": float(mine["parameters_non_embedding"].median()),
@@ -171,7 +171,11 @@ def comparison(
     rows.sort(key=lambda row: math.inf if row.mean is None else sign * row.mean)
     noise = Interval(0.0, -0.011, 0.011, 8.0, 1.0) if any(r.arm == base and r.runs > 1 for r in rows) else None
     return Comparison(
-        design, tuple(rows), noise, sesoi, "Benjamini-Hochberg", ("Floors: trigram 2.0805 bits per byte.",)
+        dataclasses.replace(design, sesoi=sesoi),
+        tuple(rows),
+        noise,
+        "Holm over 3 comparisons",
+        ("Floors: trigram 2.0805 bits per byte.",),
     )
 
 

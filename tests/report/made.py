@@ -35,6 +35,7 @@ def run(position: str, seed: int, score: float, **more: Any) -> dict[str, Any]:
         "arm": f"position={position}",
         "tuning": "" if lr is None else f"optim.lr={lr:g}",
         "pair": str(seed),
+        "stratum": "",
         "score": score if state == "finished" else math.nan,
         "error": "",
         "tokens": 1e6,

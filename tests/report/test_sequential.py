@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from gpt_lab.errors import ConfigError
-from gpt_lab.report import markdown, sections, sequential, verdict
+from gpt_lab.report import markdown, sections, sequential
 from gpt_lab.report.calibrate import Condition, Noise, Shape
 from gpt_lab.report.calibrate_looks import Looked, beyond, calibrate_looks
 from gpt_lab.report.compare import compare
 from gpt_lab.report.types import Comparison, Study
+from gpt_lab.stats import decision
 from gpt_lab.sweep.design import Looks
 from gpt_lab.sweep.spending import boundaries
 from tests.report import made
@@ -189,7 +190,7 @@ def test_near_arms_take_nearly_all() -> None:
 def test_holm_may_say_more_than_the_looks_and_never_less() -> None:
     d = np.random.default_rng(0).standard_normal((4000, 4, 10)) + np.array([3.0, 3.0, 1.2, 1.2])[:, None]
     found = sequential.decide(d, Looks(3, 10, 4), 0.05, 0.0)
-    named = np.isin(found.claim, (verdict.LOWER, verdict.HIGHER, verdict.EQUIVALENT))
+    named = np.isin(found.claim, (decision.LOWER, decision.HIGHER, decision.EQUIVALENT))
     assert not (found.stand.decided & ~named).any()
     assert (named & ~found.stand.decided).any()
 

@@ -180,8 +180,8 @@ def test_the_table_of_optima() -> None:
     cells = {cells[0]: dict(zip(section.heads, cells, strict=True)) for cells in section.rows}
     assert cells["optim=muon"]["chosen"] == "0.0055" and cells["optim=muon"]["best tried"] == "0.004"
     assert cells["optim=adamw"]["diverged"] == "1 of 5" and cells["optim=adamw"]["values"] == "5"
-    # 0.1 per squared octave: an octave away costs 0.1, of which 0.01 is a tenth
-    assert cells["optim=adamw"]["width"] == "1.1× (0.2 octaves)"
+    # 0.1 per squared octave: 0.01 is the square root of 0.1 octaves away, on either side
+    assert cells["optim=adamw"]["width"] == "1.6× (0.6 octaves)"
     assert "5 runs on seed 10000" in section.sentences[0] and "0.01 bits per byte" in section.sentences[1]
     assert section in sections.sections(comparison, study)
 

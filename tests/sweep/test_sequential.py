@@ -15,6 +15,7 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.sweep import expected, needed, search, sequential, spec
 from gpt_lab.sweep.design import Design, Looks, Sweep
 from gpt_lab.sweep.ledger import _from_json, _to_json
+from gpt_lab.sweep.needed import Spread
 from gpt_lab.sweep.search import Done, Search
 from gpt_lab.sweep.sequential import Plan, ask, stand
 
@@ -291,11 +292,7 @@ def test_runs_to_expect() -> None:
     assert large.runs == pytest.approx(15, abs=0.5) and large.decided == 1
     lines = expected.lines(Design("x", sesoi=0.1, looks=looks), None)
     assert lines[0] == "sequential seeds: 3 to 10 for each of 5 arms, until decided: 15 to 50 runs"
-    assert "no effect 50 (0%)" in lines[1] and "no run tells the run sd: taken as 0.2, twice the sesoi" in lines[1]
-    known = Design("x", sesoi=0.1, looks=looks)
-    assert "(run sd 0.05; runs of a pair correlate by 0.5)" in expected.lines(known, 0.05)[1]
-    assert "(run sd 0.05; of a pair's difference 0.02)" in expected.lines(known, 0.05, 0.02)[1]
-    quiet = expected.expected(looks, 2.0, 0.5, 0.05, 0.2, studies=400)
-    assert quiet.runs < expected.expected(looks, 2.0, 0.5, 0.05, studies=400).runs - 10, (
-        "pairs that correlate tell sooner"
-    )
+    assert "nothing 50 (0%)" in lines[1] and "sd of a pair's difference taken as 0.2" in lines[1]
+    known = Spread("val/bpb", 0.02, 8, 0.05, 0.92, "12 pairs of this study")
+    said = expected.lines(Design("x", sesoi=0.1, looks=looks), known)[1]
+    assert "sd 0.0200" in said and "rho 0.92: 12 pairs of this study" in said

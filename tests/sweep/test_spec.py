@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,9 @@ def test_what_a_search_draws_from_a_range_is_tuned_and_never_an_arm(method: str)
 
 def test_study_from_the_command_line() -> None:
     assert read(POSITIONS, study="a").design.study == "a"
+    assert read(POSITIONS, "log.every=1").design.study == "pos", "nothing that changes a result"
+    assert read(POSITIONS, "data.path=a (b)/ü").design.study == "pos-data.path-a-b"
+    assert re.fullmatch("pos-[0-9a-f]{12}", read(POSITIONS, "data.path=" + 80 * "x").design.study)
     named = read(POSITIONS, "study=b")
     assert named.design.study == "b"
     assert [word for word in cells.cells(named)[0].overrides if word.startswith("study=")] == ["study=b"]
@@ -98,7 +102,7 @@ def test_every_cell_has_what_command_constants_and_command_line_say() -> None:
     for cell in cells.cells(read(raw, "scale.depth=2", "eval.every=15")):
         cfg = config.compose(cell.overrides)
         assert (cfg.budget.steps, cfg.eval.every, cfg.log.every, cfg.scale.depth) == (30, 15, 5, 2)
-        assert (cfg.optim["name"], cfg.study) == ("muon", "pos")
+        assert (cfg.optim["name"], cfg.study) == ("muon", "pos-scale.depth-2-eval.every-15")
         assert cfg.position["name"] == cell.values["position"] and cfg.seed == cell.pair
 
 
