@@ -38,13 +38,15 @@ class Range:
 
 @dataclass(frozen=True)
 class Filled:
-    """Text that is not blank: an empty path would mean the working folder."""
+    """Text that can be a path or a name: an empty one would mean the working folder, an endless one nothing."""
+
+    longest: int = 1000
 
     def holds(self, value: str) -> bool:
-        return bool(value.strip()) and "\0" not in value
+        return bool(value.strip()) and "\0" not in value and len(value.encode(errors="replace")) <= self.longest
 
     def __str__(self) -> str:
-        return "that is not empty"
+        return f"of 1 to {self.longest:,} characters"
 
 
 LARGEST = 2**63 - 1

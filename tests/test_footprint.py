@@ -57,7 +57,7 @@ def test_what_is_just_free_is_enough() -> None:
         (["data=synthetic", "eval.contexts=[1,10000000]"], "eval.contexts (now 10000000)"),
         (["tokenizer=byte", "model.vocab_multiple=1000000000"], "model.vocab_multiple (now 1000000000)"),
         (["batch.tokens=1024000000000"], "batch.tokens (now 1024000000000)"),
-        (["batch.tokens=102400000", "tokenizer=byte"], "batch.tokens (now 102400000) or batch.micro (now 800000)"),
+        (["batch.tokens=10240000", "tokenizer=byte"], "batch.tokens (now 10240000) or batch.micro (now 80000)"),
         (["scale.depth=100000", "scale.width=128000"], "scale.width (now 128000) and scale.depth (now 100000)"),
     ],
 )

@@ -320,10 +320,8 @@ class Builder:
 
     def plan(self, cfg: RunConfig, cell: Cell) -> RunPlan:
         """What the trainer would decide for a config, which can be built, and whose parts see no future."""
-        from gpt_lab import registry, trackers
-        from gpt_lab.optim.groups import groups
+        from gpt_lab import trackers
         from gpt_lab.train import causality
-        from gpt_lab.train.bare import bare_model
         from gpt_lab.train.eager import spare_compiler
         from gpt_lab.train.plan import check_size, resolve
 
@@ -335,10 +333,6 @@ class Builder:
                 check_size(cfg)
                 dataset = self.dataset(cfg)
                 made = resolve(cfg, dataset)
-                model = bare_model(cfg, dataset.vocab_size)
-                init = registry.build("init", cfg.init, model.shape)
-                registry.build("optim", cfg.optim).build(groups(model, init))
-                registry.build("schedule", cfg.schedule)
                 causality.check_ahead(cfg, dataset.vocab_size)
             except (ConfigError, DataError) as error:
                 raise type(error)(f"cell {cell.index} ({join(tuple(cell.values), cell.values)}): {error}") from None

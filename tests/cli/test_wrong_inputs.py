@@ -46,7 +46,7 @@ BEFORE_TORCH = {
     "text without a path": (["data=text"], "data.path"),
     "unknown device": (["device=tpu"], "allowed: auto, cpu, cuda"),
     "infinite learning rate": (["optim.lr=inf"], "finite"),
-    "folder without a name": (["runs_dir="], "runs_dir must be text that is not empty"),
+    "folder without a name": (["runs_dir="], "runs_dir must be text of 1 to 1,000 characters"),
     "a study with an endless name": (["study=" + "x" * 3000], "(3,000 characters)"),
     "a value with an endless name": (["norm=" + "x" * 3000], "(3,000 characters)"),
     "thousands of digits": (["seed=" + "9" * 5000], "cannot read 'seed=999"),
