@@ -103,7 +103,7 @@ class Block(nn.Module):
 
 
 class BareGPT(nn.Module):
-    """Token and position embeddings, blocks, norm, head tied to the token embedding; returns the loss."""
+    """Token and position embeddings, blocks, norm, head tied to the token embedding."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -116,11 +116,15 @@ class BareGPT(nn.Module):
                 last = name.endswith(("out.weight", "down.weight"))
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * shape.depth) if last else 0.02)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Tensor:
         h = self.tokens(x) + self.positions(torch.arange(x.shape[1], dtype=torch.long))
         for block in self.blocks:
             h = block(h)
-        logits = F.linear(self.norm(h), self.tokens.weight)
+        return F.linear(self.norm(h), self.tokens.weight)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss."""
+        logits = self.logits(x)
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), y.view(-1), ignore_index=-1)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt_lab import options, registry, schema
+from gpt_lab import options, registry, schema, yamlfile
 from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.lines import hang
 
@@ -130,14 +130,13 @@ def show(found: Catalogue, console: Console) -> None:
                 name = "" if number else entry.name
                 first, *rest = hang(f"  {name:<{wide}}  ", text, console.width)
                 line = Text.assemble((first[: 4 + wide], "cyan"), (first[4 + wide :], style))
-                for one in (line, *(Text(more, style) for more in rest)):
-                    console.print(one, soft_wrap=True)
+                for part in (line, *(Text(more, style) for more in rest)):
+                    console.print(part, soft_wrap=True)
         if not entries:
             console.print("  (none)")
         console.print()
-    console.print(
-        "Select: uv run train KIND=NAME KIND.KEY=VALUE      Explain: uv run components KIND NAME", soft_wrap=True
-    )
+    for hint in ("Select:  uv run train KIND=NAME KIND.KEY=VALUE", "Explain: uv run components KIND NAME"):
+        console.print(hint, soft_wrap=True)
 
 
 def show_one(entry: Entry, console: Console) -> None:
@@ -228,15 +227,13 @@ def reflow(doc: str, width: int) -> str:
 
 
 def _presets(kind: str) -> dict[str, Entry]:
-    import yaml
-
     from gpt_lab.conf_source import conf_dir
 
     found = {}
     for path in sorted((conf_dir() / kind).glob("*.yaml")):
+        values = yamlfile.read(path)
         text = path.read_text(encoding="utf-8")
         comments = [line.lstrip("# ") for line in text.splitlines() if re.match(r"#(?! *@)", line)]
-        values = yaml.safe_load(text) or {}
         doc = "\n".join(comments)
         summary = comments[0] if comments else ""
         found[path.stem] = Entry(kind, path.stem, summary, doc, path, 1, paper(doc), _preset_choices(kind, values))

@@ -18,8 +18,8 @@ from gpt_lab.schema import RunConfig
 
 DOLLAR = r"\${"
 """What stands for ${ where no interpolation is meant."""
-VALUES = ("null", "none", "true", "false", "nan", "inf")
-"""Words that are no text."""
+VALUES = ("null", "true", "false", "nan", "inf")
+"""Words that are no text, in whatever letters; None is the agent's null."""
 
 
 def readable(text: str) -> str:
@@ -42,7 +42,7 @@ def readable(text: str) -> str:
 
 def word(value: str) -> str:
     """Text as Hydra's grammar writes it: in quotes where it would be read as something else."""
-    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*", value) and value.lower() not in VALUES
+    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*", value) and value.lower() not in VALUES and value != "None"
     return value if plain else _in_quotes(value)
 
 

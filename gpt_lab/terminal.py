@@ -6,10 +6,12 @@ Only what is wider than the terminal changes. Where there is none, lines stay as
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Column, Table
@@ -33,9 +35,23 @@ class Terminal(Console):
             text = " ".join(str(one) for one in objects)
             super().print("\n".join(part for line in text.split("\n") for part in fold(line, self.width)), **options)
         else:
-            if not options.get("soft_wrap") and all(isinstance(one, str | Text) for one in objects):
-                options = {"overflow": "ignore", "crop": False, **options}  # a word that is too long stays whole
+            if len(objects) == 1 and isinstance(objects[0], Text) and not options.get("soft_wrap"):
+                objects, options = (_whole(objects[0], self.width),), {**options, "soft_wrap": True}
             super().print(*objects, **options)
+
+
+def _whole(text: Text, width: int) -> Text:
+    """A styled text in lines of the width, each word whole."""
+    breaks, used = [], 0
+    for found in re.finditer(r"(\S+)([^\S\n]*)(\n*)", text.plain):
+        if used and used + cell_len(found[1]) > width:
+            breaks.append(found.start())
+            used = 0
+        used = 0 if found[3] else used + cell_len(found[1] + found[2])
+    lines = [line for part in text.divide(breaks) for line in part.split("\n", allow_blank=True)]
+    for line in lines:
+        line.rstrip()
+    return Text("\n", style=text.style).join(lines)
 
 
 def fit(table: Table, console: Console) -> list[Table | Text]:

@@ -135,6 +135,7 @@ CHANGES: dict[str, Any] = {
     "model.tied": False,
     "model.bias": True,
     "model.dropout": 0.3,
+    "model.embed_norm": True,
     "model.logit_softcap": 0.5,
     "model.vocab_multiple": 64,
     "scale.depth": 1,
@@ -165,6 +166,7 @@ None: the opposite of the default.
 """
 KEYS_ELSEWHERE = {
     "data.path": "test_config.py and tests/data",
+    "data.raw": "tests/data/test_files.py",
     "batch.micro": "tests/train: same gradients whatever the micro-batch",
     "model.checkpointing": "test_model.py: same numbers, recomputed",
     "budget.seconds": "tests/train",

@@ -55,7 +55,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run train scale=nano norm=layernorm budget.tokens=2e6 seed=1": Run(
         "val bits per byte", [*SHORT, "budget.tokens=4e3"]
     ),
-    "uv run train +experiment=shakespeare_char": Run("val bits per byte", STEPS),
+    "uv run train +experiment=shakespeare_char_cpu": Run("val bits per byte", [*STEPS, "schedule.warmup=2"]),
     "uv run components": Run("attention: "),
     "uv run components attention gqa": Run("attention=gqa"),
     "uv run train model=llama --cfg": Run("attention:"),

@@ -12,12 +12,15 @@ from gpt_lab.options import PositiveFloat, PositiveInt
 from gpt_lab.parts.base import Role, Shape
 from gpt_lab.registry import register
 
-GPT2_STD, GPT2_WIDTH = 0.02, 768
+GPT2_STD, GPT2_WIDTH, LARGEST_STD = 0.02, 768, 0.05
 
 
 def usual_std(width: int) -> float:
-    """GPT-2's standard deviation at GPT-2's width, and as 1/sqrt(width) at others, so that products keep their size."""
-    return GPT2_STD * (GPT2_WIDTH / width) ** 0.5
+    """GPT-2's standard deviation at GPT-2's width, and as 1/sqrt(width) at others, so that products keep their size.
+
+    At most 0.05: at width 64 short runs end higher beyond it (benchmarks/README.md).
+    """
+    return min(GPT2_STD * (GPT2_WIDTH / width) ** 0.5, LARGEST_STD)
 
 
 class _Init:
@@ -51,7 +54,8 @@ class Normal(_Init):
 
     Reference: Radford et al. 2019, https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf
 
-    std: standard deviation of embeddings, head and matrices; null: 0.02 x sqrt(768 / width), GPT-2's at its width.
+    std: standard deviation of embeddings, head and matrices; null: 0.02 x sqrt(768 / width), GPT-2's at its
+        width, and at most 0.05.
     scaled_residual: divide it by sqrt(2 x depth) in the last matrix of each branch, so that the residual stream's
         variance does not grow with depth.
     """

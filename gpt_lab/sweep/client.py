@@ -124,17 +124,17 @@ class ForkServer:
         left = set(jobs)
         while not self.gone:
             for event in self.events(1.0):
-                job = str(event.get("job"))
-                if job not in left:
+                name = str(event.get("job"))
+                if name not in left:
                     continue
                 if event["event"] == "said":
-                    said[job] = event["message"]
-                elif "error" in said[job]:
-                    raise (ConfigError if said[job].get("config") else LabError)(said[job]["error"])
+                    said[name] = event["message"]
+                elif "error" in said[name]:
+                    raise (ConfigError if said[name].get("config") else LabError)(said[name]["error"])
                 elif event["status"] != 0:
                     raise LabError(f"the check of the trials was {how_ended(event['status'])}")
                 else:
-                    left.remove(job)
+                    left.remove(name)
             if not left:
                 return said
         raise LabError(f"the fork server ended: {self.last_words()}")

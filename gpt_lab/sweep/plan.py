@@ -14,9 +14,10 @@ from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 from gpt_lab.stats.tiers import FEWEST
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import expected, factorial, ledger, lint, matching, needed, null, paces, speed, trunk, tuneplan
+from gpt_lab.sweep import expected, factorial, ledger, lint, matching, needed, null, speed, trunk, tuneplan
 from gpt_lab.sweep import tuner as tuner_
 from gpt_lab.sweep.design import Cell, Sweep, join
+from gpt_lab.sweep.paces import Machine
 
 if TYPE_CHECKING:
     from gpt_lab.data.dataset import Dataset
@@ -114,7 +115,7 @@ def estimate(
     firsts = [group[0] for group in by_arm.values()]
     configs = cells_.configs(firsts)
     plans = [builder.plan(cfg, cell) for cfg, cell in zip(configs, firsts, strict=True)]
-    machine = paces.Machine(min(jobs, max(len(cells), 1)), threads, tuple(gpus))
+    machine = Machine(min(jobs, max(len(cells), 1)), threads, tuple(gpus))
     took = speed.times(configs, plans, [builder.dataset(cfg).val_tokens for cfg in configs], machine)
     arms = []
     for (arm, group), cfg, made, seconds in zip(by_arm.items(), configs, plans, took.runs, strict=True):
@@ -312,26 +313,33 @@ class Builder:
             self._datasets[key] = open_dataset(cfg)
         return self._datasets[key]
 
+    @property
+    def warnings(self) -> list[str]:
+        """What the data opened so far have to say."""
+        return list(dict.fromkeys(line for dataset in self._datasets.values() for line in dataset.warnings))
+
     def plan(self, cfg: RunConfig, cell: Cell) -> RunPlan:
-        """What the trainer would decide for a config; its model, optimizer and schedule can be built."""
+        """What the trainer would decide for a config, which can be built, and whose parts see no future."""
         from gpt_lab import registry, trackers
         from gpt_lab.optim.groups import groups
+        from gpt_lab.train import causality
         from gpt_lab.train.bare import bare_model
         from gpt_lab.train.eager import spare_compiler
-        from gpt_lab.train.plan import resolve
+        from gpt_lab.train.plan import check_size, resolve
 
         spare_compiler()
         key = repr([(k, v) for k, v in cfg.flat().items() if _built(k) and not _tuned(k, v)])
         if key not in self._plans:
             try:
                 trackers.check(cfg.tracker)
+                check_size(cfg)
                 dataset = self.dataset(cfg)
                 made = resolve(cfg, dataset)
                 model = bare_model(cfg, dataset.vocab_size)
                 init = registry.build("init", cfg.init, model.shape)
                 registry.build("optim", cfg.optim).build(groups(model, init))
                 registry.build("schedule", cfg.schedule)
-                registry.build("objective", cfg.objective)
+                causality.check_ahead(cfg, dataset.vocab_size)
             except (ConfigError, DataError) as error:
                 raise type(error)(f"cell {cell.index} ({join(tuple(cell.values), cell.values)}): {error}") from None
             self._plans[key] = made

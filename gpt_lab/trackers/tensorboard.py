@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -31,6 +30,7 @@ class TensorBoard(Background):
         self._flat = cfg.flat()
         self._writer: Any = None
         self._began: float | None = None
+        self._metrics: set[str] = set()
 
     @classmethod
     def check(cls) -> None:
@@ -54,17 +54,24 @@ class TensorBoard(Background):
         data, writer = event.data, self._writer
         if event.op == "log":
             when = None if self._began is None else self._began + data.get("seconds", 0.0)
+            self._metrics |= {name for name in data if name.startswith(("val/", "train/loss"))}
             for name, value in data.items():
-                writer.add_scalar(name, value, event.step, walltime=when)
+                if name != "seconds":  # of the past, which says when it was
+                    writer.add_scalar(name, value, event.step, walltime=when)
         elif event.op == "text":
             writer.add_text(data["name"], _quoted(data["text"]), event.step)
         elif event.op == "table":
             writer.add_text(data["name"], _markdown(data["columns"], data["rows"]))
         else:
-            numbers = {f"final/{k}": float(v) for k, v in data["summary"].items() if _finite(v)}
-            numbers["final/finished"] = float(data["state"] == "finished")
-            settings = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in self._flat.items()}
-            writer.add_hparams(settings, numbers, run_name=".")
+            self._settings(writer)
+
+    def _settings(self, writer: Any) -> None:
+        """The flat config, for the page that compares runs by it; their numbers are the ends of the curves."""
+        from torch.utils.tensorboard.summary import hparams
+
+        settings = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in self._flat.items()}
+        for summary in hparams(settings, dict.fromkeys(sorted(self._metrics), 0.0)):
+            writer.file_writer.add_summary(summary)
 
     def close(self) -> None:
         if self._writer is not None:
@@ -81,10 +88,6 @@ class TensorBoard(Background):
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter(self.run.path / FOLDER, flush_secs=2, purge_step=step or 0)
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _quoted(text: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from gpt_lab import signals
 from gpt_lab.errors import ConfigError, LabError
+from gpt_lab.options import NonEmpty
 from gpt_lab.registry import register
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
@@ -69,10 +70,10 @@ class Wandb(Background):
         cfg: RunConfig,
         *,
         mode: Literal["auto", "online", "offline"] = "auto",
-        project: str | None = None,
-        entity: str | None = None,
-        group: str | None = None,
-        run_name: str | None = None,
+        project: NonEmpty | None = None,
+        entity: NonEmpty | None = None,
+        group: NonEmpty | None = None,
+        run_name: NonEmpty | None = None,
         tags: list[str] = [],  # noqa: B006 (the index reads literal defaults)
     ) -> None:
         super().__init__(run)
@@ -128,7 +129,9 @@ class Wandb(Background):
             )
 
     def start(self) -> None:
-        if self.mode != "disabled":
+        if self.mode == "disabled":
+            self._finished = True
+        else:
             super().start()
 
     def finish(self, state: str, summary: Mapping[str, Any], open_step: int | None = None) -> None:
@@ -274,10 +277,10 @@ class Auto(Wandb):
         run: Run,
         cfg: RunConfig,
         *,
-        project: str | None = None,
-        entity: str | None = None,
-        group: str | None = None,
-        run_name: str | None = None,
+        project: NonEmpty | None = None,
+        entity: NonEmpty | None = None,
+        group: NonEmpty | None = None,
+        run_name: NonEmpty | None = None,
         tags: list[str] = [],  # noqa: B006 (the index reads literal defaults)
     ) -> None:
         super().__init__(run, cfg, project=project, entity=entity, group=group, run_name=run_name, tags=tags)

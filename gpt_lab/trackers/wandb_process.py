@@ -119,7 +119,7 @@ class Session:
             console="off",
             silent=True,
             init_timeout=header["init_timeout"],
-            finish_timeout=0.8 * self._patience,
+            finish_timeout=0.7 * self._patience,  # the rest is for a first look at the server and for the way out
             finish_timeout_raises=True,
             program=header["program"],
             x_stats_pid=parent,

@@ -136,7 +136,7 @@ class View:
 @contextmanager
 def preparing(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
     """Shows how far the building of token shards is, should there be any to build: (what, done, total) of the data."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(20), TaskProgressColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=console, transient=True)
     task = bar.add_task("", total=None)
     told = False

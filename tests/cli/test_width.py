@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from gpt_lab import components, doctor, lines, registry
 from gpt_lab.sweep import live, plan, spec
 from gpt_lab.sweep.ledger import Entry
 from gpt_lab.terminal import Terminal, fit
 from gpt_lab.train import live as train_live
+from gpt_lab.train.budget import Budget
 
 WIDTHS = (80, 60)
 COMMANDS = ("train", "generate", "components", "doctor", "prepare", "sweep", "noise", "report", "verify", "dashboard")
@@ -107,7 +109,10 @@ def test_the_dry_run(tmp_path: Path) -> None:
 
 def test_the_last_table_of_a_sweep(tmp_path: Path) -> None:
     entries = [
-        Entry(f"k{i}", i, {}, arm, "optim.lr=0.004", 17, (), "", "finished", f"sinusoidal-full-lr0.004-seed{i}", 1)
+        Entry(
+            *(f"k{i}", i, {}, arm, "optim.lr=0.004", 17, (), "", "finished", f"sinusoidal-full-lr0.004-seed{i}"),
+            *(1, None, True, 2.0546, 1234.5),
+        )
         for i, arm in enumerate(ARMS)
     ]
     hold(printed(lambda console: live.show_result(console, a_sweep(tmp_path), entries)))
@@ -118,6 +123,38 @@ def test_the_table_of_a_run() -> None:
     rows = train_live.summary_rows(summary)
     hint = "another seed:     uv run train norm=rmsnorm attention=gqa attention.kv_heads=2 budget.steps=4 seed=1"
     hold(printed(lambda console: train_live.show_end(console, "default-seed0", rows, [hint])))
+
+
+def test_the_view_of_a_run() -> None:
+    def show(console: Console) -> None:
+        view = train_live.View(console, Budget(1000, None), 200)
+        view.values = {"train/loss": 2.7312, "val/loss": 2.6903, "val/bpb": 2.0442, "train/lr": 4e-4, "perf/mfu": 0.299}
+        view.sample("Thisbe:\nO wall, full often hast thou heard my moans, for parting my fair Pyramus and me")
+        console.print(view._render())
+
+    hold(printed(show), sticking_out=99)
+
+
+def test_the_view_of_a_sweep(tmp_path: Path) -> None:
+    """What is least asked for is left out."""
+
+    def show(console: Console) -> None:
+        view = live.View(console, a_sweep(tmp_path), 90, 2)
+        for arm in ARMS:
+            view._recent.append(tuple(map(Text, (arm, "17", "finished", "2.7312", "2.0546", "0:17", "17,400"))))
+        console.print(view._render())
+
+    for width in WIDTHS:
+        assert words(printed(show)(width)) < words(printed(show)(2000)) or width == 80
+
+
+def test_a_styled_text_is_folded_too() -> None:
+    text = Text.assemble(("a bold start", "bold"), " and a/very/long/path/without/blanks on\nanother line")
+    console = Terminal(file=io.StringIO(), width=20)
+    console.print(text)
+    assert isinstance(console.file, io.StringIO)
+    lined = console.file.getvalue().splitlines()
+    assert lined == ["a bold start and", "a/very/long/path/without/blanks", "on", "another line"]
 
 
 def test_a_command_to_copy_goes_on_after_a_backslash() -> None:
@@ -140,11 +177,10 @@ def test_columns_without_room_follow_below() -> None:
     for heading in ("arm", "runs", "parameters", "a long heading"):
         table.add_column(heading)
     table.add_row("position=sinusoidal", "3", "922,752", "one two three four")
-    console = Terminal(file=io.StringIO(), width=40)
-    first, second = fit(table, console)
-    assert isinstance(first, Table) and isinstance(second, Table)
-    assert [column.header for column in first.columns] == ["arm", "runs"]
-    assert [column.header for column in second.columns] == ["arm", "parameters"], "three would need 46 columns"
+    parts = fit(table, Terminal(file=io.StringIO(), width=40))
+    heads = [[column.header for column in part.columns] for part in parts if isinstance(part, Table)]
+    assert heads == [["arm", "runs"], ["arm", "parameters"], ["arm", "a long heading"]], "three need 42 columns"
+    assert [part.title for part in parts if isinstance(part, Table)] == ["t", None, None]
 
 
 def test_into_a_pipe_lines_stay_whole() -> None:

@@ -9,7 +9,7 @@ import torch
 from gpt_lab import registry
 from gpt_lab.model import GPT, initialize
 from gpt_lab.parts.base import Shape, role
-from gpt_lab.parts.init import MuP
+from gpt_lab.parts.init import MuP, usual_std
 from gpt_lab.parts.objective import CrossEntropy
 from gpt_lab.schema import RunConfig
 from tests.helpers import tiny_config
@@ -54,9 +54,11 @@ def test_options(name: str) -> None:
 
 
 def test_at_gpt2_s_width_it_is_gpt2_s() -> None:
+    """Larger in narrower models, up to 0.05."""
     init = registry.build("init", {"name": "normal"}, Shape(depth=12, width=768, heads=12, context=8))
     assert init.std((50257, 768), "embedding") == 0.02
     assert init.std((768, 3072), "residual") == pytest.approx(0.02 / math.sqrt(24))
+    assert [usual_std(width) for width in (3072, 192, 64, 1)] == [0.01, 0.04, 0.05, 0.05]
 
 
 def test_mup_multipliers() -> None:
