@@ -59,8 +59,9 @@ def _told(status: int, worked: bool) -> int:
     lost = streams.lost(sys.stdout)
     if lost is None or lost.errno == errno.EPIPE or status > 128:
         return status
-    if worked:
+    if worked and status != BAD_INPUT:
         print(f"warning: standard output was lost ({lost.strerror}): the work went on without it", file=sys.stderr)
+    if worked:
         return status
     print(f"error: cannot write standard output: {lost.strerror}", file=sys.stderr)
     return status or BAD_INPUT

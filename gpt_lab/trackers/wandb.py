@@ -21,7 +21,6 @@ from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.trackers.base import Background, Event, logged
 from gpt_lab.trackers.wandb_env import AGENT, Mode, agent, choose_mode, client, login, setting
-from gpt_lab.trackers.wandb_process import GONE
 
 FACTS = (
     *("signature", "resolved", "parameters", "parameters_non_embedding", "train_flops_per_token"),
@@ -30,6 +29,10 @@ FACTS = (
 """What of run.json joins the settings in W&B's config: to group by, and for reports to read back."""
 _PLACE = ("WANDB_PROJECT", "WANDB_ENTITY")
 """Where an agent's sweep is, beside AGENT."""
+RESTARTS = 3
+"""Times that a run gets another such process."""
+GONE = 3
+"""Exit status of the process that speaks to W&B when W&B's own, which it starts, has left: others can tell the rest."""
 _LAUNCH = "import sys, os; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from gpt_lab.trackers import wandb_process"
 
 
@@ -92,6 +95,7 @@ class Wandb(Background):
             "argv": sys.argv,
             "program": sys.argv[0],
             "stoppable": asked is None,
+            "gone": GONE,
             "missed": [] if earlier.get("uploaded", True) else [str(path) for path in self._earlier("files/media")],
             "init": {
                 "project": None if inside else project or earlier.get("project") or setting("project") or "gpt_lab",
@@ -107,7 +111,7 @@ class Wandb(Background):
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self._imported = threading.Event()
-        self._restarts = 3
+        self._restarts = RESTARTS
         self._told = 0
         self._ending: list[Event] = []
         """The final table and the end: what no row of the run tells."""
@@ -225,7 +229,7 @@ class Wandb(Background):
             self._say(f"{message['text']}: all is in the run folder, {self.recovery()}")
             self._note()
         elif kind == "ready":
-            if message["url"]:
+            if message["url"] and self._restarts == RESTARTS:
                 self._say(f"W&B: {message['url']}")
             self._note(**message, sweep=self._sweep)
         elif kind == "uploaded" and not self._dropped:
