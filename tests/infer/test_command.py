@@ -168,7 +168,7 @@ def test_an_empty_prompt_starts_a_text(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str], tmp_path: Path, letters: Char
 ) -> None:
     assert command.start(Byte(), "") == ([256], "")
-    assert command.start(letters, "") == (letters.encode("\n"), "")
+    assert command.start(letters, "") == ([letters.eot], "")
     assert command.start(letters, "RO") == (letters.encode("RO"), "RO")
     no_lines = Char()
     no_lines.fit(["abc"])
