@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
 from gpt_lab.errors import ConfigError
-from gpt_lab.options import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability, check
+from gpt_lab.options import (
+    NonEmpty,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    SampleLength,
+    check,
+)
 
 Settings = Mapping[str, Any]
 """One group's choice: `name` and the options of that part."""
@@ -30,11 +39,15 @@ class Scale:
 
 @dataclass(frozen=True)
 class Model:
-    """Flags of the assembled model that belong to no single part."""
+    """Flags of the assembled model that belong to no single part.
+
+    embed_norm puts a norm on the embeddings, added positions included, as BERT, BLOOM and nanochat have one.
+    """
 
     tied: bool = True
     bias: bool = False
     dropout: Probability = 0.0
+    embed_norm: bool = False
     logit_softcap: PositiveFloat | None = None
     vocab_multiple: PositiveInt = 1
     checkpointing: bool = False
@@ -89,10 +102,10 @@ class Log:
 
 @dataclass(frozen=True)
 class Sample:
-    """The text drawn at each evaluation; `tokens=0` draws none."""
+    """The text drawn at each evaluation; `tokens=0` draws none. Without a prompt it continues words of the corpus."""
 
-    prompt: str = "\n"
-    tokens: NonNegativeInt = 64
+    prompt: str | None = None
+    tokens: SampleLength = 64
     temperature: NonNegativeFloat = 0.8
 
 
@@ -125,8 +138,8 @@ class RunConfig:
     seed: NonNegativeInt = 0
     replica: NonNegativeInt = 0
     """Another draw of all that is random in a run but the order of its data."""
-    study: str = "default"
-    runs_dir: str = "runs"
+    study: NonEmpty = "default"
+    runs_dir: NonEmpty = "runs"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     force: bool = False
@@ -220,7 +233,13 @@ def _flat_hints() -> dict[str, Any]:
 NOT_IDENTITY = frozenset({"study", "runs_dir", "tracker", "log", "sample", "checkpoint", "force", "label"})
 """Top-level keys that change where a run is kept or what is shown of it, never its numbers."""
 
-LATER: Mapping[str, Any] = {"match": None, "match_to": None, "eval.contexts": [1]}
+LATER: Mapping[str, Any] = {
+    "match": None,
+    "match_to": None,
+    "eval.contexts": [1],
+    "model.embed_norm": False,
+    "data.raw": False,
+}
 """Keys that came later, with the value that changes nothing: older runs, without them, keep their identity."""
 
 MATCHED = ("mlp.d_ff", "scale.depth", "scale.width")

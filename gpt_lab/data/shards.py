@@ -1,7 +1,9 @@
 """A corpus as tokens on disk: memory-mapped, kept under a fingerprint of all that made them, built once.
 
 The stream of a split is `EOT document EOT document ... EOT`: each document stands between two end-of-text tokens, so
-that its first token is predicted from one and its end is learnt. A tokenizer without an end of text joins documents.
+that its first token is predicted from one and its end is learnt. Every target costs nats, ends included, and the bytes
+are those of the text: bits per byte are the length of a code from which the documents come back, where they end
+included, and so the same thing for every tokenizer. One without an end of text joins documents.
 
 <cache>/<fingerprint>/     built beside its place and renamed into it
   train.bin, val.bin         tokens: little-endian uint16, or uint32 for more than 65536 different ones
@@ -30,11 +32,12 @@ import numpy as np
 from gpt_lab import registry
 from gpt_lab.data.blocks import Blocks, checksums
 from gpt_lab.data.corpus import Corpus, Passage, Split
+from gpt_lab.data.lossless import RoundTrip
 from gpt_lab.data.tokenizer import Tokenizer, load_tokenizer
 from gpt_lab.digests import SUMS, Damaged, check_sums, write_sums
 from gpt_lab.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same corpus and options give another stream, so that old shards are not taken for new ones."""
 BATCH = 4 << 20
 """Characters that are encoded at a time."""
@@ -55,8 +58,11 @@ class Shards:
     vocab_size: int
     eot: int | None
     warnings: list[str]
+    lossy: str
+    """What validation text does not come back from its tokens, so that there are no bits per byte; "" if all does."""
     splits: Mapping[str, Mapping[str, int]]
-    """For "train" and "val": tokens, text_bytes (UTF-8), target_bytes (less the first token's), documents."""
+    """For "train" and "val": tokens, text_bytes (UTF-8), lost_bytes of them, target_bytes (less the first token's),
+    documents."""
     built: bool
     """Whether this call built them; False: they were there."""
     maps: Mapping[str, Tokens]
@@ -130,7 +136,7 @@ def open_shards(
         try:
             temporary.mkdir()
             tokenizer = registry.build("tokenizer", settings)
-            _build(temporary, fingerprint, corpus, tokenizer, report)
+            _build(temporary, fingerprint, corpus, tokenizer, f"tokenizer={settings['name']}", report)
             if folder.exists():
                 os.replace(folder, folder.with_name(f".{fingerprint}.torn"))
             os.replace(temporary, folder)
@@ -148,7 +154,7 @@ def open_shards(
     return found
 
 
-def _build(folder: Path, fingerprint: str, corpus: Corpus, tokenizer: Tokenizer, report: Progress) -> None:
+def _build(folder: Path, fingerprint: str, corpus: Corpus, tokenizer: Tokenizer, name: str, report: Progress) -> None:
     total = corpus.size()
     warnings = []
     if tokenizer.fits != "nothing":
@@ -163,18 +169,21 @@ def _build(folder: Path, fingerprint: str, corpus: Corpus, tokenizer: Tokenizer,
         for stream in streams.values():
             stack.enter_context(stream)
         for batch in _batches(_counted(corpus.passages(), "encoding", total, report)):
+            raw = [_utf8(passage.text) for passage in batch]
             encoded = tokenizer.encode_many([passage.text for passage in batch])
-            for passage, ids in zip(batch, encoded, strict=True):
-                streams[passage.split].add(passage, ids)
-    splits = {name: stream.summary() for name, stream in streams.items()}
+            for passage, text, ids in zip(batch, raw, encoded, strict=True):
+                streams[passage.split].add(passage.starts, text, ids)
+    splits = {split: stream.summary() for split, stream in streams.items()}
     _require_text(splits)
+    lossy = {split: stream.lossy(name, split) for split, stream in streams.items()}
     tokenizer.save(folder / "tokenizer")
     meta = {
         "format": FORMAT,
         "fingerprint": fingerprint,
         "vocab_size": tokenizer.vocab_size,
         "eot": tokenizer.eot,
-        "warnings": warnings,
+        "warnings": [*warnings, *_said(lossy), *_joined(name, tokenizer, splits)],
+        "lossy": lossy["val"],
         "splits": splits,
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
@@ -191,6 +200,7 @@ class _Stream:
         self._path = path
         self._tokenizer = tokenizer
         self._dtype = _dtype(tokenizer.vocab_size)
+        self._trip = RoundTrip(tokenizer)
         self._first: list[int] = []
         self.tokens = self.text_bytes = self.documents = 0
 
@@ -207,12 +217,16 @@ class _Stream:
             self._file.flush()
             os.fsync(self._file.fileno())
 
-    def add(self, passage: Passage, ids: Tokens) -> None:
-        if passage.starts:
+    def add(self, starts: bool, text: bytes, ids: Tokens) -> None:
+        if starts:
             self.documents += 1
             self._put(self._end())
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self._tokenizer.vocab_size:
+            beyond = ids.min() if ids.min() < 0 else ids.max()
+            raise DataError(f"the tokenizer gave token {beyond}, and it has those from 0 to vocab_size - 1 only")
         self._put(ids)
-        self.text_bytes += len(passage.text.encode())
+        self._trip.add(text, ids)
+        self.text_bytes += len(text)
 
     def _end(self) -> Tokens:
         return np.array([] if self._tokenizer.eot is None else [self._tokenizer.eot], dtype=self._dtype)
@@ -228,10 +242,44 @@ class _Stream:
         return {
             "tokens": self.tokens,
             "text_bytes": self.text_bytes,
+            "lost_bytes": self._trip.lost,
             "target_bytes": self.text_bytes - first,
             "documents": self.documents,
             "size": self._path.stat().st_size,
         }
+
+    def lossy(self, tokenizer: str, split: str) -> str:
+        """What its text loses, in words; "" if nothing."""
+        if not self._trip.lost:
+            return ""
+        text = {"train": "training", "val": "validation"}[split]
+        return (
+            f"{tokenizer} loses text: at least {self._trip.lost:,} of {self.text_bytes:,} bytes of the {text} text do "
+            f"not come back ({self._trip.example})"
+        )
+
+
+def _said(lossy: Mapping[str, str]) -> list[str]:
+    """The warning that text is lost, if it is: of the validation text first, for which it matters more."""
+    if lossy["val"]:
+        return [f"{lossy['val']}: there will be no bits per byte; use tokenizer=byte, bpe or tiktoken"]
+    return [lossy["train"]] if lossy["train"] else []
+
+
+def _joined(name: str, tokenizer: Tokenizer, splits: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The warning that documents cannot be told apart, if there are several."""
+    most = max(split["documents"] for split in splits.values())
+    if tokenizer.eot is not None or most < 2:
+        return []
+    said = f"{name} without an end of text: where {most:,} documents end costs no bits, so that bits per byte compare"
+    return [f"{said} with those of no tokenizer that has one"]
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"the corpus holds half a surrogate pair ({text[error.start]!r}): it is no text") from error
 
 
 def _require_text(splits: Mapping[str, Mapping[str, int]]) -> None:
@@ -283,13 +331,13 @@ def _opened(folder: Path, built: bool = False) -> tuple[Shards | None, str]:
             whole = np.array([0]), np.array([split["size"] - 1])
             if split["size"] <= CHECKED and blocks[name].damaged(*whole) is not None:
                 raise Damaged(f"{path.name} is not what was written")
-        known = {key: meta[key] for key in ("fingerprint", "vocab_size", "eot", "warnings", "splits")}
+        known = {key: meta[key] for key in ("fingerprint", "vocab_size", "eot", "warnings", "lossy", "splits")}
         return Shards(folder, **known, built=built, maps=maps, blocks=blocks), ""
     except Damaged as error:
         return None, str(error)
     except DataError as error:
         raise DataError(f"{error}; {_ANOTHER}") from error
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         return None, f"{Path(error.filename).name} is missing"
     except (ValueError, KeyError, TypeError, AttributeError):
         return None, "meta.json is of another version of the lab"

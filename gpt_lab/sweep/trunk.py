@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_lab import registry
-from gpt_lab.errors import ConfigError, DataError
+from gpt_lab.errors import ConfigError, DataError, quoted
 from gpt_lab.schema import Budget, RunConfig
 from gpt_lab.store import fork
 from gpt_lab.store.files import read_json
@@ -151,7 +151,7 @@ def check(block: Mapping[str, Any], swept: Sequence[str]) -> None:
     if "trunk" not in block:
         return
     if not isinstance(block["trunk"], bool):
-        raise ConfigError(f"gpt_lab.trunk must be true or false, not {block['trunk']!r}")
+        raise ConfigError(f"gpt_lab.trunk must be true or false, not {quoted(block['trunk'])}")
     if not block["trunk"]:
         return
     if "budget.seconds" in swept:

@@ -91,6 +91,7 @@ def record(cfg: RunConfig, plan: Plan, signature: str, command: str) -> dict[str
         "config": cfg.flat(),
         "resolved": plan.resolved,
         "reasons": dict(plan.reasons),
+        "text": dict(plan.text),
         "steps": plan.budget.steps,
         "parameters": plan.cost.parameters,
         "parameters_non_embedding": plan.cost.non_embedding,

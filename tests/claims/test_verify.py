@@ -26,7 +26,7 @@ CLEAN = code.Version("c" * 40, False)
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six real trainings: a learning rate of almost nothing learns less."""
     place = tmp_path_factory.mktemp("study")
-    block = {"baseline": {"optim.lr": 0.01}, "mei": 0.001}
+    block = {"baseline": {"optim.lr": 0.01}, "sesoi": 0.001}
     path = write_sweep(place, {"optim.lr": [0.01, 1e-7], "seed": [0, 1, 2]}, gpt_lab=block)
     done = subprocess.run([*SWEEP, str(path), "--jobs", "1"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -93,7 +93,7 @@ def test_real_runs_are_identical(here: Path, capsys: pytest.CaptureFixture[str])
     out, progress = capsys.readouterr()
     assert progress.splitlines() == ["run 1 of 2: optim.lr=0.01, seed=0", "run 2 of 2: optim.lr=1e-07, seed=0"]
     lines = out.splitlines()
-    assert "claim slow of " in lines[0] and "optim.lr" in lines[0]
+    assert "claim slow of " in lines[0] and "lr=1e-07 is worse" in lines[0]
     for lr in ("0.01", "1e-07"):
         (cell,) = [c for c in made.cells if c["arm"] == f"optim.lr={lr}" and c["pair"] == "0"]
         said = f"val/bpb {cell['score']!r}, to the last bit; data, parameters and tokens too"
@@ -262,15 +262,15 @@ def test_the_three_words(score: float | None, tolerance: float, word: str) -> No
 def test_a_run_that_diverges_or_is_stopped(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gpt_lab.train import trainer
+    from gpt_lab.train import start
     from gpt_lab.train.ending import Result
 
     diverged = Result(Path("x"), "diverged", {"diverged/step": 7})
-    monkeypatch.setattr(trainer, "run_training", lambda *words: diverged)
+    monkeypatch.setattr(start, "run_training", lambda *words: diverged)
     status, out = verified(capsys, "--cells", "1")
     assert status == 1 and "different: the new run diverged at step 7" in out
     stopped = Result(Path("x"), "stopped", {}, signal_number=15)
-    monkeypatch.setattr(trainer, "run_training", lambda *words: stopped)
+    monkeypatch.setattr(start, "run_training", lambda *words: stopped)
     status, out = verified(capsys, "--cells", "1")
     assert status == 143 and out.splitlines()[-1] == "interrupted: the claim is neither verified nor refuted"
 
@@ -279,7 +279,7 @@ def test_a_run_that_diverges_or_is_stopped(
     "words, message",
     [
         (["nosuch"], "no claim 'nosuch': `uv run report STUDY --claim NAME` makes one"),
-        (["x", "--cells", "0"], "--cells must be 1 or more, not 0"),
+        (["x", "--cells", "0"], "a whole number from 1 to 100,000 is expected, not '0'"),
         (["x", "--tolerance", "-1"], "--tolerance must be 0 or a positive number, not -1"),
         (["x", "--tolerance", "nan"], "--tolerance must be 0 or a positive number"),
         (["x", "--all", "--cells", "2"], "not allowed with argument"),

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from gpt_lab import trackers
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, fork
-from gpt_lab.train import checkpoint, claim, trainer
+from gpt_lab.train import checkpoint, claim, start, trainer
 from tests.helpers import flip
-from tests.train.helpers import CLOCKED, assert_same, quiet, said, train, weights
+from tests.train.helpers import CLOCKED, assert_mirrored, assert_same, mirrored, quiet, said, train, weights
 
 Make = Callable[..., RunConfig]
 WSD = {"name": "wsd", "warmup": 4, "cooldown": 0.25}
@@ -40,7 +39,7 @@ class Dead(BaseException):
 
 
 def run(cfg: RunConfig, trunk: Path | None = None, forks: tuple[int, ...] = ()) -> trainer.Result:
-    return trainer.run_training(cfg, quiet(), "train", trunk=trunk, forks=forks)
+    return start.run_training(cfg, quiet(), "train", trunk=trunk, forks=forks)
 
 
 def make_all(make: Make, study: str, **settings: Any) -> dict[int, RunConfig]:
@@ -202,7 +201,7 @@ def test_a_damaged_fork_point_is_not_begun_from(make: Make, name: str) -> None:
     trunk = run(forked[LONG], forks=(15, 21)).path
     flip(fork.place(trunk, 15), name)
     console = quiet()
-    result = trainer.run_training(forked[20], console, "train", trunk=fork.place(trunk, 15))
+    result = start.run_training(forked[20], console, "train", trunk=fork.place(trunk, 15))
     assert "forked" not in Run.open(result.path).record
     why = f"{fork.place(trunk, 15)} is damaged ({Path(name).name} is not what was written)"
     assert f"{why}: the run is trained from the start\n" in said(console)
@@ -239,15 +238,9 @@ def test_force_trains_a_forked_run_from_the_start(make: Make) -> None:
 
 
 def test_the_mirror_of_a_branch_has_the_steps_before_the_fork(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    mirrored: list[tuple[int, float]] = []
-
-    class Mirror(trackers.Tracker):
-        def log(self, values: Any, step: int) -> None:
-            mirrored.extend((step, values[key]) for key in ("train/loss",) if key in values)
-
     forked = make_all(make, "forked")
     trunk = run(forked[LONG], forks=(15,)).path
-    monkeypatch.setattr(trackers, "build_tracker", lambda *_: Mirror())
+    kept = mirrored(monkeypatch)
     branch = run(forked[20], trunk=fork.place(trunk, 15)).path
-    assert mirrored == [(row["step"], row["train/loss"]) for row in Run.open(branch).metrics() if "train/loss" in row]
-    assert len(mirrored) == 20
+    assert_mirrored(kept, branch)
+    assert len(kept) == 20

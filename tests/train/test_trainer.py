@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file
 
+from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, all_runs
-from gpt_lab.train import checkpoint, trainer
+from gpt_lab.train import checkpoint, start, trainer
 from gpt_lab.train.plan import resolve
 from gpt_lab.train.step import Stepper
-from tests.train.helpers import curve, quiet, said, train, weights
+from tests.train.helpers import assert_mirrored, curve, mirrored, quiet, said, train, weights
 
 Make = Callable[..., RunConfig]
 ROOT = Path(__file__).parent.parent.parent
@@ -31,7 +33,7 @@ ROOT = Path(__file__).parent.parent.parent
 def test_the_run_folder_holds_the_story(make: Make) -> None:
     cfg = make(**{"budget.steps": 25, "eval.every": 10, "log.every": 5, "sample.tokens": 8})
     console = quiet()
-    result = trainer.run_training(cfg, console, "train optim=adamw seed=0")
+    result = start.run_training(cfg, console, "train optim=adamw seed=0")
     assert (result.state, result.exit_code, result.done) == ("finished", 0, False)
     run = Run.open(result.path)
     assert run.state == "finished"
@@ -50,9 +52,34 @@ def test_the_run_folder_holds_the_story(make: Make) -> None:
     assert math.isclose(final["val/ppl"], math.exp(final["val/loss"]))
     assert sorted(path.name for path in run.samples.iterdir()) == [f"step_{n:08d}.txt" for n in (10, 20, 25)]
     text = said(console)
-    assert "trigram floor" in text
-    assert f"uv run generate run={result.path}" in text
+    assert "counting" in text or "below every n-gram floor" in text
+    opening = open_dataset(cfg).opening
+    assert len(opening.split()) > 4 and run.record["prompt"] == opening
+    assert f"uv run generate run={result.path} 'prompt={opening}'" in text
+    assert all(path.read_text("utf-8").startswith(opening) for path in run.samples.iterdir())
     assert "uv run train optim=adamw seed=1" in text
+
+
+def test_lost_text_is_said_and_has_no_bits_per_byte(make: Make, tmp_path: Path) -> None:
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"e": 0, " ": 1, "<unk>": 2}, unk_token="<unk>"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    inner.decoder = tokenizers.decoders.Fuse()
+    inner.save(str(tmp_path / "lossy.json"))
+    cfg = make(tokenizer={"name": "hf", "path": str(tmp_path / "lossy.json")}, **{"budget.steps": 2, "eval.every": 1})
+    console = quiet()
+    run = Run.open(start.run_training(cfg, console, "train").path)
+    loses = "tokenizer=hf loses text: at least "
+    assert run.record["text"]["lossy"].startswith(loses)
+    assert run.record["text"]["ends"] is True
+    keys = {key for row in run.metrics() for key in row} | run.summary.keys()
+    assert "val/loss" in run.summary
+    assert not [key for key in keys if "bpb" in key or key.startswith(("floor/", "val/accuracy"))]
+    lines = said(console).splitlines()
+    assert lines.index(next(line for line in lines if line.startswith(f"warning: {loses}"))) < lines.index(
+        next(line for line in lines if line.startswith("training "))
+    )
+    assert f"no bits per byte: {run.record['text']['lossy']}" in lines
+    assert any(line.startswith("continue a text:") for line in lines)
 
 
 def test_final_weights_are_saved_and_are_those_validated(make: Make) -> None:
@@ -100,7 +127,7 @@ def test_a_finished_run_is_not_trained_again(make: Make) -> None:
     first = train(cfg)
     before = {p: p.stat().st_mtime_ns for p in first.path.rglob("*") if p.is_file() and p.name != "lock"}
     console = quiet()
-    again = trainer.run_training(replace(cfg, tracker={"name": "none"}), console)
+    again = start.run_training(replace(cfg, tracker={"name": "none"}), console)
     assert again.done
     assert again.path == first.path
     assert again.exit_code == 0
@@ -133,25 +160,32 @@ def test_where_a_run_is_kept_does_not_make_it_another(make: Make) -> None:
     assert train(make(**{"budget.steps": 2, "log.every": 2, "checkpoint.every": 1, "sample.tokens": 3})).done
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_leaves(make: Make, monkeypatch: pytest.MonkeyPatch, number: int, code: int) -> None:
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("method, words", [("step", "at step 7, whose"), ("resume", "before the first step")])
+def test_a_signal_saves_and_leaves(
+    make: Make, monkeypatch: pytest.MonkeyPatch, number: int, code: int, method: str, words: str
+) -> None:
+    """However many processes pass it on."""
     whole = train(make(**{"log.every": 4}))
     cfg = make(**{"log.every": 4}, study="stopped")
-    step = trainer.Trainer.step
+    usual = getattr(trainer.Trainer, method)
 
     def signalled(self: trainer.Trainer) -> None:
-        step(self)
-        if self.state.step == 7:
-            os.kill(os.getpid(), number)
+        usual(self)
+        if self.state.step in (0, 7):
+            for copy in (number, signal.SIGTERM, number):
+                os.kill(os.getpid(), copy)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "step", signalled)
+        patch.setattr(trainer.Trainer, method, signalled)
         console = quiet()
-        stopped = trainer.run_training(cfg, console)
+        stopped = start.run_training(cfg, console)
     assert (stopped.state, stopped.exit_code) == ("stopped", code)
-    assert "step 7" in said(console)
+    assert f"stopped by {signal.Signals(number).name} {words}" in said(console)
     assert Run.open(stopped.path).state == "stopped"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    kept = [path.name for path in stopped.path.glob("checkpoints/step-*")]
+    assert kept == (["step-7"] if method == "step" else [])
     resumed = train(cfg)
     assert resumed.path == stopped.path
     assert curve(resumed.path) == curve(whole.path)
@@ -160,7 +194,7 @@ def test_a_signal_saves_and_leaves(make: Make, monkeypatch: pytest.MonkeyPatch, 
 def test_a_signal_during_evaluation(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The evaluation is cut short; the resumed run makes up for it."""
     whole = train(make())
-    cfg = make(study="stopped")
+    cfg, kept = make(study="stopped"), mirrored(monkeypatch)
     evaluate = trainer.Trainer.evaluate
 
     def signalled(self: trainer.Trainer, limit: int | None) -> Any:
@@ -174,6 +208,7 @@ def test_a_signal_during_evaluation(make: Make, monkeypatch: pytest.MonkeyPatch)
     assert not any("val/loss" in row for row in curve(stopped.path))
     resumed = train(cfg)
     assert curve(resumed.path) == curve(whole.path)
+    assert_mirrored(kept, resumed.path)
     assert (resumed.path / "checkpoints" / "best").exists()
 
 
@@ -194,7 +229,7 @@ def test_divergence_names_the_first_bad_step_and_keeps_its_batch(
 
     monkeypatch.setattr(Stepper, "__call__", poisoned)
     console = quiet()
-    result = trainer.run_training(cfg, console)
+    result = start.run_training(cfg, console)
     assert (result.state, result.exit_code) == ("diverged", 1)
     path = result.path / "diverged" / "step-10.safetensors"
     assert "the loss is not finite at step 10" in said(console)
@@ -207,7 +242,7 @@ def test_divergence_names_the_first_bad_step_and_keeps_its_batch(
     assert torch.equal(kept["targets_BT"], expected.targets_BT)
     for saved in (result.path / "checkpoints").glob("step-*/model.safetensors"):
         assert all(torch.isfinite(tensor).all() for tensor in load_file(saved).values())
-    again = trainer.run_training(cfg, console)
+    again = start.run_training(cfg, console)
     assert again.done
     assert again.exit_code == 1
 
@@ -306,7 +341,8 @@ def test_a_prompt_that_the_vocabulary_lacks_is_no_reason_to_stop(make: Make) -> 
 
 STARTS = """
 import sys
-from gpt_lab.train.trainer import Trainer, run_training
+from gpt_lab.train.start import run_training
+from gpt_lab.train.trainer import Trainer
 from tests.train.helpers import quiet
 from tests.helpers import tiny_config
 
