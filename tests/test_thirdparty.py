@@ -129,7 +129,7 @@ def test_a_package_beside_it(beside: tuple[Path, Path]) -> None:
     explained = script(clone, ["components", "norm", "my_norm"], site)
     assert explained.returncode == 0, explained.stderr
     assert "Source: my_parts/my_parts.py:" in explained.stdout
-    line = ["train", "norm=my_norm", "attention=my_attention", *TINY, "budget.steps=2"]
+    line = ["train", "norm=my_norm", "attention=my_attention", *TINY]
     trained = script(clone, line, site)
     assert trained.returncode == 0, trained.stderr
 
