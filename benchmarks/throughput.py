@@ -240,10 +240,13 @@ def timed(
     return (clock() - start) / done * 1e3
 
 
+SHORT_STEPS = 500
+"""Planned steps of `lab_auto_short`: too few for compiling to pay."""
+
 LABS: dict[str, tuple[str, ...]] = {
     "lab": LIKE_FOR_LIKE,
     "lab_auto": AUTO,
-    "lab_auto_short": (*AUTO, "budget.steps=500"),
+    "lab_auto_short": AUTO,
 }
 
 
@@ -255,7 +258,8 @@ def serve(name: str, shape: Shape, files: tuple[Path, Path], steps: int, clock_n
     text, tokens = files
     arm: Bare | Lab
     if name in LABS:
-        arm = Lab([*same_model(shape, text, steps), *LABS[name]], text.parent / "runs")
+        planned = SHORT_STEPS if name == "lab_auto_short" else steps
+        arm = Lab([*same_model(shape, text, planned), *LABS[name]], text.parent / "runs")
         plan = arm.plan
         facts: dict[str, Any] = {
             "parameters": sum(p.numel() for p in arm.trainer.model.parameters()),
