@@ -341,11 +341,11 @@ def measure_cuda(scale: str, rows: int, micro: int, rounds: int, seconds: float,
         timed(lab.step, seconds / 2, wait=torch.cuda.synchronize)
         times = [timed(lab.step, seconds, wait=torch.cuda.synchronize) for _ in range(rounds)]
         rate = tokens / statistics.median(times) * 1e3
-        flops = lab.plan.cost.train_flops_per_token
+        flops = lab.plan.cost.mfu_flops_per_token
         found[kernel] = {
             "tokens_per_s": round(rate),
             "mfu": None if lab.trainer.peak is None else round(rate * flops / lab.trainer.peak, 4),
-            "train_flops_per_token": flops,
+            "mfu_flops_per_token": flops,
             "ms_per_round": [round(ms, 2) for ms in times],
             "peak_memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
             "chosen": {**lab.plan.resolved, "reasons": dict(lab.plan.reasons)},

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from gpt_lab import registry
-from gpt_lab.train.trainer import run_training
+from gpt_lab.train.start import run_training
 from tests.helpers import tiny_config
 
 WORDS = "the cat sat on the mat and the dog lay by the door while rain fell on the roof. "
@@ -166,6 +166,7 @@ None: the opposite of the default.
 """
 KEYS_ELSEWHERE = {
     "data.path": "test_config.py and tests/data",
+    "data.raw": "tests/data/test_files.py",
     "batch.micro": "tests/train: same gradients whatever the micro-batch",
     "model.checkpointing": "test_model.py: same numbers, recomputed",
     "budget.seconds": "tests/train",

@@ -24,11 +24,8 @@ exit status: 0 W&B has all of them, 1 something did not arrive (the same command
 
 def parser() -> Parser:
     """The options, each with its meaning."""
-    import argparse
 
-    made = Parser(
-        prog="upload", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = Parser(prog="upload", description=DESCRIPTION, epilog=EPILOG)
     made.add_argument(
         "folders", nargs="*", metavar="FOLDER", help="a run's folder, a study's, or one of studies (default: runs)"
     )

@@ -35,7 +35,7 @@ def prepare(cfg: RunConfig, console: Console) -> None:
 
         shards = open_shards(source, cfg.tokenizer, show)
         bar.update(task, description="counting n-grams", completed=0, total=None)
-        bits = floors(shards)
+        bits = {} if shards.lossy else floors(shards)
     for warning in shards.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False)
     console.print(_summary(cfg, shards, bits))

@@ -348,7 +348,8 @@ def _judged(found: Arranged, options: Options) -> Design:
         and "val/loss" in metrics
     ):
         changes["metric"] = metric = "val/loss"
-        found.notes.append("no run has val/bpb (its data is no text): val/loss decides")
+        reason = next((text for r in finished if (text := r["env"].get("lossy"))), "its data is no text")
+        found.notes.append(f"no run has val/bpb ({reason}): val/loss decides")
     if metrics and metric not in metrics:
         raise ConfigError(unknown("metric", metric, metrics))
     return dataclasses.replace(found.design, **changes)

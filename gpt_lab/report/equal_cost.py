@@ -275,7 +275,8 @@ def _verdicts(found: Answer, comparison: Comparison) -> Section:
         (
             f"The difference ({unit}) to a baseline that spends as many tokens, FLOPs or seconds as the arm: the "
             "baseline's own runs where they did (within 1 %), else they are moved along its curve. Corrected by Holm "
-            "over all arms and columns."
+            "over all arms and columns. FLOPs count the keys that a causal query sees; what a kernel computes beyond "
+            "them shows in seconds."
         )
     ]
     reasons = [

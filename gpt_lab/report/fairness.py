@@ -48,6 +48,7 @@ def doubts(
     for arm, keys in _unlike(used, baseline).items():
         found[arm] += fairness.unlike(keys, design, matched=arm in matched)
     _versions(used, design, baseline, found)
+    _text(runs[paired.chosen], design, baseline, found)
     return found
 
 
@@ -187,6 +188,17 @@ def _versions(used: pd.DataFrame, design: Design, baseline: str, found: Found) -
         judge("numbers", "another number format than the baseline's", ("precision",), _equal, "better", "worse")
     if timed and not compared & {"device"}:
         judge("machine", "another machine than the baseline's", MACHINE, _equal, "all")
+
+
+def _text(chosen: pd.DataFrame, design: Design, baseline: str, found: Found) -> None:
+    """Bits per byte of text that does not come back from its tokens, or whose ends only one of two arms encodes."""
+    known = [key for key in ("lossy", "ends") if f"env.{key}" in chosen]
+    said: dict[str, dict[str, Any]] = {}
+    for arm, own in chosen.groupby("arm", sort=False):
+        values = {key: [value for value in own[f"env.{key}"] if isinstance(value, str | bool)] for key in known}
+        said[str(arm)] = {key: max(found, default=None) for key, found in values.items()}
+    for arm, each in found.items():
+        each += fairness.unlike_text(said.get(arm, {}), said.get(baseline, {}), design)
 
 
 def _apart(used: pd.DataFrame, columns: list[str], baseline: str, same: Callable[[Any, Any], bool]) -> dict[str, int]:

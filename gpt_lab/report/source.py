@@ -52,9 +52,12 @@ ENVIRONMENT = (
     "compile",
     "data",
     "packages",
+    "lossy",
+    "ends",
 )
 """Where and how a run ran: times are ISO text in UTC; code is a hash of the lab's modules; device to compile are what
-`auto` became; data is the fingerprint of the corpus and tokenizer; packages is text, `python 3.11.7, torch 2.11.0`."""
+`auto` became; data is the fingerprint of the corpus and tokenizer; packages is text, `python 3.11.7, torch 2.11.0`;
+lossy is what the tokenizer loses of the validation text, ends whether it marks where documents end."""
 
 STATES = ("finished", "running", "stopped", "failed", "diverged", "pruned", "missing")
 
@@ -84,7 +87,8 @@ class Source:
 
     Fields:
         rows: one per run, each made by `row`.
-        curves: of the runs asked for: run -> table of step, tokens, flops, seconds and metrics, one line per step.
+        curves: of the runs asked for: run -> table of step, tokens, flops, seconds and metrics, one line per step; what
+            cannot be read is added to the notes.
         sweep: the sweep that the source itself says its runs belong to (a ledger's copy, W&B's sweep config).
         stated: what that sweep said of its verdicts before its first run, where the source knows.
         wanted: the runs that this sweep asked for, where the source knows them (a ledger); else None.
@@ -148,5 +152,8 @@ def row(
 
 
 def number(value: Any) -> float:
-    """A float; NaN for what is none."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    """A float; NaN for what is none, and for whole numbers beyond all floats."""
+    try:
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return math.nan

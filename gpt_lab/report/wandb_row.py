@@ -85,6 +85,7 @@ def wandb_row(
     env = {
         **{key: hardware.get(key) for key in HARDWARE},
         **_mapping(config.get("resolved")),
+        **_mapping(config.get("text")),
         "command": config.get("command"),
         "commit": git.get("commit"),
         "dirty": git.get("dirty"),

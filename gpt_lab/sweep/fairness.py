@@ -115,6 +115,16 @@ RULES: Mapping[str, Rule] = {
         "all",
         "metric val/bpb",
     ),
+    "lossy": Rule(
+        "A tokenizer that loses text, and bits per byte",
+        "all",
+        "one that gives text back byte for byte: byte, bpe, tiktoken",
+    ),
+    "ends": Rule(
+        "Where documents end is encoded for one and not for the other, and bits per byte",
+        "all",
+        "tokenizer.eot=true for both",
+    ),
     "few": Rule(
         "Validation on fewer than 2,000 targets",
         "all",
@@ -262,6 +272,28 @@ def unequal_budget(spent: float | None, of_baseline: float | None, kind: str) ->
         return []
     text = f"unequal budget: {spent:,.4g} {UNITS[kind]}, the baseline {of_baseline:,.4g}"
     return [doubt("budget", text, "better", *(("worse",) if spent < of_baseline else ()))]
+
+
+def unlike_text(text: Mapping[str, object], of_baseline: Mapping[str, object], design: Design) -> list[Doubt]:
+    """What forbids to compare the bits per byte of an arm and its baseline.
+
+    Args:
+        text, of_baseline: `lossy`, what of the text does not come back from the tokens, in words, and `ends`, whether
+            the ends of documents are encoded; either may be missing or None.
+    """
+    if "bpb" not in design.metric:
+        return []
+    found = []
+    for whose, lost in (("", text.get("lossy")), ("the baseline's ", of_baseline.get("lossy"))):
+        if lost:
+            found.append(doubt("lossy", f"{whose}{lost}", "all"))
+    ends = text.get("ends"), of_baseline.get("ends")
+    if None not in ends and ends[0] != ends[1]:
+        said = "encodes where documents end, and the baseline does not"
+        if not ends[0]:
+            said = "does not encode where documents end, and the baseline does"
+        found.append(doubt("ends", said, "all"))
+    return found
 
 
 def unlike(keys: Iterable[str], design: Design, *, matched: bool = False) -> list[Doubt]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Side:
     Fields:
         cells: its runs. cfg: the config of one of them. data: fingerprint of what that would train on.
         tokens, flops: of one run; None under a budget in seconds.
+        text: what is known of its tokens as text (train.plan.Plan.text).
     """
 
     arm: str
@@ -34,6 +35,7 @@ class Side:
     parameters: int
     tokens: float | None
     flops: float | None
+    text: Mapping[str, str | bool] = field(default_factory=dict)
 
 
 def beforehand(sweep: Sweep, sides: Sequence[tuple[Side, Side]]) -> list[str]:
@@ -57,6 +59,7 @@ def beforehand(sweep: Sweep, sides: Sequence[tuple[Side, Side]]) -> list[str]:
         keys = unlike(mine.cfg.flat(), base.cfg.flat())
         each += fairness.unlike(keys, design, matched=mine.cfg.match is not None)
         each += _versions(design, mine, base, made)
+        each += fairness.unlike_text(mine.text, base.text, design)
         for one in each:
             found.setdefault(one, []).append(mine.arm)
         size = "" if mine.cfg.match is not None else fairness.larger(mine.parameters, base.parameters)

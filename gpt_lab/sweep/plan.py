@@ -149,10 +149,10 @@ def estimate(
     }
     whole = speed.whole([(arm.seconds, parts[arm.arm]) for arm in arms], jobs, took.start)
     sides = [
-        lint.Side(arm.arm, group, cfg, builder.dataset(cfg).fingerprint, arm.parameters, arm.tokens, arm.flops)
-        for arm, group, cfg in zip(arms, by_arm.values(), configs, strict=True)
+        lint.Side(arm.arm, group, cfg, made.fingerprint, arm.parameters, arm.tokens, arm.flops, made.text)
+        for arm, group, cfg, made in zip(arms, by_arm.values(), configs, plans, strict=True)
     ]
-    notes = dict.fromkeys(note for made in plans for note in made.notes)
+    notes = dict.fromkeys((*(note for made in plans for note in made.notes), *builder.warnings))
     said = (*warnings(sweep, arms, sides), *notes)
     return Plan(tuple(arms), jobs, whole, took.basis, said, tuple(matching.lines(sweep, configs)))
 
@@ -313,26 +313,26 @@ class Builder:
             self._datasets[key] = open_dataset(cfg)
         return self._datasets[key]
 
+    @property
+    def warnings(self) -> list[str]:
+        """What the data opened so far have to say."""
+        return list(dict.fromkeys(line for dataset in self._datasets.values() for line in dataset.warnings))
+
     def plan(self, cfg: RunConfig, cell: Cell) -> RunPlan:
         """What the trainer would decide for a config, which can be built, and whose parts see no future."""
-        from gpt_lab import registry, trackers
-        from gpt_lab.optim.groups import groups
+        from gpt_lab import trackers
         from gpt_lab.train import causality
-        from gpt_lab.train.bare import bare_model
         from gpt_lab.train.eager import spare_compiler
-        from gpt_lab.train.plan import resolve
+        from gpt_lab.train.plan import check_size, resolve
 
         spare_compiler()
         key = repr([(k, v) for k, v in cfg.flat().items() if _built(k) and not _tuned(k, v)])
         if key not in self._plans:
             try:
                 trackers.check(cfg.tracker)
+                check_size(cfg)
                 dataset = self.dataset(cfg)
                 made = resolve(cfg, dataset)
-                model = bare_model(cfg, dataset.vocab_size)
-                init = registry.build("init", cfg.init, model.shape)
-                registry.build("optim", cfg.optim).build(groups(model, init))
-                registry.build("schedule", cfg.schedule)
                 causality.check_ahead(cfg, dataset.vocab_size)
             except (ConfigError, DataError) as error:
                 raise type(error)(f"cell {cell.index} ({join(tuple(cell.values), cell.values)}): {error}") from None

@@ -53,7 +53,7 @@ def check_job(job: Mapping[str, Any]) -> dict[str, Any]:
         job: cells: the fields of each. configs: their composed configs. lengths: whether to say how long each trains.
 
     Returns:
-        {"gpus": number, "lengths": the fields of each trunk.Length}
+        {"gpus": number, "lengths": the fields of each trunk.Length, "warnings": lines on the data}
     """
     from gpt_lab import config
     from gpt_lab.sweep import plan, trunk
@@ -64,7 +64,8 @@ def check_job(job: Mapping[str, Any]) -> dict[str, Any]:
     lengths = trunk.lengths(cells, configs, builder) if job.get("lengths") else []
     import torch
 
-    return {"gpus": torch.cuda.device_count(), "lengths": [dataclasses.asdict(one) for one in lengths]}
+    said = {"lengths": [dataclasses.asdict(one) for one in lengths], "warnings": builder.warnings}
+    return {"gpus": torch.cuda.device_count(), **said}
 
 
 def measure_job(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def _train(job: Mapping[str, Any], tell: Tell) -> int:
 
     from gpt_lab import config
     from gpt_lab.store import Run
-    from gpt_lab.train.trainer import run_training
+    from gpt_lab.train.start import run_training
 
     cfg = config.from_dict(job["config"])
     if cfg.identity() != job["identity"]:

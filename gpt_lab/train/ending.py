@@ -69,6 +69,7 @@ def show(
     summary: Mapping[str, Any],
     rows: Sequence[tuple[str, str]],
     command: str,
+    dataset: Dataset,
     prompt: str,
 ) -> None:
     """Prints the table of a finished run, the verdict, the folder, and the commands that come next."""
@@ -76,7 +77,8 @@ def show(
     lines = [
         *([verdict] if verdict else []),
         f"run folder: {run.path}",
-        *next_commands(run, cfg, command, prompt if "val/bpb" in summary else None),
+        *([f"no bits per byte: {dataset.lossy}"] if dataset.lossy else []),
+        *next_commands(run, cfg, command, prompt if dataset.is_text else None),
     ]
     live.show_end(console, run.name, rows, lines)
 
@@ -90,9 +92,10 @@ def next_commands(run: Run, cfg: RunConfig, command: str, prompt: str | None) ->
     return [*([] if prompt is None else [f"continue a text:  {generate}"]), f"another seed:     {again}"]
 
 
-def out_of_memory(cfg: RunConfig) -> LabError:
-    """The error of a GPU without enough memory, with the ways out."""
+def out_of_memory(cfg: RunConfig, device: str) -> LabError:
+    """The error of a device without enough memory, with the ways out."""
+    where = "GPU memory" if device == "cuda" else "memory"
     return LabError(
-        f"out of GPU memory with {cfg.batch.micro or cfg.rows} rows of {cfg.scale.context} tokens at a time: lower "
+        f"out of {where} with {cfg.batch.micro or cfg.rows} rows of {cfg.scale.context} tokens at a time: lower "
         "batch.micro, set model.checkpointing=true, or make the model smaller"
     )

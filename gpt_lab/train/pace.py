@@ -85,7 +85,7 @@ def measure(cfg: RunConfig) -> Pace:
         tokens = {times: _validation(trainer, times) for times in (1, *plan.longer)}
         save, sample = _save(trainer), _timed(trainer.draw_sample)
     work = _work(cfg, whole) / _work(small, plan)
-    each = whole.cost.train_flops_per_token / plan.cost.train_flops_per_token
+    each = whole.cost.mfu_flops_per_token / plan.cost.mfu_flops_per_token
     size = whole.cost.parameters / plan.cost.parameters
     return Pace(
         start=start * size,
@@ -100,7 +100,7 @@ def measure(cfg: RunConfig) -> Pace:
 
 def _work(cfg: RunConfig, plan: Plan) -> int:
     """FLOPs of a step."""
-    return cfg.rows * cfg.scale.context * plan.cost.train_flops_per_token
+    return cfg.rows * cfg.scale.context * plan.cost.mfu_flops_per_token
 
 
 def _small(cfg: RunConfig, plan: Plan) -> RunConfig:

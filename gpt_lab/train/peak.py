@@ -1,4 +1,4 @@
-"""The most FLOP/s that the device could do: the denominator of MFU."""
+"""The most FLOP/s that the device could do: the denominator of MFU, whose numerator is cost.mfu_flops_per_token."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ LONGEST = 0.05
 """Seconds: a larger product that would take longer is left out."""
 
 
-def mfu(tokens_per_s: float, flops_per_token: float, peak: float | None) -> float | None:
+def mfu(tokens_per_s: float, mfu_flops_per_token: float, peak: float | None) -> float | None:
     """Model FLOPs utilization, 0 to 1; None where the peak is not known.
 
     A share above 1 says that the peak was measured too low, as beside other work it may be: then it is not known.
     """
     if not peak:
         return None
-    share = tokens_per_s * flops_per_token / peak
+    share = tokens_per_s * mfu_flops_per_token / peak
     return share if 0 <= share <= 1 else None
 
 

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
 from gpt_lab import registry, signals, trackers
-from gpt_lab.data.dataset import Dataset, open_dataset
+from gpt_lab.data.dataset import Dataset
 from gpt_lab.errors import LabError
 from gpt_lab.model import initialize
 from gpt_lab.optim.groups import groups
 from gpt_lab.schema import RunConfig
 from gpt_lab.signals import Signals
 from gpt_lab.store import Run, fork
-from gpt_lab.terminal import Terminal
-from gpt_lab.train import causality, checkpoint, ending, live
-from gpt_lab.train.bare import bare_model
+from gpt_lab.train import checkpoint, ending, live
+from gpt_lab.train.bare import bare_model, is_out_of_memory
 from gpt_lab.train.budget import Clock
-from gpt_lab.train.claim import claim, shared
+from gpt_lab.train.claim import shared
 from gpt_lab.train.eager import spare_compiler
 from gpt_lab.train.ending import Result
 from gpt_lab.train.evaluate import eval_rows, evaluate
@@ -34,58 +32,13 @@ from gpt_lab.train.lengths import evaluate_longer
 from gpt_lab.train.memory import keep_freed_memory
 from gpt_lab.train.metrics import Diverged, History, peak_memory_gb
 from gpt_lab.train.peak import mfu, peak_flops
-from gpt_lab.train.plan import Plan, resolve
+from gpt_lab.train.plan import Plan
 from gpt_lab.train.sample import draw, save_tokenizer
 from gpt_lab.train.state import State, Stopped
 from gpt_lab.train.step import Stepper
 
 READ_AT_LEAST_EVERY = 100
 """Steps between two looks at the losses where the log is rarer, so that divergence is seen in time."""
-
-
-def run_training(
-    cfg: RunConfig,
-    console: Console | None = None,
-    command: str = "",
-    started: Callable[[Run], None] | None = None,
-    trunk: Path | None = None,
-    forks: Collection[int] = (),
-    asked: Signals | None = None,
-) -> Result:
-    """Trains what `cfg` describes, or resumes it, or says that it is done already.
-
-    Args:
-        console: where progress goes; None: standard output.
-        command: the command line, for the record and the hints at the end.
-        started: called with the run once this process holds its lock.
-        trunk: a fork point (store/fork.py) that a new run may begin from.
-        forks: steps at which this run leaves one for others.
-        asked: hears the signals that ask it to leave; None: a later one ends the process at once.
-
-    Raises:
-        ConfigError, DataError: what is asked for cannot be trained here, or its loss would mean nothing.
-        LabError: the run folder cannot be written, another process trains this run, memory is too small.
-    """
-    console = console or Terminal()
-    trackers.check(cfg.tracker)
-    with live.preparing(console) as progress:
-        dataset = open_dataset(cfg, progress)
-    for warning in dataset.warnings:
-        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
-    plan = resolve(cfg, dataset)
-    for note in plan.notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
-    causality.check(cfg, dataset.vocab_size, plan.device, plan.precision)
-    run = claim(cfg, plan, command, trunk)
-    with run.lock(), asked or Signals() as asked:
-        run = Run.open(run.path)  # as the last process that held the lock left it
-        if started is not None:
-            started(run)
-        if run.state in ("finished", "diverged") and not cfg.force:
-            return ending.already_done(run, cfg, console)
-        if cfg.force and (run.state != "running" or run.metrics()):
-            run.restart()
-        return Trainer(cfg, plan, dataset, run, console, asked, command, forks).run_to_end()
 
 
 class Trainer:
@@ -156,18 +109,24 @@ class Trainer:
                 return self.report(divergence)
 
     def resume(self) -> None:
-        """Continues from the newest valid checkpoint, or begins."""
-        found = self.checkpoints.newest()
+        """Continues from the newest whole checkpoint, or begins; says what was damaged."""
+        damaged: list[str] = []
+        found = self.checkpoints.resume(self.model, self.optimizer, self.plan.precision.scaler, damaged)
+        because = f": {'; '.join(damaged)}" if damaged else ""
         if found is not None:
-            path, _ = found
-            loaded = checkpoint.load(path, self.model, self.optimizer, self.plan.precision.scaler)
-            self.state = State(**{name: loaded[name] for name in asdict(self.state)})
-            self.view.say(f"resuming {self.run.path} from step {self.state.step}")
+            self.state = found
+            self.view.say(f"resuming {self.run.path} from step {self.state.step}{because}")
             self.run.update(resumed=True)  # from its start to its end is not how long it took
+        elif damaged:
+            self.view.say(f"training {self.run.path} anew{because}")
         else:
             self.view.say(f"training {self.run.path} ({', '.join(self.plan.resolved.values())[:80]})")
-        self.checkpoints.clean(self.state.step)
-        self.run.truncate_after(self.state.step)
+        forked = (self.run.record.get("forked") or {}).get("step", 0)
+        if forked > self.state.step:  # its own checkpoints, the trunk's among them, are damaged
+            self.run.update(forked=None)
+        self.checkpoints.clean(self.state.step, self.state.best_step)
+        if said := self.run.truncate_after(self.state.step):
+            self.view.say(said)
         if self.run.metrics():  # of an earlier process or of a trunk: the mirror may lack some of it
             self.tracker.resume()
         self.run.update(state="running", finished=None, error=None, prompt=self.prompt)
@@ -241,7 +200,7 @@ class Trainer:
             "perf/tokens_per_s": rate,
             "perf/peak_memory_gb": peak_memory_gb(self.plan.device),
         }
-        share = mfu(rate, self.plan.cost.train_flops_per_token, self.peak)
+        share = mfu(rate, self.plan.cost.mfu_flops_per_token, self.peak)
         if share is not None:
             values["perf/mfu"] = share
         self.write(values)
@@ -314,7 +273,7 @@ class Trainer:
         summary = self.summary() | values | longer | ending.floors(self.dataset)
         summary["val/targets"] = self.dataset.val_tokens - 1
         peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)  # takes memory
-        share = mfu(summary["perf/tokens_per_s"], self.plan.cost.train_flops_per_token, peak)
+        share = mfu(summary["perf/tokens_per_s"], self.plan.cost.mfu_flops_per_token, peak)
         if share is not None:
             summary["perf/mfu"] = share
         return self.end("finished", summary)
@@ -361,8 +320,8 @@ class Trainer:
                 self.run.update(error=f"{type(error).__name__}: {error}")
                 self.run.finish("failed", {})
             self.tracker.finish("failed", {}, open_step=self.state.step)
-            if isinstance(error, torch.OutOfMemoryError):
-                raise ending.out_of_memory(self.cfg) from error
+            if is_out_of_memory(error):
+                raise ending.out_of_memory(self.cfg, self.plan.device) from error
             raise
 
     def end(
@@ -380,7 +339,8 @@ class Trainer:
         rows = live.summary_rows(summary)
         if state == "finished":
             self.tracker.table("summary", ["metric", "value"], rows)
-            ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command, self.prompt)
+            told = self.dataset, self.prompt
+            ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command, *told)
         self.tracker.finish(state, summary, open_step)
         self.pass_on_messages()
         return Result(self.run.path, state, summary, signal_number=signal_number)

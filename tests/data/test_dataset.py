@@ -143,7 +143,7 @@ def test_document_mask(config: Make, tmp_path: Path) -> None:
         assert torch.equal(documents[:, 0], starts[:, 0].long())
         assert documents.max() > 1
     with pytest.raises(ConfigError, match="document_mask=true needs a token between documents, and tokenizer=char has"):
-        open_dataset(config(tokenizer="char", **{"batch.document_mask": True}))
+        open_dataset(config(tokenizer={"name": "char", "eot": False}, **{"batch.document_mask": True}))
     with pytest.raises(ConfigError, match="document_mask=true needs text"):
         open_dataset(config(data="synthetic", **{"batch.document_mask": True}))
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from rich.console import Console
 
 from gpt_lab import config
@@ -215,6 +217,27 @@ def test_a_tokenizer_needs_bits_per_byte(make: Any) -> None:
     line = "tokenizer=char: another tokenizer than the baseline's: val/loss cannot be compared: no verdict"
     assert line in shown(make(swept, metric={"name": "val/loss"}, gpt_lab=block))
     assert line not in shown(make(swept, gpt_lab=block))
+
+
+def test_bits_per_byte_need_the_whole_text_and_its_ends(make: Any, tmp_path: Path) -> None:
+    paths = {name: str(tmp_path / f"{name}.json") for name in ("whole", "lossy")}
+    for name, letters in (("whole", "To be,rnthaisqu.\n"), ("lossy", "obe")):
+        vocabulary = {letter: i for i, letter in enumerate([*dict.fromkeys(letters), "<unk>"])}
+        inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+        inner.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+        inner.decoder = tokenizers.decoders.Fuse()
+        inner.save(paths[name])
+    seeds = {"seed": {"values": [0, 1, 2]}}
+    swept = {"tokenizer.path": {"values": list(paths.values())}, **seeds, "tokenizer": {"value": "hf"}}
+    printed = shown(make(swept, gpt_lab={"baseline": {"tokenizer.path": paths["whole"]}}))
+    lossy = (
+        r"tokenizer=hf loses text: at least [\d,]+ of [\d,]+ bytes of the validation text do not come back \(.To.*\)"
+    )
+    assert len(re.findall(rf"{lossy}: there will be no bits per byte", printed)) == 1
+    assert len(re.findall(rf"lossy.json: {lossy}: no verdict. Way out: one that gives text back", printed)) == 1
+    swept = {"tokenizer.eot": {"values": [True, False]}, **seeds, "tokenizer": {"value": "char"}}
+    said = "tokenizer.eot=false: does not encode where documents end, and the baseline does: no verdict"
+    assert said in shown(make(swept, gpt_lab={"baseline": {"tokenizer.eot": True}}))
 
 
 @pytest.mark.parametrize("way", ["ladders of one's own", "equal FLOPs", "the budget is the question"])

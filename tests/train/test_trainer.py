@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file
 
@@ -20,7 +21,7 @@ from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, all_runs
-from gpt_lab.train import checkpoint, trainer
+from gpt_lab.train import checkpoint, start, trainer
 from gpt_lab.train.plan import resolve
 from gpt_lab.train.step import Stepper
 from tests.train.helpers import assert_mirrored, curve, mirrored, quiet, said, train, weights
@@ -32,7 +33,7 @@ ROOT = Path(__file__).parent.parent.parent
 def test_the_run_folder_holds_the_story(make: Make) -> None:
     cfg = make(**{"budget.steps": 25, "eval.every": 10, "log.every": 5, "sample.tokens": 8})
     console = quiet()
-    result = trainer.run_training(cfg, console, "train optim=adamw seed=0")
+    result = start.run_training(cfg, console, "train optim=adamw seed=0")
     assert (result.state, result.exit_code, result.done) == ("finished", 0, False)
     run = Run.open(result.path)
     assert run.state == "finished"
@@ -59,6 +60,28 @@ def test_the_run_folder_holds_the_story(make: Make) -> None:
     assert "uv run train optim=adamw seed=1" in text
 
 
+def test_lost_text_is_said_and_has_no_bits_per_byte(make: Make, tmp_path: Path) -> None:
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"e": 0, " ": 1, "<unk>": 2}, unk_token="<unk>"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    inner.decoder = tokenizers.decoders.Fuse()
+    inner.save(str(tmp_path / "lossy.json"))
+    cfg = make(tokenizer={"name": "hf", "path": str(tmp_path / "lossy.json")}, **{"budget.steps": 2, "eval.every": 1})
+    console = quiet()
+    run = Run.open(start.run_training(cfg, console, "train").path)
+    loses = "tokenizer=hf loses text: at least "
+    assert run.record["text"]["lossy"].startswith(loses)
+    assert run.record["text"]["ends"] is True
+    keys = {key for row in run.metrics() for key in row} | run.summary.keys()
+    assert "val/loss" in run.summary
+    assert not [key for key in keys if "bpb" in key or key.startswith(("floor/", "val/accuracy"))]
+    lines = said(console).splitlines()
+    assert lines.index(next(line for line in lines if line.startswith(f"warning: {loses}"))) < lines.index(
+        next(line for line in lines if line.startswith("training "))
+    )
+    assert f"no bits per byte: {run.record['text']['lossy']}" in lines
+    assert any(line.startswith("continue a text:") for line in lines)
+
+
 def test_final_weights_are_saved_and_are_those_validated(make: Make) -> None:
     from gpt_lab import registry
     from gpt_lab.data.dataset import open_dataset
@@ -68,13 +91,13 @@ def test_final_weights_are_saved_and_are_those_validated(make: Make) -> None:
 
     cfg = make(**{"budget.steps": 7, "eval.tokens": 100, "eval.every": 3})
     result = train(cfg)
-    model, _, _ = load_run(Run.open(result.path), "last")
+    model = load_run(Run.open(result.path), "last").model
     values = evaluate(
         model, registry.build("objective", cfg.objective), precision.resolve("fp32", "cpu"), open_dataset(cfg), rows=4
     )
     assert values is not None
     assert math.isclose(values["val/loss"], result.summary["val/loss"], rel_tol=1e-6)
-    assert checkpoint.read_state(result.path / "checkpoints" / "last")["step"] == 7  # type: ignore[index]
+    assert checkpoint.read_state(result.path / "checkpoints" / "last")["step"] == 7
 
 
 def test_the_best_checkpoint_has_the_lowest_loss(make: Make) -> None:
@@ -104,7 +127,7 @@ def test_a_finished_run_is_not_trained_again(make: Make) -> None:
     first = train(cfg)
     before = {p: p.stat().st_mtime_ns for p in first.path.rglob("*") if p.is_file() and p.name != "lock"}
     console = quiet()
-    again = trainer.run_training(replace(cfg, tracker={"name": "none"}), console)
+    again = start.run_training(replace(cfg, tracker={"name": "none"}), console)
     assert again.done
     assert again.path == first.path
     assert again.exit_code == 0
@@ -156,7 +179,7 @@ def test_a_signal_saves_and_leaves(
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, method, signalled)
         console = quiet()
-        stopped = trainer.run_training(cfg, console)
+        stopped = start.run_training(cfg, console)
     assert (stopped.state, stopped.exit_code) == ("stopped", code)
     assert f"stopped by {signal.Signals(number).name} {words}" in said(console)
     assert Run.open(stopped.path).state == "stopped"
@@ -206,7 +229,7 @@ def test_divergence_names_the_first_bad_step_and_keeps_its_batch(
 
     monkeypatch.setattr(Stepper, "__call__", poisoned)
     console = quiet()
-    result = trainer.run_training(cfg, console)
+    result = start.run_training(cfg, console)
     assert (result.state, result.exit_code) == ("diverged", 1)
     path = result.path / "diverged" / "step-10.safetensors"
     assert "the loss is not finite at step 10" in said(console)
@@ -219,7 +242,7 @@ def test_divergence_names_the_first_bad_step_and_keeps_its_batch(
     assert torch.equal(kept["targets_BT"], expected.targets_BT)
     for saved in (result.path / "checkpoints").glob("step-*/model.safetensors"):
         assert all(torch.isfinite(tensor).all() for tensor in load_file(saved).values())
-    again = trainer.run_training(cfg, console)
+    again = start.run_training(cfg, console)
     assert again.done
     assert again.exit_code == 1
 
@@ -318,7 +341,8 @@ def test_a_prompt_that_the_vocabulary_lacks_is_no_reason_to_stop(make: Make) -> 
 
 STARTS = """
 import sys
-from gpt_lab.train.trainer import Trainer, run_training
+from gpt_lab.train.start import run_training
+from gpt_lab.train.trainer import Trainer
 from tests.train.helpers import quiet
 from tests.helpers import tiny_config
 
