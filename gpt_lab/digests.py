@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gpt_lab.errors import DataError
@@ -29,20 +30,23 @@ def sha256(path: Path) -> str:
 
 
 def write_sums(folder: Path, names: Iterable[str] | None = None) -> None:
-    """Writes SHA256SUMS for files of a folder, on stable storage.
+    """Writes SHA256SUMS for files of a folder, and puts all of them on stable storage.
 
     Args:
         names: relative to the folder; None: all that are in it, at any depth.
 
     Raises:
-        OSError: it cannot be read or written.
+        OSError: one cannot be read or written.
     """
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    lines = [f"{sha256(folder / name)}  {name}\n" for name in sorted(found if names is None else names)]
-    with open(folder / SUMS, "w", encoding="utf-8") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
+    files = {name: folder / name for name in sorted(found if names is None else names)}
+    with ThreadPoolExecutor(1) as pool:  # the disk works while the processor does
+        written = [pool.submit(_sync, path) for path in files.values()]
+        lines = [f"{sha256(path)}  {name}\n" for name, path in files.items()]
+        for one in written:
+            one.result()
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+    _sync(folder / SUMS)
 
 
 def check_sums(folder: Path, *names: str) -> None:
@@ -68,6 +72,11 @@ def check_sums(folder: Path, *names: str) -> None:
         if error.errno == errno.EIO:
             raise Damaged(f"{name} cannot be read from the disk") from error
         raise DataError(f"cannot read {error.filename or folder}: {error.strerror}") from error
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def _listed(folder: Path) -> dict[str, str]:

@@ -315,9 +315,36 @@ def test_unreadable_records(tmp_path: Path) -> None:
         Run.open(run.path)
     with pytest.raises(DataError, match="it has no run.json"):
         Run.open(tmp_path)
+    (run.path / "run.json").write_text("[" * 200_000)
+    with pytest.raises(DataError, match="not valid JSON"):
+        Run.open(run.path)
     (run.path / "config.yaml").write_text("a: [")
     with pytest.raises(DataError, match="not valid YAML"):
         _ = run.config
+
+
+def test_a_file_that_was_changed_is_not_what_was_written(tmp_path: Path) -> None:
+    """Any byte: the digest is of the text. A file without a digest is another program's, and taken as it is."""
+    path = tmp_path / "a.json"
+    value = {"text": "é\n", "list": [1, 2.5, None], "sum": {"nan": math.nan}}
+    files.write_json(path, value)
+    data = path.read_bytes()
+    assert files.decode(files.read_json(path, digest=True))["list"] == value["list"]
+    changed = 0
+    for at in range(len(data)):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        try:
+            files.read_json(path, digest=True)
+        except DataError:
+            changed += 1
+    assert changed == len(data)
+    path.write_text(json.dumps(json.loads(data)))
+    with pytest.raises(DataError, match="a.json was edited or is damaged: its digest does not fit"):
+        files.read_json(path)
+    path.write_text('{"a": 1}')
+    assert files.read_json(path) == {"a": 1}
+    with pytest.raises(DataError, match="its digest does not fit"):
+        files.read_json(path, digest=True)
 
 
 # locks
@@ -336,6 +363,9 @@ def test_lock(tmp_path: Path) -> None:
             Run.open(run.path).lock()
     assert run.holder() is None
     held = run.lock()
+    for text in ("", "[]", "[" * 200_000):
+        (run.path / "lock").write_text(text)
+        assert (run.holder() or {})["pid"] == "?"
     held.release()
     held.release()
     assert run.holder() is None

@@ -50,6 +50,23 @@ def test_find(runs: Path, spec: str, expected: str) -> None:
     assert find_run(runs, spec).path == runs / expected
 
 
+def test_what_was_left_out_is_named(runs: Path) -> None:
+    """Of the runs that the answer was chosen from, no others."""
+    run = Run.open(runs / "two" / "b")
+    run.update(summary={"val/bpb": "low", "val/loss": 1.0})
+    torn = f"cannot read {runs}/one/torn/run.json: not valid JSON: the run is left out"
+    low = f'{runs}/two/b/run.json: val/bpb is "low": left out of its summary'
+    for spec, expected in {"latest": {torn, low}, "one": {torn}, "two": {low}, "one/a": {torn}, "a": set()}.items():
+        left_out: dict[Path, str] = {}
+        find_run(runs, spec, left_out)
+        assert set(left_out.values()) == expected, spec
+    assert Run.open(run.path).summary == {"val/loss": 1.0}
+    (runs / "one" / "c" / "run.json").write_text("[" * 200_000)
+    with pytest.raises(DataError, match=r"cannot read .*/one/c/run.json: not valid JSON"):
+        find_run(runs, "one/c")
+    assert find_run(runs, "one/latest").name == "bad"
+
+
 def test_find_by_folder(runs: Path, tmp_path: Path) -> None:
     assert find_run("elsewhere", str(runs / "one" / "a")).name == "a"
 

@@ -90,7 +90,7 @@ def read(places: Places, options: Options) -> Loaded:
     notes = [note for source in sources for note in source.notes]
     sweep, wanted = _asked_for(places, sources, rows, notes)
     if not rows and not wanted:
-        raise DataError(_nothing(places))
+        raise DataError(_nothing(places, notes))
     arranged = arms.arrange(rows, wanted, sweep, options, places.name)
     arranged.notes[:0] = notes
     return Loaded(arranged, _table(arranged), sources, sweep, places.runs_dirs)
@@ -189,10 +189,10 @@ def _cells(sweep: Sweep) -> list[Wanted]:
     return [Wanted(cell.key, cell.values, cell.identity) for cell in cells.cells(sweep)]
 
 
-def _nothing(places: Places) -> str:
+def _nothing(places: Places, notes: Sequence[str]) -> str:
     where = [*map(str, (*places.studies, *places.runs, *places.offline)), *places.remote]
     way = f"`uv run sweep {places.sweep.path}` makes them" if places.sweep else "name a folder that holds runs"
-    return f"no readable run in {', '.join(where)}: {way}"
+    return f"no readable run in {', '.join(where)}: {f'{notes[0]}; ' if notes else ''}{way}"
 
 
 def _table(arranged: arms.Arranged) -> pd.DataFrame:

@@ -42,7 +42,8 @@ def read_record(folder: Path) -> tuple[dict[str, Any], str]:
         if not isinstance(record.get(key), dict | None):
             raise refuse(key, record[key])
         for name, value in (record.get(key) or {}).items() if key != "summary" else ():
-            if not plain(value) and not (key == "config" and isinstance(value, list)):
+            inner = list(value.values()) if (key, name) == ("wandb", "sweep") and isinstance(value, dict) else [value]
+            if not all(map(plain, inner)) and not (key == "config" and isinstance(value, list)):
                 raise refuse(f"{key}.{shorten(name)}", value)
     if record.get("state") not in STATES:
         raise refuse("state", record.get("state"))

@@ -159,17 +159,14 @@ def save(path: Path, model: nn.Module, optimizer: Stateful, scaler: Stateful | N
     with _writing(path):
         try:
             temporary.mkdir(parents=True)
-            _save_tensors(temporary / MODEL, model.state_dict())
-            _save_tensors(temporary / TRAINING, tensors)
+            save_file(_separate(model.state_dict()), temporary / MODEL)
+            save_file(_separate(tensors), temporary / TRAINING)
             whole = {
                 **state,
                 "optimizer": structure,
                 "scaler": scaler.state_dict() if scaler is not None else None,
             }
-            with open(temporary / STATE, "w", encoding="utf-8") as file:
-                json.dump(whole, file)
-                file.flush()
-                os.fsync(file.fileno())
+            (temporary / STATE).write_text(json.dumps(whole), encoding="utf-8")
             write_sums(temporary)
             sync_folder(temporary)
             if path.exists():  # damaged, or of an earlier life of the run
@@ -239,13 +236,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _save_tensors(path, tensors)
-
-
-def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file(_separate(tensors), path)
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+        save_file(_separate(tensors), path)
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -156,6 +157,19 @@ def preparing(console: Console) -> Iterator[Callable[[str, int, int | None], Non
     finally:
         if told and console.is_terminal:
             bar.stop()
+
+
+def opening(run: Path, step: int | None, resolved: Iterable[str], damaged: Sequence[str]) -> str:
+    """The first line of a run: where it goes on, or that it begins.
+
+    Args:
+        step: of the checkpoint that it goes on from; None: it begins. resolved: what `auto` became.
+        damaged: a few words on each newer checkpoint that is not used.
+    """
+    because = f": {'; '.join(damaged)}" if damaged else ""
+    if step is not None:
+        return f"resuming {run} from step {step}{because}"
+    return f"training {run} anew{because}" if damaged else f"training {run} ({', '.join(resolved)[:80]})"
 
 
 def _shown(values: Mapping[str, float]) -> list[str]:

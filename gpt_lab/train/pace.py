@@ -156,7 +156,7 @@ class _Glance:
 
     def __init__(self, dataset: Dataset, times: int) -> None:
         self.dataset, self.times = dataset, times
-        self.bytes_per_token = dataset.bytes_per_token
+        self.bytes_per_token, self.is_text = dataset.bytes_per_token, dataset.is_text
         self.tokens = 0
         self.began = time.perf_counter()
 

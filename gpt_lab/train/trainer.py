@@ -112,17 +112,11 @@ class Trainer:
         """Continues from the newest whole checkpoint, or begins; says what was damaged."""
         damaged: list[str] = []
         found = self.checkpoints.resume(self.model, self.optimizer, self.plan.precision.scaler, damaged)
-        because = f": {'; '.join(damaged)}" if damaged else ""
+        self.state = found or self.state
+        self.view.say(live.opening(self.run.path, found.step if found else None, self.plan.resolved.values(), damaged))
         if found is not None:
-            self.state = found
-            self.view.say(f"resuming {self.run.path} from step {self.state.step}{because}")
             self.run.update(resumed=True)  # from its start to its end is not how long it took
-        elif damaged:
-            self.view.say(f"training {self.run.path} anew{because}")
-        else:
-            self.view.say(f"training {self.run.path} ({', '.join(self.plan.resolved.values())[:80]})")
-        forked = (self.run.record.get("forked") or {}).get("step", 0)
-        if forked > self.state.step:  # its own checkpoints, the trunk's among them, are damaged
+        if (self.run.record.get("forked") or {}).get("step", 0) > self.state.step:  # what its trunk gave is damaged
             self.run.update(forked=None)
         self.checkpoints.clean(self.state.step, self.state.best_step)
         if said := self.run.truncate_after(self.state.step):

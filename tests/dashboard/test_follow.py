@@ -12,8 +12,10 @@ import pytest
 
 from gpt_lab.dashboard import follow
 from gpt_lab.dashboard.follow import Follower, Row, Seen, Tail, check_targets
+from gpt_lab.dashboard.mirror import Writer
 from gpt_lab.errors import DataError
 from gpt_lab.store import Run
+from gpt_lab.store.lock import Lock
 from tests.dashboard.store import log, make
 
 
@@ -168,12 +170,48 @@ def test_a_run_that_is_removed_or_half_copied_is_not_shown(tmp_path: Path) -> No
     (run.path / "run.json").write_bytes(record[:50])
     follower.poll()
     assert sink.steps() == [[1]]
+    unreadable = f"cannot read {run.path}/run.json: not valid JSON: the run is left out"
+    assert follower.left_out == {run.path: unreadable}
     (run.path / "run.json").write_bytes(record)
     follower.poll()
     assert sorted(sink.steps()) == [[1], [1, 2]]
+    assert follower.left_out == {}
     shutil.rmtree(run.path.parent)
     follower.poll()
     assert sink.rows == {}
+
+
+@pytest.mark.parametrize("line", ['"x"', "[1]", "null", "-1", "true", '"NaN"', "2.5", str(2**63), "[" * 200_000])
+def test_a_line_whose_step_is_none_is_left_out_by_name(tmp_path: Path, line: str) -> None:
+    run, said = make(tmp_path, "pos_enc", "a", 2), []
+    writer = Writer(Follower([tmp_path], sink := Recorder()), Lock(tmp_path / "lock"), said.append)
+    with open(run.path / "metrics.jsonl", "a") as file:
+        file.write(f'{{"step":{line},"train/loss":1.0}}\n{{"step":3,"train/loss":1.0,"odd":[1]}}\n')
+    for _ in range(2):
+        writer.look()
+    assert sink.steps() == [[1, 2, 3]]
+    (only,) = said
+    why = (
+        "not valid JSON"
+        if len(line) > 99
+        else f"step is {'a list' if line == '[1]' else 'too large' if len(line) > 9 else line}"
+    )
+    assert f"{run.path}/metrics.jsonl: left out what is no step or number (first, at byte " in only and why in only
+
+
+def test_a_run_of_no_time_and_no_settings_is_shown_all_the_same(tmp_path: Path) -> None:
+    run = make(tmp_path, "pos_enc", "a", 1)
+    run.update(started="yesterday", config=None)
+    follower = Follower([tmp_path], Recorder())
+    follower.poll()
+    (seen,) = follower.runs
+    assert seen.when(5.0).year == 1970
+    assert seen.settings["state"] == "running"
+    run.update(started="2026-01-31T12:00:00Z")
+    follower.poll()
+    (seen,) = follower.runs
+    assert (seen.when(1.5) - seen.when()).total_seconds() == 1.5
+    assert seen.when(1e300).year == 1970
 
 
 def test_studies_of_one_name_are_told_apart(tmp_path: Path) -> None:

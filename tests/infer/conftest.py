@@ -61,6 +61,6 @@ def make_run(tmp_path: Path) -> MakeRun:
 
 @pytest.fixture
 def letters() -> Char:
-    tokenizer = Char()
+    tokenizer = Char(eot=False)
     tokenizer.fit(["ROMEO: él 東京 😀\n"])
     return tokenizer

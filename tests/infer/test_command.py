@@ -170,7 +170,7 @@ def test_an_empty_prompt_starts_a_text(
     assert command.start(Byte(), "") == ([256], "")
     assert command.start(letters, "") == (letters.encode("\n"), "")
     assert command.start(letters, "RO") == (letters.encode("RO"), "RO")
-    no_lines = Char()
+    no_lines = Char(eot=False)
     no_lines.fit(["abc"])
     with pytest.raises(LabError, match='give a prompt="..."'):
         command.start(no_lines, "")

