@@ -5,16 +5,13 @@ The agent writes `key=` and Python's str of a value: `None` for null, a path wit
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import re
 import types
 import typing
 from typing import Annotated, Any
 
-from gpt_lab import options, registry
+from gpt_lab import names, options
 from gpt_lab.errors import ConfigError
-from gpt_lab.schema import RunConfig
 
 DOLLAR = r"\${"
 """What stands for ${ where no interpolation is meant."""
@@ -30,7 +27,7 @@ def readable(text: str) -> str:
     else keeps Hydra's meaning.
     """
     key, equals, value = text.partition("=")
-    allowed = _types(key)
+    allowed = names.settings().get(key, ())
     if not equals or not allowed:
         return text
     if value == "None" and any(type(None) in _members(one) for one in allowed):
@@ -71,20 +68,6 @@ def _fits(key: str, text: str, allowed: tuple[Any, ...]) -> bool:
             continue
         return True
     return False
-
-
-@functools.cache
-def _types(key: str) -> tuple[Any, ...]:
-    """The types that a setting may have (of a part's option: in any part); none for a group and for an unknown key."""
-    head, _, rest = key.partition(".")
-    if head in registry.KINDS:
-        parts = registry.index().get(head, {}).values()
-        return tuple(part.options[rest].annotation for part in parts if rest in part.options)
-    hints = typing.get_type_hints(RunConfig, include_extras=True)
-    if not rest:
-        return (hints[key],) if key in hints and not dataclasses.is_dataclass(hints[key]) else ()
-    inside = typing.get_type_hints(hints[head], include_extras=True) if head in hints else {}
-    return (inside[rest],) if rest in inside else ()
 
 
 def _members(annotation: Any) -> set[Any]:

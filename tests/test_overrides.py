@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from gpt_lab import config
 from gpt_lab.errors import ConfigError
 from gpt_lab.overrides import readable, word
-from gpt_lab.sweep import spec
+from gpt_lab.sweep import cells, spec
 
 ODD = (
     "my texts (1)/a=b",
@@ -88,3 +91,17 @@ def test_a_number_is_no_text(text: str) -> None:
     assert readable(text) == text
     with pytest.raises(ConfigError):
         composed(text)
+
+
+def test_a_sweep_takes_them_too(tmp_path: Path) -> None:
+    """From its file and from its command line."""
+    file = tmp_path / "odd.yaml"
+    sweep: dict[str, Any] = {"method": "grid", "parameters": {"seed": {"values": [0]}, "data": {"value": "text"}}}
+    sweep["parameters"]["sample.prompt"] = {"values": ["a, b", "(c)"]}
+    sweep["parameters"]["model.logit_softcap"] = {"value": None}
+    file.write_text(yaml.safe_dump(sweep))
+    found = cells.configs(cells.cells(spec.load(file, ["data.path=a (1), b=é#.txt"])))
+    assert [(cfg.data["path"], cfg.sample.prompt) for cfg in found] == [
+        ("a (1), b=é#.txt", "a, b"),
+        ("a (1), b=é#.txt", "(c)"),
+    ]

@@ -73,7 +73,7 @@ def _near(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-main = entry(run)
+main = entry(run, works=lambda argv: True)
 
 if __name__ == "__main__":
     main()

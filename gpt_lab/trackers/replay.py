@@ -16,7 +16,6 @@ from gpt_lab.trackers.wandb_env import agent
 
 AGENT_PATIENCE, UPLOAD_PATIENCE = 60.0, 600.0
 """Seconds for all of a run: an agent waits with its next one, who asks for an upload has nothing else to do."""
-ENDED = ("finished", "diverged")
 
 
 def replay(settings: Mapping[str, Any], run: Run, cfg: RunConfig) -> list[str]:
@@ -33,7 +32,7 @@ def replay(settings: Mapping[str, Any], run: Run, cfg: RunConfig) -> list[str]:
 
 def behind(run: Run) -> bool:
     """Whether W&B may lack something of a run."""
-    return not (run.state in ENDED and (run.record.get("wandb") or {}).get("uploaded"))
+    return not (run.record.get("wandb") or {}).get("uploaded")
 
 
 def lacking(folders: Iterable[Path]) -> int:

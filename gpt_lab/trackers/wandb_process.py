@@ -165,7 +165,9 @@ class Session:
 
     def _on_finish(self, _: None, data: dict[str, Any]) -> None:
         self._probe = min(self._probe, 0.1 * self._patience)
-        if self._step is None or self._step != data["open_step"]:
+        if self._step is not None and self._step == data["open_step"]:
+            self._whole = False
+        else:
             self._commit()
         self._run.summary.update({**data["summary"], "state": data["state"]})
         self._end(EXIT_CODES.get(data["state"], 1))

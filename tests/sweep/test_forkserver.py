@@ -106,10 +106,14 @@ def test_children(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_server_dies_with_its_runner() -> None:
-    runner = subprocess.Popen([sys.executable, "-c", HOLD], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    agent = {**os.environ, "WANDB_SWEEP_ID": "s", "WANDB_RUN_ID": "r", "WANDB_PROJECT": "p"}
+    runner = subprocess.Popen([sys.executable, "-c", HOLD], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=agent)
     assert runner.stdout is not None
     server = int(runner.stdout.readline())
     assert process_is_there(server)
+    names = {entry.partition("=")[0] for entry in Path(f"/proc/{server}/environ").read_text().split("\0")}
+    assert names & agent.keys() >= {"WANDB_PROJECT", "PATH"}
+    assert not names & {"WANDB_SWEEP_ID", "WANDB_RUN_ID"}, "its trials are several: no one's id is theirs"
     runner.kill()
     runner.communicate()
     until(lambda: not process_is_there(server), 5)
