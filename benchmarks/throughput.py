@@ -35,10 +35,10 @@ from torch import Tensor, nn
 from gpt_lab import config, kernels
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError
+from gpt_lab.signals import Signals
 from gpt_lab.store.record import machine
 from gpt_lab.train.claim import claim
 from gpt_lab.train.plan import resolve
-from gpt_lab.train.signals import Signals
 from gpt_lab.train.trainer import Trainer
 
 ALPHABET = "".join(chr(c) for c in range(33, 33 + 64)) + "\n"
@@ -103,7 +103,7 @@ class Block(nn.Module):
 
 
 class BareGPT(nn.Module):
-    """Token and position embeddings, blocks, norm, head tied to the token embedding; returns the loss."""
+    """Token and position embeddings, blocks, norm, head tied to the token embedding."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -116,11 +116,15 @@ class BareGPT(nn.Module):
                 last = name.endswith(("out.weight", "down.weight"))
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * shape.depth) if last else 0.02)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Tensor:
         h = self.tokens(x) + self.positions(torch.arange(x.shape[1], dtype=torch.long))
         for block in self.blocks:
             h = block(h)
-        logits = F.linear(self.norm(h), self.tokens.weight)
+        return F.linear(self.norm(h), self.tokens.weight)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss."""
+        logits = self.logits(x)
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), y.view(-1), ignore_index=-1)
 
 
@@ -134,7 +138,7 @@ class Bare:
         matrices = [p for p in self.model.parameters() if p.ndim >= 2]
         vectors = [p for p in self.model.parameters() if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), **({"fused": True} if fused else {}))
+        self.optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), **({"fused": True} if fused else {}))
         self.count = 0
         self.batch = self.take()
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from gpt_lab import options, registry, schema
 from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.overrides import readable
 from gpt_lab.schema import RunConfig
 
 GROUPS = (*registry.KINDS, "scale", "model", "experiment")
@@ -201,7 +202,7 @@ def _parse(text: str) -> Any:
     if "=" not in text:
         raise ConfigError(f"{text!r} is no setting: write key=value, such as optim=muon or optim.lr=0.01")
     try:
-        override = OverridesParser.create().parse_override(text)
+        override = OverridesParser.create().parse_override(readable(text))
     except HydraException as error:
         raise ConfigError(f"cannot read {text!r}: {str(error).splitlines()[0]} (quote values as key='text')") from None
     key = override.key_or_group

@@ -132,5 +132,5 @@ def check_match(cfg: RunConfig, cost: Cost) -> None:
 def _part(name: str) -> str:
     head, *rest = name.split(".")
     if head != "blocks":
-        return head
+        return "norm" if head == "embed_norm" else head
     return rest[1] if rest[1] in ("attention", "mlp") else "norm"

@@ -49,6 +49,7 @@ class GPT(nn.Module):
         self.embed_dropout = KeyedDropout(shape.dropout, salt(shape.depth, "embed"))
         self.position: Position = registry.build("position", cfg.position, shape)
         make_norm = functools.partial(registry.build, "norm", cfg.norm)
+        self.embed_norm = make_norm(shape.width) if flags.embed_norm else None
         self.blocks = nn.ModuleList()
         for layer in range(shape.depth):
             attention = registry.build("attention", cfg.attention, shape, layer)
@@ -86,6 +87,8 @@ class GPT(nn.Module):
             positions_T = self._positions((length, device), (), lambda: torch.arange(length, device=device))
         flow = Flow(self.position, positions_T, documents_BT, cache, keys_B)
         x = self.position.embed(self.embed(tokens_BT), positions_T)
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
         x = self.embed_dropout(x, keys_B)
         if self.checkpointing and self.training and cache is None:
             for block in self.blocks:  # dropout is keyed: no generator's state to keep

@@ -28,11 +28,15 @@ class Scale:
 
 @dataclass(frozen=True)
 class Model:
-    """Flags of the assembled model that belong to no single part."""
+    """Flags of the assembled model that belong to no single part.
+
+    embed_norm puts a norm on the embeddings, added positions included, as BERT, BLOOM and nanochat have one.
+    """
 
     tied: bool = True
     bias: bool = False
     dropout: Probability = 0.0
+    embed_norm: bool = False
     logit_softcap: PositiveFloat | None = None
     vocab_multiple: PositiveInt = 1
     checkpointing: bool = False
@@ -87,9 +91,9 @@ class Log:
 
 @dataclass(frozen=True)
 class Sample:
-    """The text drawn at each evaluation; `tokens=0` draws none."""
+    """The text drawn at each evaluation; `tokens=0` draws none. Without a prompt it continues words of the corpus."""
 
-    prompt: str = "\n"
+    prompt: str | None = None
     tokens: NonNegativeInt = 64
     temperature: NonNegativeFloat = 0.8
 
@@ -185,7 +189,7 @@ def identity(flat: Mapping[str, Any]) -> str:
 NOT_IDENTITY = frozenset({"study", "runs_dir", "tracker", "log", "sample", "checkpoint", "force", "label"})
 """Top-level keys that change where a run is kept or what is shown of it, never its numbers."""
 
-LATER: Mapping[str, Any] = {"match": None, "match_to": None, "eval.contexts": [1]}
+LATER: Mapping[str, Any] = {"match": None, "match_to": None, "eval.contexts": [1], "model.embed_norm": False}
 """Keys that came later, with the value that changes nothing: older runs, without them, keep their identity."""
 
 MATCHED = ("mlp.d_ff", "scale.depth", "scale.width")

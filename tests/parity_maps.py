@@ -1,4 +1,8 @@
-"""How weights of Hugging Face models are laid out in ours: functions on {name: tensor}, good for gradients too."""
+"""How weights of other models are laid out in ours: differentiable functions on {name: tensor}.
+
+A map renames, cuts, stacks and permutes; where a model states a weight in other terms (Gemma's norms multiply by
+1 + w), it says the same weight in ours. It changes no value that the model would use.
+"""
 
 from __future__ import annotations
 
@@ -63,8 +67,10 @@ def olmo2(theirs: Tensors) -> dict[str, Tensor]:
 
 
 def gemma2(theirs: Tensors) -> dict[str, Tensor]:
-    """Gemma2ForCausalLM; the caller adds 1 to norms and multiplies the embedding by sqrt(width)."""
-    return llama(theirs, GEMMA2_NORMS)
+    """Gemma2ForCausalLM, whose norms multiply by 1 + w and whose embeddings are multiplied by sqrt(width)."""
+    ours = llama(theirs, GEMMA2_NORMS)
+    ours = {name: 1 + weight if "norm." in name else weight for name, weight in ours.items()}
+    return ours | {"embed.weight": ours["embed.weight"] * ours["embed.weight"].shape[1] ** 0.5}
 
 
 def nanochat(theirs: Tensors, heads: int, kv_heads: int) -> dict[str, Tensor]:
@@ -104,6 +110,60 @@ def gpt_neox(theirs: Tensors, heads: int) -> dict[str, Tensor]:
                     value = value.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
                 ours[f"blocks.{i}.{here}.{kind}"] = value
     return ours
+
+
+def mpt(theirs: Tensors) -> dict[str, Tensor]:
+    """MptForCausalLM with one head of keys and values."""
+    ours = {"embed.weight": theirs["transformer.wte.weight"], "norm.weight": theirs["transformer.norm_f.weight"]}
+    names = {
+        "norm_1": "attention_norm",
+        "attn.Wqkv": "attention.qkv",
+        "attn.out_proj": "attention.o_proj",
+        "norm_2": "mlp_norm",
+        "ffn.up_proj": "mlp.up_proj",
+        "ffn.down_proj": "mlp.down_proj",
+    }
+    for i in _layers(theirs, "transformer.blocks."):
+        for there, here in names.items():
+            ours[f"blocks.{i}.{here}.weight"] = theirs[f"transformer.blocks.{i}.{there}.weight"]
+    return ours
+
+
+def marian(theirs: Tensors) -> dict[str, Tensor]:
+    """MarianForCausalLM: its positions have all sines first, ours take turns with cosines, so the width is permuted."""
+    prefix = "model.decoder."
+    embedding = theirs[f"{prefix}embed_tokens.weight"]
+    turns = torch.arange(embedding.shape[1]).unflatten(0, (2, -1)).T.flatten()
+    ours = {"embed.weight": embedding[:, turns]}
+    for i in _layers(theirs, f"{prefix}layers."):
+        there, here = f"{prefix}layers.{i}.", f"blocks.{i}."
+        for kind in ("weight", "bias"):
+            qkv = torch.cat([theirs[f"{there}self_attn.{x}_proj.{kind}"] for x in "qkv"])
+            up = theirs[f"{there}fc1.{kind}"]
+            ours[f"{here}attention.qkv.{kind}"] = qkv[:, turns] if kind == "weight" else qkv
+            ours[f"{here}mlp.up_proj.{kind}"] = up[:, turns] if kind == "weight" else up
+            ours[f"{here}attention.o_proj.{kind}"] = theirs[f"{there}self_attn.out_proj.{kind}"][turns]
+            ours[f"{here}mlp.down_proj.{kind}"] = theirs[f"{there}fc2.{kind}"][turns]
+            ours[f"{here}attention_norm.{kind}"] = theirs[f"{there}self_attn_layer_norm.{kind}"][turns]
+            ours[f"{here}mlp_norm.{kind}"] = theirs[f"{there}final_layer_norm.{kind}"][turns]
+    return ours
+
+
+def nanogpt(theirs: Tensors) -> dict[str, Tensor]:
+    """benchmarks.throughput.BareGPT, nanoGPT's model in that file's words."""
+    ours = {"embed.weight": theirs["tokens.weight"], "position.table": theirs["positions.weight"]}
+    names = {
+        "norm_1": "attention_norm",
+        "qkv": "attention.qkv",
+        "out": "attention.o_proj",
+        "norm_2": "mlp_norm",
+        "up": "mlp.up_proj",
+        "down": "mlp.down_proj",
+    }
+    for i in _layers(theirs, "blocks."):
+        for there, here in names.items():
+            ours[f"blocks.{i}.{here}.weight"] = theirs[f"blocks.{i}.{there}.weight"]
+    return ours | {"norm.weight": theirs["norm.weight"]}
 
 
 def _layers(theirs: Tensors, prefix: str) -> range:

@@ -135,6 +135,7 @@ CHANGES: dict[str, Any] = {
     "model.tied": False,
     "model.bias": True,
     "model.dropout": 0.3,
+    "model.embed_norm": True,
     "model.logit_softcap": 0.5,
     "model.vocab_multiple": 64,
     "scale.depth": 1,

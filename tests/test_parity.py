@@ -1,174 +1,250 @@
-"""The assembled model against Hugging Face's: same weights, same logits, same gradients."""
+"""Presets as `train` composes them against their originals: same weights, same logits, same gradients.
+
+Nothing is normalised, patched or skipped on either side: both get the same random weights, through a map of names and
+layouts, and run. Where a preset differs from a model on purpose, its own description says so.
+"""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
 
+from benchmarks.throughput import BareGPT, Shape
+from gpt_lab import config
 from gpt_lab.model import GPT
 from gpt_lab.parts.objective import CrossEntropy
 from tests import parity_maps
-from tests.helpers import tiny_config
 
-VOCAB, WIDTH, HEADS, KV_HEADS, HIDDEN, LENGTH = 61, 32, 4, 2, 48, 24
-SIZES = {
+VOCAB, WIDTH, HEADS, KV_HEADS, CONTEXT, LENGTH = 61, 32, 4, 2, 32, 24
+PLAIN, GATED = 4 * WIDTH, 88
+"""Hidden widths of MLPs: four times the width; 8/3 of it, to the nearest multiple of 8."""
+SIZES = ["scale.depth=2", f"scale.width={WIDTH}", f"scale.heads={HEADS}", f"scale.context={CONTEXT}"]
+ENDS = {"bos_token_id": 0, "eos_token_id": 1}
+THEIRS = {
     "vocab_size": VOCAB,
     "hidden_size": WIDTH,
-    "intermediate_size": HIDDEN,
     "num_hidden_layers": 2,
     "num_attention_heads": HEADS,
-    "max_position_embeddings": 32,
-    "tie_word_embeddings": False,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
+    "max_position_embeddings": CONTEXT,
     "pad_token_id": None,
-    "attn_implementation": "eager",
 }
-GROUPED = SIZES | {"num_key_value_heads": KV_HEADS, "head_dim": WIDTH // HEADS}
-GQA = {"name": "gqa", "kv_heads": KV_HEADS}
+GATED_THEIRS = THEIRS | {"intermediate_size": GATED, "head_dim": WIDTH // HEADS}
+GROUPED = GATED_THEIRS | {"num_key_value_heads": KV_HEADS}
+Weights = Mapping[str, Tensor]
+
+
+def _rope(theta: float, **more: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": theta, **more}}
+
+
+class NanoGPT(BareGPT):
+    """nanoGPT's model, in the words of the benchmark that trains it."""
+
+    def __init__(self) -> None:
+        super().__init__(Shape(2, HEADS, WIDTH, CONTEXT, 3, VOCAB))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(x)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One architecture: its Hugging Face class and config, our settings, how names map, what differs by design."""
+    """One architecture: our command line, the original and how its weights are named here.
 
+    Fields:
+        reference: a class of transformers, or NanoGPT.
+        theirs: what the original's configuration says, from its release, never read from ours.
+        names: its weights -> ours.
+        one_kv_head: the original has a head of keys and values for each of queries, which here are all the same one.
+    """
+
+    words: list[str]
     reference: str
     theirs: dict[str, Any]
-    ours: dict[str, Any]
-    names: parity_maps.Map
-    embedding_scale: float = 1.0
-    norm_offset: float = 0.0
-    unit_embedding: bool = False
-
-
-def _ours(depth: int = 2, **settings: Any) -> dict[str, Any]:
-    base = {"scale.depth": depth, "scale.width": WIDTH, "scale.heads": HEADS, "scale.context": 32, "model.tied": False}
-    return base | {"mlp.d_ff": HIDDEN} | settings
+    names: Callable[[Weights], dict[str, Tensor]]
+    one_kv_head: bool = False
 
 
 CASES = {
     "gpt2": Case(
+        ["model=gpt2"],
         "GPT2LMHeadModel",
-        {"vocab_size": VOCAB, "n_positions": 32, "n_embd": WIDTH, "n_layer": 2, "n_head": HEADS, "n_inner": HIDDEN}
-        | {"bos_token_id": 0, "eos_token_id": 1, "attn_implementation": "eager"},
-        _ours(position="learned", norm="layernorm", mlp="gelu_tanh", **{"model.bias": True, "model.tied": True}),
+        {"vocab_size": VOCAB, "n_positions": CONTEXT, "n_embd": WIDTH, "n_layer": 2, "n_head": HEADS},
         parity_maps.gpt2,
     ),
-    "llama": Case(
-        "LlamaForCausalLM",
-        GROUPED | {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "rms_norm_eps": 1e-3},
-        _ours(attention=GQA, **{"position.base": 500.0, "norm.eps": 1e-3}),
-        parity_maps.llama,
+    "llama": Case(["model=llama"], "LlamaForCausalLM", GATED_THEIRS | _rope(1e4), parity_maps.llama),
+    "gqa_rope": Case(
+        ["model=gqa_rope"], "LlamaForCausalLM", GROUPED | _rope(1e4) | {"tie_word_embeddings": True}, parity_maps.llama
     ),
-    "qwen3": Case("Qwen3ForCausalLM", GROUPED, _ours(attention=GQA | {"qk_norm": "head"}), parity_maps.llama),
+    "qwen3": Case(
+        ["model=qwen3"], "Qwen3ForCausalLM", GROUPED | _rope(1e6) | {"tie_word_embeddings": True}, parity_maps.llama
+    ),
     "olmo2": Case(
+        ["model=olmo2"],
         "Olmo2ForCausalLM",
-        SIZES | {"num_key_value_heads": KV_HEADS, "rms_norm_eps": 1e-6},
-        _ours(attention=GQA | {"qk_norm": "full"}, residual="olmo2"),
+        THEIRS | {"intermediate_size": GATED, "rms_norm_eps": 1e-6} | _rope(5e5),
         parity_maps.olmo2,
     ),
+    "original": Case(
+        ["model=original"],
+        "MarianForCausalLM",
+        {"vocab_size": VOCAB, "d_model": WIDTH, "decoder_layers": 2, "decoder_attention_heads": HEADS}
+        | {"decoder_ffn_dim": PLAIN, "max_position_embeddings": CONTEXT, "activation_function": "relu"}
+        | {"scale_embedding": True, "pad_token_id": 0, "decoder_start_token_id": 0, "encoder_layers": 2},
+        parity_maps.marian,
+    ),
+    "nanochat": Case(
+        ["model=nanochat"],
+        "NanoChatForCausalLM",
+        THEIRS | {"intermediate_size": PLAIN} | _rope(1e4),
+        functools.partial(parity_maps.nanochat, heads=HEADS, kv_heads=HEADS),
+    ),
+    "mqa_alibi": Case(
+        ["model=mqa_alibi"],
+        "MptForCausalLM",
+        {"vocab_size": VOCAB, "d_model": WIDTH, "n_heads": HEADS, "n_layers": 2, "max_seq_len": CONTEXT},
+        parity_maps.mpt,
+        one_kv_head=True,
+    ),
     "mistral": Case(
+        ["model=llama", "attention=sliding", "attention.window=5", "attention.pattern=S", "attention.kv_heads=2"],
         "MistralForCausalLM",
-        GROUPED | {"sliding_window": 5},
-        _ours(attention={"name": "sliding", "window": 5, "kv_heads": KV_HEADS, "pattern": "S"}),
+        GROUPED | _rope(1e4) | {"sliding_window": 5},
+        parity_maps.llama,
+    ),
+    "llama, other numbers": Case(
+        ["model=llama", "attention=gqa", "norm.eps=1e-3", "position.base=500", "mlp.d_ff=48"],
+        "LlamaForCausalLM",
+        GROUPED | _rope(500.0) | {"rms_norm_eps": 1e-3, "intermediate_size": 48},
         parity_maps.llama,
     ),
     "gemma2": Case(
+        [
+            "model=llama",
+            "attention=sliding",
+            "attention.window=5",
+            "attention.pattern=SL",
+            "attention.kv_heads=2",
+            "attention.softcap=2",
+            "residual=sandwich",
+            "mlp=geglu",
+            "model.logit_softcap=3",
+        ],
         "Gemma2ForCausalLM",
         GROUPED
+        | _rope(1e4)
         | {"sliding_window": 5, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
-        | {"query_pre_attn_scalar": WIDTH // HEADS, "layer_types": ["sliding_attention", "full_attention"]},
-        _ours(
-            attention={"name": "sliding", "window": 5, "kv_heads": KV_HEADS, "pattern": "SL", "softcap": 2.0},
-            residual="sandwich",
-            mlp="geglu",
-            **{"model.logit_softcap": 3.0},
-        ),
+        | {"query_pre_attn_scalar": WIDTH // HEADS, "layer_types": ["sliding_attention", "full_attention"]}
+        | {"tie_word_embeddings": False},
         parity_maps.gemma2,
-        embedding_scale=WIDTH**0.5,
-        norm_offset=1.0,
-    ),
-    "nanochat": Case(
-        "NanoChatForCausalLM",
-        SIZES | {"num_key_value_heads": KV_HEADS, "final_logit_softcapping": 3.0},
-        _ours(attention=GQA | {"qk_norm": "unit"}, norm={"name": "rmsnorm", "gain": False}, mlp="relu2")
-        | {"model.logit_softcap": 3.0},
-        functools.partial(parity_maps.nanochat, heads=HEADS, kv_heads=KV_HEADS),
-        unit_embedding=True,
     ),
     "gpt_neox": Case(
+        [
+            "model=gpt2",
+            "position=rope",
+            "position.partial=0.25",
+            "mlp=gelu",
+            "residual=parallel",
+            "residual.shared_norm=false",
+            "model.tied=false",
+        ],
         "GPTNeoXForCausalLM",
-        SIZES | {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}},
-        _ours(
-            position={"name": "rope", "base": 100.0, "partial": 0.5},
-            norm="layernorm",
-            mlp="gelu",
-            residual={"name": "parallel", "shared_norm": False},
-            **{"model.bias": True},
-        ),
+        THEIRS | {"intermediate_size": PLAIN} | _rope(1e4, partial_rotary_factor=0.25),
         functools.partial(parity_maps.gpt_neox, heads=HEADS),
     ),
+    "nanogpt": Case(["+experiment=shakespeare_char"], "NanoGPT", {}, parity_maps.nanogpt),
+    "nanogpt on a CPU": Case(["+experiment=shakespeare_char_cpu"], "NanoGPT", {}, parity_maps.nanogpt),
 }
 
 
 def _reference(case: Case) -> nn.Module:
-    """A random network whose weights are large enough for every mistake to show."""
+    if case.reference == "NanoGPT":
+        return NanoGPT().eval()
     cls = getattr(transformers, case.reference)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model: nn.Module = cls(cls.config_class(**case.theirs)).eval()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim > 1:
-                    parameter.normal_(0, 0.9 * parameter.shape[-1] ** -0.5)
-                else:
-                    parameter.add_(0.3 * torch.randn(parameter.shape))
-            if case.unit_embedding:
-                embedding = model.get_input_embeddings().weight
-                embedding.div_(embedding.square().mean(-1, keepdim=True).sqrt())
+    model: nn.Module = cls(cls.config_class(**ENDS | case.theirs, attn_implementation="eager")).eval()
     return model
 
 
-def _load(model: GPT, case: Case, reference: nn.Module) -> None:
-    weights = {name: value.clone() for name, value in case.names(dict(reference.named_parameters())).items()}
-    weights["embed.weight"] *= case.embedding_scale
-    for name in weights:
-        if "norm." in name:
-            weights[name] += case.norm_offset
-    names = {name for name, _ in model.named_parameters()}
-    assert weights.keys() == names, weights.keys() ^ names
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    assert not unexpected
-    assert not names & set(missing)
+def _drawn(case: Case, reference: nn.Module) -> dict[str, Tensor]:
+    """Random weights for the original, large enough for every mistake to show."""
+    weights = {}
+    for name, parameter in reference.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        shape = list(parameter.shape)
+        if case.one_kv_head and name.endswith("Wqkv.weight"):
+            shape[0] = WIDTH + 2 * WIDTH // HEADS
+        drawn = torch.randn(shape)
+        weight = parameter.detach() + 0.3 * drawn if len(shape) == 1 else 0.9 * WIDTH**-0.5 * drawn
+        weights[name] = weight.requires_grad_()
+    return weights
+
+
+def _repeated(weights: Weights) -> dict[str, Tensor]:
+    """The one head of keys, and that of values, once for each head of queries."""
+    head = WIDTH // HEADS
+    return {
+        name: torch.cat([w[:WIDTH], *(w[WIDTH + i * head :][:head].repeat(HEADS, 1) for i in range(2))])
+        if name.endswith("Wqkv.weight")
+        else w
+        for name, w in weights.items()
+    }
+
+
+def _both(case: Case, *more: str) -> tuple[list[Tensor], list[Tensor]]:
+    """Logits, and the gradients of the original's weights, through our model and through the original."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        reference = _reference(case)
+        weights = _drawn(case, reference)
+        tokens, targets = (torch.randint(2, VOCAB, (3, LENGTH)) for _ in range(2))
+    model = GPT(config.compose([*case.words, *SIZES, *more]), VOCAB).eval()
+    model.choose_kernels("cpu", "fp32")
+    named = case.names(weights)
+    theirs = _repeated(weights) if case.one_kv_head else weights
+    logits, found = functional_call(model, named, tokens), functional_call(reference, theirs, tokens)
+    expected = found if isinstance(found, Tensor) else found.logits
+    sides = []
+    for value in (logits, expected):
+        loss = CrossEntropy()(value, targets)[0]
+        gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        sides.append([value, *(torch.zeros(()) if g is None else g for g in gradients)])
+    assert named.keys() == {name for name, _ in model.named_parameters()}
+    assert expected.std() > 0.5
+    return sides[0], sides[1]
+
+
+def test_every_preset_has_its_original() -> None:
+    assert {name for name, case in CASES.items() if case.words == [f"model={name}"]} == set(config.choices("model"))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_logits_and_gradients(name: str) -> None:
-    case = CASES[name]
-    reference = _reference(case)
-    model = GPT(tiny_config(**case.ours), VOCAB).eval()
-    with torch.no_grad():
-        _load(model, case, reference)
-    generator = torch.Generator().manual_seed(1)
-    tokens, targets = (torch.randint(VOCAB, (3, LENGTH), generator=generator) for _ in range(2))
-    logits, expected = model(tokens), reference(tokens).logits
-    assert expected.std() > 0.5
-    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+    for mine, theirs in zip(*_both(CASES[name]), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
 
-    mine, theirs = (CrossEntropy()(value, targets)[0] for value in (logits, expected))
-    mine.backward()
-    theirs.backward()
-    gradients = case.names({key: p.grad for key, p in reference.named_parameters()})
-    gradients["embed.weight"] = gradients["embed.weight"] / case.embedding_scale
-    for key, parameter in model.named_parameters():
-        if key == "embed.weight" and case.unit_embedding:
-            continue  # theirs goes through one more norm
-        torch.testing.assert_close(
-            parameter.grad, gradients[key], rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}"
-        )
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("gpt2", "mlp=gelu"),
+        ("llama", "norm.eps=1e-4"),
+        ("olmo2", "position.base=10000"),
+        ("original", "position.scaled=false"),
+        ("nanochat", "model.embed_norm=false"),
+        ("nanochat", "model.logit_softcap=16"),
+        ("mqa_alibi", "mlp=gelu_tanh"),
+        ("nanogpt", "mlp=gelu_tanh"),
+    ],
+)
+def test_a_wrong_preset_would_show(name: str, change: str) -> None:
+    (mine, *_), (theirs, *_) = _both(CASES[name], change)
+    assert (mine - theirs).abs().max() > 5e-5

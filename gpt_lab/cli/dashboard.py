@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-
 from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser
 from gpt_lab.errors import ConfigError
+from gpt_lab.lines import say
 
 EXAMPLES = """examples:
   dashboard                                   all studies of runs/
@@ -23,7 +22,6 @@ def run(argv: list[str]) -> int:
         description="Shows runs in a browser, on this machine alone, and follows them while they train.",
         epilog=EXAMPLES,
     )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("folders", nargs="*", metavar="FOLDER", help="store, study or run, or a study's name [runs]")
     parser.add_argument("--port", help="port on 127.0.0.1 [the first free one]")
     parser.add_argument("--tensorboard", action="store_true", help="in TensorBoard instead of trackio")
@@ -50,7 +48,7 @@ def run(argv: list[str]) -> int:
         once=chosen.once,
         browser=not chosen.no_browser,
     )
-    return mirror.show(options, lambda line: print(line, flush=True))
+    return mirror.show(options, say)
 
 
 def _port(text: str) -> int:
@@ -59,7 +57,7 @@ def _port(text: str) -> int:
     return int(text)
 
 
-main = entry(run)
+main = entry(run, works=lambda argv: True)
 
 if __name__ == "__main__":
     main()

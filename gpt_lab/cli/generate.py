@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import io
 import json
 import sys
 import time
@@ -13,7 +12,9 @@ from typing import Annotated, Any, Literal, TextIO, get_type_hints
 
 from gpt_lab.cli._main import entry
 from gpt_lab.errors import ConfigError, DataError, unknown
+from gpt_lab.lines import say, show_help
 from gpt_lab.options import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, check
+from gpt_lab.streams import lost
 
 HELP = """\
 usage: generate [key=value ...] [--no-cache] [--help]
@@ -21,7 +22,7 @@ usage: generate [key=value ...] [--no-cache] [--help]
 Continues a text with a trained model.
 
   run=latest         latest, a study (its best run), STUDY/best, a run's name or its folder
-  prompt=""          the text to continue; empty: from the start of a text
+  prompt=null        the text to continue; null: the run's own, words of its validation text; prompt="": a new text
   max_tokens=200     stop after this many new tokens, or at the end of text
   temperature=0.8    0: always the likeliest token; 1: the model's own distribution
   top_k=null         draw from the k likeliest tokens only
@@ -34,7 +35,7 @@ Continues a text with a trained model.
   cache=true         false, or --no-cache: read the whole text again for each token (for comparison)
 
 Text goes to standard output; the run, the speed and the cache's size to standard error.
-example: generate run=latest prompt="ROMEO:" max_tokens=100 temperature=0.7 top_k=50
+example: generate run=latest max_tokens=100 temperature=0.7 top_k=50
 """
 
 
@@ -43,7 +44,7 @@ class Arguments:
     """What the command line may set; the annotations are the check."""
 
     run: str = "latest"
-    prompt: str = ""
+    prompt: str | None = None
     max_tokens: PositiveInt = 200
     temperature: NonNegativeFloat = 0.8
     top_k: PositiveInt | None = None
@@ -76,7 +77,8 @@ def parse(argv: list[str]) -> Arguments:
         elif key not in types:
             raise ConfigError(unknown("argument", key, types))
         else:
-            found[key] = check(key, value if types[key] is str else _scalar(value), types[key])
+            text = types[key] is str or key == "prompt"
+            found[key] = check(key, value if text else _scalar(value), types[key])
     return Arguments(**found)
 
 
@@ -90,7 +92,7 @@ def _scalar(text: str) -> Any:
 
 def run(argv: list[str]) -> int:
     if {"--help", "-h"} & set(argv):
-        print(HELP, end="")
+        show_help(HELP)
         return 0
     arguments = parse(argv)
 
@@ -108,10 +110,10 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
 
     model, tokenizer, _ = load_run(found, arguments.checkpoint, arguments.device)
     device = next(model.parameters()).device.type
-    print(f"run {found.path}, checkpoint {checkpoint_folder(found, arguments.checkpoint).name}, {device}", file=err)
-    prompt_ids, shown = start(tokenizer, arguments.prompt)
-    if isinstance(out, io.TextIOWrapper):
-        out.reconfigure(errors="replace")  # a terminal that is not UTF-8 gets "?" and no traceback
+    say(f"run {found.path}, checkpoint {checkpoint_folder(found, arguments.checkpoint).name}, {device}", err)
+    own = found.record.get("prompt")
+    prompt = (own if isinstance(own, str) else "") if arguments.prompt is None else arguments.prompt
+    prompt_ids, shown = start(tokenizer, prompt)
     usage = Usage()
     steps = generate(
         model,
@@ -132,6 +134,8 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
     began = time.perf_counter()
     print(label(0, arguments.samples) + shown, end="", file=out, flush=True)
     for step in steps:
+        if lost(out):
+            break
         for i, token in enumerate(step):
             if token == ENDED:
                 continue
@@ -145,7 +149,7 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
     for i in range(1, arguments.samples):
         print(label(i, arguments.samples) + shown + texts[i] + streams[i].close(), file=out, flush=True)
     memory = f"cache {usage.cache_bytes / 1e6:.2f} MB" if usage.cache_bytes else "no cache"
-    print(f"{count} tokens in {seconds:.2f} s: {count / seconds:.0f} tokens/s, {memory}", file=err)
+    say(f"{count} tokens in {seconds:.2f} s: {count / seconds:.0f} tokens/s, {memory}", err)
 
 
 def label(sample: int, samples: int) -> str:

@@ -10,9 +10,9 @@ from gpt_lab.cli._parser import Parser
 PIPE_WIDTH = 160
 """Characters of a line where there is no terminal: names of runs stay whole."""
 DESCRIPTION = """\
-Measure the noise floor of a sweep's baseline, or of the settings given: null pairs, two runs of one seed whose initial
-values alone differ. They are ordinary runs in runs/noise-RECIPE; each is trained exactly once, and every later study
-with that baseline uses them (report, sweep --dry-run, sweep --target-effect).
+Measure the noise floor of a sweep's baseline, or of the settings given: null pairs, two runs of one seed whose \
+initial values alone differ. They are ordinary runs in runs/noise-RECIPE; each is trained exactly once, and every \
+later study with that baseline uses them (report, sweep --dry-run, sweep --target-effect).
 """
 EXAMPLES = """\
 examples:
@@ -27,11 +27,7 @@ exit status: 0 known, 1 some runs failed or diverged, 2 bad input, 130 or 143 st
 
 def parser() -> Parser:
     """The options of the command."""
-    import argparse
-
-    made = Parser(
-        prog="noise", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = Parser(prog="noise", description=DESCRIPTION, epilog=EXAMPLES)
     made.add_argument("words", nargs="*", metavar="SWEEP | key=value", help="a sweep file or name; settings of train")
     made.add_argument("--seeds", type=_number, metavar="N", help="null pairs there shall be (default: 5, 3 at least)")
     made.add_argument("--jobs", type=_number, metavar="N", help="runs at a time (default: one per GPU, else cores)")
@@ -64,11 +60,10 @@ def run(argv: list[str]) -> int:
     if chosen.metric is not None and not chosen.list:
         raise ConfigError("--metric is for --list: a sweep file says its own, settings are measured in val/bpb")
 
-    from rich.console import Console
-
     from gpt_lab.sweep import floor
+    from gpt_lab.terminal import Terminal
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console = Terminal(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     if chosen.list:
         given = {"--seeds": chosen.seeds, "--jobs": chosen.jobs, "--threads": chosen.threads}
         extra = [*files, *(word for word in words if not word.startswith("runs_dir="))]
@@ -79,7 +74,7 @@ def run(argv: list[str]) -> int:
     return floor.measure(console, files[0] if files else None, words, chosen.seeds, chosen.jobs, chosen.threads)
 
 
-main = entry(run)
+main = entry(run, works=lambda argv: "--list" not in argv)
 
 if __name__ == "__main__":
     main()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser
+from gpt_lab.lines import say
 
 if TYPE_CHECKING:
     from gpt_lab.sweep.design import Sweep
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 PIPE_WIDTH = 160
 """Characters of a line where there is no terminal: names of runs stay whole."""
 DESCRIPTION = """\
-Run a sweep file: W&B's own format, without account or server. Each cell is trained exactly once. Ctrl-C, kill -9, a
+Run a sweep file: W&B's own format, without account or server. Each cell is trained exactly once. Ctrl-C, kill -9, a \
 crash, a second runner on the same sweep: the same command goes on with what is left, from the last checkpoints.
 """
 EXAMPLES = """\
@@ -30,11 +31,7 @@ exit status: 0 all finished, 1 some failed or diverged, 2 bad input, 130 or 143 
 
 def parser() -> Parser:
     """The options of the command."""
-    import argparse
-
-    made = Parser(
-        prog="sweep", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = Parser(prog="sweep", description=DESCRIPTION, epilog=EXAMPLES)
     made.add_argument("file", help="a sweep file, or a name of sweeps/")
     made.add_argument("overrides", nargs="*", metavar="key=value", help="settings of train, for every cell")
     made.add_argument("--jobs", type=_positive, metavar="N", help="trials at a time (default: one per GPU, else cores)")
@@ -93,11 +90,10 @@ def run(argv: list[str]) -> int:
     if chosen.seeds is not None:
         sweep = spec.with_seeds(sweep, chosen.seeds)
 
-    from rich.console import Console
-
     from gpt_lab.sweep import runner
+    from gpt_lab.terminal import Terminal
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console = Terminal(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     if chosen.target_effect is not None:
         from gpt_lab.sweep import needed
 
@@ -120,11 +116,11 @@ def _report(sweep: Sweep, status: int) -> int:
     try:
         return max(status, report.run([str(runner.named(sweep))]))
     except LabError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 1
 
 
-main = entry(run)
+main = entry(run, works=lambda argv: "--dry-run" not in argv)
 
 if __name__ == "__main__":
     main()

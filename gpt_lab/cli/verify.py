@@ -10,7 +10,7 @@ from gpt_lab.cli._parser import Parser
 from gpt_lab.errors import ConfigError
 
 DESCRIPTION = """\
-Run some of the runs of a claim again (`report --claim` makes one), in a fresh store, and compare: the data, the
+Run some of the runs of a claim again (`report --claim` makes one), in a fresh store, and compare: the data, the \
 parameters, the tokens, and the final metric, which is identical, within noise, or different.
 """
 EPILOG = """\
@@ -18,20 +18,16 @@ examples:
   verify norm                        claims/norm: one run of the baseline, one of the arm that it is about
   verify norm --cell layernorm,0     this arm with this seed; may be repeated
   verify norm --cells 6              six runs, arms in turn
-Without --tolerance: on the same code, CPU, threads and torch, every bit must be equal; elsewhere a difference counts as
-noise up to 2 standard deviations of a run over seeds.
-exit status: 0 verified, 1 not, 2 bad input, a claim that is torn or was edited, or runs that this machine
-  cannot make, 130 or 143 stopped by a signal
+Without --tolerance: on the same code, CPU, threads and torch, every bit must be equal; elsewhere a difference counts \
+as noise up to 2 standard deviations of a run over seeds.
+exit status: 0 verified, 1 not, 2 bad input, a claim that is torn or was edited, or runs that this machine \
+cannot make, 130 or 143 stopped by a signal
 """
 
 
 def parser() -> Parser:
     """The options, each with its meaning."""
-    import argparse
-
-    made = Parser(
-        prog="verify", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = Parser(prog="verify", description=DESCRIPTION, epilog=EPILOG)
     made.add_argument("claim", metavar="CLAIM", help="a claim's folder, or its name in claims/")
     which = made.add_mutually_exclusive_group()
     which.add_argument("--cell", action="append", metavar="ARM,PAIR", help="this run; may be repeated")
@@ -56,14 +52,13 @@ def run(arguments: list[str]) -> int:
 
     import sys
 
-    from rich.console import Console
-
     from gpt_lab.claims.verify import verify
+    from gpt_lab.terminal import Terminal
 
-    return verify(claim, cells, Console(file=sys.stdout), chosen.tolerance, chosen.runs_dir)
+    return verify(claim, cells, Terminal(file=sys.stdout), chosen.tolerance, chosen.runs_dir)
 
 
-main = entry(run)
+main = entry(run, works=lambda argv: True)
 
 if __name__ == "__main__":
     main()

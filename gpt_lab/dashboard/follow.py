@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from gpt_lab.errors import DataError
+from gpt_lab.errors import DataError, LabError
 from gpt_lab.store.files import decode, read_json
+from gpt_lab.sweep import ledger
 
 CLOCKS = ("tokens", "flops", "seconds")
 """Keys of a line that measure progress: kept whatever metrics are chosen, they are what curves are drawn against."""
@@ -46,12 +47,13 @@ class Seen:
 
     Fields:
         path: its folder, resolved. name: its folder's name, with the store's in front where two studies share a name.
-        record: what run.json holds.
+        record: what run.json holds. arm: of its sweep; else what its command line changed, but for the seed.
     """
 
     path: Path
     name: str
     record: dict[str, Any]
+    arm: str = ""
 
     @property
     def study(self) -> str:
@@ -71,7 +73,7 @@ class Seen:
     def settings(self) -> dict[str, Any]:
         """The flat config as plain scalars, with the run's state and facts: all that runs can be grouped by."""
         facts = {key: self.record[key] for key in FACTS if key in self.record}
-        every = {"state": self.state, **self.record.get("config", {}), **facts}
+        every = {"state": self.state, "arm": self.arm, **self.record.get("config", {}), **facts}
         return {key: _scalar(value) for key, value in every.items()}
 
 
@@ -219,6 +221,7 @@ class Follower:
     metrics: frozenset[str] | None = None
     _known: dict[Path, _Known] = field(default_factory=dict)
     _kept: frozenset[str] | None = None
+    _arms: dict[Path, dict[str, str]] = field(default_factory=dict)
 
     @property
     def runs(self) -> list[Seen]:
@@ -260,7 +263,7 @@ class Follower:
             status = os.stat(path / "run.json")
             stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
             changed = known is None or known.stamp != stamp or known.run.name != name
-            run = Seen(path, name, read_json(path / "run.json")) if known is None or changed else known.run
+            run = self._seen(path, name) if known is None or changed else known.run
         except (OSError, DataError):  # removed, or half copied: a later poll sees it whole
             self._known.pop(path, None)
             return
@@ -278,6 +281,22 @@ class Follower:
             self.sink.append(run, rows)
         elif changed:
             self.sink.describe(run)
+
+    def _seen(self, path: Path, name: str) -> Seen:
+        """A run as it is now. The ledger is read again for runs that it did not know before."""
+        record, study = read_json(path / "run.json"), path.parent
+        if path.name not in self._arms.get(study, {}):
+            self._arms[study] = _arms(study)
+        arm = self._arms[study].get(path.name) or (record.get("config") or {}).get("label") or "default"
+        return Seen(path, name, record, str(arm))
+
+
+def _arms(study: Path) -> dict[str, str]:
+    """Arm of each run that a sweep's ledger knows."""
+    try:
+        return {entry.run: entry.arm for entry in ledger.entries(study) if entry.run and entry.arm}
+    except LabError:  # of another version, or busy: the runs say enough of themselves
+        return {}
 
 
 def _folders(root: Path) -> list[Path]:
@@ -300,7 +319,7 @@ def _scalar(value: Any) -> Any:
 
 def _missing(text: str) -> str:
     if text == "runs":
-        return "no folder runs here yet: `uv run train` makes one, or name another: dashboard FOLDER"
+        return "no folder runs here yet: `uv run train` makes one, or name another folder"
     parent = Path(text).parent
     names = [str(parent / path.name) for path in _folders(parent)] + [path.name for path in _folders(Path("runs"))]
     close = difflib.get_close_matches(text.rstrip("/"), sorted(set(names)), n=3, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""The mirror in TensorBoard: one event file per run, its settings and final values for the HPARAMS page.
+"""The mirror in TensorBoard: one event file per run, its curves, and its settings for the HPARAMS page.
 
 Beside each event file lies a note of how far the run had been mirrored: a dashboard that is started again goes on
 there, in the same file, which a TensorBoard that is already open keeps reading. What a resume took back is hidden
@@ -15,12 +15,15 @@ import logging
 import math
 import os
 import shutil
+import time
+import urllib.request
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from gpt_lab.dashboard.follow import CLOCKS, Row, Seen
 from gpt_lab.errors import ConfigError, DataError
@@ -28,6 +31,10 @@ from gpt_lab.store.files import read_json
 
 EVENTS = "events.out.tfevents.mirror"
 NOTE = "mirrored.json"
+FIRST = ("val/bpb", "val/accuracy", "train/loss")
+"""Curves that the page shows above all others, those of them that there are."""
+PATIENCE = 20.0
+"""Seconds that TensorBoard gets to read what there is before its address is told."""
 
 
 def check() -> None:
@@ -46,14 +53,12 @@ class Note:
 
     Fields:
         id: of the run. rows: how many. checksum: of their keys. size: bytes of the event file that hold them.
-        final: the state and final values that were written last.
     """
 
     id: str = ""
     rows: int = 0
     checksum: int = 0
     size: int = 0
-    final: dict[str, float] = field(default_factory=dict)
 
 
 class TensorBoard:
@@ -70,7 +75,6 @@ class TensorBoard:
         self._records = RecordWriter
         self._notes: dict[Path, Note] = {}
         self._keys: dict[Path, list[str]] = {}
-        self._steps: dict[Path, int] = {}
         self._server: Any = None
 
     def replace(self, run: Seen, rows: Sequence[Row]) -> None:
@@ -84,7 +88,6 @@ class TensorBoard:
             note = Note(run.id, size=note.size)
         events += [self._row(run, row) for row in rows[note.rows :]]
         self._keys[place] = keys
-        self._steps[place] = rows[-1].step if rows else 0
         self._write(run, place, note, events)
 
     def append(self, run: Seen, rows: Sequence[Row]) -> None:
@@ -97,7 +100,6 @@ class TensorBoard:
                 events.append(self._restart(run, row.step))
             keys.append(row.key)
             events.append(self._row(run, row))
-        self._steps[place] = rows[-1].step
         self._write(run, place, self._notes[place], events)
 
     def describe(self, run: Seen) -> None:
@@ -134,7 +136,22 @@ class TensorBoard:
         except (program.TensorBoardServerException, OSError) as error:
             raise ConfigError(f"port {port} is taken: choose another with --port") from error
         self._server = server
-        return f"{url}?smoothing=0"  # what was measured, before anything else
+        self._wait(url)
+        pinned = json.dumps([{"plugin": "scalars", "tag": tag} for tag in FIRST])
+        return f"{url}?smoothing=0&pinnedCards={quote(pinned)}#timeseries"  # smoothed, they would be no run's numbers
+
+    def _wait(self, url: str) -> None:
+        """Until the page has what the event files hold: it asks once, when it opens."""
+        end = time.monotonic() + PATIENCE
+        there = {str(path.parent.relative_to(self.logs)) for path in self.logs.glob(f"*/*/{EVENTS}")}
+        while there and time.monotonic() < end:
+            with (
+                contextlib.suppress(OSError, ValueError),
+                urllib.request.urlopen(f"{url}data/runs", timeout=5) as answer,
+            ):
+                if there <= set(json.load(answer)):
+                    return
+            time.sleep(0.1)
 
     def close(self) -> None:
         """Nothing to stop: the page is a thread that ends with this process, and every file is closed."""
@@ -165,9 +182,6 @@ class TensorBoard:
         os.replace(temporary, place / NOTE)
 
     def _write(self, run: Seen, place: Path, note: Note, events: Sequence[Any]) -> None:
-        final = self._final(run)
-        if final != note.final and final:
-            events = [*events, self._numbers(run, self._steps.get(place, 0), final)]
         place.mkdir(parents=True, exist_ok=True)
         with open(place / EVENTS, "r+b" if note.size else "wb") as file:
             file.seek(note.size)
@@ -176,7 +190,7 @@ class TensorBoard:
                 writer.write(event.SerializeToString())
             size = file.tell()
         keys = self._keys[place]
-        new = Note(run.id, len(keys), _checksum(keys), size, final or note.final)
+        new = Note(run.id, len(keys), _checksum(keys), size)
         if new != note:
             self._keep_note(place, new)
         self._notes[place] = new
@@ -203,17 +217,6 @@ class TensorBoard:
         settings = {key: value for key, value in run.settings.items() if key != "state"}
         start = self._hparams.hparams_pb(settings, f"{run.study}/{run.name}", _started(run))
         return [self._event.Event(wall_time=_started(run), summary=start)]
-
-    def _final(self, run: Seen) -> dict[str, float]:
-        """final/<metric> of a run that has ended, and whether it has finished."""
-        if run.state == "running":
-            return {}
-        numbers = {f"final/{key}": float(v) for key, v in run.record.get("summary", {}).items() if _number(v)}
-        return {**numbers, "final/finished": float(run.state == "finished")}
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _checksum(keys: Sequence[str]) -> int:

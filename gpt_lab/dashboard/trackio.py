@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from gpt_lab.dashboard.follow import CLOCKS, Row, Seen
+from gpt_lab.dashboard.grouped import frontend
 from gpt_lab.errors import ConfigError
 
 LOOKS = {"TRACKIO_COLOR_PALETTE", "TRACKIO_PLOT_ORDER", "TRACKIO_TABLE_TRUNCATE_LENGTH", "TRACKIO_THEME"}
@@ -133,6 +134,7 @@ class Trackio:
                     block_thread=False,
                     share=False,
                     mcp_server=False,
+                    frontend_dir=frontend(self.folder.parent),
                 )
         except OSError as error:
             which = "all ports from 7860 to 7959 are" if port is None else f"port {port} is"
@@ -150,7 +152,7 @@ class Trackio:
 
     def how_to_look(self) -> str:
         """The command that shows the mirror without us."""
-        return f"TRACKIO_DIR={self.folder} uv run trackio show"
+        return f"TRACKIO_DIR={self.folder} uv run trackio show --frontend {frontend(self.folder.parent)}"
 
     def _project(self, run: Seen) -> str:
         return self.project or project_name(run.study)

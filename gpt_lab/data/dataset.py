@@ -25,6 +25,8 @@ from gpt_lab.data.tokenizer import Tokenizer
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 
+OPENING = 40
+"""Characters of a text's first line that are taken for a prompt."""
 VALIDATION = 2**64 - 1
 """Key of synthetic validation sequences: a seed that no run can have, so that every run is validated alike."""
 
@@ -71,6 +73,11 @@ class Dataset(ABC):
     def bytes_per_token(self) -> float | None:
         """UTF-8 bytes per validation target; None for data that is no text, or that is `lossy`."""
         return None
+
+    @property
+    def opening(self) -> str:
+        """The first words of the validation text, on one line: what a model may be asked to continue; "" if no text."""
+        return ""
 
     def floors(self) -> dict[str, float]:
         """Bits per byte on the validation split of n-gram models fitted on the training tokens; {} without them."""
@@ -157,6 +164,14 @@ class TextDataset(Dataset):
     @property
     def bytes_per_token(self) -> float | None:
         return None if self.lossy else self.val_bytes / (self.val_tokens - 1)
+
+    @functools.cached_property
+    def opening(self) -> str:
+        start = self._shards.val[: 4 * OPENING].tolist()
+        text = self.tokenizer.decode([token for token in start if token != self._shards.eot])
+        lines = ("".join(filter(str.isprintable, line)).strip() for line in text.replace("\ufffd", "").splitlines())
+        line = next(filter(None, lines), "")
+        return line if len(line) <= OPENING else line[: OPENING + 1].rpartition(" ")[0].strip() or line[:OPENING]
 
     def floors(self) -> dict[str, float]:
         return {} if self.lossy else floors(self._shards)

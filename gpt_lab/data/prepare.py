@@ -26,7 +26,7 @@ def prepare(cfg: RunConfig, console: Console) -> None:
         console.print(f"data={cfg.data['name']} is made while training: there is nothing to prepare")
         return
     start = time.monotonic()
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(20), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("looking", total=None)
 

@@ -202,7 +202,7 @@ class Muon:
         split_qkv: bool = True,
         adam_lr: PositiveFloat | None = None,
         beta1: Probability = 0.9,
-        beta2: Probability = 0.99,
+        beta2: Probability = 0.95,
         eps: PositiveFloat = 1e-8,
     ) -> None:
         self.lr = lr

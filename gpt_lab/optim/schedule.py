@@ -17,40 +17,29 @@ from gpt_lab.registry import register
 
 
 class _Schedule:
-    """Linear warm-up to the peak, then `after`."""
-
-    warmup: float
-
-    def after(self, x: float) -> float:
-        """The factor at a share x in [0, 1] of what follows the warm-up."""
-        raise NotImplementedError
-
-    def __call__(self, progress: float, step: int) -> float:
-        """The factor of a 0-based step at progress, the share of the budget that is spent; beyond 1 it stays."""
-        progress = min(progress, 1.0)
-        if progress < self.warmup:
-            return progress / self.warmup
-        return self.after((progress - self.warmup) / (1 - self.warmup)) if self.warmup < 1 else 1.0
-
-
-class _Held:
-    """Linear warm-up to the peak, over a share of the budget or over steps; the peak; then `late`."""
+    """Linear warm-up to the peak, over a share of the budget or over steps, then `after`."""
 
     warmup: float | int
 
-    def late(self, left: float) -> float:
-        """The factor when a share `left` of the whole budget is left."""
+    def after(self, progress: float, start: float) -> float:
+        """The factor at progress in [start, 1], where the warm-up ended at progress `start`."""
         raise NotImplementedError
 
     def __call__(self, progress: float, step: int) -> float:
-        """As _Schedule. With a warm-up in steps nothing before `late` depends on how long the run is."""
+        """The factor of a 0-based step at progress, the share of the budget that is spent; beyond 1 it stays.
+
+        Under a budget in seconds a warm-up in steps is taken to have ended at the speed of all steps so far.
+        """
         progress = min(progress, 1.0)
         if isinstance(self.warmup, int):
             if step < self.warmup:
                 return (step + 1) / (self.warmup + 1)
-        elif progress < self.warmup:
-            return progress / self.warmup
-        return self.late(1 - progress)
+            start = progress * (self.warmup + 1) / (step + 1)
+        else:
+            start = self.warmup
+            if progress < start:
+                return progress / start
+        return self.after(progress, start)
 
 
 def check_length(settings: Mapping[str, Any], steps: int | None) -> None:
@@ -65,22 +54,27 @@ def check_length(settings: Mapping[str, Any], steps: int | None) -> None:
         raise ConfigError(f"{warmup} steps of warm-up{rest} exceed a budget of {steps} steps: lower schedule.warmup")
 
 
+def _share(progress: float, start: float) -> float:
+    """How far progress is from the warm-up's end to the budget's, in [0, 1]."""
+    return (progress - start) / (1 - start) if start < 1 else 0.0
+
+
 @register("schedule", "cosine")
 class Cosine(_Schedule):
     """Half a cosine from the peak to the final learning rate.
 
     Paper: Loshchilov and Hutter 2017, arXiv:1608.03983
 
-    warmup: share of the budget in which the learning rate rises linearly.
+    warmup: share of the budget, or (2 and more) steps, in which the learning rate rises linearly.
     final: learning rate at the end, as a share of the peak.
     """
 
-    def __init__(self, *, warmup: Fraction = 0.05, final: Fraction = 0.1) -> None:
+    def __init__(self, *, warmup: Fraction | Steps = 0.25, final: Fraction = 0.1) -> None:
         self.warmup = warmup
         self.final = final
 
-    def after(self, x: float) -> float:
-        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * x))
+    def after(self, progress: float, start: float) -> float:
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * _share(progress, start)))
 
 
 @register("schedule", "linear")
@@ -89,20 +83,20 @@ class Linear(_Schedule):
 
     Paper: Bergsma et al. 2025, arXiv:2502.15938
 
-    warmup: share of the budget in which the learning rate rises linearly.
+    warmup: share of the budget, or (2 and more) steps, in which the learning rate rises linearly.
     final: learning rate at the end, as a share of the peak.
     """
 
-    def __init__(self, *, warmup: Fraction = 0.05, final: Fraction = 0.0) -> None:
+    def __init__(self, *, warmup: Fraction | Steps = 0.25, final: Fraction = 0.0) -> None:
         self.warmup = warmup
         self.final = final
 
-    def after(self, x: float) -> float:
-        return self.final + (1 - self.final) * (1 - x)
+    def after(self, progress: float, start: float) -> float:
+        return self.final + (1 - self.final) * (1 - _share(progress, start))
 
 
 @register("schedule", "wsd")
-class WSD(_Held):
+class WSD(_Schedule):
     """Warm-up, stable, decay: the peak is held, then a short cooldown.
 
     Paper: Hägele et al. 2024, arXiv:2405.18392
@@ -116,7 +110,7 @@ class WSD(_Held):
     def __init__(
         self,
         *,
-        warmup: Fraction | Steps = 0.05,
+        warmup: Fraction | Steps = 0.25,
         final: Fraction = 0.0,
         cooldown: Fraction = 0.2,
         shape: Literal["sqrt", "linear"] = "sqrt",
@@ -131,7 +125,8 @@ class WSD(_Held):
         self.cooldown = cooldown
         self.shape = shape
 
-    def late(self, left: float) -> float:
+    def after(self, progress: float, start: float) -> float:
+        left = 1 - progress
         if left >= self.cooldown:
             return 1.0
         done = 1 - left / self.cooldown
@@ -139,7 +134,7 @@ class WSD(_Held):
 
 
 @register("schedule", "constant")
-class Constant(_Held):
+class Constant(_Schedule):
     """The peak learning rate to the end.
 
     Reference: what every decay is compared with
@@ -147,8 +142,8 @@ class Constant(_Held):
     warmup: share of the budget, or (2 and more) steps, in which the learning rate rises linearly.
     """
 
-    def __init__(self, *, warmup: Fraction | Steps = 0.05) -> None:
+    def __init__(self, *, warmup: Fraction | Steps = 0.25) -> None:
         self.warmup = warmup
 
-    def late(self, left: float) -> float:
+    def after(self, progress: float, start: float) -> float:
         return 1.0

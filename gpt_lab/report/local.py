@@ -115,6 +115,7 @@ def _row(
         "commit": git.get("commit"),
         "dirty": git.get("dirty"),
         "changes": git.get("changes"),
+        "code": record.get("code"),
         "started": record.get("started"),
         "finished": record.get("finished"),
         "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
@@ -138,12 +139,13 @@ def _add_ledger(source: Source, study: Path, alone: bool) -> None:
     if sweep is None:
         return
     if source.sweep is None:
-        source.sweep = sweep
+        source.sweep, source.stated = sweep, ledger.stated(study)
     elif _shape(sweep.design) != _shape(source.sweep.design):
         source.notes.append(f"the sweep of {study} compares other settings: its ledger was not used")
         return
     wanted = [_wanted(study, entry) for entry in entries if entry.wanted]
     source.wanted = [*(source.wanted or []), *wanted]
+    source.every += [_wanted(study, entry) for entry in entries]
     if alone and (old := len(entries) - len(wanted)):
         belong = "1 run belongs" if old == 1 else f"{old} runs belong"
         source.notes.append(f"{belong} to an earlier version of the sweep file: left out")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from gpt_lab.report.wandb_row import merged, table, wandb_row
 from gpt_lab.store.files import decode
 from gpt_lab.sweep import spec
 from gpt_lab.sweep.design import Sweep
-from gpt_lab.trackers.wandb import base_url, login
+from gpt_lab.trackers.wandb_env import as_client, base_url, login
 from gpt_lab.trackers.wandb_process import unreachable
 
 if TYPE_CHECKING:
@@ -173,17 +172,8 @@ def _each(work: Callable[[Any], T], things: Sequence[Any]) -> list[T]:
 def _quiet() -> Iterator[None]:
     """W&B's client without prints, error reports, questions, or folders left in the temporary one for each run."""
     with tempfile.TemporaryDirectory() as folder:
-        new = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false", "WANDB_MODE": "online", "WANDB_DIR": folder}
-        old = {key: os.environ.get(key) for key in new}
-        os.environ.update(new)
-        try:
+        with as_client(WANDB_MODE="online", WANDB_DIR=folder):
             yield
-        finally:
-            for key, value in old.items():
-                if value is None:
-                    os.environ.pop(key, None)
-                else:
-                    os.environ[key] = value
 
 
 @contextmanager

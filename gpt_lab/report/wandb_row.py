@@ -90,6 +90,7 @@ def wandb_row(
         "commit": git.get("commit"),
         "dirty": git.get("dirty"),
         "changes": git.get("changes"),
+        "code": config.get("code"),
         "started": started,
         "finished": finished if known != "running" else None,
         "packages": ", ".join(f"{name} {version}" for name, version in _mapping(config.get("packages")).items()),

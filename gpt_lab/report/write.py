@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -27,7 +28,8 @@ def answer(places: Places, options: Options) -> tuple[Comparison, frame.Loaded]:
     study = frame.read(places, options)
     if not (study.runs["state"] == "finished").any():
         raise DataError(_unfinished(study))
-    return compare(study, tier=options.tier), study
+    found = compare(study, tier=options.tier)
+    return (replace(found, notes=(*found.notes, *found.details)) if options.details else found), study
 
 
 def keep(

@@ -229,7 +229,9 @@ class Run:
                     shutil.rmtree(folder, ignore_errors=True)
                     folder.mkdir(exist_ok=True)
             shutil.rmtree(self.path / fork.FOLDER, ignore_errors=True)
-            self.record = {key: value for key, value in self.record.items() if key not in ("wandb", "forked")}
+            self.record = {
+                key: value for key, value in self.record.items() if key not in ("wandb", "forked", "resumed")
+            }
             fresh: dict[str, Any] = {
                 "id": new_id(self.record.get("signature")),
                 "started": timestamp(),

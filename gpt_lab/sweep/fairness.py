@@ -25,6 +25,10 @@ PRESETS = ("model", "experiment")
 """Settings that choose many others at once."""
 UNITS = {"flops": "FLOPs", "tokens": "tokens"}
 LISTED = 4
+FEW_TARGETS = 2000
+"""Validation targets below which no model is told from another: their mean has a standard error of some 3 %."""
+SURE = 0.05
+"""p-value below which a difference of speeds is no noise."""
 RATE = "optim.lr"
 MOVES = {"optim.name": "optimizer", "batch.tokens": "batch size"}
 """Settings whose values each have a best learning rate of their own, often several times apart."""
@@ -45,6 +49,16 @@ RULES: Mapping[str, Rule] = {
         "Runs diverged or were pruned: those that are left are the lucky ones",
         "better; of the baseline: worse",
         "a setting at which all of them finish",
+    ),
+    "gone": Rule(
+        "Runs failed, were stopped or are gone: those that are left may be the lucky ones",
+        "better; of the baseline: worse",
+        "the same sweep command, which runs them again",
+    ),
+    "twice": Rule(
+        "Runs of the same settings with different results",
+        "all",
+        "find out which one is wrong; study=NAME runs all of them anew",
     ),
     "tuning": Rule(
         "Unequal tuning: more values tried for one arm",
@@ -111,13 +125,28 @@ RULES: Mapping[str, Rule] = {
         "all",
         "tokenizer.eot=true for both",
     ),
+    "few": Rule(
+        "Validation on fewer than 2,000 targets",
+        "all",
+        "a larger validation split",
+    ),
+    "floor": Rule(
+        "Every arm above the corpus's bigram floor: no answer about language models",
+        "better",
+        "a longer budget or a better recipe, until an arm does better than counting pairs of tokens",
+    ),
     "data": Rule(
-        "Other data, or another version of it",
+        "Other data, another version of it, or a version that one run does not name",
         "all",
         "the same data for both runs of a pair (study=NAME runs all of them anew)",
     ),
     "code": Rule(
-        "Another version of the code within pairs",
+        "Another version of the code within pairs, or one that only one run names",
+        EITHER,
+        "both runs of a pair by one version (study=NAME runs all of them anew)",
+    ),
+    "torch": Rule(
+        "Another version of torch within pairs",
         EITHER,
         "both runs of a pair by one version (study=NAME runs all of them anew)",
     ),
@@ -130,6 +159,11 @@ RULES: Mapping[str, Rule] = {
         "Speed, or a budget in seconds, on different machines",
         "all",
         "every run on the same kind of machine",
+    ),
+    "busy": Rule(
+        "A budget in seconds, and training FLOPs per second apart beyond noise",
+        "all",
+        "a machine with nothing else to do, or a budget in tokens or FLOPs",
     ),
     "settings": Rule(
         "Arms differ in more than what is compared",

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from gpt_lab.errors import ConfigError
 from gpt_lab.store.files import decode, encode, write_atomic
 from gpt_lab.sweep.database import connect, connect_reader, guarded, transaction
-from gpt_lab.sweep.design import Cell, Design, Looks, Sweep
+from gpt_lab.sweep.design import Cell, Design, Looks, Stated, Sweep
 from gpt_lab.sweep.owner import Owner
 
 FILE = "sweep.sqlite"
@@ -111,6 +111,9 @@ class Ledger:
                 self._database.execute("UPDATE trials SET wanted=0")
             for cell in cells or (() if same else kept):
                 self._put(cell)
+            (begun,) = self._database.execute("SELECT COUNT(*) FROM trials WHERE attempts").fetchone()
+            if not begun:
+                self._set(stated=json.dumps(dataclasses.asdict(sweep.design.stated)))
             self._set(sweep=_to_json(sweep), search=_search(sweep))
         write_atomic(self.folder / COPY, readable(sweep).encode())
 
@@ -303,6 +306,23 @@ def stored_sweep(folder: Path) -> Sweep | None:
         DataError: as `entries`.
     """
     return _read(folder, _sweep)
+
+
+def stated(folder: Path) -> Stated | None:
+    """What the sweep had said of its verdicts when its first run began; None without a ledger.
+
+    Raises:
+        DataError: as `entries`.
+    """
+    return _read(folder, _stated)
+
+
+def _stated(database: sqlite3.Connection) -> Stated | None:
+    row = database.execute("SELECT value FROM meta WHERE name='stated'").fetchone()
+    if row is None:
+        return None
+    found = json.loads(row["value"])
+    return Stated(found["sesoi"], found["metric"], None if found["pairs"] is None else tuple(found["pairs"]))
 
 
 def _read(folder: Path, read: Callable[[sqlite3.Connection], Any]) -> Any:

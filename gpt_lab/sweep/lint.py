@@ -11,11 +11,11 @@ from typing import Any
 from gpt_lab import schema
 from gpt_lab.errors import LabError
 from gpt_lab.schema import RunConfig
+from gpt_lab.stats.tiers import CONFIRMS
 from gpt_lab.store import Run, record
 from gpt_lab.sweep import fairness, ledger
 from gpt_lab.sweep.design import Cell, Design, Sweep, shown
 from gpt_lab.sweep.fairness import Doubt, doubt
-from gpt_lab.sweep.power import FEWEST
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def tuning(design: Design, mine: Side, base: Side) -> list[Doubt]:
             text = f"two values of {key} for the baseline: the best of them is always at the edge of what was tried"
             found.append(doubt("edge", text, "better"))
     chose, whole = _chose(mine) | _chose(base), _pairs(mine) & _pairs(base)
-    if whole & chose and len(whole - chose) < FEWEST["confirm"]:
+    if whole & chose and len(whole - chose) < CONFIRMS:
         found.append(fairness.reused(design.pair))
     return found
 

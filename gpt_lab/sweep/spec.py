@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from gpt_lab import lengths
+from gpt_lab import lengths, schema
 from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.overrides import word
 from gpt_lab.sweep import draw, factorial, grid, parameters, sequential, trunk, tuneblock, yamlfile
 from gpt_lab.sweep.command import command_settings
-from gpt_lab.sweep.design import Design, Sweep, shown
+from gpt_lab.sweep.design import SEEDS, Design, Sweep, draws_again, shown
 from gpt_lab.sweep.parameters import Parameter
 
 METHODS = ("grid", "random", "bayes")
@@ -23,7 +25,7 @@ TOP = (
 )
 GRID_ONLY = ("zip", "per", "exclude", "tune", "design", "trunk", *factorial.KEYS, "seeds")
 BLOCK = (
-    *("study", "question", "baseline", "within", "pair", "family", "mei", "alpha", "nuisance", "match"),
+    *("study", "question", "baseline", "within", "pair", "family", "sesoi", "alpha", "nuisance", "match"),
     *GRID_ONLY,
 )
 METRICS = (
@@ -31,6 +33,8 @@ METRICS = (
     *("perf/tokens_per_s", "perf/mfu", "perf/peak_memory_gb"),
 )
 """What a run's final summary holds and a comparison may decide by."""
+LONGEST = 60
+"""Letters that overrides may add to a study's name; beyond, a hash of them is added."""
 HIGHER_IS_BETTER = ("val/accuracy", "perf/tokens_per_s", "perf/mfu")
 
 
@@ -125,12 +129,7 @@ def override(name: str, value: Any) -> str:
 
 
 def _quoted(value: Any) -> str:
-    if not isinstance(value, str):
-        return shown(value)
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*", value):
-        return value
-    escaped = value.replace("\\", "\\\\") if value.endswith("\\") else value
-    return "'" + escaped.replace("'", "\\'") + "'"
+    return word(value) if isinstance(value, str) else shown(value)
 
 
 def _key(text: str) -> str:
@@ -201,6 +200,8 @@ def _design(
     pair = block.get("pair", "seed")
     if "pair" in block:
         grid.swept_key("gpt_lab.pair", pair, swept)
+        if not draws_again(pair):
+            raise ConfigError(f"gpt_lab.pair takes what draws a run again ({', '.join(SEEDS)}), not {pair}")
     if method == "bayes":
         if pair in swept:
             raise ConfigError(f"{pair} cannot be swept by bayes, which would choose the luckiest: give it one value")
@@ -229,7 +230,7 @@ def _design(
         nuisance=nuisance,
         baseline=baseline,
         family=_text("family", block) or name,
-        mei=_number("mei", block, lambda x: 0 < x < math.inf, "above 0"),
+        sesoi=_number("sesoi", block, lambda x: 0 < x < math.inf, "above 0"),
         alpha=_number("alpha", block, lambda x: 0 < x < 1, "between 0 and 1") or 0.05,
         values=values,
         factorial=factorial.words(block, factors, values, baseline),
@@ -251,7 +252,10 @@ def _study(
     overrides: Sequence[str],
     study: str | None,
 ) -> str:
-    """The study's name: of the argument, of the overrides, of the file, the file's stem."""
+    """The study's name: of the argument, of the overrides, of the file, the file's stem.
+
+    A sweep with other settings than the file's is another study, whose name says which: pos_enc-budget.steps-30.
+    """
     stated = _text("study", block) or path.stem
     said = {"the command": _last_study(command_settings(raw.get("command")))}
     if "study" in found:
@@ -261,10 +265,19 @@ def _study(
             raise ConfigError(
                 f"study is {other} in {where}, but {stated} in gpt_lab.study: W&B's runs would go elsewhere"
             )
-    name = study or _last_study(overrides) or stated
+    name = study or _last_study(overrides) or stated + changed(overrides)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.=-]*", name):
         raise ConfigError(f"gpt_lab.study must be a plain folder name (letters, digits, . _ = -), not {name!r}")
     return name
+
+
+def changed(overrides: Sequence[str]) -> str:
+    """What the overrides that change a result add to a study's name; "" without any."""
+    texts = [text for text in overrides if _key(text).split(".")[0] not in schema.NOT_IDENTITY]
+    if not texts:
+        return ""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(texts)).strip("-")
+    return f"-{name}" if len(name) <= LONGEST else f"-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def _last_study(settings: Sequence[str]) -> str | None:

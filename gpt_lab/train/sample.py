@@ -13,9 +13,9 @@ from gpt_lab.store.files import writing
 from gpt_lab.train.precision import Precision
 
 
-def draw(model: GPT, tokenizer: Tokenizer, wanted: Sample, precision: Precision, seed: int) -> str:
+def draw(model: GPT, tokenizer: Tokenizer, prompt: str, wanted: Sample, precision: Precision, seed: int) -> str:
     """The prompt and its continuation; the same text whenever the weights are the same."""
-    start = prompt_tokens(tokenizer, wanted.prompt)
+    start = prompt_tokens(tokenizer, prompt)
     with precision.autocast():  # kernels were chosen for this format
         (ids,) = complete(
             model,

@@ -19,7 +19,7 @@ from gpt_lab.errors import ConfigError, DataError, LabError
 from tests.helpers import tiny_config
 from tests.report.stores import finished, save, study
 
-WORDS = ["runs/pos", "--baseline", "rope", "--mei", "0.02", "--claim", "alibi-hurts"]
+WORDS = ["runs/pos", "--baseline", "rope", "--sesoi", "0.02", "--claim", "alibi-hurts"]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_it_holds_the_claim_and_the_report(claim: Path) -> None:
     assert [path.name for path in Path("claims").iterdir()] == ["alibi-hurts"]  # nothing is left of the making
     read = folder.read(claim)
     content = read.content
-    assert (read.name, content["design"]["metric"], content["mei"]) == ("alibi-hurts", "val/bpb", 0.02)
+    assert (read.name, content["design"]["metric"], content["sesoi"]) == ("alibi-hurts", "val/bpb", 0.02)
     assert content["design"]["baseline"] == "position=rope"
     arms = {arm["arm"]: arm for arm in read.arms}
     alibi = arms["position=alibi"]

@@ -26,7 +26,7 @@ CLEAN = code.Version("c" * 40, False)
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six real trainings: a learning rate of almost nothing learns less."""
     place = tmp_path_factory.mktemp("study")
-    block = {"baseline": {"optim.lr": 0.01}, "mei": 0.001}
+    block = {"baseline": {"optim.lr": 0.01}, "sesoi": 0.001}
     path = write_sweep(place, {"optim.lr": [0.01, 1e-7], "seed": [0, 1, 2]}, gpt_lab=block)
     done = subprocess.run([*SWEEP, str(path), "--jobs", "1"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -93,7 +93,7 @@ def test_real_runs_are_identical(here: Path, capsys: pytest.CaptureFixture[str])
     out, progress = capsys.readouterr()
     assert progress.splitlines() == ["run 1 of 2: optim.lr=0.01, seed=0", "run 2 of 2: optim.lr=1e-07, seed=0"]
     lines = out.splitlines()
-    assert "claim slow of " in lines[0] and "optim.lr" in lines[0]
+    assert "claim slow of " in lines[0] and "lr=1e-07 is worse" in lines[0]
     for lr in ("0.01", "1e-07"):
         (cell,) = [c for c in made.cells if c["arm"] == f"optim.lr={lr}" and c["pair"] == "0"]
         said = f"val/bpb {cell['score']!r}, to the last bit; data, parameters and tokens too"

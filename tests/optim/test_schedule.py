@@ -68,15 +68,15 @@ def test_cosine_equals_torch() -> None:
     assert ours(Cosine(warmup=0.0, final=0.1)) == pytest.approx(theirs, rel=1e-9)
 
 
-def test_the_trainers_progress_gives_nanogpts_steps() -> None:
+def test_a_cosine_after_a_warmup_in_steps_is_nanogpts() -> None:
     """nanoGPT: (it + 1) / (warmup + 1), then a cosine over (it - warmup) / (steps - warmup)."""
-    schedule = Cosine(warmup=(W + 1) / (N + 1), final=0.1)
+    schedule = Cosine(warmup=W, final=0.1)
     for it in range(N):
         if it < W:
             expected = (it + 1) / (W + 1)
         else:
             expected = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (it - W) / (N - W)))
-        assert schedule((it + 1) / (N + 1), it) == pytest.approx(expected, rel=1e-9)
+        assert schedule((it + 1) / (N + 1), it) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,7 +109,19 @@ def test_a_cooldown_before_the_end_of_the_warmup_is_refused() -> None:
     assert WSD(warmup=0.4, cooldown=0.6)(0.4, 40) == 1.0
 
 
-@pytest.mark.parametrize("make", [WSD, Constant])
+def test_a_warmup_in_steps_under_a_budget_in_seconds() -> None:
+    """However fast the steps are: the warm-up takes its steps, the rest begins at the peak and ends with the budget."""
+    for name in NAMES:
+        schedule = registry.build("schedule", {"name": name, "warmup": W})
+        seconds = [0.01 * step if step < 40 else 0.4 + 0.03 * (step - 40) for step in range(60)]
+        found = [schedule(at / seconds[-1], step) for step, at in enumerate(seconds)]
+        assert found[:W] == [(step + 1) / (W + 1) for step in range(W)]
+        assert found[W] == pytest.approx(1.0)
+        assert found[W:] == sorted(found[W:], reverse=True)
+        assert found[-1] == pytest.approx(getattr(schedule, "final", 1.0))
+
+
+@pytest.mark.parametrize("make", [WSD, Constant, Cosine, Linear])
 def test_a_warmup_in_steps_is_that_share_of_every_budget(make: Any) -> None:
     for steps in (60, N):
         inside = [((t + 1) / (steps + 1), t) for t in range(steps)]
@@ -125,6 +137,9 @@ def test_a_warmup_in_steps_needs_room() -> None:
     check_length({"name": "wsd", "warmup": 20, "cooldown": 0.5}, None)
     with pytest.raises(ConfigError, match="20 steps of warm-up exceed a budget of 19 steps"):
         check_length({"name": "constant", "warmup": 20}, 19)
-    with pytest.raises(ConfigError, match=r"warmup must be a number in \[0, 1\] or a whole number >= 2, not 1.5"):
-        compose(["schedule=wsd", "schedule.warmup=1.5"])
-    assert compose(["schedule=wsd", "schedule.warmup=20"]).schedule["warmup"] == 20
+    with pytest.raises(ConfigError, match="20 steps of warm-up exceed a budget of 19 steps"):
+        check_length({"name": "cosine", "warmup": 20, "final": 0.1}, 19)
+    for name in NAMES:
+        with pytest.raises(ConfigError, match=r"warmup must be a number in \[0, 1\] or a whole number >= 2, not 1.5"):
+            compose([f"schedule={name}", "schedule.warmup=1.5"])
+        assert compose([f"schedule={name}", "schedule.warmup=20"]).schedule["warmup"] == 20

@@ -76,7 +76,7 @@ REFERENCES: dict[str, tuple[Any, Any, dict[str, Any], str, dict[str, Any], int]]
     "Gemma2": (
         modeling_gemma2,
         "Gemma2",
-        {"attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 3},
+        {"attn_logit_softcapping": 2.0, "query_pre_attn_scalar": WIDTH // HEADS},
         "gqa",
         {"softcap": 2.0},
         12,
@@ -98,7 +98,6 @@ def test_reference(name: str, kernel: str) -> None:
         "attention", {"name": part} | options, Shape(1, WIDTH, HEADS, CONTEXT, bias=name == "Llama"), 0
     )
     ours.kernel = kernel
-    ours.scale = theirs.scaling
     turn = name == "NanoChat"
     _copy(theirs, ours, turn)
     x, y = tokens(length).requires_grad_(), tokens(length).requires_grad_()

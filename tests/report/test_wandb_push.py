@@ -104,7 +104,7 @@ def test_no_answer(
     folder = Path(line.rpartition("wandb sync ")[2])
     assert folder.parent == tmp_path / "runs/pos_enc/wandb"
     kept = oracle.read(folder)
-    assert kept["config"]["mei"] == comparison.mei
+    assert kept["config"]["sesoi"] == comparison.sesoi
     assert kept["history"][0]["report/forest/_type"] == "image-file"
     assert offline.load(folder).rows == []
 

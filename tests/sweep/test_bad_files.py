@@ -45,7 +45,7 @@ BAD = {
     "negative seeds": (grid("seed: {min: -1, max: 3}"), "seed must be a whole number >= 0, not -1"),
     "a nuisance that is no name": (grid(SEED, more=block("nuisance: [[seed]]")), "unknown swept parameter"),
     "far too many draws": ("method: random\nrun_cap: 1000000000\n" + SEEDS, "run_cap must be at most 100,000"),
-    "an effect without an end": (grid(SEED, more=block("mei: .inf")), "gpt_lab.mei must be a number above 0"),
+    "an effect without an end": (grid(SEED, more=block("sesoi: .inf")), "gpt_lab.sesoi must be a number above 0"),
     "nothing swept": (grid("seed: {value: 0}"), "no parameter is swept"),
     "unknown parameter": (grid("positon: {values: [rope]}"), "unknown parameter 'positon'; did you mean 'position'?"),
     "unknown option": (grid("optim.lrr: {values: [0.1]}"), "unknown parameter 'optim.lrr'; did you mean 'optim.lr'?"),
@@ -134,7 +134,7 @@ BAD = {
     "nuisance is not swept": (grid(SEED, more=block("nuisance: [optim.lr]")), "unknown swept parameter"),
     "nuisance is the pair": (grid(SEED, more=block("nuisance: [seed]")), "pairs the runs and cannot be tuned"),
     "alpha": (grid(SEED, more=block("alpha: 5")), "gpt_lab.alpha must be a number between 0 and 1"),
-    "mei is text": (grid(SEED, more=block("mei: 1e-3")), "gpt_lab.mei: YAML reads 1e-3 as text: write 1.0e-3"),
+    "sesoi is text": (grid(SEED, more=block("sesoi: 1e-3")), "gpt_lab.sesoi: YAML reads 1e-3 as text: write 1.0e-3"),
     "no date": (grid("seed: {values: [2026-13-45]}"), "month must be in 1..12"),
     "bites its tail": (grid("seed: {values: &a [*a]}"), "recursive"),
     "zip of different lengths": (

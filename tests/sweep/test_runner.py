@@ -19,7 +19,7 @@ from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.store.files import read_json
-from gpt_lab.sweep import cells, runner, spec, work
+from gpt_lab.sweep import cells, runner, spec
 from gpt_lab.sweep.client import ForkServer
 from gpt_lab.sweep.design import Cell
 from gpt_lab.sweep.ledger import FILE, Entry, Ledger, entries
@@ -286,19 +286,6 @@ def test_threads_are_kept(tmp_path: Path) -> None:
     code, text = run(path)
     assert code == 0
     assert "2 threads each" in text
-
-
-def test_two_signals_at_once_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [10.0]
-    monkeypatch.setattr(work.time, "monotonic", lambda: now[0])
-    interrupts = work.Interrupts()
-    before = signal.getsignal(signal.SIGTERM)
-    with interrupts.listening():
-        for later in (0.0, 0.1, 0.2, 0.6):
-            now[0] += later
-            os.kill(os.getpid(), signal.SIGTERM)
-    assert interrupts.caught == [signal.SIGTERM, signal.SIGTERM]
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_terminal_gets_a_live_table(tmp_path: Path) -> None:

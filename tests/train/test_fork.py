@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from gpt_lab import trackers
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, fork
 from gpt_lab.train import checkpoint, claim, trainer
-from tests.train.helpers import CLOCKED, assert_same, quiet, train, weights
+from tests.train.helpers import CLOCKED, assert_mirrored, assert_same, mirrored, quiet, train, weights
 
 Make = Callable[..., RunConfig]
 WSD = {"name": "wsd", "warmup": 4, "cooldown": 0.25}
@@ -211,15 +210,9 @@ def test_force_trains_a_forked_run_from_the_start(make: Make) -> None:
 
 
 def test_the_mirror_of_a_branch_has_the_steps_before_the_fork(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    mirrored: list[tuple[int, float]] = []
-
-    class Mirror(trackers.Tracker):
-        def log(self, values: Any, step: int) -> None:
-            mirrored.extend((step, values[key]) for key in ("train/loss",) if key in values)
-
     forked = make_all(make, "forked")
     trunk = run(forked[LONG], forks=(15,)).path
-    monkeypatch.setattr(trackers, "build_tracker", lambda *_: Mirror())
+    kept = mirrored(monkeypatch)
     branch = run(forked[20], trunk=fork.place(trunk, 15)).path
-    assert mirrored == [(row["step"], row["train/loss"]) for row in Run.open(branch).metrics() if "train/loss" in row]
-    assert len(mirrored) == 20
+    assert_mirrored(kept, branch)
+    assert len(kept) == 20
