@@ -47,7 +47,7 @@ RECIPES = {
     ],
     "default_held": ["budget.steps=160", "eval.every=20", "schedule=constant", "schedule.warmup=0.05"],
 }
-"""Half of the budget a warm-up, as in experiments/norm.yaml; the usual 5 % at a quarter of the rate; that rate and the
+"""Half of the budget a warm-up; 5 % at a quarter of the rate; that rate and the
 default one held, so that each evaluation is the end of a shorter run."""
 COMMON = ["tracker=none", "eval.tokens=32768", "optim.beta2=0.99", "init.std=0.02"]
 QUICK = [

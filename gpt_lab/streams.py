@@ -26,19 +26,25 @@ STALLED = 1.0
 class Stream(io.FileIO):
     """A file descriptor to write to, and never an error.
 
+    Args:
+        there: whether it was open when this process began.
+
     Fields:
-        lost: why nothing can be written any more; None: it can.
+        lost: why something that was written went nowhere; None: nothing did.
     """
 
-    def __init__(self, number: int, lost: OSError | None = None) -> None:
+    def __init__(self, number: int, there: bool = True) -> None:
         super().__init__(number, "w", closefd=False)
-        self.lost = lost
+        self.lost: OSError | None = None
+        self._there = there
         self._since: float | None = None
 
     def write(self, data: Buffer) -> int:
         """Writes some of the bytes, or gives up; returns how many are dealt with."""
         self._since = time.monotonic()
         try:
+            if not self._there and self.lost is None:
+                raise OSError(errno.EBADF, "it is closed")
             while (written := super().write(data)) is None:
                 select.select([], [self], [])  # a descriptor that others have made non-blocking
             return int(written)
@@ -71,7 +77,7 @@ def keep() -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         text: Any = getattr(sys, name)
         if text is getattr(sys, f"__{name}__"):
-            made.append(Stream(number, OSError(errno.EBADF, "it is closed") if number in closed else None))
+            made.append(Stream(number, number not in closed))
             by_lines = number == 2 or made[-1].isatty() or getattr(text, "write_through", False)
             setattr(sys, name, wrapped(made[-1], getattr(text, "encoding", None), by_lines))
     signals.when_asked(lambda: _release(made))

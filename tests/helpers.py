@@ -1,8 +1,10 @@
-"""Small configs for tests, made without hydra, conf/ or torch."""
+"""Small configs for tests, made without hydra, conf/ or torch; and damage to files."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_lab import config
@@ -85,3 +87,14 @@ def stand_in(new: Iterable[tuple[str, RunConfig, Any]], machine: Any, known: dic
     for key, _, plan in new:
         known[key] = (pace(validation={1: 1e-5} | dict.fromkeys(plan.longer, 2e-5)), 3.0)
     return False
+
+
+def flip(folder: Path, name: str, where: float = 0.5, count: int = 64) -> None:
+    """Flips a bit in each of `count` bytes of a file, from this share of its length on; its times stay as they were."""
+    path = folder / name
+    data, times = bytearray(path.read_bytes()), path.stat()
+    start = round(where * max(0, len(data) - count))
+    for at in range(start, min(start + count, len(data))):
+        data[at] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))

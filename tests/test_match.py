@@ -22,7 +22,7 @@ from tests.helpers import tiny_config
 from tests.test_imports import heavy_after
 
 COMPOSER = config.Composer()
-QUICK = ["data=synthetic", "tokenizer=byte"]
+QUICK = ["data=synthetic"]
 SWAPS = [pytest.param(kind, name, id=f"{kind}={name}") for kind in match.PARTS for name in registry.index()[kind]]
 TINY = 4 * (4 * 128**2 + 3 * 128 * 344 + 2 * 128) + 128
 """Parameters beside the embeddings of the default model: 4 layers, 128 wide, swiglu of 8/3 x 128, RMS norms."""

@@ -21,6 +21,7 @@ from benchmarks.throughput import BareGPT, Shape
 from gpt_lab import config
 from gpt_lab.model import GPT
 from gpt_lab.parts.objective import CrossEntropy
+from gpt_lab.train.bare import bare_model
 from tests import parity_maps
 
 VOCAB, WIDTH, HEADS, KV_HEADS, CONTEXT, LENGTH = 61, 32, 4, 2, 32, 24
@@ -224,6 +225,12 @@ def _both(case: Case, *more: str) -> tuple[list[Tensor], list[Tensor]]:
 
 def test_every_preset_has_its_original() -> None:
     assert {name for name, case in CASES.items() if case.words == [f"model={name}"]} == set(config.choices("model"))
+
+
+@pytest.mark.parametrize(("scale", "parameters"), [("gpt2", 124_439_808), ("large", 354_823_168)])
+def test_scales_of_gpt2(scale: str, parameters: int) -> None:
+    model = bare_model(config.compose(["model=gpt2", f"scale={scale}"]), 50257)
+    assert sum(p.numel() for p in model.parameters()) == parameters
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -25,7 +25,7 @@ from gpt_lab.report.types import Comparison
 from gpt_lab.store import record
 from gpt_lab.store.run import timestamp
 
-FORMAT = 1
+FORMAT = 2
 """Raised when claim.json changes its meaning."""
 OF_THE_RUN = ("command", "started", "finished", "data")
 """Of ENVIRONMENT, what each run has of its own."""
@@ -35,7 +35,7 @@ SEEDS = ("arm", "tuning", "pair", "counts", "state", "score", "difference", "ide
 
 @dataclass(frozen=True)
 class Content:
-    """claim.json without its checksums, and the text of the files that it names."""
+    """claim.json without its digests, and the text of the files that it names."""
 
     claim: dict[str, Any]
     files: Mapping[str, bytes]

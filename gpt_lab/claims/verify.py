@@ -83,6 +83,8 @@ def _heading(claim: Claim, say: _Says) -> None:
     content = claim.content
     then = code.Version(content["code"]["commit"], content["code"]["dirty"])
     say(f"claim {claim.name} of {str(content['made'])[:10]}, made by {then}: {content['answer']}")
+    if claim.others:
+        say(f"not of the claim, and not used: {', '.join(claim.others)}")
     now = code.here()
     if then != now:
         say(f"this checkout is {now}")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from gpt_lab import signals, streams
-from gpt_lab.errors import LabError
+from gpt_lab.errors import ConfigError, LabError, one_line, quoted
 from gpt_lab.lines import say
 
 BAD_INPUT = 2
@@ -30,14 +30,19 @@ def entry(run: Callable[[list[str]], int], works: Works = lambda argv: False) ->
         signals.listen()
         argv = sys.argv[1:]
         try:
-            status = run(argv)
+            status = run(_utf8(argv))
         except LabError as error:
-            say(f"error: {error}", sys.stderr)
+            say(f"error: {one_line(str(error))}", sys.stderr)
             status = BAD_INPUT
         except KeyboardInterrupt as stop:
             number = stop.number if isinstance(stop, signals.Leave) else signal.SIGINT
             print(f"stopped by {signals.name(number)}: the same command begins anew", file=sys.stderr)
             status = 128 + number
+        except OSError as error:  # a path that is too long, or that nobody may read
+            if error.filename is None:
+                raise
+            say(f"error: cannot use {quoted(str(error.filename))}: {error.strerror}", sys.stderr)
+            status = BAD_INPUT
         except SystemExit as end:  # argparse, after --help
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
         signals.over()
@@ -54,8 +59,23 @@ def _told(status: int, worked: bool) -> int:
     lost = streams.lost(sys.stdout)
     if lost is None or lost.errno == errno.EPIPE or status > 128:
         return status
-    if worked:
+    if worked and status != BAD_INPUT:
         print(f"warning: standard output was lost ({lost.strerror}): the work went on without it", file=sys.stderr)
+    if worked:
         return status
     print(f"error: cannot write standard output: {lost.strerror}", file=sys.stderr)
     return status or BAD_INPUT
+
+
+def _utf8(words: list[str]) -> list[str]:
+    """The words of the command line.
+
+    Raises:
+        ConfigError: one is not UTF-8, so that no record and no report could name it.
+    """
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"{quoted(word)} is not UTF-8: rename the file or folder") from None
+    return words

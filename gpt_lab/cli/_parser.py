@@ -5,16 +5,22 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpt_lab import lines
-from gpt_lab.errors import ConfigError
+from gpt_lab.errors import ConfigError, quoted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 PIPE_WIDTH = 100
+MOST_JOBS = 1000
+"""Processes, or threads of one, beyond which a number is a slip."""
+MOST_SEEDS = 100_000
+"""As many as a grid has cells (sweep.grid.LARGEST)."""
+
+
 READABLE = 118
 """Longest line of prose in a help text, however wide the terminal."""
 
@@ -29,14 +35,49 @@ class Help(argparse.RawDescriptionHelpFormatter):
         return "\n".join(part for line in text.splitlines() for part in lines.fold(indent + line, min(width, READABLE)))
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose refusals are one line, like every other error of the lab."""
+class _Once(argparse._StoreAction):
+    """Stores an option's value; a second, different one would silently win."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=Help, **options)
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        before = getattr(namespace, self.dest, self.default)
+        if option is not None and before not in (self.default, values):
+            raise argparse.ArgumentError(self, f"given twice: {quoted(before)} and {quoted(values)}")
+        super().__call__(parser, namespace, values, option)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose refusals are one line, like every other error of the lab; strict where it would guess."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **{"formatter_class": Help, **settings})
+        self.register("action", None, _Once)
+        self.register("action", "store", _Once)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's; an empty word, which a path would take for the working folder, is refused."""
+        for word in args or ():
+            name, equals, value = word.partition("=")
+            if not word.strip() or (word.startswith("--") and equals and not value.strip()):
+                self.error(f"{name.strip() or 'an argument'} is empty: give it a value or leave it out")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.prog}: {message} (see {self.prog} --help)")
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number from `low` to `high`."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
+            raise argparse.ArgumentTypeError(f"a whole number from {low} to {high:,} is expected, not {quoted(text)}")
+        return int(text)
+
+    return read
 
 
 def output(show: Callable[[Console], None]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser, output
-from gpt_lab.errors import ConfigError
+from gpt_lab.errors import ConfigError, quoted
 from gpt_lab.lines import say
 from gpt_lab.report.gate import EXIT, TABLE
 from gpt_lab.report.targets import REMOTE, Options, find
@@ -128,7 +128,7 @@ def _keys(text: str | None) -> tuple[str, ...]:
         return ()
     keys = tuple(key.strip() for key in text.split(","))
     if not all(keys) or len(set(keys)) < len(keys):
-        raise ConfigError(f"--group-by takes settings, each once, such as position,scale.depth; not {text!r}")
+        raise ConfigError(f"--group-by takes settings, each once, such as position,scale.depth; not {quoted(text)}")
     return keys
 
 

@@ -6,7 +6,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import Parser
+from gpt_lab.cli._parser import MOST_JOBS, MOST_SEEDS, Parser, whole
+from gpt_lab.errors import ConfigError, quoted
 from gpt_lab.lines import say
 
 if TYPE_CHECKING:
@@ -34,33 +35,21 @@ def parser() -> Parser:
     made = Parser(prog="sweep", description=DESCRIPTION, epilog=EXAMPLES)
     made.add_argument("file", help="a sweep file, or a name of sweeps/")
     made.add_argument("overrides", nargs="*", metavar="key=value", help="settings of train, for every cell")
-    made.add_argument("--jobs", type=_positive, metavar="N", help="trials at a time (default: one per GPU, else cores)")
-    made.add_argument("--threads", type=_positive, metavar="N", help="CPU threads of each trial (default: 1)")
-    made.add_argument("--seeds", type=_positive, metavar="N", help="N values of the pairing setting")
+    made.add_argument(
+        "--jobs", type=whole(1, MOST_JOBS), metavar="N", help="trials at a time (default: one per GPU, else cores)"
+    )
+    made.add_argument("--threads", type=whole(1, MOST_JOBS), metavar="N", help="CPU threads of each trial (default: 1)")
+    made.add_argument("--seeds", type=whole(1, MOST_SEEDS), metavar="N", help="N values of the pairing setting")
     made.add_argument(
         "--target-effect", type=_effect, metavar="X", help="seeds enough to show X, in units of the metric"
     )
     made.add_argument("--dry-run", action="store_true", help="show the plan and leave")
     made.add_argument("--report", action="store_true", help="then say what is better, as `report` does")
     made.add_argument("--fail-fast", action="store_true", help="stop all when a trial fails")
-    made.add_argument("--retries", type=_natural, metavar="N", help="tries after a failure (1; 0 with --fail-fast)")
+    made.add_argument(
+        "--retries", type=whole(0, 100), metavar="N", help="tries after a failure (1; 0 with --fail-fast)"
+    )
     return made
-
-
-def _positive(text: str) -> int:
-    return _whole(text, 1)
-
-
-def _natural(text: str) -> int:
-    return _whole(text, 0)
-
-
-def _whole(text: str, least: int) -> int:
-    import argparse
-
-    if not text.isascii() or not text.isdigit() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"a whole number from {least} up is expected, not {text!r}")
-    return int(text)
 
 
 def _effect(text: str) -> float:
@@ -71,7 +60,7 @@ def _effect(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"a number above 0 is expected, not {text!r}")
+        raise argparse.ArgumentTypeError(f"a number above 0 is expected, not {quoted(text)}")
     return value
 
 
@@ -79,7 +68,6 @@ def run(argv: list[str]) -> int:
     """Exit status: 0 all finished, 1 some failed or diverged, 2 bad input, 128 + the number of a signal."""
     chosen = parser().parse_intermixed_args(argv)
 
-    from gpt_lab.errors import ConfigError
     from gpt_lab.sweep import spec
 
     if chosen.seeds is not None and chosen.target_effect is not None:

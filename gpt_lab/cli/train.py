@@ -29,10 +29,11 @@ groups (option in use by default first):
 def help_text() -> str:
     """The usage with every group and its options, read from conf/ and the registry."""
     from gpt_lab import config
+    from gpt_lab.names import GROUPS, SECTIONS
 
     tree = config.compose_tree([])
     lines = []
-    for group in config.GROUPS:
+    for group in GROUPS:
         names = config.choices(group)
         default = tree.get(group, {}).get("name")
         names.sort(key=lambda name: name != default)
@@ -41,7 +42,7 @@ def help_text() -> str:
     lines.append("\nkeys:")
     for key in ("seed", "replica", "study", "runs_dir", "device", "compile", "force", "match", "match_to"):
         lines.append(f"  {key}={_shown(tree[key])}")
-    for section in config.SECTIONS:
+    for section in SECTIONS:
         if section != "scale":
             lines.append("  " + " ".join(f"{section}.{k}={_shown(v)}" for k, v in tree[section].items()))
     return HELP + "\n".join(lines)

@@ -24,11 +24,8 @@ exit status: 0 W&B has all of them, 1 something did not arrive (the same command
 
 def parser() -> Parser:
     """The options, each with its meaning."""
-    import argparse
 
-    made = Parser(
-        prog="upload", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = Parser(prog="upload", description=DESCRIPTION, epilog=EPILOG)
     made.add_argument(
         "folders", nargs="*", metavar="FOLDER", help="a run's folder, a study's, or one of studies (default: runs)"
     )
@@ -42,7 +39,6 @@ def run(arguments: list[str]) -> int:
     from gpt_lab.dashboard import follow
     from gpt_lab.errors import DataError, LabError
     from gpt_lab.store import Run
-    from gpt_lab.train.live import summary_rows
 
     trackers.check({"name": "wandb", "mode": "online"})
     paths = [path for folder in follow.check_targets(chosen.folders or ["runs"]) for path in follow.find(folder)]
@@ -57,6 +53,8 @@ def run(arguments: list[str]) -> int:
             if one.holder() is not None:
                 print(f"{path}: is being trained: left alone")
                 continue
+            from gpt_lab.train.live import summary_rows  # costs seconds: it imports torch
+
             rows = summary_rows(one.summary) if one.state == "finished" else ()
             print(f"{path}: {len(one.metrics())} rows", flush=True)
             for message in trackers.upload(one, rows):

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import Parser
+from gpt_lab.cli._parser import MOST_SEEDS, Parser, whole
 from gpt_lab.errors import ConfigError
 
 DESCRIPTION = """\
@@ -31,7 +31,9 @@ def parser() -> Parser:
     made.add_argument("claim", metavar="CLAIM", help="a claim's folder, or its name in claims/")
     which = made.add_mutually_exclusive_group()
     which.add_argument("--cell", action="append", metavar="ARM,PAIR", help="this run; may be repeated")
-    which.add_argument("--cells", type=int, metavar="N", help="so many runs, the cheapest of each arm (2)")
+    which.add_argument(
+        "--cells", type=whole(1, MOST_SEEDS), metavar="N", help="so many runs, the cheapest of each arm (2)"
+    )
     which.add_argument("--all", action="store_true", help="every run that the verdicts rest on")
     made.add_argument("--tolerance", type=float, metavar="X", help="largest difference of the metric that is none")
     made.add_argument("--runs-dir", type=Path, metavar="DIR", help="keep the new runs there, and show their progress")
@@ -41,8 +43,6 @@ def parser() -> Parser:
 def run(arguments: list[str]) -> int:
     """Exit status: 0 verified, 1 not, 2 bad input, 128 + the number of a signal."""
     chosen = parser().parse_args(arguments)
-    if chosen.cells is not None and chosen.cells < 1:
-        raise ConfigError(f"--cells must be 1 or more, not {chosen.cells}")
     if chosen.tolerance is not None and not (math.isfinite(chosen.tolerance) and chosen.tolerance >= 0):
         raise ConfigError(f"--tolerance must be 0 or a positive number, not {chosen.tolerance:g}")
     from gpt_lab.claims import choose, folder

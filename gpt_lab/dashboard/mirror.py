@@ -141,6 +141,7 @@ class Writer:
         self._say = say
         self._writes = False
         self._trouble = ""
+        self._said: set[str] = set()
 
     def take(self) -> bool:
         """Whether this process writes the mirror now."""
@@ -153,11 +154,19 @@ class Writer:
                     raise
         return self._writes
 
+    def poll(self) -> None:
+        """One poll; what cannot be used is said, each thing once."""
+        self.follower.poll()
+        for line in self.follower.left_out.values():
+            if line not in self._said:
+                self._said.add(line)
+                self._say(line)
+
     def look(self) -> bool:
         """One poll, if it is ours to do; a store that is busy or half there is said once and tried again."""
         try:
             if self.take():
-                self.follower.poll()
+                self.poll()
                 self._trouble = ""
             return self._writes
         except (LabError, OSError, sqlite3.Error) as error:
@@ -173,7 +182,7 @@ def _once(writer: Writer, backend: Backend, place: Path, say: Callable[[str], No
         say(f"process {holder.get('pid')} keeps this mirror up to date: {place}")
         return 0
     try:
-        writer.follower.poll()
+        writer.poll()
     except (OSError, sqlite3.Error) as error:
         raise LabError(f"cannot write {place}: {error}") from error
     say(f"mirrored {counted(writer.follower.runs)} into {place}")

@@ -12,7 +12,6 @@ import importlib.util
 import io
 import json
 import logging
-import math
 import os
 import shutil
 import time
@@ -20,7 +19,6 @@ import urllib.request
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -196,11 +194,11 @@ class TensorBoard:
         self._notes[place] = new
 
     def _header(self, run: Seen) -> Any:
-        return self._event.Event(wall_time=_started(run), file_version="brain.Event:2")
+        return self._event.Event(wall_time=run.when().timestamp(), file_version="brain.Event:2")
 
     def _restart(self, run: Seen, step: int) -> Any:
         start = self._event.SessionLog(status=self._event.SessionLog.START)
-        return self._event.Event(wall_time=_started(run), step=step, session_log=start)
+        return self._event.Event(wall_time=run.when().timestamp(), step=step, session_log=start)
 
     def _row(self, run: Seen, row: Row) -> Any:
         """Metrics alone: TensorBoard draws against steps or time, and has no use for the other clocks."""
@@ -209,19 +207,15 @@ class TensorBoard:
 
     def _numbers(self, run: Seen, step: int, values: Mapping[str, float], seconds: float = 0.0) -> Any:
         scalars = [self._summary.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        when = _started(run) + (seconds if math.isfinite(seconds) else 0)
+        when = run.when(seconds).timestamp()
         return self._event.Event(wall_time=when, step=step, summary=self._summary.Summary(value=scalars))
 
     def _settings(self, run: Seen) -> list[Any]:
         """The flat config; not the state, as TensorBoard keeps the first value that it reads."""
         settings = {key: value for key, value in run.settings.items() if key != "state"}
-        start = self._hparams.hparams_pb(settings, f"{run.study}/{run.name}", _started(run))
-        return [self._event.Event(wall_time=_started(run), summary=start)]
+        start = self._hparams.hparams_pb(settings, f"{run.study}/{run.name}", run.when().timestamp())
+        return [self._event.Event(wall_time=run.when().timestamp(), summary=start)]
 
 
 def _checksum(keys: Sequence[str]) -> int:
     return zlib.crc32("\n".join(keys).encode())
-
-
-def _started(run: Seen) -> float:
-    return datetime.fromisoformat(str(run.record.get("started") or "1970-01-01T00:00:00Z")).timestamp()

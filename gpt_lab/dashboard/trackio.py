@@ -11,12 +11,10 @@ import hashlib
 import importlib.util
 import io
 import json
-import math
 import os
 import re
 import sqlite3
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -199,6 +197,4 @@ class Trackio:
 
 def _when(run: Seen, row: Row) -> str:
     """The start of the run and the seconds that it had trained: the axis "time" shows training time."""
-    started = datetime.fromisoformat(str(run.record.get("started") or "1970-01-01T00:00:00Z"))
-    seconds = row.values.get("seconds", 0.0)
-    return (started + timedelta(seconds=seconds if math.isfinite(seconds) else 0)).isoformat()
+    return run.when(row.values.get("seconds", 0.0)).isoformat()

@@ -27,6 +27,8 @@ from gpt_lab.schema import RunConfig
 
 OPENING = 40
 """Characters of a text's first line that are taken for a prompt."""
+UNPACKED = ("text", "jsonl", "shakespeare")
+"""Data whose files are at least as long as the text in them."""
 VALIDATION = 2**64 - 1
 """Key of synthetic validation sequences: a seed that no run can have, so that every run is validated alike."""
 
@@ -178,6 +180,7 @@ class TextDataset(Dataset):
 
     def _train(self, step: int, start: int, stop: int) -> Examples:
         places = self._order.starts(step * self._cfg.rows + start, stop - start)
+        self._shards.check("train", places, self._context + 1)
         return Examples(*batches.gather(self._shards.train, places, self._context))
 
     def _val_sequences(self, times: int) -> int:
@@ -185,6 +188,7 @@ class TextDataset(Dataset):
 
     def _val(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], times: int) -> Examples:
         length = self._context * times
+        self._shards.check("val", chosen * length, length + 1)
         places = chosen[:, None] * length + np.arange(length + 1)
         inside = np.minimum(places, self.val_tokens - 1)
         windows = self._shards.val[inside].astype(np.int64)
@@ -248,7 +252,24 @@ def open_dataset(cfg: RunConfig, progress: Progress | None = None, cache_dir: Pa
     """
     source = registry.build("data", cfg.data)
     if isinstance(source, Corpus):
+        _check_vocabulary(cfg, source)
         return TextDataset(cfg, open_shards(source, cfg.tokenizer, progress, cache_dir))
     if isinstance(source, Synthetic):
         return SyntheticDataset(cfg, source)
     raise ConfigError(f"data={cfg.data['name']} is neither a gpt_lab.data.corpus.Corpus nor synthetic")
+
+
+def _check_vocabulary(cfg: RunConfig, source: Corpus) -> None:
+    """Refuses a vocabulary that the text cannot fill: each merge of a byte-level BPE takes the place of two tokens.
+
+    Raises:
+        ConfigError: the line has the largest size that could be filled.
+    """
+    wanted, size = cfg.tokenizer.get("vocab_size"), source.size()
+    if wanted is None or size is None or cfg.data["name"] not in UNPACKED:
+        return
+    most = 257 + size // 2
+    if wanted > most:
+        raise ConfigError(
+            f"tokenizer.vocab_size={wanted} is more than {size:,} bytes of text can fill: lower it, far below {most:,}"
+        )

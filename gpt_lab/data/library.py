@@ -15,7 +15,7 @@ import numpy as np
 from gpt_lab.data.bpe import BYTE_ORDER, MIN_COUNT, check_vocab_size
 from gpt_lab.data.tokenizer import EOT, Tokenizer, head, unfilled
 from gpt_lab.errors import DataError, unknown
-from gpt_lab.options import PositiveInt
+from gpt_lab.options import NonEmpty, PositiveInt
 from gpt_lab.registry import register
 
 FILE = "tokenizer.json"
@@ -133,7 +133,7 @@ class HuggingFaceTokenizer(_Library):
     eot: the text of its end-of-text token (null: the usual names are tried, and a token is added if it has none).
     """
 
-    def __init__(self, *, path: str, revision: str = "main", eot: str | None = None) -> None:
+    def __init__(self, *, path: NonEmpty, revision: NonEmpty = "main", eot: NonEmpty | None = None) -> None:
         file = _local(path)
         inner = _read(file) if file else _from_hub(path, revision)
         vocabulary = inner.get_vocab(with_added_tokens=True)
@@ -160,7 +160,7 @@ class Tiktoken(Tokenizer):
     encoding: its name. Its ranks are downloaded once, into TIKTOKEN_CACHE_DIR where that is set.
     """
 
-    def __init__(self, *, encoding: str = "gpt2") -> None:
+    def __init__(self, *, encoding: NonEmpty = "gpt2") -> None:
         import tiktoken
 
         names = tiktoken.list_encoding_names()

@@ -214,7 +214,7 @@ def _seeds(sweep: Sweep) -> list[str]:
 
 def fixed(study: Study) -> list[str]:
     """`key=value` of what all runs share: budget, scale, data, tokenizer and what is not the default; no seeds."""
-    from gpt_lab import config
+    from gpt_lab import config, names
 
     runs = study.runs[study.runs["state"] != "missing"]
     shared = {}
@@ -225,7 +225,7 @@ def fixed(study: Study) -> list[str]:
         first = runs[column].iat[0]
         if runs[column].map(_text).nunique() == 1 and _text(first) != "–":
             shared[key] = _text(first)
-    groups = [f"{group}={shared[f'{group}.name']}" for group in config.GROUPS if f"{group}.name" in shared]
+    groups = [f"{group}={shared[f'{group}.name']}" for group in names.GROUPS if f"{group}.name" in shared]
     usual: dict[str, str] = {}
     with contextlib.suppress(ConfigError):  # a part of a package that is not installed here
         usual = {key: _text(value) for key, value in config.compose(groups).flat().items()}
@@ -236,7 +236,7 @@ def fixed(study: Study) -> list[str]:
         group, _, option = key.partition(".")
         if key in ("seed", "replica", "batch.seed", study.design.pair) or key in study.design.factors:
             continue
-        if option == "name" and group in config.GROUPS:
+        if option == "name" and group in names.GROUPS:
             if group in ("scale", "data", "tokenizer") or value != default.get(key):
                 found.append(f"{group}={value}")
         elif group == "budget" or (value != usual.get(key, default.get(key)) and group not in compared):

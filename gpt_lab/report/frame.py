@@ -55,7 +55,9 @@ class Loaded(Study):
         for source in {id(s): s for s in self._sources.values()}.values():
             own = [run for run in runs if self._sources.get(run) is source]
             if own:
+                told = len(source.notes)
                 found.update(source.curves(own))
+                self.notes += source.notes[told:]
         return found
 
     def noise(self, runs: list[str]) -> Noise | None:

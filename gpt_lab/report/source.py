@@ -87,7 +87,8 @@ class Source:
 
     Fields:
         rows: one per run, each made by `row`.
-        curves: of the runs asked for: run -> table of step, tokens, flops, seconds and metrics, one line per step.
+        curves: of the runs asked for: run -> table of step, tokens, flops, seconds and metrics, one line per step; what
+            cannot be read is added to the notes.
         sweep: the sweep that the source itself says its runs belong to (a ledger's copy, W&B's sweep config).
         stated: what that sweep said of its verdicts before its first run, where the source knows.
         wanted: the runs that this sweep asked for, where the source knows them (a ledger); else None.
@@ -151,5 +152,8 @@ def row(
 
 
 def number(value: Any) -> float:
-    """A float; NaN for what is none."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    """A float; NaN for what is none, and for whole numbers beyond all floats."""
+    try:
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return math.nan

@@ -14,7 +14,7 @@ from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.report.source import Source
 from gpt_lab.report.wandb_row import merged, table, wandb_row
 from gpt_lab.store.files import decode
-from gpt_lab.sweep import spec
+from gpt_lab.sweep import layout, spec
 from gpt_lab.sweep.design import Sweep
 from gpt_lab.trackers.wandb_env import as_client, base_url, login
 from gpt_lab.trackers.wandb_process import unreachable
@@ -100,7 +100,7 @@ def stated(name: str, raw: Any) -> tuple[Sweep | None, str]:
     """
     if not isinstance(raw, Mapping):
         return None, "it is empty"
-    kept = {key: value for key, value in raw.items() if key in spec.TOP}
+    kept = {key: value for key, value in raw.items() if key in layout.TOP}
     block = kept.get("gpt_lab")
     if not isinstance(block, Mapping) or "study" not in block:
         words = [word for word in kept.get("command") or [] if isinstance(word, str) and word.startswith("study=")]

@@ -45,6 +45,7 @@ def keep(
     Raises:
         LabError: a file cannot be written, or W&B refuses.
     """
+    told = len(study.notes)
     with tempfile.TemporaryDirectory() as temporary:
         figures = figure_files(comparison, study, folder or Path(temporary))
         if folder is not None:
@@ -54,6 +55,8 @@ def keep(
             from gpt_lab.report.wandb_push import push as log
 
             _say(console, log(comparison, study, figures))
+    for note in study.notes[told:]:  # on the curves, which were not read before
+        _say(console, note)
 
 
 def figure_files(comparison: Comparison, study: frame.Loaded, folder: Path) -> list[Figure]:

@@ -174,6 +174,7 @@ def _here(recipe: Recipe, resolved: Mapping[str, Any]) -> Noise | None:
 def _resolved(recipe: Recipe) -> dict[str, str]:
     """What `auto` becomes here. Imports torch; builds shards that are missing."""
     from gpt_lab.data.dataset import open_dataset
-    from gpt_lab.train.plan import resolve
+    from gpt_lab.train.plan import check_size, resolve
 
+    check_size(recipe.cfg)
     return resolve(recipe.cfg, open_dataset(recipe.cfg)).resolved

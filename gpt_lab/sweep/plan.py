@@ -315,29 +315,24 @@ class Builder:
 
     @property
     def warnings(self) -> list[str]:
-        """What there is to say of the data opened so far."""
-        return list(dict.fromkeys(text for dataset in self._datasets.values() for text in dataset.warnings))
+        """What the data opened so far have to say."""
+        return list(dict.fromkeys(line for dataset in self._datasets.values() for line in dataset.warnings))
 
     def plan(self, cfg: RunConfig, cell: Cell) -> RunPlan:
         """What the trainer would decide for a config, which can be built, and whose parts see no future."""
-        from gpt_lab import registry, trackers
-        from gpt_lab.optim.groups import groups
+        from gpt_lab import trackers
         from gpt_lab.train import causality
-        from gpt_lab.train.bare import bare_model
         from gpt_lab.train.eager import spare_compiler
-        from gpt_lab.train.plan import resolve
+        from gpt_lab.train.plan import check_size, resolve
 
         spare_compiler()
         key = repr([(k, v) for k, v in cfg.flat().items() if _built(k) and not _tuned(k, v)])
         if key not in self._plans:
             try:
                 trackers.check(cfg.tracker)
+                check_size(cfg)
                 dataset = self.dataset(cfg)
                 made = resolve(cfg, dataset)
-                model = bare_model(cfg, dataset.vocab_size)
-                init = registry.build("init", cfg.init, model.shape)
-                registry.build("optim", cfg.optim).build(groups(model, init))
-                registry.build("schedule", cfg.schedule)
                 causality.check_ahead(cfg, dataset.vocab_size)
             except (ConfigError, DataError) as error:
                 raise type(error)(f"cell {cell.index} ({join(tuple(cell.values), cell.values)}): {error}") from None

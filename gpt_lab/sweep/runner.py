@@ -58,6 +58,8 @@ def run_sweep(
         ConfigError: a cell that no run could have; nothing has been written. LabError: the folder cannot be written.
     """
     folder = folder_of(sweep)
+    if said := ledger_.mend(folder):
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
     known = [entry for entry in ledger_.entries(folder) if entry.wanted]
     sequential.refuse_change(sweep, ledger_.stored_sweep(folder), known)
     with contextlib.ExitStack() as stack:
@@ -79,7 +81,7 @@ def run_sweep(
             configs = cells_.configs(checked)
             fields, trees = [dataclasses.asdict(c) for c in checked], [cfg.to_dict() for cfg in configs]
             found = server.ask("check", cells=fields, configs=trees, lengths=trunk.wanted(sweep))
-            for line in found["warnings"]:
+            for line in found.get("warnings", ()):
                 console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
             visible = _gpus(found["gpus"]) if uses_gpu(sweep, left) else []
             if trunk.wanted(sweep):

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.errors import ConfigError, quoted, unknown
 from gpt_lab.sweep.design import Cell, Design, Looks, Sweep, shown
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def designed(
 def _bounds(stated: Any) -> tuple[int, int]:
     form = "seeds: {min: 3, max: 10, stop: decided}"
     if not isinstance(stated, Mapping):
-        raise ConfigError(f"gpt_lab.seeds must be a mapping, not {stated!r}: write {form}")
+        raise ConfigError(f"gpt_lab.seeds must be a mapping, not {quoted(stated)}: write {form}")
     for key in stated:
         if key not in KEYS:
             raise ConfigError(unknown("key of gpt_lab.seeds:", str(key), KEYS))
@@ -161,7 +161,7 @@ def _bounds(stated: Any) -> tuple[int, int]:
         raise ConfigError(unknown("value of gpt_lab.seeds.stop:", str(stated["stop"]), ("decided",)))
     for key in ("min", "max"):
         if not isinstance(stated[key], int) or isinstance(stated[key], bool):
-            raise ConfigError(f"gpt_lab.seeds.{key} must be a whole number, not {stated[key]!r}")
+            raise ConfigError(f"gpt_lab.seeds.{key} must be a whole number, not {quoted(stated[key])}")
     first, last = stated["min"], stated["max"]
     if not FEWEST <= first < last <= MOST:
         raise ConfigError(f"gpt_lab.seeds needs {FEWEST} <= min < max <= {MOST}, not min {first} and max {last}")

@@ -53,7 +53,7 @@ def check_job(job: Mapping[str, Any]) -> dict[str, Any]:
         job: cells: the fields of each. configs: their composed configs. lengths: whether to say how long each trains.
 
     Returns:
-        {"gpus": number, "warnings": lines on the data, "lengths": the fields of each trunk.Length}
+        {"gpus": number, "lengths": the fields of each trunk.Length, "warnings": lines on the data}
     """
     from gpt_lab import config
     from gpt_lab.sweep import plan, trunk
@@ -64,8 +64,8 @@ def check_job(job: Mapping[str, Any]) -> dict[str, Any]:
     lengths = trunk.lengths(cells, configs, builder) if job.get("lengths") else []
     import torch
 
-    found = {"gpus": torch.cuda.device_count(), "warnings": builder.warnings}
-    return {**found, "lengths": [dataclasses.asdict(one) for one in lengths]}
+    said = {"lengths": [dataclasses.asdict(one) for one in lengths], "warnings": builder.warnings}
+    return {"gpus": torch.cuda.device_count(), **said}
 
 
 def measure_job(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,9 +126,9 @@ class Background(Tracker):
         self._thread.join(max(0.0, end - time.monotonic()))
         if self._thread.is_alive():
             self.abandon()
-            self._say(f"{self.title} did not finish within {self.patience:g} s: {self.recovery()}")
+            self._say(f"{self.title} did not finish within {self.patience:g} s; {self.recovery()}")
         if self._dropped:
-            self._say(f"{self.title} was too slow and lacks the last {self._dropped} events: {self.recovery()}")
+            self._say(f"{self.title} was too slow and lacks the last {self._dropped} events; {self.recovery()}")
 
     def recovery(self) -> str:
         """Where what was not mirrored is."""
@@ -144,9 +144,9 @@ class Background(Tracker):
         self._notices.put(text)
 
     def _put(self, event: Event) -> None:
-        if self._thread is None or self._finished:
+        if self._finished:
             return
-        try:
+        try:  # also before `start`: a resume may validate before its first step
             if self._dropped:
                 raise queue.Full
             self._events.put_nowait(event)

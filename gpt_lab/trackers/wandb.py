@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -14,10 +15,11 @@ from typing import Any, Literal
 
 from gpt_lab import signals
 from gpt_lab.errors import ConfigError, LabError
+from gpt_lab.options import NonEmpty
 from gpt_lab.registry import register
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
-from gpt_lab.trackers.base import Background, Event
+from gpt_lab.trackers.base import Background, Event, logged
 from gpt_lab.trackers.wandb_env import AGENT, Mode, agent, choose_mode, client, login, setting
 
 FACTS = (
@@ -27,6 +29,10 @@ FACTS = (
 """What of run.json joins the settings in W&B's config: to group by, and for reports to read back."""
 _PLACE = ("WANDB_PROJECT", "WANDB_ENTITY")
 """Where an agent's sweep is, beside AGENT."""
+RESTARTS = 3
+"""Times that a run gets another such process."""
+GONE = 3
+"""Exit status of the process that speaks to W&B when W&B's own, which it starts, has left: others can tell the rest."""
 _LAUNCH = "import sys, os; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from gpt_lab.trackers import wandb_process"
 
 
@@ -64,10 +70,10 @@ class Wandb(Background):
         cfg: RunConfig,
         *,
         mode: Literal["auto", "online", "offline"] = "auto",
-        project: str | None = None,
-        entity: str | None = None,
-        group: str | None = None,
-        run_name: str | None = None,
+        project: NonEmpty | None = None,
+        entity: NonEmpty | None = None,
+        group: NonEmpty | None = None,
+        run_name: NonEmpty | None = None,
         tags: list[str] = [],  # noqa: B006 (the index reads literal defaults)
     ) -> None:
         super().__init__(run)
@@ -89,6 +95,7 @@ class Wandb(Background):
             "argv": sys.argv,
             "program": sys.argv[0],
             "stoppable": asked is None,
+            "gone": GONE,
             "missed": [] if earlier.get("uploaded", True) else [str(path) for path in self._earlier("files/media")],
             "init": {
                 "project": None if inside else project or earlier.get("project") or setting("project") or "gpt_lab",
@@ -104,6 +111,10 @@ class Wandb(Background):
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self._imported = threading.Event()
+        self._restarts = RESTARTS
+        self._told = 0
+        self._ending: list[Event] = []
+        """The final table and the end: what no row of the run tells."""
 
     @classmethod
     def check(cls, *, mode: str = "auto", **_: Any) -> None:
@@ -118,7 +129,9 @@ class Wandb(Background):
             )
 
     def start(self) -> None:
-        if self.mode != "disabled":
+        if self.mode == "disabled":
+            self._finished = True
+        else:
             super().start()
 
     def finish(self, state: str, summary: Mapping[str, Any], open_step: int | None = None) -> None:
@@ -150,16 +163,40 @@ class Wandb(Background):
         self._send({**self._header, **{name: getattr(self, name) for name in limits}})
 
     def write(self, event: Event) -> None:
-        self._send(event._asdict())
+        if event.step is None:
+            self._ending.append(event)
+        elif event.step < self._told:
+            return
+        try:
+            self._send(event._asdict())
+        except BrokenPipeError:
+            self._again()
 
     def close(self) -> None:
-        if self._process is not None and self._process.stdin is not None:
-            try:
-                self._process.stdin.close()
-            finally:
-                self._process.wait()
-                if self._reader is not None:
-                    self._reader.join(5)
+        while self._shut() == GONE:
+            self._again()
+
+    def _again(self) -> None:
+        """Has another process tell the server what it does not have, when a signal to every process has ended W&B's."""
+        if self._shut() != GONE or self._restarts == 0:
+            raise BrokenPipeError("its process has ended")
+        self._restarts -= 1
+        self.open()
+        past = logged(self.run)
+        self._told = past[-1].step or 0 if past else 0
+        for event in (*past, *self._ending):
+            self._send(event._asdict())
+
+    def _shut(self) -> int | None:
+        """Ends the process, and waits for that; its exit status, None without one."""
+        if self._process is None or self._process.stdin is None:
+            return None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+        if self._reader is not None:
+            self._reader.join(5)
+        return self._process.returncode
 
     def abandon(self) -> None:
         if self._process is not None:
@@ -192,7 +229,7 @@ class Wandb(Background):
             self._say(f"{message['text']}: all is in the run folder, {self.recovery()}")
             self._note()
         elif kind == "ready":
-            if message["url"]:
+            if message["url"] and self._restarts == RESTARTS:
                 self._say(f"W&B: {message['url']}")
             self._note(**message, sweep=self._sweep)
         elif kind == "uploaded" and not self._dropped:
@@ -240,10 +277,10 @@ class Auto(Wandb):
         run: Run,
         cfg: RunConfig,
         *,
-        project: str | None = None,
-        entity: str | None = None,
-        group: str | None = None,
-        run_name: str | None = None,
+        project: NonEmpty | None = None,
+        entity: NonEmpty | None = None,
+        group: NonEmpty | None = None,
+        run_name: NonEmpty | None = None,
         tags: list[str] = [],  # noqa: B006 (the index reads literal defaults)
     ) -> None:
         super().__init__(run, cfg, project=project, entity=entity, group=group, run_name=run_name, tags=tags)

@@ -40,13 +40,15 @@ class Session:
         self._media: dict[str, Any] = {}
         self._tables: set[str] = set()
         self._patience = self._probe = 0.0
+        self._gone = 1
+        """Exit status when W&B's service has left: it hears SIGTERM, which is shut out here, because Go lets it in."""
         self._whole = True
         self._url: str | None = None
         """The server's address while the run is online."""
 
     def begin(self, header: dict[str, Any]) -> None:
         """Starts the run, online if that is asked for and possible; whatever goes wrong is reported once."""
-        self._patience, self._probe = header["patience"], header["probe_timeout"]
+        self._patience, self._probe, self._gone = header["patience"], header["probe_timeout"], header["gone"]
         try:
             self._run = self._begin(header)
         except Exception as error:
@@ -58,6 +60,8 @@ class Session:
             return
         try:
             getattr(self, f"_on_{event['op']}")(event["step"], event["data"])
+        except ConnectionError:
+            os._exit(self._gone)
         except Exception as error:
             self._whole = False
             self.warn(f"W&B refused a {event['op']} ({_line(error)}); it is kept in the run folder")
@@ -115,7 +119,7 @@ class Session:
             console="off",
             silent=True,
             init_timeout=header["init_timeout"],
-            finish_timeout=0.8 * self._patience,
+            finish_timeout=0.7 * self._patience,  # the rest is for a first look at the server and for the way out
             finish_timeout_raises=True,
             program=header["program"],
             x_stats_pid=parent,

@@ -92,9 +92,10 @@ def next_commands(run: Run, cfg: RunConfig, command: str, prompt: str | None) ->
     return [*([] if prompt is None else [f"continue a text:  {generate}"]), f"another seed:     {again}"]
 
 
-def out_of_memory(cfg: RunConfig) -> LabError:
-    """The error of a GPU without enough memory, with the ways out."""
+def out_of_memory(cfg: RunConfig, device: str) -> LabError:
+    """The error of a device without enough memory, with the ways out."""
+    where = "GPU memory" if device == "cuda" else "memory"
     return LabError(
-        f"out of GPU memory with {cfg.batch.micro or cfg.rows} rows of {cfg.scale.context} tokens at a time: lower "
+        f"out of {where} with {cfg.batch.micro or cfg.rows} rows of {cfg.scale.context} tokens at a time: lower "
         "batch.micro, set model.checkpointing=true, or make the model smaller"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import signal
 from collections.abc import Callable, Collection, Iterator
@@ -23,7 +24,7 @@ from gpt_lab.signals import Signals
 from gpt_lab.store import Run, fork
 from gpt_lab.terminal import Terminal
 from gpt_lab.train import causality, checkpoint, ending, live
-from gpt_lab.train.bare import bare_model
+from gpt_lab.train.bare import bare_model, is_out_of_memory
 from gpt_lab.train.budget import Clock
 from gpt_lab.train.claim import claim, shared
 from gpt_lab.train.eager import spare_compiler
@@ -34,7 +35,7 @@ from gpt_lab.train.lengths import evaluate_longer
 from gpt_lab.train.memory import keep_freed_memory
 from gpt_lab.train.metrics import Diverged, History, peak_memory_gb
 from gpt_lab.train.peak import mfu, peak_flops
-from gpt_lab.train.plan import Plan, resolve
+from gpt_lab.train.plan import Plan, check_size, resolve
 from gpt_lab.train.sample import draw, save_tokenizer
 from gpt_lab.train.state import State, Stopped
 from gpt_lab.train.step import Stepper
@@ -68,15 +69,17 @@ def run_training(
     """
     console = console or Terminal()
     trackers.check(cfg.tracker)
+    check_size(cfg)
     with live.preparing(console) as progress:
         dataset = open_dataset(cfg, progress)
+    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     for warning in dataset.warnings:
-        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+        say(f"warning: {warning}")
     plan = resolve(cfg, dataset)
     for note in plan.notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        say(note)
     causality.check(cfg, dataset.vocab_size, plan.device, plan.precision)
-    run = claim(cfg, plan, command, trunk)
+    run = claim(cfg, plan, command, trunk, say)
     with run.lock(), asked or Signals() as asked:
         run = Run.open(run.path)  # as the last process that held the lock left it
         if started is not None:
@@ -156,18 +159,24 @@ class Trainer:
                 return self.report(divergence)
 
     def resume(self) -> None:
-        """Continues from the newest valid checkpoint, or begins."""
-        found = self.checkpoints.newest()
+        """Continues from the newest whole checkpoint, or begins; says what was damaged."""
+        damaged: list[str] = []
+        found = self.checkpoints.resume(self.model, self.optimizer, self.plan.precision.scaler, damaged)
+        because = f": {'; '.join(damaged)}" if damaged else ""
         if found is not None:
-            path, _ = found
-            loaded = checkpoint.load(path, self.model, self.optimizer, self.plan.precision.scaler)
-            self.state = State(**{name: loaded[name] for name in asdict(self.state)})
-            self.view.say(f"resuming {self.run.path} from step {self.state.step}")
+            self.state = found
+            self.view.say(f"resuming {self.run.path} from step {self.state.step}{because}")
             self.run.update(resumed=True)  # from its start to its end is not how long it took
+        elif damaged:
+            self.view.say(f"training {self.run.path} anew{because}")
         else:
             self.view.say(f"training {self.run.path} ({', '.join(self.plan.resolved.values())[:80]})")
-        self.checkpoints.clean(self.state.step)
-        self.run.truncate_after(self.state.step)
+        forked = (self.run.record.get("forked") or {}).get("step", 0)
+        if forked > self.state.step:  # its own checkpoints, the trunk's among them, are damaged
+            self.run.update(forked=None)
+        self.checkpoints.clean(self.state.step, self.state.best_step)
+        if said := self.run.truncate_after(self.state.step):
+            self.view.say(said)
         if self.run.metrics():  # of an earlier process or of a trunk: the mirror may lack some of it
             self.tracker.resume()
         self.run.update(state="running", finished=None, error=None, prompt=self.prompt)
@@ -361,8 +370,8 @@ class Trainer:
                 self.run.update(error=f"{type(error).__name__}: {error}")
                 self.run.finish("failed", {})
             self.tracker.finish("failed", {}, open_step=self.state.step)
-            if isinstance(error, torch.OutOfMemoryError):
-                raise ending.out_of_memory(self.cfg) from error
+            if is_out_of_memory(error):
+                raise ending.out_of_memory(self.cfg, self.plan.device) from error
             raise
 
     def end(

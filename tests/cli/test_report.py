@@ -114,7 +114,7 @@ def test_partial_data(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "15 runs: 13 finished, 1 stopped, 1 running" in text
     assert "stopped: position=sinusoidal (seed 0): killed while running: the same command resumes it" in text
     assert "running: position=sinusoidal (seed 1)" in text
-    assert "runs/pos/torn left out: its run.json is torn or not that of a run" in text
+    assert "runs/pos/torn left out: cannot read runs/pos/torn/run.json: not valid JSON" in text
 
 
 def test_nothing_finished_says_what_to_do(folder: Path) -> None:

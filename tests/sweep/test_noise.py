@@ -221,7 +221,7 @@ def test_a_tuned_baseline_needs_a_choice(tmp_path: Path) -> None:
         (["nosuch"], "unknown sweep 'nosuch'"),
         (["{file}", "other"], "one sweep file"),
         (["{file}", "--seeds", "2"], "3 null pairs are the fewest"),
-        (["{file}", "--seeds", "two"], "a whole number from 1 up"),
+        (["{file}", "--seeds", "two"], "a whole number from 1 to 100,000"),
         (["{file}", "--metric", "val/loss"], "--metric is for --list"),
         (["{file}", "scale.dept=2"], "did you mean 'depth'"),
         (["seed=3"], "null pairs draw their own seeds"),

@@ -23,6 +23,7 @@ from gpt_lab.sweep import cells, runner, spec
 from gpt_lab.sweep.client import ForkServer
 from gpt_lab.sweep.design import Cell
 from gpt_lab.sweep.ledger import FILE, Entry, Ledger, entries
+from tests.helpers import flip
 from tests.sweep.helpers import children, curves, quiet, said, until, write_sweep
 
 pytestmark = pytest.mark.slow
@@ -99,11 +100,12 @@ def test_finished_runs_are_found_without_the_ledger_and_lost_ones_repeated(tmp_p
     folder = tmp_path / "runs" / "tiny"
     run(path)
     whole = curves(folder)
-    (folder / FILE).unlink()
+    flip(folder, FILE, 0.0)
     lost = next(entry for entry in Path(folder).glob("*/run.json")).parent
     shutil.rmtree(lost)
     code, text = run(path)
     assert code == 0
+    assert f"{folder / FILE} is damaged (file is not a database): kept as {FILE}.damaged; a new one is begun" in text
     assert text.count("as before") == 3
     assert curves(folder) == whole
     shutil.rmtree(lost if lost.exists() else next(folder.glob("*/run.json")).parent)

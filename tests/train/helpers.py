@@ -47,7 +47,8 @@ def mirrored(patch: pytest.MonkeyPatch) -> dict[int, dict[str, Any]]:
 
 def assert_mirrored(kept: dict[int, dict[str, Any]], path: Path) -> None:
     """Every row of metrics.jsonl, each once and with all that it holds; what depends on the clock may be older."""
-    assert [{"step": step, **_unclocked(kept[step])} for step in kept] == curve(path)
+    for a, b in zip([{"step": step, **_unclocked(kept[step])} for step in kept], curve(path), strict=True):
+        assert a == b, (a, b)
 
 
 def quiet() -> Console:

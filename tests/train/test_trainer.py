@@ -91,13 +91,13 @@ def test_final_weights_are_saved_and_are_those_validated(make: Make) -> None:
 
     cfg = make(**{"budget.steps": 7, "eval.tokens": 100, "eval.every": 3})
     result = train(cfg)
-    model, _, _ = load_run(Run.open(result.path), "last")
+    model = load_run(Run.open(result.path), "last").model
     values = evaluate(
         model, registry.build("objective", cfg.objective), precision.resolve("fp32", "cpu"), open_dataset(cfg), rows=4
     )
     assert values is not None
     assert math.isclose(values["val/loss"], result.summary["val/loss"], rel_tol=1e-6)
-    assert checkpoint.read_state(result.path / "checkpoints" / "last")["step"] == 7  # type: ignore[index]
+    assert checkpoint.read_state(result.path / "checkpoints" / "last")["step"] == 7
 
 
 def test_the_best_checkpoint_has_the_lowest_loss(make: Make) -> None:
