@@ -56,7 +56,7 @@ def asked(name: str, place: Path, jobs: int, quick: bool) -> dict[str, Any]:
     """Runs a question in the folder `place`, and what it took."""
     words = [*COMMAND, f"sweeps/{name}.yaml", "--report", "--jobs", str(jobs)]
     if quick:
-        words += QUICK
+        words += [*QUICK, f"study={name}"]
         words += QUICK_TEXT if spec.load(ROOT / "sweeps" / f"{name}.yaml").design.metric.endswith("bpb") else []
     began = time.perf_counter()
     status = subprocess.run(words, cwd=place, env={**os.environ, "WANDB_MODE": "disabled"}).returncode

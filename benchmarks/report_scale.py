@@ -33,6 +33,7 @@ from gpt_lab.report.compare import compare
 from gpt_lab.report.targets import Options, find
 from gpt_lab.report.write import figure_files, write
 from gpt_lab.store import Run
+from gpt_lab.store.files import write_json
 from gpt_lab.store.record import machine
 
 RESULTS = Path(__file__).parent / "results"
@@ -55,7 +56,7 @@ def make(runs_dir: Path, count: int) -> Path:
         record |= {"state": "finished", "name": f"run{number}", "summary": _summary(bpb), "seed": seed}
         folder = template.path.with_name(f"run{number:06d}")
         folder.mkdir()
-        (folder / "run.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+        write_json(folder / "run.json", record)
         with open(folder / "metrics.jsonl", "w", encoding="utf-8") as file:
             for step in range(1, LINES + 1):
                 spent = {"step": step * 20, "tokens": step * 61440, "flops": step * 3.6e11, "seconds": step * 1.5}

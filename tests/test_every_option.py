@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from gpt_lab import registry
-from gpt_lab.train.trainer import run_training
+from gpt_lab.train.start import run_training
 from tests.helpers import tiny_config
 
 WORDS = "the cat sat on the mat and the dog lay by the door while rain fell on the roof. "

@@ -17,7 +17,7 @@ from gpt_lab.model import GPT
 from gpt_lab.parts.base import role
 from gpt_lab.schema import RunConfig
 from gpt_lab.train.bare import bare_model
-from gpt_lab.train.trainer import run_training
+from gpt_lab.train.start import run_training
 from tests.helpers import tiny_config
 from tests.test_imports import heavy_after
 

@@ -31,7 +31,8 @@ ODD = (
 
 
 def composed(*overrides: str) -> config.RunConfig:
-    return config.compose(["data=text", "data.path=x", *overrides])
+    path = [] if any(one.startswith("data.path=") for one in overrides) else ["data.path=x"]
+    return config.compose(["data=text", *path, *overrides])
 
 
 @pytest.mark.parametrize("value", [*ODD, "2024", "1e5", "true", "range(1,3)", "a${b", "plain", "", "a b"])

@@ -68,7 +68,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run report sweeps/pos_enc.yaml": Run("report.html"),
     "uv run sweep sweeps/attention.yaml match=params --dry-run": Run("matched by", STEPS),
     "uv run train mlp=gelu match=flops": Run("val bits per byte", STEPS),
-    "uv run report runs/pos_enc --sesoi 0.02": Run("smallest effect size of interest 0.02"),
+    "uv run report runs/pos_enc --details": Run("position=alibi"),
     "uv run report --help": Run("usage: report"),
     "uv run report sweeps/pos_enc.yaml --claim positions": Run("wrote claims/positions"),
     "uv run verify positions": Run("verified: 2 of 2 runs"),

@@ -152,7 +152,7 @@ class Prepared:
         claimed = self.cell["score"]
         if self.unequal:
             return Outcome("different", claimed, None, self.tolerance, self.basis, self.unequal)
-        from gpt_lab.train.trainer import run_training
+        from gpt_lab.train.start import run_training
 
         with _threads(self.environment.get("threads")):
             result = run_training(self.cfg, console, shlex.join(["train", *(self.cell["overrides"] or ())]))

@@ -82,7 +82,7 @@ def run(argv: list[str]) -> int:
         print(yaml.safe_dump(cfg.to_dict(), sort_keys=False, allow_unicode=True), end="")
         return 0
     from gpt_lab.terminal import Terminal
-    from gpt_lab.train.trainer import run_training
+    from gpt_lab.train.start import run_training
 
     command = shlex.join(["train", *argv])
     return run_training(cfg, Terminal(file=sys.stdout), command).exit_code

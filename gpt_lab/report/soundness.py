@@ -36,7 +36,7 @@ def doubts(runs: pd.DataFrame, paired: Paired, design: Design, baseline: str, fo
 def _gone(chosen: pd.DataFrame, baseline: str, found: Found) -> None:
     """Runs of an arm that ended or were broken off, and are not there: nobody sees whether they were bad ones."""
     score = chosen["score"].astype(float)
-    states = chosen["state"].mask((chosen["state"] == "finished") & score.isna(), "without score")
+    states = chosen["state"].mask((chosen["state"] == "finished") & score.isna() & ~_lossy(chosen), "without score")
     lost = states.isin(GONE) | ((states == "missing") & ended(chosen))
     for arm, own in states[lost].groupby(chosen["arm"][lost], sort=False):
         said = ", ".join(
@@ -47,6 +47,13 @@ def _gone(chosen: pd.DataFrame, baseline: str, found: Found) -> None:
                 each.append(doubt("gone", f"of the baseline's runs {said}", "worse"))
         elif arm in found:
             found[str(arm)].append(doubt("gone", f"of its runs {said}: those left may be the lucky ones", "better"))
+
+
+def _lossy(chosen: pd.DataFrame) -> pd.Series[bool]:
+    """Of runs, those whose tokens do not give the text back: they have no bits per byte, which another rule says."""
+    if "env.lossy" not in chosen:
+        return pd.Series(False, index=chosen.index)
+    return chosen["env.lossy"].map(lambda text: isinstance(text, str) and text != "").astype(bool)
 
 
 def ended(runs: pd.DataFrame) -> pd.Series[bool]:

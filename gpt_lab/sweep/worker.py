@@ -122,7 +122,7 @@ def _train(job: Mapping[str, Any], tell: Tell) -> int:
 
     from gpt_lab import config
     from gpt_lab.store import Run
-    from gpt_lab.train.trainer import run_training
+    from gpt_lab.train.start import run_training
 
     cfg = config.from_dict(job["config"])
     if cfg.identity() != job["identity"]:

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import signal
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
 from gpt_lab import registry, signals, trackers
-from gpt_lab.data.dataset import Dataset, open_dataset
+from gpt_lab.data.dataset import Dataset
 from gpt_lab.errors import LabError
 from gpt_lab.model import initialize
 from gpt_lab.optim.groups import groups
 from gpt_lab.schema import RunConfig
 from gpt_lab.signals import Signals
 from gpt_lab.store import Run, fork
-from gpt_lab.terminal import Terminal
-from gpt_lab.train import causality, checkpoint, ending, live
+from gpt_lab.train import checkpoint, ending, live
 from gpt_lab.train.bare import bare_model, is_out_of_memory
 from gpt_lab.train.budget import Clock
-from gpt_lab.train.claim import claim, shared
+from gpt_lab.train.claim import shared
 from gpt_lab.train.eager import spare_compiler
 from gpt_lab.train.ending import Result
 from gpt_lab.train.evaluate import eval_rows, evaluate
@@ -35,60 +32,13 @@ from gpt_lab.train.lengths import evaluate_longer
 from gpt_lab.train.memory import keep_freed_memory
 from gpt_lab.train.metrics import Diverged, History, peak_memory_gb
 from gpt_lab.train.peak import mfu, peak_flops
-from gpt_lab.train.plan import Plan, check_size, resolve
+from gpt_lab.train.plan import Plan
 from gpt_lab.train.sample import draw, save_tokenizer
 from gpt_lab.train.state import State, Stopped
 from gpt_lab.train.step import Stepper
 
 READ_AT_LEAST_EVERY = 100
 """Steps between two looks at the losses where the log is rarer, so that divergence is seen in time."""
-
-
-def run_training(
-    cfg: RunConfig,
-    console: Console | None = None,
-    command: str = "",
-    started: Callable[[Run], None] | None = None,
-    trunk: Path | None = None,
-    forks: Collection[int] = (),
-    asked: Signals | None = None,
-) -> Result:
-    """Trains what `cfg` describes, or resumes it, or says that it is done already.
-
-    Args:
-        console: where progress goes; None: standard output.
-        command: the command line, for the record and the hints at the end.
-        started: called with the run once this process holds its lock.
-        trunk: a fork point (store/fork.py) that a new run may begin from.
-        forks: steps at which this run leaves one for others.
-        asked: hears the signals that ask it to leave; None: a later one ends the process at once.
-
-    Raises:
-        ConfigError, DataError: what is asked for cannot be trained here, or its loss would mean nothing.
-        LabError: the run folder cannot be written, another process trains this run, memory is too small.
-    """
-    console = console or Terminal()
-    trackers.check(cfg.tracker)
-    check_size(cfg)
-    with live.preparing(console) as progress:
-        dataset = open_dataset(cfg, progress)
-    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    for warning in dataset.warnings:
-        say(f"warning: {warning}")
-    plan = resolve(cfg, dataset)
-    for note in plan.notes:
-        say(note)
-    causality.check(cfg, dataset.vocab_size, plan.device, plan.precision)
-    run = claim(cfg, plan, command, trunk, say)
-    with run.lock(), asked or Signals() as asked:
-        run = Run.open(run.path)  # as the last process that held the lock left it
-        if started is not None:
-            started(run)
-        if run.state in ("finished", "diverged") and not cfg.force:
-            return ending.already_done(run, cfg, console)
-        if cfg.force and (run.state != "running" or run.metrics()):
-            run.restart()
-        return Trainer(cfg, plan, dataset, run, console, asked, command, forks).run_to_end()
 
 
 class Trainer:

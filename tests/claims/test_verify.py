@@ -262,15 +262,15 @@ def test_the_three_words(score: float | None, tolerance: float, word: str) -> No
 def test_a_run_that_diverges_or_is_stopped(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gpt_lab.train import trainer
+    from gpt_lab.train import start
     from gpt_lab.train.ending import Result
 
     diverged = Result(Path("x"), "diverged", {"diverged/step": 7})
-    monkeypatch.setattr(trainer, "run_training", lambda *words: diverged)
+    monkeypatch.setattr(start, "run_training", lambda *words: diverged)
     status, out = verified(capsys, "--cells", "1")
     assert status == 1 and "different: the new run diverged at step 7" in out
     stopped = Result(Path("x"), "stopped", {}, signal_number=15)
-    monkeypatch.setattr(trainer, "run_training", lambda *words: stopped)
+    monkeypatch.setattr(start, "run_training", lambda *words: stopped)
     status, out = verified(capsys, "--cells", "1")
     assert status == 143 and out.splitlines()[-1] == "interrupted: the claim is neither verified nor refuted"
 

@@ -150,7 +150,7 @@ def test_the_runner_passes_a_refusal_on() -> None:
 def test_a_child_sets_its_threads_and_gpu_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from gpt_lab.train import trainer
+    from gpt_lab.train import start
 
     seen: dict[str, Any] = {}
 
@@ -161,7 +161,7 @@ def test_a_child_sets_its_threads_and_gpu_before_it_trains(tmp_path: Path, monke
         seen.update(threads=torch.get_num_threads(), gpu=os.environ["CUDA_VISIBLE_DEVICES"], command=command)
         return Done
 
-    monkeypatch.setattr(trainer, "run_training", train)
+    monkeypatch.setattr(start, "run_training", train)
     monkeypatch.setattr(worker, "_redirect", lambda log: None)
     monkeypatch.setattr(sys, "argv", ["pytest"])
     for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

@@ -18,7 +18,7 @@ from gpt_lab.report.targets import Options
 from gpt_lab.store import all_runs
 from gpt_lab.sweep import cells, plan, spec
 from gpt_lab.sweep.design import Cell, Sweep
-from gpt_lab.train.trainer import run_training
+from gpt_lab.train.start import run_training
 
 SMALL = {
     "data": "synthetic",

@@ -18,7 +18,8 @@ from gpt_lab import trackers
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.trackers.base import Background, Event
-from gpt_lab.train.trainer import Result, run_training
+from gpt_lab.train.start import run_training
+from gpt_lab.train.trainer import Result
 
 CLOCKED = ("seconds", "perf/tokens_per_s", "perf/mfu", "perf/peak_memory_gb")
 """What two runs of the same numbers differ in."""

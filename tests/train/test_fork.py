@@ -12,7 +12,7 @@ import pytest
 
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, fork
-from gpt_lab.train import checkpoint, claim, trainer
+from gpt_lab.train import checkpoint, claim, start, trainer
 from tests.helpers import flip
 from tests.train.helpers import CLOCKED, assert_mirrored, assert_same, mirrored, quiet, said, train, weights
 
@@ -39,7 +39,7 @@ class Dead(BaseException):
 
 
 def run(cfg: RunConfig, trunk: Path | None = None, forks: tuple[int, ...] = ()) -> trainer.Result:
-    return trainer.run_training(cfg, quiet(), "train", trunk=trunk, forks=forks)
+    return start.run_training(cfg, quiet(), "train", trunk=trunk, forks=forks)
 
 
 def make_all(make: Make, study: str, **settings: Any) -> dict[int, RunConfig]:
@@ -201,7 +201,7 @@ def test_a_damaged_fork_point_is_not_begun_from(make: Make, name: str) -> None:
     trunk = run(forked[LONG], forks=(15, 21)).path
     flip(fork.place(trunk, 15), name)
     console = quiet()
-    result = trainer.run_training(forked[20], console, "train", trunk=fork.place(trunk, 15))
+    result = start.run_training(forked[20], console, "train", trunk=fork.place(trunk, 15))
     assert "forked" not in Run.open(result.path).record
     why = f"{fork.place(trunk, 15)} is damaged ({Path(name).name} is not what was written)"
     assert f"{why}: the run is trained from the start\n" in said(console)

@@ -18,7 +18,7 @@ from gpt_lab.model import GPT, initialize
 from gpt_lab.schema import RunConfig, identity
 from gpt_lab.store import all_runs
 from gpt_lab.sweep import noise
-from gpt_lab.train import live, precision, trainer
+from gpt_lab.train import live, precision, start, trainer
 from gpt_lab.train.evaluate import evaluate
 from gpt_lab.train.lengths import evaluate_longer
 from gpt_lab.train.plan import resolve
@@ -52,8 +52,8 @@ def stream(dataset: Dataset) -> list[int]:
 def by_hand(model: GPT, tokens: list[int], length: int) -> list[float]:
     """Nats of every token but the first, each window of `length` read on its own, one at a time."""
     nats: list[float] = []
-    for start in range(0, len(tokens) - 1, length):
-        window = torch.tensor([tokens[start : start + length + 1]])
+    for first in range(0, len(tokens) - 1, length):
+        window = torch.tensor([tokens[first : first + length + 1]])
         log_probs = model(window[:, :-1]).log_softmax(dim=-1)
         nats += (-log_probs[0].gather(1, window[0, 1:, None]))[:, 0].tolist()
     return nats
@@ -159,7 +159,7 @@ def test_a_run_reports_what_it_would_without_and_more(make: Make) -> None:
     plain = train(make())
     cfg = make(**{"eval.contexts": [1, 2, 4]}, study="longer")
     console = quiet()
-    more = trainer.run_training(cfg, console, "train")
+    more = start.run_training(cfg, console, "train")
     added = {f"val/{name}_{k}x" for name in ("loss", "bpb", "loss_beyond") for k in (2, 4)}
     added |= {f"val/excess_4x_part{part}" for part in (2, 3, 4)}
     assert set(more.summary) - set(plain.summary) == added
@@ -168,7 +168,7 @@ def test_a_run_reports_what_it_would_without_and_more(make: Make) -> None:
     assert added <= rows[-1].keys()
     assert [{k: v for k, v in row.items() if k not in added} for row in rows] == curve(plain.path)
     assert "val bits per byte at 4x the context" in said(console)
-    again = trainer.run_training(cfg, quiet())
+    again = start.run_training(cfg, quiet())
     assert again.done and again.summary["val/bpb_4x"] == more.summary["val/bpb_4x"]
 
 
@@ -212,7 +212,7 @@ def test_a_signal_between_batches(make: Make) -> None:
 def test_learned_positions_end_with_the_context(make: Make) -> None:
     cfg = make(**{"position": "learned", "eval.contexts": [1, 2, 4]})
     console = quiet()
-    result = trainer.run_training(cfg, console)
+    result = start.run_training(cfg, console)
     assert result.state == "finished"
     assert not [name for name in result.summary if lengths.split(name)[1] > 1]
     first = said(console).splitlines()[0]

@@ -16,7 +16,7 @@ from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.train import ending, live
 from gpt_lab.train.budget import Budget
-from gpt_lab.train.trainer import run_training
+from gpt_lab.train.start import run_training
 from tests.train.helpers import quiet, said, train
 
 Make = Callable[..., RunConfig]

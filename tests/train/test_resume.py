@@ -20,7 +20,7 @@ from gpt_lab import registry
 from gpt_lab.errors import LabError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, all_runs
-from gpt_lab.train import checkpoint, trainer
+from gpt_lab.train import checkpoint, start, trainer
 from tests.helpers import flip
 from tests.train.helpers import assert_mirrored, assert_same, curve, fork, mirrored, quiet, said, status, train, weights
 
@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_is_not_resumed_from(make: Make, name: str, monkeyp
         for step in damaged:
             flip(path / "checkpoints" / step, name)
         console = quiet()
-        assert_same(trainer.run_training(cfg, console, "train").path, whole.path)
+        assert_same(start.run_training(cfg, console, "train").path, whole.path)
         (line,) = (line for line in said(console).splitlines() if "is damaged" in line)
         first = f"resuming {path} from step 10" if study == "newest" else f"training {path} anew"
         assert line.startswith(f"{first}: step-15 is damaged ({name} is not what was written)")
@@ -115,7 +115,7 @@ def test_lines_that_are_none_are_left_out_by_name(make: Make, monkeypatch: pytes
     lines.append('{"step": 9, "odd": "text", "none": null, "yes": true, "many": [1], "huge": 1' + "0" * 400 + "}")
     path.write_text("\n".join(lines) + "\n")
     console = quiet()
-    assert_same(trainer.run_training(cfg, console, "train").path, whole.path)
+    assert_same(start.run_training(cfg, console, "train").path, whole.path)
     assert f'{path}: 9 lines and 1 value left out (line 4: step is "7")\n' in said(console)
 
 

@@ -21,7 +21,7 @@ from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, all_runs
-from gpt_lab.train import checkpoint, trainer
+from gpt_lab.train import checkpoint, start, trainer
 from gpt_lab.train.plan import resolve
 from gpt_lab.train.step import Stepper
 from tests.train.helpers import assert_mirrored, curve, mirrored, quiet, said, train, weights
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent.parent
 def test_the_run_folder_holds_the_story(make: Make) -> None:
     cfg = make(**{"budget.steps": 25, "eval.every": 10, "log.every": 5, "sample.tokens": 8})
     console = quiet()
-    result = trainer.run_training(cfg, console, "train optim=adamw seed=0")
+    result = start.run_training(cfg, console, "train optim=adamw seed=0")
     assert (result.state, result.exit_code, result.done) == ("finished", 0, False)
     run = Run.open(result.path)
     assert run.state == "finished"
@@ -67,7 +67,7 @@ def test_lost_text_is_said_and_has_no_bits_per_byte(make: Make, tmp_path: Path) 
     inner.save(str(tmp_path / "lossy.json"))
     cfg = make(tokenizer={"name": "hf", "path": str(tmp_path / "lossy.json")}, **{"budget.steps": 2, "eval.every": 1})
     console = quiet()
-    run = Run.open(trainer.run_training(cfg, console, "train").path)
+    run = Run.open(start.run_training(cfg, console, "train").path)
     loses = "tokenizer=hf loses text: at least "
     assert run.record["text"]["lossy"].startswith(loses)
     assert run.record["text"]["ends"] is True
@@ -127,7 +127,7 @@ def test_a_finished_run_is_not_trained_again(make: Make) -> None:
     first = train(cfg)
     before = {p: p.stat().st_mtime_ns for p in first.path.rglob("*") if p.is_file() and p.name != "lock"}
     console = quiet()
-    again = trainer.run_training(replace(cfg, tracker={"name": "none"}), console)
+    again = start.run_training(replace(cfg, tracker={"name": "none"}), console)
     assert again.done
     assert again.path == first.path
     assert again.exit_code == 0
@@ -179,7 +179,7 @@ def test_a_signal_saves_and_leaves(
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, method, signalled)
         console = quiet()
-        stopped = trainer.run_training(cfg, console)
+        stopped = start.run_training(cfg, console)
     assert (stopped.state, stopped.exit_code) == ("stopped", code)
     assert f"stopped by {signal.Signals(number).name} {words}" in said(console)
     assert Run.open(stopped.path).state == "stopped"
@@ -229,7 +229,7 @@ def test_divergence_names_the_first_bad_step_and_keeps_its_batch(
 
     monkeypatch.setattr(Stepper, "__call__", poisoned)
     console = quiet()
-    result = trainer.run_training(cfg, console)
+    result = start.run_training(cfg, console)
     assert (result.state, result.exit_code) == ("diverged", 1)
     path = result.path / "diverged" / "step-10.safetensors"
     assert "the loss is not finite at step 10" in said(console)
@@ -242,7 +242,7 @@ def test_divergence_names_the_first_bad_step_and_keeps_its_batch(
     assert torch.equal(kept["targets_BT"], expected.targets_BT)
     for saved in (result.path / "checkpoints").glob("step-*/model.safetensors"):
         assert all(torch.isfinite(tensor).all() for tensor in load_file(saved).values())
-    again = trainer.run_training(cfg, console)
+    again = start.run_training(cfg, console)
     assert again.done
     assert again.exit_code == 1
 
@@ -341,7 +341,8 @@ def test_a_prompt_that_the_vocabulary_lacks_is_no_reason_to_stop(make: Make) -> 
 
 STARTS = """
 import sys
-from gpt_lab.train.trainer import Trainer, run_training
+from gpt_lab.train.start import run_training
+from gpt_lab.train.trainer import Trainer
 from tests.train.helpers import quiet
 from tests.helpers import tiny_config
 

@@ -1,0 +1,68 @@
+"""From a config to a run that trains: what is checked before anything is written, and who may train it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from rich.console import Console
+
+from gpt_lab import trackers
+from gpt_lab.data.dataset import open_dataset
+from gpt_lab.schema import RunConfig
+from gpt_lab.signals import Signals
+from gpt_lab.store import Run
+from gpt_lab.terminal import Terminal
+from gpt_lab.train import causality, ending, live
+from gpt_lab.train.claim import claim
+from gpt_lab.train.ending import Result
+from gpt_lab.train.plan import check_size, resolve
+from gpt_lab.train.trainer import Trainer
+
+
+def run_training(
+    cfg: RunConfig,
+    console: Console | None = None,
+    command: str = "",
+    started: Callable[[Run], None] | None = None,
+    trunk: Path | None = None,
+    forks: Collection[int] = (),
+    asked: Signals | None = None,
+) -> Result:
+    """Trains what `cfg` describes, or resumes it, or says that it is done already.
+
+    Args:
+        console: where progress goes; None: standard output.
+        command: the command line, for the record and the hints at the end.
+        started: called with the run once this process holds its lock.
+        trunk: a fork point (store/fork.py) that a new run may begin from.
+        forks: steps at which this run leaves one for others.
+        asked: hears the signals that ask it to leave; None: a later one ends the process at once.
+
+    Raises:
+        ConfigError, DataError: what is asked for cannot be trained here, or its loss would mean nothing.
+        LabError: the run folder cannot be written, another process trains this run, memory is too small.
+    """
+    console = console or Terminal()
+    trackers.check(cfg.tracker)
+    check_size(cfg)
+    with live.preparing(console) as progress:
+        dataset = open_dataset(cfg, progress)
+    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    for warning in dataset.warnings:
+        say(f"warning: {warning}")
+    plan = resolve(cfg, dataset)
+    for note in plan.notes:
+        say(note)
+    causality.check(cfg, dataset.vocab_size, plan.device, plan.precision)
+    run = claim(cfg, plan, command, trunk, say)
+    with run.lock(), asked or Signals() as asked:
+        run = Run.open(run.path)  # as the last process that held the lock left it
+        if started is not None:
+            started(run)
+        if run.state in ("finished", "diverged") and not cfg.force:
+            return ending.already_done(run, cfg, console)
+        if cfg.force and (run.state != "running" or run.metrics()):
+            run.restart()
+        return Trainer(cfg, plan, dataset, run, console, asked, command, forks).run_to_end()
