@@ -59,8 +59,8 @@ def check(cfg: RunConfig, vocab_size: int, device: str, precision: Precision) ->
     """Refuses parts with which a loss would mean nothing.
 
     With this package's parts alone, which its tests probe, the twin's heads are narrow and it reads at most 128 tokens:
-    40 ms for scale=tiny on one core of a CPU, 100 ms for scale=small. With others its width and context are the run's own, and it takes less than a
-    training step of a usual batch.
+    40 ms for scale=tiny on one core of a CPU, 100 ms for scale=small. With others its width and context are the run's
+    own, and it takes less than a training step of a usual batch.
 
     Raises:
         ConfigError: the parts at fault by name, and what they see.
