@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from gpt_lab.report.calibrate import Condition, Method, Noise, Result, Shape, calibrate
-from gpt_lab.report.types import Tier
+from gpt_lab.stats.power import detectable
 from gpt_lab.store.record import machine, packages
-from gpt_lab.sweep.power import detectable_effect
 
 RESULTS = Path(__file__).parent / "results"
 STUDIES = 20_000
@@ -26,29 +25,17 @@ SLOW: dict[Method, int] = {"token bootstrap": 2_000, "seed bootstrap": 2_000, "t
 
 
 def conditions() -> Iterator[tuple[Method, Condition]]:
-    """Each tier under each noise, what pairing changes, planted effects, then the controls."""
-    tiers: tuple[tuple[Method, int, int], ...] = (
-        ("confirm", 1, 5),
-        ("confirm", 4, 5),
-        ("confirm", 4, 10),
-        ("screen", 2, 3),
-        ("screen", 4, 3),
-        ("screen", 9, 3),
-        ("screen", 4, 5),
-    )
-    for method, arms, seeds in tiers:
+    """The lab's verdicts under each noise, what pairing changes, planted effects, then the controls."""
+    for arms, seeds in ((1, 3), (4, 3), (9, 3), (1, 5), (4, 5), (4, 10)):
         for shape in get_args(Shape):
             for noise in get_args(Noise):
-                yield method, Condition(arms, seeds, shape=shape, noise=noise)
+                yield "lab", Condition(arms, seeds, shape=shape, noise=noise)
     for rho in (0.0, 0.9):
-        yield "confirm", Condition(4, 5, rho=rho)
-        yield "screen", Condition(4, 3, rho=rho)
-    planted: tuple[tuple[Tier, int], ...] = (("confirm", 5), ("screen", 3))
-    for tier, seeds in planted:
-        planned = detectable_effect(seeds, rho=0.5, comparisons=4, tier=tier)
-        effect = round(planned, 2)
-        yield tier, Condition(4, seeds, effects=(-effect,))
-        yield tier, Condition(4, seeds, effects=(-effect, -effect, effect, effect))
+        yield "lab", Condition(4, 5, rho=rho)
+    for seeds in (3, 5):
+        effect = round(detectable(seeds, arms=4), 2)
+        yield "lab", Condition(4, seeds, effects=(-effect,))
+        yield "lab", Condition(4, seeds, effects=(-effect, -effect, effect, effect))
     yield "token z", Condition(1, 5)
     yield "token bootstrap", Condition(1, 5)
     for seeds in (3, 5, 8, 10):

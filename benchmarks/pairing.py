@@ -24,9 +24,9 @@ import yaml
 from gpt_lab.report import frame
 from gpt_lab.report.compare import compare
 from gpt_lab.report.rho import of_arm
-from gpt_lab.report.stats import correlation
 from gpt_lab.report.targets import Options
 from gpt_lab.report.types import Study
+from gpt_lab.stats.paired import correlation
 from gpt_lab.store.record import machine
 
 ROOT = Path(__file__).parent.parent
@@ -47,8 +47,9 @@ RECIPES = {
     ],
     "default_held": ["budget.steps=160", "eval.every=20", "schedule=constant", "schedule.warmup=0.05"],
 }
-"""Half of the budget a warm-up, as in experiments/norm.yaml; the usual 5 % at a quarter of the rate; that rate and the
+"""Half of the budget a warm-up; 5 % at a quarter of the rate; that rate and the
 default one held, so that each evaluation is the end of a shorter run."""
+COMMON = ["tracker=none", "eval.tokens=32768", "optim.beta2=0.99", "init.std=0.02"]
 QUICK = [
     *("scale.depth=1", "scale.width=32", "scale.heads=2", "scale.context=32", "batch.tokens=128", "eval.tokens=256"),
     *("data.val_fraction=0.01", "compile=off", "budget.steps=6", "eval.every=3"),
@@ -110,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         file = Path(folder) / "norms.yaml"
         file.write_text(yaml.safe_dump(NORMS), encoding="utf-8")
         for name, settings in list(RECIPES.items())[: 1 if chosen.quick else None]:
-            words = [f"study={name}", f"runs_dir={runs_dir}", "tracker=none", "eval.tokens=32768", *settings]
+            words = [f"study={name}", f"runs_dir={runs_dir}", *COMMON, *settings]
             words = [*words[:3], *settings[2:], *QUICK] if chosen.quick else words
             command = [*SWEEP, str(file), "--jobs", chosen.jobs, *words]
             subprocess.run(command, check=True, cwd=ROOT)

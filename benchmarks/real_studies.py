@@ -71,7 +71,7 @@ def told(comparison: Comparison) -> dict[str, Any]:
         "verdict": row.verdict,
         "tier": row.tier,
         "pairs": row.n,
-        "mei": round(comparison.mei, 5),
+        "sesoi": comparison.sesoi,
         "rho": None if row.rho is None else round(row.rho, 3),
         **({key: round(value, 5) for key, value in dataclasses.asdict(delta).items()} if delta else {}),
     }

@@ -30,11 +30,11 @@ FIRST, LAST = 3, 10
 DISTANCES = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
 """In units of the deviation of a pair's difference."""
 BAND = 0.5
-"""Smallest effect of interest of the conditions beyond the band, in the same units: the lab's default."""
+"""Smallest effect size of interest of the conditions beyond the band, in the same units: the lab's default."""
 DECIDABLE = 2.0
 """Distances from which on the fixed design decides nearly every arm: what is saved is averaged over these."""
 Kind = tuple[str, float, float, Condition, int]
-"""Name, distance from the nearest edge, smallest effect of interest, studies, pairs of the first look."""
+"""Name, distance from the nearest edge, smallest effect size of interest, studies, pairs of the first look."""
 
 
 def conditions() -> Iterator[Kind]:
@@ -76,12 +76,19 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     print("kind    D  false equiv cover  runs decid fixed  same (%)")
     for kind in conditions():
-        name, distance, mei, condition, first = kind
-        found = calibrate_looks(condition, first, mei, studies=200 if options.quick else STUDIES)
+        name, distance, sesoi, condition, first = kind
+        found = calibrate_looks(condition, first, sesoi, studies=200 if options.quick else STUDIES)
         print(line(kind, found))
         numbers = {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(found).items()}
         rows.append(
-            {"kind": name, "distance": distance, "mei": mei, "first": first, "condition": asdict(condition), **numbers}
+            {
+                "kind": name,
+                "distance": distance,
+                "sesoi": sesoi,
+                "first": first,
+                "condition": asdict(condition),
+                **numbers,
+            }
         )
     known = [row for row in rows if row["distance"] >= DECIDABLE]
     mix = {key: round(statistics.fmean(row[key] for row in known), 4) for key in ("runs", "same", "decided_fixed")}

@@ -35,10 +35,10 @@ from torch import Tensor, nn
 from gpt_lab import config, kernels
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError
+from gpt_lab.signals import Signals
 from gpt_lab.store.record import machine
 from gpt_lab.train.claim import claim
 from gpt_lab.train.plan import resolve
-from gpt_lab.train.signals import Signals
 from gpt_lab.train.trainer import Trainer
 
 ALPHABET = "".join(chr(c) for c in range(33, 33 + 64)) + "\n"
@@ -138,7 +138,7 @@ class Bare:
         matrices = [p for p in self.model.parameters() if p.ndim >= 2]
         vectors = [p for p in self.model.parameters() if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), **({"fused": True} if fused else {}))
+        self.optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), **({"fused": True} if fused else {}))
         self.count = 0
         self.batch = self.take()
 
@@ -341,11 +341,11 @@ def measure_cuda(scale: str, rows: int, micro: int, rounds: int, seconds: float,
         timed(lab.step, seconds / 2, wait=torch.cuda.synchronize)
         times = [timed(lab.step, seconds, wait=torch.cuda.synchronize) for _ in range(rounds)]
         rate = tokens / statistics.median(times) * 1e3
-        flops = lab.plan.cost.train_flops_per_token
+        flops = lab.plan.cost.mfu_flops_per_token
         found[kernel] = {
             "tokens_per_s": round(rate),
             "mfu": None if lab.trainer.peak is None else round(rate * flops / lab.trainer.peak, 4),
-            "train_flops_per_token": flops,
+            "mfu_flops_per_token": flops,
             "ms_per_round": [round(ms, 2) for ms in times],
             "peak_memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
             "chosen": {**lab.plan.resolved, "reasons": dict(lab.plan.reasons)},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import textwrap
 import typing
@@ -11,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt_lab import options, registry, schema
+from gpt_lab import options, registry, schema, yamlfile
 from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.lines import hang
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,24 +116,27 @@ def literal(value: Any) -> str:
 
 def show(found: Catalogue, console: Console) -> None:
     """Kind by kind: name, summary, keys with defaults, paper."""
-    from rich.table import Table
     from rich.text import Text
 
     for kind, entries in found.items():
         console.print(Text.assemble((kind, "bold"), f": {KINDS[kind]}"))
-        table = Table.grid(padding=(0, 2), expand=False)
-        table.add_column(style="cyan", no_wrap=True, min_width=14)
-        table.add_column(overflow="fold")
+        wide = max(12, *map(len, entries))
         for entry in entries.values():
             keys = "  ".join(f"{key}={choice.shown}" for key, choice in entry.choices.items())
-            cells = [Text(entry.summary), Text(keys, style="green"), Text(entry.paper, style="dim")]
-            for number, cell in enumerate([cell for cell in cells if cell] or [Text()]):
-                table.add_row("" if number else f"  {entry.name}", cell)
+            told = [
+                (text, style) for text, style in ((entry.summary, ""), (keys, "green"), (entry.paper, "dim")) if text
+            ]
+            for number, (text, style) in enumerate(told or [("", "")]):
+                name = "" if number else entry.name
+                first, *rest = hang(f"  {name:<{wide}}  ", text, console.width)
+                line = Text.assemble((first[: 4 + wide], "cyan"), (first[4 + wide :], style))
+                for part in (line, *(Text(more, style) for more in rest)):
+                    console.print(part, soft_wrap=True)
         if not entries:
-            table.add_row("  (none)", "")
-        console.print(table)
+            console.print("  (none)")
         console.print()
-    console.print("Select: uv run train KIND=NAME KIND.KEY=VALUE      Explain: uv run components KIND NAME")
+    for hint in ("Select:  uv run train KIND=NAME KIND.KEY=VALUE", "Explain: uv run components KIND NAME"):
+        console.print(hint, soft_wrap=True)
 
 
 def show_one(entry: Entry, console: Console) -> None:
@@ -185,30 +188,13 @@ def _parts(kind: str) -> dict[str, Entry]:
 
 
 def _part(part: registry.Part) -> Entry:
-    source = _source(part.module)
-    if source is None:
-        raise ConfigError(f"{part.kind}={part.name}: the module {part.module} is not installed")
-    above = source.read_text(encoding="utf-8").partition(f"class {part.qualname}")[0]
+    above = part.path.read_text(encoding="utf-8").partition(f"class {part.qualname}")[0]
     choices = {
         key: Choice(option.default, options.describe(option.annotation), meaning(part.doc, key))
         for key, option in part.options.items()
     }
     line = above.count("\n") + 1
-    return Entry(part.kind, part.name, part.summary, part.doc, source, line, paper(part.doc), choices)
-
-
-def _source(module: str) -> Path | None:
-    """The file of a module. Only the top-level package is looked up: find_spec of a submodule imports its parents."""
-    top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)
-    if spec is None or not rest:
-        return Path(spec.origin) if spec is not None and spec.origin else None
-    for folder in spec.submodule_search_locations or []:
-        stem = Path(folder).joinpath(*rest)
-        for path in (stem.with_suffix(".py"), stem / "__init__.py"):
-            if path.is_file():
-                return path
-    return None
+    return Entry(part.kind, part.name, part.summary, part.doc, part.path, line, paper(part.doc), choices)
 
 
 def paper(doc: str) -> str:
@@ -241,15 +227,13 @@ def reflow(doc: str, width: int) -> str:
 
 
 def _presets(kind: str) -> dict[str, Entry]:
-    import yaml
-
     from gpt_lab.conf_source import conf_dir
 
     found = {}
     for path in sorted((conf_dir() / kind).glob("*.yaml")):
+        values = yamlfile.read(path)
         text = path.read_text(encoding="utf-8")
         comments = [line.lstrip("# ") for line in text.splitlines() if re.match(r"#(?! *@)", line)]
-        values = yaml.safe_load(text) or {}
         doc = "\n".join(comments)
         summary = comments[0] if comments else ""
         found[path.stem] = Entry(kind, path.stem, summary, doc, path, 1, paper(doc), _preset_choices(kind, values))

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
@@ -14,7 +13,7 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from gpt_lab import registry
+from gpt_lab import registry, yamlfile
 from gpt_lab.errors import ConfigError
 
 SCHEME = "gptlab"
@@ -74,9 +73,9 @@ class LabSource(ConfigSource):
         header: dict[str, str | None] = {"package": None}
         experiment = self._experiment(config_path)
         if experiment is not None:
-            text = experiment.read_text(encoding="utf-8")
-            header = ConfigSource._get_header_dict(text)
-            config = OmegaConf.create(yaml.safe_load(text) or {})
+            content = yamlfile.read(experiment)
+            header = ConfigSource._get_header_dict(experiment.read_text(encoding="utf-8"))
+            config = OmegaConf.create(content)
         else:
             part = self._part(config_path)
             if part is None:

@@ -5,29 +5,20 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import difflib
 import functools
-import itertools
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt_lab import options, registry, schema
-from gpt_lab.errors import ConfigError, unknown
+from gpt_lab import combinations, names, options, registry, yamlfile
+from gpt_lab.errors import ConfigError, one_line, quoted, unknown
+from gpt_lab.names import GROUPS, SECTIONS
+from gpt_lab.overrides import readable
 from gpt_lab.schema import RunConfig
 
-GROUPS = (*registry.KINDS, "scale", "model", "experiment")
-SECTIONS: dict[str, type] = {
-    "scale": schema.Scale,
-    "model": schema.Model,
-    "budget": schema.Budget,
-    "batch": schema.Batch,
-    "eval": schema.Eval,
-    "checkpoint": schema.Checkpoint,
-    "log": schema.Log,
-    "sample": schema.Sample,
-}
 _UNNAMED = frozenset(
     {"seed", "study", "runs_dir", "device", "force", "tracker", "budget", "log", "eval", "checkpoint", "match_to"}
 )
@@ -68,14 +59,15 @@ class Composer:
     def tree(self, overrides: Sequence[str]) -> dict[str, Any]:
         """As config.compose_tree."""
         parsed = [self._parse(text) for text in overrides]
-        groups = [p.input_line for p in parsed if _is_group(p) or p.key_or_group.startswith("hydra.")]
+        _refuse_twice(parsed)
+        groups = [p.input_line for p in parsed if _is_group(p)]
         tree = copy.deepcopy(self._grouped(groups))
         _drop_foreign_options(tree, {p.key_or_group for p in parsed if p.key_or_group in registry.KINDS})
         leaves = set(_leaves(tree))
         budgets: list[str] = []
         for override in parsed:
             key = override.key_or_group
-            if _is_group(override) or key.startswith("hydra."):
+            if _is_group(override):
                 continue
             _refuse_structure(override, tree, leaves)
             _set(tree, key, override.value())
@@ -84,7 +76,9 @@ class Composer:
         if budgets:  # the last word: naming one budget lifts the default one
             for name in set(tree["budget"]) - set(budgets):
                 tree["budget"][name] = None
-        return _resolved(tree)
+        tree = _resolved(tree)
+        combinations.refuse_ignored({p.key_or_group for p in parsed}, tree)
+        return tree
 
     def _parse(self, text: str) -> Any:
         if text not in self._parsed:
@@ -125,6 +119,12 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
         ConfigError: an unknown or missing key, a wrong type, a value out of range, an impossible combination.
     """
     fields = {f.name: f for f in dataclasses.fields(RunConfig)}
+    for key in tree:
+        if "." in str(key) and str(key) in names.settings():
+            section, _, rest = str(key).partition(".")
+            raise ConfigError(
+                f"{key}: dotted names are for the command line; in a file write {section}: {{{rest}: ...}}"
+            )
     _refuse_unknown("key", tree, fields)
     hints = _hints(RunConfig)
     values: dict[str, Any] = {}
@@ -139,15 +139,17 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
         elif field.default is dataclasses.MISSING:
             raise ConfigError(f"{name} is missing from the config")
     cfg = RunConfig(**values)
-    _together(cfg)
+    combinations.check(cfg)
     return cfg
 
 
 def load(path: Path) -> RunConfig:
-    """The config of a run, from its config.yaml."""
-    import yaml
+    """The config of a run, from its config.yaml.
 
-    return from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    Raises:
+        ConfigError: unreadable, not YAML, or no config; the line names the file.
+    """
+    return from_dict(yamlfile.read(path))
 
 
 def save(cfg: RunConfig, path: Path) -> None:
@@ -162,7 +164,7 @@ def label(overrides: Sequence[str]) -> str:
     words = []
     for text in overrides:
         key, _, value = text.lstrip("+").partition("=")
-        if key.split(".")[0] in _UNNAMED or key.startswith("hydra"):
+        if key.split(".")[0] in _UNNAMED:
             continue
         words.append(value if key in GROUPS else key.split(".")[-1] + value)
     slug = re.sub(r"[^A-Za-z0-9_.=+]+", "-", "-".join(words)).strip("-")
@@ -197,23 +199,42 @@ def _parse(text: str) -> Any:
     from hydra.errors import HydraException
 
     if text.startswith("-"):
-        raise ConfigError(f"unknown flag {text!r} (flags: --help, --cfg; settings are written key=value)")
+        meant = names.meant(text.lstrip("-").partition("=")[0])
+        way = f"; did you mean {meant[0]}=...?" if meant else ""
+        raise ConfigError(f"unknown flag {quoted(text)}{way} (flags: --help, --cfg; settings are written key=value)")
     if "=" not in text:
-        raise ConfigError(f"{text!r} is no setting: write key=value, such as optim=muon or optim.lr=0.01")
+        raise ConfigError(f"{quoted(text)} is no setting: write key=value, such as optim=muon or optim.lr=0.01")
     try:
-        override = OverridesParser.create().parse_override(text)
-    except HydraException as error:
-        raise ConfigError(f"cannot read {text!r}: {str(error).splitlines()[0]} (quote values as key='text')") from None
+        override = OverridesParser.create().parse_override(readable(text))
+    except (HydraException, ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
+        reason = one_line(str(error).partition("\n")[0], 200)
+        raise ConfigError(f"cannot read {quoted(text)}: {reason} (quote values as key='text')") from None
     key = override.key_or_group
+    if key.partition(".")[0] == "hydra":
+        raise ConfigError(
+            f"{quoted(text)}: Hydra only composes the settings here, and nothing reads its own: a run's folder is set "
+            "by runs_dir=... and study=..."
+        )
     if override.is_sweep_override():
         raise ConfigError(f"{key} has several values: one run takes one (grids are for `uv run sweep`)")
     if override.is_delete():
-        raise ConfigError(f"{text!r}: nothing can be deleted; set {key} to another value")
+        raise ConfigError(f"{quoted(text)}: nothing can be deleted; set {key} to another value")
     if override.package is not None:
-        raise ConfigError(f"{text!r}: packages (@) cannot be given; write {key}=...")
+        raise ConfigError(f"{quoted(text)}: packages (@) cannot be given; write {key}=...")
     if override.is_add() and key != "experiment":
-        raise ConfigError(f"{text!r}: keys cannot be added; only +experiment=NAME takes a plus")
+        raise ConfigError(f"{quoted(text)}: keys cannot be added; only +experiment=NAME takes a plus")
     return override
+
+
+def _refuse_twice(parsed: Sequence[Any]) -> None:
+    """Refuses a setting with two values: which of them is meant?"""
+    first: dict[str, Any] = {}
+    for override in parsed:
+        key = override.key_or_group
+        before = first.setdefault(key, override)
+        if before.value() != override.value():
+            given = " and ".join(quoted(one.input_line) for one in (before, override))
+            raise ConfigError(f"{key} is given twice, as {given}: leave one out")
 
 
 def _is_group(override: Any) -> bool:
@@ -221,8 +242,10 @@ def _is_group(override: Any) -> bool:
 
 
 def _compose_groups(groups: list[str]) -> Any:
+    import yaml
     from hydra import compose as hydra_compose
     from hydra.errors import ConfigCompositionException, HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
     final = []
     for text in groups:
@@ -237,6 +260,9 @@ def _compose_groups(groups: list[str]) -> Any:
         return hydra_compose(config_name="config", overrides=final)
     except (ConfigCompositionException, HydraException) as error:
         raise ConfigError(" ".join(str(error).split())) from None
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
+        where = getattr(getattr(error, "problem_mark", None), "name", "conf/")
+        raise ConfigError(f"{where} cannot be read: {yamlfile.reason(error)}") from None
 
 
 def _drop_foreign_options(tree: Any, swapped: set[str]) -> None:
@@ -263,13 +289,14 @@ def _refuse_structure(override: Any, tree: Any, leaves: set[str]) -> None:
     if key in SECTIONS:
         inner = ", ".join(f"{key}.{name}" for name in tree[key])
         raise ConfigError(f"{key} is a section, not a value: set one of {inner}")
-    if group in GROUPS and rest and group in tree:
-        chosen = f"{group}={tree[group]['name']}" if "name" in tree[group] else group
-        raise ConfigError(unknown(f"key of {chosen}:", rest, [n for n in tree[group] if n != "name"]))
+    if group in registry.KINDS and rest:
+        raise ConfigError(names.unknown_option(registry.get(group, tree[group]["name"]), rest))
     if group in SECTIONS and rest:
-        raise ConfigError(unknown(f"key of {group}:", rest, list(tree[group])))
+        inside = [name for name in tree[group] if name != "name"]
+        close = difflib.get_close_matches(rest, inside, n=1, cutoff=0.5)
+        raise ConfigError(unknown(f"key of {group}:", rest, inside, close or names.meant(key)))
     tops = sorted({leaf for leaf in leaves if "." not in leaf} | set(GROUPS) | set(SECTIONS))
-    raise ConfigError(unknown("setting", key, tops))
+    raise ConfigError(names.unknown_setting("setting", key, tops))
 
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -311,7 +338,8 @@ def _leaves(tree: Any, prefix: str = "") -> Iterator[str]:
 def _refuse_unknown(what: str, given: Mapping[str, Any], allowed: Mapping[str, Any]) -> None:
     for key in given:
         if key not in allowed:
-            raise ConfigError(unknown(what, key, allowed))
+            close = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.5)
+            raise ConfigError(unknown(what, key, allowed, close or names.meant(str(key))))
 
 
 @functools.cache
@@ -321,9 +349,11 @@ def _hints(cls: type) -> Mapping[str, Any]:
 
 def _part(kind: str, settings: Any) -> dict[str, Any]:
     if not isinstance(settings, Mapping) or "name" not in settings:
-        raise ConfigError(f"{kind} must be a part with its options, not {settings!r}: choose with {kind}=NAME")
+        raise ConfigError(f"{kind} must be a part with its options, not {quoted(settings)}: choose with {kind}=NAME")
     part = registry.get(kind, settings["name"])
-    _refuse_unknown(f"key of {kind}={part.name}:", settings, {"name": None, **part.options})
+    for key in settings:
+        if key != "name" and key not in part.options:
+            raise ConfigError(names.unknown_option(part, str(key)))
     checked: dict[str, Any] = {"name": part.name}
     for key, option in part.options.items():
         value = settings.get(key, option.default)
@@ -336,55 +366,10 @@ def _part(kind: str, settings: Any) -> dict[str, Any]:
 def _section(name: str, settings: Any) -> Any:
     cls = SECTIONS[name]
     if not isinstance(settings, Mapping):
-        raise ConfigError(f"{name} is a section, not a value: {settings!r}")
+        raise ConfigError(f"{name} is a section, not a value: {quoted(settings)}")
     hints = _hints(cls)
     _refuse_unknown(f"key of {name}:", settings, hints)
     for field in dataclasses.fields(cls):
         if field.default is field.default_factory is dataclasses.MISSING and field.name not in settings:
             raise ConfigError(f"{name}.{field.name} is missing")
     return cls(**{key: options.check(f"{name}.{key}", value, hints[key]) for key, value in settings.items()})
-
-
-def _together(cfg: RunConfig) -> None:
-    """Combinations that no part could build, refused before torch is imported."""
-    scale, attention = cfg.scale, cfg.attention
-    if scale.width % scale.heads:
-        divisors = [h for h in range(1, scale.width + 1) if scale.width % h == 0 and h <= 4 * scale.heads]
-        raise ConfigError(
-            f"scale.heads={scale.heads} does not divide scale.width={scale.width} (heads that do: "
-            f"{', '.join(map(str, divisors[-8:]))})"
-        )
-    kv_heads = attention.get("kv_heads")
-    if kv_heads and scale.heads % kv_heads:
-        raise ConfigError(f"attention.kv_heads={kv_heads} does not divide scale.heads={scale.heads}")
-    window = attention.get("window")
-    if window and window > scale.context:
-        raise ConfigError(
-            f"attention.window={window} is larger than scale.context={scale.context}: "
-            "make the window smaller or choose attention=mha"
-        )
-    given = [f.name for f in dataclasses.fields(cfg.budget) if getattr(cfg.budget, f.name) is not None]
-    if len(given) != 1:
-        said = "none is" if not given else " and ".join(given) + " are"
-        raise ConfigError(
-            f"exactly one of budget.steps, budget.tokens, budget.flops, budget.seconds is needed: {said} set"
-        )
-    if cfg.batch.tokens % scale.context:
-        below = cfg.batch.tokens // scale.context * scale.context
-        near = f"{below or scale.context} or {below + scale.context}" if below else str(scale.context)
-        raise ConfigError(
-            f"batch.tokens={cfg.batch.tokens} is not a multiple of scale.context={scale.context} (nearest: {near})"
-        )
-    if cfg.batch.micro is not None and (cfg.batch.micro > cfg.rows or cfg.rows % cfg.batch.micro):
-        fit = [m for m in range(1, cfg.rows + 1) if cfg.rows % m == 0]
-        allowed = ", ".join(map(str, fit))
-        raise ConfigError(
-            f"batch.micro={cfg.batch.micro} does not divide the {cfg.rows} rows of a step (allowed: {allowed})"
-        )
-    contexts = cfg.eval.contexts
-    if contexts[:1] != [1] or any(b <= a for a, b in itertools.pairwise(contexts)):
-        raise ConfigError(f"eval.contexts must begin with 1 and rise, such as [1, 2, 4, 8], not {contexts}")
-    if cfg.match is None and cfg.match_to is not None:
-        raise ConfigError(f"match_to={cfg.match_to} needs match=params or match=flops: it says how many of what")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.=-]*", cfg.study):
-        raise ConfigError(f"study must be a plain folder name (letters, digits, . _ = -), not {cfg.study!r}")

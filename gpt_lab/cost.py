@@ -1,7 +1,20 @@
-"""What a config costs: parameters and FLOPs, exact, without allocating a weight; and when two cost the same."""
+"""What a config costs: parameters and FLOPs, exact, without allocating a weight; and when two cost the same.
+
+FLOPs are those of matrix products, 2 for each multiply-add. There are two counts of attention, for a sequence of T:
+
+- `flops_per_token`: of the keys that a causal query sees, (T + 1) / 2 on average, fewer in a window. It is what a token
+  costs: budgets, `match=flops`, and all that a report says of FLOPs.
+- `mfu_flops_per_token`: each query as if it were the last, which sees all T keys or its whole window: 12 L H K T in
+  training, the convention of MFU (Chowdhery et al. 2022, arXiv:2204.02311, appendix B). For perf/mfu, and for how long
+  a step takes.
+
+Parts report the first; the second follows: the last token costs what T tokens do less what T - 1 do. What a kernel
+computes may be more than both (math computes scores that the mask hides) and shows in seconds.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +37,9 @@ class Cost:
         parameters: all trained numbers, vocabulary padding included.
         embedding: those of token and position embeddings and of an untied head.
         non_embedding: the rest.
-        forward_flops_per_token: matrix-multiplication FLOPs (2 for each multiply-add) of one token at the training
-            context; attention is counted densely, without halving for causality, as in PaLM's MFU.
+        forward_flops_per_token: of a forward pass, averaged over the tokens of the training context.
         train_flops_per_token: forward and backward, 3 x forward; recomputation by checkpointing is not counted.
+        mfu_flops_per_token: of training too, as MFU counts attention (above).
         by_part: forward FLOPs per token of attention, mlp, position and head, over all layers.
         parameters_by_part: parameters of embed, position, attention, mlp, norm and head.
     """
@@ -36,6 +49,7 @@ class Cost:
     non_embedding: int
     forward_flops_per_token: int
     train_flops_per_token: int
+    mfu_flops_per_token: int
     by_part: dict[str, int]
     parameters_by_part: dict[str, int]
 
@@ -53,22 +67,38 @@ def cost(cfg: RunConfig, vocab_size: int) -> Cost:
 
 def cost_of(model: GPT) -> Cost:
     """The cost of a model that exists already."""
-    context, width = model.shape.context, model.shape.width
-    blocks: list[Any] = list(model.blocks)
     parts = dict.fromkeys(("embed", "position", "attention", "mlp", "norm", "head"), 0)
     embedding = 0
     for name, parameter in model.named_parameters():
         if role(name, parameter.ndim) in ("embedding", "head"):
             embedding += parameter.numel()
         parts[_part(name)] += parameter.numel()
-    flops = {
-        "attention": sum(block.attention.flops_per_token(context) for block in blocks),
-        "mlp": sum(block.mlp.flops_per_token(context) for block in blocks),
-        "position": model.position.flops_per_token(context),
-        "head": 2 * width * model.embed.num_embeddings,
-    }
+    flops, of_last = _forward(model, _average), _forward(model, _last)
     total, forward = sum(parts.values()), sum(flops.values())
-    return Cost(total, embedding, total - embedding, forward, 3 * forward, flops, parts)
+    mfu = 3 * sum(of_last.values())
+    return Cost(total, embedding, total - embedding, forward, 3 * forward, mfu, flops, parts)
+
+
+def _forward(model: GPT, count: Callable[[Any, int], float]) -> dict[str, int]:
+    """Forward FLOPs of a token, by part over all layers."""
+    blocks: list[Any] = list(model.blocks)
+    context = model.shape.context
+    return {
+        "attention": round(sum(count(block.attention, context) for block in blocks)),
+        "mlp": round(sum(count(block.mlp, context) for block in blocks)),
+        "position": round(count(model.position, context)),
+        "head": 2 * model.shape.width * model.embed.num_embeddings,
+    }
+
+
+def _average(part: Any, context: int) -> float:
+    return float(part.flops_per_token(context))
+
+
+def _last(part: Any, context: int) -> float:
+    """FLOPs of the last token: what all tokens cost less what they cost without it."""
+    before = (context - 1) * _average(part, context - 1) if context > 1 else 0.0
+    return context * _average(part, context) - before
 
 
 def counted(cost: Cost, match: str) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from gpt_lab.errors import LabError
+from gpt_lab.lines import hang
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,25 +60,30 @@ def can_train(rows: list[Row]) -> bool:
 
 
 def show(rows: list[Row], console: Console) -> None:
-    """A table of all rows, and whether one can train."""
-    from rich.box import SIMPLE
-    from rich.table import Table
+    """A line for each row, below its section, with the way to get what is missing; and whether one can train."""
     from rich.text import Text
 
-    table = Table(box=SIMPLE, show_edge=False, pad_edge=False)
-    for heading in ("", "check", "state", "found", "how to get it"):
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("", "check", "state"))
+    names, states = (max(len(word) for word in words) for words in zip(*map(_heads, rows), strict=True))
     section = ""
     for row in rows:
-        first = Text("" if row.section == section else row.section, style="bold")
-        state = Text("-" if row.state == "note" else row.state, style=STYLES[row.state])
-        table.add_row(first, Text(row.name), state, Text(row.found), Text(row.fix))
-        section = row.section
-    console.print(table)
+        if row.section != section:
+            section = row.section
+            console.print(Text(section, style="bold"))
+        name, state = _heads(row)
+        found = row.found + (f"; get it: {row.fix}" if row.fix else "")
+        first, *rest = hang(f"  {name:<{names}}  {state:<{states}}  ", found, console.width)
+        line = Text(first)
+        line.stylize(STYLES[row.state], start := 4 + names, start + len(state))
+        for one in (line, *map(Text, rest)):
+            console.print(one, soft_wrap=True)
     console.print()
     console.print(
         "Ready to train: uv run train" if can_train(rows) else "Not ready to train: see the rows marked missing."
     )
+
+
+def _heads(row: Row) -> tuple[str, str]:
+    return row.name, "-" if row.state == "note" else row.state
 
 
 def python() -> Iterator[Row]:
@@ -188,7 +194,7 @@ def kernels() -> Iterator[Row]:
 
 def tracking() -> Iterator[Row]:
     """Where tracker=auto would send metrics; asks no server."""
-    from gpt_lab.trackers.wandb import choose_mode, login
+    from gpt_lab.trackers.wandb_env import choose_mode, login
 
     try:
         mode = choose_mode("auto")

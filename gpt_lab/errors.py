@@ -5,6 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+QUOTED = 60
+"""Characters of a value that an error repeats: enough to find it, too few to print a file."""
+LISTED = 40
+"""Allowed names that an error lists."""
+
 
 class LabError(Exception):
     """A problem outside the lab's code (configuration, data, environment); the message is one line."""
@@ -18,9 +23,37 @@ class DataError(LabError):
     """A corpus or tokenizer that cannot be used: missing, empty, torn, not UTF-8, too short."""
 
 
-def unknown(what: str, name: object, allowed: Iterable[str]) -> str:
-    """One line that names the closest allowed value first, then all of them."""
+def quoted(value: object) -> str:
+    """A value as an error may repeat it: on one line, printable, its first few words."""
+    if isinstance(value, str | bytes) and len(value) > QUOTED:
+        return f"{value[:QUOTED]!r}... ({len(value):,} characters)"
+    try:
+        return cut(repr(value), QUOTED + 10)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+
+
+def cut(text: str, most: int = QUOTED) -> str:
+    """The text, or its beginning where it is longer than `most` characters."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
+def unknown(what: str, name: object, allowed: Iterable[str], meant: Iterable[str] = ()) -> str:
+    """One line that names what was probably meant first, then what is allowed.
+
+    Args:
+        meant: what was; empty: the closest of `allowed`.
+    """
     names = sorted(allowed)
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"unknown {what} {str(name)!r}{hint} (allowed: {', '.join(names) or 'none'})"
+    text = name if isinstance(name, str) else quoted(name)
+    close = list(meant) or difflib.get_close_matches(text[: 2 * QUOTED], names, n=1, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    listed = ", ".join(cut(one) for one in names[:LISTED]) or "none"
+    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return f"unknown {what} {quoted(text)}{hint} (allowed: {listed}{more})"
+
+
+def one_line(text: str, most: int = 1000) -> str:
+    """A message on one line that a terminal can show: nothing unprintable, its middle left out where it is longer."""
+    flat = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.splitlines()))
+    return flat if len(flat) <= most else f"{flat[: most * 2 // 3]} [...] {flat[-most // 3 :]}"

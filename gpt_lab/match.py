@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from gpt_lab import config
+from gpt_lab import config, footprint
 from gpt_lab.errors import ConfigError
 from gpt_lab.schema import MATCHED, TOLERANCE, RunConfig
 
@@ -74,9 +74,13 @@ def settings(cfg: RunConfig, base: RunConfig | None, stated: Collection[str], mo
         stated: keys that keep the value they have.
 
     Raises:
-        ConfigError: no sizes are close enough; the line names the nearest.
+        ConfigError: no sizes are close enough; the line names the nearest. A model that fits into no memory here.
     """
     assert cfg.match is not None
+    room = footprint.free()
+    for one in (cfg, base):
+        if one is not None:
+            footprint.check(one, room)
     if base is None:
         assert cfg.match_to is not None
         target, found = cfg.match_to, []

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.errors import ConfigError, quoted, unknown
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,21 @@ class Range:
         return f"in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
 
 
+@dataclass(frozen=True)
+class Filled:
+    """Text that can be a path or a name: an empty one would mean the working folder, an endless one nothing."""
+
+    longest: int = 1000
+
+    def holds(self, value: str) -> bool:
+        return bool(value.strip()) and "\0" not in value and len(value.encode(errors="replace")) <= self.longest
+
+    def __str__(self) -> str:
+        return f"of 1 to {self.longest:,} characters"
+
+
+LARGEST = 2**63 - 1
+"""Whole numbers beyond it fit into no tensor and no file."""
 PositiveInt = Annotated[int, Range(low=1)]
 NonNegativeInt = Annotated[int, Range(low=0)]
 PositiveFloat = Annotated[float, Range(low=0, open_low=True)]
@@ -46,6 +61,13 @@ Steps = Annotated[int, Range(low=2)]
 """A length in optimizer steps where a number up to 1 is a share: 2 and more."""
 Probability = Annotated[float, Range(low=0, high=1, open_high=True)]
 """A rate that must stay below 1: dropout, momentum, label smoothing."""
+
+Rounds = Annotated[int, Range(low=1, high=100)]
+"""How often something is repeated within one step."""
+SampleLength = Annotated[int, Range(low=0, high=100_000)]
+"""Tokens that are drawn one by one while training waits: 0 to some minutes' worth."""
+NonEmpty = Annotated[str, Filled()]
+"""A path, or a name that must not be empty."""
 
 NAMESPACE: dict[str, Any] = {
     "int": int,
@@ -63,6 +85,8 @@ NAMESPACE: dict[str, Any] = {
     "Fraction": Fraction,
     "Steps": Steps,
     "Probability": Probability,
+    "Rounds": Rounds,
+    "NonEmpty": NonEmpty,
 }
 
 
@@ -116,7 +140,7 @@ def check(key: str, value: Any, annotation: Any) -> Any:
         base, bounds = typing.get_args(annotation)
         number = check(key, value, base)
         if not bounds.holds(number):
-            raise ConfigError(f"{key} must be {describe(base)} {bounds}, not {value}")
+            raise ConfigError(f"{key} must be {describe(annotation)}, not {quoted(value)}")
         return number
     if origin is Literal:
         allowed = typing.get_args(annotation)
@@ -131,8 +155,12 @@ def check(key: str, value: Any, annotation: Any) -> Any:
             raise _refusal(key, value, annotation)
         (item,) = typing.get_args(annotation)
         return [check(f"{key}[{i}]", v, item) for i, v in enumerate(value)]
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ConfigError(f"{key} must be {describe(annotation)} below 2^63, not {quoted(value)}")
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if annotation is int and isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST:
+        raise _refusal(key, value, annotation, f": write it without a point or an exponent, {int(value)}")
     if annotation is float and isinstance(value, str):
         raise _refusal(key, value, annotation, _number_hint(value))
     if annotation is float and isinstance(value, float) and not math.isfinite(value):
@@ -155,5 +183,5 @@ def _number_hint(text: str) -> str:
 
 
 def _refusal(key: str, value: Any, annotation: Any, hint: str = "") -> ConfigError:
-    shown = "null" if value is None else repr(value)
+    shown = "null" if value is None else quoted(value)
     return ConfigError(f"{key} must be {describe(annotation)}, not {shown}{hint}")

@@ -2,7 +2,8 @@
 
 A part is a class under `@register(kind, name)`. The index is read from the source text (its syntax tree), so that
 the command line can list, check and explain every option in milliseconds; a class is imported only when it is built.
-Other packages join through the entry-point group `gpt_lab.parts`, whose values name the modules with their parts.
+A user's own parts are the files of the folder parts/; other packages join through the entry-point group
+`gpt_lab.parts`, whose values name the modules with their parts.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import os
+import sys
+import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +41,8 @@ KINDS = (
     "tracker",
 )
 ENTRY_POINTS = "gpt_lab.parts"
+OWN = "own_parts"
+"""Package under whose name the files of one's own are imported, whatever folders of that name lie about."""
 REQUIRED = object()
 """The default of an option that has none: the user must give it."""
 
@@ -58,6 +64,7 @@ class Part:
     kind: str
     name: str
     module: str
+    path: Path
     qualname: str
     doc: str
     options: Mapping[str, Option] = field(default_factory=dict)
@@ -113,9 +120,18 @@ def get(kind: str, name: str) -> Part:
 
 
 def load(kind: str, name: str) -> Any:
-    """The class of a part; imports its module."""
+    """The class of a part; imports its module.
+
+    Raises:
+        ConfigError: a file of one's own, or of another package, cannot be imported; the line says where.
+    """
     part = get(kind, name)
-    return getattr(importlib.import_module(part.module), part.qualname)
+    try:
+        return getattr(_imported(part), part.qualname)
+    except Exception as error:
+        if part.module.startswith("gpt_lab."):
+            raise
+        raise ConfigError(f"{kind}={name} cannot be loaded: {_where(error, part.path)}: {_said(error)}") from error
 
 
 def build(kind: str, settings: Mapping[str, Any], *args: Any) -> Any:
@@ -124,30 +140,106 @@ def build(kind: str, settings: Mapping[str, Any], *args: Any) -> Any:
     return load(kind, settings["name"])(*args, **chosen)
 
 
-def packages() -> list[str]:
-    """Modules that other distributions announce under the entry-point group, in name order."""
-    return sorted({point.value.partition(":")[0] for point in importlib.metadata.entry_points(group=ENTRY_POINTS)})
+def own_dir() -> Path | None:
+    """The folder of a user's own parts: $GPT_LAB_PARTS, ./parts, the one of the source tree; None: there is none.
+
+    Raises:
+        ConfigError: the variable names no folder.
+    """
+    package = Path(__file__).resolve().parent
+    chosen = os.environ.get("GPT_LAB_PARTS")
+    if chosen and not Path(chosen).is_dir():
+        raise ConfigError(f"GPT_LAB_PARTS={chosen} is no folder")
+    for place in [Path(chosen)] if chosen else [Path.cwd() / "parts", package.parent / "parts"]:
+        if place.is_dir() and place.resolve() != package / "parts":
+            return place.resolve()
+    return None
+
+
+def foreign() -> Iterator[tuple[str, Path]]:
+    """Modules outside the lab that may hold parts, with their files: those of other packages, then a user's own.
+
+    Raises:
+        ConfigError: an entry point names a module that is not there.
+    """
+    for module in sorted({point.module for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}):
+        path = _origin(module)
+        if path is None:
+            raise ConfigError(f"entry point {ENTRY_POINTS} names the module {module!r}, which is not installed")
+        yield module, path
+    folder = own_dir()
+    for path in sorted(folder.glob("[!.]*.py")) if folder is not None else ():
+        yield f"{OWN}.{path.stem}", path
 
 
 def _sources() -> Iterator[tuple[str, Path]]:
     root = Path(__file__).parent
     for path in sorted(root.rglob("*.py")):
         yield ".".join(path.relative_to(root.parent).with_suffix("").parts), path
-    for module in packages():
-        try:
-            spec = importlib.util.find_spec(module)
-        except ImportError:
-            spec = None
-        if spec is None or spec.origin is None:
-            raise ConfigError(f"entry point {ENTRY_POINTS} names the module {module!r}, which is not installed")
-        yield module, Path(spec.origin)
+    yield from foreign()
+
+
+def _origin(module: str) -> Path | None:
+    """The file of an installed module.
+
+    A folder of the module's name in the working directory is a namespace package to Python and comes before a module
+    that is installed in editable form; it holds no code and is passed over.
+    """
+    try:
+        found = [importlib.util.find_spec(module)]
+    except ImportError:
+        return None
+    if "." not in module:
+        found += [finder.find_spec(module, None) for finder in sys.meta_path if hasattr(finder, "find_spec")]
+    return next((Path(spec.origin) for spec in found if spec is not None and spec.has_location and spec.origin), None)
+
+
+def _imported(part: Part) -> types.ModuleType:
+    """The module of a part: of the lab and below a package by its name, otherwise from the very file of the index."""
+    above = part.module.rpartition(".")[0]
+    if above == OWN:
+        sys.modules.setdefault(OWN, types.ModuleType(OWN)).__path__ = [str(part.path.parent)]
+    if above:
+        return importlib.import_module(part.module)
+    known = sys.modules.get(part.module)
+    if known is not None and getattr(known, "__file__", None):
+        return known
+    spec = importlib.util.spec_from_file_location(part.module, part.path)
+    assert spec is not None and spec.loader is not None, "it is a Python file"
+    made = sys.modules[part.module] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(made)
+    except BaseException:
+        del sys.modules[part.module]
+        raise
+    return made
+
+
+def _where(error: Exception, path: Path) -> str:
+    """File and line of an error: the last in the file of the part, else the file alone."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f"{path}:{line}" if line else str(path)
+
+
+def _said(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {getattr(error, 'msg', None) or error}".split())
 
 
 def _scan(module: str, path: Path) -> Iterator[Part]:
-    text = path.read_text(encoding="utf-8")
-    if "register(" not in text:
-        return
-    classes = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
+    try:
+        text = path.read_text(encoding="utf-8")
+        if "register(" not in text:
+            return
+        tree = ast.parse(text, str(path))
+    except (SyntaxError, ValueError, OSError) as error:  # ValueError: not UTF-8, or a null byte
+        raise ConfigError(f"{_where(error, path)} cannot be read as Python: {_said(error)}") from None
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     for node in classes.values():
         for decorator in node.decorator_list:
             match decorator:
@@ -159,7 +251,7 @@ def _scan(module: str, path: Path) -> Iterator[Part]:
                         raise ConfigError(f"{module}.{node.name}: " + unknown("kind of part", kind, KINDS))
                     doc = ast.get_docstring(node) or ""
                     where = f"{module}.{node.name}"
-                    yield Part(kind, name, module, node.name, doc, _options(where, node, classes))
+                    yield Part(kind, name, module, path, node.name, doc, _options(where, node, classes))
 
 
 def _options(where: str, node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> dict[str, Option]:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
-from gpt_lab.options import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability
+from gpt_lab.errors import ConfigError
+from gpt_lab.options import (
+    NonEmpty,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    SampleLength,
+    check,
+)
 
 Settings = Mapping[str, Any]
 """One group's choice: `name` and the options of that part."""
@@ -91,10 +102,10 @@ class Log:
 
 @dataclass(frozen=True)
 class Sample:
-    """The text drawn at each evaluation; `tokens=0` draws none."""
+    """The text drawn at each evaluation; `tokens=0` draws none. Without a prompt it continues words of the corpus."""
 
-    prompt: str = "\n"
-    tokens: NonNegativeInt = 64
+    prompt: str | None = None
+    tokens: SampleLength = 64
     temperature: NonNegativeFloat = 0.8
 
 
@@ -127,8 +138,8 @@ class RunConfig:
     seed: NonNegativeInt = 0
     replica: NonNegativeInt = 0
     """Another draw of all that is random in a run but the order of its data."""
-    study: str = "default"
-    runs_dir: str = "runs"
+    study: NonEmpty = "default"
+    runs_dir: NonEmpty = "runs"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     force: bool = False
@@ -186,10 +197,49 @@ def identity(flat: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:12]
 
 
+def misfit(flat: Mapping[str, Any]) -> str:
+    """What of flat settings, read from a file, cannot be a setting, in one sentence; "" if nothing.
+
+    A part's options are not held against the part, which may be of another package: they are plain values, or lists
+    of such, and its name is text.
+    """
+    for key, value in flat.items():
+        try:
+            _check_flat(key, tuple(value) if isinstance(value, list) else value, type(value).__name__)
+        except (ConfigError, TypeError) as error:  # TypeError: a list in a list has no hash
+            return str(error) if isinstance(error, ConfigError) else f"{key} holds what is no setting"
+    return ""
+
+
+@functools.lru_cache(maxsize=4096)
+def _check_flat(key: str, value: Any, kind: str) -> None:
+    """Refuses one setting; `kind` tells 1, 1.0 and true apart, which are equal."""
+    hint = str if key.endswith(".name") else _flat_hints().get(key, float | None if key == "optim.lr" else Any)
+    check(key, list(value) if kind == "list" else value, hint)
+
+
+@functools.cache
+def _flat_hints() -> dict[str, Any]:
+    """Dotted fixed keys and their types."""
+    found = {}
+    for field_name, hint in get_type_hints(RunConfig, include_extras=True).items():
+        inner = get_type_hints(hint, include_extras=True) if dataclasses.is_dataclass(hint) else None
+        if inner is None and hint is not Settings:
+            found[field_name] = hint
+        found |= {f"{field_name}.{name}": kind for name, kind in (inner or {}).items()}
+    return found
+
+
 NOT_IDENTITY = frozenset({"study", "runs_dir", "tracker", "log", "sample", "checkpoint", "force", "label"})
 """Top-level keys that change where a run is kept or what is shown of it, never its numbers."""
 
-LATER: Mapping[str, Any] = {"match": None, "match_to": None, "eval.contexts": [1], "model.embed_norm": False}
+LATER: Mapping[str, Any] = {
+    "match": None,
+    "match_to": None,
+    "eval.contexts": [1],
+    "model.embed_norm": False,
+    "data.raw": False,
+}
 """Keys that came later, with the value that changes nothing: older runs, without them, keep their identity."""
 
 MATCHED = ("mlp.d_ff", "scale.depth", "scale.width")

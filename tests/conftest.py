@@ -31,9 +31,11 @@ def _isolate() -> Path:
         os.environ.setdefault("GIT_CONFIG_GLOBAL", str(git))
     for name in (*SECRETS, *(name for name in os.environ if name.startswith("GPT_LAB_") and name != ALONE)):
         os.environ.pop(name, None)
+    (home / "parts").mkdir()
     os.environ.update(
         HOME=str(home),
         GPT_LAB_CACHE=str(home / "cache"),
+        GPT_LAB_PARTS=str(home / "parts"),  # the tests are of the lab, not of what somebody adds to a checkout
         XDG_CACHE_HOME=str(home / ".cache"),
         XDG_CONFIG_HOME=str(home / ".config"),
         HF_HOME=str(home / "hf"),
@@ -86,6 +88,25 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if done.returncode != 0:
         pytest.fail((done.stdout + done.stderr)[-8000:], pytrace=False)
     return True
+
+
+@pytest.fixture(autouse=True)
+def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run times no steps; a test that wants it to calls `monkeypatch.undo()`."""
+    from gpt_lab.sweep import paces
+    from tests.helpers import stand_in
+
+    monkeypatch.setattr(paces, "_measure", stand_in)
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """A command takes its process's signals over for good; where a test calls it, they come back."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+    before = [(number, signal.getsignal(number)) for number in (*numbers, signal.SIGXCPU)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

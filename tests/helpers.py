@@ -1,11 +1,17 @@
-"""Small configs for tests, made without hydra, conf/ or torch."""
+"""Small configs for tests, made without hydra, conf/ or torch; and damage to files."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gpt_lab import config
 from gpt_lab.schema import RunConfig
+
+if TYPE_CHECKING:
+    from gpt_lab.train.pace import Pace
 
 DEFAULTS: dict[str, Any] = {
     "attention": {"name": "mha"},
@@ -58,3 +64,37 @@ def tiny_config(**overrides: Any) -> RunConfig:
             tree.setdefault(section, {})[name] = value
     tree["batch"].setdefault("tokens", 4 * tree["scale"]["context"])
     return config.from_dict(tree)
+
+
+def pace(**changes: Any) -> Pace:
+    """What timing a few steps might give, in seconds that are easy to tell apart."""
+    from gpt_lab.train.pace import Pace
+
+    known = {
+        "start": 1.0,
+        "compile": 0.0,
+        "step": 0.1,
+        "save": 0.01,
+        "sample": 0.5,
+        "validation": {1: 1e-5},
+        "share": 1,
+    }
+    return Pace(**{**known, **changes})
+
+
+def stand_in(new: Iterable[tuple[str, RunConfig, Any]], machine: Any, known: dict[str, Any]) -> bool:
+    """For gpt_lab.sweep.paces._measure, which takes seconds and another process."""
+    for key, _, plan in new:
+        known[key] = (pace(validation={1: 1e-5} | dict.fromkeys(plan.longer, 2e-5)), 3.0)
+    return False
+
+
+def flip(folder: Path, name: str, where: float = 0.5, count: int = 64) -> None:
+    """Flips a bit in each of `count` bytes of a file, from this share of its length on; its times stay as they were."""
+    path = folder / name
+    data, times = bytearray(path.read_bytes()), path.stat()
+    start = round(where * max(0, len(data) - count))
+    for at in range(start, min(start + count, len(data))):
+        data[at] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))

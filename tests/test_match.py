@@ -22,7 +22,7 @@ from tests.helpers import tiny_config
 from tests.test_imports import heavy_after
 
 COMPOSER = config.Composer()
-QUICK = ["data=synthetic", "tokenizer=byte"]
+QUICK = ["data=synthetic"]
 SWAPS = [pytest.param(kind, name, id=f"{kind}={name}") for kind in match.PARTS for name in registry.index()[kind]]
 TINY = 4 * (4 * 128**2 + 3 * 128 * 344 + 2 * 128) + 128
 """Parameters beside the embeddings of the default model: 4 layers, 128 wide, swiglu of 8/3 x 128, RMS norms."""
@@ -30,7 +30,7 @@ TINY = 4 * (4 * 128**2 + 3 * 128 * 344 + 2 * 128) + 128
 
 @pytest.fixture(autouse=True)
 def whole_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The math kernel leaves out blocks that causality hides; FLOPs are counted densely, as in PaLM."""
+    """The math kernel leaves out blocks that causality hides; here it computes all, and hidden ones are taken off."""
     monkeypatch.setattr(dense, "_block", lambda queries, *_: queries)
 
 
@@ -48,13 +48,14 @@ def parameters(model: GPT) -> int:
 
 
 def flops(model: GPT) -> float:
-    """Forward FLOPs per token as torch counts them, less the scores that a window hides: torch's math computes them."""
+    """Forward FLOPs per token as torch counts them, less the scores that the mask hides: torch's math computes them."""
     tokens = torch.zeros(1, model.shape.context, dtype=torch.long)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(tokens)
     blocks: list[Any] = list(model.blocks)
-    hidden = sum(tokens.numel() - block.attention.window for block in blocks if block.attention.window is not None)
-    return counter.get_total_flops() / tokens.numel() - 4 * model.shape.width * hidden
+    back = torch.arange(tokens.numel())[:, None] - torch.arange(tokens.numel())
+    hidden = sum(int(((back < 0) | (back >= (block.attention.window or back.numel()))).sum()) for block in blocks)
+    return (counter.get_total_flops() - 4 * model.shape.width * hidden) / tokens.numel()
 
 
 @functools.cache
@@ -76,8 +77,9 @@ def default(scale: str) -> tuple[int, float]:
         # two instead of four: 42.67 x 3 x 128; the multiple of 8 that is nearest, 384, is 0.52 % away
         (["attention=gqa", "match=params"], {"mlp.d_ff": 344 + 43}),
         (["attention=gqa", "match=flops"], {"mlp.d_ff": 344 + 40}),
-        # 3 of 4 layers see 32 of 128 tokens: 3 x 4 x 128 x 96 FLOPs are 48 x 3 x 2 x 128 in 4 layers; no parameters
-        (["attention=sliding", "match=flops"], {"mlp.d_ff": 344 + 48}),
+        # in 3 of 4 layers a query sees 32 - 32 x 31 / 256 = 28.1 tokens on average, not 64.5: 3 x 4 x 128 x 36.4 FLOPs
+        # are 18.2 x 3 x 2 x 128 in 4 layers, and 16 of them come within 1 %; no parameters
+        (["attention=sliding", "match=flops"], {"mlp.d_ff": 344 + 16}),
         (["attention=sliding", "match=params"], {}),
         # vectors alone: within the tolerance, so that all matrices stay equal to the baseline's from their first value
         (["norm=layernorm", "match=params"], {}),
@@ -117,7 +119,7 @@ def test_unmatched_some_would_not_be() -> None:
     mqa = built(COMPOSER.compose([*QUICK, "attention=mqa"]))
     sliding = built(COMPOSER.compose([*QUICK, "attention=sliding"]))
     assert parameters(mqa) / parameters(base) - 1 == pytest.approx(-4 * 24576 / TINY)
-    assert flops(sliding) / flops(base) < 0.93
+    assert flops(sliding) / flops(base) < 0.97
 
 
 def test_depth_where_no_d_ff_will_do_then_width() -> None:

@@ -68,7 +68,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run report sweeps/pos_enc.yaml": Run("report.html"),
     "uv run sweep sweeps/attention.yaml match=params --dry-run": Run("matched by", STEPS),
     "uv run train mlp=gelu match=flops": Run("val bits per byte", STEPS),
-    "uv run report runs/pos_enc --mei 0.02": Run("smallest effect of interest 0.02"),
+    "uv run report runs/pos_enc --sesoi 0.02": Run("smallest effect size of interest 0.02"),
     "uv run report --help": Run("usage: report"),
     "uv run report sweeps/pos_enc.yaml --claim positions": Run("wrote claims/positions"),
     "uv run verify positions": Run("verified: 2 of 2 runs"),
@@ -95,10 +95,10 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run dashboard": Run("mirror", ["--once"]),
     "uv run dashboard runs/pos_enc --tensorboard": Run("mirror", ["--once"]),
     "uv run wandb login": Elsewhere("tests/trackers", "it asks for a key"),
-    "uv pip install -e ./my_parts": Elsewhere("tests/test_thirdparty.py", "installs the package without network"),
-    "uv run components norm my_norm": Elsewhere("tests/test_thirdparty.py", "needs that package"),
+    "uv run components norm my_norm": Elsewhere("tests/test_thirdparty.py", "needs the file of parts/"),
+    "uv run upload": Elsewhere("tests/trackers/test_wandb.py", "needs a server"),
     "uv run train norm=my_norm attention=my_attention attention.slope=2.0": Elsewhere(
-        "tests/test_thirdparty.py", "needs that package"
+        "tests/test_thirdparty.py", "needs the file of parts/"
     ),
     "uv run doctor": Run("Ready to train"),
     "uv run ruff check --fix": Elsewhere(".ci/run", "lint is a step of its own"),
@@ -166,6 +166,8 @@ def execute(line: str, more: list[str], folder: Path) -> subprocess.CompletedPro
     assert words[:2] == ["uv", "run"]
     arguments = [*words[2:], *more]
     code = f"import sys; sys.argv = {arguments!r}; from gpt_lab.cli.{words[2]} import main; main()"
+    if "--dry-run" in words:  # tests/cli/test_sweep.py has one that times steps
+        code = f"from gpt_lab.sweep import paces; from tests.helpers import stand_in; paces._measure = stand_in; {code}"
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,
@@ -261,7 +263,7 @@ def test_the_sweep_file_of_one_s_own(tmp_path: Path) -> None:
 
 def test_the_sweep_file_that_tunes(tmp_path: Path) -> None:
     found = search.Search(sweep_of_one_s_own("tuned_question.yaml", tmp_path))
-    assert found.tuner is not None and found.most == 2 * (5 + 4) + 2 * 5
+    assert found.tuner is not None and found.most == 2 * 3 * (5 + 4) + 2 * 5
     assert [arm.ladders[0].start for arm in found.tuner.arms] == [0.004, 0.008], "AdamW's is its config's"
 
 

@@ -40,6 +40,23 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     registry.index.cache_clear()
 
 
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Writes a file of one's own, and makes its folder the one that is read."""
+
+    def make(text: str, name: str = "mine.py", header: str = HEADER) -> None:
+        (tmp_path / name).write_text(header + text, encoding="utf-8")
+        registry.index.cache_clear()
+
+    monkeypatch.setenv("GPT_LAB_PARTS", str(tmp_path))
+    before = set(sys.modules)
+    yield make
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] == registry.OWN:
+            del sys.modules[name]
+    registry.index.cache_clear()
+
+
 def refusal(call: Callable[[], Any]) -> str:
     with pytest.raises(ConfigError) as caught:
         call()
@@ -180,3 +197,55 @@ class Named:
 """)
     line = refusal(registry.index)
     assert "extra_parts.Named" in line and "size" in line and "literal" in line
+
+
+HALF = """
+@register("norm", "half")
+class Half:
+    def __init__(self, dim: int, *, by: float = 2.0) -> None:
+        self.dim, self.by = dim, by
+"""
+
+
+def test_a_file_of_one_s_own(own: Install, tmp_path: Path) -> None:
+    """It may use its neighbours, and is part of the code that runs are told apart by."""
+    from gpt_lab.store import record
+
+    record.code.cache_clear()
+    own("def doubled(x: float) -> float:\n    return 2 * x\n", "helpers.py", header="")
+    before = record.code()
+    own(HALF.replace("by\n", "doubled(by)\n"), header=HEADER + "from .helpers import doubled\n")
+    part = registry.get("norm", "half")
+    assert part.path == tmp_path / "mine.py"
+    assert part.module not in sys.modules, "the index imports no part"
+    assert registry.build("norm", {"name": "half", "by": 4.0}, 8).by == 8.0
+    record.code.cache_clear()
+    assert record.code() != before
+    record.code.cache_clear()
+
+
+def test_the_folders_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """./parts before that of the source tree; the lab's own is not one."""
+    monkeypatch.delenv("GPT_LAB_PARTS")
+    (tmp_path / "parts").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert registry.own_dir() == tmp_path / "parts"
+    monkeypatch.chdir(Path(registry.__file__).parent)
+    assert registry.own_dir() != Path(registry.__file__).parent / "parts"
+    monkeypatch.setenv("GPT_LAB_PARTS", str(tmp_path / "nowhere"))
+    assert "nowhere is no folder" in refusal(registry.own_dir)
+
+
+def test_a_file_that_cannot_be_read(own: Install, tmp_path: Path) -> None:
+    """One line says where and what, and nothing is run to know it."""
+    own('@register("norm", "half"\n', header="")
+    assert f"{tmp_path / 'mine.py'}:1 cannot be read as Python: SyntaxError" in refusal(registry.index)
+    (tmp_path / "mine.py").write_bytes(b"register(\xff")
+    registry.index.cache_clear()
+    assert "mine.py cannot be read as Python: UnicodeDecodeError" in refusal(registry.index)
+    own("import not_there\n" + HALF)
+    line = refusal(lambda: registry.load("norm", "half"))
+    assert f"norm=half cannot be loaded: {tmp_path / 'mine.py'}:3: ModuleNotFoundError" in line
+    own(HALF, ".#mine.py", header="\0")
+    own(HALF)
+    assert registry.load("norm", "half").part == ("norm", "half"), "editors' own files are passed over"

@@ -61,7 +61,8 @@ def test_find_by_folder(runs: Path, tmp_path: Path) -> None:
         ("one/aa", "did you mean .*one/a"),
         ("zzzzzz", "write latest, <study>, <study>/<run> or a run's folder"),
         ("b", "in several studies: write one of one/b, two/b"),
-        ("one/torn", "no run 'one/torn'"),
+        ("one/torn", "cannot read .*/one/torn/run.json: not valid JSON"),
+        ("torn", "cannot read .*/one/torn/run.json: not valid JSON"),
     ],
 )
 def test_find_nothing(runs: Path, spec: str, message: str) -> None:

@@ -1,10 +1,12 @@
-"""A package outside the lab adds a norm and an attention; README's recipe is that package, word for word."""
+"""README's recipe for a part of one's own, word for word, in a copy of the clone; and a package with the same parts."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,43 +17,68 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(__file__).parent / "thirdparty"
-FILES = ("pyproject.toml", "my_parts.py")
+FILE = "parts/my_parts.py"
 TINY = [
     *("scale.depth=2", "scale.width=32", "scale.heads=4", "scale.context=32", "batch.tokens=128", "tokenizer=byte"),
     *("budget.steps=12", "eval.every=6", "eval.tokens=256", "log.every=1", "sample.tokens=0"),
     *("device=cpu", "precision=fp32", "compile=off", "tracker=none"),
 ]
-BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+BUILD = "import sys; from setuptools import build_meta; build_meta.build_editable(sys.argv[1])"
+
+
+def section() -> str:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return text.partition("\n## Add your own component\n")[2].partition("\n## ")[0]
 
 
 def readme_files() -> dict[str, str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return dict(re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", text, re.DOTALL))
+    return dict(re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", section(), re.DOTALL))
+
+
+def copy_of_the_clone(folder: Path) -> Path:
+    for name in ("gpt_lab", "conf", "experiments", "sweeps"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
+    return folder
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the package, built from README's two files and unpacked as an installer would."""
-    source, wheels, target = (tmp_path_factory.mktemp(name) for name in ("my_parts", "wheels", "target"))
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the clone with README's file, and a folder of the same name in the way."""
+    made = copy_of_the_clone(tmp_path_factory.mktemp("clone"))
     for name, text in readme_files().items():
-        (source / name).write_text(text, encoding="utf-8")
+        (made / name).parent.mkdir(exist_ok=True)
+        (made / name).write_text(text, encoding="utf-8")
+    (made / "my_parts").mkdir()
+    return made
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A copy of the clone with the package's source in it, and a folder with what installs that as editable."""
+    made = copy_of_the_clone(tmp_path_factory.mktemp("clone"))
+    wheels, target = (tmp_path_factory.mktemp(name) for name in ("wheels", "target"))
+    shutil.copytree(PACKAGE, made / "my_parts", ignore=shutil.ignore_patterns("__pycache__"))
     built = subprocess.run(
-        [sys.executable, "-c", BUILD, wheels], cwd=source, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", BUILD, wheels], cwd=made / "my_parts", capture_output=True, text=True, timeout=120
     )
     assert built.returncode == 0, built.stderr
     (wheel,) = wheels.glob("my_parts-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(target)
-    return target
+    return made, target
 
 
-def script(installed: Path, folder: Path, line: list[str]) -> subprocess.CompletedProcess[str]:
-    code = f"import sys; sys.argv = {line!r}; from gpt_lab.cli.{line[0]} import main; main()"
-    paths = os.pathsep.join(filter(None, [str(installed), os.environ.get("PYTHONPATH")]))
+def script(
+    clone: Path, line: list[str], site: Path | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`uv run LINE` without uv: the lab of the copy, with the packages of this environment and those of `site`."""
+    more = "" if site is None else f"import site; site.addsitedir({str(site)!r}); "
+    code = f"{more}import sys; sys.argv = {line!r}; from gpt_lab.cli.{line[0]} import main; main()"
+    environment = {name: value for name, value in os.environ.items() if name != "GPT_LAB_PARTS"}
     return subprocess.run(
         [sys.executable, "-c", code],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": paths},
+        cwd=cwd or clone,
+        env=environment | {"PYTHONPATH": str(clone), "PYTHONSAFEPATH": "1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -59,28 +86,58 @@ def script(installed: Path, folder: Path, line: list[str]) -> subprocess.Complet
     )
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_readme_shows_the_package(name: str) -> None:
-    assert readme_files()[name] == (PACKAGE / name).read_text(encoding="utf-8")
+def test_readme_shows_one_file() -> None:
+    assert readme_files() == {FILE: (PACKAGE / "my_parts.py").read_text(encoding="utf-8")}
+    (announced,) = re.findall(r"```toml\n(.*?)```", section(), re.DOTALL)
+    assert announced in (PACKAGE / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def test_it_is_listed_and_explained(installed: Path, tmp_path: Path) -> None:
-    listed = script(installed, tmp_path, ["components", "--json"])
+@pytest.mark.slow
+def test_readme_as_it_stands(clone: Path) -> None:
+    """Every command of the section, in order; the model that trains has both parts, and others run as before."""
+    (block,) = re.findall(r"```sh\n(.*?)```", section(), re.DOTALL)
+    lines = [shlex.split(line) for line in block.splitlines()]
+    assert [line[2] for line in lines] == ["components", "train"]
+    for line in [*lines, ["uv", "run", "generate", "run=latest", "prompt=A", "max_tokens=8"]]:
+        assert line[:2] == ["uv", "run"]
+        done = script(clone, [*line[2:], *(TINY if line[2] == "train" else [])])
+        assert done.returncode == 0, done.stderr
+        if line[2] == "components":
+            assert "Nguyen and Salazar" in done.stdout and f"Source: {FILE}:" in done.stdout
+    (record,) = (json.loads(path.read_text("utf-8")) for path in clone.glob("runs/*/*/run.json"))
+    assert record["state"] == "finished"
+    assert (record["config"]["norm.name"], record["config"]["attention.slope"]) == ("my_norm", 2.0)
+    (metrics,) = clone.glob("runs/*/*/metrics.jsonl")
+    found = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
+    losses = [line["train/loss"] for line in found if "train/loss" in line]
+    assert len(losses) >= 10
+    assert losses[-1] < losses[0]
+
+
+def test_its_place(clone: Path, tmp_path: Path) -> None:
+    """The clone's folder serves other working folders too, and $GPT_LAB_PARTS names another."""
+    listed = script(clone, ["components", "norm", "--json"], cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
-    tree = json.loads(listed.stdout)
-    assert tree["norm"]["my_norm"]["options"]["eps"]["default"] == 1e-5
-    assert "my_attention" in tree["attention"]
-    explained = script(installed, tmp_path, ["components", "norm", "my_norm"])
-    assert "Nguyen and Salazar" in explained.stdout
-    assert f"Source: {installed / 'my_parts.py'}" in explained.stdout
-    helped = script(installed, tmp_path, ["train", "--help"])
-    assert "my_norm" in helped.stdout and "my_attention" in helped.stdout
+    entry = json.loads(listed.stdout)["norm"]["my_norm"]
+    assert entry["source"] == str(clone / FILE)
+    assert entry["options"]["eps"]["default"] == 1e-5
 
 
-def test_its_options_are_in_the_config(installed: Path, tmp_path: Path) -> None:
+def test_a_package_beside_it(beside: tuple[Path, Path]) -> None:
+    """Installed as `uv add --editable ./my_parts` does it: the folder hides the module of its name from Python."""
+    clone, site = beside
+    explained = script(clone, ["components", "norm", "my_norm"], site)
+    assert explained.returncode == 0, explained.stderr
+    assert "Source: my_parts/my_parts.py:" in explained.stdout
+    line = ["train", "norm=my_norm", "attention=my_attention", *TINY, "budget.steps=2"]
+    trained = script(clone, line, site)
+    assert trained.returncode == 0, trained.stderr
+
+
+def test_its_options_are_in_the_config(clone: Path) -> None:
     """Without a YAML of its own."""
     line = ["train", "norm=my_norm", "norm.eps=1e-4", "attention=my_attention", "--cfg"]
-    shown = script(installed, tmp_path, line)
+    shown = script(clone, line)
     assert shown.returncode == 0, shown.stderr
     config = yaml.safe_load(shown.stdout)
     assert config["norm"] == {"name": "my_norm", "eps": 1e-4}
@@ -96,41 +153,9 @@ def test_its_options_are_in_the_config(installed: Path, tmp_path: Path) -> None:
         ("norm.eps=small", "norm.eps must be a number"),
     ],
 )
-def test_its_options_are_checked(override: str, words: str, installed: Path, tmp_path: Path) -> None:
+def test_its_options_are_checked(override: str, words: str, clone: Path) -> None:
     chosen = [] if override.startswith("norm=") else ["norm=my_norm"]
-    refused = script(installed, tmp_path, ["train", *chosen, override])
+    refused = script(clone, ["train", *chosen, override])
     assert refused.returncode == 2
     assert words in refused.stderr
     assert refused.stderr.count("\n") == 1
-
-
-@pytest.mark.slow
-def test_it_trains(installed: Path, tmp_path: Path) -> None:
-    """Both parts at once, through the real script; then text from the run; then the finished run asked for again."""
-    line = ["train", "norm=my_norm", "attention=my_attention", "attention.slope=2.0", *TINY]
-    trained = script(installed, tmp_path, line)
-    assert trained.returncode == 0, trained.stderr
-    (record,) = (json.loads(path.read_text("utf-8")) for path in tmp_path.glob("runs/*/*/run.json"))
-    assert record["state"] == "finished"
-    (metrics,) = tmp_path.glob("runs/*/*/metrics.jsonl")
-    lines = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
-    losses = [line["train/loss"] for line in lines if "train/loss" in line]
-    assert len(losses) >= 10
-    assert losses[-1] < losses[0]
-    generated = script(installed, tmp_path, ["generate", "run=latest", "prompt=ROMEO:", "max_tokens=8"])
-    assert generated.returncode == 0, generated.stderr
-    assert generated.stdout.startswith("ROMEO:")
-
-
-@pytest.mark.slow
-def test_its_options_change_the_model(installed: Path, tmp_path: Path) -> None:
-    for slope in ("1.0", "4.0"):
-        line = ["train", "attention=my_attention", f"attention.slope={slope}", *TINY, "budget.steps=2"]
-        trained = script(installed, tmp_path, line)
-        assert trained.returncode == 0, trained.stderr
-    curves = set()
-    for metrics in tmp_path.glob("runs/*/*/metrics.jsonl"):
-        lines = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
-        curves.add(tuple(line["train/loss"] for line in lines if "train/loss" in line))
-    assert len(curves) == 2
-    assert all(curves)

@@ -17,7 +17,7 @@ import yaml
 
 from gpt_lab.claims import code
 from gpt_lab.errors import ConfigError, DataError
-from gpt_lab.report import arms, facts, stats, wording
+from gpt_lab.report import arms, facts, wording
 from gpt_lab.report.frame import Loaded
 from gpt_lab.report.pairing import Paired, pair_up, references
 from gpt_lab.report.source import ENVIRONMENT
@@ -25,7 +25,7 @@ from gpt_lab.report.types import Comparison
 from gpt_lab.store import record
 from gpt_lab.store.run import timestamp
 
-FORMAT = 1
+FORMAT = 2
 """Raised when claim.json changes its meaning."""
 OF_THE_RUN = ("command", "started", "finished", "data")
 """Of ENVIRONMENT, what each run has of its own."""
@@ -35,7 +35,7 @@ SEEDS = ("arm", "tuning", "pair", "counts", "state", "score", "difference", "ide
 
 @dataclass(frozen=True)
 class Content:
-    """claim.json without its checksums, and the text of the files that it names."""
+    """claim.json without its digests, and the text of the files that it names."""
 
     claim: dict[str, Any]
     files: Mapping[str, bytes]
@@ -79,7 +79,7 @@ def content(comparison: Comparison, study: Loaded, name: str, command: str) -> C
             "nuisance": list(design.nuisance),
             "baseline": design.baseline_arm,
         },
-        "mei": comparison.mei,
+        "sesoi": comparison.sesoi,
         "correction": comparison.correction,
         "noise": None if comparison.noise is None else dataclasses.asdict(comparison.noise),
         "run_sd": run_sd(paired),
@@ -94,14 +94,10 @@ def content(comparison: Comparison, study: Loaded, name: str, command: str) -> C
 
 
 def run_sd(paired: Paired) -> float | None:
-    """Standard deviation of one run over the pairs, the typical one of the arms; None with one run an arm."""
-    variances, counts = [], []
-    for scores in paired.scores:
-        own = scores[np.isfinite(scores)]
-        counts.append(len(own))
-        variances.append(float(own.var(ddof=1)) if len(own) > 1 else math.nan)
-    variance = stats.typical_variance(variances, counts)
-    return math.sqrt(variance) if math.isfinite(variance) else None
+    """Standard deviation of one run over the pairs, the median of the arms; None with one run an arm."""
+    arms = [scores[np.isfinite(scores)] for scores in paired.scores]
+    deviations = [float(own.std(ddof=1)) for own in arms if len(own) > 1]
+    return float(np.median(deviations)) if deviations else None
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:

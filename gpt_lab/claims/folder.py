@@ -1,6 +1,6 @@
-"""A claim's folder: written whole or not at all, and refused when it is torn or was edited.
+"""A claim's folder: written whole or not at all, and refused when any of its files is not as it was written.
 
-claim.json    the claim as data, with a checksum of every other file and of itself
+claim.json    the claim as data, with the SHA-256 of every other file and of itself
 configs/      the config of every run
 seeds.csv     every run's score, and its difference to the baseline
 sweep.yaml    the sweep file, where there is one
@@ -11,8 +11,6 @@ report.html report.md figures/ runs.csv runs.parquet     the report
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import os
 import re
 import secrets
@@ -23,21 +21,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt_lab.digests import sha256
 from gpt_lab.errors import ConfigError, DataError
-from gpt_lab.store.files import decode, encode, read_json, sync_folder, write_atomic, write_json, writing
+from gpt_lab.store.files import decode, read_json, sync_folder, write_atomic, write_json, writing
 
 CLAIM = "claim.json"
 CLAIMS = Path("claims")
 """Where claims are, unless the user says."""
-FORMATS = (1,)
+FORMATS = (2,)
+MOST = 5
+"""Files that a refusal names."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim that was read and whose files are what they were when it was made."""
+    """A claim that was read and whose files are what they were when it was made.
+
+    Fields:
+        others: files in its folder that are not of the claim.
+    """
 
     folder: Path
     content: dict[str, Any]
+    others: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -90,8 +96,9 @@ def write(folder: Path, claim: dict[str, Any], fill: Callable[[Path], None], for
         with writing(folder):
             temporary.mkdir()
         fill(temporary)
-        full = {**claim, "files": {name: _digest(temporary / name) for name in _files(temporary)}}
-        write_json(temporary / CLAIM, {**full, "checksum": checksum(full)})
+        write_json(
+            temporary / CLAIM, {**claim, "files": {name: sha256(temporary / name) for name in _files(temporary)}}
+        )
         with writing(folder):
             if force and (folder / CLAIM).is_file():
                 os.rename(folder, old)
@@ -146,26 +153,23 @@ def read(folder: Path) -> Claim:
         DataError: it is torn, was edited, or is of another version of the lab.
     """
     path = folder / CLAIM
-    raw = read_json(path)
+    raw = read_json(path, digest=True)
     if raw.get("format") not in FORMATS:
-        raise DataError(f"{path} is of format {raw.get('format')!r}, and this lab reads {FORMATS[-1]}: update the lab")
+        raise DataError(f"{path} is of format {raw.get('format')!r}, and this lab reads {FORMATS[-1]}")
     files = raw.get("files")
-    if raw.get("checksum") != checksum({key: value for key, value in raw.items() if key != "checksum"}):
-        raise DataError(f"{path} was edited or is torn: its checksum does not fit; get the claim again")
     if not isinstance(files, dict):
         raise DataError(f"{path} names no files: it is no claim")
-    for name, digest in files.items():
-        if not (folder / name).is_file():
-            raise DataError(f"{folder} is torn: {name} is missing; get the claim again")
-        if _digest(folder / name) != digest:
-            raise DataError(f"{folder / name} was edited or is torn: its checksum does not fit; get the claim again")
-    return Claim(folder, decode(raw))
-
-
-def checksum(claim: dict[str, Any]) -> str:
-    """SHA-256 of a claim's content, as JSON in a form of its own: unlike a file's, the same however it is indented."""
-    text = json.dumps(encode(claim), sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    there = set(_files(folder))
+    wrong = [f"{name} is missing" for name in files if name not in there]
+    wrong += [
+        f"{name} was edited or is damaged" for name in files if name in there and _digest(folder / name) != files[name]
+    ]
+    if wrong:
+        more = f" and {len(wrong) - MOST} more" if len(wrong) > MOST else ""
+        raise DataError(
+            f"{folder} is not the claim that was made: {', '.join(wrong[:MOST])}{more}; get the claim again"
+        )
+    return Claim(folder, decode(raw), tuple(sorted(there - {CLAIM, *files})))
 
 
 def _files(folder: Path) -> Iterator[str]:
@@ -174,7 +178,6 @@ def _files(folder: Path) -> Iterator[str]:
 
 def _digest(path: Path) -> str:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error

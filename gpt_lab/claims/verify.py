@@ -12,10 +12,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from gpt_lab import lines
 from gpt_lab.claims import choose, code
 from gpt_lab.claims.choose import Cell
 from gpt_lab.claims.folder import Claim
 from gpt_lab.claims.rerun import Interrupted, Outcome, Prepared
+from gpt_lab.terminal import Terminal
 
 VERIFIED, NOT_VERIFIED = 0, 1
 
@@ -46,10 +48,10 @@ def verify(
         for sentence in dict.fromkeys(one.code()[1] for one in ready):
             if sentence:
                 say(f"code: {sentence}")
-        progress = Console(file=sys.stderr, quiet=runs_dir is None)  # its last lines name a folder that will be gone
+        progress = Terminal(file=sys.stderr, quiet=runs_dir is None)  # its last lines name a folder that will be gone
         good = 0
         for number, one in enumerate(ready, 1):
-            print(f"run {number} of {len(ready)}: {choose.label(claim, one.cell)}", file=sys.stderr, flush=True)
+            lines.say(f"run {number} of {len(ready)}: {choose.label(claim, one.cell)}", sys.stderr)
             try:
                 outcome = one.run(progress)
             except Interrupted as end:
@@ -81,6 +83,8 @@ def _heading(claim: Claim, say: _Says) -> None:
     content = claim.content
     then = code.Version(content["code"]["commit"], content["code"]["dirty"])
     say(f"claim {claim.name} of {str(content['made'])[:10]}, made by {then}: {content['answer']}")
+    if claim.others:
+        say(f"not of the claim, and not used: {', '.join(claim.others)}")
     now = code.here()
     if then != now:
         say(f"this checkout is {now}")

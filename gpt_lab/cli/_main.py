@@ -1,32 +1,81 @@
-"""What every console script shares: errors as one line, exit codes, the version."""
+"""What every console script shares: errors as one line, exit codes, how it leaves when it is asked to, lost output."""
 
 from __future__ import annotations
 
-import os
+import errno
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from gpt_lab.errors import LabError
+from gpt_lab import signals, streams
+from gpt_lab.errors import ConfigError, LabError, one_line, quoted
+from gpt_lab.lines import say
 
 BAD_INPUT = 2
-INTERRUPTED = 130
+Works = Callable[[Sequence[str]], bool]
 
 
-def entry(run: Callable[[list[str]], int]) -> Callable[[], None]:
-    """A console script: calls `run(arguments)` and exits with its status; a LabError is one line and status 2."""
+def entry(run: Callable[[list[str]], int], works: Works = lambda argv: False) -> Callable[[], None]:
+    """A console script: calls `run(arguments)` and exits with its status; a LabError is one line and status 2.
+
+    Asked to leave by a signal it exits with 128 + its number. Output that is gone never stops it; whether it makes the
+    status 2 depends on what the command is for. A reader that has seen enough (`| head`) is no error.
+
+    Args:
+        works: whether the command with these arguments does more than show something: then the status is its work's.
+    """
 
     def main() -> None:
+        streams.keep()
+        signals.listen()
+        argv = sys.argv[1:]
         try:
-            status = run(sys.argv[1:])
-            sys.stdout.flush()
+            status = run(_utf8(argv))
         except LabError as error:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {one_line(str(error))}", sys.stderr)
             status = BAD_INPUT
-        except KeyboardInterrupt:
-            status = INTERRUPTED
-        except BrokenPipeError:  # the reader of our output has gone, as `| head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            status = 0
-        sys.exit(status)
+        except KeyboardInterrupt as stop:
+            number = stop.number if isinstance(stop, signals.Leave) else signal.SIGINT
+            print(f"stopped by {signals.name(number)}: the same command begins anew", file=sys.stderr)
+            status = 128 + number
+        except OSError as error:  # a path that is too long, or that nobody may read
+            if error.filename is None:
+                raise
+            say(f"error: cannot use {quoted(str(error.filename))}: {error.strerror}", sys.stderr)
+            status = BAD_INPUT
+        except SystemExit as end:  # argparse, after --help
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        signals.over()
+        sys.exit(_told(status, works(argv) and not {"--help", "-h"} & {*argv}))
 
     return main
+
+
+def _told(status: int, worked: bool) -> int:
+    """The exit status, once it is clear whether the output has arrived."""
+    for text in (sys.stdout, sys.stderr):
+        if text is not None:
+            text.flush()
+    lost = streams.lost(sys.stdout)
+    if lost is None or lost.errno == errno.EPIPE or status > 128:
+        return status
+    if worked and status != BAD_INPUT:
+        print(f"warning: standard output was lost ({lost.strerror}): the work went on without it", file=sys.stderr)
+    if worked:
+        return status
+    print(f"error: cannot write standard output: {lost.strerror}", file=sys.stderr)
+    return status or BAD_INPUT
+
+
+def _utf8(words: list[str]) -> list[str]:
+    """The words of the command line.
+
+    Raises:
+        ConfigError: one is not UTF-8, so that no record and no report could name it.
+    """
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"{quoted(word)} is not UTF-8: rename the file or folder") from None
+    return words

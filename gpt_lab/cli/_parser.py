@@ -5,29 +5,89 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from rich.console import Console
+from gpt_lab import lines
+from gpt_lab.errors import ConfigError, quoted
 
-from gpt_lab.errors import ConfigError
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PIPE_WIDTH = 100
+MOST_JOBS = 1000
+"""Processes, or threads of one, beyond which a number is a slip."""
+MOST_SEEDS = 100_000
+"""As many as a grid has cells (sweep.grid.LARGEST)."""
+
+
+READABLE = 118
+"""Longest line of prose in a help text, however wide the terminal."""
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help whose lines are broken between words only, those of examples included."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return lines.fold(" ".join(text.split()), width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(part for line in text.splitlines() for part in lines.fold(indent + line, min(width, READABLE)))
+
+
+class _Once(argparse._StoreAction):
+    """Stores an option's value; a second, different one would silently win."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        before = getattr(namespace, self.dest, self.default)
+        if option is not None and before not in (self.default, values):
+            raise argparse.ArgumentError(self, f"given twice: {quoted(before)} and {quoted(values)}")
+        super().__call__(parser, namespace, values, option)
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose refusals are one line, like every other error of the lab."""
+    """argparse whose refusals are one line, like every other error of the lab; strict where it would guess."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **{"formatter_class": Help, **settings})
+        self.register("action", None, _Once)
+        self.register("action", "store", _Once)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's; an empty word, which a path would take for the working folder, is refused."""
+        for word in args or ():
+            name, equals, value = word.partition("=")
+            if not word.strip() or (word.startswith("--") and equals and not value.strip()):
+                self.error(f"{name.strip() or 'an argument'} is empty: give it a value or leave it out")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.prog}: {message} (see {self.prog} --help)")
 
 
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number from `low` to `high`."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
+            raise argparse.ArgumentTypeError(f"a whole number from {low} to {high:,} is expected, not {quoted(text)}")
+        return int(text)
+
+    return read
+
+
 def output(show: Callable[[Console], None]) -> None:
     """Calls `show` on the terminal; into a pipe it writes plain lines of fixed width without trailing blanks."""
+    from gpt_lab.terminal import Terminal
+
     if sys.stdout.isatty():
-        show(Console(highlight=False))
+        show(Terminal(highlight=False))
         return
     text = io.StringIO()
-    show(Console(file=text, width=PIPE_WIDTH, highlight=False))
+    show(Terminal(file=text, width=PIPE_WIDTH, highlight=False))
     for line in text.getvalue().splitlines():
         print(line.rstrip())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-
 from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import Parser
+from gpt_lab.cli._parser import Parser, whole
 from gpt_lab.errors import ConfigError
+from gpt_lab.lines import say
 
 EXAMPLES = """examples:
   dashboard                                   all studies of runs/
@@ -23,19 +22,17 @@ def run(argv: list[str]) -> int:
         description="Shows runs in a browser, on this machine alone, and follows them while they train.",
         epilog=EXAMPLES,
     )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("folders", nargs="*", metavar="FOLDER", help="store, study or run, or a study's name [runs]")
-    parser.add_argument("--port", help="port on 127.0.0.1 [the first free one]")
+    parser.add_argument("--port", type=whole(1, 65535), help="port on 127.0.0.1 [the first free one]")
     parser.add_argument("--tensorboard", action="store_true", help="in TensorBoard instead of trackio")
     parser.add_argument("--project", metavar="NAME", help="one trackio project for all [one for each study]")
     parser.add_argument("--metric", action="append", metavar="NAME", help="mirror this metric only; may be repeated")
     parser.add_argument("--once", action="store_true", help="bring the mirror up to date, say where it is, and leave")
     parser.add_argument("--no-browser", action="store_true", help="open no browser, only print the address")
     chosen = parser.parse_args(argv)
-    port = None if chosen.port is None else _port(chosen.port)
     if chosen.tensorboard and chosen.project is not None:
         raise ConfigError("--project is trackio's: TensorBoard shows all studies on one page anyway")
-    if chosen.once and port is not None:
+    if chosen.once and chosen.port is not None:
         raise ConfigError("--once serves no page: leave out --port")
 
     from gpt_lab.dashboard import mirror
@@ -45,21 +42,15 @@ def run(argv: list[str]) -> int:
         targets=tuple(check_targets(chosen.folders or ["runs"])),
         project=chosen.project,
         metrics=frozenset(chosen.metric) if chosen.metric else None,
-        port=port,
+        port=chosen.port,
         tensorboard=chosen.tensorboard,
         once=chosen.once,
         browser=not chosen.no_browser,
     )
-    return mirror.show(options, lambda line: print(line, flush=True))
+    return mirror.show(options, say)
 
 
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise ConfigError(f"--port {text!r}: a number from 1 to 65535 is expected")
-    return int(text)
-
-
-main = entry(run)
+main = entry(run, works=lambda argv: True)
 
 if __name__ == "__main__":
     main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import io
 import json
 import sys
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO, get_type_hints
 
 from gpt_lab.cli._main import entry
-from gpt_lab.errors import ConfigError, DataError, unknown
-from gpt_lab.options import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, check
+from gpt_lab.errors import ConfigError, DataError, LabError, cut, quoted, unknown
+from gpt_lab.lines import say, show_help
+from gpt_lab.options import NonEmpty, NonNegativeFloat, NonNegativeInt, PositiveInt, Range, check
+from gpt_lab.streams import lost
 
 HELP = """\
 usage: generate [key=value ...] [--no-cache] [--help]
@@ -21,7 +24,7 @@ usage: generate [key=value ...] [--no-cache] [--help]
 Continues a text with a trained model.
 
   run=latest         latest, a study (its best run), STUDY/best, a run's name or its folder
-  prompt=""          the text to continue; empty: from the start of a text
+  prompt=null        the text to continue; null: the run's own, words of its validation text; prompt="": a new text
   max_tokens=200     stop after this many new tokens, or at the end of text
   temperature=0.8    0: always the likeliest token; 1: the model's own distribution
   top_k=null         draw from the k likeliest tokens only
@@ -34,25 +37,30 @@ Continues a text with a trained model.
   cache=true         false, or --no-cache: read the whole text again for each token (for comparison)
 
 Text goes to standard output; the run, the speed and the cache's size to standard error.
-example: generate run=latest prompt="ROMEO:" max_tokens=100 temperature=0.7 top_k=50
+example: generate run=latest max_tokens=100 temperature=0.7 top_k=50
 """
+
+
+Samples = Annotated[int, Range(low=1, high=1000)]
+TEXTS = ("run", "prompt", "runs_dir")
+"""Arguments that are text, whatever they look like."""
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What the command line may set; the annotations are the check."""
 
-    run: str = "latest"
-    prompt: str = ""
+    run: NonEmpty = "latest"
+    prompt: str | None = None
     max_tokens: PositiveInt = 200
     temperature: NonNegativeFloat = 0.8
     top_k: PositiveInt | None = None
     top_p: Annotated[float, Range(low=0, high=1, open_low=True)] | None = None
     seed: NonNegativeInt = 0
-    samples: PositiveInt = 1
-    checkpoint: str | None = None
+    samples: Samples = 1
+    checkpoint: NonEmpty | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    runs_dir: str = "runs"
+    runs_dir: NonEmpty = "runs"
     cache: bool = True
 
 
@@ -71,12 +79,14 @@ def parse(argv: list[str]) -> Arguments:
         elif not equals or word.startswith("-"):
             flags = [f"{name}=..." for name in types] + ["--no-cache", "--help"]
             close = difflib.get_close_matches(word, flags, n=1, cutoff=0.5)
-            hint = f"; did you mean {close[0]}?" if close else f'; a text to continue is prompt="{word}"'
-            raise ConfigError(f"arguments are key=value, not {word!r}{hint}")
+            hint = f"; did you mean {close[0]}?" if close else f'; a text to continue is prompt="{cut(word)}"'
+            raise ConfigError(f"arguments are key=value, not {quoted(word)}{hint}")
         elif key not in types:
             raise ConfigError(unknown("argument", key, types))
         else:
-            found[key] = check(key, value if types[key] is str else _scalar(value), types[key])
+            given = check(key, value if key in TEXTS else _scalar(value), types[key])
+            if found.setdefault(key, given) != given:
+                raise ConfigError(f"{key} is given twice, as {quoted(found[key])} and {quoted(given)}: leave one out")
     return Arguments(**found)
 
 
@@ -84,32 +94,47 @@ def _scalar(text: str) -> Any:
     """Numbers, true, false and null as such; anything else is text."""
     try:
         return json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
-    except ValueError:
+    except (ValueError, RecursionError):
         return float(text) if text.lower() in ("nan", "inf", "-inf") else text
 
 
 def run(argv: list[str]) -> int:
     if {"--help", "-h"} & set(argv):
-        print(HELP, end="")
+        show_help(HELP)
         return 0
     arguments = parse(argv)
 
     from gpt_lab.store import find_run
 
-    found = find_run(Path(arguments.runs_dir), arguments.run)
-    _write(found, arguments, sys.stdout, sys.stderr)
+    left_out: dict[Path, str] = {}
+    found = find_run(Path(arguments.runs_dir), arguments.run, left_out)
+    for line in left_out.values():
+        print(line, file=sys.stderr)
+    from gpt_lab.train.bare import is_out_of_memory
+
+    try:
+        _write(found, arguments, sys.stdout, sys.stderr)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        letters = len(arguments.prompt or "")
+        raise LabError(
+            f"out of memory: shorten the prompt ({letters:,} characters), or lower samples and max_tokens"
+        ) from error
     return 0
 
 
 def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
     from gpt_lab.infer.generate import ENDED, Usage, generate
-    from gpt_lab.infer.load import checkpoint_folder, load_run
+    from gpt_lab.infer.load import load_run
     from gpt_lab.infer.stream import TextStream
 
-    model, tokenizer, _ = load_run(found, arguments.checkpoint, arguments.device)
-    device = next(model.parameters()).device.type
-    print(f"run {found.path}, checkpoint {checkpoint_folder(found, arguments.checkpoint).name}, {device}", file=err)
-    prompt_ids, shown = start(tokenizer, arguments.prompt)
+    tell = functools.partial(say, file=err)
+    model, tokenizer, _, checkpoint = load_run(found, arguments.checkpoint, arguments.device, tell)
+    tell(f"run {found.path}, checkpoint {checkpoint}, {next(model.parameters()).device.type}")
+    own = found.record.get("prompt")
+    prompt = (own if isinstance(own, str) else "") if arguments.prompt is None else arguments.prompt
+    prompt_ids, shown = start(tokenizer, prompt)
     if isinstance(out, io.TextIOWrapper):
         out.reconfigure(errors="replace")  # a terminal that is not UTF-8 gets "?" and no traceback
     usage = Usage()
@@ -132,6 +157,8 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
     began = time.perf_counter()
     print(label(0, arguments.samples) + shown, end="", file=out, flush=True)
     for step in steps:
+        if lost(out):
+            break
         for i, token in enumerate(step):
             if token == ENDED:
                 continue
@@ -145,7 +172,7 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
     for i in range(1, arguments.samples):
         print(label(i, arguments.samples) + shown + texts[i] + streams[i].close(), file=out, flush=True)
     memory = f"cache {usage.cache_bytes / 1e6:.2f} MB" if usage.cache_bytes else "no cache"
-    print(f"{count} tokens in {seconds:.2f} s: {count / seconds:.0f} tokens/s, {memory}", file=err)
+    say(f"{count} tokens in {seconds:.2f} s: {count / seconds:.0f} tokens/s, {memory}", err)
 
 
 def label(sample: int, samples: int) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 
 from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import Parser
+from gpt_lab.cli._parser import MOST_JOBS, MOST_SEEDS, Parser, whole
+from gpt_lab.errors import ConfigError, quoted
 
 PIPE_WIDTH = 160
 """Characters of a line where there is no terminal: names of runs stay whole."""
 DESCRIPTION = """\
-Measure the noise floor of a sweep's baseline, or of the settings given: null pairs, two runs of one seed whose initial
-values alone differ. They are ordinary runs in runs/noise-RECIPE; each is trained exactly once, and every later study
-with that baseline uses them (report, sweep --dry-run, sweep --target-effect).
+Measure the noise floor of a sweep's baseline, or of the settings given: null pairs, two runs of one seed whose \
+initial values alone differ. They are ordinary runs in runs/noise-RECIPE; each is trained exactly once, and every \
+later study with that baseline uses them (report, sweep --dry-run, sweep --target-effect).
 """
 EXAMPLES = """\
 examples:
@@ -27,48 +28,37 @@ exit status: 0 known, 1 some runs failed or diverged, 2 bad input, 130 or 143 st
 
 def parser() -> Parser:
     """The options of the command."""
-    import argparse
-
-    made = Parser(
-        prog="noise", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = Parser(prog="noise", description=DESCRIPTION, epilog=EXAMPLES)
     made.add_argument("words", nargs="*", metavar="SWEEP | key=value", help="a sweep file or name; settings of train")
-    made.add_argument("--seeds", type=_number, metavar="N", help="null pairs there shall be (default: 5, 3 at least)")
-    made.add_argument("--jobs", type=_number, metavar="N", help="runs at a time (default: one per GPU, else cores)")
-    made.add_argument("--threads", type=_number, metavar="N", help="CPU threads of each run (default: 1)")
+    made.add_argument(
+        "--seeds", type=whole(1, MOST_SEEDS), metavar="N", help="null pairs there shall be (default: 5, 3 at least)"
+    )
+    made.add_argument(
+        "--jobs", type=whole(1, MOST_JOBS), metavar="N", help="runs at a time (default: one per GPU, else cores)"
+    )
+    made.add_argument("--threads", type=whole(1, MOST_JOBS), metavar="N", help="CPU threads of each run (default: 1)")
     made.add_argument("--list", action="store_true", help="show what is known and leave")
     made.add_argument("--metric", metavar="KEY", help="metric of --list (val/bpb)")
     return made
-
-
-def _number(text: str) -> int:
-    import argparse
-
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 up is expected, not {text!r}")
-    return int(text)
 
 
 def run(argv: list[str]) -> int:
     """Exit status: 0 known, 1 some runs failed or diverged, 2 bad input, 128 + the number of a signal."""
     chosen = parser().parse_intermixed_args(argv)
 
-    from gpt_lab.errors import ConfigError
-
     files = [word for word in chosen.words if "=" not in word]
     words = [word for word in chosen.words if "=" in word]
     if len(files) > 1:
-        raise ConfigError(f"one sweep file, or settings key=value: {files[1]!r} is a second one")
+        raise ConfigError(f"one sweep file, or settings key=value: {quoted(files[1])} is a second one")
     if not chosen.list and not chosen.words:
         raise ConfigError("whose noise? name a sweep (noise pos_enc) or settings (noise scale=nano); --list: all known")
     if chosen.metric is not None and not chosen.list:
         raise ConfigError("--metric is for --list: a sweep file says its own, settings are measured in val/bpb")
 
-    from rich.console import Console
-
     from gpt_lab.sweep import floor
+    from gpt_lab.terminal import Terminal
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console = Terminal(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     if chosen.list:
         given = {"--seeds": chosen.seeds, "--jobs": chosen.jobs, "--threads": chosen.threads}
         extra = [*files, *(word for word in words if not word.startswith("runs_dir="))]
@@ -79,7 +69,7 @@ def run(argv: list[str]) -> int:
     return floor.measure(console, files[0] if files else None, words, chosen.seeds, chosen.jobs, chosen.threads)
 
 
-main = entry(run)
+main = entry(run, works=lambda argv: "--list" not in argv)
 
 if __name__ == "__main__":
     main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gpt_lab.cli._main import entry
+from gpt_lab.lines import show_help
 
 HELP = """usage: prepare [SETTING ...]
 
@@ -16,21 +17,20 @@ Settings are those of `train`; only data, tokenizer and scale.context matter her
 def run(argv: list[str]) -> int:
     """Exit status: 0 built or already there, 2 bad input."""
     if "--help" in argv or "-h" in argv:
-        print(HELP)
+        show_help(HELP)
         return 0
-    from rich.console import Console
-
     from gpt_lab import config
 
     cfg = config.compose(argv)
 
     from gpt_lab.data.prepare import prepare
+    from gpt_lab.terminal import Terminal
 
-    prepare(cfg, Console())
+    prepare(cfg, Terminal())
     return 0
 
 
-main = entry(run)
+main = entry(run, works=lambda argv: True)
 
 if __name__ == "__main__":
     main()

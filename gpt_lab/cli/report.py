@@ -9,12 +9,13 @@ from pathlib import Path
 
 from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser, output
-from gpt_lab.errors import ConfigError
+from gpt_lab.errors import ConfigError, quoted
+from gpt_lab.lines import say
 from gpt_lab.report.gate import EXIT, TABLE
 from gpt_lab.report.targets import REMOTE, Options, find
 
 EPILOG = f"""\
-A target is a sweep file (sweeps/pos_enc.yaml, or its name), a study's folder (runs/pos_enc, or its name), several of
+A target is a sweep file (sweeps/pos_enc.yaml, or its name), a study's folder (runs/pos_enc, or its name), several of \
 them, a run's folder, a folder of offline .wandb files, or wandb:ENTITY/PROJECT/SWEEP. Without one: the only study.
 
 --gate prints one line and leaves with a status:
@@ -29,7 +30,6 @@ def parser() -> Parser:
         prog="report",
         description="Compare the runs of a study: table, verdicts, files, figures.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("targets", nargs="*", metavar="TARGET", help="where the runs are")
     made.add_argument("--from", dest="remote", metavar=f"{REMOTE}...", help="read the runs of a sweep file from W&B")
@@ -38,11 +38,14 @@ def parser() -> Parser:
     made.add_argument("--goal", choices=("minimize", "maximize"), help="which direction of the metric is better")
     made.add_argument("--group-by", metavar="KEY,...", help="settings whose values make the arms")
     made.add_argument("--pair", metavar="KEY", help="setting that pairs the runs of two arms (seed)")
-    made.add_argument("--mei", metavar="X", type=float, help="smallest effect of interest, in units of the metric")
+    made.add_argument(
+        "--sesoi", metavar="X", type=float, help="smallest effect size of interest, in units of the metric"
+    )
     made.add_argument("--alpha", metavar="X", type=float, help="probability of a false verdict (0.05)")
     made.add_argument(
         "--tier", choices=("auto", "screen", "confirm"), default="auto", help="which test decides (auto: by the data)"
     )
+    made.add_argument("--details", action="store_true", help="also what pairing was worth")
     made.add_argument("--runs-dir", metavar="DIR", type=Path, help="where the studies are (runs)")
     made.add_argument("--out", metavar="DIR", type=Path, help="folder of the files (runs/STUDY/report)")
     made.add_argument("--no-files", action="store_true", help="the terminal's table only")
@@ -60,8 +63,8 @@ def run(arguments: list[str]) -> int:
     """Exit status: 0 shown, 2 bad input; with --gate 0 keep, 1 discard, 2 more runs needed or bad input."""
     chosen = parser().parse_args(arguments)
     _refuse_contradictions(chosen)
-    if chosen.mei is not None and not (math.isfinite(chosen.mei) and chosen.mei >= 0):
-        raise ConfigError(f"--mei must be 0 or a positive number, not {chosen.mei:g}")
+    if chosen.sesoi is not None and not (math.isfinite(chosen.sesoi) and chosen.sesoi >= 0):
+        raise ConfigError(f"--sesoi must be 0 or a positive number, not {chosen.sesoi:g}")
     if chosen.alpha is not None and not 0 < chosen.alpha < 0.5:
         raise ConfigError(f"--alpha must be above 0 and below 0.5, not {chosen.alpha:g}")
     options = Options(
@@ -72,8 +75,9 @@ def run(arguments: list[str]) -> int:
         goal=chosen.goal,
         group_by=_keys(chosen.group_by),
         pair=chosen.pair,
-        mei=chosen.mei,
+        sesoi=chosen.sesoi,
         alpha=chosen.alpha,
+        details=chosen.details,
         tier=chosen.tier,
     )
     places = find(chosen.targets, options)
@@ -81,7 +85,7 @@ def run(arguments: list[str]) -> int:
         from gpt_lab.report import gate
 
         found = gate.ask(places, options, chosen.gate)
-        print(found.json() if chosen.json else found.line)
+        print(found.json()) if chosen.json else say(found.line)
         return found.status
     command = shlex.join(["uv", "run", "report", *arguments])
     claim = None
@@ -97,7 +101,7 @@ def run(arguments: list[str]) -> int:
         from gpt_lab.claims.make import make
 
         make(comparison, study, claim, chosen.claim, command, chosen.force)
-        print(f"wrote {claim}; uv run verify {shlex.quote(str(claim))} checks it")
+        say(f"wrote {claim}; uv run verify {shlex.quote(str(claim))} checks it")
     folder = None if chosen.no_files or claim else chosen.out or places.folder
     if folder is not None or chosen.wandb:
         output(lambda console: write.keep(comparison, study, console, command, folder, chosen.wandb))
@@ -124,7 +128,7 @@ def _keys(text: str | None) -> tuple[str, ...]:
         return ()
     keys = tuple(key.strip() for key in text.split(","))
     if not all(keys) or len(set(keys)) < len(keys):
-        raise ConfigError(f"--group-by takes settings, each once, such as position,scale.depth; not {text!r}")
+        raise ConfigError(f"--group-by takes settings, each once, such as position,scale.depth; not {quoted(text)}")
     return keys
 
 

@@ -6,7 +6,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import Parser
+from gpt_lab.cli._parser import MOST_JOBS, MOST_SEEDS, Parser, whole
+from gpt_lab.errors import ConfigError, quoted
+from gpt_lab.lines import say
 
 if TYPE_CHECKING:
     from gpt_lab.sweep.design import Sweep
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 PIPE_WIDTH = 160
 """Characters of a line where there is no terminal: names of runs stay whole."""
 DESCRIPTION = """\
-Run a sweep file: W&B's own format, without account or server. Each cell is trained exactly once. Ctrl-C, kill -9, a
+Run a sweep file: W&B's own format, without account or server. Each cell is trained exactly once. Ctrl-C, kill -9, a \
 crash, a second runner on the same sweep: the same command goes on with what is left, from the last checkpoints.
 """
 EXAMPLES = """\
@@ -30,40 +32,24 @@ exit status: 0 all finished, 1 some failed or diverged, 2 bad input, 130 or 143 
 
 def parser() -> Parser:
     """The options of the command."""
-    import argparse
-
-    made = Parser(
-        prog="sweep", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = Parser(prog="sweep", description=DESCRIPTION, epilog=EXAMPLES)
     made.add_argument("file", help="a sweep file, or a name of sweeps/")
     made.add_argument("overrides", nargs="*", metavar="key=value", help="settings of train, for every cell")
-    made.add_argument("--jobs", type=_positive, metavar="N", help="trials at a time (default: one per GPU, else cores)")
-    made.add_argument("--threads", type=_positive, metavar="N", help="CPU threads of each trial (default: 1)")
-    made.add_argument("--seeds", type=_positive, metavar="N", help="N values of the pairing setting")
+    made.add_argument(
+        "--jobs", type=whole(1, MOST_JOBS), metavar="N", help="trials at a time (default: one per GPU, else cores)"
+    )
+    made.add_argument("--threads", type=whole(1, MOST_JOBS), metavar="N", help="CPU threads of each trial (default: 1)")
+    made.add_argument("--seeds", type=whole(1, MOST_SEEDS), metavar="N", help="N values of the pairing setting")
     made.add_argument(
         "--target-effect", type=_effect, metavar="X", help="seeds enough to show X, in units of the metric"
     )
     made.add_argument("--dry-run", action="store_true", help="show the plan and leave")
     made.add_argument("--report", action="store_true", help="then say what is better, as `report` does")
     made.add_argument("--fail-fast", action="store_true", help="stop all when a trial fails")
-    made.add_argument("--retries", type=_natural, metavar="N", help="tries after a failure (1; 0 with --fail-fast)")
+    made.add_argument(
+        "--retries", type=whole(0, 100), metavar="N", help="tries after a failure (1; 0 with --fail-fast)"
+    )
     return made
-
-
-def _positive(text: str) -> int:
-    return _whole(text, 1)
-
-
-def _natural(text: str) -> int:
-    return _whole(text, 0)
-
-
-def _whole(text: str, least: int) -> int:
-    import argparse
-
-    if not text.isascii() or not text.isdigit() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"a whole number from {least} up is expected, not {text!r}")
-    return int(text)
 
 
 def _effect(text: str) -> float:
@@ -74,7 +60,7 @@ def _effect(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"a number above 0 is expected, not {text!r}")
+        raise argparse.ArgumentTypeError(f"a number above 0 is expected, not {quoted(text)}")
     return value
 
 
@@ -82,7 +68,6 @@ def run(argv: list[str]) -> int:
     """Exit status: 0 all finished, 1 some failed or diverged, 2 bad input, 128 + the number of a signal."""
     chosen = parser().parse_intermixed_args(argv)
 
-    from gpt_lab.errors import ConfigError
     from gpt_lab.sweep import spec
 
     if chosen.seeds is not None and chosen.target_effect is not None:
@@ -93,11 +78,10 @@ def run(argv: list[str]) -> int:
     if chosen.seeds is not None:
         sweep = spec.with_seeds(sweep, chosen.seeds)
 
-    from rich.console import Console
-
     from gpt_lab.sweep import runner
+    from gpt_lab.terminal import Terminal
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console = Terminal(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     if chosen.target_effect is not None:
         from gpt_lab.sweep import needed
 
@@ -120,11 +104,11 @@ def _report(sweep: Sweep, status: int) -> int:
     try:
         return max(status, report.run([str(runner.named(sweep))]))
     except LabError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 1
 
 
-main = entry(run)
+main = entry(run, works=lambda argv: "--dry-run" not in argv)
 
 if __name__ == "__main__":
     main()

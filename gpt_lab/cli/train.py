@@ -6,6 +6,7 @@ import shlex
 import sys
 
 from gpt_lab.cli._main import entry
+from gpt_lab.lines import show_help
 
 HELP = """usage: train [SETTING ...] [--cfg]
 
@@ -28,10 +29,11 @@ groups (option in use by default first):
 def help_text() -> str:
     """The usage with every group and its options, read from conf/ and the registry."""
     from gpt_lab import config
+    from gpt_lab.names import GROUPS, SECTIONS
 
     tree = config.compose_tree([])
     lines = []
-    for group in config.GROUPS:
+    for group in GROUPS:
         names = config.choices(group)
         default = tree.get(group, {}).get("name")
         names.sort(key=lambda name: name != default)
@@ -40,7 +42,7 @@ def help_text() -> str:
     lines.append("\nkeys:")
     for key in ("seed", "replica", "study", "runs_dir", "device", "compile", "force", "match", "match_to"):
         lines.append(f"  {key}={_shown(tree[key])}")
-    for section in config.SECTIONS:
+    for section in SECTIONS:
         if section != "scale":
             lines.append("  " + " ".join(f"{section}.{k}={_shown(v)}" for k, v in tree[section].items()))
     return HELP + "\n".join(lines)
@@ -67,7 +69,7 @@ def run(argv: list[str]) -> int:
     from gpt_lab import match
 
     if "--help" in argv or "-h" in argv:
-        print(help_text())
+        show_help(help_text())
         return 0
     if any(text in ("-sc", "--shell-completion") for text in argv):
         _complete()
@@ -79,15 +81,14 @@ def run(argv: list[str]) -> int:
 
         print(yaml.safe_dump(cfg.to_dict(), sort_keys=False, allow_unicode=True), end="")
         return 0
-    from rich.console import Console
-
+    from gpt_lab.terminal import Terminal
     from gpt_lab.train.trainer import run_training
 
     command = shlex.join(["train", *argv])
-    return run_training(cfg, Console(file=sys.stdout), command).exit_code
+    return run_training(cfg, Terminal(file=sys.stdout), command).exit_code
 
 
-main = entry(run)
+main = entry(run, works=lambda argv: not {"--cfg", "-sc", "--shell-completion"} & {*argv})
 
 if __name__ == "__main__":
     main()

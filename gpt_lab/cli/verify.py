@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 
 from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import Parser
+from gpt_lab.cli._parser import MOST_SEEDS, Parser, whole
 from gpt_lab.errors import ConfigError
 
 DESCRIPTION = """\
-Run some of the runs of a claim again (`report --claim` makes one), in a fresh store, and compare: the data, the
+Run some of the runs of a claim again (`report --claim` makes one), in a fresh store, and compare: the data, the \
 parameters, the tokens, and the final metric, which is identical, within noise, or different.
 """
 EPILOG = """\
@@ -18,24 +18,22 @@ examples:
   verify norm                        claims/norm: one run of the baseline, one of the arm that it is about
   verify norm --cell layernorm,0     this arm with this seed; may be repeated
   verify norm --cells 6              six runs, arms in turn
-Without --tolerance: on the same code, CPU, threads and torch, every bit must be equal; elsewhere a difference counts as
-noise up to 2 standard deviations of a run over seeds.
-exit status: 0 verified, 1 not, 2 bad input, a claim that is torn or was edited, or runs that this machine
-  cannot make, 130 or 143 stopped by a signal
+Without --tolerance: on the same code, CPU, threads and torch, every bit must be equal; elsewhere a difference counts \
+as noise up to 2 standard deviations of a run over seeds.
+exit status: 0 verified, 1 not, 2 bad input, a claim that is torn or was edited, or runs that this machine \
+cannot make, 130 or 143 stopped by a signal
 """
 
 
 def parser() -> Parser:
     """The options, each with its meaning."""
-    import argparse
-
-    made = Parser(
-        prog="verify", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = Parser(prog="verify", description=DESCRIPTION, epilog=EPILOG)
     made.add_argument("claim", metavar="CLAIM", help="a claim's folder, or its name in claims/")
     which = made.add_mutually_exclusive_group()
     which.add_argument("--cell", action="append", metavar="ARM,PAIR", help="this run; may be repeated")
-    which.add_argument("--cells", type=int, metavar="N", help="so many runs, the cheapest of each arm (2)")
+    which.add_argument(
+        "--cells", type=whole(1, MOST_SEEDS), metavar="N", help="so many runs, the cheapest of each arm (2)"
+    )
     which.add_argument("--all", action="store_true", help="every run that the verdicts rest on")
     made.add_argument("--tolerance", type=float, metavar="X", help="largest difference of the metric that is none")
     made.add_argument("--runs-dir", type=Path, metavar="DIR", help="keep the new runs there, and show their progress")
@@ -45,8 +43,6 @@ def parser() -> Parser:
 def run(arguments: list[str]) -> int:
     """Exit status: 0 verified, 1 not, 2 bad input, 128 + the number of a signal."""
     chosen = parser().parse_args(arguments)
-    if chosen.cells is not None and chosen.cells < 1:
-        raise ConfigError(f"--cells must be 1 or more, not {chosen.cells}")
     if chosen.tolerance is not None and not (math.isfinite(chosen.tolerance) and chosen.tolerance >= 0):
         raise ConfigError(f"--tolerance must be 0 or a positive number, not {chosen.tolerance:g}")
     from gpt_lab.claims import choose, folder
@@ -56,14 +52,13 @@ def run(arguments: list[str]) -> int:
 
     import sys
 
-    from rich.console import Console
-
     from gpt_lab.claims.verify import verify
+    from gpt_lab.terminal import Terminal
 
-    return verify(claim, cells, Console(file=sys.stdout), chosen.tolerance, chosen.runs_dir)
+    return verify(claim, cells, Terminal(file=sys.stdout), chosen.tolerance, chosen.runs_dir)
 
 
-main = entry(run)
+main = entry(run, works=lambda argv: True)
 
 if __name__ == "__main__":
     main()

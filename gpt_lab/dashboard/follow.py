@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from gpt_lab.errors import DataError
-from gpt_lab.store.files import decode, read_json
+from gpt_lab.errors import DataError, LabError
+from gpt_lab.store.metrics import read_line
+from gpt_lab.store.run import read_record
+from gpt_lab.sweep import ledger
 
 CLOCKS = ("tokens", "flops", "seconds")
 """Keys of a line that measure progress: kept whatever metrics are chosen, they are what curves are drawn against."""
 FACTS = ("parameters", "parameters_non_embedding", "train_flops_per_token")
 """What of run.json joins the settings: runs are grouped and compared by it."""
+
+EPOCH = "1970-01-01T00:00:00Z"
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,13 @@ class Seen:
 
     Fields:
         path: its folder, resolved. name: its folder's name, with the store's in front where two studies share a name.
-        record: what run.json holds.
+        record: what run.json holds. arm: of its sweep; else what its command line changed, but for the seed.
     """
 
     path: Path
     name: str
     record: dict[str, Any]
+    arm: str = ""
 
     @property
     def study(self) -> str:
@@ -67,11 +74,19 @@ class Seen:
         text = f"{self.path}\0{self.record.get('id')}"
         return f"{zlib.crc32(text.encode()):08x}-{self.record.get('id')}"
 
+    def when(self, seconds: float = 0.0) -> datetime:
+        """Its start, and what it had trained by then; 1970 for what is no time."""
+        try:
+            started = datetime.fromisoformat(str(self.record.get("started") or EPOCH))
+            return started + timedelta(seconds=seconds if math.isfinite(seconds) else 0)
+        except (ValueError, OverflowError):
+            return datetime.fromisoformat(EPOCH)
+
     @property
     def settings(self) -> dict[str, Any]:
         """The flat config as plain scalars, with the run's state and facts: all that runs can be grouped by."""
         facts = {key: self.record[key] for key in FACTS if key in self.record}
-        every = {"state": self.state, **self.record.get("config", {}), **facts}
+        every = {"state": self.state, "arm": self.arm, **(self.record.get("config") or {}), **facts}
         return {key: _scalar(value) for key, value in every.items()}
 
 
@@ -120,10 +135,15 @@ def find(target: Path) -> Iterator[Path]:
 
 @dataclass
 class Tail:
-    """The end of one metrics.jsonl."""
+    """The end of one metrics.jsonl.
+
+    Fields:
+        left_out: what of the lines so far cannot be used, in words; "" if all can.
+    """
 
     path: Path
     metrics: frozenset[str] | None = None
+    left_out: str = ""
     _place: tuple[int, int] | None = None
     _stamp: tuple[int, int] = (-1, -1)
     _offset: int = 0
@@ -133,7 +153,7 @@ class Tail:
     def read(self) -> tuple[bool, list[Row]]:
         """Whether what was read before is void, and the rows since (all rows, if it is).
 
-        A line that is not yet whole waits for its end; one that a crash tore is skipped.
+        A line that is not yet whole waits for its end; one that cannot be used is skipped.
 
         Raises:
             DataError: the file is there but cannot be read.
@@ -173,18 +193,20 @@ class Tail:
 
     def _forget(self) -> None:
         self._place, self._stamp, self._offset, self._last, self._row = None, (-1, -1), 0, b"", None
+        self.left_out = ""
 
     def _rows(self, data: bytes) -> Iterator[Row]:
         """Joins the lines of a step, also those that came with an earlier read."""
         offset, row, given = self._offset, self._row, True
         for line in data.splitlines(keepends=True):
             start, offset = offset, offset + len(line)
-            try:
-                values = decode(json.loads(line))
-                step = int(values.pop("step"))
-            except (ValueError, KeyError, AttributeError, TypeError):  # torn by a crash, or not a row
+            values, why = read_line(line)
+            if why and not self.left_out:
+                self.left_out = f"{self.path}: left out what is no step or number (first, at byte {start}: {why})"
+            if values is None:
                 continue
-            numbers = {key: float(value) for key, value in values.items() if self._wanted(key, value)}
+            step = values.pop("step")
+            numbers = {key: float(value) for key, value in values.items() if self._wanted(key)}
             key = f"{start}:{zlib.crc32(line):08x}"
             if row is not None and row.step == step:
                 row = Row(key, step, {**row.values, **numbers}, row.key if given else row.replaces)
@@ -197,9 +219,8 @@ class Tail:
             yield row
         self._row = row
 
-    def _wanted(self, key: str, value: Any) -> bool:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and (self.metrics is None or key in self.metrics or key in CLOCKS)
+    def _wanted(self, key: str) -> bool:
+        return self.metrics is None or key in self.metrics or key in CLOCKS
 
 
 @dataclass
@@ -207,18 +228,25 @@ class _Known:
     run: Seen
     stamp: tuple[int, int, int]
     tail: Tail
+    said: str
     rows: bool = False
 
 
 @dataclass
 class Follower:
-    """Hands to a sink whatever is new under some folders, poll by poll."""
+    """Hands to a sink whatever is new under some folders, poll by poll.
+
+    Fields:
+        left_out: by run folder, what of it cannot be used, as the last poll found it.
+    """
 
     targets: Sequence[Path]
     sink: Sink
     metrics: frozenset[str] | None = None
+    left_out: dict[Path, str] = field(default_factory=dict)
     _known: dict[Path, _Known] = field(default_factory=dict)
     _kept: frozenset[str] | None = None
+    _arms: dict[Path, dict[str, str]] = field(default_factory=dict)
 
     @property
     def runs(self) -> list[Seen]:
@@ -239,6 +267,7 @@ class Follower:
             raise
 
     def _poll(self) -> None:
+        self.left_out.clear()
         paths = list(dict.fromkeys(path for target in self.targets for path in find(target)))
         studies: dict[str, set[Path]] = {}
         for path in paths:
@@ -260,17 +289,24 @@ class Follower:
             status = os.stat(path / "run.json")
             stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
             changed = known is None or known.stamp != stamp or known.run.name != name
-            run = Seen(path, name, read_json(path / "run.json")) if known is None or changed else known.run
-        except (OSError, DataError):  # removed, or half copied: a later poll sees it whole
+            record, said = read_record(path) if known is None or changed else (known.run.record, known.said)
+            run = self._seen(path, name, record) if known is None or changed else known.run
+        except FileNotFoundError:  # removed
             self._known.pop(path, None)
             return
+        except (OSError, DataError) as error:  # damaged or half copied: a later poll may see it whole
+            self._known.pop(path, None)
+            self.left_out[path] = f"{error}: the run is left out"
+            return
         if known is None or known.run.id != run.id or known.run.name != name:
-            known = self._known[path] = _Known(run, stamp, Tail(path / "metrics.jsonl", self.metrics))
+            known = self._known[path] = _Known(run, stamp, Tail(path / "metrics.jsonl", self.metrics), said)
             _, rows = known.tail.read()
             fresh = True
         else:
-            known.run, known.stamp = run, stamp
+            known.run, known.stamp, known.said = run, stamp, said
             fresh, rows = known.tail.read()
+        if lines := [line for line in (known.said, known.tail.left_out) if line]:
+            self.left_out[path] = "; ".join(lines)
         if fresh or (rows and not known.rows):
             self.sink.replace(run, rows)
             known.rows = bool(rows)
@@ -278,6 +314,22 @@ class Follower:
             self.sink.append(run, rows)
         elif changed:
             self.sink.describe(run)
+
+    def _seen(self, path: Path, name: str, record: dict[str, Any]) -> Seen:
+        """A run as it is now. The ledger is read again for runs that it did not know before."""
+        study = path.parent
+        if path.name not in self._arms.get(study, {}):
+            self._arms[study] = _arms(study)
+        arm = self._arms[study].get(path.name) or (record.get("config") or {}).get("label") or "default"
+        return Seen(path, name, record, str(arm))
+
+
+def _arms(study: Path) -> dict[str, str]:
+    """Arm of each run that a sweep's ledger knows."""
+    try:
+        return {entry.run: entry.arm for entry in ledger.entries(study) if entry.run and entry.arm}
+    except LabError:  # of another version, or busy: the runs say enough of themselves
+        return {}
 
 
 def _folders(root: Path) -> list[Path]:
@@ -300,7 +352,7 @@ def _scalar(value: Any) -> Any:
 
 def _missing(text: str) -> str:
     if text == "runs":
-        return "no folder runs here yet: `uv run train` makes one, or name another: dashboard FOLDER"
+        return "no folder runs here yet: `uv run train` makes one, or name another folder"
     parent = Path(text).parent
     names = [str(parent / path.name) for path in _folders(parent)] + [path.name for path in _folders(Path("runs"))]
     close = difflib.get_close_matches(text.rstrip("/"), sorted(set(names)), n=3, cutoff=0.5)

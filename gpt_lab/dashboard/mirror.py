@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import sqlite3
 import sys
 import time
@@ -28,7 +27,7 @@ PERIOD = 1.0
 
 REST = 4
 """Times as long as a look took it rests: 10,000 runs take 0.6 s, and training needs the processor more."""
-FORMAT = 1
+FORMAT = 2
 """Counts up when mirrors hold other things than before: then old ones are left and new ones made."""
 
 
@@ -92,13 +91,12 @@ def check_metrics(options: Options) -> None:
 
 
 def show(options: Options, say: Callable[[str], None]) -> int:
-    """Mirrors the store and shows it until Ctrl-C (or SIGTERM), or once without showing it; exit status 0.
+    """Mirrors the store and shows it until Ctrl-C (or another signal), or once without showing it; exit status 0.
 
     Raises:
         ConfigError: the backend's package is missing, the port is taken, an unknown metric.
         LabError: the mirror cannot be written.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     _check_backend(options)
     check_metrics(options)
     place = folder(options)
@@ -143,6 +141,7 @@ class Writer:
         self._say = say
         self._writes = False
         self._trouble = ""
+        self._said: set[str] = set()
 
     def take(self) -> bool:
         """Whether this process writes the mirror now."""
@@ -155,11 +154,19 @@ class Writer:
                     raise
         return self._writes
 
+    def poll(self) -> None:
+        """One poll; what cannot be used is said, each thing once."""
+        self.follower.poll()
+        for line in self.follower.left_out.values():
+            if line not in self._said:
+                self._said.add(line)
+                self._say(line)
+
     def look(self) -> bool:
         """One poll, if it is ours to do; a store that is busy or half there is said once and tried again."""
         try:
             if self.take():
-                self.follower.poll()
+                self.poll()
                 self._trouble = ""
             return self._writes
         except (LabError, OSError, sqlite3.Error) as error:
@@ -175,7 +182,7 @@ def _once(writer: Writer, backend: Backend, place: Path, say: Callable[[str], No
         say(f"process {holder.get('pid')} keeps this mirror up to date: {place}")
         return 0
     try:
-        writer.follower.poll()
+        writer.poll()
     except (OSError, sqlite3.Error) as error:
         raise LabError(f"cannot write {place}: {error}") from error
     say(f"mirrored {counted(writer.follower.runs)} into {place}")
@@ -185,9 +192,10 @@ def _once(writer: Writer, backend: Backend, place: Path, say: Callable[[str], No
 
 def _serve(writer: Writer, backend: Backend, options: Options, say: Callable[[str], None]) -> int:
     present = [Seen(run, run.name, {}) for target in options.targets for run in find(target)]
+    writes = writer.look()  # before the page: it shows what there is when it opens
     url = backend.serve(options.port, present)
     say(f"{url} (Ctrl-C ends it)")
-    if writer.look():
+    if writes:
         say(f"{counted(writer.follower.runs)}; new ones and new lines appear as they come")
     elif (holder := writer.lock.holder()) is not None:
         say(f"process {holder.get('pid')} keeps this mirror up to date; when it ends, this one goes on")

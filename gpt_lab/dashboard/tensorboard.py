@@ -1,4 +1,4 @@
-"""The mirror in TensorBoard: one event file per run, its settings and final values for the HPARAMS page.
+"""The mirror in TensorBoard: one event file per run, its curves, and its settings for the HPARAMS page.
 
 Beside each event file lies a note of how far the run had been mirrored: a dashboard that is started again goes on
 there, in the same file, which a TensorBoard that is already open keeps reading. What a resume took back is hidden
@@ -12,15 +12,16 @@ import importlib.util
 import io
 import json
 import logging
-import math
 import os
 import shutil
+import time
+import urllib.request
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from gpt_lab.dashboard.follow import CLOCKS, Row, Seen
 from gpt_lab.errors import ConfigError, DataError
@@ -28,6 +29,10 @@ from gpt_lab.store.files import read_json
 
 EVENTS = "events.out.tfevents.mirror"
 NOTE = "mirrored.json"
+FIRST = ("val/bpb", "val/accuracy", "train/loss")
+"""Curves that the page shows above all others, those of them that there are."""
+PATIENCE = 20.0
+"""Seconds that TensorBoard gets to read what there is before its address is told."""
 
 
 def check() -> None:
@@ -46,14 +51,12 @@ class Note:
 
     Fields:
         id: of the run. rows: how many. checksum: of their keys. size: bytes of the event file that hold them.
-        final: the state and final values that were written last.
     """
 
     id: str = ""
     rows: int = 0
     checksum: int = 0
     size: int = 0
-    final: dict[str, float] = field(default_factory=dict)
 
 
 class TensorBoard:
@@ -70,7 +73,6 @@ class TensorBoard:
         self._records = RecordWriter
         self._notes: dict[Path, Note] = {}
         self._keys: dict[Path, list[str]] = {}
-        self._steps: dict[Path, int] = {}
         self._server: Any = None
 
     def replace(self, run: Seen, rows: Sequence[Row]) -> None:
@@ -84,7 +86,6 @@ class TensorBoard:
             note = Note(run.id, size=note.size)
         events += [self._row(run, row) for row in rows[note.rows :]]
         self._keys[place] = keys
-        self._steps[place] = rows[-1].step if rows else 0
         self._write(run, place, note, events)
 
     def append(self, run: Seen, rows: Sequence[Row]) -> None:
@@ -97,7 +98,6 @@ class TensorBoard:
                 events.append(self._restart(run, row.step))
             keys.append(row.key)
             events.append(self._row(run, row))
-        self._steps[place] = rows[-1].step
         self._write(run, place, self._notes[place], events)
 
     def describe(self, run: Seen) -> None:
@@ -134,7 +134,22 @@ class TensorBoard:
         except (program.TensorBoardServerException, OSError) as error:
             raise ConfigError(f"port {port} is taken: choose another with --port") from error
         self._server = server
-        return f"{url}?smoothing=0"  # what was measured, before anything else
+        self._wait(url)
+        pinned = json.dumps([{"plugin": "scalars", "tag": tag} for tag in FIRST])
+        return f"{url}?smoothing=0&pinnedCards={quote(pinned)}#timeseries"  # smoothed, they would be no run's numbers
+
+    def _wait(self, url: str) -> None:
+        """Until the page has what the event files hold: it asks once, when it opens."""
+        end = time.monotonic() + PATIENCE
+        there = {str(path.parent.relative_to(self.logs)) for path in self.logs.glob(f"*/*/{EVENTS}")}
+        while there and time.monotonic() < end:
+            with (
+                contextlib.suppress(OSError, ValueError),
+                urllib.request.urlopen(f"{url}data/runs", timeout=5) as answer,
+            ):
+                if there <= set(json.load(answer)):
+                    return
+            time.sleep(0.1)
 
     def close(self) -> None:
         """Nothing to stop: the page is a thread that ends with this process, and every file is closed."""
@@ -165,9 +180,6 @@ class TensorBoard:
         os.replace(temporary, place / NOTE)
 
     def _write(self, run: Seen, place: Path, note: Note, events: Sequence[Any]) -> None:
-        final = self._final(run)
-        if final != note.final and final:
-            events = [*events, self._numbers(run, self._steps.get(place, 0), final)]
         place.mkdir(parents=True, exist_ok=True)
         with open(place / EVENTS, "r+b" if note.size else "wb") as file:
             file.seek(note.size)
@@ -176,17 +188,17 @@ class TensorBoard:
                 writer.write(event.SerializeToString())
             size = file.tell()
         keys = self._keys[place]
-        new = Note(run.id, len(keys), _checksum(keys), size, final or note.final)
+        new = Note(run.id, len(keys), _checksum(keys), size)
         if new != note:
             self._keep_note(place, new)
         self._notes[place] = new
 
     def _header(self, run: Seen) -> Any:
-        return self._event.Event(wall_time=_started(run), file_version="brain.Event:2")
+        return self._event.Event(wall_time=run.when().timestamp(), file_version="brain.Event:2")
 
     def _restart(self, run: Seen, step: int) -> Any:
         start = self._event.SessionLog(status=self._event.SessionLog.START)
-        return self._event.Event(wall_time=_started(run), step=step, session_log=start)
+        return self._event.Event(wall_time=run.when().timestamp(), step=step, session_log=start)
 
     def _row(self, run: Seen, row: Row) -> Any:
         """Metrics alone: TensorBoard draws against steps or time, and has no use for the other clocks."""
@@ -195,30 +207,15 @@ class TensorBoard:
 
     def _numbers(self, run: Seen, step: int, values: Mapping[str, float], seconds: float = 0.0) -> Any:
         scalars = [self._summary.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        when = _started(run) + (seconds if math.isfinite(seconds) else 0)
+        when = run.when(seconds).timestamp()
         return self._event.Event(wall_time=when, step=step, summary=self._summary.Summary(value=scalars))
 
     def _settings(self, run: Seen) -> list[Any]:
         """The flat config; not the state, as TensorBoard keeps the first value that it reads."""
         settings = {key: value for key, value in run.settings.items() if key != "state"}
-        start = self._hparams.hparams_pb(settings, f"{run.study}/{run.name}", _started(run))
-        return [self._event.Event(wall_time=_started(run), summary=start)]
-
-    def _final(self, run: Seen) -> dict[str, float]:
-        """final/<metric> of a run that has ended, and whether it has finished."""
-        if run.state == "running":
-            return {}
-        numbers = {f"final/{key}": float(v) for key, v in run.record.get("summary", {}).items() if _number(v)}
-        return {**numbers, "final/finished": float(run.state == "finished")}
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        start = self._hparams.hparams_pb(settings, f"{run.study}/{run.name}", run.when().timestamp())
+        return [self._event.Event(wall_time=run.when().timestamp(), summary=start)]
 
 
 def _checksum(keys: Sequence[str]) -> int:
     return zlib.crc32("\n".join(keys).encode())
-
-
-def _started(run: Seen) -> float:
-    return datetime.fromisoformat(str(run.record.get("started") or "1970-01-01T00:00:00Z")).timestamp()

@@ -11,17 +11,16 @@ import hashlib
 import importlib.util
 import io
 import json
-import math
 import os
 import re
 import sqlite3
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from gpt_lab.dashboard.follow import CLOCKS, Row, Seen
+from gpt_lab.dashboard.grouped import frontend
 from gpt_lab.errors import ConfigError
 
 LOOKS = {"TRACKIO_COLOR_PALETTE", "TRACKIO_PLOT_ORDER", "TRACKIO_TABLE_TRUNCATE_LENGTH", "TRACKIO_THEME"}
@@ -133,6 +132,7 @@ class Trackio:
                     block_thread=False,
                     share=False,
                     mcp_server=False,
+                    frontend_dir=frontend(self.folder.parent),
                 )
         except OSError as error:
             which = "all ports from 7860 to 7959 are" if port is None else f"port {port} is"
@@ -150,7 +150,7 @@ class Trackio:
 
     def how_to_look(self) -> str:
         """The command that shows the mirror without us."""
-        return f"TRACKIO_DIR={self.folder} uv run trackio show"
+        return f"TRACKIO_DIR={self.folder} uv run trackio show --frontend {frontend(self.folder.parent)}"
 
     def _project(self, run: Seen) -> str:
         return self.project or project_name(run.study)
@@ -197,6 +197,4 @@ class Trackio:
 
 def _when(run: Seen, row: Row) -> str:
     """The start of the run and the seconds that it had trained: the axis "time" shows training time."""
-    started = datetime.fromisoformat(str(run.record.get("started") or "1970-01-01T00:00:00Z"))
-    seconds = row.values.get("seconds", 0.0)
-    return (started + timedelta(seconds=seconds if math.isfinite(seconds) else 0)).isoformat()
+    return run.when(row.values.get("seconds", 0.0)).isoformat()

@@ -9,7 +9,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,10 @@ from gpt_lab.data.tokenizer import Tokenizer
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 
+OPENING = 40
+"""Characters of a text's first line that are taken for a prompt."""
+UNPACKED = ("text", "jsonl", "shakespeare")
+"""Data whose files are at least as long as the text in them."""
 VALIDATION = 2**64 - 1
 """Key of synthetic validation sequences: a seed that no run can have, so that every run is validated alike."""
 
@@ -42,6 +46,7 @@ class Batch(NamedTuple):
 class Dataset(ABC):
     """A source of batches of one run's shape."""
 
+    is_text: ClassVar[bool]
     vocab_size: int
     fingerprint: str
     """Names the content: same fingerprint, same tokens."""
@@ -51,6 +56,10 @@ class Dataset(ABC):
     """Tokens of the validation stream; one more than it has targets."""
     val_bytes: int
     """UTF-8 bytes that the validation targets stand for; 0 if they are no text."""
+    lossy: str = ""
+    """What validation text does not come back from its tokens: there are no bits per byte then."""
+    ends: bool = False
+    """Whether the ends of documents are targets."""
     warnings: list[str]
 
     def __init__(self, cfg: RunConfig) -> None:
@@ -64,11 +73,16 @@ class Dataset(ABC):
 
     @property
     def bytes_per_token(self) -> float | None:
-        """UTF-8 bytes per validation target; None for data that is no text."""
+        """UTF-8 bytes per validation target; None for data that is no text, or that is `lossy`."""
         return None
 
+    @property
+    def opening(self) -> str:
+        """The first words of the validation text, on one line: what a model may be asked to continue; "" if no text."""
+        return ""
+
     def floors(self) -> dict[str, float]:
-        """Bits per byte on the validation split of n-gram models fitted on the training tokens; {} if no text."""
+        """Bits per byte on the validation split of n-gram models fitted on the training tokens; {} without them."""
         return {}
 
     def batch(self, step: int, rows: slice | None = None) -> Batch:
@@ -123,12 +137,15 @@ class Dataset(ABC):
 class TextDataset(Dataset):
     """Windows of a tokenized corpus: every window once an epoch, in an order keyed by seed and epoch (`batches`)."""
 
+    is_text = True
+
     def __init__(self, cfg: RunConfig, shards: Shards) -> None:
         super().__init__(cfg)
         self._shards = shards
         self.vocab_size, self.fingerprint = shards.vocab_size, shards.fingerprint
         self.train_tokens, self.val_tokens = len(shards.train), len(shards.val)
         self.val_bytes = shards.splits["val"]["target_bytes"]
+        self.lossy, self.ends = shards.lossy, shards.eot is not None
         self.warnings = list(shards.warnings)
         if self.train_tokens <= self._context:
             raise DataError(
@@ -147,14 +164,23 @@ class TextDataset(Dataset):
         return self._shards.tokenizer
 
     @property
-    def bytes_per_token(self) -> float:
-        return self.val_bytes / (self.val_tokens - 1)
+    def bytes_per_token(self) -> float | None:
+        return None if self.lossy else self.val_bytes / (self.val_tokens - 1)
+
+    @functools.cached_property
+    def opening(self) -> str:
+        start = self._shards.val[: 4 * OPENING].tolist()
+        text = self.tokenizer.decode([token for token in start if token != self._shards.eot])
+        lines = ("".join(filter(str.isprintable, line)).strip() for line in text.replace("\ufffd", "").splitlines())
+        line = next(filter(None, lines), "")
+        return line if len(line) <= OPENING else line[: OPENING + 1].rpartition(" ")[0].strip() or line[:OPENING]
 
     def floors(self) -> dict[str, float]:
-        return floors(self._shards)
+        return {} if self.lossy else floors(self._shards)
 
     def _train(self, step: int, start: int, stop: int) -> Examples:
         places = self._order.starts(step * self._cfg.rows + start, stop - start)
+        self._shards.check("train", places, self._context + 1)
         return Examples(*batches.gather(self._shards.train, places, self._context))
 
     def _val_sequences(self, times: int) -> int:
@@ -162,6 +188,7 @@ class TextDataset(Dataset):
 
     def _val(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], times: int) -> Examples:
         length = self._context * times
+        self._shards.check("val", chosen * length, length + 1)
         places = chosen[:, None] * length + np.arange(length + 1)
         inside = np.minimum(places, self.val_tokens - 1)
         windows = self._shards.val[inside].astype(np.int64)
@@ -177,6 +204,8 @@ class TextDataset(Dataset):
 
 class SyntheticDataset(Dataset):
     """Sequences of a synthetic task."""
+
+    is_text = False
 
     def __init__(self, cfg: RunConfig, source: Synthetic) -> None:
         super().__init__(cfg)
@@ -223,7 +252,24 @@ def open_dataset(cfg: RunConfig, progress: Progress | None = None, cache_dir: Pa
     """
     source = registry.build("data", cfg.data)
     if isinstance(source, Corpus):
+        _check_vocabulary(cfg, source)
         return TextDataset(cfg, open_shards(source, cfg.tokenizer, progress, cache_dir))
     if isinstance(source, Synthetic):
         return SyntheticDataset(cfg, source)
     raise ConfigError(f"data={cfg.data['name']} is neither a gpt_lab.data.corpus.Corpus nor synthetic")
+
+
+def _check_vocabulary(cfg: RunConfig, source: Corpus) -> None:
+    """Refuses a vocabulary that the text cannot fill: each merge of a byte-level BPE takes the place of two tokens.
+
+    Raises:
+        ConfigError: the line has the largest size that could be filled.
+    """
+    wanted, size = cfg.tokenizer.get("vocab_size"), source.size()
+    if wanted is None or size is None or cfg.data["name"] not in UNPACKED:
+        return
+    most = 257 + size // 2
+    if wanted > most:
+        raise ConfigError(
+            f"tokenizer.vocab_size={wanted} is more than {size:,} bytes of text can fill: lower it, far below {most:,}"
+        )

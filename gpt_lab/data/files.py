@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import glob
 import hashlib
+import itertools
 import json
 import os
 from abc import abstractmethod
@@ -12,11 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from gpt_lab.data import sniff
 from gpt_lab.data.corpus import PIECE, Corpus, Document, line_end, whole
 from gpt_lab.errors import DataError, unknown
-from gpt_lab.options import Probability
+from gpt_lab.options import NonEmpty, Probability
 from gpt_lab.registry import register
 
+SNIFFED = 100
+"""Files of a corpus whose first bytes are looked at."""
 HASHED = 256 << 20
 """Up to this many bytes a corpus is known by its content; above, by its files' paths, sizes and times."""
 
@@ -25,6 +29,8 @@ class _Files(Corpus):
     """Documents of the files that `path` names: a file, a folder (its files of the kind, at any depth), or a glob."""
 
     suffixes: ClassVar[tuple[str, ...]]
+    own: ClassVar[str]
+    """What sniff.kind calls files of this kind."""
 
     def __init__(self, path: str, val_path: str | None, val_fraction: float) -> None:
         self.path, self.val_path, self.val_fraction = path, val_path, val_fraction
@@ -34,24 +40,43 @@ class _Files(Corpus):
         """The documents of one file."""
 
     def documents(self) -> Iterator[Document]:
-        for path in find(self.path, self.suffixes, "data.path"):
+        for path in self._find("path"):
             yield from self.read(path)
 
     def held_out(self) -> Iterator[Document] | None:
         if self.val_path is None:
             return None
-        paths = find(self.val_path, self.suffixes, "data.val_path")
-        return (document for path in paths for document in self.read(path))
+        return (document for path in self._find("val_path") for document in self.read(path))
 
     def identity(self) -> Mapping[str, Any]:
-        train = files_identity(find(self.path, self.suffixes, "data.path"))
+        train = self._ask("path")
         if self.val_path is None:
             return {"train": train, "val_fraction": self.val_fraction}
-        return {"train": train, "val": files_identity(find(self.val_path, self.suffixes, "data.val_path"))}
+        return {"train": train, "val": self._ask("val_path")}
 
     def size(self) -> int:
-        names = {"data.path": self.path, "data.val_path": self.val_path}
-        return sum(p.stat().st_size for key, name in names.items() if name for p in find(name, self.suffixes, key))
+        keys = ("path", "val_path") if self.val_path else ("path",)
+        return sum(path.stat().st_size for key in keys for path in self._find(key))
+
+    def accepts(self, kind: str) -> bool:
+        """Whether this part can make something of files that sniff.kind calls so."""
+        return kind == self.own
+
+    def _find(self, key: str) -> list[Path]:
+        return find(getattr(self, key), self.suffixes, f"data.{key}")
+
+    def _ask(self, key: str) -> list[Any]:
+        """The files' identity, once none of the first is of another kind: its text would be learnt as it stands.
+
+        Raises:
+            DataError: the line has the part that reads them.
+        """
+        paths = self._find(key)
+        for path in paths[:SNIFFED]:
+            kind = sniff.kind(path)
+            if not self.accepts(kind):
+                raise DataError(_other_kind(path, kind, self.own))
+        return files_identity(paths)
 
 
 @register("data", "text")
@@ -65,12 +90,25 @@ class Text(_Files):
     path: file, folder or glob, such as 'books/**/*.txt'.
     val_path: the same for validation text (null: val_fraction of `path` is held out).
     val_fraction: share held out when val_path is null: whole documents of 100 or more, else the end of each.
+    raw: take files as they stand that look like JSON lines, or that hold zero bytes.
     """
 
     suffixes = (".txt", ".md")
+    own = "text"
 
-    def __init__(self, *, path: str, val_path: str | None = None, val_fraction: Probability = 0.1) -> None:
+    def __init__(
+        self,
+        *,
+        path: NonEmpty,
+        val_path: NonEmpty | None = None,
+        val_fraction: Probability = 0.1,
+        raw: bool = False,
+    ) -> None:
         super().__init__(path, val_path, val_fraction)
+        self.raw = raw
+
+    def accepts(self, kind: str) -> bool:
+        return kind == self.own or (self.raw and kind in ("jsonl", "binary"))
 
     def read(self, path: Path) -> Iterator[Document]:
         yield Document(read_text(path), path.stat().st_size)
@@ -80,7 +118,12 @@ class _Rows(_Files):
     """Files of rows with named fields, one of which is the text."""
 
     def __init__(
-        self, *, path: str, field: str = "text", val_path: str | None = None, val_fraction: Probability = 0.1
+        self,
+        *,
+        path: NonEmpty,
+        field: NonEmpty = "text",
+        val_path: NonEmpty | None = None,
+        val_fraction: Probability = 0.1,
     ) -> None:
         super().__init__(path, val_path, val_fraction)
         self.field = field
@@ -102,6 +145,10 @@ class JSONLines(_Rows):
     """
 
     suffixes = (".jsonl", ".ndjson", ".json")
+    own = "jsonl"
+
+    def accepts(self, kind: str) -> bool:
+        return kind in ("jsonl", "text")  # a line that is none is named when it is read
 
     def read(self, path: Path) -> Iterator[Document]:
         with _opened(path) as file:
@@ -117,7 +164,7 @@ class JSONLines(_Rows):
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-            raise DataError(f"{where}: not a line of JSON ({reason})") from error
+            raise DataError(f"{where}: not a line of JSON ({reason}); data=text reads plain text") from error
         if not isinstance(row, dict):
             raise DataError(f"{where}: a JSON object is expected, such as {{{json.dumps(self.field)}: ...}}")
         if self.field not in row:
@@ -138,6 +185,7 @@ class Parquet(_Rows):
     """
 
     suffixes = (".parquet",)
+    own = "parquet"
 
     def read(self, path: Path) -> Iterator[Document]:
         import pyarrow
@@ -169,20 +217,49 @@ def find(name: str, suffixes: Sequence[str], key: str) -> list[Path]:
         DataError: there are none.
     """
     path = Path(name).expanduser()
-    if path.is_file():
+    if os.path.isfile(path):  # unlike Path.is_file, False for a path that is too long
         return [path]
-    if path.is_dir():
+    if os.path.isdir(path):
         inside = (p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
         found = sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts))
         if not found:
-            kinds = " or ".join(suffixes)
-            raise DataError(f"{key}: the folder {name} holds no {kinds} file; other names take a glob: '{name}/**/*'")
+            raise DataError(f"{key}: the folder {name} holds no {' or '.join(suffixes)} file{_instead(path, name)}")
         return found
     found = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if os.path.isfile(p))
     if not found:
         what = "no file matches" if glob.has_magic(str(path)) else "there is no file or folder"
         raise DataError(f"{key}: {what} {name} (looked from {Path.cwd()})")
     return found
+
+
+def _instead(folder: Path, name: str) -> str:
+    """What a folder without files of the kind holds, and which part reads that."""
+    ends = {p.suffix.lower() for p in itertools.islice(folder.rglob("*"), 10_000) if p.is_file()}
+    for part in (Text, JSONLines, Parquet):
+        if there := sorted(ends & set(part.suffixes)):
+            return f"; it holds {there[0]} files: write data={part.own}"
+    return f"; other names take a glob: '{name}/**/*'"
+
+
+def _other_kind(path: Path, kind: str, wanted: str) -> str:
+    """The line of a file that another part reads, or none."""
+    if kind == "parquet":
+        return f"{path} is a parquet file: write data=parquet"
+    if kind in sniff.COMPRESSED:
+        return f"{path} is compressed ({kind}): unpack it first"
+    if kind == "UTF-16":
+        return f"{path} is UTF-16: convert it, e.g. `iconv -f utf-16 -t utf-8 OLD > NEW`"
+    if kind == "PDF":
+        return f"{path} is a PDF: extract its text first"
+    if wanted == "text" and kind == "jsonl":
+        return (
+            f"{path} looks like JSON lines: data=jsonl learns the text in them (data.field=KEY names it), and "
+            "data.raw=true learns the lines as they stand, braces and keys included"
+        )
+    if wanted == "text":
+        return f"{path} holds zero bytes and seems to be no text: data.raw=true takes it all the same"
+    reader = {"jsonl": "data=jsonl", "text": "data=text"}.get(kind)
+    return f"{path} is no {wanted} file{f': {reader} reads it' if reader else ''}"
 
 
 def files_identity(paths: Sequence[Path]) -> list[Any]:

@@ -6,6 +6,7 @@ TR-10-98), over the same tokens, training text, validation targets and bytes as 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -31,10 +32,12 @@ def floors(shards: Shards) -> dict[str, float]:
     path = shards.folder / "floors.json"
     try:
         kept = json.loads(path.read_bytes())
-        if kept["version"] == VERSION:
+        if kept["version"] == VERSION and kept["sha256"] == _digest(kept["bits_per_byte"]):
             return {name: float(kept["bits_per_byte"][name]) for name in NAMES}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
+    shards.check("train", np.array([0]), FITTED)
+    shards.check("val", np.array([0]), EVALUATED)
     val = shards.val[:EVALUATED]
     bytes_per_target = shards.splits["val"]["target_bytes"] / (shards.splits["val"]["tokens"] - 1)
     found = {}
@@ -43,11 +46,16 @@ def floors(shards: Shards) -> dict[str, float]:
         found[name] = nats / math.log(2) / bytes_per_target
     try:
         temporary = path.with_name(f".floors.{os.getpid()}")
-        temporary.write_text(json.dumps({"version": VERSION, "bits_per_byte": found}), encoding="utf-8")
+        kept = {"version": VERSION, "bits_per_byte": found, "sha256": _digest(found)}
+        temporary.write_text(json.dumps(kept), encoding="utf-8")
         os.replace(temporary, path)
     except OSError:  # a cache that is read-only or full: they are worked out again next time
         pass
     return found
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def cross_entropy(train: Array, val: Array, vocab_size: int, order: int) -> float:

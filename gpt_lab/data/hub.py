@@ -11,7 +11,7 @@ from typing import Any
 from gpt_lab.data.corpus import Corpus, Document, whole
 from gpt_lab.data.files import files_identity, require_text
 from gpt_lab.errors import DataError, unknown
-from gpt_lab.options import PositiveInt, Probability
+from gpt_lab.options import NonEmpty, PositiveInt, Probability
 from gpt_lab.registry import register
 
 
@@ -38,12 +38,12 @@ class HuggingFace(Corpus):
     def __init__(
         self,
         *,
-        path: str,
-        config: str | None = None,
-        revision: str | None = None,
-        split: str = "train",
-        val_split: str | None = None,
-        field: str = "text",
+        path: NonEmpty,
+        config: NonEmpty | None = None,
+        revision: NonEmpty | None = None,
+        split: NonEmpty = "train",
+        val_split: NonEmpty | None = None,
+        field: NonEmpty = "text",
         streaming: bool = False,
         max_documents: PositiveInt | None = None,
         val_fraction: Probability = 0.1,

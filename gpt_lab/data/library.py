@@ -15,7 +15,7 @@ import numpy as np
 from gpt_lab.data.bpe import BYTE_ORDER, MIN_COUNT, check_vocab_size
 from gpt_lab.data.tokenizer import EOT, Tokenizer, head, unfilled
 from gpt_lab.errors import DataError, unknown
-from gpt_lab.options import PositiveInt
+from gpt_lab.options import NonEmpty, PositiveInt
 from gpt_lab.registry import register
 
 FILE = "tokenizer.json"
@@ -36,7 +36,7 @@ class _Library(Tokenizer):
         self._inner = inner
         self.__dict__.pop("_table", None)  # of what was fitted before
         self.eot = eot
-        self.vocab_size = 1 + max(inner.get_vocab(with_added_tokens=True).values())
+        self.vocab_size = 1 + max(*inner.get_vocab(with_added_tokens=True).values(), -1 if eot is None else eot)
 
     def encode(self, text: str) -> list[int]:
         return list(self._inner.encode(text, add_special_tokens=False).ids)
@@ -46,9 +46,21 @@ class _Library(Tokenizer):
         return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
 
     def decode_bytes(self, ids: list[int]) -> bytes:
-        if self._table is None:
-            return str(self._inner.decode(ids, skip_special_tokens=False)).encode()
-        return b"".join([self._table[i] for i in ids])
+        if self._table is not None:
+            return b"".join([self._table[i] for i in ids])
+        documents: list[list[int]] = [[]]  # what a token stands for depends on its neighbours in the same document
+        for i in ids:
+            if i == self.eot:
+                documents.append([])
+            else:
+                documents[-1].append(i)
+        return self._end.join(self._inner.decode(own, skip_special_tokens=False).encode() for own in documents)
+
+    @property
+    def _end(self) -> bytes:
+        """The end of text as it is shown; the vocabulary may lack it."""
+        own = None if self.eot is None else self._inner.id_to_token(self.eot)
+        return (own or EOT).encode()
 
     @functools.cached_property
     def _table(self) -> dict[int, bytes] | None:
@@ -60,7 +72,7 @@ class _Library(Tokenizer):
         table = dict.fromkeys(range(self.vocab_size), b"")
         for text, i in self._inner.get_vocab(with_added_tokens=False).items():
             table[i] = bytes([_BYTE_OF_CHARACTER[c] for c in text if c in _BYTE_OF_CHARACTER])
-        return table | extra
+        return table | extra | ({} if self.eot is None else {self.eot: self._end})
 
     def state(self) -> Mapping[str, Any]:
         return {"eot": self.eot}
@@ -118,17 +130,17 @@ class HuggingFaceTokenizer(_Library):
 
     path: the file, the folder or the Hub name, such as 'openai-community/gpt2'.
     revision: commit or tag of a Hub name.
-    eot: the text of its end-of-text token (null: the usual names are tried; none of them is no error).
+    eot: the text of its end-of-text token (null: the usual names are tried, and a token is added if it has none).
     """
 
-    def __init__(self, *, path: str, revision: str = "main", eot: str | None = None) -> None:
+    def __init__(self, *, path: NonEmpty, revision: NonEmpty = "main", eot: NonEmpty | None = None) -> None:
         file = _local(path)
         inner = _read(file) if file else _from_hub(path, revision)
         vocabulary = inner.get_vocab(with_added_tokens=True)
         if eot is not None and eot not in vocabulary:
             raise DataError(f"tokenizer.eot={eot!r} is no token of {path}; set it to one, or to null")
         end = eot or next((name for name in ENDS if name in vocabulary), None)
-        self._take(inner, None if end is None else vocabulary[end])
+        self._take(inner, 1 + max(vocabulary.values()) if end is None else vocabulary[end])
 
     @classmethod
     def identity(cls, settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -148,7 +160,7 @@ class Tiktoken(Tokenizer):
     encoding: its name. Its ranks are downloaded once, into TIKTOKEN_CACHE_DIR where that is set.
     """
 
-    def __init__(self, *, encoding: str = "gpt2") -> None:
+    def __init__(self, *, encoding: NonEmpty = "gpt2") -> None:
         import tiktoken
 
         names = tiktoken.list_encoding_names()

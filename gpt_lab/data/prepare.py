@@ -26,7 +26,7 @@ def prepare(cfg: RunConfig, console: Console) -> None:
         console.print(f"data={cfg.data['name']} is made while training: there is nothing to prepare")
         return
     start = time.monotonic()
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(20), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("looking", total=None)
 
@@ -35,7 +35,7 @@ def prepare(cfg: RunConfig, console: Console) -> None:
 
         shards = open_shards(source, cfg.tokenizer, show)
         bar.update(task, description="counting n-grams", completed=0, total=None)
-        bits = floors(shards)
+        bits = {} if shards.lossy else floors(shards)
     for warning in shards.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False)
     console.print(_summary(cfg, shards, bits))

@@ -1,10 +1,15 @@
 """A corpus as tokens on disk: memory-mapped, kept under a fingerprint of all that made them, built once.
 
 The stream of a split is `EOT document EOT document ... EOT`: each document stands between two end-of-text tokens, so
-that its first token is predicted from one and its end is learnt. A tokenizer without an end of text joins documents.
+that its first token is predicted from one and its end is learnt. Every target costs nats, ends included, and the bytes
+are those of the text: bits per byte are the length of a code from which the documents come back, where they end
+included, and so the same thing for every tokenizer. One without an end of text joins documents.
 
-Layout: `<cache>/<fingerprint>/{train.bin,val.bin,meta.json,tokenizer/}`, little-endian uint16, or uint32 for more than
-65536 tokens. The folder is built beside its place and renamed into it; meta.json holds sizes and checksums.
+<cache>/<fingerprint>/     built beside its place and renamed into it
+  train.bin, val.bin         tokens: little-endian uint16, or uint32 for more than 65536 different ones
+  train.crc, val.crc         checksums of their blocks, checked before the first token of a block is used (blocks.py)
+  meta.json, tokenizer/      sizes and counts; the tokenizer
+  SHA256SUMS                 digests of all but the tokens, checked at every start
 """
 
 from __future__ import annotations
@@ -17,25 +22,27 @@ import json
 import os
 import shutil
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpt_lab import registry
+from gpt_lab.data.blocks import Blocks, checksums
 from gpt_lab.data.corpus import Corpus, Passage, Split
+from gpt_lab.data.lossless import RoundTrip
 from gpt_lab.data.tokenizer import Tokenizer, load_tokenizer
+from gpt_lab.digests import SUMS, Damaged, check_sums, write_sums
 from gpt_lab.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same corpus and options give another stream, so that old shards are not taken for new ones."""
 BATCH = 4 << 20
 """Characters that are encoded at a time."""
 CHECKED = 64 << 20
-"""Up to this many bytes of a shard are checked when it is opened; of a larger one, evenly spaced blocks."""
+"""Token streams of up to this many bytes are checked as a whole when they are opened, which takes up to 30 ms."""
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what is being done, how many bytes of text are done, and of how many (None: unknown)."""
@@ -51,26 +58,47 @@ class Shards:
     vocab_size: int
     eot: int | None
     warnings: list[str]
+    lossy: str
+    """What validation text does not come back from its tokens, so that there are no bits per byte; "" if all does."""
     splits: Mapping[str, Mapping[str, int]]
-    """For "train" and "val": tokens, text_bytes (UTF-8), target_bytes (less the first token's), documents."""
+    """For "train" and "val": tokens, text_bytes (UTF-8), lost_bytes of them, target_bytes (less the first token's),
+    documents."""
     built: bool
     """Whether this call built them; False: they were there."""
+    maps: Mapping[str, Tokens]
+    """The bytes of the two streams."""
+    blocks: Mapping[str, Blocks]
 
     @functools.cached_property
     def train(self) -> Tokens:
-        return self._map("train")
+        """The training stream; of a large one `check` what is used."""
+        return self.maps["train"].view(_dtype(self.vocab_size))
 
     @functools.cached_property
     def val(self) -> Tokens:
-        return self._map("val")
+        """The validation stream; of a large one `check` what is used."""
+        return self.maps["val"].view(_dtype(self.vocab_size))
+
+    def check(self, split: Split, starts: Tokens, length: int) -> None:
+        """Holds windows of a stream, of up to `length` tokens each, against the checksums; each block once.
+
+        Raises:
+            DataError: one is damaged; the next `open_shards` builds the shards again.
+        """
+        size, most = _dtype(self.vocab_size).itemsize, self.splits[split]["tokens"]
+        at = self.blocks[split].damaged(starts * size, np.minimum(starts + length, most) * size - 1)
+        if at is None:
+            return
+        way = "the same command builds it again, and goes on from the last checkpoint"
+        try:
+            (self.folder / SUMS).unlink()
+        except OSError:
+            way = f"remove {self.folder} and repeat the command"
+        raise DataError(f"{self.folder / split}.bin is damaged at byte {at}: {way}")
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         return load_tokenizer(self.folder / "tokenizer")
-
-    def _map(self, split: Split) -> Tokens:
-        # A plain view: numpy's memmap class makes each slice several times slower.
-        return np.memmap(self.folder / f"{split}.bin", dtype=_dtype(self.vocab_size), mode="r").view(np.ndarray)
 
 
 def cache_folder() -> Path:
@@ -94,34 +122,39 @@ def open_shards(
     text = json.dumps([FORMAT, kind, corpus.identity(), dict(recipe)], sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
     folder = (cache or cache_folder()) / fingerprint
-    found = _opened(folder)
+    found, damage = _opened(folder)
     if found is not None:
         return found
     report = progress or (lambda phase, done, total: None)
     with _writing(folder.parent), _locked(folder.with_suffix(".lock"), report):
-        found = _opened(folder)  # another process may have built it meanwhile
+        found, damage = _opened(folder)  # another process may have built it meanwhile
         if found is not None:
             return found
-        for left in folder.parent.glob(f".{fingerprint}.*"):  # of a build that was killed, or of torn shards
+        for left in folder.parent.glob(f".{fingerprint}.*"):  # of a build that was killed, or of damaged shards
             shutil.rmtree(left, ignore_errors=True)
         temporary = folder.with_name(f".{fingerprint}.{os.getpid()}")
         try:
             temporary.mkdir()
             tokenizer = registry.build("tokenizer", settings)
-            _build(temporary, fingerprint, corpus, tokenizer, report)
+            _build(temporary, fingerprint, corpus, tokenizer, f"tokenizer={settings['name']}", report)
             if folder.exists():
                 os.replace(folder, folder.with_name(f".{fingerprint}.torn"))
             os.replace(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
             shutil.rmtree(folder.with_name(f".{fingerprint}.torn"), ignore_errors=True)
-        found = _opened(folder, built=True)
+        found, wrong = _opened(folder, built=True)
     if found is None:
-        raise DataError(f"shards just written to {folder} read back wrong: check the disk, or set GPT_LAB_CACHE")
+        raise DataError(
+            f"shards just written to {folder} read back wrong ({wrong}): check the disk, or set GPT_LAB_CACHE"
+        )
+    if damage:
+        told = f"the token shards in {folder} were damaged ({damage}) and have been built again"
+        return replace(found, warnings=[told, *found.warnings])
     return found
 
 
-def _build(folder: Path, fingerprint: str, corpus: Corpus, tokenizer: Tokenizer, report: Progress) -> None:
+def _build(folder: Path, fingerprint: str, corpus: Corpus, tokenizer: Tokenizer, name: str, report: Progress) -> None:
     total = corpus.size()
     warnings = []
     if tokenizer.fits != "nothing":
@@ -136,24 +169,28 @@ def _build(folder: Path, fingerprint: str, corpus: Corpus, tokenizer: Tokenizer,
         for stream in streams.values():
             stack.enter_context(stream)
         for batch in _batches(_counted(corpus.passages(), "encoding", total, report)):
+            raw = [_utf8(passage.text) for passage in batch]
             encoded = tokenizer.encode_many([passage.text for passage in batch])
-            for passage, ids in zip(batch, encoded, strict=True):
-                streams[passage.split].add(passage, ids)
-    splits = {name: stream.summary() for name, stream in streams.items()}
+            for passage, text, ids in zip(batch, raw, encoded, strict=True):
+                streams[passage.split].add(passage.starts, text, ids)
+    splits = {split: stream.summary() for split, stream in streams.items()}
     _require_text(splits)
+    lossy = {split: stream.lossy(name, split) for split, stream in streams.items()}
     tokenizer.save(folder / "tokenizer")
     meta = {
         "format": FORMAT,
         "fingerprint": fingerprint,
         "vocab_size": tokenizer.vocab_size,
         "eot": tokenizer.eot,
-        "warnings": warnings,
+        "warnings": [*warnings, *_said(lossy), *_joined(name, tokenizer, splits)],
+        "lossy": lossy["val"],
         "splits": splits,
     }
-    with open(folder / "meta.json", "w", encoding="utf-8") as file:
-        json.dump(meta, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    for split in streams:
+        checksums(folder / f"{split}.bin").tofile(folder / f"{split}.crc")
+    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    write_sums(folder, [name for name in files if not name.endswith(".bin")])
 
 
 class _Stream:
@@ -163,6 +200,7 @@ class _Stream:
         self._path = path
         self._tokenizer = tokenizer
         self._dtype = _dtype(tokenizer.vocab_size)
+        self._trip = RoundTrip(tokenizer)
         self._first: list[int] = []
         self.tokens = self.text_bytes = self.documents = 0
 
@@ -179,12 +217,16 @@ class _Stream:
             self._file.flush()
             os.fsync(self._file.fileno())
 
-    def add(self, passage: Passage, ids: Tokens) -> None:
-        if passage.starts:
+    def add(self, starts: bool, text: bytes, ids: Tokens) -> None:
+        if starts:
             self.documents += 1
             self._put(self._end())
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self._tokenizer.vocab_size:
+            beyond = ids.min() if ids.min() < 0 else ids.max()
+            raise DataError(f"the tokenizer gave token {beyond}, and it has those from 0 to vocab_size - 1 only")
         self._put(ids)
-        self.text_bytes += len(passage.text.encode())
+        self._trip.add(text, ids)
+        self.text_bytes += len(text)
 
     def _end(self) -> Tokens:
         return np.array([] if self._tokenizer.eot is None else [self._tokenizer.eot], dtype=self._dtype)
@@ -200,11 +242,44 @@ class _Stream:
         return {
             "tokens": self.tokens,
             "text_bytes": self.text_bytes,
+            "lost_bytes": self._trip.lost,
             "target_bytes": self.text_bytes - first,
             "documents": self.documents,
             "size": self._path.stat().st_size,
-            "checksum": _checksum(self._path),
         }
+
+    def lossy(self, tokenizer: str, split: str) -> str:
+        """What its text loses, in words; "" if nothing."""
+        if not self._trip.lost:
+            return ""
+        text = {"train": "training", "val": "validation"}[split]
+        return (
+            f"{tokenizer} loses text: at least {self._trip.lost:,} of {self.text_bytes:,} bytes of the {text} text do "
+            f"not come back ({self._trip.example})"
+        )
+
+
+def _said(lossy: Mapping[str, str]) -> list[str]:
+    """The warning that text is lost, if it is: of the validation text first, for which it matters more."""
+    if lossy["val"]:
+        return [f"{lossy['val']}: there will be no bits per byte; use tokenizer=byte, bpe or tiktoken"]
+    return [lossy["train"]] if lossy["train"] else []
+
+
+def _joined(name: str, tokenizer: Tokenizer, splits: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The warning that documents cannot be told apart, if there are several."""
+    most = max(split["documents"] for split in splits.values())
+    if tokenizer.eot is not None or most < 2:
+        return []
+    said = f"{name} without an end of text: where {most:,} documents end costs no bits, so that bits per byte compare"
+    return [f"{said} with those of no tokenizer that has one"]
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"the corpus holds half a surrogate pair ({text[error.start]!r}): it is no text") from error
 
 
 def _require_text(splits: Mapping[str, Mapping[str, int]]) -> None:
@@ -238,34 +313,36 @@ def _counted(passages: Iterator[Passage], phase: str, total: int | None, report:
     report(phase, done, done)
 
 
-def _opened(folder: Path, built: bool = False) -> Shards | None:
-    """The shards in a folder; None if there are none or they are not what was written."""
+def _opened(folder: Path, built: bool = False) -> tuple[Shards | None, str]:
+    """The shards in a folder; None if there are none or they are not what was written, which is then said."""
+    if not folder.exists():
+        return None, ""
     try:
+        check_sums(folder)
         meta = json.loads((folder / "meta.json").read_bytes())
+        maps, blocks = {}, {}
         for name, split in meta["splits"].items():
             path = folder / f"{name}.bin"
-            if path.stat().st_size != split["size"] or _checksum(path) != split["checksum"]:
-                return None
-        known = {key: meta[key] for key in ("fingerprint", "vocab_size", "eot", "warnings", "splits")}
-        return Shards(folder, **known, built=built)
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+            if path.stat().st_size != split["size"]:
+                raise Damaged(f"{path.name} is not what was written")
+            # A plain view: numpy's memmap class makes each slice several times slower.
+            maps[name] = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
+            blocks[name] = Blocks(maps[name], np.fromfile(path.with_suffix(".crc"), dtype="<u4"))
+            whole = np.array([0]), np.array([split["size"] - 1])
+            if split["size"] <= CHECKED and blocks[name].damaged(*whole) is not None:
+                raise Damaged(f"{path.name} is not what was written")
+        known = {key: meta[key] for key in ("fingerprint", "vocab_size", "eot", "warnings", "lossy", "splits")}
+        return Shards(folder, **known, built=built, maps=maps, blocks=blocks), ""
+    except Damaged as error:
+        return None, str(error)
+    except DataError as error:
+        raise DataError(f"{error}; {_ANOTHER}") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        return None, f"{Path(error.filename).name} is missing"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None, "meta.json is of another version of the lab"
     except OSError as error:
         raise DataError(f"cannot read the cache {folder}: {error.strerror}; {_ANOTHER}") from error
-
-
-def _checksum(path: Path) -> int:
-    """CRC-32 of a file, or of evenly spaced blocks that come to CHECKED bytes if it is larger."""
-    size = path.stat().st_size
-    block = 1 << 18
-    number = CHECKED // block
-    starts = range(0, size, block) if size <= CHECKED else [i * (size - block) // (number - 1) for i in range(number)]
-    crc = 0
-    with open(path, "rb") as file:
-        for start in starts:
-            file.seek(start)
-            crc = zlib.crc32(file.read(block), crc)
-    return crc
 
 
 _ANOTHER = "set GPT_LAB_CACHE=FOLDER to keep it elsewhere"

@@ -21,7 +21,7 @@ class Byte(Tokenizer):
 
     Paper: Xue et al. 2021, arXiv:2105.13626
 
-    eot: token 256 stands between documents.
+    eot: token 256 stands between documents; without it their ends cost no bits, which compares with no other tokenizer.
     """
 
     def __init__(self, *, eot: bool = True) -> None:
@@ -35,7 +35,10 @@ class Byte(Tokenizer):
         return [np.frombuffer(text.encode(), np.uint8) for text in texts]
 
     def decode_bytes(self, ids: list[int]) -> bytes:
-        return b"".join(EOT.encode() if i == self.eot else bytes((i,)) for i in ids)
+        try:
+            return bytes(ids)
+        except ValueError:  # the end of text is among them
+            return b"".join(EOT.encode() if i == self.eot else bytes((i,)) for i in ids)
 
     def state(self) -> Mapping[str, Any]:
         return {"eot": self.eot is not None}
@@ -49,16 +52,16 @@ class Byte(Tokenizer):
 class Char(Tokenizer):
     """One token a character; the vocabulary is every character of the corpus, validation text included.
 
-    Reference: https://github.com/karpathy/nanoGPT (shakespeare_char)
+    Reference: https://github.com/karpathy/nanoGPT (shakespeare_char, which has tokenizer.eot=false)
 
     A character that the corpus lacks cannot be encoded: that is an error, never a replacement.
 
-    eot: one more token, the last, stands between documents.
+    eot: one more token, the last, stands between documents; without it as in tokenizer=byte.
     """
 
     fits = "all"
 
-    def __init__(self, *, eot: bool = False) -> None:
+    def __init__(self, *, eot: bool = True) -> None:
         self._wants_eot = eot
         self._learn("")
 

@@ -28,7 +28,7 @@ class Tokenizer(ABC):
     """What `fit` must be shown before the first use: no text, the training text, or all text."""
     vocab_size: int
     eot: int | None = None
-    """The token that stands before and after each document; None: the tokenizer has none."""
+    """The token that stands before and after each document; None: documents are joined, and where they end is lost."""
 
     def fit(self, texts: Iterable[str]) -> list[str]:
         """Learns from the corpus's text; the result are warnings for the user, one line each.

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from gpt_lab.optim.groups import Group, param_group
-from gpt_lab.options import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
+from gpt_lab.options import NonNegativeFloat, PositiveFloat, Probability, Rounds
 from gpt_lab.registry import register
 
 Adjust = Literal["original", "match_rms_adamw"]
@@ -197,12 +197,12 @@ class Muon:
         momentum: Probability = 0.95,
         nesterov: bool = True,
         adjust_lr: Literal["match_rms_adamw", "original"] = "match_rms_adamw",
-        ns_steps: PositiveInt = 5,
+        ns_steps: Rounds = 5,
         ns_dtype: Literal["bf16", "fp32"] = "bf16",
         split_qkv: bool = True,
         adam_lr: PositiveFloat | None = None,
         beta1: Probability = 0.9,
-        beta2: Probability = 0.99,
+        beta2: Probability = 0.95,
         eps: PositiveFloat = 1e-8,
     ) -> None:
         self.lr = lr

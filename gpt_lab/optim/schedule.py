@@ -69,7 +69,7 @@ class Cosine(_Schedule):
     final: learning rate at the end, as a share of the peak.
     """
 
-    def __init__(self, *, warmup: Fraction | Steps = 0.05, final: Fraction = 0.1) -> None:
+    def __init__(self, *, warmup: Fraction | Steps = 0.25, final: Fraction = 0.1) -> None:
         self.warmup = warmup
         self.final = final
 
@@ -87,7 +87,7 @@ class Linear(_Schedule):
     final: learning rate at the end, as a share of the peak.
     """
 
-    def __init__(self, *, warmup: Fraction | Steps = 0.05, final: Fraction = 0.0) -> None:
+    def __init__(self, *, warmup: Fraction | Steps = 0.25, final: Fraction = 0.0) -> None:
         self.warmup = warmup
         self.final = final
 
@@ -110,7 +110,7 @@ class WSD(_Schedule):
     def __init__(
         self,
         *,
-        warmup: Fraction | Steps = 0.05,
+        warmup: Fraction | Steps = 0.25,
         final: Fraction = 0.0,
         cooldown: Fraction = 0.2,
         shape: Literal["sqrt", "linear"] = "sqrt",
@@ -142,7 +142,7 @@ class Constant(_Schedule):
     warmup: share of the budget, or (2 and more) steps, in which the learning rate rises linearly.
     """
 
-    def __init__(self, *, warmup: Fraction | Steps = 0.05) -> None:
+    def __init__(self, *, warmup: Fraction | Steps = 0.25) -> None:
         self.warmup = warmup
 
     def after(self, progress: float, start: float) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gpt_lab import kernels
 from gpt_lab.errors import ConfigError
 from gpt_lab.options import PositiveFloat, PositiveInt, Probability
-from gpt_lab.parts.base import Flow, Shape, salt
+from gpt_lab.parts.base import Flow, Shape, keys_seen, salt
 from gpt_lab.parts.norm import RMSNorm
 from gpt_lab.registry import register
 
@@ -140,11 +140,14 @@ class SelfAttention(nn.Module):
             capability=capability,
         )
 
-    def flops_per_token(self, context: int) -> int:
-        """Matrix-multiplication FLOPs of one token's forward pass: projections, scores, weighted values (dense)."""
+    def flops_per_token(self, context: int) -> float:
+        """Forward matmul FLOPs of a token, averaged over a sequence of `context` tokens.
+
+        Projections, then scores and weighted values of the keys that a causal query sees; a kernel may compute hidden
+        ones as well.
+        """
         matrices = self.qkv.weight.numel() + self.o_proj.weight.numel()
-        seen = context if self.window is None else min(context, self.window)
-        return 2 * matrices + 4 * self.heads * self.head_dim * seen
+        return 2 * matrices + 4 * self.heads * self.head_dim * keys_seen(context, self.window)
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, kv_heads={self.kv_heads}, window={self.window}, kernel={self.kernel}"

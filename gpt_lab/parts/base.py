@@ -64,6 +64,15 @@ class Flow(NamedTuple):
     keys_B: Tensor | None = None
 
 
+def keys_seen(context: int, window: int | None = None) -> float:
+    """Keys that a causal query sees, itself included, averaged over the positions of a sequence of `context` tokens.
+
+    (T + 1) / 2 without a window: the first query sees one key, the last all T.
+    """
+    most = context if window is None else min(context, window)
+    return most - most * (most - 1) / (2 * context)
+
+
 def role(name: str, ndim: int) -> Role:
     """How a parameter is initialised and optimised, told by its standard name and number of dimensions."""
     if ndim < 2:

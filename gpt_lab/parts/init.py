@@ -12,6 +12,16 @@ from gpt_lab.options import PositiveFloat, PositiveInt
 from gpt_lab.parts.base import Role, Shape
 from gpt_lab.registry import register
 
+GPT2_STD, GPT2_WIDTH, LARGEST_STD = 0.02, 768, 0.05
+
+
+def usual_std(width: int) -> float:
+    """GPT-2's standard deviation at GPT-2's width, and as 1/sqrt(width) at others, so that products keep their size.
+
+    At most 0.05: at width 64 short runs end higher beyond it (benchmarks/README.md).
+    """
+    return min(GPT2_STD * (GPT2_WIDTH / width) ** 0.5, LARGEST_STD)
+
 
 class _Init:
     """The defaults: no multipliers, attention over sqrt(head dimension)."""
@@ -40,15 +50,18 @@ class _Init:
 class Normal(_Init):
     """GPT-2's: one standard deviation for all matrices, smaller by sqrt(2 depth) where a branch ends.
 
+    A narrow model that starts with the 0.02 of a wide one spends its first steps on a plateau, and leaves it by chance.
+
     Reference: Radford et al. 2019, https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf
 
-    std: standard deviation of embeddings, head and matrices.
+    std: standard deviation of embeddings, head and matrices; null: 0.02 x sqrt(768 / width), GPT-2's at its
+        width, and at most 0.05.
     scaled_residual: divide it by sqrt(2 x depth) in the last matrix of each branch, so that the residual stream's
         variance does not grow with depth.
     """
 
-    def __init__(self, shape: Shape, *, std: PositiveFloat = 0.02, scaled_residual: bool = True) -> None:
-        self.value = std
+    def __init__(self, shape: Shape, *, std: PositiveFloat | None = None, scaled_residual: bool = True) -> None:
+        self.value = usual_std(shape.width) if std is None else std
         self.residual = (2 * shape.depth) ** -0.5 if scaled_residual else 1.0
 
     def std(self, tensor_shape: tuple[int, ...], role: Role) -> float:
@@ -88,7 +101,7 @@ class MuP(_Init):
 
     base_width: the width at which hyperparameters were (or will be) tuned.
     base_head_dim: the head dimension there; scores are multiplied by sqrt(base_head_dim) / head dimension.
-    std: standard deviation of all matrices at base_width.
+    std: standard deviation of all matrices at base_width; null: as under `normal` there.
     """
 
     def __init__(
@@ -97,9 +110,9 @@ class MuP(_Init):
         *,
         base_width: PositiveInt = 128,
         base_head_dim: PositiveInt = 32,
-        std: PositiveFloat = 0.02,
+        std: PositiveFloat | None = None,
     ) -> None:
-        self.value = std
+        self.value = usual_std(base_width) if std is None else std
         self.base_head_dim = base_head_dim
         self.ratio = shape.width / base_width
         self.residual = (2 * shape.depth) ** -0.5

@@ -15,8 +15,8 @@ class _MLP(nn.Module):
 
     down_proj: nn.Linear
 
-    def flops_per_token(self, context: int) -> int:
-        """Forward matmul FLOPs per token; the same at every context."""
+    def flops_per_token(self, context: int) -> float:
+        """Forward matmul FLOPs of a token; the same at every context."""
         return 2 * sum(layer.weight.numel() for layer in self.children() if isinstance(layer, nn.Linear))
 
 

@@ -51,8 +51,8 @@ class Position(nn.Module):
         """What is added to the scores: (H, T, S), for queries at positions (T,) and keys at positions (S,)."""
         return None
 
-    def flops_per_token(self, context: int) -> int:
-        """Matrix-multiplication FLOPs of one token's forward pass."""
+    def flops_per_token(self, context: int) -> float:
+        """Forward matmul FLOPs of a token, averaged over a sequence of `context` tokens."""
         return 0
 
     def fill_tables(self) -> None:

@@ -6,20 +6,21 @@ Works on plain rows (report/source.py), before any table is made, so that mistak
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpt_lab import schema
+from gpt_lab import lengths, schema
 from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.report.source import Wanted, row
 from gpt_lab.report.targets import Options
 from gpt_lab.sweep import spec
-from gpt_lab.sweep.design import Design, Sweep, join, shown
+from gpt_lab.sweep.design import SEEDS, Design, Sweep, draws_again, join, shown
 
-SEEDS = ("seed", "replica", "batch.seed")
-"""Settings that draw a run again; their values are never arms unless someone says so."""
 Rows = list[dict[str, Any]]
+ALIKE = 1e-3
+"""Relative difference of two results of the same settings that another order of additions explains."""
 
 
 @dataclass
@@ -46,6 +47,8 @@ def arrange(rows: Rows, wanted: Sequence[Wanted] | None, sweep: Sweep | None, op
     for key in (*options.group_by, *([options.pair] if options.pair else [])):
         if key not in settings:
             raise ConfigError(unknown("setting", key, settings))
+    if options.pair is not None and not draws_again(options.pair):
+        raise ConfigError(f"--pair takes what draws a run again ({', '.join(SEEDS)}), not {options.pair}")
     if sweep is None:
         found = _by_settings(rows, options, name)
     else:
@@ -78,7 +81,7 @@ def _settings(rows: Rows, wanted: Iterable[Wanted]) -> set[str]:
 
 
 def _overridden(design: Design, options: Options) -> tuple[Design, tuple[str, ...]]:
-    """The design with the user's arms and pair, and the swept settings that then join the pair's name."""
+    """The design with the user's arms and pair, and the swept settings that are then averaged within a pair."""
     if not options.group_by and options.pair in (None, design.pair):
         return design, ()
     if design.looks is not None:
@@ -162,7 +165,7 @@ def _place(r: dict[str, Any], design: Design, values: Mapping[str, Any], also: t
     r["arm"], r["tuning"] = design.arm(values), design.tuning(values)
     r["values"] = {key: values[key] for key in design.factors}
     own = values[design.pair]
-    r["pair"] = join((design.pair, *also), values) if also else "" if own is None else shown(own)
+    r["pair"], r["stratum"] = "" if own is None else shown(own), join(also, values)
 
 
 def _missing(cell: Wanted, design: Design) -> dict[str, Any]:
@@ -206,7 +209,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _by_settings(rows: Rows, options: Options, name: str) -> Arranged:
-    """Arms by the settings named, else by those that differ; what else differs goes into the pair's name."""
+    """Arms by the settings named, else by those that differ; what else differs is averaged within a pair."""
     pair = options.pair or "seed"
     different = _different(rows)
     factors = options.group_by or tuple(k for k in _independent(rows, different) if k != pair and k not in SEEDS)
@@ -231,11 +234,7 @@ def _by_settings(rows: Rows, options: Options, name: str) -> Arranged:
 
 
 def _averaged(pair: str, also: Sequence[str]) -> str:
-    keys = ", ".join(also)
-    return (
-        f"pairs also match {keys}: differences are averages over its values, and intervals take the runs of one {pair} "
-        "for independent"
-    )
+    return f"averaged within a {pair} over {', '.join(also)}: the {pair}s are counted, not the runs"
 
 
 def _different(rows: Rows) -> list[str]:
@@ -295,13 +294,19 @@ def _without_doubles(found: Arranged) -> Rows:
     """One run per arm, tuning, pair and identity: the latest finished one, else the latest."""
     groups: dict[tuple[str, ...], Rows] = {}
     for r in found.rows:
-        key = (r["arm"], r["tuning"], r["pair"], identity(r))
+        key = (r["arm"], r["tuning"], r["pair"], r["stratum"], identity(r))
         groups.setdefault(key, []).append(r)
 
     def rank(r: dict[str, Any]) -> tuple[bool, str, str]:
         return r["state"] == "finished", str(r["env"].get("finished") or r["env"].get("started") or ""), r["run"]
 
     double = [group for group in groups.values() if len(group) > 1]
+    for group in double:
+        results = sorted({value for r in group if (value := _result(r, found.design.metric)) is not None})
+        if len(results) > 1 and results[-1] - results[0] > ALIKE * abs(results[-1]):
+            shown_ = " and ".join(f"{value:.6g}" for value in (results[0], results[-1]))
+            for r in group:
+                r["conflict"] = f"runs of the same settings end with {shown_}"
     if double:
         left_out = sum(len(group) - 1 for group in double)
         names = ", ".join(max(group, key=rank)["run"] for group in double[:3])
@@ -310,6 +315,11 @@ def _without_doubles(found: Arranged) -> Rows:
             f"{_runs(left_out)} with the same settings as another left out: the latest finished counts ({names}{more})"
         )
     return [max(group, key=rank) for group in groups.values()]
+
+
+def _result(r: Mapping[str, Any], metric: str) -> float | None:
+    value = r["summary"].get(metric) if r["state"] == "finished" else None
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _judged(found: Arranged, options: Options) -> Design:
@@ -321,11 +331,15 @@ def _judged(found: Arranged, options: Options) -> Design:
     finished = [r for r in found.rows if r["state"] == "finished"]
     metrics = {key for r in finished for key in r["summary"]}
     changes: dict[str, Any] = {
-        key: value for key in ("metric", "goal", "mei", "alpha") if (value := getattr(options, key)) is not None
+        key: value for key in ("metric", "goal", "sesoi", "alpha") if (value := getattr(options, key)) is not None
     }
     metric = options.metric or found.design.metric
     if options.metric is not None and options.goal is None:
         changes["goal"] = spec.usual_goal(metric)
+    usual = spec.usual_goal(metric)
+    if lengths.like(metric) in spec.METRICS and changes.get("goal", usual) != usual:
+        word = {"minimize": "lower", "maximize": "higher"}[usual]
+        raise ConfigError(f"--goal {changes['goal']} is against {metric}, of which {word} is better: leave --goal out")
     if (
         options.metric is None
         and metric == Design.metric
@@ -334,7 +348,8 @@ def _judged(found: Arranged, options: Options) -> Design:
         and "val/loss" in metrics
     ):
         changes["metric"] = metric = "val/loss"
-        found.notes.append("no run has val/bpb (its data is no text): val/loss decides")
+        reason = next((text for r in finished if (text := r["env"].get("lossy"))), "its data is no text")
+        found.notes.append(f"no run has val/bpb ({reason}): val/loss decides")
     if metrics and metric not in metrics:
         raise ConfigError(unknown("metric", metric, metrics))
     return dataclasses.replace(found.design, **changes)

@@ -2,7 +2,7 @@
 
 A score is effect + sqrt(rho) c_s + sqrt(1 - rho) sd_v e_sv, in units of a run's standard deviation: c_s is common to
 all runs of a seed, e_sv is the run's own, of the condition's shape with mean 0 and variance 1. Differences go through
-stats.paired_t or pooled_t and verdict.decide, as in compare(), with e = 0, so that every difference matters; a band
+stats.paired_t and decision.decide, as in compare(), with e = 0, so that every difference matters; a band
 makes false verdicts rarer still.
 
 `token z` and `token bootstrap` are the controls, what an evaluation harness prints: they take the tokens of the
@@ -20,13 +20,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_lab.report import stats, verdict
-from gpt_lab.report.stats import Array
-from gpt_lab.report.types import Tier
+from gpt_lab.stats import decision
+from gpt_lab.stats.paired import Array, Fit, paired_t
 
 Shape = Literal["normal", "t3", "lognormal"]
 Noise = Literal["equal", "noisy arm", "noisy baseline", "dispersed"]
-Method = Literal["screen", "confirm", "token z", "token bootstrap", "seed bootstrap"]
+Method = Literal["lab", "token z", "token bootstrap", "seed bootstrap"]
 
 FALSE = (0.04, 0.06)
 """Share of false verdicts that counts as 5 %."""
@@ -107,32 +106,17 @@ class Judged:
     high: Array
 
 
-def calibrate(
-    condition: Condition, method: Method, *, studies: int, seed: int = 0, alpha: float = 0.05, null_pairs: int = 0
-) -> Result:
-    """Simulates and judges studies; the same seed gives the same numbers.
-
-    Args:
-        null_pairs: of the baseline that a screen also knows, from seeds of their own; 0: none.
-
-    Raises:
-        ValueError: null pairs for a method that takes none.
-    """
+def calibrate(condition: Condition, method: Method, *, studies: int, seed: int = 0, alpha: float = 0.05) -> Result:
+    """Simulates and judges studies; the same seed gives the same numbers."""
     rng = generator(condition, seed)
-    scores, null = _studies(condition, studies, null_pairs, rng)
-    differences = scores[:, 1:] - scores[:, :1]
-    if null is None:
-        judged = METHODS[method](differences, rng, alpha)
-    elif method == "screen":
-        judged = judge(differences, "screen", alpha, null=null)
-    else:
-        raise ValueError(f"{method} takes no null pairs: only screen does")
+    scores = simulate(condition, studies, rng)
+    judged = METHODS[method](scores[:, 1:] - scores[:, :1], rng, alpha)
     truth = effects_of(condition)
     null = truth == 0
-    called = np.isin(judged.claim, (verdict.LOWER, verdict.HIGHER))
-    better = judged.claim == verdict.LOWER
+    called = np.isin(judged.claim, (decision.LOWER, decision.HIGHER))
+    better = judged.claim == decision.LOWER
     inside = (judged.low <= truth) & (truth <= judged.high)
-    right = np.where(truth < 0, better, judged.claim == verdict.HIGHER)
+    right = np.where(truth < 0, better, judged.claim == decision.HIGHER)
     false = (called & null) | (called & ~right & ~null)
     some, planted = bool(null.any()), bool((~null).any())
     return Result(
@@ -156,25 +140,12 @@ def generator(condition: Condition, seed: int) -> np.random.Generator:
 
 def simulate(condition: Condition, studies: int, rng: np.random.Generator) -> Array:
     """Scores (studies, 1 + arms, seeds) in units of a run's standard deviation; the baseline first."""
-    return _studies(condition, studies, 0, rng)[0]
-
-
-def _studies(
-    condition: Condition, studies: int, null_pairs: int, rng: np.random.Generator
-) -> tuple[Array, stats.Null | None]:
-    """Scores as `simulate` says, and what null pairs of the same baselines tell."""
-    size = (studies, condition.arms + 1, condition.seeds)
-    own = _noise(condition.shape, size, rng)
+    own = _noise(condition.shape, (studies, condition.arms + 1, condition.seeds), rng)
     deviations = _deviations(condition, studies, rng)
     common = rng.standard_normal((studies, 1, condition.seeds))
     effects = np.concatenate([[0.0], effects_of(condition)])
     apart = math.sqrt(1 - condition.rho)
-    scores = effects[:, None] + math.sqrt(condition.rho) * common + apart * (own * deviations[..., None])
-    if not null_pairs:
-        return np.asarray(scores), None
-    drawn = _noise(condition.shape, (studies, 2, null_pairs), rng) * deviations[:, :1, None]
-    between = apart * (drawn[:, 1] - drawn[:, 0])  # what the two runs of a seed share is gone
-    return np.asarray(scores), stats.Null(between.var(-1, ddof=1), null_pairs - 1.0)
+    return np.asarray(effects[:, None] + math.sqrt(condition.rho) * common + apart * (own * deviations[..., None]))
 
 
 def effects_of(condition: Condition) -> Array:
@@ -208,20 +179,16 @@ def _number(condition: Condition) -> list[int]:
     return list(repr(dataclasses.astuple(condition)).encode())
 
 
-def judge(differences: Array, tier: Tier, alpha: float, mei: float = 0.0, null: stats.Null | None = None) -> Judged:
+def judge(differences: Array, alpha: float, sesoi: float = 0.0) -> Judged:
     """The lab's own verdicts."""
-    fit = stats.paired_t(differences) if tier == "confirm" else stats.pooled_t(differences, null)
-    decision = verdict.decide(fit, tier=tier, alpha=alpha, mei=np.full(len(differences), mei))
+    fit = paired_t(differences)
+    claim = decision.decide(fit, alpha=alpha, sesoi=np.full(len(differences), sesoi)).claim
     half = fit.half_width(alpha)
-    return Judged(decision.claim, fit.p(), fit.estimate - half, fit.estimate + half)
+    return Judged(claim, fit.p(), fit.estimate - half, fit.estimate + half)
 
 
-def _screen(differences: Array, rng: np.random.Generator, alpha: float) -> Judged:
-    return judge(differences, "screen", alpha)
-
-
-def _confirm(differences: Array, rng: np.random.Generator, alpha: float) -> Judged:
-    return judge(differences, "confirm", alpha)
+def _lab(differences: Array, rng: np.random.Generator, alpha: float) -> Judged:
+    return judge(differences, alpha)
 
 
 def _tokens(differences: Array, rng: np.random.Generator) -> Array:
@@ -235,7 +202,7 @@ def _token_z(differences: Array, rng: np.random.Generator, alpha: float) -> Judg
     tokens = _tokens(differences, rng)
     n = tokens.shape[-1]
     error = tokens.std(-1, ddof=1) / math.sqrt(n)
-    fit = stats.Fit(tokens.mean(-1), error, np.full(error.shape, n - 1.0), np.full(error.shape, n))
+    fit = Fit(tokens.mean(-1), error, np.full(error.shape, n - 1.0), np.full(error.shape, n))
     half = fit.half_width(alpha)
     p = fit.p()
     return _plain(fit.estimate, p, fit.estimate - half, fit.estimate + half, alpha)
@@ -262,13 +229,12 @@ def _bootstrap(sample: Array, rng: np.random.Generator, alpha: float) -> Judged:
 
 def _plain(estimate: Array, p: Array, low: Array, high: Array, alpha: float) -> Judged:
     """Verdicts without any correction."""
-    side = np.where(estimate < 0, verdict.LOWER, verdict.HIGHER)
-    return Judged(np.where(p < alpha, side, verdict.OPEN), p, low, high)
+    side = np.where(estimate < 0, decision.LOWER, decision.HIGHER)
+    return Judged(np.where(p < alpha, side, decision.OPEN), p, low, high)
 
 
 METHODS: dict[Method, Callable[[Array, np.random.Generator, float], Judged]] = {
-    "screen": _screen,
-    "confirm": _confirm,
+    "lab": _lab,
     "token z": _token_z,
     "token bootstrap": _token_bootstrap,
     "seed bootstrap": _seed_bootstrap,

@@ -1,7 +1,7 @@
 """Whether sequential seeds keep their promise: false verdicts, coverage after stopping, runs against a fixed design.
 
 Studies are made as in calibrate.py, with all the pairs of the fixed design, and judged twice by the real code: by
-looks that take only the first of them, and by the fixed design's confirm tier that takes them all.
+looks that take only the first of them, and by the fixed design that takes them all.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpt_lab.report import sequential, verdict
+from gpt_lab.report import sequential
 from gpt_lab.report.calibrate import Condition, effects_of, generator, judge, simulate
+from gpt_lab.stats import decision
 from gpt_lab.sweep.design import Looks
 
 
@@ -45,7 +46,7 @@ class Looked:
 
 
 def calibrate_looks(
-    condition: Condition, first: int, mei: float, *, studies: int, seed: int = 0, alpha: float = 0.05
+    condition: Condition, first: int, sesoi: float, *, studies: int, seed: int = 0, alpha: float = 0.05
 ) -> Looked:
     """Simulates and judges studies; the same seed gives the same numbers.
 
@@ -55,23 +56,23 @@ def calibrate_looks(
     scores = simulate(condition, studies, generator(condition, seed))
     differences = scores[:, 1:] - scores[:, :1]
     looks, truth = Looks(first, condition.seeds, condition.arms), effects_of(condition)
-    judged = sequential.decide(differences, looks, alpha, mei)
-    fixed = judge(differences, "confirm", alpha, mei).claim
+    judged = sequential.decide(differences, looks, alpha, sesoi)
+    fixed = judge(differences, alpha, sesoi).claim
     claim, pairs, estimate = judged.claim, judged.stand.pairs, judged.stand.estimate
     false = np.select(
-        [claim == verdict.LOWER, claim == verdict.HIGHER, claim == verdict.SMALL],
-        [truth >= -mei, truth <= mei, truth == 0],
+        [claim == decision.LOWER, claim == decision.HIGHER, claim == decision.SMALL],
+        [truth >= -sesoi, truth <= sesoi, truth == 0],
         False,
     )
     inside = np.abs(estimate - truth) <= judged.half
-    words = (verdict.LOWER, verdict.HIGHER, verdict.EQUIVALENT)
+    words = (decision.LOWER, decision.HIGHER, decision.EQUIVALENT)
     mine, theirs = np.isin(claim, words), np.isin(fixed, words)
     told = np.isin(claim, words[:2]) & (truth != 0)
     ratio = np.where(told, estimate / np.where(truth == 0, 1.0, truth), np.nan)
     return Looked(
         studies=studies,
         false_differences=float(false.any(1).mean()),
-        false_equivalences=float(((claim == verdict.EQUIVALENT) & (np.abs(truth) >= mei)).any(1).mean()),
+        false_equivalences=float(((claim == decision.EQUIVALENT) & (np.abs(truth) >= sesoi)).any(1).mean()),
         coverage=float(inside.mean()),
         coverage_worst=float(inside.mean(0).min()),
         runs=float((pairs.sum(1) + pairs.max(1)).mean() / ((condition.arms + 1) * condition.seeds)),
@@ -84,11 +85,11 @@ def calibrate_looks(
     )
 
 
-def beyond(arms: int, seeds: int, distance: float, mei: float) -> Condition:
+def beyond(arms: int, seeds: int, distance: float, sesoi: float) -> Condition:
     """Arms that lie this far beyond the band's edges, by turns below and above.
 
     Args:
-        distance, mei: in units of the deviation of a pair's difference, which at rho 1/2 is that of a run.
+        distance, sesoi: in units of the deviation of a pair's difference, which at rho 1/2 is that of a run.
     """
-    size = mei + distance
+    size = sesoi + distance
     return Condition(arms, seeds, effects=tuple(size if arm % 2 else -size for arm in range(arms)))

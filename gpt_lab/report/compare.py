@@ -1,33 +1,29 @@
 """The runs of a study to its answer: one row per arm, best first.
 
-What is compared: `pairing` gives one score per arm and pair, `stats` the differences, `verdict` the words, `fairness`
-what forbids them. The tier is each arm's: `confirm` from 5 pairs on whose seeds did not also choose its or the
-baseline's nuisance values, else `screen`. Where 5 or more such fresh pairs exist, only they are compared. A verdict
-that a doubt forbids becomes undecided and the doubt its warning. Where seeds were added until an arm was decided, the
-tier is `sequential` and sequential.py gives the numbers.
+What is compared: `pairing` gives one score per arm and pair, `judge` what the numbers say, `fairness` what forbids it.
+A verdict that a doubt forbids becomes undecided and the doubt its warning.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from gpt_lab.errors import ConfigError, DataError, unknown
-from gpt_lab.report import floor, rho, sequential, stats, verdict
+from gpt_lab.report import floor, rho, sequential, soundness, wording
 from gpt_lab.report.fairness import doubts, information
+from gpt_lab.report.judge import Verdicts, judge, judge_looks, seeds_to_plan
 from gpt_lab.report.pairing import Choice, Paired, pair_up, part, references
-from gpt_lab.report.pairing import fresh as fresh_pairs
-from gpt_lab.report.stats import Array, Fit
-from gpt_lab.report.types import Comparison, Interval, Row, RowTier, Study, Tier, VerdictName
-from gpt_lab.sweep.design import Design, Looks
+from gpt_lab.report.types import Comparison, Interval, Row, Study, VerdictName
+from gpt_lab.stats import decision
+from gpt_lab.stats.paired import correlation, shrunken
+from gpt_lab.stats.tiers import CONFIRMS, FEWEST
+from gpt_lab.sweep.design import Design
 from gpt_lab.sweep.fairness import Doubt
-from gpt_lab.sweep.power import FEWEST
 
 MEDIANS = {
     "parameters": "parameters",
@@ -38,30 +34,10 @@ MEDIANS = {
     "seconds": "seconds",
 }
 WORDS: dict[int, VerdictName] = {
-    verdict.SMALL: "real but small",
-    verdict.EQUIVALENT: "equivalent",
-    verdict.OPEN: "undecided",
+    decision.SMALL: "real but small",
+    decision.EQUIVALENT: "equivalent",
+    decision.OPEN: "undecided",
 }
-ROUNDING = 1e-13
-"""Of the largest score: differences that vary by less are one number."""
-
-
-@dataclass(frozen=True)
-class _Verdicts:
-    """Arrays over the variants: the fit of each one's tier, and what verdict.decide made of it.
-
-    Fields:
-        tiers: of each. fresh: the seeds that are compared chose nothing. flat: every pair differs by the same number.
-    """
-
-    fit: Fit
-    half: Array
-    p: Array
-    p_adjusted: Array
-    claim: NDArray[np.int64]
-    tiers: tuple[RowTier, ...]
-    fresh: NDArray[np.bool_]
-    flat: NDArray[np.bool_]
 
 
 def compare(study: Study, tier: Literal["auto", "screen", "confirm"] = "auto") -> Comparison:
@@ -75,12 +51,11 @@ def compare(study: Study, tier: Literal["auto", "screen", "confirm"] = "auto") -
 
     Raises:
         DataError: no run at all, or none asked for in the baseline's arm.
-        ConfigError: alpha or the smallest effect is out of range.
+        ConfigError: alpha or the smallest effect size of interest is out of range.
     """
     design, runs = study.design, study.runs
     _check(design, runs, tier)
-    paired = pair_up(runs, design)
-    return _Comparing(study, paired, tier).answer()
+    return _Comparing(study, pair_up(runs, design), tier).answer()
 
 
 def _check(design: Design, runs: pd.DataFrame, tier: str) -> None:
@@ -90,8 +65,8 @@ def _check(design: Design, runs: pd.DataFrame, tier: str) -> None:
         raise ConfigError(f"seeds were added until arms were decided, so no {tier} verdict holds: leave --tier out")
     if not 0 < design.alpha < 1:
         raise ConfigError(f"alpha={design.alpha:g} must lie between 0 and 1")
-    if design.mei is not None and not (math.isfinite(design.mei) and design.mei >= 0):
-        raise ConfigError(f"mei={design.mei:g} must be a finite number, at least 0")
+    if design.sesoi is not None and not (math.isfinite(design.sesoi) and design.sesoi >= 0):
+        raise ConfigError(f"sesoi={design.sesoi:g} must be a finite number, at least 0")
     if runs.empty:
         raise DataError(f"study {design.study} has no runs")
     if design.baseline_arm is not None:
@@ -105,7 +80,7 @@ class _Comparing:
 
     def __init__(self, study: Study, paired: Paired, tier: str) -> None:
         design, runs = study.design, study.runs
-        self.design, self.runs, self.paired, self.wish = design, runs, paired, tier
+        self.study, self.design, self.runs, self.paired, self.wish = study, design, runs, paired, tier
         arms = paired.arms
         if design.baseline_arm is None and len(arms) == 1:
             of: dict[str, str | None] = {arms[0]: arms[0]}
@@ -118,13 +93,15 @@ class _Comparing:
             self.variances = np.nansum((paired.scores - self.means[:, None]) ** 2, axis=1) / np.where(
                 self.counts > 1, self.counts - 1, np.nan
             )
-        self.mei = design.mei if design.mei is not None else self._default_mei()
+        self.band = design.sesoi or 0.0
         self.baselines = [i for i, base in enumerate(self.base) if base == i]
         self.variants = [i for i, base in enumerate(self.base) if base != i]
         self.notes: list[str] = []
         self.worth: dict[str, rho.Worth] = {}
-        self.errors: dict[str, float] = {}
-        self.differences = np.empty((0, len(paired.pairs)))
+        waiting = (runs["state"] == "missing") & ~soundness.ended(runs) | (runs["state"] == "running")
+        self.coming: dict[str, int] = runs["arm"][waiting & paired.chosen].value_counts().to_dict()
+        self.verdicts: Verdicts | None = None
+        self.planned = study.stated.pairs if study.stated is not None else None
         used = runs[paired.finished]
         bases = used["arm"].isin([arms[i] for i in self.baselines])
         self.floor = study.noise(used["run"][bases].tolist()) if self.baselines else None
@@ -144,11 +121,24 @@ class _Comparing:
     def answer(self) -> Comparison:
         if self.paired.doubled:
             self.notes.append(f"{self.paired.doubled} runs repeat an arm and pair: their mean counts once.")
+        if self.paired.uneven:
+            self.notes.append(
+                f"{self.paired.uneven} runs are left out of the averages within a {self.design.pair}: other arms have "
+                "none with the same settings."
+            )
         rows = self._judged() if self.baselines else self._described()
-        correction = self._correction(rows)
         rows.sort(key=self._rank)
         self._say(rows)
-        return Comparison(self.design, tuple(rows), self._noise(rows), self.mei, correction, tuple(self.notes))
+        return Comparison(
+            design=self.design,
+            rows=tuple(rows),
+            noise=self._noise(),
+            correction=self._correction(),
+            notes=tuple(self.notes),
+            details=tuple(self._details(rows)),
+            post_hoc=tuple(self._post_hoc()),
+            caveat=soundness.above_floor(self.runs[self.paired.finished], self.paired, self.design),
+        )
 
     def _described(self) -> list[Row]:
         """Rows of a study whose baseline is still to be chosen."""
@@ -169,7 +159,26 @@ class _Comparing:
         self.variants = [i for i in self.variants if self.base[i] >= 0]
         if not self.variants:
             return rows
-        verdicts = self._verdicts()
+        bases = [self.base[i] for i in self.variants]
+        if self.design.looks is not None:
+            verdicts = judge_looks(self.paired, self.variants, bases, self.design, self.band)
+            every = self.paired.scores[self.variants] - self.paired.scores[bases]
+            if beyond := int(np.isfinite(every).sum() - np.isfinite(verdicts.differences).sum()):
+                self.notes.append(f"{beyond} pairs after the look that decided, or after a gap, are not compared.")
+        else:
+            verdicts = judge(
+                self.paired,
+                self.variants,
+                bases,
+                self.design,
+                self.band,
+                self.wish,
+                self.planned,
+                [self._to_come(i) + self._to_come(base) > 0 for i, base in zip(self.variants, bases, strict=True)],
+            )
+        self.verdicts = verdicts
+        if verdicts.dropped:
+            self.notes.append(f"{verdicts.dropped} arms are compared on the seeds that chose no nuisance value only.")
         doubted: dict[str, list[Doubt]] = {}
         arms = self.paired.arms
         for base in self.baselines:
@@ -183,82 +192,47 @@ class _Comparing:
             rows.append(self._variant(verdicts, k, i, self.base[i], found))
         return rows
 
-    def _verdicts(self) -> _Verdicts:
-        """What the numbers alone say of every variant."""
-        if self.design.looks is not None:
-            return self._looked(self.design.looks)
-        bases = [self.base[i] for i in self.variants]
-        found = fresh_pairs(self.paired, self.variants, bases, FEWEST["confirm"])
-        if found.dropped:
-            self.notes.append(f"{found.dropped} arms are compared on the seeds that chose no nuisance value only.")
-        fresh, scores = found.fresh, self.paired.scores
-        self.differences = np.where(found.usable, scores[self.variants] - scores[bases], np.nan)
-        flat = self._flat()
-        plain = stats.paired_t(self.differences)
-        null = stats.Null(self.floor.sd**2, self.floor.df) if self.floor is not None else None
-        pooled = stats.pooled_t(np.where(flat[:, None], np.nan, self.differences), null)
-        able = fresh & (plain.pairs >= FEWEST["confirm"])
-        confirm = np.ones_like(able) if self.wish == "confirm" else able & (self.wish != "screen")
-        high = self._decide(plain, "confirm", able & confirm & ~flat)
-        low = self._decide(pooled, "screen", ~confirm & ~flat)
-        own = confirm | flat
-        fit = Fit(*(np.where(own, getattr(plain, f), getattr(pooled, f)) for f in ("estimate", "error", "df", "pairs")))
-        return _Verdicts(
-            fit=fit,
-            half=fit.half_width(self.design.alpha),
-            p=fit.p(),
-            p_adjusted=np.where(confirm, high.p_adjusted, low.p_adjusted),
-            claim=np.where(confirm, high.claim, low.claim),
-            tiers=tuple("confirm" if high else "screen" for high in confirm),
-            fresh=fresh,
-            flat=flat,
-        )
-
-    def _looked(self, looks: Looks) -> _Verdicts:
-        """The same of a study whose seeds were added until each arm was decided."""
-        scores, pairs = self.paired.scores, self.paired.pairs
-        differences = scores[self.variants] - scores[[self.base[i] for i in self.variants]]
-        ordered, places = sequential.ordered(differences, pairs, self.design)
-        found = sequential.decide(ordered, looks, self.design.alpha, self.mei)
-        self.notes += sequential.notes(found.stand, differences)
-        self.differences = np.where(sequential.used(found.stand, places, len(pairs)), differences, np.nan)
-        fit = stats.paired_t(self.differences)
-        every = np.ones(len(fit.pairs), bool)
-        tiers: tuple[RowTier, ...] = tuple("sequential" for _ in fit.pairs)
-        return _Verdicts(fit, found.half, found.p, found.p_adjusted, found.claim, tiers, every, self._flat())
-
-    def _decide(self, fit: Fit, tier: Tier, eligible: NDArray[np.bool_]) -> verdict.Decision:
-        return verdict.decide(fit, tier=tier, alpha=self.design.alpha, mei=self.mei, eligible=eligible)
-
-    def _flat(self) -> NDArray[np.bool_]:
-        """Arms of two pairs or more whose differences are all the same to rounding."""
-        size = np.max(np.abs(self.paired.scores), initial=0.0, where=~np.isnan(self.paired.scores))
-        shown = ~np.isnan(self.differences)
-        high = np.where(shown, self.differences, -np.inf).max(1)
-        low = np.where(shown, self.differences, np.inf).min(1)
-        return np.asarray((shown.sum(1) >= 2) & (high - low <= ROUNDING * size))
-
-    def _weak(self, verdicts: _Verdicts, k: int, i: int, base: int) -> list[str]:
+    def _weak(self, verdicts: Verdicts, k: int, i: int, base: int) -> list[str]:
         """What an arm's data lack."""
         n = int(verdicts.fit.pairs[k])
         found = []
-        looks = self.design.looks
+        looks, pair = self.design.looks, self.design.pair
         if n == 0 and self.counts[i] and not self.counts[base]:
             found.append("the baseline has no finished run")
         elif n == 0 and self.counts[i]:
-            found.append(f"no {self.design.pair} that the baseline finished too")
+            found.append(f"no {pair} that the baseline finished too")
         elif n == 1:
             value = float(verdicts.fit.estimate[k])
             found.append(f"one pair only: it differs by {value:+.4g}, which has no interval")
         elif looks is not None and 0 < n < looks.first:
             found.append(f"{n} pairs only: the first look is after {looks.first}")
-        elif 0 < n < FEWEST["screen"]:
-            found.append(f"{n} pairs only: {FEWEST['screen']} are the fewest for a verdict")
-        if FEWEST["screen"] <= n < FEWEST["confirm"] and self.wish == "confirm":
-            found.append(f"{n} pairs: {FEWEST['confirm']} are the fewest that confirm")
+        elif 0 < n < FEWEST:
+            found.append(f"{n} pairs only: {FEWEST} are the fewest for a verdict")
+        if FEWEST <= n < CONFIRMS and self.wish == "confirm":
+            found.append(f"{n} pairs: {CONFIRMS} are the fewest that confirm")
+        if looks is None and n and (coming := self._to_come(i) + self._to_come(base)):
+            found.append(f"{coming} of the planned runs are still to come, so nothing is confirmed yet")
+        if verdicts.late[k]:
+            found.append(
+                f"{pair}s were added after runs were seen: a hint, which a new study (study=NAME) of as many confirms"
+            )
+        if n >= CONFIRMS and verdicts.claim[k] in (decision.LOWER, decision.HIGHER):
+            turning = [self.paired.pairs[j] for j in np.flatnonzero(verdicts.left_out.turns[k])]
+            if turning:
+                found.append(f"another verdict without {pair} {' or '.join(turning)}, so it is not confirmed")
+            if verdicts.skewed[k]:
+                mean, median = float(verdicts.fit.estimate[k]), float(verdicts.medians[k])
+                found.append(
+                    f"skewed: by the median difference ({median:+.4g}, the mean is {mean:+.4g}) the verdict is another "
+                    "one, so it is not confirmed"
+                )
         return found
 
-    def _variant(self, verdicts: _Verdicts, k: int, i: int, base: int, found: Sequence[Doubt | str]) -> Row:
+    def _to_come(self, i: int) -> int:
+        """Runs of an arm that have not ended, and are neither broken off nor gone."""
+        return self.coming.get(self.paired.arms[i], 0)
+
+    def _variant(self, verdicts: Verdicts, k: int, i: int, base: int, found: Sequence[Doubt | str]) -> Row:
         fit, n = verdicts.fit, int(verdicts.fit.pairs[k])
         warnings = [doubt.said if isinstance(doubt, Doubt) else doubt for doubt in found]
         blocked = {what for doubt in found if isinstance(doubt, Doubt) for what in doubt.blocks}
@@ -267,25 +241,33 @@ class _Comparing:
         tier = verdicts.tiers[k]
         name = self._name(int(verdicts.claim[k]))
         delta = None
-        self.errors[self.paired.arms[i]] = float(fit.error[k])
         if n >= 2 and math.isfinite(verdicts.half[k]):
             d, half, p = float(fit.estimate[k]), float(verdicts.half[k]), float(verdicts.p[k])
             delta = Interval(d, d - half, d + half, float(fit.df[k]), p)
         if verdicts.flat[k]:
             name, text = self._identical(float(fit.estimate[k]), n)
             warnings.append(text)
-        more = None
-        if "all" in blocked or name in blocked:
+        withheld = "all" in blocked or name in blocked
+        if withheld:
             name = "undecided"
-        elif name == "undecided" and not verdicts.flat[k] and tier != "sequential":
-            lacking = FEWEST[tier] - (n if verdicts.fresh[k] or tier == "screen" else 0)
-            more = max(self._more(fit, k, tier) or 0, lacking) or None
-        used = ~np.isnan(self.differences[k])
+        plan = None
+        if name == "undecided" and not withheld and delta is not None and n >= FEWEST and not verdicts.flat[k]:
+            plan = seeds_to_plan(
+                delta.estimate,
+                float(fit.error[k]),
+                n,
+                sesoi=self.band,
+                alpha=self.design.alpha,
+                arms=len(self.variants),
+            )
+        used = ~np.isnan(verdicts.differences[k])
         mine, theirs = self.paired.scores[i][used], self.paired.scores[base][used]
-        correlation = stats.correlation(mine, theirs)
-        worth = rho.of_arm(mine, theirs, self.design.alpha) if n >= 4 else None
+        alike = correlation(mine, theirs) if n >= CONFIRMS else math.nan
+        worth = rho.of_arm(mine, theirs, self.design.alpha) if n >= CONFIRMS else None
         if worth is not None:
             self.worth[self.paired.arms[i]] = worth
+        left = verdicts.left_out
+        decided = name in ("better", "worse")
         return self._row(
             i,
             name,
@@ -293,40 +275,32 @@ class _Comparing:
             tier=tier,
             delta=delta,
             p_adjusted=None if math.isnan(verdicts.p_adjusted[k]) else float(verdicts.p_adjusted[k]),
-            more_seeds=more,
-            rho=None if math.isnan(correlation) else correlation,
-            runs_saved=None if worth is None else worth.saved,
+            withheld=withheld,
+            plan=plan,
+            rho=None if math.isnan(alike) else alike,
+            median=float(verdicts.medians[k]),
+            left_out=(float(left.low[k]), float(left.high[k])) if decided and n >= 2 else None,
+            turns=tuple(self.paired.pairs[j] for j in np.flatnonzero(left.turns[k])) if decided else (),
             warnings=warnings,
         )
 
     def _name(self, claim: int) -> VerdictName:
-        if claim in (verdict.LOWER, verdict.HIGHER):
-            return "better" if (claim == verdict.LOWER) == (self.design.goal == "minimize") else "worse"
+        if claim in (decision.LOWER, decision.HIGHER):
+            return "better" if (claim == decision.LOWER) == (self.design.goal == "minimize") else "worse"
         return WORDS[claim]
 
     def _identical(self, difference: float, n: int) -> tuple[VerdictName, str]:
         if difference == 0:
             text = "the same score as the baseline in every pair: the setting changed nothing"
-            return ("equivalent" if n >= FEWEST["screen"] else "undecided"), text
+            return ("equivalent" if n >= FEWEST else "undecided"), text
         return "undecided", f"the same difference in every pair: the {self.design.pair} draws no new run"
-
-    def _more(self, fit: Fit, k: int, tier: Tier) -> int | None:
-        n = int(fit.pairs[k])
-        if n < 2:
-            return None
-        deviation = float(fit.error[k]) * math.sqrt(n)
-        family = len(self.variants)
-        return verdict.further_seeds(
-            float(fit.estimate[k]), deviation, n, mei=self.mei, alpha=self.design.alpha, tier=tier, family=family
-        )
 
     def _row(self, i: int, name: VerdictName, *, n: int, warnings: Sequence[str] = (), **found: Any) -> Row:
         """What a row says of its own runs, beside what was found by comparing."""
         arm = self.paired.arms[i]
         choice: Choice = self.paired.choices[arm]
         mine = self.by_arm.get(arm, {})
-        numbers: dict[str, Any] = {"tier": None, "delta": None, "p_adjusted": None, "more_seeds": None}
-        numbers |= {"rho": None, "runs_saved": None}
+        numbers: dict[str, Any] = {"tier": None, "delta": None, "p_adjusted": None, "rho": None}
         return Row(
             arm=arm,
             verdict=name,
@@ -359,18 +333,7 @@ class _Comparing:
         group = self.baselines.index(base) if base >= 0 else len(self.baselines)
         return group, last, 0.0 if math.isnan(value) else sign * value, row.arm
 
-    def _default_mei(self) -> float:
-        runs, metric = self.runs[self.paired.finished], self.design.metric
-        run_sd = math.sqrt(stats.typical_variance(self.variances, self.counts))
-        bytes_per_token = math.nan
-        if {"summary.val/loss", "summary.val/bpb"} <= set(runs.columns):
-            loss, bpb = (pd.to_numeric(runs[f"summary.val/{name}"], errors="coerce") for name in ("loss", "bpb"))
-            bytes_per_token = float((loss / (math.log(2) * bpb)).median())
-        known = self.means[self.counts > 0]
-        typical = float(np.median(known)) if len(known) else math.nan
-        return verdict.default_mei(metric, run_sd, bytes_per_token=bytes_per_token, typical=typical)
-
-    def _noise(self, rows: Sequence[Row]) -> Interval | None:
+    def _noise(self) -> Interval | None:
         """The interval of an arm that equals the baseline, with as many pairs as the arms have."""
         many = [i for i in self.baselines if self.counts[i] >= 2]
         if not many:
@@ -378,31 +341,48 @@ class _Comparing:
         n = int(np.median(self.counts[many]))
         freedom = self.counts[many] - 1.0
         variance = float(self.variances[many] @ freedom / freedom.sum())
-        screen = any(row.tier == "screen" for row in rows)
-        differences = self.differences if self.variants else np.empty((0, 0))
+        differences = np.empty((0, 0)) if self.verdicts is None else self.verdicts.differences
         if self.design.looks is not None:
             return sequential.floor(differences, n, variance, self.design)
-        return floor.interval(differences, n, variance, screen=screen, alpha=self.design.alpha, noise=self.floor)
+        return floor.interval(differences, n, variance, alpha=self.design.alpha, noise=self.floor)
 
-    def _correction(self, rows: Sequence[Row]) -> str:
+    def _correction(self) -> str:
         family = len(self.variants) if self.baselines else 0
         if self.design.looks is not None and family:
             return sequential.correction(self.design, family)
         if family < 2:
             return "none: one comparison" if family else "none: no comparison"
-        tiers = {row.tier for row in rows} - {None}
-        names = [name for tier, name in (("confirm", "Holm"), ("screen", "Benjamini-Hochberg")) if tier in tiers]
-        return f"{' (confirm), '.join(names)}{' (screen)' if len(names) > 1 else ''} over {family} comparisons"
+        return f"Holm over {family} comparisons"
+
+    def _post_hoc(self) -> list[str]:
+        """What was chosen once runs were there, although it decides what they say."""
+        found, stated = [], self.study.stated
+        if stated is None:
+            return []
+        unit = wording.unit(self.design.metric)
+        if self.design.sesoi is not None and stated.sesoi != self.design.sesoi:
+            before = "none was" if stated.sesoi is None else f"{stated.sesoi:g} was"
+            found.append(
+                f"the smallest effect size of interest of {self.design.sesoi:g} {unit} is post hoc: {before} stated "
+                "before the first run"
+            )
+        elif self.design.sesoi is None and stated.sesoi is not None:
+            found.append(f"the smallest effect size of interest of {stated.sesoi:g} {unit} was dropped post hoc")
+        if stated.metric != self.design.metric:
+            found.append(
+                f"the metric {self.design.metric} is post hoc: {stated.metric} was stated before the first run"
+            )
+        return found
 
     def _say(self, rows: Sequence[Row]) -> None:
         """What the reader of the table must know."""
-        if not self.baselines:
+        if not self.baselines or self.verdicts is None:
             return
         better = [row for row in rows if row.verdict == "better"]
-        known = [(row, row.delta) for row in rows if row.delta is not None and row.n >= FEWEST["screen"]]
+        known = [(row, row.delta) for row in rows if row.delta is not None and row.n >= FEWEST]
         if better and len(known) >= 3 and not self.design.within:
-            errors = [self.errors[row.arm] for row, _ in known]
-            drawn = stats.shrunken([delta.estimate for _, delta in known], errors)
+            errors = [(delta.high - delta.low) / 2 / self._critical(row) for row, delta in known]
+            drawn = shrunken([delta.estimate for _, delta in known], errors)
             place = next(j for j, (row, _) in enumerate(known) if row is better[0])
             self.notes.append(
                 f"{better[0].arm} was selected out of {len(known)}: its difference of "
@@ -410,14 +390,28 @@ class _Comparing:
             )
         if any(row.tier == "screen" for row in better):
             self.notes.append(
-                "A screen suggests: confirm a better arm on 5 or more fresh seeds before calling it best."
+                f"A screen suggests: a new study of {CONFIRMS} or more seeds confirms what it calls better."
             )
-        if any(row.verdict == "undecided" and row.more_seeds and row.n >= FEWEST["screen"] for row in rows):
-            self.notes.append(
-                "Adding seeds until an arm is decided makes false verdicts likelier: add them once, or use fresh ones."
-            )
-        variances = self.variances[self.variants] + self.variances[[self.base[i] for i in self.variants]]
-        if (paid := rho.of_all(self.differences, variances, len(self.baselines), self.design.alpha)) is not None:
-            self.notes.append(rho.said(paid, self.design.pair, self.worth))
+        for row in rows:
+            if row.left_out is not None:
+                self.notes.append(wording.left_out(row, self.design))
+        if text := wording.plans(
+            [row for row in rows if row.verdict == "undecided" and not row.withheld and row.n >= FEWEST]
+        ):
+            self.notes.append(text)
         if self.floor is not None:
-            self.notes.append(floor.said(self.floor, rows, self.runs))
+            self.notes.append(floor.said(self.floor, self.runs))
+
+    def _critical(self, row: Row) -> float:
+        """Standard errors in half of an arm's interval."""
+        assert self.verdicts is not None
+        k = self.variants.index(self.paired.arms.index(row.arm))
+        return float(self.verdicts.half[k] / self.verdicts.fit.error[k])
+
+    def _details(self, rows: Sequence[Row]) -> list[str]:
+        """What only a reader who asks for it wants to know."""
+        if self.verdicts is None:
+            return []
+        variances = self.variances[self.variants] + self.variances[[self.base[i] for i in self.variants]]
+        paid = rho.of_all(self.verdicts.differences, variances, len(self.baselines), self.design.alpha)
+        return [] if paid is None else [rho.said(paid, self.design.pair, self.worth)]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri, stdtrit
 
-from gpt_lab.report.stats import Array
+from gpt_lab.stats.paired import Array
 from gpt_lab.sweep.factorial import Word, group
 
 FEWEST_CONTRASTS = 7

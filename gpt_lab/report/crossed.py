@@ -8,7 +8,7 @@ import numpy as np
 
 from gpt_lab.report import contrasts, wording
 from gpt_lab.report.effects import Effects, Grid, Simple, interval_of, judge, listed, reversals, short
-from gpt_lab.report.stats import Array
+from gpt_lab.stats.paired import Array
 from gpt_lab.sweep.design import shown
 
 NOT_RUN = " (not run)"

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpt_lab.report import stats, wording
-from gpt_lab.report.compare import ROUNDING
+from gpt_lab.report import wording
 from gpt_lab.report.contrasts import Lenth
 from gpt_lab.report.pairing import Paired
-from gpt_lab.report.stats import Array
 from gpt_lab.report.types import Comparison, Interval
+from gpt_lab.stats.decision import holm
+from gpt_lab.stats.paired import ROUNDING, Array, paired_t
+from gpt_lab.stats.tiers import CONFIRMS, FEWEST
 from gpt_lab.sweep.design import Design
-from gpt_lab.sweep.power import FEWEST
 
 SAME = "the same in every pair"
 DOUBTED = "undecided: see notes"
@@ -95,7 +95,7 @@ class Grid:
         whole = ~np.isnan(scores).any(0)
         if not (whole & chose).any():
             return scores, ""
-        if (whole & ~chose).sum() >= FEWEST["confirm"]:
+        if (whole & ~chose).sum() >= CONFIRMS:
             return np.where(chose, np.nan, scores), "Only seeds that chose no nuisance value are compared."
         return (
             scores,
@@ -134,18 +134,18 @@ def judge(
         doubted: effects whose arms cannot fairly be compared: nothing is claimed of them.
         withheld: effects without a contrast that belong to the family all the same.
     """
-    design, mei = comparison.design, comparison.mei
+    design, sesoi = comparison.design, comparison.band
     size = float(np.nanmax(np.abs(scores)))
     counts = (~np.isnan(found)).sum(1)
     flat = (counts >= 2) & (np.nanmax(found, axis=1) - np.nanmin(found, axis=1) <= ROUNDING * size)
-    fit = stats.paired_t(np.where(flat[:, None], np.nan, found))
-    able = np.isfinite(fit.error) & (counts >= FEWEST["screen"])
+    fit = paired_t(np.where(flat[:, None], np.nan, found))
+    able = np.isfinite(fit.error) & (counts >= FEWEST)
 
     def corrected(distance: Array) -> Array:
-        return stats.holm(np.append(np.where(able, fit.tail(distance), 1.0), np.ones(withheld)))[: len(names)]
+        return holm(np.append(np.where(able, fit.tail(distance), 1.0), np.ones(withheld)))[: len(names)]
 
     away = np.abs(fit.estimate)
-    nonzero, beyond, inside = corrected(away), corrected(away - mei), corrected(mei - away)
+    nonzero, beyond, inside = corrected(away), corrected(away - sesoi), corrected(sesoi - away)
     half = fit.half_width(design.alpha)
     p = fit.p()
     effects = []
@@ -179,7 +179,7 @@ def judge(
 
 def interval_of(differences: Array, scores: Array, alpha: float) -> Interval | None:
     """Of one contrast over its pairs; None below two, or where all are the same to rounding of the scores."""
-    fit = stats.paired_t(differences[None])
+    fit = paired_t(differences[None])
     estimate, error = float(fit.estimate[0]), float(fit.error[0])
     if not math.isfinite(error):
         return None
@@ -210,7 +210,7 @@ def reversals(effect: Effect, design: Design) -> list[str]:
 def surely(simple: Simple) -> bool:
     """Both intervals exclude 0, on different sides, with as many pairs as a verdict needs."""
     low, high = simple.at
-    if min(low.df, high.df) < FEWEST["screen"] - 1:
+    if min(low.df, high.df) < FEWEST - 1:
         return False
     return (low.high < 0 < high.low) or (high.high < 0 < low.low)
 

@@ -10,17 +10,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gpt_lab.report import wording
+from gpt_lab.report import soundness, wording
 from gpt_lab.report.baseline_curve import Curve, curve, per_pair, same_schedule, shared
 from gpt_lab.report.fairness import doubts
 from gpt_lab.report.pairing import Paired, fresh, pair_up, part, references
 from gpt_lab.report.speedup import FEWEST_PAIRS, Matched, Ratio, Reach, usable
-from gpt_lab.report.stats import Array, Fit
-from gpt_lab.report.types import Comparison, Interval, Row, Section, Study, Tier, VerdictName
-from gpt_lab.report.verdict import EQUIVALENT, HIGHER, LOWER, SMALL, decide
+from gpt_lab.report.types import Comparison, Interval, Row, Section, Study, VerdictName
+from gpt_lab.stats.decision import EQUIVALENT, HIGHER, LOWER, SMALL, decide
+from gpt_lab.stats.paired import Array, Fit
+from gpt_lab.stats.tiers import CONFIRMS
 from gpt_lab.sweep.design import Design
 from gpt_lab.sweep.fairness import SAME, Doubt
-from gpt_lab.sweep.power import FEWEST
 
 METRICS = ("val/bpb", "val/loss")
 COSTS = {"tokens": "per token", "flops": "per FLOP", "seconds": "per second"}
@@ -54,7 +54,7 @@ class Line:
 
     Fields:
         index, base: places of its arm and its baseline's among the arms.
-        compared: the pairs that the report compares. fresh: whether they chose nothing.
+        compared: the pairs that the report compares.
         used: those of them that have the whole curve. reach: None where the curve tells nothing, for the `reason`.
         ratios, verdicts: by kind of cost (COSTS).
     """
@@ -63,7 +63,6 @@ class Line:
     index: int
     base: int
     compared: NDArray[np.bool_]
-    fresh: bool
     used: NDArray[np.bool_]
     reach: Reach | None = None
     reason: str = ""
@@ -91,14 +90,11 @@ def answer(comparison: Comparison, study: Study) -> Answer | None:
     place = {arm: i for i, arm in enumerate(paired.arms)}
     known = references(design, paired.arms)
     at = [(place[row.arm], place[str(known[row.arm])]) for row in rows]
-    chosen = fresh(paired, [i for i, _ in at], [base for _, base in at], FEWEST["confirm"])
+    chosen = fresh(paired, [i for i, _ in at], [base for _, base in at], CONFIRMS)
     spent = {cost: per_pair(runs, paired, cost) for cost in COSTS}
     bases = {base for _, base in at}
     found = Answer(
-        tuple(
-            Line(row, i, base, used, bool(clean), used)
-            for row, (i, base), used, clean in zip(rows, at, chosen.usable, chosen.fresh, strict=True)
-        ),
+        tuple(Line(row, i, base, used, used) for row, (i, base), used in zip(rows, at, chosen.usable, strict=True)),
         {base: curve(study, paired, design, base, spent["tokens"]) for base in bases},
         paired,
         spent,
@@ -110,8 +106,9 @@ def answer(comparison: Comparison, study: Study) -> Answer | None:
         line.reason = forbidden or _reach(line, found, runs[paired.finished], design.alpha)
         if apart:
             line.ratios.pop("seconds", None)
-    for cost in COSTS:
-        _judge(cost, found, apart if cost == "seconds" else "", blocked, comparison)
+    used = runs[paired.finished]
+    uneven = {base: soundness.uneven(used, paired.arms[base]) for base in bases}
+    _judge(found, apart, uneven, blocked, comparison)
     return found
 
 
@@ -142,65 +139,67 @@ def _reach(line: Line, found: Answer, runs: pd.DataFrame, alpha: float) -> str:
 
 
 def _judge(
-    cost: str, found: Answer, apart: str, blocked: Mapping[str, Sequence[Doubt]], comparison: Comparison
+    found: Answer,
+    apart: str,
+    uneven: Mapping[int, Mapping[str, str]],
+    blocked: Mapping[str, Sequence[Doubt]],
+    comparison: Comparison,
 ) -> None:
-    """Fills in the verdicts of one kind of cost, corrected over all variants as the report's own are."""
-    estimates: list[Matched] = []
-    for line in found.lines:
-        spent = found.spent[cost]
-        base, mine = spent[line.base, line.compared], spent[line.index, line.compared]
+    """Fills in the verdicts, those of all kinds of cost corrected together.
+
+    Args:
+        apart: why no seconds compare. uneven: by baseline and arm, why theirs do not.
+    """
+    estimates: dict[tuple[int, str], Matched] = {}
+    for number, line in enumerate(found.lines):
         of_base = found.curves[line.base]
-        if apart or not (usable(base) and usable(mine)):
-            estimates.append(Matched(None, reason=apart or f"{NAMES[cost]} are not recorded"))
-        elif abs(float(mine.mean() / base.mean()) - 1) <= SAME:
-            line.verdicts[cost] = AtCost(line.row.verdict, line.row.delta)
-            estimates.append(Matched(None))
-        elif line.reach is None or isinstance(of_base, str):
-            estimates.append(Matched(None, reason=line.reason))
-        elif of_base.rough:
-            estimates.append(Matched(None, reason="the baseline's curve is one in mid-schedule"))
-        else:
-            estimates.append(line.reach.matched(spent[line.base, line.used], spent[line.index, line.used]))
-    verdicts = _decided(found.lines, estimates, blocked, comparison)
-    for line, one in zip(found.lines, verdicts, strict=True):
-        line.verdicts.setdefault(cost, one)
+        busy = uneven.get(line.base, {}).get(line.row.arm, "")
+        for cost in COSTS:
+            spent, elsewhere = found.spent[cost], (apart or busy) if cost == "seconds" else ""
+            base, mine = spent[line.base, line.compared], spent[line.index, line.compared]
+            if elsewhere or not (usable(base) and usable(mine)):
+                line.verdicts[cost] = AtCost(None, reason=elsewhere or f"{NAMES[cost]} are not recorded")
+            elif abs(float(mine.mean() / base.mean()) - 1) <= SAME:
+                line.verdicts[cost] = AtCost(line.row.verdict, line.row.delta)
+            elif line.reach is None or isinstance(of_base, str):
+                line.verdicts[cost] = AtCost(None, reason=line.reason)
+            elif of_base.rough:
+                line.verdicts[cost] = AtCost(None, reason="the baseline's curve is one in mid-schedule")
+            else:
+                one = line.reach.matched(spent[line.base, line.used], spent[line.index, line.used])
+                if one.estimate is None:
+                    line.verdicts[cost] = AtCost(None, reason=one.reason)
+                else:
+                    estimates[number, cost] = one
+    for (number, cost), verdict in _decided(estimates, found.lines, blocked, comparison).items():
+        found.lines[number].verdicts[cost] = verdict
 
 
 def _decided(
+    estimates: Mapping[tuple[int, str], Matched],
     lines: Sequence[Line],
-    estimates: Sequence[Matched],
     blocked: Mapping[str, Sequence[Doubt]],
     comparison: Comparison,
-) -> list[AtCost]:
-    design = comparison.design
+) -> dict[tuple[int, str], AtCost]:
+    """Over the family of what is estimated here and of the report's own comparisons, which count as not rejected."""
+    design, known = comparison.design, list(estimates.values())
+    rest = len(comparison.rows) - 1
     fit = Fit(
-        np.array([math.nan if one.estimate is None else one.estimate for one in estimates]),
-        np.array([one.error for one in estimates]),
-        np.array([one.pairs - 1.0 for one in estimates]),
-        np.array([one.pairs for one in estimates], np.int64),
+        np.array([*(math.nan if one.estimate is None else one.estimate for one in known), *[math.nan] * rest]),
+        np.array([*(one.error for one in known), *[math.nan] * rest]),
+        np.array([*(one.pairs - 1.0 for one in known), *[math.nan] * rest]),
+        np.array([*(one.pairs for one in known), *[0] * rest], np.int64),
     )
-    confirm = np.array([line.fresh and line.row.tier == "confirm" for line in lines])
-    claims: dict[Tier, NDArray[np.int64]] = {}
-    tiers: tuple[tuple[Tier, NDArray[np.bool_]], ...] = (("confirm", confirm), ("screen", ~confirm))
-    for tier, eligible in tiers:
-        decision = decide(fit, tier=tier, alpha=design.alpha, mei=comparison.mei, eligible=eligible)
-        claims[tier] = decision.claim
-    half = np.where(fit.pairs >= FEWEST_PAIRS, fit.half_width(design.alpha), np.nan)
-    p = fit.p()
-    result = []
-    for k, (line, one) in enumerate(zip(lines, estimates, strict=True)):
-        if one.estimate is None:
-            result.append(AtCost(None, reason=one.reason))
-            continue
-        delta = Interval(
-            one.estimate, one.estimate - float(half[k]), one.estimate + float(half[k]), one.pairs - 1.0, float(p[k])
-        )
-        name = WORDS.get(int(claims["confirm" if confirm[k] else "screen"][k]), "undecided")
-        against = [doubt for doubt in blocked[line.row.arm] if name in doubt.blocks]
-        if against:
-            result.append(AtCost("undecided", delta, against[0].text))
-        else:
-            result.append(AtCost(name, delta))
+    claims = decide(fit, alpha=design.alpha, sesoi=comparison.band).claim
+    half, p = fit.half_width(design.alpha), fit.p()
+    result = {}
+    for k, ((number, cost), one) in enumerate(estimates.items()):
+        assert one.estimate is not None
+        ends = (one.estimate - float(half[k]), one.estimate + float(half[k]))
+        delta = Interval(one.estimate, *ends, one.pairs - 1.0, float(p[k]))
+        name = WORDS.get(int(claims[k]), "undecided")
+        against = [doubt for doubt in blocked[lines[number].row.arm] if name in doubt.blocks]
+        result[number, cost] = AtCost("undecided", delta, against[0].text) if against else AtCost(name, delta)
     return result
 
 
@@ -232,9 +231,7 @@ def make(comparison: Comparison, study: Study) -> list[Section]:
         return []
     base = f"{comparison.design.baseline_arm}{wording.within(comparison.design)}"
     if all(line.reach is None for line in found.lines):
-        reasons = dict.fromkeys(line.reason for line in found.lines)
-        way = "Several budgets in the sweep (budget.tokens, and gpt_lab.within: [budget.tokens]) would give it."
-        return [Section(f"Speed-up over {base}", (*(f"Not given: {reason}." for reason in reasons), way))]
+        return []
     return [_speedups(found, comparison, base), _verdicts(found, comparison)]
 
 
@@ -277,8 +274,9 @@ def _verdicts(found: Answer, comparison: Comparison) -> Section:
     said = [
         (
             f"The difference ({unit}) to a baseline that spends as many tokens, FLOPs or seconds as the arm: the "
-            "baseline's own runs where they did (within 1 %), else they are moved along its curve. Corrected over the "
-            "arms in each column."
+            "baseline's own runs where they did (within 1 %), else they are moved along its curve. Corrected by Holm "
+            "over all arms and columns. FLOPs count the keys that a causal query sees; what a kernel computes beyond "
+            "them shows in seconds."
         )
     ]
     reasons = [

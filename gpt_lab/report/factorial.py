@@ -4,7 +4,7 @@ A sweep with `design: factorial` gets the effects of report/contrasts.py. Any ot
 for each pair of factors with the others at the baseline, the differences of differences against the baseline's cell:
 (a', b') - (a', b) - (a, b') + (a, b). Either is computed in each pair of runs (seed) that has every arm that it needs,
 then tested by a plain t over the seeds: what a seed does to all arms drops out. p-values are corrected by Holm over all
-effects listed. The words, with e the smallest effect of interest, each claim corrected by itself:
+effects listed. The words, with e the smallest effect size of interest, each claim corrected by itself:
 
     matters          the effect lies beyond e
     negligible       it lies within (-e, e)
@@ -38,8 +38,8 @@ from gpt_lab.report.effects import (
 )
 from gpt_lab.report.fairness import doubts
 from gpt_lab.report.pairing import pair_up
-from gpt_lab.report.stats import Array
 from gpt_lab.report.types import Comparison, Section, Study
+from gpt_lab.stats.paired import Array
 from gpt_lab.sweep import factorial
 from gpt_lab.sweep.design import Design, shown
 
@@ -63,8 +63,7 @@ def sections(comparison: Comparison, study: Study) -> list[Section]:
     if tested:
         sentences.append(
             f"{level} intervals, plain t over the {comparison.design.pair}s; p-values by Holm over all "
-            f"{'effects' if found.coded else 'interactions'}, those withheld included; smallest effect of interest "
-            f"{wording.amount(comparison.mei)}."
+            f"{'effects' if found.coded else 'interactions'}, those withheld included.{wording.margin(comparison)}"
         )
     warned = [row.arm for row in comparison.rows if row.warnings]
     if found.effects and warned:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from gpt_lab.errors import ConfigError
 from gpt_lab.report.types import Comparison, Study
 from gpt_lab.schema import NOT_IDENTITY
 from gpt_lab.sweep.design import Sweep, shown
@@ -147,7 +149,7 @@ def environment(study: Study) -> dict[str, Counter[str]]:
     found = {}
     for column in runs.columns:
         key = column.removeprefix("env.")
-        if key != column and key not in ("command", "started", "finished"):
+        if key != column and key not in ("command", "started", "finished", "lossy", "ends"):
             values = Counter(_text(value) for value in runs[column].tolist())
             if set(values) != {"–"} and set(values) != {""}:
                 found[key] = values
@@ -198,9 +200,53 @@ def remarks(comparison: Comparison, study: Study) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def _seeds(sweep: Sweep) -> list[str]:
+    """`--seeds N` where the sweep ran with other seeds than its file states; [] where the file cannot tell."""
+    from gpt_lab.sweep import spec
+
+    try:
+        stated = spec.load(sweep.path, sweep.overrides).design
+    except ConfigError:
+        return []
+    mine, theirs = (list(one.values.get(one.pair, ())) for one in (sweep.design, stated))
+    return [] if mine == theirs or sweep.design.looks is not None else ["--seeds", str(len(mine))]
+
+
+def fixed(study: Study) -> list[str]:
+    """`key=value` of what all runs share: budget, scale, data, tokenizer and what is not the default; no seeds."""
+    from gpt_lab import config, names
+
+    runs = study.runs[study.runs["state"] != "missing"]
+    shared = {}
+    for column in runs.columns:
+        key = str(column).removeprefix("config.")
+        if key == column or not len(runs) or key.split(".")[0] in NOT_IDENTITY:
+            continue
+        first = runs[column].iat[0]
+        if runs[column].map(_text).nunique() == 1 and _text(first) != "–":
+            shared[key] = _text(first)
+    groups = [f"{group}={shared[f'{group}.name']}" for group in names.GROUPS if f"{group}.name" in shared]
+    usual: dict[str, str] = {}
+    with contextlib.suppress(ConfigError):  # a part of a package that is not installed here
+        usual = {key: _text(value) for key, value in config.compose(groups).flat().items()}
+    default = {key: _text(value) for key, value in config.compose([]).flat().items()}
+    compared = {factor.split(".")[0] for factor in (*study.design.factors, *study.design.nuisance)}
+    found = []
+    for key, value in shared.items():
+        group, _, option = key.partition(".")
+        if key in ("seed", "replica", "batch.seed", study.design.pair) or key in study.design.factors:
+            continue
+        if option == "name" and group in names.GROUPS:
+            if group in ("scale", "data", "tokenizer") or value != default.get(key):
+                found.append(f"{group}={value}")
+        elif group == "budget" or (value != usual.get(key, default.get(key)) and group not in compared):
+            found.append(f"{key}={value}")
+    return found
+
+
 def commands(study: Study, sweep: Sweep | None, report: str) -> list[str]:
     """Command lines that repeat the study: its sweep and this report; without a sweep each run's own."""
     if sweep is not None:
-        return [shlex.join(["uv", "run", "sweep", str(sweep.path), *sweep.overrides]), report]
+        return [shlex.join(["uv", "run", "sweep", str(sweep.path), *sweep.overrides, *_seeds(sweep)]), report]
     known = [text for text in study.runs.get("env.command", ()) if isinstance(text, str) and text]
     return [*(f"uv run {text}" for text in dict.fromkeys(known)), report]

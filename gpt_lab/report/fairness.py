@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 
 from gpt_lab import schema
-from gpt_lab.report import untuned
+from gpt_lab.report import soundness, untuned
 from gpt_lab.report.pairing import Paired, fresh
+from gpt_lab.stats.tiers import CONFIRMS
 from gpt_lab.store import record
 from gpt_lab.sweep import fairness
 from gpt_lab.sweep.design import Design
 from gpt_lab.sweep.fairness import SAME, Doubt, doubt
-from gpt_lab.sweep.power import FEWEST
 
 COUNTS = {"params": "parameters_non_embedding", "flops": "train_flops_per_token"}
 """What each value of `match` makes equal."""
@@ -37,6 +37,7 @@ def doubts(
     found: Found = {arm: [] for arm in paired.arms if arm != baseline}
     used = runs[paired.finished]
     _lost(runs[paired.chosen], baseline, found)
+    soundness.doubts(runs, paired, design, baseline, found)
     _tuning(runs, paired, design, baseline, found)
     for arm, more in untuned.doubts(used, paired, design, baseline).items():
         found[arm] += more
@@ -47,6 +48,7 @@ def doubts(
     for arm, keys in _unlike(used, baseline).items():
         found[arm] += fairness.unlike(keys, design, matched=arm in matched)
     _versions(used, design, baseline, found)
+    _text(runs[paired.chosen], design, baseline, found)
     return found
 
 
@@ -85,7 +87,7 @@ def _lost(chosen: pd.DataFrame, baseline: str, found: Found) -> None:
 def _tuning(runs: pd.DataFrame, paired: Paired, design: Design, baseline: str, found: Found) -> None:
     base = paired.choices[baseline]
     place = paired.arms.index
-    tested = fresh(paired, [place(arm) for arm in found], [place(baseline)] * len(found), FEWEST["confirm"]).fresh
+    tested = fresh(paired, [place(arm) for arm in found], [place(baseline)] * len(found), CONFIRMS).fresh
     begun = runs[~runs["state"].isin(["missing", "failed"])] if design.nuisance else runs[:0]
     tunings: Mapping[Any, Any] = begun.groupby("arm")["tuning"].unique().to_dict()
     for (arm, each), clean in zip(found.items(), tested, strict=True):
@@ -173,24 +175,36 @@ def _versions(used: pd.DataFrame, design: Design, baseline: str, found: Found) -
             found[arm].append(doubt(rule, f"{what} in {fairness.pairs(count)}", *blocks))
 
     if not compared & {"data", "tokenizer"}:
-        judge("data", "another version of the data than the baseline's", ("data",), _equal, "all")
+        judge("data", "another version of the data than the baseline's", ("data",), _known_equal, "all")
     judge(
         "code",
         "other code than the baseline's",
-        ("commit", "dirty", "changes"),
-        lambda a, b: record.same_code(*a, *b),
+        ("code", "commit", "dirty", "changes"),
+        _same_code,
         *("better", "worse"),
     )
+    judge("torch", "another torch than the baseline's", ("packages",), _same_torch, "better", "worse")
     if not compared & {"precision", "device"}:
         judge("numbers", "another number format than the baseline's", ("precision",), _equal, "better", "worse")
     if timed and not compared & {"device"}:
         judge("machine", "another machine than the baseline's", MACHINE, _equal, "all")
 
 
+def _text(chosen: pd.DataFrame, design: Design, baseline: str, found: Found) -> None:
+    """Bits per byte of text that does not come back from its tokens, or whose ends only one of two arms encodes."""
+    known = [key for key in ("lossy", "ends") if f"env.{key}" in chosen]
+    said: dict[str, dict[str, Any]] = {}
+    for arm, own in chosen.groupby("arm", sort=False):
+        values = {key: [value for value in own[f"env.{key}"] if isinstance(value, str | bool)] for key in known}
+        said[str(arm)] = {key: max(found, default=None) for key, found in values.items()}
+    for arm, each in found.items():
+        each += fairness.unlike_text(said.get(arm, {}), said.get(baseline, {}), design)
+
+
 def _apart(used: pd.DataFrame, columns: list[str], baseline: str, same: Callable[[Any, Any], bool]) -> dict[str, int]:
     """Of each arm the pairs in which what its run and the baseline's say of themselves is not the same.
 
-    A run that says nothing of any of these differs from none.
+    What says nothing of any of these in all runs tells nothing.
     """
     known = [name for name in columns if name in used]
     if not known or not any(used[name].nunique(dropna=False) > 1 for name in known):
@@ -201,8 +215,7 @@ def _apart(used: pd.DataFrame, columns: list[str], baseline: str, same: Callable
     codes, names = pd.factorize(pd.Series(values, dtype=object))
     by_pair: dict[str, dict[str, set[int]]] = {}
     for arm, pair, code in zip(used["arm"], used["pair"], codes, strict=True):
-        if any(value is not None for value in names[code]):
-            by_pair.setdefault(arm, {}).setdefault(pair, set()).add(int(code))
+        by_pair.setdefault(arm, {}).setdefault(pair, set()).add(int(code))
     verdicts: dict[tuple[int, int], bool] = {}
 
     def differ(a: int, b: int) -> bool:
@@ -222,6 +235,25 @@ def _apart(used: pd.DataFrame, columns: list[str], baseline: str, same: Callable
 def _equal(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
     """Where both say something, they say the same."""
     return all(a == b for a, b in zip(first, second, strict=True) if a is not None and b is not None)
+
+
+def _known_equal(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
+    return first == second
+
+
+def _same_code(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
+    """By the content of the modules where both name it, else by their commits; not where only one names its code."""
+    (code, *version), (other, *of_other) = first, second
+    if code is not None and other is not None:
+        return bool(code == other)
+    if (code is None and version[0] is None) != (other is None and of_other[0] is None):
+        return False
+    return record.same_code(*version, *of_other)
+
+
+def _same_torch(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
+    a, b = (soundness.torch_version(one[0]) for one in (first, second))
+    return a is None or b is None or a == b
 
 
 def _matched(used: pd.DataFrame, design: Design, baseline: str) -> set[str]:

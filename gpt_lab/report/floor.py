@@ -11,13 +11,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from gpt_lab.report import stats
-from gpt_lab.report.stats import Array
-from gpt_lab.report.types import Interval, Row
+from gpt_lab.report.types import Interval
+from gpt_lab.stats.paired import Array, paired_t
 from gpt_lab.sweep import noise, null
 from gpt_lab.sweep.design import Design
 from gpt_lab.sweep.noise import Noise
-from gpt_lab.sweep.power import NOISE_DF
 
 
 def find(
@@ -45,9 +43,7 @@ def find(
     return max((one for one in found if one is not None), key=lambda one: one.pairs, default=None)
 
 
-def interval(
-    differences: Array, runs: int, variance: float, *, screen: bool, alpha: float, noise: Noise | None
-) -> Interval:
+def interval(differences: Array, runs: int, variance: float, *, alpha: float, noise: Noise | None) -> Interval:
     """The interval of an arm that equals the baseline, with as many pairs as the arms have.
 
     By null pairs where there are any, else by the arms' own differences, else by the baseline's runs as if unpaired.
@@ -55,33 +51,27 @@ def interval(
     Args:
         differences: (arms, pairs) to the baseline, NaN where one is missing.
         runs, variance: of the baseline's scores.
-        screen: whether any arm is judged by a pooled variance.
     """
-    pairs = (~np.isnan(differences)).sum(1)
-    counted = pairs[pairs >= 2]
-    n, spread, df = runs, 2 * variance, runs - 1.0
+    fit = paired_t(differences) if len(differences) else None
+    counted = np.empty(0, np.int64) if fit is None else fit.pairs[fit.pairs >= 2]
+    n = int(np.median(counted)) if len(counted) else runs
+    spread, df = 2 * variance, runs - 1.0
     if noise is not None:
-        n = int(np.median(counted)) if len(counted) else runs
         spread, df = noise.sd**2, float(noise.df)
-    elif len(differences):
-        found = stats.prior(differences)
-        if math.isfinite(found.variance) and len(counted):
-            n, spread = int(np.median(counted)), float(found.variance)
-            df = max(min(float(found.df) + n - 1, float(found.most)), n - 1.0) if screen else n - 1.0
+    elif fit is not None and len(counted):
+        spread, df = float(np.nanmean(fit.error**2 * fit.pairs)), n - 1.0
     half = float(stdtrit(df, 1 - alpha / 2)) * math.sqrt(spread / n)
     return Interval(0.0, -half, half, df, 1.0)
 
 
-def said(noise: Noise, rows: Sequence[Row], runs: pd.DataFrame) -> str:
-    """A note on where the noise floor comes from and what it does to the verdicts."""
+def said(noise: Noise, runs: pd.DataFrame) -> str:
+    """A note on where the noise floor comes from."""
     low, high = noise.interval()
     text = (
         f"Noise floor: two runs of the baseline that differ by chance alone are {noise.sd:.4g} apart (sd, 95 % "
         f"{low:.4g} to {high:.4g}; correlation {noise.rho:.2f}), by {noise.pairs} null pairs of other seeds in "
         f"{noise.folder}, made {noise.last[:10]}."
     )
-    if any(row.tier == "screen" for row in rows):
-        text += f" They count as {min(noise.df, NOISE_DF)} degrees of freedom in the variance of each screen verdict."
     if noise.diverged:
         text += f" {noise.diverged} of their runs diverged and say nothing."
     here = {str(commit)[:12] for commit in runs.get("env.commit", ()) if isinstance(commit, str) and commit}

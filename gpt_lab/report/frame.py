@@ -5,6 +5,7 @@ Loaders (`local.load`, `offline.load`, `wandb_api.load`) return a report.source.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,10 +18,10 @@ from gpt_lab.report import arms, floor, local
 from gpt_lab.report.source import ENVIRONMENT, Source, Wanted
 from gpt_lab.report.targets import Options, Places, find
 from gpt_lab.report.types import COLUMNS, Study
-from gpt_lab.sweep.design import Sweep
+from gpt_lab.sweep.design import Design, Stated, Sweep
 from gpt_lab.sweep.noise import Noise
 
-TEXT = frozenset({"run", "source", "study", "name", "state", "arm", "tuning", "pair", "error"})
+TEXT = frozenset({"run", "source", "study", "name", "state", "arm", "tuning", "pair", "stratum", "error", "conflict"})
 
 
 class Loaded(Study):
@@ -38,7 +39,7 @@ class Loaded(Study):
         sweep: Sweep | None,
         runs_dirs: Sequence[Path] = (),
     ) -> None:
-        super().__init__(arranged.design, runs, arranged.notes)
+        super().__init__(arranged.design, runs, arranged.notes, _stated(arranged.design, sources, sweep))
         self.sweep = sweep
         self._sources = {r["run"]: source for source in sources for r in source.rows}
         self._rows, self._runs_dirs = arranged.rows, tuple(runs_dirs)
@@ -54,12 +55,22 @@ class Loaded(Study):
         for source in {id(s): s for s in self._sources.values()}.values():
             own = [run for run in runs if self._sources.get(run) is source]
             if own:
+                told = len(source.notes)
                 found.update(source.curves(own))
+                self.notes += source.notes[told:]
         return found
 
     def noise(self, runs: list[str]) -> Noise | None:
         """What null pairs tell of these runs' recipe: of other seeds than the study's, computed as these runs were."""
         return floor.find(self._rows, runs, self.design, self._runs_dirs)
+
+
+def _stated(design: Design, sources: Sequence[Source], sweep: Sweep | None) -> Stated:
+    """What was said of the verdicts before the first run: by a ledger, else by the sweep; nothing of runs without."""
+    known = next((source.stated for source in sources if source.stated is not None), None)
+    if known is not None:
+        return known
+    return Stated(None, design.metric) if sweep is None else sweep.design.stated
 
 
 def load(targets: Sequence[str], options: Options) -> Study:
@@ -107,7 +118,7 @@ def _asked_for(
     ledger = next((source for source in sources if source.wanted is not None), None)
     if ledger is not None and len(sources) == 1:
         assert ledger.sweep is not None
-        return _newer(places.sweep, ledger.sweep, notes), ledger.wanted
+        return _newer(places.sweep, ledger, notes)
     sweep = places.sweep or next((source.sweep for source in sources if source.sweep is not None), None)
     guessed = sweep is None and not places.runs and len(places.studies) == 1
     if guessed:
@@ -124,17 +135,37 @@ def _asked_for(
     return sweep, wanted
 
 
-def _newer(named: Sweep | None, stored: Sweep, notes: list[str]) -> Sweep:
-    """The named file's question, baseline and thresholds, if it still compares what the ledger's copy does."""
+def _newer(named: Sweep | None, ledger: Source, notes: list[str]) -> tuple[Sweep, list[Wanted] | None]:
+    """The named file with its own cells, what the ledger knows of them, and those that it does not; else the ledger's.
+
+    Of a file that compares other settings than when the sweep ran, the version that ran is reported.
+    """
+    stored = ledger.sweep
+    assert stored is not None
     if named is None:
-        return stored
+        return stored, ledger.wanted
     new, old = named.design, stored.design
     if any(getattr(new, key) != getattr(old, key) for key in ("factors", "nuisance", "pair", "tuning_pairs", "looks")):
         notes.append(f"{named.path} compares other settings than when the sweep ran: the version that ran is reported")
-        return stored
-    if named.raw.get("parameters") != stored.raw.get("parameters"):
-        notes.append(f"{named.path} has changed since the sweep ran: cells that were added are not here yet")
-    return named
+        return stored, ledger.wanted
+    if _asks(named) == _asks(stored) or not named.listed:
+        return dataclasses.replace(named, raw=stored.raw, overrides=stored.overrides), ledger.wanted
+    known = {one.key: one for one in ledger.every}
+    wanted = [known.get(one.key, one) for one in _cells(named)]
+    missing = sum(one.key not in known for one in wanted)
+    beyond = len(known) - (len(wanted) - missing)
+    said = [f"{missing} of its cells have not been run"] if missing else []
+    said += [f"{beyond} runs that it does not ask for are left out"] if beyond else []
+    notes.append(f"{named.path} has changed since the sweep ran: {', '.join(said) or 'the same cells'}")
+    return named, wanted
+
+
+def _asks(sweep: Sweep) -> tuple[Any, ...]:
+    """What decides which cells a sweep has."""
+    block = sweep.raw.get("gpt_lab") or {}
+    rules = {key: block.get(key) for key in ("zip", "per", "exclude", "match", "tune", "seeds", "design", "fraction")}
+    seeds = {key: value for key, value in sweep.raw["parameters"].items() if key != sweep.design.pair}
+    return seeds, sweep.raw.get("command"), rules, sweep.overrides
 
 
 def _named_like(places: Places) -> Sweep | None:
@@ -170,8 +201,9 @@ def _table(arranged: arms.Arranged) -> pd.DataFrame:
     lost = 0
     for r in rows:
         value = r["summary"].get(metric) if r["state"] == "finished" else None
-        r["score"] = float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
-        lost += r["state"] == "finished" and math.isnan(r["score"])
+        r["score"] = _score(value)
+        r.setdefault("conflict", "")
+        lost += r["state"] == "finished" and not math.isfinite(r["score"])
     if lost:
         arranged.notes.append(f"{lost} finished runs have no finite {metric} and do not count")
     columns: dict[str, Any] = {}
@@ -183,6 +215,15 @@ def _table(arranged: arms.Arranged) -> pd.DataFrame:
         columns |= {f"{prefix}.{key}": _column([r[prefix].get(key) for r in rows]) for key in keys}
     columns |= {f"env.{key}": _column([r["env"].get(key) for r in rows]) for key in ENVIRONMENT}
     return pd.DataFrame(columns)
+
+
+def _score(value: Any) -> float:
+    """A finite number as such, infinity for any other number (a run that went badly), NaN for what is none."""
+    if isinstance(value, str) and value.strip().lstrip("+-").lower() in ("nan", "inf", "infinity"):
+        return math.inf
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return math.nan
+    return float(value) if math.isfinite(value) else math.inf
 
 
 def _column(values: list[Any]) -> pd.Series:

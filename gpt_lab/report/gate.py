@@ -9,23 +9,32 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gpt_lab.errors import ConfigError
 from gpt_lab.report.targets import Options, Places
+from gpt_lab.stats.tiers import FEWEST
 
 if TYPE_CHECKING:
-    from gpt_lab.report.types import Comparison, Row, VerdictName
+    import pandas as pd
+
+    from gpt_lab.report.types import Comparison, Row
+    from gpt_lab.sweep.design import Design
 
 Decision = Literal["keep", "discard", "more runs"]
+TO_COME = ("missing", "running", "stopped", "failed")
+"""States of runs that the same sweep command still makes."""
 EXIT: dict[Decision, int] = {"keep": 0, "discard": 1, "more runs": 2}
 TABLE: dict[str, Decision] = {
     "better": "keep",
+    "better, by a screen": "discard",
     "worse": "discard",
     "equivalent": "discard",
-    "real but small, for the worse": "discard",
-    "real but small, for the better": "more runs",
-    "undecided": "more runs",
-    "no data, and every run diverged": "discard",
-    "no data": "more runs",
+    "real but small": "discard",
+    "undecided": "discard",
+    "undecided, with looks to come": "more runs",
+    "every run diverged": "discard",
+    "runs are missing": "more runs",
 }
-"""What becomes of a variant, by its verdict. Only `better` is kept: what is equivalent changes nothing that matters."""
+"""What becomes of a variant. Only what is confirmed `better` is kept, and the answer is final once the planned runs are
+there: a gate that is asked again and again with more seeds keeps 9 % of variants that change nothing. `more runs` are
+those that were planned (or the first 3 seeds), or the next looks of sequential seeds, which pay for being asked."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Gate:
     """The answer for one variant.
 
     Fields:
-        why: the verdict, a key of TABLE. line: the answer in one line. facts: the same as plain data.
+        why: a key of TABLE. line: the answer in one line. facts: the same as plain data.
     """
 
     arm: str
@@ -68,7 +77,7 @@ def ask(places: Places, options: Options, asked: str) -> Gate:
     from gpt_lab.report.pairing import references
 
     study = frame.read(places, options)
-    design = study.design
+    design, stated = study.design, study.stated
     arms = list(dict.fromkeys(study.runs["arm"]))
     arm = arm_named(asked, arms, design.factors, "variant")
     if design.baseline_arm is None:
@@ -76,51 +85,65 @@ def ask(places: Places, options: Options, asked: str) -> Gate:
     against = references(design, arms)[arm] or design.baseline_arm
     if arm == against:
         raise ConfigError(f"{arm} is the baseline: --gate asks about an arm that is compared with it")
-    if not (study.runs["state"] == "finished").any():
-        states = study.runs["state"][study.runs["arm"] == arm].value_counts().to_dict()
-        return _gate(arm, "no data", states, None, None, against, design.goal)
-    comparison = compare(study, tier=options.tier)
-    row = next(row for row in comparison.rows if row.arm == arm)
-    return _gate(arm, row.verdict, dict(row.states), row, comparison, against, design.goal)
+    left_out = 0
+    if stated is not None and stated.pairs is not None:
+        planned = study.runs["pair"].isin(stated.pairs) | study.runs["pair"].map(design.tunes)
+        left_out = int((~planned & study.runs["arm"].isin([arm, against])).sum())
+        study.runs = study.runs[planned].reset_index(drop=True)
+    mine = study.runs[study.runs["arm"].isin([arm, against])]
+    comparison = compare(study, tier=options.tier) if (study.runs["state"] == "finished").any() else None
+    row = None if comparison is None else next(row for row in comparison.rows if row.arm == arm)
+    why = reason(row, mine, arm, design, known=stated is not None and stated.pairs is not None)
+    return _gate(arm, why, mine, row, comparison, against, left_out)
 
 
-def reason(verdict: VerdictName, estimate: float | None, goal: str, states: dict[str, int]) -> str:
-    """The key of TABLE of a verdict.
+def reason(row: Row | None, runs: pd.DataFrame, arm: str, design: Design, *, known: bool) -> str:
+    """The key of TABLE.
 
     Args:
-        estimate: variant - baseline. states: how many runs of the variant are not finished, by state.
+        row: the variant's; None before any run has finished. runs: the variant's and its baseline's.
+        known: whether a sweep says how many seeds were planned; without one, fewer than any verdict needs are too few.
     """
-    if verdict == "real but small":
-        assert estimate is not None
-        return f"real but small, for the {'better' if (estimate < 0) == (goal == 'minimize') else 'worse'}"
-    if verdict == "no data" and set(states) == {"diverged"}:
-        return "no data, and every run diverged"
-    return verdict
+    own = runs[runs["arm"] == arm]
+    if len(own) and (own["state"] == "diverged").all():
+        return "every run diverged"
+    if design.looks is not None and row is not None and row.verdict in ("undecided", "real but small", "no data"):
+        lost = {"diverged", "pruned", "without score"} & set(row.states)
+        if row.n < design.looks.last and not lost:
+            return "undecided, with looks to come"
+    elif runs["state"].isin(TO_COME).any() or row is None or row.verdict == "no data" or (row.n < FEWEST and not known):
+        return "runs are missing"
+    assert row is not None
+    if row.verdict == "better" and row.tier == "screen":
+        return "better, by a screen"
+    return "undecided" if row.verdict == "no data" else row.verdict
 
 
 def _gate(
     arm: str,
-    verdict: VerdictName,
-    states: dict[str, int],
+    why: str,
+    runs: pd.DataFrame,
     row: Row | None,
     comparison: Comparison | None,
     baseline: str,
-    goal: str,
+    left_out: int,
 ) -> Gate:
     delta = None if row is None else row.delta
-    why = reason(verdict, None if delta is None else delta.estimate, goal, states)
+    states = runs["state"][(runs["arm"] == arm) & (runs["state"] != "finished")].value_counts().to_dict()
     facts: dict[str, Any] = {
         "baseline": baseline,
-        "verdict": verdict,
+        "verdict": "no data" if row is None else row.verdict,
         "tier": None if row is None else row.tier,
-        "pairs": 0 if row is None else row.n,
+        "seeds": 0 if row is None else row.n,
         "delta": None if delta is None else dataclasses.asdict(delta),
-        "more_seeds": None if row is None else row.more_seeds,
         "metric": None if comparison is None else comparison.design.metric,
-        "mei": None if comparison is None else comparison.mei,
+        "sesoi": None if comparison is None else comparison.sesoi,
+        "post_hoc": [] if comparison is None else list(comparison.post_hoc),
         "not_finished": {state: int(number) for state, number in states.items()},
         "warnings": [] if row is None else list(row.warnings),
     }
+    if left_out:
+        facts["warnings"].append(f"{left_out} runs beyond the planned ones are not used")
     return Gate(arm, why, _line(TABLE[why], arm, why, row, comparison, facts), _plain(facts))
 
 
@@ -133,9 +156,8 @@ def _line(
     parts = [f"{decision}: {arm}: {why} (baseline {facts['baseline']})"]
     if row is not None and comparison is not None and row.delta is not None:
         unit = wording.unit(comparison.design.metric)
-        parts.append(f"{wording.with_interval(row.delta)} {unit}, {row.n} pairs, {row.tier}")
-    if facts["more_seeds"]:
-        parts.append(f"about {wording.seeds(facts['more_seeds'])} more would decide")
+        parts.append(f"{wording.with_interval(row.delta)} {unit}, {wording.seeds(row.n)}, {row.tier}")
+    parts += facts["post_hoc"]
     said = " ".join(facts["warnings"])
     parts += [f"{number} {state}" for state, number in facts["not_finished"].items() if state not in said]
     return " ".join("; ".join([*parts, *facts["warnings"]]).split())

@@ -1,8 +1,7 @@
 """The effect of each variant against scale: one baseline for each scale, and a trend over the logarithm of its size.
 
 The trend is the slope of the paired differences over log10 of the baseline's non-embedding parameters, one slope for
-each pair (its runs at all scales), so that what a seed does at every scale cancels. Its interval is that of the
-report's differences: pooled over the variants below 5 pairs, a plain t from 5 on.
+each pair (its runs at all scales), so that what a seed does at every scale cancels. Its interval is a plain t.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from gpt_lab.report import stats, wording
+from gpt_lab.report import wording
 from gpt_lab.report.pairing import Paired, fresh, pair_up, references
-from gpt_lab.report.stats import Array
 from gpt_lab.report.types import Comparison, Interval, Row, Section, Study
 from gpt_lab.report.wording import settings
+from gpt_lab.stats.paired import Array, paired_t
+from gpt_lab.stats.tiers import CONFIRMS, FEWEST
 from gpt_lab.sweep.design import Design
-from gpt_lab.sweep.power import FEWEST
 
 SIZE = "parameters_non_embedding"
 DISTINCT = 0.02
@@ -171,24 +170,23 @@ def _slopes(paired: Paired, at: Sequence[tuple[int, int]], sizes: dict[str, floa
         return none, "the size of a scale is not known"
     if size.max() <= (1 + DISTINCT) * size.min():
         return none, "the scales do not differ in parameters beside the embeddings"
-    used = fresh(paired, [i for i, _ in at], [base for _, base in at], FEWEST["confirm"]).usable
+    used = fresh(paired, [i for i, _ in at], [base for _, base in at], CONFIRMS).usable
     scores = paired.scores
     differences = np.where(used, scores[[i for i, _ in at]] - scores[[base for _, base in at]], np.nan)
     x = np.log10(size) - np.log10(size).mean()
     slopes = (x[:, None] * differences).sum(0) / (x**2).sum()
     few = int(np.isfinite(slopes).sum())
-    if few < FEWEST["screen"]:
-        return none, f"{few} pairs have all its scales and {FEWEST['screen']} are the fewest"
+    if few < FEWEST:
+        return none, f"{few} pairs have all its scales and {FEWEST} are the fewest"
     return np.asarray(slopes), ""
 
 
 def _intervals(slopes: Sequence[Array], alpha: float) -> list[Interval | None]:
-    """Of each variant's mean slope: plain from 5 pairs on, else with the variance that all variants share."""
-    plain, pooled = stats.paired_t(np.array(slopes)), stats.pooled_t(np.array(slopes))
+    """Of each variant's mean slope."""
+    fit = paired_t(np.array(slopes))
     found: list[Interval | None] = []
     for k in range(len(slopes)):
-        fit = plain if plain.pairs[k] >= FEWEST["confirm"] else pooled
-        if plain.pairs[k] < FEWEST["screen"]:
+        if fit.pairs[k] < FEWEST:
             found.append(None)
             continue
         mean, half = float(fit.estimate[k]), float(fit.half_width(alpha)[k])

@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 
 from gpt_lab import lengths
-from gpt_lab.report import stats, wording
+from gpt_lab.report import wording
 from gpt_lab.report.baseline_curve import per_pair
 from gpt_lab.report.pairing import Paired, fresh, pair_up, references
-from gpt_lab.report.stats import Array, Fit
 from gpt_lab.report.types import Comparison, Interval, Section, Study
+from gpt_lab.stats.decision import holm
+from gpt_lab.stats.paired import Array, Fit, paired_t
+from gpt_lab.stats.tiers import CONFIRMS, FEWEST
 from gpt_lab.sweep import spec
-from gpt_lab.sweep.power import FEWEST
 
 TITLE = "Beyond the training context"
 MEASURES = ("val/bpb", "val/accuracy", "val/loss")
@@ -55,7 +56,6 @@ class Lengths:
     Fields:
         times: the multiples, 1 first. values: (multiples, arms, pairs) of the metric, NaN where there is none.
         lines: by arm in the order of the comparison, then by multiple. family: how many p-values were corrected.
-        correction: by what.
         excess: arm -> (k - 1,) mean excess of each context's length from the second, in windows of the largest k.
     """
 
@@ -65,7 +65,6 @@ class Lengths:
     values: Array
     lines: tuple[Line, ...]
     family: int
-    correction: str
     excess: dict[str, Array]
 
     @property
@@ -87,7 +86,6 @@ def measure(comparison: Comparison, study: Study) -> Lengths | None:
     rows = {row.arm: row for row in comparison.rows}
     order = [row.arm for row in comparison.rows if row.arm in paired.arms]
     place = {arm: i for i, arm in enumerate(paired.arms)}
-    confirm = {arm: rows[arm].tier == "confirm" for arm in order}
     alpha = design.alpha
 
     known = references(design, paired.arms)
@@ -95,15 +93,12 @@ def measure(comparison: Comparison, study: Study) -> Lengths | None:
     at, bases = [place[arm] for arm in variants], [place[str(known[arm])] for arm in variants]
     differences = values[:, at] - values[:, bases]
     if variants:
-        differences = np.where(fresh(paired, at, bases, FEWEST["confirm"]).usable, differences, np.nan)
-    deltas = [_fits(found, [confirm[arm] for arm in variants]) for found in differences]
-    adjusted = _adjusted([fit.p() for fit in deltas[1:]], deltas[1:], all(confirm[arm] for arm in variants))
-    judged = int(sum(int((fit.pairs >= FEWEST["screen"]).sum()) for fit in deltas[1:]))
+        differences = np.where(fresh(paired, at, bases, CONFIRMS).usable, differences, np.nan)
+    deltas = [paired_t(found) for found in differences]
+    adjusted = _adjusted([fit.p() for fit in deltas[1:]], deltas[1:])
+    judged = int(sum(int((fit.pairs >= FEWEST).sum()) for fit in deltas[1:]))
 
-    changes = [
-        _fits(found, [int(np.isfinite(own).sum()) >= FEWEST["confirm"] for own in found])
-        for found in (values[k] - values[0] for k in range(1, len(times) + 1))
-    ]
+    changes = [paired_t(values[k] - values[0]) for k in range(1, len(times) + 1)]
     lines = []
     for arm in order:
         i = place[arm]
@@ -121,8 +116,7 @@ def measure(comparison: Comparison, study: Study) -> Lengths | None:
     names = [f"summary.{lengths.part(times[-1], part)}" for part in range(2, times[-1] + 1)]
     parts = [per_pair(runs, paired, name) for name in names]
     excess = {arm: np.array([_mean(part[place[arm]]) for part in parts], float) for arm in order}
-    correction = "Holm" if variants and all(confirm[arm] for arm in variants) else "Benjamini-Hochberg"
-    return Lengths(metric, (1, *times), paired, values, tuple(lines), judged, correction, excess)
+    return Lengths(metric, (1, *times), paired, values, tuple(lines), judged, excess)
 
 
 def make(comparison: Comparison, study: Study) -> list[Section]:
@@ -166,19 +160,12 @@ def _measured(runs: pd.DataFrame, headline: str) -> tuple[str, tuple[int, ...]]:
     return "", ()
 
 
-def _fits(differences: Array, plain: Sequence[bool]) -> Fit:
-    """Of each row (rows, pairs): a plain paired t where `plain` says so, else with the variance that rows share."""
-    own, pooled = stats.paired_t(differences), stats.pooled_t(differences)
-    use = np.array(plain, bool)
-    return Fit(*(np.where(use, getattr(own, f), getattr(pooled, f)) for f in ("estimate", "error", "df", "pairs")))
-
-
-def _adjusted(p: Sequence[Array], fits: Sequence[Fit], holm: bool) -> Array:
+def _adjusted(p: Sequence[Array], fits: Sequence[Fit]) -> Array:
     """Corrected over all arms and multiples (multiples, arms); NaN below the fewest pairs, which are not counted."""
-    able = np.array([(fit.pairs >= FEWEST["screen"]) & np.isfinite(one) for one, fit in zip(p, fits, strict=True)])
+    able = np.array([(fit.pairs >= FEWEST) & np.isfinite(one) for one, fit in zip(p, fits, strict=True)])
     found = np.full(able.shape, np.nan)
     if able.any():
-        found[able] = (stats.holm if holm else stats.benjamini_hochberg)(np.array(p)[able])
+        found[able] = holm(np.array(p)[able])
     return found
 
 
@@ -187,7 +174,7 @@ def _interval(fit: Fit, i: int, alpha: float) -> Interval | None:
     if fit.pairs[i] == 0:
         return None
     mean, half = float(fit.estimate[i]), float(fit.half_width(alpha)[i])
-    if fit.pairs[i] < FEWEST["screen"]:
+    if fit.pairs[i] < FEWEST:
         half = math.nan
     return Interval(mean, mean - half, mean + half, float(fit.df[i]), float(fit.p()[i]))
 
@@ -209,7 +196,7 @@ def _explained(found: Lengths, comparison: Comparison, study: Study) -> list[str
     if design.baseline_arm is not None:
         text += f" Δ: to {design.baseline_arm}{wording.within(design)} at the same length."
     if found.family:
-        text += f" p: of Δ, corrected by {found.correction} over {found.family} comparisons."
+        text += f" p: of Δ, corrected by Holm over {found.family} comparisons."
     return [text]
 
 

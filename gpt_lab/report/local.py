@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt_lab import schema
 from gpt_lab.errors import DataError, LabError
 from gpt_lab.report.source import Source, Wanted, row
-from gpt_lab.store import STATES, Run
-from gpt_lab.store.files import decode
+from gpt_lab.store import Run
 from gpt_lab.store.lock import Lock
+from gpt_lab.store.run import read_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,14 +37,18 @@ def load(studies: Sequence[Path], runs: Sequence[Path] = ()) -> Source:
     paths = [str(path) for path in runs]
     for study in studies:
         paths += [path for path in _folders(study, notes) if path not in paths]
-    source = Source([r for path in paths if (r := _read(path, notes)) is not None], curves, notes=notes)
+    rows = [r for path in paths if (r := _read(path, notes)) is not None]
+    source = Source(rows, functools.partial(curves, notes=notes), notes=notes)
     for study in studies:
         _add_ledger(source, study, alone=len(studies) == 1)
     return source
 
 
-def curves(runs: Sequence[str]) -> Mapping[str, pd.DataFrame]:
+def curves(runs: Sequence[str], notes: list[str]) -> Mapping[str, pd.DataFrame]:
     """metrics.jsonl of the runs asked for: one line per step, its last values; a run without lines has an empty table.
+
+    Args:
+        notes: takes one sentence on each run of which lines or values cannot be used.
 
     Raises:
         DataError: a file is there but cannot be read.
@@ -52,10 +57,11 @@ def curves(runs: Sequence[str]) -> Mapping[str, pd.DataFrame]:
 
     found = {}
     for run in runs:
-        lines = Run(Path(run), {}).metrics()
+        lines, said = Run(Path(run), {}).read_metrics()
         keys = dict.fromkeys(key for line in lines for key in line)
         order = [key for key in AXES if key in keys] + [key for key in keys if key not in AXES]
         found[run] = pd.DataFrame({key: [line.get(key, math.nan) for line in lines] for key in order})
+        notes += [said] if said and said not in notes else []
     return found
 
 
@@ -79,18 +85,16 @@ def _folders(study: Path, notes: list[str]) -> list[str]:
 def _read(path: str, notes: list[str]) -> dict[str, Any] | None:
     """A run folder as a row; None, with a note, if its run.json cannot be used."""
     try:
-        with open(f"{path}/run.json", "rb") as file:
-            record = json.loads(file.read())
-        config, state = record["config"], record["state"]
-        summary = decode(record.get("summary") or {})
-        if not isinstance(config, dict) or not isinstance(summary, dict) or state not in STATES:
-            raise ValueError("no config, summary or state of a run")
-        return _row(path, record, config, summary, state)
-    except OSError as error:
-        notes.append(f"{path} left out: cannot read run.json: {error.strerror}")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        notes.append(f"{path} left out: its run.json is torn or not that of a run")
-    return None
+        record, said = read_record(Path(path))
+        if not record.get("config"):
+            raise DataError(f"{path}/run.json is not that of a run: it has no config")
+        if wrong := schema.misfit(record["config"]):
+            raise DataError(f"{path}/run.json is not that of a run: {wrong}")
+    except DataError as error:
+        notes.append(f"{path} left out: {error}")
+        return None
+    notes += [said] if said else []
+    return _row(path, record, record["config"], record["summary"], record["state"])
 
 
 def _row(
@@ -110,10 +114,12 @@ def _row(
     env = {
         **{key: hardware.get(key) for key in ("cpu", "gpu", "gpus", "cores", "threads", "system")},
         **(record.get("resolved") or {}),
+        **(record.get("text") or {}),
         "command": record.get("command"),
         "commit": git.get("commit"),
         "dirty": git.get("dirty"),
         "changes": git.get("changes"),
+        "code": record.get("code"),
         "started": record.get("started"),
         "finished": record.get("finished"),
         "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
@@ -137,12 +143,13 @@ def _add_ledger(source: Source, study: Path, alone: bool) -> None:
     if sweep is None:
         return
     if source.sweep is None:
-        source.sweep = sweep
+        source.sweep, source.stated = sweep, ledger.stated(study)
     elif _shape(sweep.design) != _shape(source.sweep.design):
         source.notes.append(f"the sweep of {study} compares other settings: its ledger was not used")
         return
     wanted = [_wanted(study, entry) for entry in entries if entry.wanted]
     source.wanted = [*(source.wanted or []), *wanted]
+    source.every += [_wanted(study, entry) for entry in entries]
     if alone and (old := len(entries) - len(wanted)):
         belong = "1 run belongs" if old == 1 else f"{old} runs belong"
         source.notes.append(f"{belong} to an earlier version of the sweep file: left out")

@@ -58,7 +58,7 @@ def _body(section: Section) -> str:
 
 def _answers(comparison: Comparison) -> str:
     metric = comparison.design.metric
-    heads = ["arm", metric, f"Δ {metric}", "verdict", "tier", "n", "ρ"]
+    heads = ["arm", "verdict", f"Δ {metric}", metric, "tier", "n", "ρ"]
     tuned = any(row.tuning for row in comparison.rows)
     unfinished = any(wording.states(row) for row in comparison.rows)
     heads += ["tuned to"] * tuned + ["not finished"] * unfinished
@@ -66,10 +66,10 @@ def _answers(comparison: Comparison) -> str:
     def cells(row: Row) -> list[str]:
         shown = [
             f"**{_cell(name(row))}**" if row.verdict == "baseline" else _cell(name(row)),
+            wording.verdict(row),
+            "–" if row.delta is None else wording.with_interval(row.delta),
             wording.plain(row.mean)
             + (f" ± {wording.plain(row.sd)}" if row.sd is not None and row.sd == row.sd else ""),
-            "–" if row.delta is None else wording.with_interval(row.delta),
-            wording.verdict(row),
             row.tier or "–",
             str(replicates(row, comparison)),
             wording.plain(row.rho, 2),
@@ -78,7 +78,7 @@ def _answers(comparison: Comparison) -> str:
             shown.append(_cell(row.tuning + (" (edge of its ladder)" if row.on_edge else "")) or "–")
         return shown + [wording.states(row) or "–"] * unfinished
 
-    return _table(heads, [cells(row) for row in comparison.rows], numbers={1, 2, 5, 6})
+    return _table(heads, [cells(row) for row in comparison.rows], numbers={2, 3, 5, 6})
 
 
 def _costs(comparison: Comparison) -> str:

@@ -113,7 +113,7 @@ def page(
             for value, number in values.most_common(6)
         ],
         level=wording.percent(design.alpha),
-        mei=f"{wording.amount(comparison.mei)} {wording.unit(design.metric)}",
+        sesoi="" if comparison.sesoi is None else f"{wording.amount(comparison.sesoi)} {wording.unit(design.metric)}",
         correction=comparison.correction,
         commands=_commands(study, sweep, command),
     )
@@ -151,7 +151,8 @@ def _basics(comparison: Comparison) -> list[str]:
     found = [f"{wording.axis(design.metric)}, {better} is better"]
     if design.baseline_arm is not None:
         found.append(f"baseline {design.baseline_arm}{wording.within(design)}")
-    return [*found, f"paired by {design.pair}", f"differences below {wording.amount(comparison.mei)} do not matter"]
+    band = "" if comparison.sesoi is None else f"differences below {wording.amount(comparison.sesoi)} do not matter"
+    return [*found, f"paired by {design.pair}", *([band] if band else [])]
 
 
 def _answer_heads(comparison: Comparison) -> list[Head]:
@@ -159,8 +160,8 @@ def _answer_heads(comparison: Comparison) -> list[Head]:
     level = wording.percent(comparison.design.alpha)
     heads = [
         Head("arm"),
-        Head(f"Δ {metric}", f"variant − baseline, {level} interval", True),
         Head("verdict", "corrected"),
+        Head(f"Δ {metric}", f"variant − baseline, {level} interval", True),
         Head("n", "pairs", True),
         Head(metric, "mean ± sd of runs", True),
         Head("p", "adjusted", True),
@@ -199,8 +200,8 @@ def _answer_row(row: Row, places: int, tuned: bool, lost: bool) -> list[Cell]:
     tier = f" ({row.tier})" if row.tier else ""
     return [
         Cell(row.arm or "all runs", kind="arm"),
-        delta,
         Cell(f"{MARKS.get(row.verdict, '')} {wording.verdict(row)}{tier}", kind=row.verdict.replace(" ", "-")),
+        delta,
         Cell(str(row.n), float(row.n)),
         Cell(wording.plain(row.mean) + spread, _key(row.mean)),
         Cell(_p(row.p_adjusted), _key(row.p_adjusted)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpt_lab.report import tuned
-from gpt_lab.report.stats import Array
 from gpt_lab.report.wording import settings
+from gpt_lab.stats.paired import Array
 from gpt_lab.sweep.design import Design, shown
 
 
@@ -49,7 +50,8 @@ class Paired:
 
     Fields:
         chosen: of each row of the table of runs, whether it belongs to its arm's chosen values.
-        finished: whether it also has a score. doubled: finished runs beyond the first of their arm and pair.
+        finished: whether it also has a score that counts. doubled: finished runs beyond the first of their arm, pair
+            and stratum. uneven: finished runs of a stratum that not every arm has in their pair.
     """
 
     arms: tuple[str, ...]
@@ -59,6 +61,7 @@ class Paired:
     chosen: NDArray[np.bool_]
     finished: NDArray[np.bool_]
     doubled: int
+    uneven: int = 0
 
 
 def references(design: Design, arms: Sequence[str]) -> dict[str, str | None]:
@@ -108,7 +111,9 @@ def pair_up(runs: pd.DataFrame, design: Design) -> Paired:
 
     Of an arm's nuisance values the one with the best mean is chosen, on the pairs where at least two were asked for and
     among those that have a score on each of these pairs; where none has, among those that have the most. With `tune`
-    the tuner's own choice is taken (report/tuned.py), and the pairs that it was made on are not compared.
+    the tuner's own choice is taken (report/tuned.py), and the pairs that it was made on are not compared. The seed is
+    the unit of replication: what else varies within an arm (the stratum) is averaged within a pair, over the strata
+    that every arm has there.
     """
     arms = tuple(dict.fromkeys(runs["arm"]))
     pairs = tuple(dict.fromkeys(runs["pair"]))
@@ -136,12 +141,21 @@ def pair_up(runs: pd.DataFrame, design: Design) -> Paired:
         choices[arms[index]] = choice
         chosen[rows[tuning[rows] == best]] = True
     used = chosen & done
-    cell = arm[used] * len(pairs) + pair[used]
-    count = np.bincount(cell, minlength=len(arms) * len(pairs))
-    total = np.bincount(cell, weights=score[used], minlength=len(arms) * len(pairs))
+    named = runs["stratum"].to_numpy(str) if "stratum" in runs else np.full(len(runs), "")
+    strata, stratum = np.unique(named, return_inverse=True)
+    shape = (len(arms), len(pairs), len(strata))
+    cell = np.ravel_multi_index((arm[used], pair[used], stratum[used]), shape)
+    count = np.bincount(cell, minlength=math.prod(shape)).reshape(shape)
+    total = np.bincount(cell, weights=score[used], minlength=math.prod(shape)).reshape(shape)
+    there = count > 0
+    common = np.all(there | ~there.any(2, keepdims=True), axis=0)
+    kept = there & common
     with np.errstate(invalid="ignore"):
-        scores = np.where(count > 0, total / np.maximum(count, 1), np.nan).reshape(len(arms), len(pairs))
-    return Paired(arms, pairs, scores, choices, chosen, used, int(np.maximum(count - 1, 0).sum()))
+        each = np.where(kept, total / np.maximum(count, 1), 0.0)
+        scores = np.where(kept.any(2), each.sum(2) / np.maximum(kept.sum(2), 1), np.nan)
+    counted = used & common[pair, stratum]
+    doubled = int(np.maximum(count - 1, 0).sum())
+    return Paired(arms, pairs, scores, choices, chosen, counted, doubled, int((used & ~counted).sum()))
 
 
 def _choose(

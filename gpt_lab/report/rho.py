@@ -9,9 +9,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import stdtrit
 
-from gpt_lab.report import stats
-from gpt_lab.report.stats import Array
-from gpt_lab.sweep.power import FEWEST
+from gpt_lab.stats.paired import Array, correlation_interval, paired_t
+from gpt_lab.stats.tiers import FEWEST
 
 MOST = 1e9
 """Runs of an arm beyond which nobody counts."""
@@ -44,7 +43,7 @@ def worth(pairs: int, rho: float, *, arms: int = 2, alpha: float = 0.05) -> Wort
     Args:
         arms: that are compared, the baselines among them.
     """
-    if pairs < FEWEST["screen"] or not -1 <= rho < 1 - 1e-9:
+    if pairs < FEWEST or not -1 <= rho < 1 - 1e-9:
         return None
 
     def width(runs: float) -> float:
@@ -52,7 +51,7 @@ def worth(pairs: int, rho: float, *, arms: int = 2, alpha: float = 0.05) -> Wort
 
     paired = float(stdtrit(pairs - 1, 1 - alpha / 2)) ** 2 * (1 - rho) / pairs
     unpaired = 2.0 if width(2.0) <= paired else float(brentq(lambda m: width(m) - paired, 2.0, MOST))
-    ends = stats.correlation_interval(rho, pairs, alpha)
+    ends = correlation_interval(rho, pairs, alpha)
     return Worth(
         pairs=pairs,
         rho=rho,
@@ -79,8 +78,8 @@ def of_all(differences: Array, variances: Array, baselines: int, alpha: float) -
         differences: (variants, pairs) to their baselines, NaN where one is missing.
         variances: (variants,) of the variant's scores plus its baseline's. baselines: how many there are.
     """
-    fit = stats.paired_t(differences)
-    enough = fit.pairs >= FEWEST["screen"]
+    fit = paired_t(differences)
+    enough = fit.pairs >= FEWEST
     noise = float(np.asarray(variances)[enough].sum())
     if not noise > 0:
         return None

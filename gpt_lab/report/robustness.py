@@ -21,12 +21,13 @@ def make(comparison: Comparison, study: Study) -> list[Section]:
     if not any(len(leg.curve) > 1 for _, leg in found):
         return []
     rows = tuple(_cells(row, leg, comparison) for row, leg in found)
-    loss = wording.amount(comparison.mei)
     sentences = [*_how(design, found)]
-    sentences.append(
-        f"Within: the values that cost at most {loss} {wording.unit(design.metric)} (the smallest effect of interest) "
-        "against the best one tried, interpolated in the logarithm; ≥: that loss was not reached within what was tried."
-    )
+    if comparison.sesoi is not None:
+        sentences.append(
+            f"Within: the values that cost at most {wording.amount(comparison.sesoi)} {wording.unit(design.metric)} "
+            "(the smallest effect size of interest) more than the chosen one, by the parabola and "
+            "interpolation; ≥: that loss was not reached within what was tried."
+        )
     return [Section("Tuning", tuple(sentences), HEADS, rows, frozenset({2, 3, 4}))]
 
 
@@ -50,6 +51,9 @@ def _how(design: Design, found: list[tuple[Row, Leg]]) -> list[str]:
         "the vertex of a parabola in the logarithm around the best value tried, or that value where the parabola has "
         "no lowest point there."
     )
+    text += (
+        " Intervals and verdicts hold for the arms at these values, not for what tuning on other seeds would choose."
+    )
     more = " Settings were tuned one after the other, later ones at their start." if len(design.nuisance) > 1 else ""
     return [text + more]
 
@@ -63,14 +67,14 @@ def _cells(row: Row, leg: Leg, comparison: Comparison) -> tuple[str, ...]:
         chosen + (" (edge)" if leg.best.edge is not None and leg.best.tried is not None else ""),
         "–" if leg.best.tried is None else shown(leg.best.tried),
         f"{len(leg.curve)}",
-        *_width(leg, comparison.mei),
+        *_width(leg, comparison.sesoi),
         f"{lost} of {leg.runs}" if lost else f"none of {leg.runs}",
     )
 
 
-def _width(leg: Leg, loss: float) -> tuple[str, str]:
+def _width(leg: Leg, loss: float | None) -> tuple[str, str]:
     """The range of good values, and how wide it is."""
-    found = tuning.range_within(leg.curve, loss)
+    found = None if loss is None else tuning.range_within(leg.curve, loss)
     if found is None:
         return "–", "–"
     low, high, is_open = found

@@ -1,7 +1,7 @@
 """Verdicts of a study whose seeds were added until each arm was decided, and what its looks have spent.
 
 The looks are those of sweep/sequential.py, taken here again from the runs. Intervals are repeated confidence intervals
-at level 1 - alpha: they hold after stopping, whatever the reason. Claims are those of verdict.decide with p-values of
+at level 1 - alpha: they hold after stopping, whatever the reason. Claims are those of decision.decide with p-values of
 the same kind, corrected by Holm over all arms that the sweep file compares. What stopped an arm is Bonferroni's part of
 that, so an arm that a look decided stays decided, and the last word may name more.
 """
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpt_lab.report import stats, verdict
-from gpt_lab.report.stats import Array
 from gpt_lab.report.types import Comparison, Interval, Row, Section, Study
+from gpt_lab.stats import decision
+from gpt_lab.stats.paired import Array, paired_t
 from gpt_lab.sweep.design import Design, Looks, shown
 from gpt_lab.sweep.sequential import Stand, stand
 from gpt_lab.sweep.spending import boundaries, spent
@@ -38,9 +38,9 @@ class Verdicts:
     claim: NDArray[np.int64]
 
 
-def decide(differences: ArrayLike, looks: Looks, alpha: float, mei: float) -> Verdicts:
+def decide(differences: ArrayLike, looks: Looks, alpha: float, sesoi: float) -> Verdicts:
     """The claims over a family (..., arms, pairs), pairs in the order of the seeds."""
-    found = stand(differences, looks, alpha, mei)
+    found = stand(differences, looks, alpha, sesoi)
     made = boundaries(looks.first, looks.last)
     judged = found.pairs > 0
     at = np.where(judged, found.pairs, looks.first)
@@ -53,16 +53,16 @@ def decide(differences: ArrayLike, looks: Looks, alpha: float, mei: float) -> Ve
 
     def corrected(p: Array) -> Array:
         absent = np.ones((*p.shape[:-1], max(looks.family - p.shape[-1], 0)))
-        return stats.holm(np.concatenate([p, absent], -1))[..., : p.shape[-1]]
+        return decision.holm(np.concatenate([p, absent], -1))[..., : p.shape[-1]]
 
     p = tail(size)
     nonzero = corrected(p)
-    beyond = corrected(tail(size - mei)) <= alpha
-    inside = corrected(tail(mei - size)) <= alpha
+    beyond = corrected(tail(size - sesoi)) <= alpha
+    inside = corrected(tail(sesoi - size)) <= alpha
     claim = np.select(
         [~judged, beyond & (found.estimate < 0), beyond, inside, nonzero <= alpha],
-        [verdict.OPEN, verdict.LOWER, verdict.HIGHER, verdict.EQUIVALENT, verdict.SMALL],
-        verdict.OPEN,
+        [decision.OPEN, decision.LOWER, decision.HIGHER, decision.EQUIVALENT, decision.SMALL],
+        decision.OPEN,
     )
     half = np.where(judged, made.critical(at, alpha), np.nan) * found.error
     return Verdicts(found, half, np.where(judged, p, np.nan), np.where(judged, nonzero, np.nan), claim)
@@ -93,7 +93,7 @@ def sections(comparison: Comparison, study: Study) -> list[Section]:
     looks = comparison.design.looks
     if looks is None:
         return []
-    rows = [row for row in comparison.rows if row.tier == "sequential" or row.verdict == "no data"]
+    rows = [row for row in comparison.rows if row.verdict != "baseline"]
     table = [_line(row, looks, comparison) for row in rows]
     tuned = study.runs["pair"].map(comparison.design.tunes).to_numpy(bool)
     runs = int((study.runs["state"] != "missing")[~tuned].sum())
@@ -138,12 +138,6 @@ def correction(design: Design, arms: int) -> str:
     return f"alpha spent over looks at {looks.first} to {looks.last} {design.pair}s{shared}"
 
 
-def notes(found: Stand, differences: Array) -> list[str]:
-    """What was left out of the comparison."""
-    beyond = int((np.isfinite(differences).sum(-1) - np.where(found.pairs > 0, found.pairs, found.whole)).sum())
-    return [f"{beyond} pairs after the look that decided, or after a gap, are not compared."] if beyond > 0 else []
-
-
 def floor(differences: Array, runs: int, variance: float, design: Design) -> Interval:
     """The interval of an arm that equals the baseline, after as many pairs as the arms have.
 
@@ -151,7 +145,7 @@ def floor(differences: Array, runs: int, variance: float, design: Design) -> Int
         differences: (arms, pairs) that are compared. runs, variance: of the baseline's scores.
     """
     assert design.looks is not None
-    fit = stats.paired_t(differences)
+    fit = paired_t(differences)
     counted = fit.pairs >= 2
     pairs, spread = runs, 2 * variance
     if counted.any():

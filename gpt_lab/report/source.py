@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gpt_lab.sweep.design import Sweep
+from gpt_lab.sweep.design import Stated, Sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +28,7 @@ NUMBERS = {
     "floor_unigram": "floor/unigram",
     "floor_bigram": "floor/bigram",
     "floor_trigram": "floor/trigram",
+    "targets": "val/targets",
 }
 """Column of the report to key of a run's summary."""
 
@@ -36,6 +37,7 @@ ENVIRONMENT = (
     "commit",
     "dirty",
     "changes",
+    "code",
     "started",
     "finished",
     "cpu",
@@ -50,9 +52,12 @@ ENVIRONMENT = (
     "compile",
     "data",
     "packages",
+    "lossy",
+    "ends",
 )
-"""Where and how a run ran: times are ISO text in UTC; device to compile are what `auto` became; data is the
-fingerprint of the corpus and tokenizer; packages is text, `python 3.11.7, torch 2.11.0, ...`."""
+"""Where and how a run ran: times are ISO text in UTC; code is a hash of the lab's modules; device to compile are what
+`auto` became; data is the fingerprint of the corpus and tokenizer; packages is text, `python 3.11.7, torch 2.11.0`;
+lossy is what the tokenizer loses of the validation text, ends whether it marks where documents end."""
 
 STATES = ("finished", "running", "stopped", "failed", "diverged", "pruned", "missing")
 
@@ -82,16 +87,21 @@ class Source:
 
     Fields:
         rows: one per run, each made by `row`.
-        curves: of the runs asked for: run -> table of step, tokens, flops, seconds and metrics, one line per step.
+        curves: of the runs asked for: run -> table of step, tokens, flops, seconds and metrics, one line per step; what
+            cannot be read is added to the notes.
         sweep: the sweep that the source itself says its runs belong to (a ledger's copy, W&B's sweep config).
+        stated: what that sweep said of its verdicts before its first run, where the source knows.
         wanted: the runs that this sweep asked for, where the source knows them (a ledger); else None.
+        every: those, and what earlier versions of the sweep file asked for.
         notes: what a reader must know of how they were found: unreadable folders, torn files.
     """
 
     rows: list[dict[str, Any]]
     curves: Callable[[Sequence[str]], Mapping[str, pd.DataFrame]]
     sweep: Sweep | None = None
+    stated: Stated | None = None
     wanted: list[Wanted] | None = None
+    every: list[Wanted] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -142,5 +152,8 @@ def row(
 
 
 def number(value: Any) -> float:
-    """A float; NaN for what is none."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    """A float; NaN for what is none, and for whole numbers beyond all floats."""
+    try:
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return math.nan

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from gpt_lab.report.powerlaw import PowerLaw, fit, reaches
-from gpt_lab.report.stats import Array
+from gpt_lab.stats.paired import Array
 
 LIMIT = 2.0
 """How far from the budget of a comparison a curve is believed."""

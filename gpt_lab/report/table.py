@@ -31,14 +31,15 @@ def show(comparison: Comparison, study: Study, console: Console) -> None:
     """Prints the whole report but its figures; one table where it fits, else one of verdicts and one of costs."""
     design = comparison.design
     title = design.question or design.study
+    _say(console, "", title, style="bold")
+    _say(console, "", wording.answer(comparison), style="bold green")
     answers, costs = _answers(comparison), _costs(comparison)
-    whole = _table(title, comparison, answers + costs)
+    whole = _table("", comparison, answers + costs)
     if whole.__rich_measure__(console, console.options.update(width=1000)).maximum <= console.width:
         console.print(whole)
     else:
-        console.print(_table(title, comparison, answers))
+        console.print(_table("", comparison, answers))
         console.print(_table("Cost: medians of the finished runs", comparison, [answers[0], *costs]))
-    _say(console, "", wording.answer(comparison), style="bold")
     for line in summary(comparison, study):
         _say(console, "", line)
     _lost(study, console)
@@ -75,13 +76,22 @@ def summary(comparison: Comparison, study: Study) -> list[str]:
     unit = wording.unit(design.metric)
     rules = (
         f"metric {design.metric} ({design.goal}), pairs by {design.pair}, {wording.percent(design.alpha)} intervals, "
-        f"smallest effect of interest {comparison.mei:.4g} {unit}, verdicts corrected: {comparison.correction}"
+        f"{_margin(comparison)}, verdicts corrected: {comparison.correction}; an interval is of its arm alone, so it "
+        "can exclude 0 where the corrected verdict is undecided"
     )
-    lines = [facts.counts(study), rules]
+    tiers = {row.tier for row in comparison.rows}
+    lines = [facts.counts(study), *([f"in all runs: {', '.join(same)}"] if (same := facts.fixed(study)) else []), rules]
+    lines += [*comparison.post_hoc, *(text for tier, text in wording.TIERS.items() if tier in tiers)]
     if comparison.noise is not None:
         noise = comparison.noise
         lines.append(f"baseline against itself: an arm equal to it would get {wording.with_interval(noise)} {unit}")
     return lines
+
+
+def _margin(comparison: Comparison) -> str:
+    if comparison.sesoi is None:
+        return "no smallest effect size of interest stated"
+    return f"smallest effect size of interest {comparison.sesoi:.4g} {wording.unit(comparison.design.metric)}"
 
 
 def name(row: Row) -> str:
@@ -106,9 +116,9 @@ def _answers(comparison: Comparison) -> list[tuple[str, bool, Cell]]:
     short = any(names[row.arm] != row.arm for row in comparison.rows) and len(" · ".join(design.factors)) <= 30
     columns: list[tuple[str, bool, Cell]] = [
         (" · ".join(design.factors) if short else "arm", False, _arm(names)),
-        (metric, True, lambda row: wording.plain(row.mean)),
-        (f"Δ {metric}", True, _delta),
         ("verdict", False, _verdict),
+        (f"Δ {metric}", True, _delta),
+        (metric, True, lambda row: wording.plain(row.mean)),
         ("tier", False, lambda row: row.tier or "–"),
         ("n", True, lambda row: str(replicates(row, comparison))),
         ("ρ", True, lambda row: wording.plain(row.rho, 2)),
@@ -144,7 +154,7 @@ def _median(key: str) -> Cell:
 
 def _table(title: str, comparison: Comparison, columns: Sequence[tuple[str, bool, Cell]]) -> Table:
     table = Table(
-        title=Text(title, style="bold"),
+        title=Text(title, style="bold") if title else None,
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,8 +27,9 @@ class Options:
         runs_dir: where the studies are; None: where the sweep puts them, else runs.
         remote: `wandb:entity/project/sweep`, read instead of runs_dir.
         baseline: name of the arm to compare with, or its settings `key=value,...`.
-        metric, goal, pair, mei, alpha: as in Design.
+        metric, goal, pair, sesoi, alpha: as in Design.
         group_by: settings whose values make the arms.
+        details: also what only some want to know.
         tier: which test decides; auto: confirm where there are enough fresh seeds, else screen.
     """
 
@@ -38,8 +40,9 @@ class Options:
     goal: Literal["minimize", "maximize"] | None = None
     group_by: tuple[str, ...] = ()
     pair: str | None = None
-    mei: float | None = None
+    sesoi: float | None = None
     alpha: float | None = None
+    details: bool = False
     tier: Literal["auto", "screen", "confirm"] = "auto"
 
 
@@ -120,8 +123,10 @@ def _folder(sweep: Sweep, runs_dir: Path) -> Path:
     """
     folder = runs_dir / sweep.design.study
     if not folder.is_dir():
+        others = sorted(path.name for path in runs_dir.glob(f"{glob.escape(sweep.design.study)}-*") if path.is_dir())
+        also = f"; with other settings than the file's there is {runs_dir}/{others[0]}" if others else ""
         raise DataError(
-            f"{sweep.path} has no runs yet ({folder} does not exist): `uv run sweep {sweep.path}` makes them"
+            f"{sweep.path} has no runs yet ({folder} does not exist): `uv run sweep {sweep.path}` makes them{also}"
         )
     return folder
 

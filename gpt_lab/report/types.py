@@ -8,13 +8,12 @@ from typing import Literal
 
 import pandas as pd
 
-from gpt_lab.sweep.design import Design
+from gpt_lab.sweep.design import Design, Stated
 from gpt_lab.sweep.noise import Noise
 
 VerdictName = Literal["baseline", "better", "worse", "equivalent", "real but small", "undecided", "no data"]
-Tier = Literal["screen", "confirm"]
 RowTier = Literal["screen", "confirm", "sequential"]
-"""The last one: seeds were added until the arm was decided."""
+"""sequential: seeds were added until the arm was decided."""
 
 COLUMNS = (
     "run",  # folder, or W&B path: unique
@@ -25,6 +24,7 @@ COLUMNS = (
     "arm",  # Design.arm, or as group_by says
     "tuning",  # Design.tuning; "" without nuisance settings
     "pair",  # value of the pairing setting, as text
+    "stratum",  # settings that are neither compared nor the pair: averaged within a pair; "" without any
     "score",  # final value of the metric; NaN unless finished
     "error",  # last line of what went wrong; ""
     "seconds",
@@ -40,6 +40,8 @@ COLUMNS = (
     "floor_unigram",
     "floor_bigram",
     "floor_trigram",
+    "targets",  # of the validation
+    "conflict",  # what another run of the same settings says otherwise; ""
 )
 """Beside these a `config.<flat key>` for each setting and a `summary.<metric>` for each metric."""
 
@@ -51,11 +53,13 @@ class Study:
     Fields:
         curves: of runs asked for, read on demand: run -> table of step, tokens, flops, seconds and metrics.
         notes: what a reader must know of how the runs were found (unreadable folders, double runs).
+        stated: what was said of the verdicts before the first run; None: the design as it is.
     """
 
     design: Design
     runs: pd.DataFrame
     notes: list[str] = field(default_factory=list)
+    stated: Stated | None = None
 
     def curves(self, runs: list[str]) -> Mapping[str, pd.DataFrame]:
         """Curves by run; overridden by the loader."""
@@ -82,13 +86,15 @@ class Row:
     """One arm of a comparison; numbers are None where they do not exist.
 
     Fields:
-        n: pairs that the difference rests on. runs: finished runs of the arm.
-        mean, sd: of the metric over the finished runs.
-        delta: difference to the baseline, variant - baseline, with its interval (uncorrected level 1 - alpha).
-        p_adjusted: after Holm's (confirm, sequential) or Benjamini-Hochberg's (screen) correction over the family.
-        more_seeds: further seeds that an undecided verdict needs, estimated.
-        rho: correlation of paired runs. runs_saved: runs that an unpaired design whose interval is as narrow needs
-            beyond those of the pairs (rho.Worth); below 0 where pairing cost runs; None below 4 pairs.
+        n: seeds (values of the pairing setting) that the difference rests on. runs: finished runs of the arm.
+        mean, sd: of the metric over these seeds.
+        delta: difference to the baseline, variant - baseline, with the arm's own interval at level 1 - alpha.
+        p_adjusted: after Holm's correction over the family.
+        withheld: a doubt forbids what the numbers say.
+        plan: of an undecided arm the seeds, at least and at most, of a new study that decides it; None: out of reach.
+        rho: share of the noise that pairing takes away (stats.paired.correlation); None below 5 pairs.
+        median: of the differences. left_out: lowest and highest estimate with one seed left out, of arms that are
+            better or worse. turns: the seeds without each of which the verdict is another.
         medians: parameters, non_embedding, flops_per_token, tokens_per_s, peak_memory_gb, seconds over its runs.
         tuning: the nuisance values chosen; on_edge: it is the last of its ladder.
         states: how many runs are missing, failed, diverged, stopped, running, pruned.
@@ -104,10 +110,13 @@ class Row:
     sd: float | None
     delta: Interval | None
     p_adjusted: float | None
-    more_seeds: int | None
     rho: float | None
-    runs_saved: int | None
     medians: Mapping[str, float]
+    withheld: bool = False
+    plan: tuple[int, int | None] | None = None
+    median: float | None = None
+    left_out: tuple[float, float] | None = None
+    turns: tuple[str, ...] = ()
     tuning: str = ""
     on_edge: bool = False
     states: Mapping[str, int] = field(default_factory=dict)
@@ -116,21 +125,34 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The answer: rows best first (the baseline among them), and the band of effects too small to matter.
+    """The answer: rows best first (the baseline among them).
 
     Fields:
         noise: what two sets of baseline runs differ by: the difference 0 with the interval that a variant equal to the
             baseline would get; None with fewer than two baseline runs.
-        mei: the minimum effect of interest that was used, in units of the metric.
-        notes: sentences below the table.
+        notes: sentences below the table. details: those that only some want.
+        post_hoc: sentences on what was chosen once runs were there.
+        caveat: why the study is no answer to its question, whatever the verdicts; "" without one.
     """
 
     design: Design
     rows: tuple[Row, ...]
     noise: Interval | None
-    mei: float
     correction: str
     notes: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
+    post_hoc: tuple[str, ...] = ()
+    caveat: str = ""
+
+    @property
+    def sesoi(self) -> float | None:
+        """The smallest effect size of interest, in units of the metric; None: none is stated."""
+        return self.design.sesoi
+
+    @property
+    def band(self) -> float:
+        """The same as a number: 0 without one, as then every difference counts."""
+        return self.design.sesoi or 0.0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +14,9 @@ from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.report.source import Source
 from gpt_lab.report.wandb_row import merged, table, wandb_row
 from gpt_lab.store.files import decode
-from gpt_lab.sweep import spec
+from gpt_lab.sweep import layout, spec
 from gpt_lab.sweep.design import Sweep
-from gpt_lab.trackers.wandb import base_url, login
+from gpt_lab.trackers.wandb_env import as_client, base_url, login
 from gpt_lab.trackers.wandb_process import unreachable
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def stated(name: str, raw: Any) -> tuple[Sweep | None, str]:
     """
     if not isinstance(raw, Mapping):
         return None, "it is empty"
-    kept = {key: value for key, value in raw.items() if key in spec.TOP}
+    kept = {key: value for key, value in raw.items() if key in layout.TOP}
     block = kept.get("gpt_lab")
     if not isinstance(block, Mapping) or "study" not in block:
         words = [word for word in kept.get("command") or [] if isinstance(word, str) and word.startswith("study=")]
@@ -173,17 +172,8 @@ def _each(work: Callable[[Any], T], things: Sequence[Any]) -> list[T]:
 def _quiet() -> Iterator[None]:
     """W&B's client without prints, error reports, questions, or folders left in the temporary one for each run."""
     with tempfile.TemporaryDirectory() as folder:
-        new = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false", "WANDB_MODE": "online", "WANDB_DIR": folder}
-        old = {key: os.environ.get(key) for key in new}
-        os.environ.update(new)
-        try:
+        with as_client(WANDB_MODE="online", WANDB_DIR=folder):
             yield
-        finally:
-            for key, value in old.items():
-                if value is None:
-                    os.environ.pop(key, None)
-                else:
-                    os.environ[key] = value
 
 
 @contextmanager

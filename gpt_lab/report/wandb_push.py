@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_lab.errors import LabError
 from gpt_lab.report.types import Comparison, Row, Study
-from gpt_lab.trackers.wandb import Wandb, base_url, choose_mode
-from gpt_lab.trackers.wandb_process import unreachable
+from gpt_lab.trackers.wandb import Wandb
+from gpt_lab.trackers.wandb_env import as_client, base_url, choose_mode, setting
+from gpt_lab.trackers.wandb_process import refusal, unreachable
 
 if TYPE_CHECKING:
     from gpt_lab.report.figures import Figure
@@ -33,7 +34,7 @@ COLUMNS: dict[str, Callable[[Row], Any]] = {
     "n": lambda row: row.n,
     "runs": lambda row: row.runs,
     "rho": lambda row: row.rho,
-    "more_seeds": lambda row: row.more_seeds,
+    "median": lambda row: row.median,
     "tuning": lambda row: row.tuning,
     "not_finished": lambda row: ", ".join(f"{count} {state}" for state, count in row.states.items() if count),
     "warnings": lambda row: "; ".join(row.warnings),
@@ -68,20 +69,27 @@ def push(
     if problem is not None:
         mode = "offline"
     home = _home(study)
-    project = project or home[1] or os.environ.get("WANDB_PROJECT") or "gpt_lab"
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # no telemetry: an offline report makes no connection
+    project = project or home[1] or setting("project") or "gpt_lab"
+    entity = entity or home[0] or setting("entity")
     try:
-        where = _log(comparison, study, figures, mode, project, entity or home[0], group or study.design.study)
+        with as_client():  # a run's id or name in the environment is not the report's
+            where = _log(comparison, study, figures, mode, project, entity, group or study.design.study)
     except Exception as error:
         raise LabError(f"W&B did not take the report: {' '.join(str(error).split())}") from error
     if mode == "online":
         return f"report in W&B: {where}"
     lead = f"W&B cannot be reached ({problem}); " if problem else ""
-    return f"{lead}report kept offline; later: wandb sync {where}"
+    return f"{lead}report kept offline; later: uv run wandb sync {shlex.quote(where)}"
 
 
 def _log(
-    comparison: Comparison, study: Study, figures: Sequence[Figure], mode: str, project: str, entity: str, group: str
+    comparison: Comparison,
+    study: Study,
+    figures: Sequence[Figure],
+    mode: str,
+    project: str,
+    entity: str | None,
+    group: str,
 ) -> str:
     """The run's address, or the folder that `wandb sync` takes."""
     import wandb
@@ -101,7 +109,7 @@ def _log(
     names = ("study", "question", "metric", "goal", "pair", "family", "alpha")
     run = wandb.init(
         project=project,
-        entity=entity or None,
+        entity=entity,
         group=group,
         job_type=JOB,
         name=f"report of {design.study}",
@@ -110,7 +118,7 @@ def _log(
             **{name: getattr(design, name) for name in names},
             "baseline": design.baseline_arm,
             "factors": list(design.factors),
-            "mei": comparison.mei,
+            "sesoi": comparison.sesoi,
             "correction": comparison.correction,
             "notes": list(comparison.notes),
         },
@@ -127,6 +135,8 @@ def _log(
         run.finish(exit_code=1)
         raise
     run.finish()
+    if mode == "online" and (problem := refusal(Path(run.settings.log_internal))):
+        raise LabError(problem)
     return str(where)
 
 

@@ -85,10 +85,12 @@ def wandb_row(
     env = {
         **{key: hardware.get(key) for key in HARDWARE},
         **_mapping(config.get("resolved")),
+        **_mapping(config.get("text")),
         "command": config.get("command"),
         "commit": git.get("commit"),
         "dirty": git.get("dirty"),
         "changes": git.get("changes"),
+        "code": config.get("code"),
         "started": started,
         "finished": finished if known != "running" else None,
         "packages": ", ".join(f"{name} {version}" for name, version in _mapping(config.get("packages")).items()),

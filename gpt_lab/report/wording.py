@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 from gpt_lab import lengths
@@ -20,6 +19,12 @@ UNITS = {
     "perf/tokens_per_s": "tokens per second",
     "perf/peak_memory_gb": "GB",
 }
+TIERS = {
+    "screen": "screen: fewer than 5 fresh seeds, or a verdict that a single seed would turn; it suggests",
+    "confirm": "confirm: 5 or more seeds that chose nothing, and no single one of them turns the verdict",
+    "sequential": "sequential: seeds were added until the arm was decided, and its interval allows for that",
+}
+"""What each tier means, said where it stands."""
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MOST_DECIMALS = 6
 NOT_FINISHED = ("failed", "diverged", "without score", "missing", "stopped", "pruned", "running")
@@ -118,10 +123,8 @@ def seeds(number: int) -> str:
 
 
 def verdict(row: Row) -> str:
-    """The verdict, and for an undecided one how many more seeds would settle it, or that something forbids it."""
-    if row.verdict == "undecided" and row.more_seeds:
-        return f"undecided: {row.more_seeds} more {'seed' if row.more_seeds == 1 else 'seeds'}"
-    if row.verdict == "undecided" and row.delta is not None and row.warnings:
+    """The verdict, and of an undecided one whether something forbids it."""
+    if row.withheld:
         return "undecided: see notes"
     return row.verdict
 
@@ -153,6 +156,45 @@ def _short(key: str, value: str, several: bool) -> str:
     return f"{key.rpartition('.')[2]}={value}" if opaque or not value else value
 
 
+def margin(comparison: Comparison) -> str:
+    """` Smallest effect size of interest: 0.01 bits per byte.`; empty where none is stated."""
+    if comparison.sesoi is None:
+        return ""
+    return f" Smallest effect size of interest: {amount(comparison.sesoi)} {unit(comparison.design.metric)}."
+
+
+def grey_band(comparison: Comparison) -> str:
+    """What the grey band of a figure is; empty where there is none."""
+    if comparison.sesoi is None:
+        return ""
+    return f" Grey band: below {amount(comparison.sesoi)} {unit(comparison.design.metric)}, too small to matter."
+
+
+def left_out(row: Row, design: Design) -> str:
+    """What a verdict becomes without each seed."""
+    assert row.left_out is not None and row.delta is not None
+    places = digits(row.delta)
+    low, high = (signed(end, places) for end in row.left_out)
+    holds = f"another verdict without {', '.join(row.turns)}" if row.turns else "the verdict holds without any of them"
+    return f"{row.arm}: leaving out one {design.pair} at a time gives {low} to {high}; {holds}."
+
+
+def plans(rows: Sequence[Row]) -> str:
+    """How many seeds a new study needs to decide arms that are undecided; empty without any."""
+    if not rows:
+        return ""
+    within = [f"{row.arm} {_range(row.plan)}" for row in rows if row.plan is not None]
+    beyond = [row.arm for row in rows if row.plan is None]
+    parts = [f"To decide an undecided arm plan a new study (power 80 %): {', '.join(within)}."] if within else []
+    parts += [f"Not within reach: {', '.join(beyond)}."] if beyond else []
+    return " ".join(parts)
+
+
+def _range(plan: tuple[int, int | None]) -> str:
+    least, most = plan
+    return f"{least} seeds or more" if most is None else f"{least} to {most} seeds" if most > least else seeds(least)
+
+
 def states(row: Row) -> str:
     """`1 diverged, 2 missing`; empty when all its runs finished."""
     return ", ".join(f"{row.states[name]} {name}" for name in NOT_FINISHED if row.states.get(name))
@@ -165,6 +207,12 @@ def within(design: Design) -> str:
 
 def answer(comparison: Comparison) -> str:
     """What the comparison says, in one or two sentences."""
+    if comparison.caveat:
+        return f"No answer about language models: {comparison.caveat}. {_answer(comparison)}"
+    return _answer(comparison)
+
+
+def _answer(comparison: Comparison) -> str:
     design = comparison.design
     baseline = design.baseline_arm and f"{design.baseline_arm}{within(design)}"
     compared = [row for row in comparison.rows if row.verdict != "baseline"]
@@ -177,41 +225,37 @@ def answer(comparison: Comparison) -> str:
     judged = [row for row in compared if row.verdict != "no data"]
     if not judged:
         return f"No other arm has a finished run that pairs with the baseline {baseline} yet."
+    names = short_names(design, [row.arm for row in comparison.rows])
+    base = f"{names.get(design.baseline_arm or '', baseline)}{within(design)}"
     better = [row for row in judged if row.verdict == "better"]
-    if not better:
-        return f"No arm is better than {baseline}: {_counts(judged)}.{_open_arms(len(compared) - len(judged))}"
-    sign = 1.0 if design.goal == "minimize" else -1.0
-    first = min(better, key=lambda row: sign * row.delta.estimate if row.delta else math.inf)
-    if len(better) == 1:
-        lead = f"{first.arm} is better than {baseline} by {_amount(first, design)}"
+    if better:
+        lead = f"{names[better[0].arm]} leads {base} by {_amount(better[0], design)}"
+        if better[0].tier == "screen":
+            lead += " (a screen: to be confirmed)"
     else:
-        lead = (
-            f"{len(better)} of {len(judged)} arms are better than {baseline}; "
-            f"the largest difference is that of {first.arm}, {_amount(first, design)}"
-        )
-    if first.tier == "screen":
-        lead += "; this is a screening verdict, to be confirmed on fresh seeds"
-    others = [row for row in judged if row.verdict != "better"]
-    rest = f" Of the others: {_counts(others)}." if others else ""
-    return f"{lead}.{rest}{_open_arms(len(compared) - len(judged))}"
+        lead = f"No arm is better than {base}"
+    parts = [lead]
+    for word in ("better", "worse", "equivalent", "real but small", "undecided"):
+        rows = [row for row in judged if row.verdict == word and row not in better[:1]]
+        if rows:
+            parts.append(f"{_listed([names[row.arm] for row in rows])} {'is' if len(rows) == 1 else 'are'} {word}")
+    if lacking := len(compared) - len(judged):
+        parts.append(f"{lacking} {'arm has' if lacking == 1 else 'arms have'} no data yet")
+    return "; ".join(parts) + "."
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    """`a, b and c`."""
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _amount(row: Row, design: Design) -> str:
+    """`0.071 [0.025, 0.118] bits per byte (5 seeds)`: by how much it is better."""
     assert row.delta is not None
     places = digits(row.delta)
-    low, high = sorted((abs(row.delta.low), abs(row.delta.high)))
-    return (
-        f"{abs(row.delta.estimate):.{places}f} {unit(design.metric)} "
-        f"({percent(design.alpha)} interval {low:.{places}f} to {high:.{places}f}, {seeds(row.n)})"
-    )
-
-
-def _counts(rows: Sequence[Row]) -> str:
-    names = Counter(row.verdict for row in rows)
-    return ", ".join(f"{number} {name}" for name, number in names.most_common())
-
-
-def _open_arms(number: int) -> str:
-    if number <= 0:
-        return ""
-    return f" {number} {'arm has' if number == 1 else 'arms have'} no data yet."
+    sign = -1.0 if design.goal == "minimize" else 1.0
+    low, high = sorted((sign * row.delta.low, sign * row.delta.high))
+    numbers = [f"{value:.{places}f}".replace("-", "−") for value in (sign * row.delta.estimate, low, high)]
+    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}] {unit(design.metric)} ({seeds(row.n)})"

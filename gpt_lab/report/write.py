@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -27,7 +28,8 @@ def answer(places: Places, options: Options) -> tuple[Comparison, frame.Loaded]:
     study = frame.read(places, options)
     if not (study.runs["state"] == "finished").any():
         raise DataError(_unfinished(study))
-    return compare(study, tier=options.tier), study
+    found = compare(study, tier=options.tier)
+    return (replace(found, notes=(*found.notes, *found.details)) if options.details else found), study
 
 
 def keep(
@@ -43,6 +45,7 @@ def keep(
     Raises:
         LabError: a file cannot be written, or W&B refuses.
     """
+    told = len(study.notes)
     with tempfile.TemporaryDirectory() as temporary:
         figures = figure_files(comparison, study, folder or Path(temporary))
         if folder is not None:
@@ -52,6 +55,8 @@ def keep(
             from gpt_lab.report.wandb_push import push as log
 
             _say(console, log(comparison, study, figures))
+    for note in study.notes[told:]:  # on the curves, which were not read before
+        _say(console, note)
 
 
 def figure_files(comparison: Comparison, study: frame.Loaded, folder: Path) -> list[Figure]:

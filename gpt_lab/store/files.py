@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: atomic replacement, whole-line appends, JSON with NaN.
+"""Files that are either whole or not used: atomic replacement, whole-line appends, JSON with a digest and with NaN.
 
 JSON has no NaN and no infinity. They are written as the strings "NaN", "Infinity" and "-Infinity" (the JSON mapping
 of protocol buffers), so that every line stays valid JSON for any reader; `decode` turns them back.
@@ -7,6 +7,7 @@ of protocol buffers), so that every line stays valid JSON for any reader; `decod
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -15,11 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gpt_lab.digests import Damaged
 from gpt_lab.errors import DataError, LabError
 
+DIGEST = "sha256"
+"""Last key of a JSON file that `write_json` wrote: SHA-256 of the text before it."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
-_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 @contextmanager
@@ -60,7 +64,7 @@ def encode(value: Any) -> Any:
 def decode(value: Any) -> Any:
     """The values that `encode` was given, non-finite floats among them."""
     if isinstance(value, str):
-        return _NON_FINITE.get(value, value)
+        return NON_FINITE.get(value, value)
     if isinstance(value, dict):
         return {k: decode(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -97,24 +101,50 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Atomically writes indented JSON; non-finite floats as strings."""
-    write_atomic(path, (json.dumps(encode(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, non-finite floats still as strings.
+def parse(data: bytes) -> Any:
+    """What a JSON text says.
 
     Raises:
-        DataError: missing, unreadable, or not a JSON object.
+        ValueError: it is no JSON, or nested too deeply to be read.
     """
     try:
-        value = json.loads(path.read_bytes())
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Atomically writes indented JSON; non-finite floats as strings; its digest as the last key."""
+    text = json.dumps(encode(value), indent=1, allow_nan=False, ensure_ascii=False).encode()[: -len("\n}")]
+    write_atomic(path, text + _seal(text))
+
+
+def read_json(path: Path, digest: bool = False) -> dict[str, Any]:
+    """The object in a JSON file, non-finite floats still as strings.
+
+    Args:
+        digest: whether it must have one. A file without (another program's) is taken as it is otherwise.
+
+    Raises:
+        DataError: missing, unreadable, or not a JSON object. Damaged: not what was written, by its digest.
+    """
+    try:
+        data = path.read_bytes()
+        value = parse(data)
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not valid JSON'}") from error
     if not isinstance(value, dict):
         raise DataError(f"cannot read {path}: a JSON object is expected")
+    if DIGEST in value or digest:
+        text = data[: data.rfind(f',\n "{DIGEST}": '.encode())]
+        if data != text + _seal(text):
+            raise Damaged(f"{path} was edited or is damaged: its digest does not fit")
+        del value[DIGEST]
     return value
+
+
+def _seal(text: bytes) -> bytes:
+    return f',\n "{DIGEST}": "{hashlib.sha256(text).hexdigest()}"\n}}\n'.encode()
 
 
 class Lines:
@@ -159,8 +189,8 @@ class Lines:
         if tail and not tail.endswith(b"\n"):
             os.ftruncate(fd, start + tail.rfind(b"\n") + 1)
 
-    def read(self) -> list[dict[str, Any]]:
-        """All whole lines; a torn line is skipped, a missing file is empty.
+    def read(self) -> list[bytes]:
+        """All whole lines, without their ends; a torn last line is skipped, a missing file is empty.
 
         Raises:
             DataError: the file is there but cannot be read.
@@ -171,7 +201,7 @@ class Lines:
             return []
         except OSError as error:
             raise DataError(f"cannot read {self.path}: {error.strerror}") from error
-        return [row for row in map(_parse, data.splitlines()) if row is not None]
+        return data[: data.rfind(b"\n") + 1].splitlines()
 
     def replace(self, rows: list[dict[str, Any]]) -> None:
         """Atomically replaces the whole file."""
@@ -190,11 +220,3 @@ class Lines:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:  # torn by a crash
-        return None
-    return decode(row) if isinstance(row, dict) else None

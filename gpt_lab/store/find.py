@@ -5,43 +5,57 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from gpt_lab.errors import DataError
-from gpt_lab.store.run import Run
+from gpt_lab.store.run import Run, read_record
 
 HEADLINES = ("val/bpb", "val/loss")
 """What "best" means: lowest bits per byte; loss for data that is not text."""
 
 
-def all_runs(runs_dir: str | os.PathLike[str], study: str | None = None) -> list[Run]:
-    """Every readable run of one study, or of all, oldest update first."""
+def all_runs(
+    runs_dir: str | os.PathLike[str], study: str | None = None, left_out: dict[Path, str] | None = None
+) -> list[Run]:
+    """Every readable run of one study, or of all, oldest update first.
+
+    Args:
+        left_out: takes, by folder, one line on each run.json that cannot be used, or not all of it.
+    """
     root = Path(runs_dir)
     folders: Iterable[Path] = [root / study] if study is not None else _folders(root)
-    runs = [run for folder in folders for path in _folders(folder) if (run := _readable(path)) is not None]
-    return sorted(runs, key=_age)
+    paths = (path for folder in folders for path in _folders(folder))
+    return sorted((run for path in paths if (run := _readable(path, left_out)) is not None), key=_age)
 
 
-def find_run(runs_dir: str | os.PathLike[str], spec: str) -> Run:
+def find_run(runs_dir: str | os.PathLike[str], spec: str, left_out: dict[Path, str] | None = None) -> Run:
     """The run that a user means.
 
     Args:
         spec: a run's folder; "latest"; a study (its best run); "<study>/best", "<study>/latest" or "<study>/<run>";
             a run's name, if only one study has it.
+        left_out: as in `all_runs`, of the runs that the answer was chosen from.
 
     Raises:
         DataError: no such run, several, or none with a result; the line offers the closest names.
     """
     if (Path(spec) / "run.json").exists():
         return Run.open(spec)
-    runs = all_runs(runs_dir)
+    bad: dict[Path, str] = {}
+    runs = all_runs(runs_dir, left_out=bad)
+    study, _, wanted = spec.rstrip("/").partition("/")
+    for path, line in bad.items():
+        if spec in (path.name, f"{path.parent.name}/{path.name}") and path not in {run.path for run in runs}:
+            return Run.open(path)  # which says why not
+        if left_out is not None and (spec == "latest" or path.parent.name == study):
+            left_out[path] = line
     if not runs:
         raise DataError(f"no runs in {runs_dir} yet: `uv run train` makes one (runs_dir=... looks elsewhere)")
     if spec == "latest":
         return runs[-1]
-    study, _, wanted = spec.rstrip("/").partition("/")
     members = [run for run in runs if run.study == study]
     if members and wanted in ("", "best"):
         return best(members)
@@ -90,6 +104,13 @@ def find_signature(runs_dir: str | os.PathLike[str], study: str, signature: str)
     return max(matches, key=_age) if matches else None
 
 
+def unreadable(study: Path, name: str) -> list[str]:
+    """One line on each folder of a study named so, with or without a number, that holds a run which cannot be read."""
+    bad: dict[Path, str] = {}
+    named = (path for path in _folders(study) if re.fullmatch(rf"{re.escape(name)}(-\d+)?", path.name))
+    return [bad[path] for path in named if _readable(path, bad) is None and path in bad]
+
+
 def _mentions(path: Path, text: str) -> bool:
     try:
         return text.encode() in path.read_bytes()
@@ -110,12 +131,18 @@ def _folders(root: Path) -> Iterator[Path]:
         raise DataError(f"cannot read {root}: {error.strerror}") from error
 
 
-def _readable(path: Path) -> Run | None:
-    try:
-        return Run.open(path)
-    except DataError:  # not a run, or half copied: a listing goes on without it
+def _readable(path: Path, left_out: dict[Path, str] | None = None) -> Run | None:
+    """The run in a folder; None for a folder that holds none, or one that cannot be used."""
+    if not (path / "run.json").exists():
         return None
+    try:
+        record, said = read_record(path)
+    except DataError as error:
+        record, said = None, f"{error}: the run is left out"
+    if said and left_out is not None:
+        left_out[path] = said
+    return None if record is None else Run(path, record)
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    return value if isinstance(value, int | float) and math.isfinite(value) else None

@@ -4,11 +4,11 @@
   fork.json               the step, the run it is of, what another run must share with it
   checkpoints/            those of the run up to that step; their tensors are hard links, which cost no space
   metrics.jsonl, samples/, tokenizer/
+  SHA256SUMS              digests of all but checkpoints/, which have their own
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -16,7 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt_lab.store.files import sync_folder, write_json, writing
+from gpt_lab.digests import Damaged, check_sums, write_sums
+from gpt_lab.errors import DataError
+from gpt_lab.store.files import read_json, sync_folder, write_json, writing
 
 if TYPE_CHECKING:
     from gpt_lab.store.run import Run
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 FOLDER = "forks"
 FACTS = "fork.json"
 METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
 
 
 def place(run: Path, step: int) -> Path:
@@ -32,11 +35,23 @@ def place(run: Path, step: int) -> Path:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """What is said of a fork point; None if it is not there."""
+    """What is said of a fork point; None if it is not there, or cannot be read."""
     try:
-        facts: dict[str, Any] = json.loads((path / FACTS).read_bytes())
-    except (OSError, ValueError):
+        return read_json(path / FACTS)
+    except DataError:
         return None
+
+
+def check(path: Path) -> dict[str, Any]:
+    """What is said of a fork point that is as it was left, its checkpoints apart.
+
+    Raises:
+        Damaged: it is not. DataError: it cannot be read.
+    """
+    check_sums(path)
+    facts = read_json(path / FACTS)
+    if not {"step", "run", "id", "shared"} <= facts.keys():
+        raise Damaged(f"{FACTS} is not that of a fork point")
     return facts
 
 
@@ -59,6 +74,9 @@ def leave(run: Run, step: int, facts: Mapping[str, Any]) -> None:
             temporary.mkdir(parents=True)
             copy(run.path, temporary, step)
             write_json(temporary / FACTS, {**facts, "step": step, "run": run.name, "id": run.record.get("id")})
+            files = (path.relative_to(temporary) for path in temporary.rglob("*") if path.is_file())
+            write_sums(temporary, [path.as_posix() for path in files if path.parts[0] != CHECKPOINTS])
+            shutil.rmtree(final, ignore_errors=True)  # damaged
             os.rename(temporary, final)
             sync_folder(final.parent)
         except BaseException:
@@ -73,7 +91,7 @@ def copy(source: Path, folder: Path, step: int) -> None:
         OSError: it cannot be read or written.
     """
     shutil.copyfile(source / METRICS, folder / METRICS)
-    for name in ("checkpoints", "samples", "tokenizer"):
+    for name in (CHECKPOINTS, "samples", "tokenizer"):
         if not (source / name).is_dir():
             continue
         (folder / name).mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_lab.errors import LabError
-from gpt_lab.store.files import writing
+from gpt_lab.store.files import parse, writing
 
 
 class Busy(LabError):
@@ -76,9 +76,10 @@ class Lock:
 
     def _named(self, data: bytes) -> dict[str, Any]:
         try:
-            return dict(json.loads(data))
+            named = parse(data)
         except ValueError:  # between its flock and its write
-            return {"host": "?", "pid": "?", "since": "just now"}
+            named = None
+        return named if isinstance(named, dict) else {"host": "?", "pid": "?", "since": "just now"}
 
     def _busy(self) -> str:
         try:

@@ -15,9 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt_lab import registry
+
 ROOT = Path(__file__).parents[2]
 """Of the source tree."""
-CODE = ("gpt_lab", "conf", "experiments", "pyproject.toml")
+CODE = ("gpt_lab", "conf", "experiments", "parts", "pyproject.toml")
 """What of ROOT can change a run."""
 
 
@@ -88,11 +90,13 @@ def differ(commit: str, other: str) -> bool | None:
 
 @functools.cache
 def code() -> str:
-    """12 hex digits over the lab's own modules, read once: the code that this process runs (takes about 20 ms)."""
+    """12 hex digits over the lab's own modules and others' parts, read once: the code that this process runs."""
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
         digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
+    for module, path in registry.foreign():
+        digest.update(f"{module}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
 

@@ -16,11 +16,42 @@ import yaml
 
 from gpt_lab.errors import ConfigError, DataError, LabError, unknown
 from gpt_lab.store import fork
-from gpt_lab.store.files import Lines, decode, read_json, sync_folder, write_atomic, write_json, writing
+from gpt_lab.store.files import Lines, read_json, sync_folder, write_atomic, write_json, writing
 from gpt_lab.store.lock import Lock
+from gpt_lab.store.metrics import plain, read_lines, shorten, shown, usable
 
 STATES = ("running", "finished", "stopped", "failed", "diverged")
 """running: training, or killed while it was (then nobody holds its lock); stopped: by a signal, can be resumed."""
+MAPPINGS = ("summary", "config", "git", "hardware", "packages", "resolved", "reasons", "forked", "wandb")
+"""Keys of run.json that hold an object or null, where they are there at all."""
+
+
+def read_record(folder: Path) -> tuple[dict[str, Any], str]:
+    """What run.json says; and one sentence on values of its summary that are no numbers and were left out, or "".
+
+    Raises:
+        DataError: it cannot be read, is not as it was written, or is not that of a run.
+    """
+    path = folder / "run.json"
+    record = read_json(path)
+
+    def refuse(key: str, value: Any) -> DataError:
+        return DataError(f"{path} is not that of a run: its {key} is {shown(value)}")
+
+    for key in MAPPINGS:
+        if not isinstance(record.get(key), dict | None):
+            raise refuse(key, record[key])
+        for name, value in (record.get(key) or {}).items() if key != "summary" else ():
+            if not plain(value) and not (key == "config" and isinstance(value, list)):
+                raise refuse(f"{key}.{shorten(name)}", value)
+    if record.get("state") not in STATES:
+        raise refuse("state", record.get("state"))
+    if record.get("forked") and type(record["forked"].get("step")) is not int:
+        raise refuse("forked.step", record["forked"].get("step"))
+    summary = record.get("summary") or {}
+    numbers, wrong = usable({name: value for name, value in summary.items() if value is not None})
+    record["summary"] = {name: numbers.get(name) for name, value in summary.items() if value is None or name in numbers}
+    return record, f"{path}: {'; '.join(wrong)}: left out of its summary" if wrong else ""
 
 
 class Run:
@@ -115,9 +146,7 @@ class Run:
         folder = Path(path)
         if not (folder / "run.json").exists():
             raise DataError(f"{folder} is not a run folder: it has no run.json")
-        record = read_json(folder / "run.json")
-        record["summary"] = decode(record.get("summary") or {})
-        return cls(folder, record)
+        return cls(folder, read_record(folder)[0])
 
     @property
     def name(self) -> str:
@@ -153,9 +182,12 @@ class Run:
         """
         path = self.path / "config.yaml"
         try:
-            return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not valid YAML'}") from error
+        if not isinstance(config, dict):
+            raise DataError(f"cannot read {path}: it holds {shown(config)} and no settings")
+        return config
 
     def update(self, **changes: Any) -> None:
         """Changes keys of run.json, atomically and on stable storage.
@@ -186,19 +218,28 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """One dictionary per step, in order: the lines of a step merged, the last value of each key kept."""
-        merged: dict[int, dict[str, Any]] = {}
-        for row in self._lines.read():
-            if "step" in row:
-                merged.setdefault(row["step"], {}).update(row)
-        return [merged[step] for step in sorted(merged)]
+        return self.read_metrics()[0]
 
-    def truncate_after(self, step: int) -> None:
-        """Drops the lines after `step`, atomically: what a resume from that step's checkpoint will log again."""
+    def read_metrics(self) -> tuple[list[dict[str, Any]], str]:
+        """As `metrics`, and one sentence on lines and values that cannot be used and were left out, or ""."""
+        rows, said = read_lines(self._lines.path, self._lines.read())
+        merged: dict[int, dict[str, Any]] = {}
+        for row in rows:
+            merged.setdefault(row["step"], {}).update(row)
+        return [merged[step] for step in sorted(merged)], said
+
+    def truncate_after(self, step: int) -> str:
+        """Drops the lines after `step`, atomically: what a resume from that step's checkpoint will log again.
+
+        What cannot be used goes too; the result is one sentence on it, or "".
+        """
         with self._guard:
-            rows = self._lines.read()
-            kept = [row for row in rows if row.get("step", 0) <= step]
-            if len(kept) < len(rows):
+            lines = self._lines.read()
+            rows, said = read_lines(self._lines.path, lines)
+            kept = [row for row in rows if row["step"] <= step]
+            if said or len(kept) < len(lines):
                 self._lines.replace(kept)
+            return said
 
     def sample(self, step: int, text: str) -> Path:
         """Writes one text of the model as samples/step_<step>.txt."""
@@ -229,7 +270,9 @@ class Run:
                     shutil.rmtree(folder, ignore_errors=True)
                     folder.mkdir(exist_ok=True)
             shutil.rmtree(self.path / fork.FOLDER, ignore_errors=True)
-            self.record = {key: value for key, value in self.record.items() if key not in ("wandb", "forked")}
+            self.record = {
+                key: value for key, value in self.record.items() if key not in ("wandb", "forked", "resumed")
+            }
             fresh: dict[str, Any] = {
                 "id": new_id(self.record.get("signature")),
                 "started": timestamp(),

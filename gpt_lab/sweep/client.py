@@ -14,9 +14,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from gpt_lab import signals
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.store.lock import start_time
 from gpt_lab.sweep.forkserver import lines
+from gpt_lab.sweep.owner import gone
+from gpt_lab.trackers.wandb_env import ONE_RUN
 
 LAUNCH = "import sys, os; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from gpt_lab.sweep import forkserver"
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -55,15 +58,17 @@ class ForkServer:
     def _launch(self, number: int) -> subprocess.Popen[bytes]:
         """Starts the server's process, which gets the socket with this number."""
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        return subprocess.Popen(
-            [sys.executable, "-P", "-c", f"{LAUNCH}; forkserver.main()", paths, str(number), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=self._output,
-            pass_fds=[number],
-            start_new_session=True,  # Ctrl-C in the terminal is the runner's
-            env={**os.environ, **dict.fromkeys(ONE_THREAD, "1")},
-        )
+        inherited = {name: value for name, value in os.environ.items() if name not in ONE_RUN}
+        with signals.sheltered():  # the runner says when it ends, whoever is told to leave
+            return subprocess.Popen(
+                [sys.executable, "-P", "-c", f"{LAUNCH}; forkserver.main()", paths, str(number), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+                pass_fds=[number],
+                start_new_session=True,
+                env={**inherited, **dict.fromkeys(ONE_THREAD, "1")},
+            )
 
     def start(self, job: str, **settings: Any) -> None:
         """Asks for a child that does a job; `worker` says which settings."""
@@ -105,21 +110,45 @@ class ForkServer:
         Raises:
             LabError: the child or the server failed.
         """
-        self.start(job, **settings)
-        said: dict[str, Any] = {}
+        return self.gather({job: settings})[job]
+
+    def gather(self, jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Has a child do each job, all at once, and waits for their last messages; the jobs are named by the keys.
+
+        Raises:
+            LabError: a child or the server failed.
+        """
+        for job, settings in jobs.items():
+            self.start(job, **settings)
+        said: dict[str, dict[str, Any]] = {job: {} for job in jobs}
+        left = set(jobs)
         while not self.gone:
             for event in self.events(1.0):
-                if event.get("job") != job:
+                name = str(event.get("job"))
+                if name not in left:
                     continue
                 if event["event"] == "said":
-                    said = event["message"]
-                elif "error" in said:
-                    raise (ConfigError if said.get("config") else LabError)(said["error"])
+                    said[name] = event["message"]
+                elif "error" in said[name]:
+                    raise (ConfigError if said[name].get("config") else LabError)(said[name]["error"])
                 elif event["status"] != 0:
                     raise LabError(f"the check of the trials was {how_ended(event['status'])}")
                 else:
-                    return said
+                    left.remove(name)
+            if not left:
+                return said
         raise LabError(f"the fork server ended: {self.last_words()}")
+
+    def wait(self) -> None:
+        """Waits until the server can fork.
+
+        Raises:
+            LabError: it cannot, or it has died.
+        """
+        while not self.ready and not self.gone:
+            self.events(1.0)
+        if self.gone:
+            raise LabError(f"the fork server ended: {self.last_words()}")
 
     def last_words(self) -> str:
         """How a server ended that is gone, in one line."""
@@ -128,21 +157,25 @@ class ForkServer:
         said = self._output.read().decode("utf-8", "replace").split("\n")
         return next((line.strip() for line in reversed(said) if line.strip()), how_ended(code))
 
-    def close(self, patience: float = 5.0) -> None:
-        """Ends the server; children that still run are killed. No process is left when this returns."""
+    def close(self, patience: float = 30.0) -> None:
+        """Ends the server. Children that still run write their checkpoints, and are killed if they take longer than
+        `patience` seconds; no process is left when this returns."""
         self._selector.close()
         self.socket.close()
         self._output.close()
         if not self.ready:  # it would not look up before it has imported torch
             self.process.kill()
+        end = time.monotonic() + patience
         try:
             self.process.wait(patience)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        end = time.monotonic() + patience
-        for pid, start in self.pids.values():  # the kernel kills them, but not before it tells us
-            while start is not None and start_time(pid) == start and time.monotonic() < end:
+        for pid, start in self.pids.values():
+            while start is not None and not gone(pid, start):
+                if time.monotonic() >= end:
+                    os.kill(pid, signal.SIGKILL)
+                    break
                 time.sleep(0.01)
 
     def _send(self, request: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpt_lab.errors import ConfigError
+from gpt_lab.errors import ConfigError, quoted
 
 ARGUMENTS = "${args_no_hyphens}"
 
@@ -26,9 +26,9 @@ def command_settings(command: Any) -> list[str]:
     words = command[_after_program(command) :]
     for word in words:
         if "${" in word and word != ARGUMENTS:
-            raise ConfigError(f"command: {word!r} would reach train differently here and under W&B: write it out")
+            raise ConfigError(f"command: {quoted(word)} would reach train differently here and under W&B: write it out")
         if word != ARGUMENTS and (word.startswith("-") or "=" not in word):
-            raise ConfigError(f"command: {word!r} is no setting: after train, write key=value")
+            raise ConfigError(f"command: {quoted(word)} is no setting: after train, write key=value")
     return [word for word in words if word != ARGUMENTS]
 
 

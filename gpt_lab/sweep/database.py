@@ -1,23 +1,33 @@
-"""The sqlite file of a sweep: opened so that several machines may write, errors as one line."""
+"""The sqlite file of a sweep: opened so that several machines may write, checked, errors as one line.
+
+sqlite finds damage to its own structure, not to what the rows say: so each row has a digest of its values, kept by
+triggers of the connection and checked by whoever reads it.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from gpt_lab.digests import Damaged
 from gpt_lab.errors import DataError, LabError
 from gpt_lab.store.files import writing
+from gpt_lab.store.lock import Lock
 
-VERSION = 1
+VERSION = 2
 BUSY_SECONDS = 60.0
 LOCAL = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "ramfs", "overlay", "f2fs", "jfs", "bcachefs", "apfs"}
 """File systems whose shared memory all processes see. Elsewhere (NFS, SMB, FUSE, unknown ones) WAL can lose data."""
 TABLES = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, digest TEXT);
 CREATE TABLE IF NOT EXISTS owners (
     id TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, start INTEGER, token TEXT NOT NULL,
     beat INTEGER NOT NULL DEFAULT 0);
@@ -25,9 +35,19 @@ CREATE TABLE IF NOT EXISTS trials (
     key TEXT PRIMARY KEY, place INTEGER NOT NULL, vals TEXT NOT NULL, arm TEXT NOT NULL, tuning TEXT NOT NULL,
     pair TEXT NOT NULL, overrides TEXT NOT NULL, identity TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'waiting',
     run TEXT, attempts INTEGER NOT NULL DEFAULT 0, failures INTEGER NOT NULL DEFAULT 0, error TEXT,
-    wanted INTEGER NOT NULL DEFAULT 1, owner TEXT, score REAL, seconds REAL);
+    wanted INTEGER NOT NULL DEFAULT 1, owner TEXT, score REAL, seconds REAL,
+    digest TEXT);
 CREATE INDEX IF NOT EXISTS by_state ON trials (state, wanted, place);
 """
+COLUMNS = {
+    "meta": ("name", "value"),
+    "trials": (
+        *("key", "place", "vals", "arm", "tuning", "pair", "overrides", "identity", "state", "run", "attempts"),
+        *("failures", "error", "wanted", "owner", "score", "seconds"),
+    ),
+}
+"""What a row's digest is of, the primary key first."""
+WAY = "the command of the sweep sets it aside and finds its runs again"
 
 
 @contextmanager
@@ -35,7 +55,7 @@ def guarded(path: Path) -> Iterator[None]:
     """Turns an error of sqlite into one line.
 
     Raises:
-        LabError: full disk, no permission, locked for too long. DataError: the file is no database, or torn.
+        LabError: full disk, no permission, locked for too long. Damaged: the file is no database, or not as written.
     """
     try:
         yield
@@ -48,13 +68,36 @@ def guarded(path: Path) -> Iterator[None]:
             way = f"{text}: make it writable or choose another folder with runs_dir=..."
         elif code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             way = f"another process has held it for {BUSY_SECONDS:.0f} s: repeat the command"
-        elif code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")) or not isinstance(error, sqlite3.OperationalError):
-            raise DataError(
-                f"{path} is no ledger of a sweep ({text}): move it away and repeat the command, finished runs are found"
-            ) from error
+        elif (
+            code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR"))
+            or "decode to UTF-8" in text
+            or not isinstance(error, sqlite3.OperationalError)
+        ):
+            raise damaged(path, text) from error
         else:
             way = f"{text}: free space, or choose another folder with runs_dir=..."
         raise LabError(f"cannot use {path}: {way}") from error
+
+
+def damaged(path: Path, how: str) -> Damaged:
+    """The error of a file that cannot be used."""
+    return Damaged(f"{path} is damaged ({how}): {WAY}")
+
+
+def digest(*values: Any) -> str:
+    """16 hex digits over the values of a row."""
+    return hashlib.sha256(json.dumps(values, default=repr).encode()).hexdigest()[:16]
+
+
+def checked(row: sqlite3.Row, table: str, path: Path) -> sqlite3.Row:
+    """A row whose values are those that were written.
+
+    Raises:
+        Damaged: they are not.
+    """
+    if digest(*(row[name] for name in COLUMNS[table])) != row["digest"]:
+        raise damaged(path, f"a row of {table} is not what was written")
+    return row
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -77,6 +120,15 @@ def connect(path: Path) -> sqlite3.Connection:
                 database.execute(statement)
             database.execute(f"PRAGMA user_version={VERSION}")
             database.execute("COMMIT")
+            _check(database, path)
+            database.create_function("digest_of", -1, digest, deterministic=True)
+            for table, names in COLUMNS.items():
+                values, of = ", ".join(f"NEW.{name}" for name in names), ", ".join(names)
+                for event in ("INSERT", f"UPDATE OF {of}"):
+                    database.execute(
+                        f"CREATE TEMP TRIGGER {table}_{event[:6]} AFTER {event} ON main.{table} BEGIN UPDATE {table} "
+                        f"SET digest = digest_of({values}) WHERE {names[0]} = NEW.{names[0]}; END"
+                    )
         except BaseException:
             database.close()
             raise
@@ -109,6 +161,7 @@ def connect_reader(path: Path) -> sqlite3.Connection:
         try:
             database.row_factory = sqlite3.Row
             check_version(database, path)
+            _check(database, path)
         except BaseException:
             database.close()
             raise
@@ -116,10 +169,39 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 
 
 def check_version(database: sqlite3.Connection, path: Path) -> None:
-    """Refuses a file of a later lab."""
+    """Refuses a file of another version of the lab."""
     (found,) = database.execute("PRAGMA user_version").fetchone()
     if found > VERSION:
         raise DataError(f"{path} was written by a later version of gpt_lab ({found} > {VERSION}): update the lab")
+    (tables,) = database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+    if tables and found < VERSION:
+        raise damaged(path, f"written by an earlier version of gpt_lab, {found} < {VERSION}")
+
+
+def _check(database: sqlite3.Connection, path: Path) -> None:
+    (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+    if found != "ok":
+        raise damaged(path, " ".join(str(found).split()).removeprefix("*** in database main *** "))
+
+
+def set_aside(path: Path, error: Damaged) -> str:
+    """Renames a file that is damaged, and the journals beside it; returns what to tell the user.
+
+    Raises:
+        LabError: another process trains a run in its folder, or it cannot be renamed.
+    """
+    reason = str(error).removesuffix(f": {WAY}")
+    for lock in path.parent.glob("*/lock"):
+        if (holder := Lock(lock).holder()) is not None:
+            who = f"process {holder.get('pid')} on {holder.get('host')} trains {lock.parent.name}"
+            raise LabError(f"{reason}, and {who}: stop it, then repeat the command")
+    names = (f"{path.name}.damaged{'' if number == 1 else f'-{number}'}" for number in itertools.count(1))
+    kept = next(place for name in names if not (place := path.with_name(name)).exists())
+    with writing(path):
+        for suffix in ("-shm", "-wal", ""):  # a journal must never meet another database
+            with suppress(FileNotFoundError):
+                os.replace(f"{path}{suffix}", f"{kept}{suffix}")
+    return f"{reason}: kept as {kept.name}; a new one is begun, and runs that are there are found"
 
 
 @contextmanager

@@ -7,6 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+SEEDS = ("seed", "replica", "batch.seed")
+"""Settings that draw a run again; their values are never arms unless someone says so."""
+
+
+def draws_again(key: str) -> bool:
+    """Whether a setting's values replicate a run: only such ones pair the runs of two arms."""
+    return key in SEEDS or key.endswith(".seed")
+
 
 @dataclass(frozen=True)
 class Looks:
@@ -19,6 +27,19 @@ class Looks:
     first: int
     last: int
     family: int
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a sweep had said of its verdicts when its first run began: what was changed later is post hoc.
+
+    Fields:
+        sesoi, metric: as in Design. pairs: values of the pairing setting that are compared, as text; None: not known.
+    """
+
+    sesoi: float | None
+    metric: str
+    pairs: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +57,7 @@ class Design:
         within: factors that nobody compares (a ladder of scales): an arm's baseline has its own values of them.
         baseline: value of each other factor in the arm that all are compared with; None: the user must choose.
         family: name of the set of comparisons whose verdicts are corrected together.
-        mei: minimum effect of interest, in units of the metric; None: STATISTICS' default.
+        sesoi: smallest effect size of interest, in units of the metric; None: none is stated.
         alpha: probability of a false verdict, over the family.
         values: the values of each swept setting, in the file's order (empty for drawn ones).
         factorial: of a two-level factorial the words that define its fraction (sweep/factorial.py), none for the full
@@ -56,7 +77,7 @@ class Design:
     nuisance: tuple[str, ...] = ()
     baseline: Mapping[str, Any] | None = None
     family: str = ""
-    mei: float | None = None
+    sesoi: float | None = None
     alpha: float = 0.05
     values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     factorial: tuple[tuple[str, ...], ...] | None = None
@@ -74,6 +95,12 @@ class Design:
     def tunes(self, pair: Any) -> bool:
         """Whether a run of this pair (a value, or its text) is one of `tune`, never of the comparison."""
         return shown(pair) in map(shown, self.tuning_pairs)
+
+    @property
+    def stated(self) -> Stated:
+        """What this design says beforehand of its verdicts."""
+        pairs = tuple(shown(value) for value in self.values.get(self.pair, ()) if not self.tunes(value))
+        return Stated(self.sesoi, self.metric, pairs or None)
 
     @property
     def baseline_arm(self) -> str | None:

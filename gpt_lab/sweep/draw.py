@@ -16,6 +16,8 @@ from gpt_lab.sweep.parameters import Parameter, plain
 
 CHECKED = (1e-4, 0.5, 1 - 1e-4)
 """Quantiles at which a setting must take what its distribution gives."""
+EXTREME = (2.0**-53, 1 - 2.0**-53)
+"""The ends of what `uniform` gives."""
 
 
 def value_at(parameter: Parameter, u: float) -> Any:
@@ -84,6 +86,12 @@ def check(parameters: Mapping[str, Parameter]) -> None:
         ConfigError: the line names parameter and value.
     """
     for name, parameter in parameters.items():
+        try:
+            for u in EXTREME if parameter.drawn else ():
+                value_at(parameter, u)
+        except (OverflowError, ValueError):
+            logs = "; min, max, mu are natural logarithms" if "log" in parameter.distribution else ""
+            raise ConfigError(f"{name}: {parameter.distribution} gives numbers that are too large{logs}") from None
         for u in CHECKED if parameter.drawn else ():
             value = value_at(parameter, u)
             try:

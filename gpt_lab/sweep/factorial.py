@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.errors import ConfigError, quoted, unknown
 from gpt_lab.sweep.design import Design, shown
 
 Word = tuple[str, ...]
@@ -167,7 +167,7 @@ def _left_out(stated: Any, factors: int) -> int | None:
         fits = False
     if not fits:
         raise ConfigError(
-            f"gpt_lab.fraction must be 1/2, 1/4, 1/8 and so on, not {stated!r}: leave it out for the whole"
+            f"gpt_lab.fraction must be 1/2, 1/4, 1/8 and so on, not {quoted(stated)}: leave it out for the whole"
         )
     if 2 ** (factors - p) < factors + 1:
         raise ConfigError(
@@ -181,7 +181,9 @@ def _least(stated: Any, factors: int) -> int | None:
     if stated is None:
         return None
     if not isinstance(stated, int) or isinstance(stated, bool) or not 3 <= stated <= factors:
-        raise ConfigError(f"gpt_lab.resolution must be a whole number from 3 to the {factors} factors, not {stated!r}")
+        raise ConfigError(
+            f"gpt_lab.resolution must be a whole number from 3 to the {factors} factors, not {quoted(stated)}"
+        )
     return stated
 
 

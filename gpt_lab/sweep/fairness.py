@@ -25,6 +25,10 @@ PRESETS = ("model", "experiment")
 """Settings that choose many others at once."""
 UNITS = {"flops": "FLOPs", "tokens": "tokens"}
 LISTED = 4
+FEW_TARGETS = 2000
+"""Validation targets below which no model is told from another: their mean has a standard error of some 3 %."""
+SURE = 0.05
+"""p-value below which a difference of speeds is no noise."""
 RATE = "optim.lr"
 MOVES = {"optim.name": "optimizer", "batch.tokens": "batch size"}
 """Settings whose values each have a best learning rate of their own, often several times apart."""
@@ -45,6 +49,16 @@ RULES: Mapping[str, Rule] = {
         "Runs diverged or were pruned: those that are left are the lucky ones",
         "better; of the baseline: worse",
         "a setting at which all of them finish",
+    ),
+    "gone": Rule(
+        "Runs failed, were stopped or are gone: those that are left may be the lucky ones",
+        "better; of the baseline: worse",
+        "the same sweep command, which runs them again",
+    ),
+    "twice": Rule(
+        "Runs of the same settings with different results",
+        "all",
+        "find out which one is wrong; study=NAME runs all of them anew",
     ),
     "tuning": Rule(
         "Unequal tuning: more values tried for one arm",
@@ -101,13 +115,38 @@ RULES: Mapping[str, Rule] = {
         "all",
         "metric val/bpb",
     ),
+    "lossy": Rule(
+        "A tokenizer that loses text, and bits per byte",
+        "all",
+        "one that gives text back byte for byte: byte, bpe, tiktoken",
+    ),
+    "ends": Rule(
+        "Where documents end is encoded for one and not for the other, and bits per byte",
+        "all",
+        "tokenizer.eot=true for both",
+    ),
+    "few": Rule(
+        "Validation on fewer than 2,000 targets",
+        "all",
+        "a larger validation split",
+    ),
+    "floor": Rule(
+        "Every arm above the corpus's bigram floor: no answer about language models",
+        "better",
+        "a longer budget or a better recipe, until an arm does better than counting pairs of tokens",
+    ),
     "data": Rule(
-        "Other data, or another version of it",
+        "Other data, another version of it, or a version that one run does not name",
         "all",
         "the same data for both runs of a pair (study=NAME runs all of them anew)",
     ),
     "code": Rule(
-        "Another version of the code within pairs",
+        "Another version of the code within pairs, or one that only one run names",
+        EITHER,
+        "both runs of a pair by one version (study=NAME runs all of them anew)",
+    ),
+    "torch": Rule(
+        "Another version of torch within pairs",
         EITHER,
         "both runs of a pair by one version (study=NAME runs all of them anew)",
     ),
@@ -120,6 +159,11 @@ RULES: Mapping[str, Rule] = {
         "Speed, or a budget in seconds, on different machines",
         "all",
         "every run on the same kind of machine",
+    ),
+    "busy": Rule(
+        "A budget in seconds, and training FLOPs per second apart beyond noise",
+        "all",
+        "a machine with nothing else to do, or a budget in tokens or FLOPs",
     ),
     "settings": Rule(
         "Arms differ in more than what is compared",
@@ -228,6 +272,28 @@ def unequal_budget(spent: float | None, of_baseline: float | None, kind: str) ->
         return []
     text = f"unequal budget: {spent:,.4g} {UNITS[kind]}, the baseline {of_baseline:,.4g}"
     return [doubt("budget", text, "better", *(("worse",) if spent < of_baseline else ()))]
+
+
+def unlike_text(text: Mapping[str, object], of_baseline: Mapping[str, object], design: Design) -> list[Doubt]:
+    """What forbids to compare the bits per byte of an arm and its baseline.
+
+    Args:
+        text, of_baseline: `lossy`, what of the text does not come back from the tokens, in words, and `ends`, whether
+            the ends of documents are encoded; either may be missing or None.
+    """
+    if "bpb" not in design.metric:
+        return []
+    found = []
+    for whose, lost in (("", text.get("lossy")), ("the baseline's ", of_baseline.get("lossy"))):
+        if lost:
+            found.append(doubt("lossy", f"{whose}{lost}", "all"))
+    ends = text.get("ends"), of_baseline.get("ends")
+    if None not in ends and ends[0] != ends[1]:
+        said = "encodes where documents end, and the baseline does not"
+        if not ends[0]:
+            said = "does not encode where documents end, and the baseline does"
+        found.append(doubt("ends", said, "all"))
+    return found
 
 
 def unlike(keys: Iterable[str], design: Design, *, matched: bool = False) -> list[Doubt]:

@@ -13,7 +13,6 @@ from gpt_lab.errors import ConfigError, DataError, unknown
 from gpt_lab.sweep import cells, noise, null, spec, speed
 from gpt_lab.sweep.noise import Noise
 from gpt_lab.sweep.null import Recipe
-from gpt_lab.sweep.power import FEWEST, Tier, detectable_effect
 
 PAIRS = 5
 """Null pairs unless somebody says otherwise: sd to within a factor of 0.6 to 2.9 (4 degrees of freedom)."""
@@ -81,6 +80,8 @@ def recipe_of(file: str | None, words: Sequence[str]) -> Recipe:
 
 def show(console: Console, found: Noise) -> None:
     """The noise floor: its numbers, what can be detected above it, what it costs."""
+    from gpt_lab.stats import power
+
     low, high = found.interval()
     unit, each = found.metric, 2 * found.seconds
     rho = "unknown" if math.isnan(found.rho) else f"{found.rho:.2f}"
@@ -93,12 +94,12 @@ def show(console: Console, found: Noise) -> None:
     ]
     if found.diverged:
         lines.append(f"  {found.diverged} runs diverged: these are the numbers of those that did not")
-    lines.append("smallest detectable effect of one arm that varies as much, power 80 %:")
+    lines.append("one arm that varies as much is called better (power 80 %) from a true difference beyond sesoi of:")
     for count in SEEDS:
-        tier: Tier = "confirm" if count >= FEWEST["confirm"] else "screen"
-        size = found.sd * detectable_effect(count, rho=0.5, tier=tier, noise_df=found.df)
-        cost = f", about {speed.shown(count * each)} of training" if each > 0 else ""
-        lines.append(f"  {count:2d} seeds  {size:.4f} ({tier} tier{cost})")
+        size = found.sd * power.detectable(count)
+        cost = f" (about {speed.shown(count * each)} of training)" if each > 0 else ""
+        lines.append(f"  {count:2d} seeds  {size:.4f}{cost}")
+    lines.append(f"a margin from this noise, to be written down before the first run: sesoi: {found.sd / 2:.2g}")
     lines.append(f"{_origin(found)}; studies with this baseline use it by themselves")
     for line in lines:
         console.print(line, **PLAIN)
@@ -173,6 +174,7 @@ def _here(recipe: Recipe, resolved: Mapping[str, Any]) -> Noise | None:
 def _resolved(recipe: Recipe) -> dict[str, str]:
     """What `auto` becomes here. Imports torch; builds shards that are missing."""
     from gpt_lab.data.dataset import open_dataset
-    from gpt_lab.train.plan import resolve
+    from gpt_lab.train.plan import check_size, resolve
 
+    check_size(recipe.cfg)
     return resolve(recipe.cfg, open_dataset(recipe.cfg)).resolved

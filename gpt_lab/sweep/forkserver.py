@@ -4,7 +4,8 @@ It speaks with the runner over one socket, in lines of JSON. Requests: {"op": "s
 {"op": "signal", "job": id, "number": n}. Answers: {"event": "ready"}, {"event": "refused", "error": ...},
 {"event": "said", "job": id, "message": ...}, {"event": "ended", "job": id, "status": exit status or minus a signal}.
 
-It stays single-threaded and never touches CUDA: either would make its children hang or fail.
+It stays single-threaded and never touches CUDA: either would make its children hang or fail. Signals that ask a process
+to leave are shut out: it ends when its runner has, and its children hear of that as SIGTERM.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Server:
         self.pid = os.getpid()
 
     def serve(self) -> None:
-        """Answers requests until the runner closes the socket; then its children are killed."""
+        """Answers requests until the runner closes the socket; then its children are told to leave."""
         wake_out, wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
@@ -61,7 +62,9 @@ class Server:
                 self._wait_for_children()
         except (EOFError, ConnectionError):
             for pid in self.children:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGTERM)
+            for pid in self.children:
+                os.waitpid(pid, 0)
 
     def send(self, message: Mapping[str, Any]) -> None:
         self.runner.sendall((json.dumps(message) + "\n").encode())
@@ -128,7 +131,7 @@ def become_child(job: Mapping[str, Any], server: int, said: int) -> None:
     """Runs a job in the process that was just forked, and ends it."""
     status = 1
     try:
-        process.die_with(server)
+        process.end_with(server, signal.SIGTERM)
         os.setsid()
         from gpt_lab.sweep import worker
 
@@ -197,8 +200,7 @@ def prepare() -> None:
 def main() -> None:
     """Arguments: the number of the socket, the pid of the runner."""
     number, parent = int(sys.argv[1]), int(sys.argv[2])
-    process.die_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's
+    process.end_with(parent)
     runner = socket.socket(fileno=number)
     runner.set_inheritable(False)
     prepare()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.errors import ConfigError, cut, quoted, unknown
 from gpt_lab.sweep import factorial
 from gpt_lab.sweep.design import join, shown
 from gpt_lab.sweep.parameters import Parameter, plain
@@ -157,7 +157,9 @@ def within(block: Mapping[str, Any], factors: tuple[str, ...]) -> tuple[str, ...
     """
     stated = block.get("within", [])
     if not isinstance(stated, list):
-        raise ConfigError(f"gpt_lab.within must be a list of parameters, not {stated!r}: write [{stated}]")
+        raise ConfigError(
+            f"gpt_lab.within must be a list of parameters, not {quoted(stated)}: write [{cut(str(stated))}]"
+        )
     for name in stated:
         if name not in factors:
             raise ConfigError(unknown("factor in gpt_lab.within:", str(name), factors))
@@ -248,4 +250,7 @@ def _exclude(stated: Any, swept: Mapping[str, Parameter]) -> tuple[Mapping[str, 
 def _read(text: str) -> Any:
     import yaml
 
-    return yaml.safe_load(text)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):  # then it is no value of any setting, and refused as text
+        return text

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from gpt_lab.digests import Damaged
 from gpt_lab.errors import ConfigError
 from gpt_lab.store.files import decode, encode, write_atomic
-from gpt_lab.sweep.database import connect, connect_reader, guarded, transaction
-from gpt_lab.sweep.design import Cell, Design, Looks, Sweep
+from gpt_lab.sweep.database import checked, connect, connect_reader, guarded, set_aside, transaction
+from gpt_lab.sweep.design import Cell, Design, Looks, Stated, Sweep
 from gpt_lab.sweep.owner import Owner
 
 FILE = "sweep.sqlite"
@@ -78,7 +79,7 @@ class Ledger:
         """The ledger of `runs_dir/<study>`, made if it is not there; this process becomes one of its owners.
 
         Raises:
-            LabError: it cannot be written. DataError: the file is no ledger.
+            LabError: it cannot be written. Damaged: it is not as it was written.
         """
         ledger = cls(folder, connect(folder / FILE), Owner.this())
         who = ledger.owner
@@ -111,6 +112,9 @@ class Ledger:
                 self._database.execute("UPDATE trials SET wanted=0")
             for cell in cells or (() if same else kept):
                 self._put(cell)
+            (begun,) = self._database.execute("SELECT COUNT(*) FROM trials WHERE attempts").fetchone()
+            if not begun:
+                self._set(stated=json.dumps(dataclasses.asdict(sweep.design.stated)))
             self._set(sweep=_to_json(sweep), search=_search(sweep))
         write_atomic(self.folder / COPY, readable(sweep).encode())
 
@@ -133,7 +137,7 @@ class Ledger:
     def entries(self) -> list[Entry]:
         """All cells, in the sweep's order."""
         with guarded(self.path):
-            return _entries(self._database)
+            return _entries(self._database, self.path)
 
     def counts(self) -> dict[State, int]:
         """How many wanted cells are in each state."""
@@ -260,7 +264,7 @@ class Ledger:
         )
 
     def _entry(self, key: str) -> Entry:
-        return _entry(self._database.execute("SELECT * FROM trials WHERE key=?", (key,)).fetchone())
+        return _entry(self._database.execute("SELECT * FROM trials WHERE key=?", (key,)).fetchone(), self.path)
 
     def _put(self, cell: Cell) -> None:
         self._database.execute(
@@ -280,8 +284,7 @@ class Ledger:
         )
 
     def _get(self, name: str) -> str | None:
-        found = self._database.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
-        return None if found is None else str(found["value"])
+        return _meta(self._database, self.path, name)
 
     def _set(self, **values: str) -> None:
         self._database.executemany("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", values.items())
@@ -291,7 +294,7 @@ def entries(folder: Path) -> list[Entry]:
     """All cells that a study's ledger knows, in the sweep's order; [] without a ledger. Writes nothing.
 
     Raises:
-        DataError: the file is no ledger, or cannot be read.
+        Damaged: the file is no ledger, or not as it was written. LabError: it cannot be read.
     """
     return _read(folder, _entries) or []
 
@@ -305,23 +308,54 @@ def stored_sweep(folder: Path) -> Sweep | None:
     return _read(folder, _sweep)
 
 
-def _read(folder: Path, read: Callable[[sqlite3.Connection], Any]) -> Any:
+def stated(folder: Path) -> Stated | None:
+    """What the sweep had said of its verdicts when its first run began; None without a ledger.
+
+    Raises:
+        DataError: as `entries`.
+    """
+    return _read(folder, _stated)
+
+
+def _stated(database: sqlite3.Connection, path: Path) -> Stated | None:
+    row = database.execute("SELECT value FROM meta WHERE name='stated'").fetchone()
+    if row is None:
+        return None
+    found = json.loads(row["value"])
+    return Stated(found["sesoi"], found["metric"], None if found["pairs"] is None else tuple(found["pairs"]))
+
+
+def mend(folder: Path) -> str | None:
+    """Sets the ledger of a study aside if it is damaged, so that another is begun; what to tell the user, if it was.
+
+    Raises:
+        LabError: another process trains one of its runs, or it cannot be renamed.
+    """
+    try:
+        entries(folder), stored_sweep(folder)
+    except Damaged as error:
+        return set_aside(folder / FILE, error)
+    return None
+
+
+def _read(folder: Path, read: Callable[[sqlite3.Connection, Path], Any]) -> Any:
     path = folder / FILE
     if not path.exists():
         return None
     database = connect_reader(path)
     try:
         with guarded(path):
-            return read(database)
+            return read(database, path)
     finally:
         database.close()
 
 
-def _entries(database: sqlite3.Connection) -> list[Entry]:
-    return [_entry(row) for row in database.execute("SELECT * FROM trials ORDER BY wanted DESC, place, key")]
+def _entries(database: sqlite3.Connection, path: Path) -> list[Entry]:
+    return [_entry(row, path) for row in database.execute("SELECT * FROM trials ORDER BY wanted DESC, place, key")]
 
 
-def _entry(row: sqlite3.Row) -> Entry:
+def _entry(row: sqlite3.Row, path: Path) -> Entry:
+    row = checked(row, "trials", path)
     return Entry(
         key=row["key"],
         index=row["place"],
@@ -341,9 +375,14 @@ def _entry(row: sqlite3.Row) -> Entry:
     )
 
 
-def _sweep(database: sqlite3.Connection) -> Sweep | None:
-    found = database.execute("SELECT value FROM meta WHERE name='sweep'").fetchone()
-    return None if found is None else _from_json(found["value"])
+def _sweep(database: sqlite3.Connection, path: Path) -> Sweep | None:
+    found = _meta(database, path, "sweep")
+    return None if found is None else _from_json(found)
+
+
+def _meta(database: sqlite3.Connection, path: Path, name: str) -> str | None:
+    found = database.execute("SELECT * FROM meta WHERE name=?", (name,)).fetchone()
+    return None if found is None else str(checked(found, "meta", path)["value"])
 
 
 def _to_json(sweep: Sweep) -> str:

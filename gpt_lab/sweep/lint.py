@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gpt_lab import schema
 from gpt_lab.errors import LabError
 from gpt_lab.schema import RunConfig
+from gpt_lab.stats.tiers import CONFIRMS
 from gpt_lab.store import Run, record
 from gpt_lab.sweep import fairness, ledger
 from gpt_lab.sweep.design import Cell, Design, Sweep, shown
 from gpt_lab.sweep.fairness import Doubt, doubt
-from gpt_lab.sweep.power import FEWEST
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Side:
     Fields:
         cells: its runs. cfg: the config of one of them. data: fingerprint of what that would train on.
         tokens, flops: of one run; None under a budget in seconds.
+        text: what is known of its tokens as text (train.plan.Plan.text).
     """
 
     arm: str
@@ -34,6 +35,7 @@ class Side:
     parameters: int
     tokens: float | None
     flops: float | None
+    text: Mapping[str, str | bool] = field(default_factory=dict)
 
 
 def beforehand(sweep: Sweep, sides: Sequence[tuple[Side, Side]]) -> list[str]:
@@ -57,6 +59,7 @@ def beforehand(sweep: Sweep, sides: Sequence[tuple[Side, Side]]) -> list[str]:
         keys = unlike(mine.cfg.flat(), base.cfg.flat())
         each += fairness.unlike(keys, design, matched=mine.cfg.match is not None)
         each += _versions(design, mine, base, made)
+        each += fairness.unlike_text(mine.text, base.text, design)
         for one in each:
             found.setdefault(one, []).append(mine.arm)
         size = "" if mine.cfg.match is not None else fairness.larger(mine.parameters, base.parameters)
@@ -82,7 +85,7 @@ def tuning(design: Design, mine: Side, base: Side) -> list[Doubt]:
             text = f"two values of {key} for the baseline: the best of them is always at the edge of what was tried"
             found.append(doubt("edge", text, "better"))
     chose, whole = _chose(mine) | _chose(base), _pairs(mine) & _pairs(base)
-    if whole & chose and len(whole - chose) < FEWEST["confirm"]:
+    if whole & chose and len(whole - chose) < CONFIRMS:
         found.append(fairness.reused(design.pair))
     return found
 

@@ -17,6 +17,7 @@ from gpt_lab.sweep.design import Sweep, shown
 from gpt_lab.sweep.ledger import STATES, Entry, State
 from gpt_lab.sweep.owner import Owner
 from gpt_lab.sweep.trial import Trial, title
+from gpt_lab.terminal import fit
 
 REFRESH_EVERY = 0.5
 RECENT = 6
@@ -139,8 +140,8 @@ class View:
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("trial", self.design.pair, "state", "loss", self._metric, "tokens/s", "left"):
-            table.add_column(name, justify="left" if name in ("trial", "state") else "right", no_wrap=True)
+        for name in ("trial", self.design.pair, "state", "loss", self._metric, "left", "tokens/s"):
+            table.add_column(name, justify="left" if name in ("trial", "state") else "right", no_wrap=name != "trial")
         for row in self._recent:
             table.add_row(*row)
         for trial in sorted(self._running, key=lambda trial: trial.slot)[: max(4, self.console.height - 12)]:
@@ -153,13 +154,13 @@ class View:
                 ProgressBar(100, 100 * progress, width=20) if trial.run else Text("starting", "dim"),
                 _number(values.get("train/loss"), "{:.4f}"),
                 _number(values.get(self.design.metric), "{:.4f}"),
-                _number(values.get("perf/tokens_per_s"), "{:,.0f}"),
                 _clock(left),
+                _number(values.get("perf/tokens_per_s"), "{:,.0f}"),
             )
         counts = [f"{count} {state}" for state, count in self._counts.items() if count]
         left = self.seconds_left()
         ending = f", about {_clock(left)} left" if left is not None else ""
-        return Group(table, Text(f"{self.design.study}: {', '.join(counts)}{ending}"))
+        return Group(fit(table, self.console)[0], Text(f"{self.design.study}: {', '.join(counts)}{ending}"))
 
 
 def names(entry: Entry) -> tuple[str, str]:

@@ -68,7 +68,7 @@ class Watch:
     def dead(self, owner: Owner, beat: int) -> bool:
         """Whether an owner is gone, whose heartbeat counter now stands at `beat`."""
         if owner.host == self._here and owner.start is not None:
-            return start_time(owner.pid) != owner.start or _zombie(owner.pid)
+            return gone(owner.pid, owner.start)
         known = self._heard.get(owner.id)
         if known is None or known[0] != beat:
             self._heard[owner.id] = (beat, self.clock())
@@ -76,10 +76,10 @@ class Watch:
         return self.clock() - known[1] >= self.silence
 
 
-def _zombie(pid: int) -> bool:
-    """Whether a process has ended and only waits for its parent to notice."""
+def gone(pid: int, start: int) -> bool:
+    """Whether a process of this machine that began at `start` has ended, be it that its parent has yet to notice."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return True
-    return stat.rpartition(")")[2].split()[0] in ("Z", "X")
+    return start_time(pid) != start or stat.rpartition(")")[2].split()[0] in ("Z", "X")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpt_lab import config, options, registry
-from gpt_lab.errors import ConfigError, unknown
-from gpt_lab.schema import NOT_IDENTITY, RunConfig
+from gpt_lab import config, names, options
+from gpt_lab.errors import ConfigError, cut, quoted, unknown
+from gpt_lab.schema import NOT_IDENTITY
 from gpt_lab.sweep.design import shown
 
 DISTRIBUTIONS: dict[str, tuple[tuple[str, ...], dict[str, float]]] = {
@@ -82,16 +80,18 @@ def check_name(name: object) -> str:
         ConfigError: no such setting; the line offers the closest.
     """
     if not isinstance(name, str):
-        raise ConfigError(f"parameter {name!r} is no name: put it in quotes")
+        raise ConfigError(f"parameter {quoted(name)} is no name: put it in quotes")
     if "/" in name:
-        raise ConfigError(f"parameter {name!r}: W&B takes no slash in a name (a group is one word, an option dotted)")
+        raise ConfigError(
+            f"parameter {quoted(name)}: W&B takes no slash in a name (a group is one word, an option dotted)"
+        )
     head, _, rest = name.partition(".")
     if name in NEVER:
-        raise ConfigError(f"parameter {name!r} cannot be set in a sweep: {NEVER[name]}")
-    if rest == "name" and head in config.GROUPS:
-        raise ConfigError(f"parameter {name!r}: choose the whole part with the parameter {head!r}")
-    if name not in _settings():
-        raise ConfigError(unknown("parameter", name, _near(name)))
+        raise ConfigError(f"parameter {quoted(name)} cannot be set in a sweep: {NEVER[name]}")
+    if rest == "name" and head in names.GROUPS:
+        raise ConfigError(f"parameter {quoted(name)}: choose the whole part with the parameter {quoted(head)}")
+    if name not in names.settings():
+        raise ConfigError(names.unknown_setting("parameter", name, _near(name)))
     return name
 
 
@@ -102,16 +102,16 @@ def plain(name: str, value: Any) -> Any:
         ConfigError: YAML made something else of it than what was meant, or the setting cannot take it.
     """
     value = _scalar(name, value)
-    if name in config.GROUPS:
+    if name in names.GROUPS:
         if not isinstance(value, str):
             hint = " (YAML reads yes, no, on, off as truth values, and null as nothing: use quotes)"
-            raise ConfigError(f"{name} must be the name of an option, not {shown(value)}{hint}")
+            raise ConfigError(f"{name} must be the name of an option, not {cut(shown(value))}{hint}")
         allowed = config.choices(name)
         if value not in allowed:
             raise ConfigError(unknown(name, value, allowed))
         return value
     refusal: ConfigError | None = None
-    for annotation in _settings()[name]:
+    for annotation in names.settings()[name]:
         try:
             return options.check(name, value, annotation)
         except ConfigError as error:
@@ -120,35 +120,18 @@ def plain(name: str, value: Any) -> Any:
     raise refusal
 
 
-@functools.cache
-def _settings() -> Mapping[str, tuple[Any, ...]]:
-    """Every name that a parameter may have, with the types that its value may have (of an option: in any part)."""
-    found: dict[str, tuple[Any, ...]] = dict.fromkeys(config.GROUPS, ())
-    for kind, parts in registry.index().items():
-        for part in parts.values():
-            for key, option in part.options.items():
-                found[f"{kind}.{key}"] = (*found.get(f"{kind}.{key}", ()), option.annotation)
-    hints = typing.get_type_hints(RunConfig, include_extras=True)
-    for f in dataclasses.fields(RunConfig):
-        if f.name in config.SECTIONS:
-            for key, hint in typing.get_type_hints(config.SECTIONS[f.name], include_extras=True).items():
-                found[f"{f.name}.{key}"] = (hint,)
-        elif f.name not in registry.KINDS and f.name not in NEVER:
-            found[f.name] = (hints[f.name],)
-    return {name: types for name, types in found.items() if not name.endswith(".name")}
-
-
 def _near(name: str) -> list[str]:
-    """The names to offer for a wrong one: those of its section, or all without a dot."""
+    """The names to list beside a wrong one: those of its section, or all without a dot."""
+    known = [one for one in names.settings() if one not in NEVER]
     head = name.partition(".")[0]
-    inside = [known for known in _settings() if "." in name and known.startswith(f"{head}.")]
-    return inside or [known for known in _settings() if "." not in known]
+    inside = [one for one in known if "." in name and one.startswith(f"{head}.")]
+    return inside or [one for one in known if "." not in one]
 
 
 def _parameter(name: object, spec: Any) -> Parameter:
     name = check_name(name)
     if not isinstance(spec, Mapping):
-        form = f"values: {spec}" if isinstance(spec, list) else f"value: {shown(spec)}"
+        form = f"values: {cut(str(spec))}" if isinstance(spec, list) else f"value: {cut(shown(spec))}"
         raise ConfigError(f"{name} must be a mapping: write {name}: {{{form}}}")
     if "parameters" in spec:
         raise ConfigError(
@@ -178,7 +161,7 @@ def _parameter(name: object, spec: Any) -> Parameter:
 def _categorical(name: str, spec: Mapping[str, Any]) -> Parameter:
     given = spec["values"]
     if not isinstance(given, list):
-        raise ConfigError(f"values of {name} must be a list, not {given!r}: write [{given}]")
+        raise ConfigError(f"values of {name} must be a list, not {quoted(given)}: write [{cut(str(given))}]")
     if not given:
         raise ConfigError(f"values of {name} is empty: give at least one")
     values = tuple(plain(name, value) for value in given)
@@ -196,12 +179,12 @@ def _categorical(name: str, spec: Mapping[str, Any]) -> Parameter:
         or not all(_is_number(p) and p >= 0 for p in chances)
         or not math.isclose(sum(chances), 1.0, abs_tol=1e-6)
     ):
-        raise ConfigError(f"probabilities of {name} must be {len(values)} numbers that sum to 1, not {chances!r}")
+        raise ConfigError(f"probabilities of {name} must be {len(values)} numbers that sum to 1, not {quoted(chances)}")
     return Parameter(name, "categorical", values, probabilities=tuple(float(p) for p in chances))
 
 
 def _numbers(name: str, spec: Mapping[str, Any], stated: str | None) -> Parameter:
-    if name in config.GROUPS:
+    if name in names.GROUPS:
         raise ConfigError(f"{name} is a choice of parts: give it values: [...]")
     if stated is None:
         if "min" not in spec or "max" not in spec:
@@ -253,7 +236,7 @@ def _scalar(name: str, value: Any) -> Any:
         if value == "None":
             raise ConfigError(f'{name}: "None" is text here: write "null"')
         if value.lower() in ("true", "false"):
-            raise ConfigError(f"{name}: {value!r} in quotes is text: write {value.lower()}")
+            raise ConfigError(f"{name}: {quoted(value)} in quotes is text: write {value.lower()}")
         refuse_number_text(name, value)
     elif value is not None and not isinstance(value, bool | int | float):
         raise ConfigError(f"{name}: YAML reads {value} as a {type(value).__name__}: put it in quotes")
@@ -277,14 +260,14 @@ def refuse_number_text(name: str, value: str) -> None:
         dotted = mantissa if "." in mantissa else f"{mantissa}.0"
         sign = exponent if exponent[0] in "+-" else f"+{exponent}"
         raise ConfigError(f"{name}: YAML reads {value} as text: write {dotted}e{sign}")
-    raise ConfigError(f"{name}: {value!r} in quotes is text: write {value}")
+    raise ConfigError(f"{name}: {quoted(value)} in quotes is text: write {value}")
 
 
 def _number(name: str, key: str, value: Any) -> float:
     if isinstance(value, str):
         refuse_number_text(f"{key} of {name}", value)
     if not _is_number(value):
-        raise ConfigError(f"{key} of {name} must be a number, not {value!r}")
+        raise ConfigError(f"{key} of {name} must be a number, not {quoted(value)}")
     return typing.cast(float, value)
 
 

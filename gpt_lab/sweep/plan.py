@@ -12,12 +12,12 @@ from rich.table import Table
 
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
+from gpt_lab.stats.tiers import FEWEST
 from gpt_lab.sweep import cells as cells_
 from gpt_lab.sweep import expected, factorial, ledger, lint, matching, needed, null, speed, trunk, tuneplan
 from gpt_lab.sweep import tuner as tuner_
 from gpt_lab.sweep.design import Cell, Sweep, join
-from gpt_lab.sweep.noise import Noise
-from gpt_lab.sweep.power import FEWEST, detectable_effect
+from gpt_lab.sweep.paces import Machine
 
 if TYPE_CHECKING:
     from gpt_lab.data.dataset import Dataset
@@ -93,10 +93,12 @@ def estimate(
     threads: int,
     builder: Builder | None = None,
     trunks: trunk.Trunks | None = None,
+    gpus: Sequence[str] = (),
 ) -> Plan:
     """The cost of the cells, each arm's told from its first one. Imports torch; builds shards that are missing.
 
     Args:
+        jobs, threads, gpus: trials at a time, CPU threads of each, and the GPUs that they share.
         trunks: what the cells share; None: each is trained from the start.
 
     Raises:
@@ -113,11 +115,10 @@ def estimate(
     firsts = [group[0] for group in by_arm.values()]
     configs = cells_.configs(firsts)
     plans = [builder.plan(cfg, cell) for cfg, cell in zip(configs, firsts, strict=True)]
-    speeds = speed.Speeds(configs[0], threads)
+    machine = Machine(min(jobs, max(len(cells), 1)), threads, tuple(gpus))
+    took = speed.times(configs, plans, [builder.dataset(cfg).val_tokens for cfg in configs], machine)
     arms = []
-    for (arm, group), cfg, made in zip(by_arm.items(), configs, plans, strict=True):
-        dataset = builder.dataset(cfg)
-        rate = speeds.tokens_per_s(cfg, made)
+    for (arm, group), cfg, made, seconds in zip(by_arm.items(), configs, plans, took.runs, strict=True):
         steps = made.budget.steps
         tokens = None if steps is None else float(steps * cfg.rows * cfg.scale.context)
         arms.append(
@@ -134,30 +135,26 @@ def estimate(
                 flops_per_token=made.cost.train_flops_per_token,
                 tokens=tokens,
                 flops=None if tokens is None else tokens * made.cost.train_flops_per_token,
-                seconds=speed.seconds(cfg, made, dataset.val_tokens, rate),
+                seconds=seconds,
                 matched=matching.sizes(sweep, cfg, group[0]),
                 baseline=sweep.design.reference(group[0].values),
             )
         )
     shares = {cell.key: trunks.share(cell.key) if trunks else 1.0 for cell in cells if cell.key not in over}
-    left = [
-        None
-        if arm.seconds is None
-        else arm.seconds
-        * (sum(shares.get(cell.key, 0.0) for cell in by_arm[arm.arm]) if sweep.listed else max(arm.runs - arm.done, 0))
+    parts = {
+        arm.arm: [shares[cell.key] for cell in by_arm[arm.arm] if cell.key in shares]
+        if sweep.listed
+        else [1.0] * max(arm.runs - arm.done, 0)
         for arm in arms
-    ]
-    known = [seconds for seconds in left if seconds is not None]
-    whole = sum(known) / jobs if len(known) == len(left) else None
-    if whole is not None and any(known):
-        whole = max(whole, max(arm.seconds or 0.0 for arm in arms if arm.runs > arm.done))
+    }
+    whole = speed.whole([(arm.seconds, parts[arm.arm]) for arm in arms], jobs, took.start)
     sides = [
-        lint.Side(arm.arm, group, cfg, builder.dataset(cfg).fingerprint, arm.parameters, arm.tokens, arm.flops)
-        for arm, group, cfg in zip(arms, by_arm.values(), configs, strict=True)
+        lint.Side(arm.arm, group, cfg, made.fingerprint, arm.parameters, arm.tokens, arm.flops, made.text)
+        for arm, group, cfg, made in zip(arms, by_arm.values(), configs, plans, strict=True)
     ]
-    notes = dict.fromkeys(note for made in plans for note in made.notes)
+    notes = dict.fromkeys((*(note for made in plans for note in made.notes), *builder.warnings))
     said = (*warnings(sweep, arms, sides), *notes)
-    return Plan(tuple(arms), jobs, whole, speeds.basis, said, tuple(matching.lines(sweep, configs)))
+    return Plan(tuple(arms), jobs, whole, took.basis, said, tuple(matching.lines(sweep, configs)))
 
 
 def warnings(sweep: Sweep, arms: Sequence[ArmPlan], sides: Sequence[lint.Side]) -> list[str]:
@@ -178,8 +175,8 @@ def warnings(sweep: Sweep, arms: Sequence[ArmPlan], sides: Sequence[lint.Side]) 
             found.append(f"unequal pairs: {arm.arm} has {arm.pairs}, {arms[i].arm} {arms[i].pairs}")
     if sweep.method != "grid" and len(arms) > 1:
         found.append(f"a {sweep.method} search does not give each arm as many runs: it tunes, it does not compare")
-    if sweep.method == "grid" and len(arms) > 1 and (fewest := arms[against[0]].pairs) < FEWEST["screen"]:
-        found.append(f"{fewest} values of {design.pair} give no verdict: {FEWEST['screen']} are the fewest")
+    if sweep.method == "grid" and len(arms) > 1 and (fewest := arms[against[0]].pairs) < FEWEST:
+        found.append(f"{fewest} values of {design.pair} give no verdict: {FEWEST} are the fewest")
     return found
 
 
@@ -190,12 +187,13 @@ def show(
     jobs: int,
     threads: int,
     tuner: tuner_.Tuner | None = None,
+    gpus: Sequence[str] = (),
 ) -> None:
     """Prints the dry run.
 
     Args:
         cells: of a grid; None: of a random sweep its draws are shown, of a bayes sweep the cells that try its ranges.
-        jobs: trials at a time. threads: of each. tuner: of a sweep with `tune`.
+        jobs: trials at a time. threads: of each. tuner: of a sweep with `tune`. gpus: that the trials share.
 
     Raises:
         ConfigError, DataError: a cell that cannot be run here.
@@ -213,13 +211,13 @@ def show(
         trunks = trunk.find(cells, configs, trunk.lengths(cells, configs, builder))
     if trunk.wanted(sweep):
         trunk.required(sweep, trunks)
-    plan = estimate(sweep, cells, jobs, threads, builder, trunks if trunk.wanted(sweep) else None)
+    plan = estimate(sweep, cells, jobs, threads, builder, trunks if trunk.wanted(sweep) else None, gpus)
     said: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
     if design.question:
         console.print(design.question, **said)
     console.print(table(sweep, plan))
     stated = () if design.factorial is None else (factorial.said(design.factorial, design.factors),)
-    powers = effects(sweep, plan, needed.known(sweep, builder))
+    powers = effects(sweep, plan, needed.spread(sweep, builder))
     counted = totals(sweep, plan) if tuner is None else tuneplan.lines(sweep, tuner, plan)
     for line in (*plan.matched, *counted, *trunk.lines(sweep, trunks), *stated, *powers):
         console.print(line, **said)
@@ -230,7 +228,7 @@ def show(
 def table(sweep: Sweep, plan: Plan) -> Table:
     """One row for each arm."""
     made = Table(title=f"{sweep.design.study} ({sweep.method})", title_justify="left")
-    headings = ("runs", "done", "parameters", "non-embedding", "FLOPs/token", "FLOPs in all", "time per run")
+    headings = ("runs", "done", "time per run", "parameters", "non-embedding", "FLOPs/token", "FLOPs in all")
     made.add_column("arm", overflow="fold")
     for heading in headings:
         made.add_column(heading, justify="right")
@@ -243,11 +241,11 @@ def table(sweep: Sweep, plan: Plan) -> Table:
             name,
             f"{arm.runs}",
             f"{arm.done}",
+            "-" if arm.seconds is None else speed.shown(arm.seconds),
             f"{arm.parameters:,}",
             f"{arm.non_embedding:,}",
             f"{arm.flops_per_token:.3g}",
             "-" if arm.flops is None else f"{arm.flops * arm.runs:.3g}",
-            "-" if arm.seconds is None else speed.shown(arm.seconds),
             *([arm.matched or "-"] if matched else []),
         )
     return made
@@ -277,63 +275,24 @@ def totals(sweep: Sweep, plan: Plan) -> list[str]:
     return lines
 
 
-def effects(sweep: Sweep, plan: Plan, floor: Noise | None = None) -> list[str]:
-    """The smallest difference that the design can show with a power of 80 %, and the seeds that others need.
+def effects(sweep: Sweep, plan: Plan, known: needed.Spread | None = None) -> list[str]:
+    """What the design can say with a power of 80 %, and the seeds that differences need.
 
     Args:
-        floor: what null pairs tell of the baseline's noise.
+        known: what is known of the noise.
     """
     design = sweep.design
     pairs = min(arm.pairs for arm in plan.arms)
-    if sweep.method != "grid" or len(plan.arms) < 2 or pairs < 2:
+    if sweep.method != "grid" or len(plan.arms) < 2:
         return []
     family = max(len(plan.arms) - len({arm.baseline for arm in plan.arms}), 1)
     if design.looks is not None:
-        if floor is not None:
-            return expected.lines(design, floor.run_sd, floor.sd)
-        earlier = noise(sweep)
-        return expected.lines(design, None if earlier is None else earlier[0])
-    if floor is not None:
-        return [*needed.detectable(sweep, pairs, family, floor), needed.wished(sweep, family, floor)]
-    known = noise(sweep)
-    lines = []
-    for tier, fewest in FEWEST.items():
-        if pairs < fewest:
-            continue
-        sizes = {
-            r: detectable_effect(pairs, alpha=design.alpha, rho=r, comparisons=family, tier=tier) for r in (0.0, 0.5)
-        }
-        if known is None:
-            text = f"{sizes[0.0]:.2f} run sd ({sizes[0.5]:.2f} if the runs of a pair correlate by 0.5)"
-        else:
-            sd, runs = known
-            text = (
-                f"{sizes[0.0] * sd:.4f} in {design.metric} ({sizes[0.5] * sd:.4f} if the runs of a pair correlate by "
-                f"0.5; run sd {sd:.4f} of {runs} earlier runs)"
-            )
-        lines.append(f"smallest detectable effect, {tier} tier, {pairs} pairs, power 80 %: {text}")
-    lines.append(needed.wished(sweep, family, None))
-    if design.pair == null.PAIR and design.baseline is not None:
+        return expected.lines(design, known)
+    found = needed.lines(design, pairs, family, known)
+    if found and known is None and design.pair == null.PAIR and design.baseline is not None:
         way = null.again(str(sweep.path), sweep.overrides)
-        lines.append(f"the noise of the baseline is not known here: `{way}` measures it")
-    return lines
-
-
-def noise(sweep: Sweep) -> tuple[float, int] | None:
-    """Standard deviation of the metric over runs of one arm and tuning, pooled, and the runs that it comes from."""
-    from gpt_lab.sweep.runner import folder_of
-
-    scores: dict[tuple[str, str], list[float]] = {}
-    for entry in ledger.entries(folder_of(sweep)):
-        if entry.state == "finished" and entry.score is not None:
-            scores.setdefault((entry.arm, entry.tuning), []).append(entry.score)
-    groups = [group for group in scores.values() if len(group) > 1]
-    freedom = sum(len(group) - 1 for group in groups)
-    if not freedom:
-        return None
-    squares = sum(statistics.variance(group) * (len(group) - 1) for group in groups)
-    sd = float((squares / freedom) ** 0.5)
-    return (sd, sum(map(len, groups))) if sd > 0 else None
+        found.append(f"the noise of the baseline is not known here: `{way}` measures it")
+    return found
 
 
 class Builder:
@@ -354,26 +313,26 @@ class Builder:
             self._datasets[key] = open_dataset(cfg)
         return self._datasets[key]
 
+    @property
+    def warnings(self) -> list[str]:
+        """What the data opened so far have to say."""
+        return list(dict.fromkeys(line for dataset in self._datasets.values() for line in dataset.warnings))
+
     def plan(self, cfg: RunConfig, cell: Cell) -> RunPlan:
         """What the trainer would decide for a config, which can be built, and whose parts see no future."""
-        from gpt_lab import registry, trackers
-        from gpt_lab.optim.groups import groups
+        from gpt_lab import trackers
         from gpt_lab.train import causality
-        from gpt_lab.train.bare import bare_model
         from gpt_lab.train.eager import spare_compiler
-        from gpt_lab.train.plan import resolve
+        from gpt_lab.train.plan import check_size, resolve
 
         spare_compiler()
         key = repr([(k, v) for k, v in cfg.flat().items() if _built(k) and not _tuned(k, v)])
         if key not in self._plans:
             try:
                 trackers.check(cfg.tracker)
+                check_size(cfg)
                 dataset = self.dataset(cfg)
                 made = resolve(cfg, dataset)
-                model = bare_model(cfg, dataset.vocab_size)
-                init = registry.build("init", cfg.init, model.shape)
-                registry.build("optim", cfg.optim).build(groups(model, init))
-                registry.build("schedule", cfg.schedule)
                 causality.check_ahead(cfg, dataset.vocab_size)
             except (ConfigError, DataError) as error:
                 raise type(error)(f"cell {cell.index} ({join(tuple(cell.values), cell.values)}): {error}") from None

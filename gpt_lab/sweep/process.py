@@ -1,4 +1,4 @@
-"""What the processes of a sweep ask of Linux: to die with their parent, and to be alone before they fork."""
+"""What the processes of a sweep ask of Linux: to end with their parent, and to be alone before they fork."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1
 
 
-def die_with(parent: int) -> None:
-    """Has the kernel kill this process when its parent ends, however that ends; at once if it already has."""
+def end_with(parent: int, number: int = signal.SIGKILL) -> None:
+    """Has the kernel send this process a signal when its parent ends, however that is; ends it if it already has."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
 

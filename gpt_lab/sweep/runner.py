@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from gpt_lab import schema, signals, trackers
 from gpt_lab.errors import DataError
 from gpt_lab.store.files import read_json, writing
 from gpt_lab.sweep import cells as cells_
@@ -56,6 +58,8 @@ def run_sweep(
         ConfigError: a cell that no run could have; nothing has been written. LabError: the folder cannot be written.
     """
     folder = folder_of(sweep)
+    if said := ledger_.mend(folder):
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
     known = [entry for entry in ledger_.entries(folder) if entry.wanted]
     sequential.refuse_change(sweep, ledger_.stored_sweep(folder), known)
     with contextlib.ExitStack() as stack:
@@ -77,6 +81,8 @@ def run_sweep(
             configs = cells_.configs(checked)
             fields, trees = [dataclasses.asdict(c) for c in checked], [cfg.to_dict() for cfg in configs]
             found = server.ask("check", cells=fields, configs=trees, lengths=trunk.wanted(sweep))
+            for line in found.get("warnings", ()):
+                console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
             visible = _gpus(found["gpus"]) if uses_gpu(sweep, left) else []
             if trunk.wanted(sweep):
                 lengths = [trunk.Length(**one) for one in found["lengths"]]
@@ -94,7 +100,9 @@ def run_sweep(
             per_job = ledger.threads(threads, DEFAULT_THREADS)
             at_once = jobs or len(visible) or max(1, cores() // per_job)
             total = searching.most
-            begun = f"{len(left)} of {total} runs are left" if searching.cells is not None else f"up to {total} runs"
+            there = _ended(folder)
+            count = sum(cell.identity not in there for cell in left)
+            begun = f"{count} of {total} runs are left" if searching.cells is not None else f"up to {total} runs"
             each = f"{at_once} at a time, {per_job} thread{'s' * (per_job > 1)} each"
             console.print(f"{sweep.design.study}: {begun}, {each}", markup=False, highlight=False, soft_wrap=True)
             with View(console, sweep, total, at_once) as view:
@@ -149,11 +157,14 @@ def dry_run(sweep: Sweep, console: Console, jobs: int | None = None, threads: in
         ConfigError: a cell that no run could have.
     """
     searching = search.Search(sweep)
+    import torch
 
     from gpt_lab.sweep import plan
 
     per_job = threads or DEFAULT_THREADS
-    plan.show(sweep, searching.planned, console, jobs or max(1, cores() // per_job), per_job, searching.tuner)
+    visible = _gpus(torch.cuda.device_count()) if uses_gpu(sweep, searching.planned or ()) else []
+    at_once = jobs or len(visible) or max(1, cores() // per_job)
+    plan.show(sweep, searching.planned, console, at_once, per_job, searching.tuner, visible)
     return 0
 
 
@@ -190,6 +201,17 @@ def _left(planned: Sequence[Cell] | None, known: Sequence[Entry], folder: Path) 
     over = {entry.key for entry in known if entry.state in OVER and is_there(entry, folder)}
     cells = planned if planned is not None else [entry.cell for entry in known]
     return [cell for cell in cells if cell.key not in over]
+
+
+def _ended(folder: Path) -> set[str]:
+    """Identities of the runs of a study that have ended, whoever made them: a trial finds them and is over at once."""
+    found = set()
+    for path in folder.glob("*/run.json"):
+        with contextlib.suppress(DataError, TypeError, AttributeError):
+            record = read_json(path)
+            if record.get("state") in ("finished", "diverged"):
+                found.add(schema.identity(record["config"]))
+    return found
 
 
 def is_there(entry: Entry, folder: Path) -> bool:
@@ -264,11 +286,18 @@ def _prune(sweep: Sweep, folder: Path) -> Prune | None:
 def _show_next(console: Console, sweep: Sweep, folder: Path, entries: Sequence[Entry], number: int | None) -> None:
     """The command that comes next."""
     line: str
-    if number is not None or any(entry.state in ("waiting", "stopped", "running") for entry in entries):
+    if number is not None:
+        line = (
+            f"stopped by {signals.name(number)}: finished runs and the checkpoints of the others are kept; "
+            "the same command goes on from here"
+        )
+    elif any(entry.state in ("waiting", "stopped", "running") for entry in entries):
         line = "the same command goes on from here"
     elif any(entry.state == "failed" and sweep.design.tunes(entry.pair) for entry in entries):
         line = "the comparison waits for tuning runs that failed: the same command tries them again"
     else:
         line = f"what is better, and how surely:  uv run report {named(sweep)}"
     said: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+    if late := trackers.lacking(folder / entry.run for entry in entries if entry.run is not None):
+        console.print(f"W&B lacks {late} of the runs, or a part:  uv run upload {shlex.quote(str(folder))}", **said)
     console.print(line, **said)

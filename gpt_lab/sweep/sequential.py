@@ -6,9 +6,9 @@ pairs, all of them finished, in the order of the seeds, and asks for its repeate
     mean(d) +/- c_k sd(d) / sqrt(k)
 
 whose critical values c_k (spending.py) keep alpha / arms over all looks: the interval of no look misses the truth with
-more than that probability. It decides where it lies wholly beyond the smallest effect of interest (better, worse) or
-wholly inside (equivalent). False differences and false equivalences each have an alpha of their own, as in a fixed
-design. An interval that excludes 0 and overlaps the band decides nothing: more seeds would.
+more than that probability. It decides where it lies wholly beyond the smallest effect size of interest (better,
+worse) or wholly inside (equivalent). False differences and false equivalences each have an alpha of their own, as in a
+fixed design. An interval that excludes 0 and overlaps the band decides nothing: more seeds would.
 
 A look depends on the arm's and the baseline's runs alone (own variance, Bonferroni), so the runs that are asked for
 are the same in whatever order trials end, and arms need not wait for each other. A variance pooled over the arms would
@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.errors import ConfigError, quoted, unknown
 from gpt_lab.sweep.design import Cell, Design, Looks, Sweep, shown
 
 if TYPE_CHECKING:
@@ -57,13 +57,13 @@ class Plan:
     Fields:
         baselines: the arm that each is compared with, in the order of the file; a baseline's is itself.
         pairs: the values of the pairing setting as text, in the order in which they are used.
-        mei: smallest effect of interest. alpha: of the family.
+        sesoi: smallest effect size of interest. alpha: of the family.
     """
 
     looks: Looks
     baselines: Mapping[str, str]
     pairs: tuple[str, ...]
-    mei: float
+    sesoi: float
     alpha: float
 
 
@@ -114,10 +114,10 @@ def designed(
     first, last = _bounds(block["seeds"])
     if design.baseline is None:
         raise ConfigError("gpt_lab.seeds needs gpt_lab.baseline: seeds are added until an arm is told from it")
-    if design.mei is None:
+    if design.sesoi is None:
         raise ConfigError(
-            "gpt_lab.seeds needs gpt_lab.mei, the smallest effect of interest in units of the metric: it must be fixed "
-            "before the first run"
+            "gpt_lab.seeds needs gpt_lab.sesoi, the smallest effect size of interest in units of the metric: it must "
+            "be fixed before the first run"
         )
     for key, there in (
         ("gpt_lab.nuisance", design.nuisance and not design.tuning_pairs),
@@ -150,7 +150,7 @@ def designed(
 def _bounds(stated: Any) -> tuple[int, int]:
     form = "seeds: {min: 3, max: 10, stop: decided}"
     if not isinstance(stated, Mapping):
-        raise ConfigError(f"gpt_lab.seeds must be a mapping, not {stated!r}: write {form}")
+        raise ConfigError(f"gpt_lab.seeds must be a mapping, not {quoted(stated)}: write {form}")
     for key in stated:
         if key not in KEYS:
             raise ConfigError(unknown("key of gpt_lab.seeds:", str(key), KEYS))
@@ -161,7 +161,7 @@ def _bounds(stated: Any) -> tuple[int, int]:
         raise ConfigError(unknown("value of gpt_lab.seeds.stop:", str(stated["stop"]), ("decided",)))
     for key in ("min", "max"):
         if not isinstance(stated[key], int) or isinstance(stated[key], bool):
-            raise ConfigError(f"gpt_lab.seeds.{key} must be a whole number, not {stated[key]!r}")
+            raise ConfigError(f"gpt_lab.seeds.{key} must be a whole number, not {quoted(stated[key])}")
     first, last = stated["min"], stated["max"]
     if not FEWEST <= first < last <= MOST:
         raise ConfigError(f"gpt_lab.seeds needs {FEWEST} <= min < max <= {MOST}, not min {first} and max {last}")
@@ -180,10 +180,10 @@ def plan_of(sweep: Sweep, cells: Sequence[Cell]) -> Plan:
 
 def plan(design: Design, rows: Sequence[Mapping[str, Any]]) -> Plan:
     """The plan of a design with sequential seeds, whose whole grid has these values, in order."""
-    assert design.looks is not None and design.mei is not None
+    assert design.looks is not None and design.sesoi is not None
     baselines = {design.arm(row): str(design.reference(row)) for row in rows}
     pairs = tuple(shown(value) for value in design.values[design.pair])[: design.looks.last]
-    return Plan(design.looks, baselines, pairs, design.mei, design.alpha)
+    return Plan(design.looks, baselines, pairs, design.sesoi, design.alpha)
 
 
 def refuse_change(sweep: Sweep, before: Sweep | None, known: Sequence[Known]) -> None:
@@ -212,7 +212,7 @@ def _rules(sweep: Sweep) -> dict[str, Any]:
     last = None if design.looks is None else design.looks.last
     return {
         "gpt_lab.seeds": {key: stated[key] for key in KEYS} if stated else None,
-        "gpt_lab.mei": design.mei,
+        "gpt_lab.sesoi": design.sesoi,
         "gpt_lab.alpha": design.alpha,
         "gpt_lab.baseline": design.baseline_arm,
         "metric": design.metric,
@@ -227,7 +227,7 @@ def _said(value: Any) -> str:
     return f"[{', '.join(value)}]" if isinstance(value, list) else shown(value)
 
 
-def stand(differences: ArrayLike, looks: Looks, alpha: float, mei: float) -> Stand:
+def stand(differences: ArrayLike, looks: Looks, alpha: float, sesoi: float) -> Stand:
     """Where arms stand after the looks that their complete pairs allow.
 
     Args:
@@ -251,7 +251,7 @@ def stand(differences: ArrayLike, looks: Looks, alpha: float, mei: float) -> Sta
     half = boundaries(looks.first, looks.last).critical(at, alpha / looks.family) * error
     there = at <= whole[..., None]
     away = np.abs(estimate)
-    decides = there & ((away - half >= mei) | (away + half <= mei))
+    decides = there & ((away - half >= sesoi) | (away + half <= sesoi))
     last = np.clip(whole - looks.first, 0, None)
     chosen = np.where(decides.any(-1), decides.argmax(-1), np.minimum(last, len(at) - 1))
     seen = whole >= looks.first
@@ -279,7 +279,7 @@ def ask(plan: Plan, scores: Scores) -> tuple[str, str] | None:
 
 def _stop(plan: Plan, arm: str, scores: Scores) -> int:
     """How many pairs an arm wants, as far as is known: those that decided it, else those that are complete and one."""
-    found = stand(differences(plan, arm, scores), plan.looks, plan.alpha, plan.mei)
+    found = stand(differences(plan, arm, scores), plan.looks, plan.alpha, plan.sesoi)
     return int(found.pairs) if found.decided else int(found.whole) + 1
 
 

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from gpt_lab import lengths
-from gpt_lab.errors import ConfigError, unknown
-from gpt_lab.sweep import draw, factorial, grid, parameters, sequential, trunk, tuneblock, yamlfile
+from gpt_lab import lengths, schema
+from gpt_lab.combinations import check_study
+from gpt_lab.errors import ConfigError, cut, quoted, unknown
+from gpt_lab.overrides import word
+from gpt_lab.sweep import draw, factorial, files, grid, layout, parameters, sequential, trunk, tuneblock
 from gpt_lab.sweep.command import command_settings
-from gpt_lab.sweep.design import Design, Sweep, shown
+from gpt_lab.sweep.design import SEEDS, Design, Sweep, draws_again, shown
 from gpt_lab.sweep.parameters import Parameter
 
-METHODS = ("grid", "random", "bayes")
-TOP = (
-    *("program", "project", "entity", "name", "description", "method", "metric", "parameters"),
-    *("run_cap", "early_terminate", "command", "gpt_lab"),
-)
-GRID_ONLY = ("zip", "per", "exclude", "tune", "design", "trunk", *factorial.KEYS, "seeds")
-BLOCK = (
-    *("study", "question", "baseline", "within", "pair", "family", "mei", "alpha", "nuisance", "match"),
-    *GRID_ONLY,
-)
 METRICS = (
     *("val/bpb", "val/loss", "val/ppl", "val/accuracy"),
     *("perf/tokens_per_s", "perf/mfu", "perf/peak_memory_gb"),
 )
 """What a run's final summary holds and a comparison may decide by."""
+LONGEST = 60
+"""Letters that overrides may add to a study's name; beyond, a hash of them is added."""
 HIGHER_IS_BETTER = ("val/accuracy", "perf/tokens_per_s", "perf/mfu")
 
 
@@ -50,8 +45,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), study: str | None = No
     Raises:
         ConfigError: one line that names the file and the key.
     """
-    found = yamlfile.find(path)
-    return read(found, yamlfile.read(found), overrides, study)
+    found = files.find(path)
+    return read(found, files.read(found), overrides, study)
 
 
 def read(path: Path, raw: Mapping[str, Any], overrides: Sequence[str] = (), study: str | None = None) -> Sweep:
@@ -125,12 +120,7 @@ def override(name: str, value: Any) -> str:
 
 
 def _quoted(value: Any) -> str:
-    if not isinstance(value, str):
-        return shown(value)
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*", value):
-        return value
-    escaped = value.replace("\\", "\\\\") if value.endswith("\\") else value
-    return "'" + escaped.replace("'", "\\'") + "'"
+    return word(value) if isinstance(value, str) else shown(value)
 
 
 def _key(text: str) -> str:
@@ -142,31 +132,10 @@ def _swept(found: Mapping[str, Parameter]) -> dict[str, Parameter]:
 
 
 def _sweep(path: Path, raw: Mapping[str, Any], overrides: Sequence[str], study: str | None) -> Sweep:
-    for key in raw:
-        if key not in TOP:
-            raise ConfigError(unknown("key", key, TOP))
-        if raw[key] is None:
-            raise ConfigError(f"{key} is empty: fill it in or leave it out")
-    for key in ("program", "project", "entity", "name", "description"):
-        if key in raw and not (isinstance(raw[key], str) and raw[key].strip()):
-            raise ConfigError(f"{key} must be text, not {raw[key]!r}")
-    if "method" not in raw:
-        raise ConfigError(f"method is missing: one of {', '.join(METHODS)}")
-    method = raw["method"]
-    if method not in METHODS:
-        raise ConfigError(unknown("method", method, METHODS))
-    block = _mapping("gpt_lab", raw.get("gpt_lab", {}))
-    for key in block:
-        if key not in BLOCK:
-            raise ConfigError(unknown("key of gpt_lab:", key, BLOCK))
-        if block[key] is None:
-            raise ConfigError(f"gpt_lab.{key} is empty: fill it in or leave it out")
-        if key in GRID_ONLY and method != "grid":
-            raise ConfigError(f"gpt_lab.{key} is for method: grid, not for {method}")
-    if "parameters" not in raw or raw["parameters"] == {}:
-        raise ConfigError("parameters is missing or empty: name the settings to sweep")
+    layout.check(path, raw)
+    method, block = raw["method"], raw.get("gpt_lab", {})
     raw = sequential.with_pairs(raw, block)
-    found = parameters.read(_mapping("parameters", raw["parameters"]))
+    found = parameters.read(raw["parameters"])
     swept = _swept(found)
     if not swept:
         raise ConfigError("no parameter is swept: give one of them values: [...]")
@@ -201,6 +170,8 @@ def _design(
     pair = block.get("pair", "seed")
     if "pair" in block:
         grid.swept_key("gpt_lab.pair", pair, swept)
+        if not draws_again(pair):
+            raise ConfigError(f"gpt_lab.pair takes what draws a run again ({', '.join(SEEDS)}), not {pair}")
     if method == "bayes":
         if pair in swept:
             raise ConfigError(f"{pair} cannot be swept by bayes, which would choose the luckiest: give it one value")
@@ -229,7 +200,7 @@ def _design(
         nuisance=nuisance,
         baseline=baseline,
         family=_text("family", block) or name,
-        mei=_number("mei", block, lambda x: 0 < x < math.inf, "above 0"),
+        sesoi=_number("sesoi", block, lambda x: 0 < x < math.inf, "above 0"),
         alpha=_number("alpha", block, lambda x: 0 < x < 1, "between 0 and 1") or 0.05,
         values=values,
         factorial=factorial.words(block, factors, values, baseline),
@@ -251,20 +222,39 @@ def _study(
     overrides: Sequence[str],
     study: str | None,
 ) -> str:
-    """The study's name: of the argument, of the overrides, of the file, the file's stem."""
-    stated = _text("study", block) or path.stem
-    said = {"the command": _last_study(command_settings(raw.get("command")))}
+    """The study's name: of the argument, of the overrides, of the file, the file's stem.
+
+    A sweep with other settings than the file's is another study, whose name says which: pos_enc-budget.steps-30.
+    """
+    in_block = _text("study", block)
+    stated = in_block or path.stem
+    said = {"command": _last_study(command_settings(raw.get("command")))}
     if "study" in found:
-        said["parameters.study"] = str(found["study"].values[0])
+        said["parameters"] = str(found["study"].values[0])
     for where, other in said.items():
-        if other is not None and other != stated:
-            raise ConfigError(
-                f"study is {other} in {where}, but {stated} in gpt_lab.study: W&B's runs would go elsewhere"
-            )
-    name = study or _last_study(overrides) or stated
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.=-]*", name):
-        raise ConfigError(f"gpt_lab.study must be a plain folder name (letters, digits, . _ = -), not {name!r}")
+        if other is None or other == stated:
+            continue
+        mine = f"gpt_lab.study is {quoted(stated)}" if in_block else f"the file's name says {quoted(stated)}"
+        write = {"command": f"study={stated} in command", "parameters": f"parameters.study: {{value: {stated}}}"}
+        raise ConfigError(
+            f"the study is {quoted(other)} in {where}, and {mine}: runs made by W&B's agent and by `sweep` would lie "
+            f"apart. Write gpt_lab: {{study: {cut(other)}}}, or {cut(write[where], 100)}"
+        )
+    for where, name in (
+        ("gpt_lab.study", stated),
+        ("study", study or _last_study(overrides) or stated + changed(overrides)),
+    ):
+        check_study(where if in_block or name != stated else "the file's name, which names the study,", name)
     return name
+
+
+def changed(overrides: Sequence[str]) -> str:
+    """What the overrides that change a result add to a study's name; "" without any."""
+    texts = [text for text in overrides if _key(text).split(".")[0] not in schema.NOT_IDENTITY]
+    if not texts:
+        return ""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(texts)).strip("-")
+    return f"-{name}" if len(name) <= LONGEST else f"-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def _last_study(settings: Sequence[str]) -> str | None:
@@ -278,7 +268,7 @@ def _refuse_clashes(
     for text in overrides:
         key = _key(text)
         if "=" not in text or text.startswith("-"):
-            raise ConfigError(f"{text!r} is no setting: write key=value, such as scale=nano or budget.steps=100")
+            raise ConfigError(f"{quoted(text)} is no setting: write key=value, such as scale=nano or budget.steps=100")
         if key in parameters.NEVER:
             raise ConfigError(f"{text}: {key} cannot be set in a sweep: {parameters.NEVER[key]}")
         if key in swept:
@@ -298,7 +288,9 @@ def _refuse_clashes(
 def _nuisance(block: Mapping[str, Any], swept: Mapping[str, Parameter], pair: str) -> tuple[str, ...]:
     stated = block.get("nuisance", [])
     if not isinstance(stated, list):
-        raise ConfigError(f"gpt_lab.nuisance must be a list of parameters, not {stated!r}: write [{stated}]")
+        raise ConfigError(
+            f"gpt_lab.nuisance must be a list of parameters, not {quoted(stated)}: write [{cut(str(stated))}]"
+        )
     for name in stated:
         grid.swept_key("gpt_lab.nuisance", name, swept)
         if name == pair:
@@ -313,7 +305,7 @@ def _baseline(
 ) -> dict[str, Any] | None:
     if "baseline" not in block:
         return None
-    stated = _mapping("gpt_lab.baseline", block["baseline"])
+    stated = layout.mapping("gpt_lab.baseline", block["baseline"])
     values = {}
     for key, value in stated.items():
         if key not in factors:
@@ -335,13 +327,13 @@ def _metric(raw: Mapping[str, Any], needed: bool) -> tuple[str, Any]:
         if needed:
             raise ConfigError("metric is missing: write metric: {name: val/bpb, goal: minimize}")
         return "val/bpb", "minimize"
-    stated = _mapping("metric", raw["metric"])
+    stated = raw["metric"]
     for key in stated:
-        if key not in ("name", "goal", "target"):
-            raise ConfigError(unknown("key of metric:", key, ("name", "goal", "target")))
+        if key not in layout.METRIC:
+            raise ConfigError(unknown("key of metric:", key, layout.METRIC))
     target = stated.get("target", 0)
-    if not isinstance(target, int | float) or isinstance(target, bool):
-        raise ConfigError(f"metric.target must be a number, not {target!r}")
+    if not isinstance(target, int | float) or isinstance(target, bool) or not math.isfinite(target):
+        raise ConfigError(f"metric.target must be a finite number, not {quoted(target)}")
     name = stated.get("name")
     if lengths.like(str(name)) not in METRICS:
         raise ConfigError(unknown("metric name", name, METRICS))
@@ -359,7 +351,7 @@ def _metric(raw: Mapping[str, Any], needed: bool) -> tuple[str, Any]:
 def _run_cap(raw: Mapping[str, Any], method: str) -> int | None:
     cap = raw.get("run_cap")
     if "run_cap" in raw and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
-        raise ConfigError(f"run_cap must be a whole number above 0, not {cap!r}")
+        raise ConfigError(f"run_cap must be a whole number above 0, not {quoted(cap)}")
     if cap is not None and cap > grid.LARGEST:
         raise ConfigError(f"run_cap must be at most {grid.LARGEST:,}, not {cap:,}")
     if cap is None and method != "grid":
@@ -370,19 +362,18 @@ def _run_cap(raw: Mapping[str, Any], method: str) -> int | None:
 def _early_terminate(raw: Mapping[str, Any], design: Design) -> None:
     if "early_terminate" not in raw:
         return
-    stated = _mapping("early_terminate", raw["early_terminate"])
-    allowed = ("type", "min_iter", "max_iter", "s", "eta", "strict")
+    stated = raw["early_terminate"]
     for key in stated:
-        if key not in allowed:
-            raise ConfigError(unknown("key of early_terminate:", key, allowed))
+        if key not in layout.EARLY:
+            raise ConfigError(unknown("key of early_terminate:", key, layout.EARLY))
     if stated.get("type") != "hyperband":
         raise ConfigError(unknown("early_terminate type", stated.get("type"), ("hyperband",)))
     for key, least in (("min_iter", 1), ("max_iter", 1), ("s", 1), ("eta", 2)):
         value = stated.get(key, least)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ConfigError(f"early_terminate.{key} must be a whole number from {least} up, not {value!r}")
+            raise ConfigError(f"early_terminate.{key} must be a whole number from {least} up, not {quoted(value)}")
     if not isinstance(stated.get("strict", False), bool):
-        raise ConfigError(f"early_terminate.strict must be true or false, not {stated['strict']!r}")
+        raise ConfigError(f"early_terminate.strict must be true or false, not {quoted(stated['strict'])}")
     if ("min_iter" in stated) == ("max_iter" in stated):
         raise ConfigError("early_terminate needs either min_iter or max_iter with s")
     if ("max_iter" in stated) != ("s" in stated):
@@ -393,16 +384,10 @@ def _early_terminate(raw: Mapping[str, Any], design: Design) -> None:
         )
 
 
-def _mapping(where: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where} must be a mapping (key: value), not {'empty' if value is None else repr(value)}")
-    return value
-
-
 def _text(key: str, block: Mapping[str, Any]) -> str:
     value = block.get(key, "")
     if not isinstance(value, str) or (key in block and not value.strip()):
-        raise ConfigError(f"gpt_lab.{key} must be text, not {value!r}")
+        raise ConfigError(f"gpt_lab.{key} must be text, not {quoted(value)}")
     return value.strip()
 
 
@@ -413,5 +398,5 @@ def _number(key: str, block: Mapping[str, Any], holds: Any, range_: str) -> floa
     if isinstance(value, str):
         parameters.refuse_number_text(f"gpt_lab.{key}", value)
     if not isinstance(value, int | float) or isinstance(value, bool) or not holds(value):
-        raise ConfigError(f"gpt_lab.{key} must be a number {range_}, not {value!r}")
+        raise ConfigError(f"gpt_lab.{key} must be a number {range_}, not {quoted(value)}")
     return float(value)

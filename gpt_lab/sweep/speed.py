@@ -1,126 +1,144 @@
-"""How long a run will take: from earlier runs of the same size on this machine, else from its matmul peak."""
+"""How long runs will take: as runs of the same settings took on this machine, else as a few of their steps do."""
 
 from __future__ import annotations
 
+import heapq
+import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from gpt_lab.schema import RunConfig
+from gpt_lab.sweep import paces
+from gpt_lab.sweep.paces import Machine
 
 if TYPE_CHECKING:
+    from gpt_lab.store import Run
+    from gpt_lab.train.pace import Pace
     from gpt_lab.train.plan import Plan
 
-MFU = {"cpu": 0.45, "cuda": 0.3}
-"""Share of the peak that training is assumed to reach where no run has measured it (48 % of one core, scale=tiny)."""
-ALIKE = 0.1
-"""Relative difference of FLOPs per token up to which two models count as equally fast."""
-SPEED_KINDS = ("attention", "position", "norm", "mlp", "residual", "optim")
-"""Parts by which models of one size differ in speed."""
-BESIDE = 1.0
-"""Seconds of a run beside training and evaluation: model, checkpoints, n-gram floors."""
+MIRROR = {"auto": 2.0, "wandb": 2.0, "tensorboard": 0.5}
+"""Seconds that a tracker costs a run: its client is imported while the run trains, on the same cores."""
 
 
-class Speeds:
-    """Tokens per second of runs to come.
+@dataclass(frozen=True)
+class Times:
+    """Seconds of runs to come.
 
-    Args:
-        cfg: any of them: where runs are kept. threads: of each run.
+    Fields:
+        runs: of each from its start to its end, evaluations and checkpoints included; None where nothing tells.
+        start: until the first run of a sweep can begin.
+        basis: where the numbers come from, in words.
     """
 
-    def __init__(self, cfg: RunConfig, threads: int) -> None:
-        from gpt_lab.store import all_runs
-
-        self.threads = threads
-        self._runs = [run for run in all_runs(cfg.runs_dir) if run.state == "finished"]
-        self._study = cfg.study
-        self._used: dict[str, int] = {}
-        self._peak: float | None = None
-
-    @property
-    def basis(self) -> str:
-        """Where the numbers given so far come from."""
-        return "; ".join(self._used) or "no run to estimate"
-
-    def tokens_per_s(self, cfg: RunConfig, plan: Plan) -> float | None:
-        """Training speed of a run; None where nothing tells it."""
-        own = [run for run in self._runs if run.study == self._study]
-        for runs, what in ((own, "runs of this study"), (self._runs, "runs of the same size")):
-            rated = [(run, rate) for run in runs if (rate := self._rate(run.record, cfg, plan)) is not None]
-            same = [rate for run, rate in rated if _same_parts(run.record["config"], cfg)]
-            rates = same or [rate for _, rate in rated]
-            if rates:
-                self._use(f"measured: {what} on this machine")
-                return statistics.median(rates)
-        return self._from_peak(cfg, plan)
-
-    def _rate(self, record: Mapping[str, Any], cfg: RunConfig, plan: Plan) -> float | None:
-        """Tokens per second of an earlier run, if it says anything about this one."""
-        from gpt_lab.store.record import machine
-
-        hardware, resolved = record.get("hardware") or {}, record.get("resolved") or {}
-        config, flops = record.get("config") or {}, record.get("train_flops_per_token")
-        rate = (record.get("summary") or {}).get("perf/tokens_per_s")
-        if not isinstance(rate, int | float) or rate <= 0:
-            return None
-        alike = (
-            isinstance(flops, int)
-            and abs(flops - plan.cost.train_flops_per_token) <= ALIKE * plan.cost.train_flops_per_token
-            and all(resolved.get(key) == plan.resolved[key] for key in ("device", "precision", "compile"))
-            and config.get("scale.depth") == cfg.scale.depth
-            and config.get("scale.context") == cfg.scale.context
-            and hardware.get("cpu") == machine()["cpu"]
-            and (plan.device == "cuda" or hardware.get("threads") == self.threads)
-        )
-        return float(rate) if alike else None
-
-    def _from_peak(self, cfg: RunConfig, plan: Plan) -> float | None:
-        import torch
-
-        from gpt_lab.train.peak import peak_flops
-        from gpt_lab.train.plan import LAUNCH_SECONDS
-
-        before = torch.get_num_threads()
-        try:
-            if plan.device == "cpu":
-                torch.set_num_threads(self.threads)
-            peak = peak_flops(plan.device, plan.precision.name)
-        finally:
-            torch.set_num_threads(before)
-        if peak is None:
-            self._use("the peak of this GPU is not known, and no run has measured it")
-            return None
-        mfu = MFU[plan.device]
-        self._use(f"assumed: {mfu:.0%} of this machine's matmul peak of {peak / 1e9:,.0f} GFLOP/s")
-        tokens = cfg.rows * cfg.scale.context
-        step = tokens * plan.cost.train_flops_per_token / (mfu * peak)
-        return tokens / (max(step, LAUNCH_SECONDS * cfg.scale.depth) if plan.device == "cuda" else step)
-
-    def _use(self, what: str) -> None:
-        self._used[what] = self._used.get(what, 0) + 1
+    runs: tuple[float | None, ...]
+    start: float
+    basis: str
 
 
-def _same_parts(config: Mapping[str, Any], cfg: RunConfig) -> bool:
-    """Whether a run's flat settings choose the same parts."""
-    return all(config.get(f"{kind}.name") == getattr(cfg, kind)["name"] for kind in SPEED_KINDS)
+def times(configs: Sequence[RunConfig], plans: Sequence[Plan], val_tokens: Sequence[int], machine: Machine) -> Times:
+    """How long a run of each config takes; what no earlier run tells is measured.
+
+    Args:
+        val_tokens: of each config's validation split.
+    """
+    from gpt_lab.store import all_runs
+
+    ended = [run for run in all_runs(configs[0].runs_dir) if run.state == "finished"] if configs else []
+    walls = [_earlier(ended, cfg, plan, machine) for cfg, plan in zip(configs, plans, strict=True)]
+    unknown = [i for i, found in enumerate(walls) if not found]
+    measured = paces.find([(configs[i], plans[i]) for i in unknown], machine)
+    seconds: list[float | None] = [statistics.median(found) if found else None for found in walls]
+    for i, pace in zip(unknown, measured.paces, strict=True):
+        seconds[i] = None if pace is None else run_seconds(configs[i], plans[i], val_tokens[i], pace)
+    told = sum(map(len, walls))
+    basis = [f"as {told} earlier run{'s' * (told > 1)} took"] if told else []
+    basis += [measured.basis] if unknown else []
+    return Times(tuple(seconds), measured.start, "; ".join(basis) or "no run to estimate")
 
 
-def seconds(cfg: RunConfig, plan: Plan, val_tokens: int, rate: float | None) -> float | None:
-    """Seconds of one run from start to end, evaluations included; None where the speed is not known."""
-    if rate is None:
-        return None
-    steps, per_step = plan.budget.steps, cfg.rows * cfg.scale.context
+def run_seconds(cfg: RunConfig, plan: Plan, val_tokens: int, pace: Pace) -> float:
+    """Seconds of one run: its start, its steps, and what it does beside them."""
+    every, saving = cfg.eval.every, cfg.checkpoint.every or cfg.eval.every
     if plan.budget.seconds is not None:
         training = plan.budget.seconds
-        steps = int(training * rate // per_step)
+        steps = int(training / pace.step)
     else:
-        assert steps is not None
-        training = steps * per_step / rate
+        assert plan.budget.steps is not None
+        steps = plan.budget.steps
+        training = steps * pace.step
     between = min(cfg.eval.tokens or val_tokens, val_tokens)
-    evaluated = steps // cfg.eval.every * between + (val_tokens if cfg.eval.tokens is not None else 0)
+    ends_between = steps % every > 0
+    validated = steps // every * between
+    if cfg.eval.tokens is not None or ends_between:
+        validated += val_tokens
     if plan.longer:
-        evaluated += val_tokens * (1 + len(plan.longer))  # and once more in windows of one context
-    return training + evaluated / (3 * rate) + BESIDE  # a forward pass is a third of a training step
+        validated += val_tokens  # once more in windows of one context, to compare the others with
+    longer = sum(val_tokens * pace.validation[multiple] for multiple in plan.longer)
+    saves = (
+        steps // every + steps // saving - steps // math.lcm(every, saving) + 1
+    )  # each evaluation is the best so far
+    samples = steps // every + ends_between
+    beside = validated * pace.validation[1] + longer + saves * pace.save + samples * pace.sample
+    return pace.start + pace.compile + training + beside + MIRROR.get(cfg.tracker["name"], 0.0)
+
+
+def together(seconds: Sequence[float], jobs: int) -> float:
+    """Seconds of all runs, `jobs` at a time, each begun as soon as there is a place for it."""
+    ends = [0.0] * max(1, min(jobs, len(seconds)))
+    for one in seconds:
+        heapq.heapreplace(ends, ends[0] + one)
+    return max(ends)
+
+
+def whole(arms: Sequence[tuple[float | None, Sequence[float]]], jobs: int, start: float) -> float | None:
+    """Seconds of a sweep; None where those of one of its runs are not known.
+
+    Args:
+        arms: seconds of a run, and for each run that is left how much of one it is.
+        start: until the first begins.
+    """
+    if any(seconds is None and shares for seconds, shares in arms):
+        return None
+    left = [seconds * share for seconds, shares in arms if seconds is not None for share in shares]
+    return together(left, jobs) + start if left else 0.0
+
+
+def _earlier(runs: Sequence[Run], cfg: RunConfig, plan: Plan, machine: Machine) -> list[float]:
+    """Seconds from start to end of the runs that were made as this one would be, but for their seeds."""
+    from gpt_lab.store.record import machine as hardware
+
+    cpu, settings = hardware()["cpu"], _timed(cfg.flat())
+    found = []
+    for run in runs:
+        record = run.record
+        made, resolved = record.get("hardware") or {}, record.get("resolved") or {}
+        alike = (
+            made.get("cpu") == cpu
+            and (plan.device == "cuda" or made.get("threads") == machine.threads)
+            and all(resolved.get(key) == value for key, value in plan.resolved.items())
+            and not (record.get("forked") or record.get("resumed"))
+            and _timed(record.get("config") or {}) == settings
+        )
+        if alike and (wall := _wall(record)) is not None:
+            found.append(wall)
+    return found
+
+
+def _timed(flat: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value for key, value in flat.items() if key.split(".")[0] not in paces.FREE and not paces.tuned(key, value)
+    }
+
+
+def _wall(record: Mapping[str, Any]) -> float | None:
+    try:
+        begun, ended = (datetime.fromisoformat(str(record[key])) for key in ("started", "finished"))
+        return max((ended - begun).total_seconds(), float(record["summary"]["seconds"]))
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def shown(value: float) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import Any
 
-from gpt_lab.store.files import decode
+from gpt_lab.store.metrics import read_line
 
 
 class Tail:
@@ -53,15 +51,13 @@ class Tail:
         return bool(whole)
 
     def _take(self, line: bytes) -> None:
-        try:
-            row: dict[str, Any] = decode(json.loads(line))
-            step = int(row.pop("step"))
-        except (ValueError, KeyError, AttributeError):  # torn by a crash
+        row, _ = read_line(line)  # the run's own resume and the report say what was left out
+        if row is None:
             return
-        self.step = step
-        self.seconds = float(row.get("seconds", self.seconds))
+        step = self.step = row.pop("step")
+        self.seconds = row.get("seconds", self.seconds)
         self.values.update(row)
         value = row.get(self.metric)
         if value is not None:
             self.curve = [point for point in self.curve if point[0] < step]
-            self.curve.append((step, float(value) if math.isfinite(value) else math.inf))
+            self.curve.append((step, value if math.isfinite(value) else math.inf))

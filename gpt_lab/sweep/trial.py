@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from gpt_lab.signals import ASKING
 from gpt_lab.sweep.design import Design, join, shown
 from gpt_lab.sweep.ledger import Entry
 from gpt_lab.sweep.tail import Tail
@@ -69,8 +70,7 @@ class Trial:
         """Whether a signal ended it in an orderly way, before or after it could write a checkpoint."""
         if self.result is not None:
             return self.result["state"] == "stopped"
-        asked = self.ending is not None and status in (-signal.SIGKILL, 128 + signal.SIGTERM)
-        return status == -signal.SIGTERM or asked
+        return -status in ASKING or (self.ending is not None and status == -signal.SIGKILL)
 
     def last_lines(self) -> list[str]:
         """The end of what it wrote in this attempt."""

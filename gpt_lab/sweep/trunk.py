@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_lab import registry
-from gpt_lab.errors import ConfigError
+from gpt_lab.errors import ConfigError, DataError, quoted
 from gpt_lab.schema import Budget, RunConfig
 from gpt_lab.store import fork
 from gpt_lab.store.files import read_json
@@ -119,11 +119,18 @@ class Trunks:
 def missed(trunks: Trunks, entries: Sequence[Entry], folder: Path) -> list[str]:
     """A line on branches that were trained from the start all the same; [] where there are none."""
     runs = [folder / entry.run for entry in entries if entry.key in trunks.branches and entry.run is not None]
-    count = sum("forked" not in read_json(run / "run.json") for run in runs if (run / "run.json").exists())
+    count = sum(not _forked(run / "run.json") for run in runs if (run / "run.json").exists())
     if not count:
         return []
     why = "their trunk had left them none that this code, these packages and this machine could go on from"
     return [f"{count} of {len(trunks.branches)} branches did not begin at a fork point: {why}"]
+
+
+def _forked(path: Path) -> bool:
+    try:
+        return read_json(path).get("forked") is not None
+    except DataError:
+        return False
 
 
 def clear_all(entries: Sequence[Entry], folder: Path) -> None:
@@ -144,7 +151,7 @@ def check(block: Mapping[str, Any], swept: Sequence[str]) -> None:
     if "trunk" not in block:
         return
     if not isinstance(block["trunk"], bool):
-        raise ConfigError(f"gpt_lab.trunk must be true or false, not {block['trunk']!r}")
+        raise ConfigError(f"gpt_lab.trunk must be true or false, not {quoted(block['trunk'])}")
     if not block["trunk"]:
         return
     if "budget.seconds" in swept:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpt_lab import config
-from gpt_lab.errors import ConfigError, unknown
+from gpt_lab import names
+from gpt_lab.errors import ConfigError, quoted, unknown
 from gpt_lab.sweep import parameters, tuning
 from gpt_lab.sweep.design import shown
 from gpt_lab.sweep.parameters import Parameter
@@ -19,6 +19,9 @@ FIRST = 10_000
 """Tuning seeds unless the file states others: those of comparisons count from 0, those of null pairs from 1000."""
 KEYS = ("start", "factor", "points", "values", "widen")
 SEEDS = "seeds"
+DEFAULT = 3
+"""Tuning seeds: with one its luck stays in the chosen value, and so in every fresh seed (any false verdict in 7-10 % of
+studies with flat curves, simulated)."""
 FORM = "tune: {optim.lr: {start: 4.0e-3}}"
 MOST = 25
 """Of points, widenings and seeds; more is taken for a mistake."""
@@ -123,7 +126,7 @@ def read(
             raise ConfigError(f"gpt_lab.tune and {other} do not go together: arms would not be tuned alike")
     if pair not in swept:
         raise ConfigError(f"gpt_lab.tune needs {pair} swept in parameters: the fresh values to compare the arms on")
-    return Block(keys, _pairs(stated.get(SEEDS, 1), swept[pair]))
+    return Block(keys, _pairs(stated.get(SEEDS, DEFAULT), swept[pair]))
 
 
 def _tuned(key: Any, stated: Any, swept: Mapping[str, Parameter], pair: str) -> Tuned:
@@ -131,7 +134,7 @@ def _tuned(key: Any, stated: Any, swept: Mapping[str, Parameter], pair: str) -> 
     where = f"gpt_lab.tune.{name}"
     if name == pair:
         raise ConfigError(f"{where}: {name} pairs the runs and cannot be tuned: that would pick the luckiest")
-    if name in config.GROUPS:
+    if name in names.GROUPS:
         raise ConfigError(f"{where}: {name} is a choice of parts, and tune takes numbers: sweep it in parameters")
     parameters.plain(name, 0.123)  # a fraction: what lies between two values of a grid must be a value too
     if not isinstance(stated, Mapping):
@@ -156,7 +159,7 @@ def _tuned(key: Any, stated: Any, swept: Mapping[str, Parameter], pair: str) -> 
             raise ConfigError(f"{where}.points must be odd (as many below the start as above), not {points}")
     factor = stated.get("factor", 2)
     if not _is_number(factor) or not 1.1 <= factor <= 100:
-        raise ConfigError(f"{where}.factor must be a number from 1.1 to 100, not {factor!r}")
+        raise ConfigError(f"{where}.factor must be a number from 1.1 to 100, not {quoted(factor)}")
     start = _stated(f"{where}.start", stated.get("start"), swept, pair, _one)
     return Tuned(name, start, values, float(factor), points, _whole(f"{where}.widen", stated.get("widen", 4), 0))
 
@@ -189,13 +192,13 @@ def _one(where: str, value: Any) -> float:
     if isinstance(value, str):
         parameters.refuse_number_text(where, value)
     if not _is_number(value) or not 0 < value < math.inf:
-        raise ConfigError(f"{where} must be a number above 0, not {value!r}")
+        raise ConfigError(f"{where} must be a number above 0, not {quoted(value)}")
     return tuning.rounded(float(value))
 
 
 def _several(where: str, value: Any) -> tuple[float, ...]:
     if not isinstance(value, list) or len(value) < 3:
-        raise ConfigError(f"{where} must be a list of three numbers or more, not {value!r}")
+        raise ConfigError(f"{where} must be a list of three numbers or more, not {quoted(value)}")
     numbers = tuple(_one(where, one) for one in value)
     if any(b <= a for a, b in itertools.pairwise(numbers)):
         raise ConfigError(f"{where} must rise, and differ in the first three digits")
@@ -205,11 +208,12 @@ def _several(where: str, value: Any) -> tuple[float, ...]:
 def _pairs(stated: Any, pair: Parameter) -> tuple[int, ...]:
     where = f"gpt_lab.tune.{SEEDS}"
     numbers = stated if isinstance(stated, list) else range(FIRST, FIRST + _whole(where, stated, 1))
+    for number in numbers:
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise ConfigError(f"{where} must be whole numbers, not {quoted(number)}")
     if not numbers or len(numbers) > MOST or len(set(numbers)) < len(numbers):
         raise ConfigError(f"{where} must be a number of seeds, or a list of different ones: [{FIRST}]")
     for number in numbers:
-        if not isinstance(number, int) or isinstance(number, bool):
-            raise ConfigError(f"{where} must be whole numbers, not {number!r}")
         parameters.plain(pair.name, number)
         if shown(number) in map(shown, pair.values):
             raise ConfigError(
@@ -221,7 +225,7 @@ def _pairs(stated: Any, pair: Parameter) -> tuple[int, ...]:
 
 def _whole(where: str, value: Any, least: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST:
-        raise ConfigError(f"{where} must be a whole number from {least} to {MOST}, not {value!r}")
+        raise ConfigError(f"{where} must be a whole number from {least} to {MOST}, not {quoted(value)}")
     return value
 
 

@@ -125,28 +125,38 @@ def finer(curve: Curve) -> float:
 
 
 def range_within(curve: Curve, loss: float) -> tuple[float, float, bool] | None:
-    """The values around the best one that cost at most `loss`, interpolated in their logarithm.
+    """The values around the chosen one that cost at most `loss` more than it: the chosen one is always among them.
+
+    By the parabola as far as it was fitted, beyond it interpolated between what was tried, in the logarithm.
 
     Returns:
         Both ends, and whether the range may go on beyond one of them: the loss was not reached before the last score.
         None for a curve without any score.
     """
     found = optimum(curve)
-    if found.tried is None:
+    if found.value is None:
         return None
-    best = curve[found.tried]
-    assert best is not None
+    fit = found.fit if found.fit is not None and found.fit.vertex is not None else None
+    least = fit.at(found.value) if fit is not None else curve[found.value]
+    assert least is not None
     ends, is_open = [], False
     for step in (-1, 1):
-        end, level = found.tried, best
-        values = sorted(curve)[:: 1 if step > 0 else -1]
-        for value in values[values.index(end) + 1 :]:
+        end, level = found.value, least
+        if fit is not None:
+            reached = found.value * math.exp(step * math.sqrt(loss / fit.bend))
+            limit = fit.low if step < 0 else fit.high
+            if step * (reached - limit) <= 0:
+                ends.append(reached)
+                continue
+            end, level = limit, fit.at(limit)
+        beyond = sorted((value for value in curve if step * (value - end) > 0), reverse=step < 0)
+        for value in beyond:
             score = curve[value]
             if score is None or not math.isfinite(score):
                 is_open = True
                 break
-            if score > best + loss:
-                share = (best + loss - level) / (score - level)
+            if score > least + loss:
+                share = (least + loss - level) / (score - level)
                 end = end * (value / end) ** share
                 break
             end, level = value, score

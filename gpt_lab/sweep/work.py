@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from gpt_lab.errors import LabError
+from gpt_lab.signals import SAME, Signals, leave_at_once
 from gpt_lab.sweep import cells
 from gpt_lab.sweep.client import ForkServer, how_ended
 from gpt_lab.sweep.design import Cell, Sweep
@@ -29,40 +28,10 @@ IDLE_PAUSE = 0.5
 """Seconds between two questions to the ledger while all that is left is in other runners' hands."""
 SERVER_DEATHS = 5
 """Deaths of the fork server in a row, without a trial that ended in between, after which the sweep gives up."""
-ONE_SIGNAL = 0.5
-CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Draw = Callable[[Sequence[Entry]], Cell | None]
 """The next cell of a search, given all entries so far; None when it is over."""
 Prune = Callable[[Trial, Sequence[Trial], Sequence[Entry]], bool]
 """Whether a running trial is to end for its curve."""
-
-
-class Interrupts:
-    """Signals that ask the sweep to end, in the order they came.
-
-    Two within half a second are one: `uv run` may pass on what the terminal has sent to both.
-    """
-
-    def __init__(self) -> None:
-        self.caught: list[int] = []
-        self._last = -ONE_SIGNAL
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        hung_up = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # by nohup
-        wanted = [number for number in CAUGHT if not (number == signal.SIGHUP and hung_up)]
-        before = {number: signal.signal(number, self._catch) for number in wanted}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _catch(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if now - self._last >= ONE_SIGNAL:
-            self.caught.append(number)
-            self._last = now
 
 
 class Runner:
@@ -104,8 +73,8 @@ class Runner:
         self.watch = watch or Watch()
         self.trunks = trunks or Trunks()
         self.running: dict[str, Trial] = {}
-        self.interrupts = Interrupts()
-        self.stopping = False
+        self.signals = Signals(at_once=self._hurry)
+        self.stopping = self.hurried = False
         self.problem: str | None = None
         """What ends the whole sweep, in one line."""
         self._later: dict[str, float] = {}
@@ -119,12 +88,12 @@ class Runner:
         Raises:
             LabError: the disk is full, the ledger cannot be written, no process can be started.
         """
-        with self.interrupts.listening():
+        with self.signals:
             while self._step():
                 pass
         if self.problem is not None:
             raise LabError(self.problem)
-        return self.interrupts.caught[0] if self.interrupts.caught else None
+        return self.signals.caught
 
     def _step(self) -> bool:
         """One turn of the loop; False: nothing is left to do."""
@@ -150,13 +119,19 @@ class Runner:
 
     def _obey(self) -> None:
         """Does what signals ask for."""
-        if self.interrupts.caught and not self.stopping:
-            self.view.say("stopping: trials write their checkpoints (the same command goes on; again: at once)")
+        if self.signals.caught is not None and not self.stopping:
+            self.view.say(f"stopping: trials write their checkpoints (again after {SAME:g} s: at once)")
             self.stop()
-        if len(self.interrupts.caught) > 1 and not self._killed:
+        if self.hurried and not self._killed:
             self._killed = True
             for key in self.running:
                 self.server.signal(key, signal.SIGKILL)
+
+    def _hurry(self, number: int) -> None:
+        """What a signal does that comes later than those which are one; if not even that helped, the next ends it."""
+        if self.hurried:
+            leave_at_once(number)
+        self.hurried = True
 
     def stop(self) -> None:
         """Begins nothing more; running trials write a checkpoint and end."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt_lab import signals, streams
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.sweep.design import Cell
 
@@ -25,29 +26,16 @@ Tell = Callable[[dict[str, Any]], None]
 
 
 def run_job(job: Mapping[str, Any], tell: Tell) -> int:
-    """Does what the runner asks for: trains a trial, or checks cells."""
-    return check_job(job, tell) if "cells" in job else train_job(job, tell)
+    """Does what the runner asks for: trains a trial, checks cells, or measures a pace."""
+    if "measure" in job:
+        return answer(tell, lambda: measure_job(job))
+    return answer(tell, lambda: check_job(job)) if "cells" in job else train_job(job, tell)
 
 
-def check_job(job: Mapping[str, Any], tell: Tell) -> int:
-    """Builds the model of each cell, so that none fails for that later, and counts the GPUs.
-
-    Args:
-        job: cells: the fields of each. configs: their composed configs. lengths: whether to say how long each trains.
-        tell: takes {"gpus": number, "lengths": the fields of each trunk.Length}, or {"error": one line, "config":
-            whether a setting is at fault}.
-    """
+def answer(tell: Tell, work: Callable[[], dict[str, Any]]) -> int:
+    """Tells what `work` gives, or {"error": one line, "config": whether a setting is at fault}."""
     try:
-        from gpt_lab import config
-        from gpt_lab.sweep import plan, trunk
-
-        cells = [from_fields(fields) for fields in job["cells"]]
-        configs, builder = [config.from_dict(tree) for tree in job["configs"]], plan.Builder()
-        builder.check(cells, configs)
-        lengths = trunk.lengths(cells, configs, builder) if job.get("lengths") else []
-        import torch
-
-        tell({"gpus": torch.cuda.device_count(), "lengths": [dataclasses.asdict(one) for one in lengths]})
+        tell(work())
     except LabError as error:
         tell({"error": str(error), "config": True})
         return 2
@@ -56,6 +44,44 @@ def check_job(job: Mapping[str, Any], tell: Tell) -> int:
         tell({"error": _line(error), "config": False})
         return 1
     return 0
+
+
+def check_job(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Builds the model of each cell, so that none fails for that later, and counts the GPUs.
+
+    Args:
+        job: cells: the fields of each. configs: their composed configs. lengths: whether to say how long each trains.
+
+    Returns:
+        {"gpus": number, "lengths": the fields of each trunk.Length, "warnings": lines on the data}
+    """
+    from gpt_lab import config
+    from gpt_lab.sweep import plan, trunk
+
+    cells = [from_fields(fields) for fields in job["cells"]]
+    configs, builder = [config.from_dict(tree) for tree in job["configs"]], plan.Builder()
+    builder.check(cells, configs)
+    lengths = trunk.lengths(cells, configs, builder) if job.get("lengths") else []
+    import torch
+
+    said = {"lengths": [dataclasses.asdict(one) for one in lengths], "warnings": builder.warnings}
+    return {"gpus": torch.cuda.device_count(), **said}
+
+
+def measure_job(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Times a few steps of a config.
+
+    Args:
+        job: measure: the config. threads, gpu: as train_job has them.
+
+    Returns:
+        {"pace": the fields of a Pace}
+    """
+    _take_place(job)
+    from gpt_lab import config
+    from gpt_lab.train import pace
+
+    return {"pace": dataclasses.asdict(pace.measure(config.from_dict(job["measure"])))}
 
 
 def from_fields(fields: Mapping[str, Any]) -> Cell:
@@ -91,18 +117,13 @@ def train_job(job: Mapping[str, Any], tell: Tell) -> int:
 def _train(job: Mapping[str, Any], tell: Tell) -> int:
     random.seed()  # else all children of one server would draw the same
     sys.argv = ["train", *job["overrides"]]  # what trackers show as the program
-    if job["gpu"] is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = job["gpu"]  # before CUDA is touched
-    import torch
+    _take_place(job)
     from rich.console import Console
 
     from gpt_lab import config
     from gpt_lab.store import Run
     from gpt_lab.train.trainer import run_training
 
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(job["threads"])
-    torch.set_num_threads(job["threads"])
     cfg = config.from_dict(job["config"])
     if cfg.identity() != job["identity"]:
         raise ConfigError("the settings of this trial are not those that were planned (conf/ has changed?): try again")
@@ -112,9 +133,21 @@ def _train(job: Mapping[str, Any], tell: Tell) -> int:
 
     console = Console(file=sys.stdout, width=LOG_WIDTH)
     trunk = Path(job["trunk"]) if job.get("trunk") else None
-    result = run_training(cfg, console, _command(job), started, trunk, job.get("forks", ()))
+    asked = signals.Signals(at_once=lambda number: None)  # the runner kills where it has to be at once
+    result = run_training(cfg, console, _command(job), started, trunk, job.get("forks", ()), asked)
     tell({"run": result.path.name, "state": result.state, "summary": dict(result.summary), "done": result.done})
     return result.exit_code
+
+
+def _take_place(job: Mapping[str, Any]) -> None:
+    """Takes the job's GPU and its number of CPU threads, before torch has used either."""
+    if job["gpu"] is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = job["gpu"]
+    import torch
+
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(job["threads"])
+    torch.set_num_threads(job["threads"])
 
 
 def _line(error: BaseException) -> str:
@@ -137,8 +170,7 @@ def _redirect(log: Path) -> None:
     os.dup2(out, 2)
     os.close(null)
     os.close(out)
-    sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
+    sys.stdout, sys.stderr = (streams.wrapped(streams.Stream(number)) for number in (1, 2))
 
 
 def speaker(pipe: int) -> Tell:
@@ -148,14 +180,17 @@ def speaker(pipe: int) -> Tell:
         from gpt_lab.store.files import encode
 
         data = (json.dumps(encode(message)) + "\n").encode()
-        while data:
-            data = data[os.write(pipe, data) :]
+        try:
+            while data:
+                data = data[os.write(pipe, data) :]
+        except BrokenPipeError:  # the fork server is gone: the run folder says what became of the run
+            return
 
     return tell
 
 
 def plain_signals() -> None:
-    """Undoes what the server did with signals."""
+    """Undoes what the server did with signals: until training begins, when there is nothing to keep, they end it."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signals.plain()

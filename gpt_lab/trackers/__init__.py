@@ -9,9 +9,9 @@ from gpt_lab import registry
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.trackers.base import Tracker
-from gpt_lab.trackers.replay import catch_up, replay
+from gpt_lab.trackers.replay import behind, lacking, replay, upload
 
-__all__ = ["Tracker", "build_tracker", "catch_up", "check", "replay"]
+__all__ = ["Tracker", "behind", "build_tracker", "check", "lacking", "replay", "upload"]
 
 
 def check(settings: Mapping[str, Any]) -> None:

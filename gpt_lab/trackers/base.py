@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 from gpt_lab.store import Run
 
+SAMPLE = "sample"
+"""The name under which texts of the model are mirrored."""
+
 
 class Event(NamedTuple):
     """One call, on its way to the background thread."""
@@ -27,6 +30,9 @@ class Tracker:
     say (a link, a warning) waits in `messages()`.
     """
 
+    def resume(self) -> None:
+        """Says, before `start`, that the run has a past: what the run folder holds of it is mirrored first."""
+
     def start(self) -> None:
         """Begins to connect, in the background."""
 
@@ -39,8 +45,12 @@ class Tracker:
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Mirrors a table of plain values."""
 
-    def finish(self, state: str, summary: Mapping[str, Any]) -> None:
-        """Hands over the run's last state and final values and waits, for a bounded time, until they have arrived."""
+    def finish(self, state: str, summary: Mapping[str, Any], open_step: int | None = None) -> None:
+        """Hands over the run's last state and final values and waits, for a bounded time, until they have arrived.
+
+        Args:
+            open_step: a step whose row a resume will go on with: a mirror that takes each step once leaves it to that.
+        """
 
     def messages(self) -> list[str]:
         """One-line notices for the user since the last call."""
@@ -51,17 +61,20 @@ class Background(Tracker):
     """A tracker whose work happens in one thread, fed by a bounded queue.
 
     A subclass gives `open`, `write` and `close`; the first exception of any of them ends the mirroring with one
-    message. When the queue is full, new events are dropped and counted: training never waits.
+    message. So does a full queue: training never waits, and a mirror that lacks its end can be completed later, one
+    that lacks rows in between cannot.
     """
 
     title = "tracker"
-    capacity = 10_000
+    capacity = 100_000
+    """Events: a minute of the fastest training that logs each step, while a server keeps the mirror waiting."""
     patience = 30.0
     """Seconds that `finish` waits."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self._events: queue.Queue[Event] = queue.Queue(self.capacity)
+        self._past: list[Event] = []
         self._thread: threading.Thread | None = None
         self._finished = False
         self._dropped = 0
@@ -74,11 +87,19 @@ class Background(Tracker):
         """Mirrors one event; called in the thread."""
         raise NotImplementedError
 
+    def catch_up(self, past: Sequence[Event]) -> None:
+        """Mirrors what the run had logged before it was resumed; called in the thread, after `open`."""
+        for event in past:
+            self.write(event)
+
     def close(self) -> None:
         """Called in the thread after the last event, and after a failure."""
 
     def abandon(self) -> None:
         """Called in the caller's thread when `patience` has run out."""
+
+    def resume(self) -> None:
+        self._past = logged(self.run)
 
     def start(self) -> None:
         if self._thread is None:
@@ -94,24 +115,20 @@ class Background(Tracker):
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         self._put(Event("table", None, {"name": name, "columns": list(columns), "rows": [list(row) for row in rows]}))
 
-    def finish(self, state: str, summary: Mapping[str, Any]) -> None:
+    def finish(self, state: str, summary: Mapping[str, Any], open_step: int | None = None) -> None:
         if self._thread is None or self._finished:
             return
         self._finished = True
         end = time.monotonic() + self.patience
         with contextlib.suppress(queue.Full):
-            self._events.put(Event("finish", None, {"state": state, "summary": dict(summary)}), timeout=self.patience)
+            last = {"state": state, "summary": dict(summary), "open_step": open_step}
+            self._events.put(Event("finish", None, last), timeout=self.patience)
         self._thread.join(max(0.0, end - time.monotonic()))
         if self._thread.is_alive():
             self.abandon()
-            self._say(f"{self.title} did not finish within {self.patience:g} s: {self.recovery()}")
+            self._say(f"{self.title} did not finish within {self.patience:g} s; {self.recovery()}")
         if self._dropped:
-            self._say(f"{self.title} was too slow for {self._dropped} events: {self.recovery()}")
-
-    def wait(self, backlog: int) -> None:
-        """Blocks until at most so many events wait to be mirrored; for callers that are in no hurry."""
-        while self._thread is not None and self._thread.is_alive() and self._events.qsize() > backlog:
-            time.sleep(0.01)
+            self._say(f"{self.title} was too slow and lacks the last {self._dropped} events; {self.recovery()}")
 
     def recovery(self) -> str:
         """Where what was not mirrored is."""
@@ -127,9 +144,11 @@ class Background(Tracker):
         self._notices.put(text)
 
     def _put(self, event: Event) -> None:
-        if self._thread is None or self._finished:
+        if self._finished:
             return
-        try:
+        try:  # also before `start`: a resume may validate before its first step
+            if self._dropped:
+                raise queue.Full
             self._events.put_nowait(event)
         except queue.Full:
             self._dropped += 1
@@ -138,6 +157,7 @@ class Background(Tracker):
         failed = False
         try:
             self.open()
+            self.catch_up(self._past)
         except Exception as error:
             failed = self._failed(error)
         while True:
@@ -159,3 +179,16 @@ class Background(Tracker):
         line = " ".join(str(error).split()) or type(error).__name__
         self._say(f"{self.title} stopped mirroring ({line}); training goes on, {self.recovery()}")
         return True
+
+
+def logged(run: Run) -> list[Event]:
+    """What a run has logged so far, as the events that once mirrored it: rows, and samples where they were drawn."""
+    events = []
+    for row in run.metrics():
+        step = row.pop("step")
+        numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
+        events.append(Event("log", step, numbers))
+        sample = run.samples / f"step_{step:08d}.txt"
+        with contextlib.suppress(OSError):
+            events.append(Event("text", step, {"name": SAMPLE, "text": sample.read_text("utf-8", "replace")}))
+    return events

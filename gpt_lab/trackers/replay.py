@@ -1,19 +1,22 @@
-"""Numbers that a run has and its mirror has not: of a run that had ended before `wandb agent` asked for it, or of the
-trunk that it was forked from."""
+"""Runs that have ended, told to W&B from their folders: one that an agent asks for, and what a server lacks."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from gpt_lab import registry
+from gpt_lab import config, registry
+from gpt_lab.errors import DataError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
-from gpt_lab.trackers.base import Background, Tracker
+from gpt_lab.store.files import read_json
+from gpt_lab.trackers.wandb import Wandb
+from gpt_lab.trackers.wandb_env import agent
 
-BACKLOG = 1000
-"""Events that may wait: training drops what its tracker cannot take in time, a replay waits."""
+AGENT_PATIENCE, UPLOAD_PATIENCE = 60.0, 600.0
+"""Seconds for all of a run: an agent waits with its next one, who asks for an upload has nothing else to do."""
+ENDED = ("finished", "diverged")
 
 
 def replay(settings: Mapping[str, Any], run: Run, cfg: RunConfig) -> list[str]:
@@ -21,21 +24,57 @@ def replay(settings: Mapping[str, Any], run: Run, cfg: RunConfig) -> list[str]:
 
     Nothing happens outside `wandb agent`, without a W&B tracker, and for the W&B run that the run was mirrored to.
     """
-    asked = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+    asked = agent()
     if asked is None or (run.record.get("wandb") or {}).get("id") == asked:
         return []
     tracker = registry.build("tracker", settings, run, cfg)
-    if not (isinstance(tracker, Background) and tracker.title == "W&B"):
-        return []
-    catch_up(tracker, run)
+    return _send(tracker, run, AGENT_PATIENCE) if isinstance(tracker, Wandb) else []
+
+
+def behind(run: Run) -> bool:
+    """Whether W&B may lack something of a run."""
+    return not (run.state in ENDED and (run.record.get("wandb") or {}).get("uploaded"))
+
+
+def lacking(folders: Iterable[Path]) -> int:
+    """How many of these runs were to be online and are not, or not whole."""
+    count = 0
+    for folder in folders:
+        try:
+            seen = read_json(folder / "run.json").get("wandb") or {}
+        except DataError:  # removed meanwhile
+            continue
+        count += seen.get("asked") == "online" and not seen.get("uploaded")
+    return count
+
+
+def upload(run: Run, rows: Sequence[Sequence[Any]] = ()) -> list[str]:
+    """Sends to the W&B server what it does not have of a run; what to tell the user. `behind` says whether it has all.
+
+    The server says which step it had last, and what it has is left as it is: a second upload changes nothing.
+
+    Args:
+        rows: of the table that stands at the end of a finished run.
+
+    Raises:
+        ConfigError: nobody is logged in, or the run's config is none of this version.
+        LabError: the run is being trained.
+    """
+    Wandb.check(mode="online")
+    cfg = config.from_dict(run.config)
+    chosen = cfg.tracker if cfg.tracker["name"] in ("auto", "wandb") else {}
+    settings = {**chosen, "name": "wandb", "mode": "online"}
+    with run.lock():
+        run = Run.open(run.path)
+        tracker = registry.build("tracker", settings, run, cfg)
+        return _send(tracker, run, UPLOAD_PATIENCE, rows)
+
+
+def _send(tracker: Wandb, run: Run, patience: float, rows: Sequence[Sequence[Any]] = ()) -> list[str]:
+    tracker.patience = patience
+    tracker.resume()
+    tracker.start()
+    if rows:
+        tracker.table("summary", ["metric", "value"], rows)
     tracker.finish(run.state, run.summary)
     return tracker.messages()
-
-
-def catch_up(tracker: Tracker, run: Run) -> None:
-    """Starts a tracker and mirrors what the run has logged so far."""
-    tracker.start()
-    for row in run.metrics():
-        if isinstance(tracker, Background):
-            tracker.wait(BACKLOG)
-        tracker.log({key: value for key, value in row.items() if key != "step"}, row["step"])

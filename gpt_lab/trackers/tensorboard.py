@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import math
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from gpt_lab.errors import ConfigError
@@ -28,6 +29,8 @@ class TensorBoard(Background):
         super().__init__(run)
         self._flat = cfg.flat()
         self._writer: Any = None
+        self._began: float | None = None
+        self._metrics: set[str] = set()
 
     @classmethod
     def check(cls) -> None:
@@ -39,22 +42,36 @@ class TensorBoard(Background):
         if importlib.util.find_spec("tensorboard") is None:
             raise ConfigError("tracker=tensorboard needs its package: run `uv sync --extra tensorboard`")
 
+    def catch_up(self, past: Sequence[Event]) -> None:
+        """The past anew, at the times that it had: of a killed process's last seconds nothing is in its files."""
+        self._began = datetime.fromisoformat(str(self.run.record["started"])).timestamp()
+        super().catch_up(past)
+        self._began = None
+
     def write(self, event: Event) -> None:
         if self._writer is None:
             self._writer = self._open_at(event.step)
         data, writer = event.data, self._writer
         if event.op == "log":
+            when = None if self._began is None else self._began + data.get("seconds", 0.0)
+            self._metrics |= {name for name in data if name.startswith(("val/", "train/loss"))}
             for name, value in data.items():
-                writer.add_scalar(name, value, event.step)
+                if name != "seconds":  # of the past, which says when it was
+                    writer.add_scalar(name, value, event.step, walltime=when)
         elif event.op == "text":
             writer.add_text(data["name"], _quoted(data["text"]), event.step)
         elif event.op == "table":
             writer.add_text(data["name"], _markdown(data["columns"], data["rows"]))
         else:
-            numbers = {f"final/{k}": float(v) for k, v in data["summary"].items() if _finite(v)}
-            numbers["final/finished"] = float(data["state"] == "finished")
-            settings = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in self._flat.items()}
-            writer.add_hparams(settings, numbers, run_name=".")
+            self._settings(writer)
+
+    def _settings(self, writer: Any) -> None:
+        """The flat config, for the page that compares runs by it; their numbers are the ends of the curves."""
+        from torch.utils.tensorboard.summary import hparams
+
+        settings = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in self._flat.items()}
+        for summary in hparams(settings, dict.fromkeys(sorted(self._metrics), 0.0)):
+            writer.file_writer.add_summary(summary)
 
     def close(self) -> None:
         if self._writer is not None:
@@ -64,15 +81,13 @@ class TensorBoard(Background):
         return f"everything is in {self.run.path / 'metrics.jsonl'}"
 
     def _open_at(self, step: int | None) -> Any:
-        """A writer that begins at `step`: what an earlier, killed process wrote from there on is hidden."""
+        """A writer that begins at `step`: what an earlier process wrote from there on is hidden.
+
+        The first one says so too: TensorBoard's page takes only the second such word for a restart.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = self.run.path / FOLDER
-        return SummaryWriter(folder, flush_secs=2, purge_step=step if folder.exists() else None)
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+        return SummaryWriter(self.run.path / FOLDER, flush_secs=2, purge_step=step or 0)
 
 
 def _quoted(text: str) -> str:

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import netrc
 import os
+import shlex
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
-from gpt_lab.errors import ConfigError, LabError, unknown
+from gpt_lab import signals
+from gpt_lab.errors import ConfigError, LabError
+from gpt_lab.options import NonEmpty
 from gpt_lab.registry import register
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
-from gpt_lab.trackers.base import Background, Event
+from gpt_lab.trackers.base import Background, Event, logged
+from gpt_lab.trackers.wandb_env import AGENT, Mode, agent, choose_mode, client, login, setting
 
-Mode = Literal["online", "offline", "disabled"]
-_MODES: dict[str, Mode] = {
-    "online": "online",
-    "run": "online",
-    "shared": "online",
-    "offline": "offline",
-    "dryrun": "offline",
-    "disabled": "disabled",
-}
 FACTS = (
     *("signature", "resolved", "parameters", "parameters_non_embedding", "train_flops_per_token"),
-    *("git", "hardware", "packages", "command"),
+    *("git", "hardware", "packages", "command", "code", "text"),
 )
 """What of run.json joins the settings in W&B's config: to group by, and for reports to read back."""
-_CLOUD = "https://api.forge.coreweave.com"
-_UPSTREAM = {"api.forge.coreweave.com": "api.wandb.ai"}
-"""The older name of W&B's own server: a login under it still counts."""
+_PLACE = ("WANDB_PROJECT", "WANDB_ENTITY")
+"""Where an agent's sweep is, beside AGENT."""
+RESTARTS = 3
+"""Times that a run gets another such process."""
+GONE = 3
+"""Exit status of the process that speaks to W&B when W&B's own, which it starts, has left: others can tell the rest."""
 _LAUNCH = "import sys, os; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from gpt_lab.trackers import wandb_process"
 
 
@@ -50,17 +47,22 @@ class Wandb(Background):
     warning. Under `wandb agent` the run, project and entity are the agent's.
 
     mode: online, offline, or auto: what WANDB_MODE says, else online if there is a login, else offline
-    project: W&B project; null: WANDB_PROJECT, else gpt_lab
-    entity: W&B user or team; null: the login's default
-    group: group of runs in the W&B workspace; null: the study
-    run_name: the run's name in W&B; null: that of the run folder
-    tags: W&B tags
+    project: W&B project; null: that of WANDB_PROJECT, else gpt_lab
+    entity: W&B user or team; null: that of WANDB_ENTITY, else the login's default
+    group: group of runs in the W&B workspace; null: that of WANDB_RUN_GROUP, else the study
+    run_name: the run's name in W&B; null: that of WANDB_NAME, else of the run folder
+    tags: W&B tags; none: those of WANDB_TAGS
     """
 
     title = "W&B"
+    import_timeout = 30.0
     probe_timeout = 10.0
     init_timeout = 30.0
-    finish_timeout = 60.0
+    transmit_interval = 5.0
+    online_patience = 10.0
+    """Seconds that a server may hold a run after its end. A healthy one takes 1 to 3; what is missing can follow."""
+    offline_patience = 60.0
+    """Seconds for the last rows to reach the disk: no server is waited for, only this machine can be slow."""
 
     def __init__(
         self,
@@ -68,37 +70,51 @@ class Wandb(Background):
         cfg: RunConfig,
         *,
         mode: Literal["auto", "online", "offline"] = "auto",
-        project: str | None = None,
-        entity: str | None = None,
-        group: str | None = None,
-        run_name: str | None = None,
+        project: NonEmpty | None = None,
+        entity: NonEmpty | None = None,
+        group: NonEmpty | None = None,
+        run_name: NonEmpty | None = None,
         tags: list[str] = [],  # noqa: B006 (the index reads literal defaults)
     ) -> None:
         super().__init__(run)
-        self.mode = choose_mode(mode)
-        self.patience = self.finish_timeout + 5
-        sweep = bool(os.environ.get("WANDB_SWEEP_ID"))
-        earlier = (run.record.get("wandb") or {}).get("id")
-        facts = {key: run.record[key] for key in FACTS if key in run.record}
-        self._header: dict[str, Any] = {
-            "mode": self.mode,
+        self.mode: Mode = choose_mode(mode)
+        self.patience = self.online_patience if self.mode == "online" else self.offline_patience
+        earlier = run.record.get("wandb") or {}
+        asked = agent()
+        if asked is not None:
+            self._sweep = {name: os.environ[name] for name in (*AGENT, *_PLACE) if name in os.environ}
+            self._sweep["WANDB_SWEEP_PARAM_PATH"] = os.path.abspath(self._sweep["WANDB_SWEEP_PARAM_PATH"])
+            earlier = {}
+        else:
+            self._sweep = dict(earlier.get("sweep") or {})
+        self._id = str(asked or earlier.get("id") or run.record.get("id"))
+        inside = bool(self._sweep)  # the client takes no project, entity or id beside a sweep's
+        facts = {name: run.record[name] for name in FACTS if name in run.record}
+        self._header = {
             "pid": os.getpid(),
             "argv": sys.argv,
             "program": sys.argv[0],
-            "stoppable": not sweep,
+            "stoppable": asked is None,
+            "gone": GONE,
+            "missed": [] if earlier.get("uploaded", True) else [str(path) for path in self._earlier("files/media")],
             "init": {
-                "project": None if sweep else project or os.environ.get("WANDB_PROJECT") or "gpt_lab",
-                "entity": None if sweep else entity,
-                "group": group or cfg.study,
-                "name": run_name or run.name,
-                "tags": list(tags),
-                "id": os.environ.get("WANDB_RUN_ID") or earlier or run.record.get("id"),
+                "project": None if inside else project or earlier.get("project") or setting("project") or "gpt_lab",
+                "entity": None if inside else entity or earlier.get("entity") or setting("entity"),
+                "group": group or os.environ.get("WANDB_RUN_GROUP") or cfg.study,
+                "name": run_name or os.environ.get("WANDB_NAME") or run.name,
+                "tags": tags or [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag],
+                "id": self._id,
                 "dir": str(run.path.resolve()),
                 "config": {**cfg.to_dict(), **cfg.flat(), **facts},
             },
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
+        self._imported = threading.Event()
+        self._restarts = RESTARTS
+        self._told = 0
+        self._ending: list[Event] = []
+        """The final table and the end: what no row of the run tells."""
 
     @classmethod
     def check(cls, *, mode: str = "auto", **_: Any) -> None:
@@ -113,47 +129,82 @@ class Wandb(Background):
             )
 
     def start(self) -> None:
-        if self.mode != "disabled":
+        if self.mode == "disabled":
+            self._finished = True
+        else:
             super().start()
+
+    def finish(self, state: str, summary: Mapping[str, Any], open_step: int | None = None) -> None:
+        if self._thread is not None and not self._finished:  # a run of seconds ends before its client is loaded
+            self._imported.wait(self.import_timeout)
+        super().finish(state, summary, open_step)
 
     def open(self) -> None:
         log = _log_file(self.run.path / "wandb")
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", f"{_LAUNCH}; wandb_process.main()", os.pathsep.join(sys.path)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C in the terminal is for training, which then says goodbye
-                env=_environment(),
-            )
+            with signals.sheltered():  # whoever tells every process to leave means training, which then says goodbye
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", f"{_LAUNCH}; wandb_process.main()", os.pathsep.join(sys.path)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    start_new_session=True,
+                    env=client(self._sweep),
+                )
+        except BaseException:
+            self._imported.set()
+            raise
         finally:
             if log != subprocess.DEVNULL:
                 os.close(log)
         self._reader = threading.Thread(target=self._listen, args=(self._process,), name="W&B notices", daemon=True)
         self._reader.start()
-        timeouts = {name: getattr(self, name) for name in ("probe_timeout", "init_timeout", "finish_timeout")}
-        self._send({**self._header, **timeouts})
+        limits = ("mode", "probe_timeout", "init_timeout", "transmit_interval", "patience")
+        self._send({**self._header, **{name: getattr(self, name) for name in limits}})
 
     def write(self, event: Event) -> None:
-        self._send(event._asdict())
+        if event.step is None:
+            self._ending.append(event)
+        elif event.step < self._told:
+            return
+        try:
+            self._send(event._asdict())
+        except BrokenPipeError:
+            self._again()
 
     def close(self) -> None:
-        if self._process is not None and self._process.stdin is not None:
-            try:
-                self._process.stdin.close()
-            finally:
-                self._process.wait()
-                if self._reader is not None:
-                    self._reader.join(5)
+        while self._shut() == GONE:
+            self._again()
+
+    def _again(self) -> None:
+        """Has another process tell the server what it does not have, when a signal to every process has ended W&B's."""
+        if self._shut() != GONE or self._restarts == 0:
+            raise BrokenPipeError("its process has ended")
+        self._restarts -= 1
+        self.open()
+        past = logged(self.run)
+        self._told = past[-1].step or 0 if past else 0
+        for event in (*past, *self._ending):
+            self._send(event._asdict())
+
+    def _shut(self) -> int | None:
+        """Ends the process, and waits for that; its exit status, None without one."""
+        if self._process is None or self._process.stdin is None:
+            return None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+        if self._reader is not None:
+            self._reader.join(5)
+        return self._process.returncode
 
     def abandon(self) -> None:
         if self._process is not None:
             self._process.kill()
+        self._note()
 
     def recovery(self) -> str:
-        folder = (self.run.record.get("wandb") or {}).get("folder")
-        return f"`wandb sync {self.run.path / folder}` uploads the rest" if folder else super().recovery()
+        return f"later: uv run upload {shlex.quote(str(self.run.path))}"
 
     def _send(self, message: Mapping[str, Any]) -> None:
         assert self._process is not None
@@ -165,16 +216,47 @@ class Wandb(Background):
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
-                message = json.loads(line)
-                if message.pop("event") == "warning":
-                    self._say(message["text"])
-                    continue
-                if message["url"]:
-                    self._say(f"W&B: {message['url']}")
-                try:
-                    self.run.update(wandb=message)
-                except LabError:  # training meets the same full or read-only disk and says so
-                    continue
+                self._hear(json.loads(line))
+        self._imported.set()
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        """One notice of the process."""
+        kind = message.pop("event")
+        self._imported.set()
+        if kind == "warning":
+            self._say(message["text"])
+        elif kind == "behind":
+            self._say(f"{message['text']}: all is in the run folder, {self.recovery()}")
+            self._note()
+        elif kind == "ready":
+            if message["url"] and self._restarts == RESTARTS:
+                self._say(f"W&B: {message['url']}")
+            self._note(**message, sweep=self._sweep)
+        elif kind == "uploaded" and not self._dropped:
+            self._note(uploaded=True)
+
+    def _note(self, **known: Any) -> None:
+        """Keeps in run.json what is known of the run in W&B; without a word of an upload it lacks something."""
+        seen = {**self.run.record.get("wandb", {}), "asked": self.mode, "uploaded": False, **known}
+        try:
+            self.run.update(wandb=seen)
+            if "folder" in seen:
+                self._settle(seen)
+        except (LabError, OSError):  # training meets the same full or read-only disk and says so
+            return
+
+    def _earlier(self, pattern: str) -> list[Path]:
+        """Files of this W&B run's folders: one for each process that has logged it. A run begun anew has another id."""
+        return sorted(self.run.path.resolve().glob(f"wandb/*run-*-{self._id}/{pattern}"))
+
+    def _settle(self, message: Mapping[str, Any]) -> None:
+        """Keeps `wandb sync` from files whose rows are on the server or in a later file: it would double them."""
+        current = self.run.path.resolve() / message["folder"]
+        files = self._earlier("*.wandb")
+        online = any(file.parent.name.startswith("run-") for file in files)
+        for file in files:
+            if file.parent != current or online or message["uploaded"]:
+                file.with_name(f"{file.name}.synced").touch()
 
 
 @register("tracker", "auto")
@@ -183,11 +265,11 @@ class Auto(Wandb):
 
     Reference: https://docs.wandb.ai
 
-    project: W&B project; null: WANDB_PROJECT, else gpt_lab
-    entity: W&B user or team; null: the login's default
-    group: group of runs in the W&B workspace; null: the study
-    run_name: the run's name in W&B; null: that of the run folder
-    tags: W&B tags
+    project: W&B project; null: that of WANDB_PROJECT, else gpt_lab
+    entity: W&B user or team; null: that of WANDB_ENTITY, else the login's default
+    group: group of runs in the W&B workspace; null: that of WANDB_RUN_GROUP, else the study
+    run_name: the run's name in W&B; null: that of WANDB_NAME, else of the run folder
+    tags: W&B tags; none: those of WANDB_TAGS
     """
 
     def __init__(
@@ -195,64 +277,13 @@ class Auto(Wandb):
         run: Run,
         cfg: RunConfig,
         *,
-        project: str | None = None,
-        entity: str | None = None,
-        group: str | None = None,
-        run_name: str | None = None,
+        project: NonEmpty | None = None,
+        entity: NonEmpty | None = None,
+        group: NonEmpty | None = None,
+        run_name: NonEmpty | None = None,
         tags: list[str] = [],  # noqa: B006 (the index reads literal defaults)
     ) -> None:
         super().__init__(run, cfg, project=project, entity=entity, group=group, run_name=run_name, tags=tags)
-
-
-def choose_mode(mode: str) -> Mode:
-    """What a `mode` option comes to on this machine, by WANDB_MODE and login.
-
-    Raises:
-        ConfigError: WANDB_MODE is none of W&B's modes.
-    """
-    if mode != "auto":
-        return _MODES[mode]
-    variable = os.environ.get("WANDB_MODE")
-    if variable:
-        if variable not in _MODES:
-            raise ConfigError(unknown("WANDB_MODE", variable, _MODES))
-        return _MODES[variable]
-    return "online" if login() else "offline"
-
-
-def login() -> str | None:
-    """Where the W&B login is: a variable's name or a file; None without one. Reads no network, imports no wandb."""
-    for variable in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
-        if os.environ.get(variable):
-            return variable
-    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
-    if not path.exists() and "NETRC" not in os.environ:
-        path = Path("~/_netrc").expanduser()
-    try:
-        known, host = netrc.netrc(path), urlsplit(base_url()).netloc
-        entry = known.authenticators(host) or known.authenticators(_UPSTREAM.get(host, host))
-    except (OSError, netrc.NetrcParseError):
-        return None
-    return str(path) if entry and entry[2] else None
-
-
-def base_url() -> str:
-    """Address of the W&B server: of WANDB_BASE_URL, else of W&B's settings file, else W&B's own."""
-    if url := os.environ.get("WANDB_BASE_URL"):
-        return url
-    folder = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser()
-    try:
-        lines = (folder / "settings").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return _CLOUD
-    found = [line.partition("=")[2].strip() for line in lines if line.split("=")[0].strip() == "base_url"]
-    return found[-1] if found else _CLOUD
-
-
-def _environment() -> dict[str, str]:
-    """This process's, without another wandb service's address; without error reports no telemetry, no DNS look-up."""
-    kept = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-    return {**kept, "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
 
 
 def _log_file(folder: Path) -> int:

@@ -10,16 +10,20 @@ from __future__ import annotations
 import html
 import json
 import os
+import re
 import signal
 import ssl
 import sys
 import threading
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any, Literal
 
 EXIT_CODES = {"finished": 0, "stopped": 255}
 """W&B shows 0 as finished, 255 as killed, all others as failed."""
+UPLOADS = re.compile(r"(filestream|runfiles|runupserter|filetransfer|fileTransfer)\b")
+"""How W&B's client begins what it logs of an upload."""
 
 
 class Session:
@@ -30,28 +34,36 @@ class Session:
         self._run: Any = None
         self._row: dict[str, Any] = {}
         self._step: int | None = None
+        self._first = 0
+        """The first step that the server does not have: a resumed run tells its past anew, in case it was not heard."""
         self._warned: set[str] = set()
         self._media: dict[str, Any] = {}
         self._tables: set[str] = set()
         self._patience = self._probe = 0.0
+        self._gone = 1
+        """Exit status when W&B's service has left: it hears SIGTERM, which is shut out here, because Go lets it in."""
+        self._whole = True
         self._url: str | None = None
         """The server's address while the run is online."""
 
     def begin(self, header: dict[str, Any]) -> None:
         """Starts the run, online if that is asked for and possible; whatever goes wrong is reported once."""
-        self._patience, self._probe = header["finish_timeout"], header["probe_timeout"]
+        self._patience, self._probe, self._gone = header["patience"], header["probe_timeout"], header["gone"]
         try:
             self._run = self._begin(header)
         except Exception as error:
-            self.warn(f"W&B could not begin ({_line(error)}); training goes on, metrics are kept in the run folder")
+            self._tell(event="behind", text=f"W&B could not begin ({_line(error)})")
 
     def handle(self, event: dict[str, Any]) -> None:
         """Mirrors one event; a failure is reported once and the next event is tried."""
-        if self._run is None:
+        if self._run is None or (event["step"] is not None and event["step"] < self._first):
             return
         try:
             getattr(self, f"_on_{event['op']}")(event["step"], event["data"])
+        except ConnectionError:
+            os._exit(self._gone)
         except Exception as error:
+            self._whole = False
             self.warn(f"W&B refused a {event['op']} ({_line(error)}); it is kept in the run folder")
 
     def killed(self) -> None:
@@ -76,9 +88,9 @@ class Session:
     def _begin(self, header: dict[str, Any]) -> Any:
         import wandb
 
-        mode = header["mode"]
+        self._tell(event="imported")
         problem = None
-        if mode == "online":
+        if header["mode"] == "online":
             self._url = wandb.setup().settings.base_url
             problem = unreachable(self._url, self._probe)
             if problem is None:
@@ -90,7 +102,7 @@ class Session:
         self._url = None
         run = self._init(header, "offline")
         if problem is not None:
-            self.warn(f"W&B cannot be reached ({problem}); logging offline, later: wandb sync {run.settings.sync_dir}")
+            self._tell(event="behind", text=f"W&B cannot be reached ({problem})")
         return run
 
     def _init(self, header: dict[str, Any], mode: Literal["online", "offline"]) -> Any:
@@ -107,15 +119,21 @@ class Session:
             console="off",
             silent=True,
             init_timeout=header["init_timeout"],
-            finish_timeout=header["finish_timeout"],
+            finish_timeout=0.7 * self._patience,  # the rest is for a first look at the server and for the way out
             finish_timeout_raises=True,
             program=header["program"],
             x_stats_pid=parent,
             x_transaction_log_flush_interval=1,  # 15 by default: a kill -9 would lose as many seconds
-            x_file_stream_transmit_interval=5,
+            x_file_stream_transmit_interval=header["transmit_interval"],
+            x_file_stream_retry_wait_max_seconds=10,  # 60 by default: a server that is back is soon found
+            x_graphql_retry_wait_max_seconds=10,
+            x_file_stream_timeout_seconds=60,
             stop_fn=stop if header["stoppable"] else _nothing,
         )
         run = wandb.init(**header["init"], resume="allow", settings=settings)
+        self._first = run.step
+        for media in header["missed"] if mode == "online" else ():
+            run.save(f"{media}/**/*.*", base_path=os.path.dirname(media), policy="now")
         run.define_metric("step")
         run.define_metric("*", step_metric="step")  # _step is shifted when an offline resume is synced
         self._tell(
@@ -123,6 +141,7 @@ class Session:
             mode=mode,
             id=run.id,
             url=run.url if mode == "online" else None,
+            **({"project": run.project, "entity": run.entity} if mode == "online" else {}),
             folder=os.path.relpath(run.settings.sync_dir, header["init"]["dir"]),
         )
         return run
@@ -145,7 +164,9 @@ class Session:
         self._tables.add(data["name"])
 
     def _on_finish(self, _: None, data: dict[str, Any]) -> None:
-        self._commit()
+        self._probe = min(self._probe, 0.1 * self._patience)
+        if self._step is None or self._step != data["open_step"]:
+            self._commit()
         self._run.summary.update({**data["summary"], "state": data["state"]})
         self._end(EXIT_CODES.get(data["state"], 1))
 
@@ -153,9 +174,14 @@ class Session:
         try:
             self._run.finish(exit_code=exit_code)
         except TimeoutError:
-            folder = self._run.settings.sync_dir
-            self.warn(f"W&B did not take everything within {self._patience:g} s; later: wandb sync {folder}")
+            self._tell(event="behind", text=f"W&B did not take everything within {self._patience:g} s of the run's end")
             os._exit(1)  # else wandb would wait as long again at exit
+        if self._url is None:
+            return
+        if problem := refusal(Path(self._run.settings.log_internal)):
+            self._tell(event="behind", text=f"W&B did not take everything ({problem})")
+        elif self._whole:
+            self._tell(event="uploaded")
 
     def _at(self, step: int) -> dict[str, Any]:
         """The row of a step. W&B takes each step once, in order, so a row leaves when the next step begins."""
@@ -165,13 +191,10 @@ class Session:
         return self._row
 
     def _commit(self) -> None:
-        """Sends the row. Of a resumed run the client drops steps that the server has: none is doubled.
-
-        Numbers go first: a text or table uploads files, speaks to the server and may fail.
-        """
+        """Sends the row. Numbers go first: a text or table uploads files, speaks to the server and may fail."""
         row, media = self._row, self._media
         self._row, self._media = {}, {}
-        if not row and not media:
+        if not row and (not media or self._step is None):  # a table alone is of no step
             return
         step = self._step or 0
         self._run.log({"step": step, **row}, step=step, commit=not media)
@@ -181,6 +204,7 @@ class Session:
                     raise ConnectionError(problem)  # a table speaks to the server at once, and would try for 20 s
                 self._run.log({name: value}, step=step, commit=number == len(media))
             except Exception as error:
+                self._whole = False
                 self.warn(f"W&B did not take {name} ({_line(error)}); it is kept in the run folder")
 
 
@@ -194,6 +218,27 @@ def unreachable(base_url: str, timeout: float) -> str | None:
         return None if isinstance(error.reason, ssl.SSLError) else f"{base_url}: {_line(error.reason)}"
     except (OSError, ValueError) as error:
         return f"{base_url}: {_line(error)}"
+    return None
+
+
+def refusal(log: Path) -> str | None:
+    """Why W&B's client gave something up that it had to upload, by its own log: nothing else tells, and a run whose
+    server said 401 or 403 once uploads no more and ends as if all had arrived."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            text = str(entry["msg"])
+            if not (str(entry["level"]).startswith("ERROR") and UPLOADS.match(text)):
+                continue
+        except (ValueError, KeyError, TypeError):
+            continue
+        whole = f"{text} {entry.get('error', '')}"
+        status = re.search(r"\b[45]\d\d\b", whole)
+        return f"the server answered {status[0]}" if status else _line(whole)[:200]
     return None
 
 

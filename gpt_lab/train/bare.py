@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch.overrides import TorchFunctionMode
 
+from gpt_lab.errors import ConfigError
 from gpt_lab.model import GPT
 from gpt_lab.schema import RunConfig
 
+UNALLOCATED = ("can't allocate memory", "not enough memory", "calculation overflow", "multiplication overflow")
+"""What torch says of a tensor that a CPU has no room for."""
 RANDOM = {"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_"}
 
 
@@ -39,6 +43,26 @@ def bare_model(cfg: RunConfig, vocab_size: int) -> GPT:
 
     Its large tensors are reserved but not touched, so it costs milliseconds and no memory at any size. The meta device
     would not either, but its arithmetic imports torch's compiler, which takes seconds.
+
+    Raises:
+        ConfigError: the parts and sizes do not fit together, or not into the memory.
     """
     with _NoDraws():
-        return GPT(cfg, vocab_size)
+        try:
+            return GPT(cfg, vocab_size)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            scale = cfg.scale
+            raise ConfigError(
+                f"no tensor of this machine can be as large as one of this model (scale.width={scale.width}, "
+                f"scale.context={scale.context}, a vocabulary of {vocab_size:,}): lower them, or the sizes of its parts"
+            ) from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, or numpy, got no memory: less than was asked for, or more than can be counted."""
+    said = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in said for sign in UNALLOCATED)
+    )

@@ -78,7 +78,7 @@ def _model_refusal(cfg: RunConfig, vocab_size: int, device: str, precision: Prec
     try:
         return _Twin(cfg, vocab_size, device, precision).refusal()
     except torch.OutOfMemoryError as error:
-        raise ending.out_of_memory(cfg) from error
+        raise ending.out_of_memory(cfg, device) from error
 
 
 def check_ahead(cfg: RunConfig, vocab_size: int) -> None:

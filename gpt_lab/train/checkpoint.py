@@ -1,10 +1,11 @@
-"""Checkpoints on disk: whole or not there, no pickle.
+"""Checkpoints on disk: whole or not used, no pickle.
 
 checkpoints/
   step-200/             one checkpoint: renamed into place when all of it is on stable storage
     model.safetensors     parameters and buffers by their names in the model
     training.safetensors  optimizer moments and the state of the random generators
-    state.json            step, tokens, seconds, ...; structure of the optimizer state; sizes of the two files
+    state.json            step, tokens, seconds, ...; structure of the optimizer state
+    SHA256SUMS            digests of the three, checked whenever one is read
   last -> step-200      replaced in one system call, so there is never a moment without a valid `last`
   best -> step-100      lowest val/loss so far
 """
@@ -25,10 +26,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gpt_lab.digests import Damaged, check_sums, write_sums
 from gpt_lab.errors import DataError
-from gpt_lab.store.files import sync_folder, writing
+from gpt_lab.store.files import parse, sync_folder, writing
+from gpt_lab.train.state import State
 
 MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
+ANEW = "force=true trains the run anew"
 
 
 class Stateful(Protocol):
@@ -45,6 +49,7 @@ class Checkpoints:
         self.folder = folder
         self.every = every
         self.keep = keep
+        self._whole: set[int] = set()
 
     def save(
         self,
@@ -60,14 +65,41 @@ class Checkpoints:
         Raises:
             LabError: disk full or read-only; the checkpoints before are intact and nothing half-written is left.
         """
-        path = self.folder / f"step-{state['step']}"
-        if read_state(path) is None:
+        step = state["step"]
+        path = self.folder / f"step-{step}"
+        if step not in self._whole:
             save(path, model, optimizer, scaler, state)
+            self._whole.add(step)
         self.point("last", path)
         if best:
             self.point("best", path)
         self._prune()
         return path
+
+    def resume(
+        self, model: nn.Module, optimizer: Stateful, scaler: Stateful | None, damaged: list[str]
+    ) -> State | None:
+        """Loads the newest checkpoint that is whole; None, and nothing changed, if there is none.
+
+        Args:
+            damaged: takes a few words on each newer one that is not whole.
+
+        Raises:
+            DataError: it is of another model, or of another version of the lab.
+        """
+        for step in sorted(self._steps(), reverse=True):
+            path = self.folder / f"step-{step}"
+            try:
+                saved = load(path, model, optimizer, scaler)
+            except Damaged as error:
+                damaged.append(f"{path.name} is damaged ({error})")
+                continue
+            self._whole.add(step)
+            try:
+                return State.of(saved)
+            except DataError as error:
+                raise DataError(f"cannot resume from {path}: {error} ({ANEW})") from None
+        return None
 
     def point(self, name: str, path: Path) -> None:
         """Makes `name` another name of the checkpoint at `path`, atomically."""
@@ -78,24 +110,23 @@ class Checkpoints:
             os.replace(temporary, self.folder / name)
             sync_folder(self.folder)
 
-    def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """Folder and state of the valid checkpoint with the most steps."""
-        for step in sorted(self._steps(), reverse=True):
-            path = self.folder / f"step-{step}"
-            state = read_state(path)
-            if state is not None:
-                return path, state
-        return None
+    def clean(self, step: int, best_step: int = 0) -> None:
+        """Removes what is beyond `step`, where the run goes on, and what a killed process left half-written.
 
-    def clean(self, step: int) -> None:
-        """Removes what a killed process left: half-written folders, and torn checkpoints beyond `step`."""
+        Args:
+            best_step: of the best checkpoint so far, should the one that `best` named be gone.
+        """
         with writing(self.folder):
             self.folder.mkdir(exist_ok=True)
             for path in self.folder.glob(".tmp-*"):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-            for torn in self._steps():
-                if torn > step:
-                    shutil.rmtree(self.folder / f"step-{torn}")
+            for beyond in self._steps():
+                if beyond > step:
+                    shutil.rmtree(self.folder / f"step-{beyond}")
+            for name, target in (("last", step), ("best", best_step)):
+                link, path = self.folder / name, self.folder / f"step-{target}"
+                if link.is_symlink() and not link.exists():
+                    self.point(name, path) if path.is_dir() else link.unlink()
 
     def _steps(self) -> list[int]:
         found = (re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.glob("step-*"))
@@ -134,14 +165,14 @@ def save(path: Path, model: nn.Module, optimizer: Stateful, scaler: Stateful | N
                 **state,
                 "optimizer": structure,
                 "scaler": scaler.state_dict() if scaler is not None else None,
-                "bytes": {name: (temporary / name).stat().st_size for name in (MODEL, TRAINING)},
             }
             with open(temporary / STATE, "w", encoding="utf-8") as file:
                 json.dump(whole, file)
                 file.flush()
                 os.fsync(file.fileno())
+            write_sums(temporary)
             sync_folder(temporary)
-            if path.exists():  # torn, or of an earlier life of the run
+            if path.exists():  # damaged, or of an earlier life of the run
                 shutil.rmtree(path)
             os.rename(temporary, path)
             sync_folder(path.parent)
@@ -154,11 +185,9 @@ def load(path: Path, model: nn.Module, optimizer: Stateful, scaler: Stateful | N
     """Puts a checkpoint back into model, optimizer, scaler and random generators; returns the state it was given.
 
     Raises:
-        DataError: torn files, or those of another model.
+        Damaged: it is not as it was written; nothing is changed. DataError: it is of another model.
     """
     state = read_state(path)
-    if state is None:
-        raise DataError(f"{path} is no whole checkpoint: remove it, and the run resumes from the one before")
     try:
         model.load_state_dict(load_file(path / MODEL))
         tensors = load_file(path / TRAINING)
@@ -169,21 +198,26 @@ def load(path: Path, model: nn.Module, optimizer: Stateful, scaler: Stateful | N
         scaler_state = state.pop("scaler")
         if scaler is not None and scaler_state is not None:
             scaler.load_state_dict(scaler_state)
-    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise DataError(f"cannot resume from {path}: {reason} (force=true trains the run anew)") from error
+        raise DataError(f"cannot resume from {path}: {reason} ({ANEW})") from error
     return state
 
 
-def read_state(path: Path) -> dict[str, Any] | None:
-    """state.json of a checkpoint whose files all have their full size; None if it is torn or missing."""
+def read_state(path: Path) -> dict[str, Any]:
+    """state.json of a checkpoint that is as it was written, which all of its files are read for.
+
+    Raises:
+        Damaged: it is not.
+    """
+    check_sums(path, MODEL, TRAINING, STATE)
     try:
-        state: dict[str, Any] = json.loads((path / STATE).read_bytes())
-        sizes: dict[str, int] = state["bytes"]
-        whole = all((path / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return state if whole else None
+        state = parse((path / STATE).read_bytes())
+    except ValueError:
+        state = None
+    if not isinstance(state, dict) or path.resolve().name != f"step-{state.get('step')}":
+        raise Damaged(f"{STATE} is not that of this checkpoint")
+    return state
 
 
 @contextmanager

@@ -6,14 +6,16 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gpt_lab.digests import Damaged
 from gpt_lab.schema import Budget, RunConfig
 from gpt_lab.store import Run, code, find_signature, fork, gather
+from gpt_lab.store.find import unreadable
 from gpt_lab.train import checkpoint
 from gpt_lab.train.plan import Plan
 
@@ -21,11 +23,14 @@ ALIKE = ("cpu", "gpu", "gpus", "threads")
 """Of the hardware, what two runs must have in common to have the same numbers."""
 
 
-def claim(cfg: RunConfig, plan: Plan, command: str, trunk: Path | None = None) -> Run:
+def claim(
+    cfg: RunConfig, plan: Plan, command: str, trunk: Path | None = None, say: Callable[[str], None] = lambda line: None
+) -> Run:
     """The run of this signature in the study, made if it is not there. Not locked yet.
 
     Args:
         trunk: a fork point (store/fork.py) that a new run begins from, if it has come there the way this run would.
+        say: told in one line what is damaged and therefore not used.
 
     Raises:
         LabError: the folder cannot be made.
@@ -34,13 +39,19 @@ def claim(cfg: RunConfig, plan: Plan, command: str, trunk: Path | None = None) -
     found = find_signature(cfg.runs_dir, cfg.study, signature)
     if found is not None:
         return found
+    for line in unreadable(Path(cfg.runs_dir) / cfg.study, run_name(cfg)):
+        say(f"{line}; the run begins in another folder")
     made, fill = record(cfg, plan, signature, command), None
-    facts = None if trunk is None else fork.read(trunk)
-    if trunk is not None and facts is not None and facts["shared"] == shared(cfg, plan, made):
-        state = checkpoint.read_state(trunk / "checkpoints" / f"step-{facts['step']}")
-        if state is not None:
-            made["forked"] = {key: facts[key] for key in ("run", "id", "step")} | {"seconds": state["seconds"]}
-            fill = functools.partial(fork.copy, trunk, step=facts["step"])
+    if trunk is not None and (trunk / fork.FACTS).exists():
+        try:
+            facts = fork.check(trunk)
+            state = checkpoint.read_state(trunk / fork.CHECKPOINTS / f"step-{facts['step']}")
+        except Damaged as error:
+            say(f"{trunk} is damaged ({error}): the run is trained from the start")
+        else:
+            if facts["shared"] == shared(cfg, plan, made):
+                made["forked"] = {key: facts[key] for key in ("run", "id", "step")} | {"seconds": state["seconds"]}
+                fill = functools.partial(fork.copy, trunk, step=facts["step"])
     return Run.create(cfg.runs_dir, cfg.study, run_name(cfg), cfg.to_dict(), made, fill)
 
 
@@ -80,6 +91,7 @@ def record(cfg: RunConfig, plan: Plan, signature: str, command: str) -> dict[str
         "config": cfg.flat(),
         "resolved": plan.resolved,
         "reasons": dict(plan.reasons),
+        "text": dict(plan.text),
         "steps": plan.budget.steps,
         "parameters": plan.cost.parameters,
         "parameters_non_embedding": plan.cost.non_embedding,

@@ -69,29 +69,33 @@ def show(
     summary: Mapping[str, Any],
     rows: Sequence[tuple[str, str]],
     command: str,
+    dataset: Dataset,
+    prompt: str,
 ) -> None:
     """Prints the table of a finished run, the verdict, the folder, and the commands that come next."""
     verdict = live.verdict(summary)
     lines = [
         *([verdict] if verdict else []),
         f"run folder: {run.path}",
-        *next_commands(run, cfg, command, text="val/bpb" in summary),
+        *([f"no bits per byte: {dataset.lossy}"] if dataset.lossy else []),
+        *next_commands(run, cfg, command, prompt if dataset.is_text else None),
     ]
     live.show_end(console, run.name, rows, lines)
 
 
-def next_commands(run: Run, cfg: RunConfig, command: str, text: bool) -> list[str]:
-    """Lines that a user may copy: continue a prompt, repeat with another seed."""
+def next_commands(run: Run, cfg: RunConfig, command: str, prompt: str | None) -> list[str]:
+    """Lines that a user may copy: continue a prompt (None: the model knows no text), repeat with another seed."""
     words = [word for word in shlex.split(command or "train") if not word.startswith(("seed=", "force="))]
     again = shlex.join(["uv", "run", *words, f"seed={cfg.seed + 1}"])
-    prompt = cfg.sample.prompt.strip() or "Once"
-    generate = shlex.join(["uv", "run", "generate", f"run={run.path}", f"prompt={prompt}"])
-    return [*([f"continue a text:  {generate}"] if text else []), f"another seed:     {again}"]
+    given = [f"prompt={prompt.strip()}"] if prompt and prompt.strip() else []
+    generate = shlex.join(["uv", "run", "generate", f"run={run.path}", *given])
+    return [*([] if prompt is None else [f"continue a text:  {generate}"]), f"another seed:     {again}"]
 
 
-def out_of_memory(cfg: RunConfig) -> LabError:
-    """The error of a GPU without enough memory, with the ways out."""
+def out_of_memory(cfg: RunConfig, device: str) -> LabError:
+    """The error of a device without enough memory, with the ways out."""
+    where = "GPU memory" if device == "cuda" else "memory"
     return LabError(
-        f"out of GPU memory with {cfg.batch.micro or cfg.rows} rows of {cfg.scale.context} tokens at a time: lower "
+        f"out of {where} with {cfg.batch.micro or cfg.rows} rows of {cfg.scale.context} tokens at a time: lower "
         "batch.micro, set model.checkpointing=true, or make the model smaller"
     )

@@ -38,12 +38,11 @@ def evaluate(
     """Metrics on about `limit` tokens spread evenly over the validation split (None: all of it).
 
     Returns:
-        val/loss (nats per token), val/ppl, and val/bpb (bits per byte) for text or val/accuracy (share of right
-        answers) for synthetic tasks. None if `interrupted()` became true.
+        val/loss (nats per token), val/ppl, and val/bpb (bits per byte) for text that comes back from its tokens or
+        val/accuracy (share of right answers) for synthetic tasks. None if `interrupted()` became true.
     """
     device = next(model.parameters()).device
     sums: list[Tensor] = []
-    synthetic = dataset.bytes_per_token is None
     was_training = model.training
     model.eval()
     try:
@@ -55,7 +54,7 @@ def evaluate(
                 logits_BTV = model(tokens_BT, documents_BT=documents_BT)
                 _, nll_sum, count = objective(logits_BTV, targets_BT)
             entry = [nll_sum.double(), count.double()]
-            if synthetic:
+            if not dataset.is_text:
                 right_BT = (logits_BTV.argmax(dim=-1) == targets_BT) & (targets_BT != IGNORED)
                 entry.append(right_BT.sum().double())
             sums.append(torch.stack(entry))
@@ -66,7 +65,10 @@ def evaluate(
 
 
 def metrics(nll: float, targets: float, bytes_per_token: float | None) -> dict[str, float]:
-    """val/loss, val/ppl and, for text, val/bpb from nats summed over `targets` tokens."""
+    """val/loss, val/ppl and, where bytes are known, val/bpb from nats summed over `targets` tokens.
+
+    Of a part of the split the bytes are taken to be as many per token as in the whole.
+    """
     loss = nll / targets
     values = {"val/loss": loss, "val/ppl": math.exp(loss) if loss < 700 else math.inf}
     if bytes_per_token is not None:

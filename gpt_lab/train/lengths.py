@@ -43,7 +43,7 @@ def longer(
         note = f"position={name} has no positions beyond scale.context={context}: it is not validated at {shown}"
         return (), (note,)
     length = wanted[-1] * cfg.scale.context
-    if dataset.bytes_per_token is not None and dataset.val_tokens <= length:
+    if dataset.is_text and dataset.val_tokens <= length:
         raise DataError(
             f"eval.contexts: {wanted[-1]} times scale.context={cfg.scale.context} is {length} tokens, and the "
             f"validation split has {dataset.val_tokens}: leave {wanted[-1]} out, or hold out more text"
@@ -103,13 +103,14 @@ def evaluate_longer(
             sums = measure(times, times)
             nats, targets, right = sums.sum(dim=0).tolist()
             values[lengths.at("val/loss", times)] = nats / targets
-            if bytes_per_token is None:
+            if not dataset.is_text:
                 values[lengths.at("val/accuracy", times)] = right / targets
                 continue
-            values[lengths.at("val/bpb", times)] = nats / targets / (math.log(2) * bytes_per_token)
+            if bytes_per_token is not None:
+                values[lengths.at("val/bpb", times)] = nats / targets / (math.log(2) * bytes_per_token)
             nats, targets, _ = sums[1:].sum(dim=0).tolist()
             values[lengths.at(lengths.BEYOND, times)] = nats / targets
-        if multiples and bytes_per_token is not None:
+        if multiples and dataset.is_text:
             same = measure(1, times)
             for number in range(2, times + 1):
                 excess = (sums[number - 1, 0] - same[number - 1, 0]) / same[number - 1, 1]

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt_lab.lengths import at, split
+from gpt_lab.lines import fold
 from gpt_lab.train.budget import Budget
 
 QUIET_SECONDS = 20.0
@@ -40,6 +41,8 @@ SHOWN = (
 
 LONGER = (("val/bpb", "bits per byte"), ("val/accuracy", "accuracy"))
 """What the final table says of windows of several contexts."""
+COUNTING = {"unigram": "single tokens", "bigram": "pairs of tokens", "trigram": "triples of tokens"}
+"""What each n-gram floor counts, in plain words."""
 
 
 class View:
@@ -65,7 +68,7 @@ class View:
             )
             self._progress = Progress(
                 TextColumn("training"),
-                BarColumn(),
+                BarColumn(max(5, min(40, console.width - 45))),
                 unit,
                 TimeElapsedColumn(),
                 TextColumn("ETA"),
@@ -124,7 +127,8 @@ class View:
         parts: list[Any] = [self._progress, Text("  ".join(_shown(self.values)))]
         if self._sample:
             height = max(3, min(8, self.console.height - 8))
-            text = Text("\n".join(self._sample.splitlines()[:height]), overflow="ellipsis", no_wrap=True)
+            lines = [part for line in self._sample.splitlines() for part in fold(line, self.console.width - 4)]
+            text = Text("\n".join(lines[:height]), no_wrap=True)
             parts.append(Panel(text, title="sample", title_align="left", border_style="dim"))
         return Group(*parts)
 
@@ -132,7 +136,7 @@ class View:
 @contextmanager
 def preparing(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
     """Shows how far the building of token shards is, should there be any to build: (what, done, total) of the data."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(20), TaskProgressColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=console, transient=True)
     task = bar.add_task("", total=None)
     told = False
@@ -171,10 +175,7 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             for times in sorted({split(key)[1] for key in summary if key.startswith(f"{metric}_")})
             if metric in summary
         ),
-        *(
-            (f"{name} floor (bits per byte)", _number(summary, f"floor/{name}", "{:.4f}"))
-            for name in ("unigram", "bigram", "trigram")
-        ),
+        *((f"{name} floor (bits per byte)", _number(summary, f"floor/{name}", "{:.4f}")) for name in COUNTING),
         ("parameters", _number(summary, "parameters", "{:,.0f}")),
         ("of these without embeddings", _number(summary, "parameters_non_embedding", "{:,.0f}")),
         ("steps", _number(summary, "steps", "{:,.0f}")),
@@ -189,12 +190,15 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def verdict(summary: Mapping[str, Any]) -> str | None:
-    """Whether the model beats counting: validation bits per byte against the trigram floor of the corpus."""
-    if "floor/trigram" not in summary or "val/bpb" not in summary:
+    """Whether the model beats counting: validation bits per byte against the lowest n-gram floor of the corpus."""
+    floors = [(summary[f"floor/{name}"], name) for name in COUNTING if summary.get(f"floor/{name}") is not None]
+    bpb = summary.get("val/bpb")
+    if not floors or bpb is None:
         return None
-    bpb, floor = summary["val/bpb"], summary["floor/trigram"]
-    side = "below" if bpb < floor else "not below"
-    return f"val bpb {bpb:.4f} is {side} the corpus's trigram floor of {floor:.4f}"
+    floor, name = min(floors)
+    if bpb < floor:
+        return f"val bpb {bpb:.4f} is below every n-gram floor of the corpus; the lowest, {name}, is {floor:.4f}"
+    return f"val bpb {bpb:.4f} is worse than counting {COUNTING[name]}: the corpus's {name} floor is {floor:.4f}"
 
 
 def show_end(console: Console, title: str, rows: Sequence[tuple[str, str]], lines: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""The most FLOP/s that the device could do: the denominator of MFU."""
+"""The most FLOP/s that the device could do: the denominator of MFU, whose numerator is cost.mfu_flops_per_token."""
 
 from __future__ import annotations
 
@@ -52,14 +52,32 @@ OTHER_CHIPS = {"laptop", "ti", "super", "max"}
 """Words that make a product name that of a chip with other peaks."""
 
 
+SIZES = (512, 1024, 2048, 4096)
+"""Of the products that are timed on a CPU: matrix units and many threads need large ones."""
+LONGEST = 0.05
+"""Seconds: a larger product that would take longer is left out."""
+
+
+def mfu(tokens_per_s: float, mfu_flops_per_token: float, peak: float | None) -> float | None:
+    """Model FLOPs utilization, 0 to 1; None where the peak is not known.
+
+    A share above 1 says that the peak was measured too low, as beside other work it may be: then it is not known.
+    """
+    if not peak:
+        return None
+    share = tokens_per_s * mfu_flops_per_token / peak
+    return share if 0 <= share <= 1 else None
+
+
 def peak_flops(device: str, precision: str) -> float | None:
     """FLOP/s of this machine's CUDA device or CPU in a precision; None where it is not known.
 
-    A GPU's is looked up by name; a CPU's is measured by a matrix product, in about 0.05 s, once per process.
+    A GPU's is looked up by name. A CPU's is that of the fastest matrix product in the number format, on as many
+    threads as torch has now: measured in about 0.2 s, once per process.
     """
     if device == "cuda":
         return gpu_peak(torch.cuda.get_device_name(), precision)
-    return _measured(precision)
+    return _measured(precision, torch.get_num_threads())
 
 
 def gpu_peak(name: str, precision: str) -> float | None:
@@ -76,13 +94,18 @@ def gpu_peak(name: str, precision: str) -> float | None:
 
 
 @functools.cache
-def _measured(precision: str, size: int = 512, seconds: float = 0.05) -> float:
+def _measured(precision: str, threads: int) -> float:
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-    best, end, tries = float("inf"), time.perf_counter() + seconds, 0
-    while time.perf_counter() < end or tries < 20:  # a busy machine may give the first ones next to no time
-        tries += 1
-        start = time.perf_counter()
-        torch.mm(a, b)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+    fastest = 0.0
+    for size in SIZES:
+        flops = 2 * size**3
+        if fastest and flops / fastest > LONGEST:
+            break
+        a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+        end, tries = time.perf_counter() + LONGEST, 0
+        while time.perf_counter() < end or tries < 5:  # a busy machine may give the first ones next to no time
+            tries += 1
+            start = time.perf_counter()
+            torch.mm(a, b)
+            fastest = max(fastest, flops / (time.perf_counter() - start))
+    return fastest

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from gpt_lab import footprint, registry
 from gpt_lab.cost import Cost, check_match, cost_of
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.errors import ConfigError
+from gpt_lab.optim.groups import groups
 from gpt_lab.optim.schedule import check_length
 from gpt_lab.schema import RunConfig
 from gpt_lab.train import precision
@@ -35,7 +37,7 @@ class Plan:
     Fields:
         kernels: attention kernel of each layer.
         reasons: for each choice, why.
-        fingerprint: of the data.
+        fingerprint: of the data. text: for text, what its tokens lose (Dataset.lossy) and whether they mark ends.
         longer: multiples of the training context, beyond 1, at which the final weights are validated.
         notes: what was asked for and cannot be had, said before training.
     """
@@ -48,6 +50,7 @@ class Plan:
     cost: Cost
     fingerprint: str
     reasons: Mapping[str, str]
+    text: Mapping[str, str | bool] = field(default_factory=dict)
     longer: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -64,21 +67,27 @@ class Plan:
 
 
 def resolve(cfg: RunConfig, dataset: Dataset) -> Plan:
-    """The plan of a config on this machine. Touches no weight.
+    """The plan of a config on this machine: all that training needs can be built. Touches no weight.
 
     Raises:
-        ConfigError: a device, precision or kernel that this machine lacks; parts that do not fit together; a budget
-            too small for one step.
+        ConfigError: a device, precision or kernel that this machine lacks; too little memory; parts that do not fit
+            together; a budget too small for one step.
         DataError: a validation split shorter than one of eval.contexts.
     """
     device, device_reason = _device(cfg)
     chosen = precision.resolve(cfg.precision["name"], device)
+    room = _room(device)
+    footprint.check(cfg, room, dataset.vocab_size)
     model = bare_model(cfg, dataset.vocab_size)
     layers = model.choose_kernels(device, chosen.name, documents=cfg.batch.document_mask)
     cost = cost_of(model)
+    footprint.check(cfg, room, dataset.vocab_size, cost.parameters)
     check_match(cfg, cost)
     limit = budget(cfg, cost)
     check_length(cfg.schedule, limit.steps)
+    registry.build("optim", cfg.optim).build(groups(model, registry.build("init", cfg.init, model.shape)))
+    registry.build("schedule", cfg.schedule)
+    registry.build("objective", cfg.objective)
     compiled, compile_reason = _compile(cfg, device, limit, cost)
     reasons = {
         "device": device_reason,
@@ -88,7 +97,23 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> Plan:
     }
     names = tuple(layer.name for layer in layers)
     times, notes = longer(cfg, dataset, model, device, chosen)
-    return Plan(device, chosen, names, compiled, limit, cost, dataset.fingerprint, reasons, times, notes)
+    text: dict[str, str | bool] = {"lossy": dataset.lossy, "ends": dataset.ends} if dataset.is_text else {}
+    return Plan(device, chosen, names, compiled, limit, cost, dataset.fingerprint, reasons, text, times, notes)
+
+
+def check_size(cfg: RunConfig) -> None:
+    """Refuses what its settings alone say to be too large for the device, before data is read or anything is built.
+
+    Raises:
+        ConfigError: as footprint.check; a device that is not there.
+    """
+    footprint.check(cfg, _room(_device(cfg)[0]))
+
+
+def _room(device: str) -> footprint.Room | None:
+    if device == "cuda":
+        return footprint.Room(torch.cuda.mem_get_info()[0], "on the GPU")
+    return footprint.free()
 
 
 def _device(cfg: RunConfig) -> tuple[str, str]:
@@ -116,7 +141,7 @@ def _training_seconds(cfg: RunConfig, device: str, limit: Budget, cost: Cost) ->
     if limit.seconds is not None:
         return limit.seconds
     assert limit.steps is not None
-    per_step = cfg.rows * cfg.scale.context * cost.train_flops_per_token / RATE[device]
+    per_step = cfg.rows * cfg.scale.context * cost.mfu_flops_per_token / RATE[device]
     launches = LAUNCH_SECONDS * cfg.scale.depth if device == "cuda" else 0.0
     return limit.steps * max(per_step, launches)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from gpt_lab.data.tokenizer import Tokenizer
+from gpt_lab.digests import Damaged, check_sums, write_sums
 from gpt_lab.errors import DataError
 from gpt_lab.infer.generate import complete
 from gpt_lab.model import GPT
@@ -13,9 +15,9 @@ from gpt_lab.store.files import writing
 from gpt_lab.train.precision import Precision
 
 
-def draw(model: GPT, tokenizer: Tokenizer, wanted: Sample, precision: Precision, seed: int) -> str:
+def draw(model: GPT, tokenizer: Tokenizer, prompt: str, wanted: Sample, precision: Precision, seed: int) -> str:
     """The prompt and its continuation; the same text whenever the weights are the same."""
-    start = prompt_tokens(tokenizer, wanted.prompt)
+    start = prompt_tokens(tokenizer, prompt)
     with precision.autocast():  # kernels were chosen for this format
         (ids,) = complete(
             model,
@@ -38,13 +40,25 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 
 def save_tokenizer(tokenizer: Tokenizer | None, folder: Path) -> None:
-    """Writes what generation needs beside a checkpoint, unless it is there or the data is no text.
+    """Writes what generation needs beside a checkpoint, unless it is there, whole, or the data is no text.
 
     Raises:
         LabError: the folder cannot be written.
     """
-    if tokenizer is not None and not folder.exists():
-        with writing(folder):
-            temporary = folder.with_name(f".{folder.name}.tmp")
-            tokenizer.save(temporary)
-            temporary.rename(folder)
+    if tokenizer is None or _whole(folder):
+        return
+    with writing(folder):
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        tokenizer.save(temporary)
+        write_sums(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        check_sums(folder)
+    except Damaged:
+        return False
+    return True

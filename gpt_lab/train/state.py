@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Self
+
+from gpt_lab.errors import DataError
 
 
 @dataclass
@@ -23,6 +27,42 @@ class State:
     best_step: int = 0
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> Self:
+        """The state in a checkpoint.
+
+        Raises:
+            DataError: a field is missing or cannot be one.
+        """
+        for name, fits in _FITS.items():
+            if not fits(saved.get(name)):
+                raise DataError(f"it has no {name} that can be used")
+        return cls(**{name: saved[name] for name in _FITS})
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_number, value))
+
+
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "step": _whole,
+    "seconds": lambda value: _number(value) and 0 <= value < float("inf"),
+    "validated": _whole,
+    "validation": lambda value: isinstance(value, dict) and all(map(_number, value.values())),
+    "best": lambda value: value is None or _number(value),
+    "best_step": _whole,
+    "losses": _numbers,
+    "norms": _numbers,
+}
 
 
 class Stopped(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import signal
 from collections.abc import Callable, Collection, Iterator
@@ -13,15 +14,17 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from gpt_lab import registry, trackers
+from gpt_lab import registry, signals, trackers
 from gpt_lab.data.dataset import Dataset, open_dataset
 from gpt_lab.errors import LabError
 from gpt_lab.model import initialize
 from gpt_lab.optim.groups import groups
 from gpt_lab.schema import RunConfig
+from gpt_lab.signals import Signals
 from gpt_lab.store import Run, fork
+from gpt_lab.terminal import Terminal
 from gpt_lab.train import causality, checkpoint, ending, live
-from gpt_lab.train.bare import bare_model
+from gpt_lab.train.bare import bare_model, is_out_of_memory
 from gpt_lab.train.budget import Clock
 from gpt_lab.train.claim import claim, shared
 from gpt_lab.train.eager import spare_compiler
@@ -31,10 +34,9 @@ from gpt_lab.train.feed import Feed
 from gpt_lab.train.lengths import evaluate_longer
 from gpt_lab.train.memory import keep_freed_memory
 from gpt_lab.train.metrics import Diverged, History, peak_memory_gb
-from gpt_lab.train.peak import peak_flops
-from gpt_lab.train.plan import Plan, resolve
+from gpt_lab.train.peak import mfu, peak_flops
+from gpt_lab.train.plan import Plan, check_size, resolve
 from gpt_lab.train.sample import draw, save_tokenizer
-from gpt_lab.train.signals import Signals
 from gpt_lab.train.state import State, Stopped
 from gpt_lab.train.step import Stepper
 
@@ -49,6 +51,7 @@ def run_training(
     started: Callable[[Run], None] | None = None,
     trunk: Path | None = None,
     forks: Collection[int] = (),
+    asked: Signals | None = None,
 ) -> Result:
     """Trains what `cfg` describes, or resumes it, or says that it is done already.
 
@@ -58,23 +61,26 @@ def run_training(
         started: called with the run once this process holds its lock.
         trunk: a fork point (store/fork.py) that a new run may begin from.
         forks: steps at which this run leaves one for others.
+        asked: hears the signals that ask it to leave; None: a later one ends the process at once.
 
     Raises:
         ConfigError, DataError: what is asked for cannot be trained here, or its loss would mean nothing.
         LabError: the run folder cannot be written, another process trains this run, memory is too small.
     """
-    console = console or Console()
+    console = console or Terminal()
     trackers.check(cfg.tracker)
+    check_size(cfg)
     with live.preparing(console) as progress:
         dataset = open_dataset(cfg, progress)
+    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     for warning in dataset.warnings:
-        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+        say(f"warning: {warning}")
     plan = resolve(cfg, dataset)
     for note in plan.notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        say(note)
     causality.check(cfg, dataset.vocab_size, plan.device, plan.precision)
-    run = claim(cfg, plan, command, trunk)
-    with run.lock(), Signals() as signals:
+    run = claim(cfg, plan, command, trunk, say)
+    with run.lock(), asked or Signals() as asked:
         run = Run.open(run.path)  # as the last process that held the lock left it
         if started is not None:
             started(run)
@@ -82,7 +88,7 @@ def run_training(
             return ending.already_done(run, cfg, console)
         if cfg.force and (run.state != "running" or run.metrics()):
             run.restart()
-        return Trainer(cfg, plan, dataset, run, console, signals, command, forks).run_to_end()
+        return Trainer(cfg, plan, dataset, run, console, asked, command, forks).run_to_end()
 
 
 class Trainer:
@@ -95,12 +101,12 @@ class Trainer:
         dataset: Dataset,
         run: Run,
         console: Console,
-        signals: Signals,
+        asked: Signals,
         command: str = "",
         forks: Collection[int] = (),
     ) -> None:
         self.cfg, self.plan, self.dataset, self.run = cfg, plan, dataset, run
-        self.signals, self.command, self.forks = signals, command, frozenset(forks)
+        self.asked, self.command, self.forks = asked, command, frozenset(forks)
         self.view = live.View(console, plan.budget, cfg.eval.every)
         self.tracker = trackers.build_tracker(cfg.tracker, run, cfg)
         self.checkpoints = checkpoint.Checkpoints(
@@ -153,20 +159,27 @@ class Trainer:
                 return self.report(divergence)
 
     def resume(self) -> None:
-        """Continues from the newest valid checkpoint, or begins."""
-        found = self.checkpoints.newest()
+        """Continues from the newest whole checkpoint, or begins; says what was damaged."""
+        damaged: list[str] = []
+        found = self.checkpoints.resume(self.model, self.optimizer, self.plan.precision.scaler, damaged)
+        because = f": {'; '.join(damaged)}" if damaged else ""
         if found is not None:
-            path, _ = found
-            loaded = checkpoint.load(path, self.model, self.optimizer, self.plan.precision.scaler)
-            self.state = State(**{name: loaded[name] for name in asdict(self.state)})
-            self.view.say(f"resuming {self.run.path} from step {self.state.step}")
-            if (self.run.record.get("forked") or {}).get("step") == self.state.step:
-                trackers.catch_up(self.tracker, self.run)
+            self.state = found
+            self.view.say(f"resuming {self.run.path} from step {self.state.step}{because}")
+            self.run.update(resumed=True)  # from its start to its end is not how long it took
+        elif damaged:
+            self.view.say(f"training {self.run.path} anew{because}")
         else:
             self.view.say(f"training {self.run.path} ({', '.join(self.plan.resolved.values())[:80]})")
-        self.checkpoints.clean(self.state.step)
-        self.run.truncate_after(self.state.step)
-        self.run.update(state="running", finished=None, error=None)
+        forked = (self.run.record.get("forked") or {}).get("step", 0)
+        if forked > self.state.step:  # its own checkpoints, the trunk's among them, are damaged
+            self.run.update(forked=None)
+        self.checkpoints.clean(self.state.step, self.state.best_step)
+        if said := self.run.truncate_after(self.state.step):
+            self.view.say(said)
+        if self.run.metrics():  # of an earlier process or of a trunk: the mirror may lack some of it
+            self.tracker.resume()
+        self.run.update(state="running", finished=None, error=None, prompt=self.prompt)
         if self.plan.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         self.history.losses, self.history.norms = self.state.losses, self.state.norms
@@ -175,7 +188,8 @@ class Trainer:
         if self.plan.compile and not self.finished:
             self.tracker.start()
             self.view.say("compiling (compile=off trains without)")
-            self.stepper.warm_up(self.feed.take(self.state.step))
+            with signals.sheltered():  # the compiler's processes
+                self.stepper.warm_up(self.feed.take(self.state.step))
 
     @property
     def finished(self) -> bool:
@@ -200,6 +214,8 @@ class Trainer:
         self.leave_fork()  # a process may have been killed between a checkpoint and its fork point
         self.clock.start()
         while not self.finished:
+            if self.asked.caught is not None:
+                raise Stopped(self.asked.caught)
             self.step()
             self.tracker.start()  # not before: importing its client would hold up the first step by 1 s
             if self.due(cfg.log.every):
@@ -209,8 +225,6 @@ class Trainer:
             if self.due(self.checkpoints.every) or state.step in {state.best_step, *self.forks}:
                 self.save()
             self.leave_fork()
-            if self.signals.caught is not None:
-                raise Stopped(self.signals.caught)
 
     def step(self) -> None:
         """One optimizer step; does not wait for the device."""
@@ -236,8 +250,9 @@ class Trainer:
             "perf/tokens_per_s": rate,
             "perf/peak_memory_gb": peak_memory_gb(self.plan.device),
         }
-        if self.peak is not None:
-            values["perf/mfu"] = rate * self.plan.cost.train_flops_per_token / self.peak
+        share = mfu(rate, self.plan.cost.mfu_flops_per_token, self.peak)
+        if share is not None:
+            values["perf/mfu"] = share
         self.write(values)
         self.view.log(step, seconds, values)
 
@@ -289,7 +304,7 @@ class Trainer:
         if limit is not None or state.validated < state.step:
             whole = self.evaluate(None)
             if whole is None:
-                raise Stopped(self.signals.caught or signal.SIGTERM)
+                raise Stopped(self.asked.caught or signal.SIGTERM)
             values = whole
             if limit is None:
                 self.consider(values["val/loss"])
@@ -300,28 +315,34 @@ class Trainer:
                 self.draw_sample()
         windows, precision = self.plan.longer, self.plan.precision
         longer = evaluate_longer(
-            self.model, self.cfg, precision, self.dataset, windows, self.eval_rows, lambda: self.signals.caught
+            self.model, self.cfg, precision, self.dataset, windows, self.eval_rows, lambda: self.asked.caught
         )
         if longer:
             self.write(longer)
         self.view.stop()
-        peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)
         summary = self.summary() | values | longer | ending.floors(self.dataset)
-        if peak is not None:
-            summary["perf/mfu"] = summary["perf/tokens_per_s"] * self.plan.cost.train_flops_per_token / peak
+        summary["val/targets"] = self.dataset.val_tokens - 1
+        peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)  # takes memory
+        share = mfu(summary["perf/tokens_per_s"], self.plan.cost.mfu_flops_per_token, peak)
+        if share is not None:
+            summary["perf/mfu"] = share
         return self.end("finished", summary)
 
     def leave(self, number: int) -> Result:
         """Ends after a signal: a checkpoint, so that the same command resumes here."""
         self.clock.pause()
+        step = self.state.step
         try:
-            self.save()
+            if step > 0:
+                self.save()
         except Diverged as divergence:
             return self.report(divergence)
         self.view.stop()
-        name = signal.Signals(number).name
-        self.view.say(f"stopped by {name} at step {self.state.step}: the same command resumes from here")
-        return self.end("stopped", self.summary() | self.state.validation, signal_number=number)
+        when = f"at step {step}, whose checkpoint is kept" if step > 0 else "before the first step"
+        line = f"stopped by {signals.name(number)} {when}: the same command resumes from here"
+        cut = self.finished or (self.due(self.cfg.eval.every) and self.state.validated < self.state.step)
+        open_step = self.state.step if cut else None  # a resume will validate here, in the same row
+        return self.end("stopped", self.summary() | self.state.validation, line, number, open_step)
 
     def report(self, divergence: Diverged) -> Result:
         """Ends a run whose numbers are no longer finite; keeps the batch where that began."""
@@ -330,9 +351,9 @@ class Trainer:
         path = self.run.path / "diverged" / f"step-{divergence.step + 1}.safetensors"
         batch = self.dataset.batch(divergence.step)._asdict()
         checkpoint.save_tensors(path, {name: tensor for name, tensor in batch.items() if tensor is not None})
-        self.view.say(f"diverged: {divergence} (batch in {path}); lower optim.lr, or raise schedule.warmup")
         self.state.step = divergence.step + 1
-        return self.end("diverged", self.summary() | {"diverged/step": divergence.step + 1})
+        line = f"diverged: {divergence} (batch in {path}); lower optim.lr, or raise schedule.warmup"
+        return self.end("diverged", self.summary() | {"diverged/step": divergence.step + 1}, line)
 
     @contextmanager
     def failures(self) -> Iterator[None]:
@@ -348,23 +369,39 @@ class Trainer:
             with suppress(LabError):  # the disk that is full or closed may be what ended the run
                 self.run.update(error=f"{type(error).__name__}: {error}")
                 self.run.finish("failed", {})
-            self.tracker.finish("failed", {})
-            if isinstance(error, torch.OutOfMemoryError):
-                raise ending.out_of_memory(self.cfg) from error
+            self.tracker.finish("failed", {}, open_step=self.state.step)
+            if is_out_of_memory(error):
+                raise ending.out_of_memory(self.cfg, self.plan.device) from error
             raise
 
-    def end(self, state: str, summary: dict[str, Any], signal_number: int | None = None) -> Result:
-        """Writes the final state and shows it."""
+    def end(
+        self,
+        state: str,
+        summary: dict[str, Any],
+        line: str = "",
+        signal_number: int | None = None,
+        open_step: int | None = None,
+    ) -> Result:
+        """Writes the final state and shows it: a line, or the table of a run that has finished."""
         self.run.finish(state, summary)
+        if line:
+            self.view.say(line)
         rows = live.summary_rows(summary)
         if state == "finished":
             self.tracker.table("summary", ["metric", "value"], rows)
-            ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command)
-        self.tracker.finish(state, summary)
+            told = self.dataset, self.prompt
+            ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command, *told)
+        self.tracker.finish(state, summary, open_step)
         self.pass_on_messages()
         return Result(self.run.path, state, summary, signal_number=signal_number)
 
     # -- smaller things that the story above uses --
+
+    @property
+    def prompt(self) -> str:
+        """What samples continue: the prompt that was given, else the corpus's own."""
+        given = self.cfg.sample.prompt
+        return self.dataset.opening if given is None else given
 
     @property
     def tokens_per_step(self) -> int:
@@ -393,7 +430,7 @@ class Trainer:
             self.dataset,
             rows=self.eval_rows,
             limit=limit,
-            interrupted=lambda: self.signals.caught is not None,
+            interrupted=lambda: self.asked.caught is not None,
         )
         if values is not None and not math.isfinite(values["val/loss"]):
             raise Diverged(self.state.step - 1, "the validation loss")
@@ -426,7 +463,7 @@ class Trainer:
         tokenizer = self.dataset.tokenizer
         if tokenizer is None or self.cfg.sample.tokens == 0:
             return
-        text = draw(self.model, tokenizer, self.cfg.sample, self.plan.precision, self.cfg.seed)
+        text = draw(self.model, tokenizer, self.prompt, self.cfg.sample, self.plan.precision, self.cfg.seed)
         self.run.sample(self.state.step, text)
         self.view.sample(text)
         self.tracker.text("sample", text, self.state.step)

@@ -73,11 +73,21 @@ def test_pairing(tmp_path: Path) -> None:
     assert found["warmup"]["rho"] > 0.9
 
 
+@pytest.mark.slow
+def test_recipes(tmp_path: Path) -> None:
+    """Two pairs of one arm under one recipe."""
+    found = run("recipes.py", tmp_path / "recipes.json")["blocks"]["micro-300"]
+    assert (found["seeds"], found["arms"]) == (2, ["baseline", "alibi"])
+    one = found["recipes"]["w05"]
+    assert one["settings"] == ["schedule.warmup=0.05"] and one["baseline"] > 0
+    assert set(one["arms"]) == {"alibi"} and one["arms"]["alibi"][1] == one["pair_sd"] == one["worst"]
+
+
 COMMITTED = [
     p
     for name in ("throughput", "startup", "sweep_overhead")
     for p in (ROOT / "benchmarks" / "results").glob(f"{name}-*.json")
-] + [ROOT / "benchmarks" / "results" / "pairing.json"]
+] + [ROOT / "benchmarks" / "results" / f"{name}.json" for name in ("pairing", "recipes")]
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)

@@ -34,7 +34,9 @@ def test_both_studies_begin_at_the_planted_rate(script: dict[str, Any]) -> None:
 def test_the_report_refuses_the_planted_gap_and_tuning_leaves_the_honest_one() -> None:
     found = json.loads((ROOT / "benchmarks" / "results" / "tuned_arms.json").read_text(encoding="utf-8"))
     untuned, tuned = found["untuned"], found["tuned"]
-    assert untuned["verdict"] == "undecided" and untuned["high"] < -untuned["mei"], "its interval alone would be better"
+    assert untuned["verdict"] == "undecided" and untuned["high"] < -untuned["sesoi"], (
+        "its interval alone would be better"
+    )
     assert "learning rate that was not tuned (0.004, the baseline 0.0005)" in untuned["warnings"][0]
     assert (tuned["verdict"], tuned["tier"], tuned["warnings"]) == ("better", "confirm", [])
     assert untuned["high"] < tuned["low"] < tuned["high"] < 0, "a smaller gap, beyond either interval"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ import yaml
 
 from gpt_lab import config
 from gpt_lab.claims import choose, folder
-from gpt_lab.cli import report
+from gpt_lab.cli import report, verify
 from gpt_lab.errors import ConfigError, DataError, LabError
-from tests.helpers import tiny_config
+from gpt_lab.store.files import write_json
+from tests.helpers import flip, tiny_config
 from tests.report.stores import finished, save, study
 
-WORDS = ["runs/pos", "--baseline", "rope", "--mei", "0.02", "--claim", "alibi-hurts"]
+WORDS = ["runs/pos", "--baseline", "rope", "--sesoi", "0.02", "--claim", "alibi-hurts"]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_it_holds_the_claim_and_the_report(claim: Path) -> None:
     assert [path.name for path in Path("claims").iterdir()] == ["alibi-hurts"]  # nothing is left of the making
     read = folder.read(claim)
     content = read.content
-    assert (read.name, content["design"]["metric"], content["mei"]) == ("alibi-hurts", "val/bpb", 0.02)
+    assert (read.name, content["design"]["metric"], content["sesoi"]) == ("alibi-hurts", "val/bpb", 0.02)
     assert content["design"]["baseline"] == "position=rope"
     arms = {arm["arm"]: arm for arm in read.arms}
     alibi = arms["position=alibi"]
@@ -147,31 +149,48 @@ def test_a_failure_leaves_what_was_there(claim: Path, monkeypatch: pytest.Monkey
 
 def test_an_edited_score_is_refused(claim: Path) -> None:
     path = claim / folder.CLAIM
-    raw = json.loads(path.read_text())
+    text = path.read_text()
+    raw = json.loads(text)
     raw["cells"][0]["score"] += 1e-12
-    path.write_text(json.dumps(raw))
-    with pytest.raises(DataError, match="claim.json was edited or is torn"):
-        folder.read(claim)
-    path.write_text(path.read_text()[:-40])
-    with pytest.raises(DataError, match="not valid JSON"):
-        folder.read(claim)
-    path.write_text("{}")
-    with pytest.raises(DataError, match="is of format None"):
+    edited = {
+        json.dumps(raw): "claim.json was edited or is damaged",
+        json.dumps(json.loads(text)): "claim.json was edited or is damaged",
+        text.replace('"format": 2', '"format": 1,\n "format": 2', 1): "claim.json was edited or is damaged",
+        text[:-40]: "not valid JSON",
+        "[" * 200_000: "not valid JSON",
+        "{}": "claim.json was edited or is damaged",
+        "[]": "a JSON object is expected",
+    }
+    for other, says in edited.items():
+        path.write_text(other)
+        with pytest.raises(DataError, match=says):
+            folder.read(claim)
+    write_json(path, {**json.loads(text), "format": 1})
+    with pytest.raises(DataError, match="is of format 1, and this lab reads 2"):
         folder.read(claim)
 
 
-@pytest.mark.parametrize("name", ["seeds.csv", "report.html", "figures/forest.svg", "configs"])
-def test_an_edited_or_missing_file_is_refused(claim: Path, name: str) -> None:
-    path = claim / name if name != "configs" else next((claim / name).iterdir())
-    text = path.read_bytes()
-    path.write_bytes(text.replace(b"0", b"1", 1))
-    with pytest.raises(DataError, match="was edited or is torn"):
+def test_every_changed_or_missing_file_is_named(claim: Path) -> None:
+    files = sorted(path for path in claim.rglob("*") if path.is_file() and path.name != folder.CLAIM)
+    for path in files:
+        before, name = path.read_bytes(), path.relative_to(claim).as_posix()
+        flip(claim, name, count=1)
+        with pytest.raises(
+            DataError, match=f"not the claim that was made: {re.escape(name)} was edited or is damaged; get"
+        ):
+            folder.read(claim)
+        path.unlink()
+        with pytest.raises(DataError, match=f"{re.escape(name)} is missing; get the claim again"):
+            verify.run([str(claim)])
+        path.write_bytes(before)
+    assert len(files) > 20
+    (claim / "notes.txt").write_text("mine")
+    assert folder.read(claim).others == ("notes.txt",)
+    for path in files:
+        flip(claim, path.relative_to(claim).as_posix())
+    with pytest.raises(DataError, match=f"is damaged and {len(files) - 5} more; get the claim again") as caught:
         folder.read(claim)
-    path.unlink()
-    with pytest.raises(DataError, match="is torn: .* is missing"):
-        folder.read(claim)
-    path.write_bytes(text)
-    folder.read(claim)
+    assert str(caught.value).count("was edited") == 5
 
 
 def test_a_claim_is_found_by_name(claim: Path) -> None:

@@ -15,7 +15,7 @@ from gpt_lab.claims import choose, code, folder, rerun
 from gpt_lab.cli import report, verify
 from gpt_lab.errors import ConfigError, DataError, LabError
 from gpt_lab.store import Run
-from gpt_lab.store.files import write_json
+from gpt_lab.store.files import read_json, write_json
 from tests.sweep.helpers import CLI as SWEEP
 from tests.sweep.helpers import write_sweep
 
@@ -26,7 +26,7 @@ CLEAN = code.Version("c" * 40, False)
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six real trainings: a learning rate of almost nothing learns less."""
     place = tmp_path_factory.mktemp("study")
-    block = {"baseline": {"optim.lr": 0.01}, "mei": 0.001}
+    block = {"baseline": {"optim.lr": 0.01}, "sesoi": 0.001}
     path = write_sweep(place, {"optim.lr": [0.01, 1e-7], "seed": [0, 1, 2]}, gpt_lab=block)
     done = subprocess.run([*SWEEP, str(path), "--jobs", "1"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -53,7 +53,7 @@ def here(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 def edit(path: Path, **changes: Any) -> None:
     """Changes keys of a run.json; a mapping's keys one by one."""
-    raw = json.loads(path.read_text())
+    raw = read_json(path)
     for key, value in changes.items():
         raw[key] = {**raw[key], **value} if isinstance(value, dict) and raw.get(key) else value
     write_json(path, raw)
@@ -93,7 +93,7 @@ def test_real_runs_are_identical(here: Path, capsys: pytest.CaptureFixture[str])
     out, progress = capsys.readouterr()
     assert progress.splitlines() == ["run 1 of 2: optim.lr=0.01, seed=0", "run 2 of 2: optim.lr=1e-07, seed=0"]
     lines = out.splitlines()
-    assert "claim slow of " in lines[0] and "optim.lr" in lines[0]
+    assert "claim slow of " in lines[0] and "lr=1e-07 is worse" in lines[0]
     for lr in ("0.01", "1e-07"):
         (cell,) = [c for c in made.cells if c["arm"] == f"optim.lr={lr}" and c["pair"] == "0"]
         said = f"val/bpb {cell['score']!r}, to the last bit; data, parameters and tokens too"
@@ -152,9 +152,8 @@ def test_noise_on_another_machine(
 
 
 def forge(content: dict[str, Any]) -> None:
-    """A claim that says something else, with a checksum that fits."""
-    kept = {key: value for key, value in content.items() if key != "checksum"}
-    write_json(Path("claims/slow/claim.json"), {**kept, "checksum": folder.checksum(kept)})
+    """A claim that says something else, with a digest that fits."""
+    write_json(Path("claims/slow/claim.json"), content)
 
 
 @pytest.mark.slow
@@ -280,7 +279,7 @@ def test_a_run_that_diverges_or_is_stopped(
     "words, message",
     [
         (["nosuch"], "no claim 'nosuch': `uv run report STUDY --claim NAME` makes one"),
-        (["x", "--cells", "0"], "--cells must be 1 or more, not 0"),
+        (["x", "--cells", "0"], "a whole number from 1 to 100,000 is expected, not '0'"),
         (["x", "--tolerance", "-1"], "--tolerance must be 0 or a positive number, not -1"),
         (["x", "--tolerance", "nan"], "--tolerance must be 0 or a positive number"),
         (["x", "--all", "--cells", "2"], "not allowed with argument"),
@@ -299,6 +298,6 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[s
 def test_a_touched_claim_is_not_run(here: Path) -> None:
     path = Path("claims/slow/seeds.csv")
     path.write_text(path.read_text() + "more\n")
-    with pytest.raises(DataError, match="was edited or is torn"):
+    with pytest.raises(DataError, match="seeds.csv was edited or is damaged"):
         verify.run(["slow", "--runs-dir", "again"])
     assert not Path("again").exists()

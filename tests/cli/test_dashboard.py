@@ -35,8 +35,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("rums", "no folder 'rums': did you mean runs?"),
         ("runs/pos_en", "did you mean runs/pos_enc"),
-        ("--port 0", "--port '0': a number from 1 to 65535"),
-        ("--port web", "--port 'web': a number from 1 to 65535"),
+        ("--port 0", "a whole number from 1 to 65,535 is expected, not '0'"),
+        ("--port web", "a whole number from 1 to 65,535 is expected, not 'web'"),
         ("--metric val/bbp", "unknown metric 'val/bbp'; did you mean 'val/bpb'?"),
         ("--project my.lab", "letters, digits, - and _"),
         ("--project x --tensorboard", "--project is trackio's"),

@@ -42,7 +42,7 @@ def of_arm(text: Sequence[str], arm: str) -> str:
 
 
 def test_table_and_files(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert report.run(["runs/pos", "--baseline", "rope", "--mei", "0.02"]) == 0
+    assert report.run(["runs/pos", "--baseline", "rope", "--sesoi", "0.02"]) == 0
     shown = lines(capsys)
     assert "worse" in of_arm(shown, "alibi") and "equivalent" in of_arm(shown, "learned")
     assert "baseline" in of_arm(shown, "rope ◂")
@@ -55,7 +55,7 @@ def test_table_and_files(runs: Path, capsys: pytest.CaptureFixture[str]) -> None
     page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
     for arm in ("alibi", "learned", "rope"):
         assert arm in page and arm in text
-    assert text.rstrip().endswith("uv run report runs/pos --baseline rope --mei 0.02\n```")
+    assert text.rstrip().endswith("uv run report runs/pos --baseline rope --sesoi 0.02\n```")
     linked = {line.split("](")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
     assert "figures/forest.svg" in linked and all((out / name).is_file() for name in linked)
     assert len(pd.read_csv(out / "runs.csv")) == len(pd.read_parquet(out / "runs.parquet")) == 12
@@ -78,13 +78,24 @@ def test_options_reach_the_comparison(runs: Path, monkeypatch: pytest.MonkeyPatc
     from gpt_lab.report import table
 
     monkeypatch.setattr(table, "show", lambda comparison, study, console: seen.append(comparison))
-    options = ["--metric", "perf/tokens_per_s", "--goal", "maximize", "--alpha", "0.1", "--mei", "3", "--pair", "seed"]
+    options = [
+        "--metric",
+        "perf/tokens_per_s",
+        "--goal",
+        "maximize",
+        "--alpha",
+        "0.1",
+        "--sesoi",
+        "3",
+        "--pair",
+        "seed",
+    ]
     assert report.run(["runs/pos", "--no-files", "--group-by", "position", "--baseline", "learned", *options]) == 0
     (comparison,) = seen
     design = comparison.design
     assert (design.metric, design.goal, design.alpha) == ("perf/tokens_per_s", "maximize", 0.1)
     assert (design.factors, design.pair, design.baseline_arm) == (("position",), "seed", "position=learned")
-    assert comparison.mei == 3
+    assert comparison.sesoi == 3
     assert report.run(["runs/pos", "--no-files", "--baseline", "rope", "--tier", "confirm"]) == 0
     assert {row.tier for row in seen[1].rows} <= {"confirm", None}
     assert not [row for row in seen[1].rows if row.verdict in ("better", "worse")]  # four pairs confirm nothing
@@ -103,7 +114,7 @@ def test_partial_data(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "15 runs: 13 finished, 1 stopped, 1 running" in text
     assert "stopped: position=sinusoidal (seed 0): killed while running: the same command resumes it" in text
     assert "running: position=sinusoidal (seed 1)" in text
-    assert "runs/pos/torn left out: its run.json is torn or not that of a run" in text
+    assert "runs/pos/torn left out: cannot read runs/pos/torn/run.json: not valid JSON" in text
 
 
 def test_nothing_finished_says_what_to_do(folder: Path) -> None:
@@ -118,9 +129,9 @@ def test_nothing_finished_says_what_to_do(folder: Path) -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["runs/pos", "--mei", "-1"], "--mei must be 0 or a positive number, not -1"),
-        (["runs/pos", "--mei", "nan"], "--mei must be 0 or a positive number"),
-        (["runs/pos", "--mei", "some"], "argument --mei: invalid float value: 'some'"),
+        (["runs/pos", "--sesoi", "-1"], "--sesoi must be 0 or a positive number, not -1"),
+        (["runs/pos", "--sesoi", "nan"], "--sesoi must be 0 or a positive number"),
+        (["runs/pos", "--sesoi", "some"], "argument --sesoi: invalid float value: 'some'"),
         (["runs/pos", "--alpha", "0.5"], "--alpha must be above 0 and below 0.5"),
         (["runs/pos", "--goal", "max"], "argument --goal: invalid choice: 'max'"),
         (["runs/pos", "--tier", "sure"], "argument --tier: invalid choice: 'sure'"),
@@ -143,7 +154,7 @@ def test_mistakes_before_anything_is_read(runs: Path, arguments: list[str], mess
     [
         ("--help", 0, "usage: report"),
         ("nowhere", 2, "error: no study, run or sweep 'nowhere'"),
-        ("x --mei=-1", 2, "error: --mei must be"),
+        ("x --sesoi=-1", 2, "error: --sesoi must be"),
         ("pos_enc", 2, "error: "),
     ],
 )
@@ -169,7 +180,7 @@ except SystemExit as end:
 @pytest.mark.slow
 def test_a_real_study(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A sweep of real trainings, whose learning rate matters, is read through its ledger."""
-    block = {"baseline": {"optim.lr": 0.01}, "question": "Does a learning rate of nothing learn less?", "mei": 0.001}
+    block = {"baseline": {"optim.lr": 0.01}, "question": "Does a learning rate of nothing learn less?", "sesoi": 0.001}
     path = write_sweep(folder, {"optim.lr": [0.01, 1e-7], "seed": [0, 1, 2]}, gpt_lab=block)
     done = subprocess.run(
         [*SWEEP, str(path), "--jobs", "1"], capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL

@@ -64,8 +64,7 @@ class TensorBoardCase:
     def curves(self) -> Curves:
         found = {}
         for place in sorted(self.sink.logs.glob("*/*/")):
-            curves = {tag: points for tag, points in scalars(place).items() if not tag.startswith("final/")}
-            found[f"{place.parent.name}/{place.name}"] = curves
+            found[f"{place.parent.name}/{place.name}"] = scalars(place)
         return found
 
 
@@ -179,7 +178,7 @@ def test_trackio_holds_settings_and_state(tmp_path: Path, monkeypatch: pytest.Mo
     follower.poll()
     configs = sink._storage.get_all_run_configs("pos_enc")
     (config,) = configs.values()
-    expected = Seen(run.path, "a", Run.open(run.path).record).settings
+    expected = Seen(run.path, "a", Run.open(run.path).record, "default").settings
     assert config == expected and config["position.name"] == "alibi" and config["state"] == "running"
     run.finish("finished", {"val/bpb": 2.0})
     follower.poll()
@@ -240,7 +239,7 @@ def test_ordinary_studies_keep_their_name(study: str) -> None:
     SQLiteStorage.validate_project_name(study)
 
 
-def test_tensorboard_holds_settings_and_final_values(tmp_path: Path) -> None:
+def test_tensorboard_holds_settings_and_nothing_but_curves(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import metadata
 
@@ -257,5 +256,5 @@ def test_tensorboard_holds_settings_and_final_values(tmp_path: Path) -> None:
     settings = metadata.parse_session_start_info_plugin_data(content).hparams
     assert settings["position.name"].string_value == "alibi" and settings["optim.lr"].number_value == 0.002
     assert settings["attention.qkv_bias"].string_value == "null" and settings["norm.gain"].bool_value is True
-    curves = scalars(sink.logs / "pos_enc" / "a")
-    assert (curves["final/val/bpb"], curves["final/finished"]) == ([(3, 1.5)], [(3, 1.0)])
+    assert settings["arm"].string_value == "default"
+    assert set(scalars(sink.logs / "pos_enc" / "a")) == {"train/loss", "train/lr", "val/bpb"}

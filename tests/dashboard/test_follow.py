@@ -6,9 +6,11 @@ import math
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from gpt_lab.dashboard import follow
 from gpt_lab.dashboard.follow import Follower, Row, Seen, Tail, check_targets
 from gpt_lab.errors import DataError
 from gpt_lab.store import Run
@@ -204,6 +206,23 @@ def test_settings_are_scalars_that_runs_can_be_grouped_by(tmp_path: Path) -> Non
     assert settings["attention.qkv_bias"] == "null" and settings["betas"] == "[0.9, 0.95]"
     assert (settings["optim.lr"], settings["norm.gain"], settings["position.name"]) == (0.002, True, "rope")
     assert (settings["state"], settings["parameters"]) == ("running", 1000)
+
+
+def test_the_arm_is_the_sweep_s_or_what_the_command_line_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [SimpleNamespace(run="rope-seed0", arm="position=rope"), SimpleNamespace(run=None, arm="position=none")]
+    monkeypatch.setattr(follow.ledger, "entries", lambda folder: known if folder.name == "pos_enc" else [])
+    make(tmp_path, "pos_enc", "rope-seed0", label="rope-lr0.1")
+    make(tmp_path, "pos_enc", "by-hand", label="rope-lr0.1")
+    make(tmp_path, "other", "plain")
+    follower = Follower([tmp_path], Recorder())
+    follower.poll()
+    assert [run.settings["arm"] for run in follower.runs] == ["default", "rope-lr0.1", "position=rope"]
+    known.append(SimpleNamespace(run="none-seed0", arm="position=none"))
+    make(tmp_path, "pos_enc", "none-seed0")
+    follower.poll()
+    assert {run.name: run.settings["arm"] for run in follower.runs}["none-seed0"] == "position=none"
 
 
 def test_after_trouble_everything_is_compared_again(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     for position in ("rope", "alibi"):
         for seed in (0, 1):
-            make(folder / "runs", "pos_enc", f"{position}-{seed}", 20, position=position, seed=seed)
+            make(folder / "runs", "pos_enc", f"{position}-{seed}", 20, position=position, seed=seed, label=position)
     make(folder / "runs", "pos_enc", "just-begun")
     return folder
 
@@ -83,6 +83,11 @@ def test_trackio_shows_runs_curves_configs_and_groups_live(store: Path) -> None:
         for name in ("rope-0", "rope-1", "alibi-0", "alibi-1", "just-begun"):
             assert name in shown
         assert tab.wait(f"{INK} > 300 && {INK}") > 300, "curves are drawn"
+        tab.wait("document.querySelectorAll('.run-group-label').length === 3")
+        groups = tab.evaluate(texts(".run-group-header"))
+        assert [" ".join(group.split()) for group in sorted(groups)] == ["alibi (2)", "default (1)", "rope (2)"], (
+            "by arm"
+        )
 
         tab.evaluate("document.querySelector('input[aria-label=\"Group by\"]').focus()")
         options = tab.wait(f"{texts('ul.options li')}.length && {texts('ul.options li')}")
@@ -125,11 +130,13 @@ def test_a_line_that_is_appended_appears_in_trackio(store: Path) -> None:
 
 def test_tensorboard_shows_runs_curves_and_settings(store: Path) -> None:
     with dashboard(store, "--tensorboard") as url, Browser() as browser:
-        tab = browser.open(f"{url}#timeseries")
-        tab.wait(f"{TEXT}.includes('pos_enc/rope-0') && {TEXT}.includes('bpb')")
+        tab = browser.open(url)
+        tab.wait(f"{TEXT}.includes('pos_enc/rope-0')")
+        first = "document.querySelector('scalar-card').innerText.replace(/\\s/g, '')"
+        tab.wait(f"{first}.includes('val/bpb')")
         tab.wait("document.querySelector('scalar-card line-chart canvas')")
         clean(tab)
         tab.goto("about:blank")  # from one hash to another nothing would be loaded
-        tab.goto(f"{url}#hparams")
+        tab.goto(url.replace("#timeseries", "#hparams"))
         tab.wait(f"{TEXT}.includes('position.name') && {TEXT}.includes('alibi')")
         clean(tab)

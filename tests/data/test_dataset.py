@@ -43,6 +43,25 @@ def test_a_batch_depends_on_seed_and_step_only(config: Make, data: dict[str, obj
         dataset.batch(0, slice(0, 4, 2))
 
 
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("Thisbe:\nO wall, full often\n", "Thisbe:"),
+        ("\n \n\tA short line \nanother\n", "A short line"),
+        ("one two three four five six seven eight nine ten\n", "one two three four five six seven eight"),
+        ("é" * 300, "é" * 40),
+    ],
+)
+def test_the_opening_is_the_first_line_of_the_validation_text(
+    text: str, expected: str, config: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("to be or not to be " * 100, encoding="utf-8")
+    (tmp_path / "b.txt").write_text(text * 9, encoding="utf-8")
+    data = {"name": "text", "path": str(tmp_path / "a.txt"), "val_path": str(tmp_path / "b.txt")}
+    assert open_dataset(config(data=data)).opening == expected
+    assert open_dataset(config(data=SYNTHETIC)).opening == ""
+
+
 def test_another_process_sees_the_same(config: Make, story: Path) -> None:
     """And what it imports for that: a library only where the tokenizer is used."""
     cfg = config()
@@ -124,7 +143,7 @@ def test_document_mask(config: Make, tmp_path: Path) -> None:
         assert torch.equal(documents[:, 0], starts[:, 0].long())
         assert documents.max() > 1
     with pytest.raises(ConfigError, match="document_mask=true needs a token between documents, and tokenizer=char has"):
-        open_dataset(config(tokenizer="char", **{"batch.document_mask": True}))
+        open_dataset(config(tokenizer={"name": "char", "eot": False}, **{"batch.document_mask": True}))
     with pytest.raises(ConfigError, match="document_mask=true needs text"):
         open_dataset(config(data="synthetic", **{"batch.document_mask": True}))
 

@@ -136,6 +136,49 @@ def test_bad_parquet(make: Callable[[Path], object], says: str, tmp_path: Path) 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "part, name, content, says",
+    [
+        (
+            Text,
+            "x.jsonl",
+            b'{"text": "a"}\n{"text": "b"}\n',
+            "looks like JSON lines: data=jsonl learns the text in them",
+        ),
+        (Text, "x.txt", b'\xef\xbb\xbf\n {"a": {"b": 1}, "text": "c"}', "looks like JSON lines"),
+        (Text, "x.txt", b'{"text": "' + b"a" * 100_000 + b'"}\n', "looks like JSON lines"),
+        (Text, "x.txt", b"PAR1....", "x.txt is a parquet file: write data=parquet"),
+        (Text, "x.txt", b"a\0b", "holds zero bytes and seems to be no text: data.raw=true"),
+        (Text, "x.txt", b"\x1f\x8b\x08", r"is compressed \(gzip\): unpack it first"),
+        (Text, "x.txt", "a".encode("utf-16"), "is UTF-16: convert it"),
+        (JSONLines, "x.json", b"PAR1....", "x.json is a parquet file: write data=parquet"),
+        (JSONLines, "x.json", b"a\0b", "x.json is no jsonl file$"),
+        (Parquet, "x.parquet", b'{"text": "a"}\n', "x.parquet is no parquet file: data=jsonl reads it"),
+        (Parquet, "x.parquet", b"some words", "x.parquet is no parquet file: data=text reads it"),
+    ],
+)
+def test_files_of_another_kind(part: type[files._Files], name: str, content: bytes, says: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=says):
+        part(path=str(tmp_path / name), val_path=None, val_fraction=0.1).identity()  # before any shard is looked for
+
+
+def test_a_folder_of_another_kind(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", [{"text": "a"}])
+    with pytest.raises(DataError, match=r"holds no \.txt or \.md file; it holds \.jsonl files: write data=jsonl"):
+        Text(path=str(tmp_path)).identity()
+
+
+@pytest.mark.parametrize(
+    "content", ['{"text": "a"}\n', "a\0b", "{\n", '{"a": 1} and on\n', "[1]\n", '{"a": 1}\nplain\n', ""]
+)
+def test_text_as_it_stands(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text(content)
+    corpus = Text(path=str(path), raw=content in ('{"text": "a"}\n', "a\0b"))
+    assert corpus.identity() and documents(corpus) == [content]
+
+
 @pytest.mark.parametrize("name", ["text", "jsonl", "parquet"])
 def test_nothing_there(name: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
@@ -146,7 +189,7 @@ def test_nothing_there(name: str, tmp_path: Path) -> None:
     }.items():
         with pytest.raises(DataError, match=says):
             registry.build("data", {"name": name, "path": str(tmp_path / path)}).identity()
-    (tmp_path / "there").write_text("x", encoding="utf-8")
+    (tmp_path / "there").write_text("PAR1" if name == "parquet" else "x", encoding="utf-8")
     corpus = registry.build("data", {"name": name, "path": str(tmp_path / "there"), "val_path": "missing.y"})
     with pytest.raises(DataError, match="data.val_path: there is no file or folder missing.y"):
         corpus.identity()

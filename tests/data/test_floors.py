@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gpt_lab.data import floors as module
 from gpt_lab.data.dataset import open_dataset
+from gpt_lab.data.files import JSONLines
 from gpt_lab.data.floors import cross_entropy, floors, kneser_ney
 from gpt_lab.data.shakespeare import Shakespeare
 from gpt_lab.data.shards import Shards, open_shards
@@ -96,6 +100,28 @@ def test_in_bits_per_byte_and_kept(config: Callable[..., RunConfig], monkeypatch
     monkeypatch.undo()
     (shards.folder / "floors.json").write_text("{torn", encoding="utf-8")
     assert floors(shards) == first
+
+
+@pytest.mark.parametrize("tokenizer", [{"name": "byte", "eot": True}, {"name": "char", "eot": True}])
+def test_ends_of_documents_count(tokenizer: dict[str, Any], tmp_path: Path) -> None:
+    """The bits of every token and every end, over the bytes of the text: of unigrams, those of their counts."""
+    train, val = ["ab", "b", "ü", "a", "b", "a"], ["a", "üb", "", "b"]
+    for name, texts in {"train": train, "val": val}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    corpus = JSONLines(path=str(tmp_path / "train.jsonl"), val_path=str(tmp_path / "val.jsonl"))
+    shards = open_shards(corpus, tokenizer, cache=tmp_path)
+    symbols = [list(text.encode() if tokenizer["name"] == "byte" else text) for text in train]
+    counts = Counter(["end", *(symbol for own in symbols for symbol in (*own, "end"))])
+    once, twice = (sum(count == k for count in counts.values()) for k in (1, 2))
+    discount = once / (once + 2 * twice) if once and twice else 0.5
+    back = discount * len(counts) / counts.total() / shards.vocab_size
+
+    def bits(symbol: object) -> float:
+        return -math.log2((counts[symbol] - discount) / counts.total() + back)
+
+    wanted = [list(text.encode() if tokenizer["name"] == "byte" else text) for text in val if text]
+    total = sum(bits(symbol) for own in wanted for symbol in (*own, "end"))
+    assert floors(shards)["unigram"] == pytest.approx(total / sum(len(text.encode()) for text in val), rel=1e-12)
 
 
 def test_on_shakespeare(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,9 +17,11 @@ import numpy as np
 import pytest
 
 from gpt_lab.data import shards as module
+from gpt_lab.data.dataset import open_dataset
 from gpt_lab.data.files import JSONLines, Text
 from gpt_lab.data.shards import Shards, open_shards
 from gpt_lab.errors import DataError
+from tests.helpers import flip, tiny_config
 
 BYTE = {"name": "byte", "eot": True}
 ROOT = Path(__file__).parents[2]
@@ -98,47 +102,81 @@ def test_the_fingerprint_names_all_that_matters(story: Path, cache: Path, tmp_pa
     assert len(others | {first, fingerprint(moved)}) == 5
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda folder: os.truncate(folder / "train.bin", 100),
-        lambda folder: (folder / "val.bin").unlink(),
-        lambda folder: (folder / "meta.json").write_text('{"splits":', encoding="utf-8"),
-        lambda folder: (folder / "meta.json").write_text("[]", encoding="utf-8"),
-        lambda folder: (folder / "meta.json").unlink(),
-        lambda folder: flip(folder / "train.bin", 5000),
-        lambda folder: flip(folder / "val.bin", 0),
-    ],
-)
-def test_damaged_shards_are_built_again(change: Callable[[Path], object], story: Path, cache: Path) -> None:
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "short": (lambda folder: os.truncate(folder / "train.bin", 100), "train.bin is not what was written"),
+    "no val": (lambda folder: (folder / "val.bin").unlink(), "val.bin is missing"),
+    "torn meta": (lambda folder: (folder / "meta.json").write_text('{"splits":'), "meta.json is not what was written"),
+    "no meta": (lambda folder: (folder / "meta.json").unlink(), "meta.json is missing"),
+    "no sums": (lambda folder: (folder / "SHA256SUMS").unlink(), "SHA256SUMS is missing"),
+    **{
+        f"{name} at {where:.0%}": (functools.partial(flip, name=name, where=where, count=1), f"{name} is not what was")
+        for name in ("train.bin", "val.bin", "train.crc", "meta.json", "tokenizer/state.json", "SHA256SUMS")
+        for where in (0.0, 0.37, 1.0)
+    },
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_shards_are_built_again_and_that_is_said(damage: str, story: Path, cache: Path) -> None:
     first = open_shards(Text(path=str(story)), BYTE, cache=cache)
     before = contents(first)
+    change, says = DAMAGE[damage]
     change(first.folder)
     again = open_shards(Text(path=str(story)), BYTE, cache=cache)
     assert again.built
     assert contents(again) == before
-    assert not open_shards(Text(path=str(story)), BYTE, cache=cache).built
+    (line,) = again.warnings
+    assert line.startswith(
+        f"the token shards in {first.folder} were damaged ({says if 'SUMS at' not in damage else ''}"
+    )
+    assert line.endswith("have been built again")
+    whole = open_shards(Text(path=str(story)), BYTE, cache=cache)
+    assert (whole.built, whole.warnings) == (False, [])
     assert sorted(path.name for path in cache.iterdir()) == [first.fingerprint, f"{first.fingerprint}.lock"]
 
 
-def flip(path: Path, at: int) -> None:
-    with open(path, "r+b") as file:
-        file.seek(at)
-        byte = file.read(1)[0]
-        file.seek(at)
-        file.write(bytes((byte ^ 1,)))
+def test_large_shards_are_checked_where_they_are_read(
+    story: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged block is never handed out; the next process builds the shards again."""
+    monkeypatch.setattr(module, "CHECKED", 100)
+    monkeypatch.setattr("gpt_lab.data.blocks.BLOCK", 1000)
+    first = open_shards(Text(path=str(story)), BYTE, cache=cache)
+    (before, tokens), file = contents(first), first.folder / "train.bin"
+    flip(first.folder, "train.bin", count=1)
+    at = next(i for i in range(len(before)) if before[i] != int(first.train[i])) * 2 // 1000 * 1000
+    shards = open_shards(Text(path=str(story)), BYTE, cache=cache)
+    assert not shards.built
+    good, bad = at // 2 - 10, at // 2 - 9
+    shards.check("train", np.array([0, good]), 10)
+    shards.check("val", np.array([0]), 10**9)
+    with pytest.raises(DataError, match=rf"{re.escape(str(file))} is damaged at byte {at}: the same command builds it"):
+        shards.check("train", np.array([0, bad]), 10)
+    with pytest.raises(DataError, match=f"is damaged at byte {at}: "):
+        shards.check("train", np.array([0]), len(before))
+    again = open_shards(Text(path=str(story)), BYTE, cache=cache)
+    assert again.built and "were damaged (SHA256SUMS is missing)" in again.warnings[0]
+    assert contents(again) == (before, tokens)
+    again.check("train", np.array([0]), len(before))
 
 
-def test_large_shards_are_checked_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "large.bin"
-    path.write_bytes(bytes(5_000_000))
-    monkeypatch.setattr(module, "CHECKED", 1 << 20)
-    before = module._checksum(path)
-    for at in (0, 100_000, 4_999_999):
-        flip(path, at)
-        assert module._checksum(path) != before
-        flip(path, at)
-    assert module._checksum(path) == before
+def test_every_read_of_a_data_set_is_checked(story: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training windows, validation windows and n-gram counts: damage ends each of them in one line."""
+    monkeypatch.setattr(module, "CHECKED", 100)
+    cfg = tiny_config(data={"name": "text", "path": str(story)})
+    for split, read in (
+        ("train", lambda dataset: [dataset.batch(step) for step in range(dataset.train_tokens // 64)]),
+        ("val", lambda dataset: list(dataset.validation(4))),
+        ("train", lambda dataset: dataset.floors()),
+        ("val", lambda dataset: dataset.floors()),
+    ):
+        dataset = open_dataset(cfg, cache_dir=tmp_path / "cache")
+        read(dataset)
+        (folder,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
+        flip(folder, f"{split}.bin", 0.9)
+        (folder / "floors.json").unlink(missing_ok=True)
+        with pytest.raises(DataError, match=f"{split}.bin is damaged at byte"):
+            read(open_dataset(cfg, cache_dir=tmp_path / "cache"))
 
 
 def test_a_killed_build_leaves_nothing_behind(story: Path, cache: Path) -> None:

@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 
 from gpt_lab.data.simple import Byte, Char
 from gpt_lab.data.tokenizer import Tokenizer
+from gpt_lab.digests import write_sums
 from gpt_lab.model import GPT, initialize
 from gpt_lab.store import Run
+from gpt_lab.train.sample import save_tokenizer
 from tests.helpers import tiny_config
 
 MakeRun = Callable[..., Run]
@@ -36,7 +38,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         tokenizer = tokenizer or Byte()
         cfg = tiny_config(study=study, runs_dir=str(tmp_path / "runs"), **overrides)
         run = Run.create(tmp_path / "runs", study, name, cfg.to_dict(), {"signature": name, "seed": 0})
-        tokenizer.save(run.path / "tokenizer")
+        save_tokenizer(tokenizer, run.path / "tokenizer")
         for checkpoint, seed in ({"step-1": 0} if checkpoints is None else checkpoints).items():
             torch.manual_seed(seed)
             model = GPT(cfg, tokenizer.vocab_size)
@@ -48,6 +50,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             folder = run.path / "checkpoints" / checkpoint
             folder.mkdir(parents=True)
             save_file(model.state_dict(), folder / "model.safetensors")
+            write_sums(folder)
         for link, target in ({"last": "step-1", "best": "step-1"} if links is None else links).items():
             (run.path / "checkpoints" / link).symlink_to(target)
         run.finish("finished", summary or {"val/bpb": 2.0})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gpt_lab import streams
 from gpt_lab.cli import generate as command
 from gpt_lab.data.simple import Byte, Char
 from gpt_lab.errors import ConfigError, LabError
@@ -101,6 +103,15 @@ def test_the_text_goes_to_stdout_and_the_rest_to_stderr(
     assert first == f"run {run.path}, checkpoint best, cpu"
     matched = re.match(SPEED, speed)
     assert matched and matched[1] == "30" and matched[2].startswith("cache ")
+
+
+def test_without_a_prompt_it_continues_the_run_s_own(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], tmp_path: Path, letters: Char
+) -> None:
+    make_run("a", tokenizer=letters).update(prompt="MORE:")
+    assert call("max_tokens=3", capsys=capsys, runs=tmp_path / "runs")[0].startswith("MORE:")
+    assert not call("prompt=", "max_tokens=3", capsys=capsys, runs=tmp_path / "runs")[0].startswith("MORE:")
+    assert "ROMEO" not in command.HELP
 
 
 def test_options_reach_the_sampling(
@@ -219,8 +230,12 @@ def test_each_token_is_shown_at_once_and_never_half_a_character(
     assert list(dict.fromkeys(texts)) == ["é", "éé", "éé東", "éé東京", "éé東京😀", "éé東京😀!", "éé東京😀!\n"]
 
 
-def test_a_terminal_that_is_not_utf8_gets_no_traceback(make_run: MakeRun, letters: Char) -> None:
-    run, shown = make_run("a", tokenizer=letters), io.BytesIO()
-    out = io.TextIOWrapper(shown, encoding="latin-1")
-    command._write(run, command.Arguments(prompt="é東京", max_tokens=5, device="cpu"), out, io.StringIO())
-    assert shown.getvalue().startswith(b"\xe9??")
+def test_it_ends_with_its_reader(make_run: MakeRun, letters: Char) -> None:
+    """Rather than go on writing for nobody, as into `| head`."""
+    run, (reader, pipe) = make_run("a", tokenizer=letters), os.pipe()
+    os.close(reader)
+    said = io.StringIO()
+    out = streams.wrapped(streams.Stream(pipe))
+    command._write(run, command.Arguments(prompt="é", max_tokens=50, device="cpu"), out, said)
+    os.close(pipe)
+    assert said.getvalue().splitlines()[-1].startswith("0 tokens in")

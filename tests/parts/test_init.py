@@ -9,7 +9,7 @@ import torch
 from gpt_lab import registry
 from gpt_lab.model import GPT, initialize
 from gpt_lab.parts.base import Shape, role
-from gpt_lab.parts.init import MuP
+from gpt_lab.parts.init import MuP, usual_std
 from gpt_lab.parts.objective import CrossEntropy
 from gpt_lab.schema import RunConfig
 from tests.helpers import tiny_config
@@ -21,10 +21,12 @@ ROLES = {
     "residual": ("blocks.0.mlp.down_proj.weight", (256, 300)),
 }
 DEPTH_FACTOR = (2 * 3) ** -0.5
+AT_256, AT_128 = 0.02 * 3**0.5, 0.02 * 6**0.5
+"""GPT-2's 0.02 is for a width of 768; muP's base is 128 wide."""
 EXPECTED = {
-    "normal": {"embedding": 0.02, "head": 0.02, "matrix": 0.02, "residual": 0.02 * DEPTH_FACTOR},
+    "normal": {"embedding": AT_256, "head": AT_256, "matrix": AT_256, "residual": AT_256 * DEPTH_FACTOR},
     "fan_in": {"embedding": 0.02, "head": 0.02, "matrix": 256**-0.5, "residual": 300**-0.5 * DEPTH_FACTOR},
-    "mup": {"embedding": 0.02, "head": 0.02, "matrix": 0.02 * 0.5**0.5, "residual": 0.02 * 0.5**0.5 * DEPTH_FACTOR},
+    "mup": {"embedding": AT_128, "head": AT_128, "matrix": AT_256, "residual": AT_256 * DEPTH_FACTOR},
 }
 
 
@@ -49,6 +51,14 @@ def test_options(name: str) -> None:
     assert init.std((256, 64), "residual") == init.std((256, 64), "matrix")
     assert init.lr_multiplier("matrix", (4, 4)) == init.logits_scale == 1.0
     assert init.attention_scale(64) == 1 / 8
+
+
+def test_at_gpt2_s_width_it_is_gpt2_s() -> None:
+    """Larger in narrower models, up to 0.05."""
+    init = registry.build("init", {"name": "normal"}, Shape(depth=12, width=768, heads=12, context=8))
+    assert init.std((50257, 768), "embedding") == 0.02
+    assert init.std((768, 3072), "residual") == pytest.approx(0.02 / math.sqrt(24))
+    assert [usual_std(width) for width in (3072, 192, 64, 1)] == [0.01, 0.04, 0.05, 0.05]
 
 
 def test_mup_multipliers() -> None:
@@ -110,6 +120,6 @@ def test_coordinate_check() -> None:
         return {key: max(a[key] / b[key] for a, b in itertools.permutations(moved, 2)) for key in moved[0]}
 
     mup = spread({"name": "mup", "base_width": 32, "base_head_dim": 8})
-    standard = spread({"name": "normal"})
+    standard = spread({"name": "normal", "std": 0.02})
     assert max(mup.values()) < 2, mup
     assert min(standard.values()) > 3, standard

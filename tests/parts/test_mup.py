@@ -60,7 +60,7 @@ def sizes(cfg: RunConfig) -> dict[str, float]:
 @functools.cache
 def growth(init: str, tied: bool, grow: str) -> dict[str, float]:
     """The power of width that each size grows with: slope of log size over log width."""
-    chosen = MUP if init == "mup" else {"name": init}
+    chosen = MUP if init == "mup" else {"name": init, "std": 0.02}
     found = [sizes(config(chosen, width, tied, grow)) for width in WIDTHS]
     return {key: float(np.polyfit(np.log(WIDTHS), [math.log(one[key]) for one in found], 1)[0]) for key in found[0]}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import functools
 import math
 import tempfile
@@ -117,7 +118,7 @@ def study(
 
 
 def comparison(
-    made: Study, *, mei: float = 0.01, tier: Any = "screen", tunings: Mapping[str, str] | None = None
+    made: Study, *, sesoi: float = 0.01, tier: Any = "screen", tunings: Mapping[str, str] | None = None
 ) -> Comparison:
     """Paired t by the book: good enough to draw."""
     design = made.design
@@ -138,7 +139,7 @@ def comparison(
         elif len(differences) == 1:
             verdict = "undecided"
         elif delta is not None:
-            verdict = judge(delta, mei, design.goal)
+            verdict = judge(delta, sesoi, design.goal)
         rows.append(
             Row(
                 arm=arm,
@@ -150,9 +151,8 @@ def comparison(
                 sd=float(done.std()) if len(done) > 1 else None,
                 delta=delta,
                 p_adjusted=min(1.0, 3 * delta.p) if delta is not None and math.isfinite(delta.p) else None,
-                more_seeds=4 if verdict == "undecided" else None,
                 rho=0.62 if delta is not None and len(done) > 1 else None,
-                runs_saved=3 if delta is not None else None,
+                plan=(9, 15) if verdict == "undecided" else None,
                 medians={
                     "parameters": float(mine["parameters"].median()),
                     "non_embedding": float(mine["parameters_non_embedding"].median()),
@@ -170,7 +170,13 @@ def comparison(
     sign = 1 if design.goal == "minimize" else -1
     rows.sort(key=lambda row: math.inf if row.mean is None else sign * row.mean)
     noise = Interval(0.0, -0.011, 0.011, 8.0, 1.0) if any(r.arm == base and r.runs > 1 for r in rows) else None
-    return Comparison(design, tuple(rows), noise, mei, "Benjamini-Hochberg", ("Floors: trigram 2.0805 bits per byte.",))
+    return Comparison(
+        dataclasses.replace(design, sesoi=sesoi),
+        tuple(rows),
+        noise,
+        "Holm over 3 comparisons",
+        ("Floors: trigram 2.0805 bits per byte.",),
+    )
 
 
 def interval(differences: np.ndarray) -> Interval:
@@ -180,11 +186,11 @@ def interval(differences: np.ndarray) -> Interval:
     return Interval(mean, mean - half, mean + half, n - 1, float(2 * stats.t.sf(abs(mean) / error, n - 1)))
 
 
-def judge(delta: Interval, mei: float, goal: str) -> VerdictName:
+def judge(delta: Interval, sesoi: float, goal: str) -> VerdictName:
     lower, upper = delta.low, delta.high
-    if upper < -mei or lower > mei:
+    if upper < -sesoi or lower > sesoi:
         return "better" if (upper < 0) == (goal == "minimize") else "worse"
-    if -mei < lower and upper < mei:
+    if -sesoi < lower and upper < sesoi:
         return "equivalent"
     return "real but small" if lower > 0 or upper < 0 else "undecided"
 

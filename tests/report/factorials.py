@@ -28,7 +28,7 @@ def design(k: int, words: tuple[tuple[str, ...], ...] | None = (), **changes: An
     names = NAMES[:k]
     values = dict.fromkeys(names, ("lo", "hi"))
     low = dict.fromkeys(names, "lo")
-    plain = Design("f", factors=names, baseline=low, values=values, mei=0.01, factorial=words)
+    plain = Design("f", factors=names, baseline=low, values=values, sesoi=0.01, factorial=words)
     return replace(plain, **changes)
 
 

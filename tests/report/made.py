@@ -13,7 +13,7 @@ import pandas as pd
 from gpt_lab.report.types import COLUMNS, Comparison, Row, Study
 from gpt_lab.sweep.design import Design
 
-DESIGN = Design("pos", factors=("position",), baseline={"position": "rope"}, mei=0.01)
+DESIGN = Design("pos", factors=("position",), baseline={"position": "rope"}, sesoi=0.01)
 TUNED = dataclasses.replace(
     DESIGN, nuisance=("optim.lr",), values={"position": ("rope", "none"), "optim.lr": (0.001, 0.003, 0.01, 0.03)}
 )
@@ -35,6 +35,7 @@ def run(position: str, seed: int, score: float, **more: Any) -> dict[str, Any]:
         "arm": f"position={position}",
         "tuning": "" if lr is None else f"optim.lr={lr:g}",
         "pair": str(seed),
+        "stratum": "",
         "score": score if state == "finished" else math.nan,
         "error": "",
         "tokens": 1e6,

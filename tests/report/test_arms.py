@@ -140,13 +140,14 @@ def test_nuisance_settings_make_no_arm() -> None:
 # -- what the user overrides --
 
 
-def test_group_by_makes_other_arms_and_keeps_pairs_apart() -> None:
+def test_group_by_makes_other_arms_and_averages_the_rest_within_a_seed() -> None:
     design = Design("pos", factors=("position", "norm"), baseline={"position": "rope", "norm": "rmsnorm"})
     both = [(p, n) for p in ("rope", "alibi") for n in ("rmsnorm", "layernorm")]
     cells = [wanted({"position": p, "norm": n, "seed": 0}) for p, n in both]
     rows = [run(position=p, norm=n) for p, n in both]
     found = arrange(rows, design, cells, group_by=("position",))
-    assert placed(found) == [(f"position={p}", "", f"seed=0, norm={n}", "finished") for p, n in both]
+    assert placed(found) == [(f"position={p}", "", "0", "finished") for p, _ in both]
+    assert [r["stratum"] for r in found.rows] == [f"norm={n}" for _, n in both]
     assert found.design.baseline_arm == "position=rope"
     assert any("norm" in note for note in found.notes)
 
@@ -213,10 +214,23 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
 
 def test_thresholds_and_metric_of_the_user_win() -> None:
     cells = [wanted({"position": "rope", "seed": 0})]
-    found = arrange([run()], POSITIONS, cells, metric="val/loss", goal="maximize", mei=0.5, alpha=0.1)
+    found = arrange([run()], POSITIONS, cells, metric="val/loss", goal="minimize", sesoi=0.5, alpha=0.1)
     design = found.design
-    assert (design.metric, design.goal, design.mei, design.alpha) == ("val/loss", "maximize", 0.5, 0.1)
+    assert (design.metric, design.goal, design.sesoi, design.alpha) == ("val/loss", "minimize", 0.5, 0.1)
     assert (design.factors, design.baseline_arm) == (("position",), "position=rope")
+
+
+def test_a_goal_against_its_metric_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--goal maximize is against val/bpb, of which lower is better"):
+        arrange([run()], goal="maximize")
+
+
+def test_results_of_one_identity_that_differ_are_said() -> None:
+    rows = [run(), run()]
+    rows[1]["run"], rows[1]["summary"] = "copy", rows[1]["summary"] | {"val/bpb": 1.5}
+    (kept,) = arrange(rows).rows
+    assert kept["conflict"].startswith("runs of the same settings end with 1.5 and ")
+    assert all("conflict" not in r for r in arrange([run(), run()]).rows)
 
 
 def test_loss_decides_where_there_is_no_text() -> None:
@@ -272,7 +286,9 @@ def test_other_draws_are_pairs_not_arms() -> None:
     rows = [run(position=p, seed=0, replica=r) for p in ("rope", "none") for r in (0, 1)]
     found = arrange(rows)
     assert found.design.factors == ("position",)
-    assert [r["pair"] for r in found.rows] == ["seed=0, replica=0", "seed=0, replica=1"] * 2
+    assert [(r["pair"], r["stratum"]) for r in found.rows] == [("0", "replica=0"), ("0", "replica=1")] * 2
+    with pytest.raises(ConfigError, match="--pair takes what draws a run again"):
+        arrange(rows, pair="position")
 
 
 def test_equal_runs_are_one_arm() -> None:

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gpt_lab.report import verdict
 from gpt_lab.report.calibrate import (
     COVERED,
     FALSE,
@@ -27,9 +26,10 @@ from gpt_lab.report.calibrate import (
     simulate,
 )
 from gpt_lab.report.compare import compare
-from gpt_lab.report.types import Study, Tier, VerdictName
+from gpt_lab.report.types import Study, VerdictName
+from gpt_lab.stats import decision
+from gpt_lab.stats.power import detectable
 from gpt_lab.sweep.design import Design
-from gpt_lab.sweep.power import detectable_effect, seeds_needed
 
 ROOT = Path(__file__).parent.parent.parent
 STUDIES = 10_000
@@ -41,10 +41,10 @@ def result(condition: Condition, method: Method, studies: int = STUDIES) -> Resu
 
 
 @pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize("arms, seeds", [(1, 5), (1, 10), (4, 5)])
-def test_confirm_is_right_for_normal_noise(arms: int, seeds: int, noise: Noise) -> None:
+@pytest.mark.parametrize("arms, seeds", [(1, 3), (1, 5), (4, 3), (4, 5)])
+def test_the_lab_is_right_for_normal_noise(arms: int, seeds: int, noise: Noise) -> None:
     """False verdicts at 5 % +/- 1 %, two-sided; Holm's family of four stays below that."""
-    found = result(Condition(arms, seeds, noise=noise), "confirm")
+    found = result(Condition(arms, seeds, noise=noise), "lab")
     assert found.rejected is not None and FALSE[0] <= found.rejected <= FALSE[1]
     assert found.false_verdicts is not None and found.false_verdicts <= FALSE[1]
     assert arms > 1 or found.false_verdicts == found.rejected
@@ -53,8 +53,8 @@ def test_confirm_is_right_for_normal_noise(arms: int, seeds: int, noise: Noise) 
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.9])
-def test_confirm_is_right_whatever_pairing_is_worth(rho: float) -> None:
-    assert result(Condition(4, 5, rho=rho), "confirm").honest
+def test_the_lab_is_right_whatever_pairing_is_worth(rho: float) -> None:
+    assert result(Condition(4, 5, rho=rho), "lab").honest
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ def test_confirm_is_right_whatever_pairing_is_worth(rho: float) -> None:
         ("lognormal", "dispersed", 0.04),
     ],
 )
-def test_confirm_errs_to_the_safe_side_for_heavy_tails(shape: Shape, noise: Noise, least: float) -> None:
+def test_the_lab_errs_to_the_safe_side_for_heavy_tails(shape: Shape, noise: Noise, least: float) -> None:
     """The difference of two equally skewed runs is not skewed: tails alone make the t-test cautious."""
-    found = result(Condition(4, 5, shape=shape, noise=noise), "confirm")
+    found = result(Condition(4, 5, shape=shape, noise=noise), "lab")
     assert found.rejected is not None and least <= found.rejected <= FALSE[1]
     assert found.safe
 
@@ -75,32 +75,11 @@ def test_confirm_errs_to_the_safe_side_for_heavy_tails(shape: Shape, noise: Nois
 @pytest.mark.parametrize("seeds", [5, 10])
 def test_where_theory_does_not_hold(seeds: int) -> None:
     """Skewed noise, twice on one side: the interval covers 92 %, all errors lie on one side, 10 seeds do not help."""
-    found = result(Condition(1, seeds, shape="lognormal", noise="noisy arm"), "confirm")
+    found = result(Condition(1, seeds, shape="lognormal", noise="noisy arm"), "lab")
     assert found.rejected is not None and 0.06 < found.rejected < 0.10
     assert 0.90 < found.coverage < COVERED[0]
     assert found.false_better is not None and found.false_better > 0.9 * found.rejected
     assert not found.safe
-
-
-@pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize("arms", [2, 4, 9])
-def test_screen_covers_on_average_but_not_the_noisiest_arm(arms: int, noise: Noise) -> None:
-    found = result(Condition(arms, 3, noise=noise), "screen")
-    assert COVERED[0] <= found.coverage <= COVERED[1]
-    assert found.rejected is not None and found.rejected <= 0.075
-    assert found.false_share <= 0.075
-    if noise == "noisy arm" and arms > 2:
-        assert 0.87 < found.coverage_worst < 0.93
-    else:
-        assert found.coverage_worst >= COVERED[0] - 0.005
-
-
-def test_screen_narrows_the_interval() -> None:
-    """Against a plain paired t of the same three seeds; after the correction for nine arms it shows far less."""
-    pooled, plain = (result(Condition(9, 3), method) for method in ("screen", "confirm"))
-    assert 0.6 < pooled.width / plain.width < 0.75
-    smallest = [detectable_effect(3, rho=0.5, comparisons=9, tier=tier) for tier in ("screen", "confirm")]
-    assert smallest[0] < 0.45 * smallest[1]
 
 
 @pytest.mark.parametrize("method", ["token z", "token bootstrap"])
@@ -119,26 +98,12 @@ def test_a_bootstrap_over_few_seeds_fails(seeds: int, low: float, high: float) -
     assert low < found.coverage < high and not found.safe
 
 
-@pytest.mark.parametrize("tier, arms, seeds", [("screen", 4, 3), ("screen", 9, 3), ("screen", 4, 5), ("confirm", 4, 5)])
-def test_a_planned_effect_is_found_as_often_as_planned(tier: Tier, arms: int, seeds: int) -> None:
-    effect = detectable_effect(seeds, rho=0.5, comparisons=arms, tier=tier)
-    found = result(Condition(arms, seeds, effects=(-effect,)), tier)
+@pytest.mark.parametrize("arms, seeds", [(4, 3), (4, 5), (9, 5)])
+def test_a_planned_effect_is_found_as_often_as_planned(arms: int, seeds: int) -> None:
+    found = result(Condition(arms, seeds, effects=(-detectable(seeds, arms=arms),)), "lab")
     assert found.found == pytest.approx(0.8, abs=0.05)
     assert found.wrong_way is not None and found.wrong_way < 0.001
     assert found.false_share < FALSE[1]
-
-
-def test_further_seeds_decide_as_often_as_promised() -> None:
-    estimate, deviation = 0.5, 1.0
-    more = verdict.further_seeds(estimate, deviation, 5, mei=0.2, alpha=0.05, tier="confirm", family=3)
-    assert more is not None and more + 5 == seeds_needed(0.5, rho=0.5, comparisons=3)
-    condition = Condition(3, 5 + more, effects=(estimate,))
-    assert result(condition, "confirm", 4000).found == pytest.approx(0.8, abs=0.03)
-    near = verdict.further_seeds(0.0, 1.0, 5, mei=0.6, alpha=0.05, tier="confirm", family=1)
-    rng = np.random.default_rng(0)
-    judged = judge(rng.standard_normal((4000, 1, 5 + (near or 0))), "confirm", 0.05, mei=0.6)
-    assert 0.5 < (judged.claim == verdict.EQUIVALENT).mean() < 0.9
-    assert verdict.further_seeds(0.0, 1.0, 5, mei=0.0, alpha=0.05, tier="confirm", family=1) is None
 
 
 @pytest.mark.parametrize("family", [1, 4])
@@ -146,28 +111,28 @@ def test_claims_about_the_band_are_rarely_false(family: int) -> None:
     """At the edge of the band, where a false claim is likeliest: an arm there is neither beyond it nor inside."""
     rng = np.random.default_rng(1)
     edge = 1.0 + rng.standard_normal((STUDIES, family, 6))
-    judged = judge(edge, "confirm", 0.05, mei=1.0)
-    for claim in (verdict.HIGHER, verdict.EQUIVALENT):
+    judged = judge(edge, 0.05, sesoi=1.0)
+    for claim in (decision.HIGHER, decision.EQUIVALENT):
         assert (judged.claim == claim).any(1).mean() < 0.035  # half of alpha, each is one side
-    assert not (judged.claim == verdict.LOWER).any()
+    assert not (judged.claim == decision.LOWER).any()
 
 
 CLAIMS: dict[int, VerdictName] = {
-    verdict.LOWER: "better",
-    verdict.HIGHER: "worse",
-    verdict.SMALL: "real but small",
-    verdict.EQUIVALENT: "equivalent",
-    verdict.OPEN: "undecided",
+    decision.LOWER: "better",
+    decision.HIGHER: "worse",
+    decision.SMALL: "real but small",
+    decision.EQUIVALENT: "equivalent",
+    decision.OPEN: "undecided",
 }
 
 
-@pytest.mark.parametrize("mei", [0.0, 0.8])
-@pytest.mark.parametrize("tier, seeds", [("screen", 3), ("screen", 6), ("confirm", 5)])
-def test_the_harness_judges_as_compare_does(tier: Tier, seeds: int, mei: float) -> None:
+@pytest.mark.parametrize("sesoi", [0.0, 0.8])
+@pytest.mark.parametrize("seeds", [3, 5, 6])
+def test_the_harness_judges_as_compare_does(seeds: int, sesoi: float) -> None:
     """Whole studies through compare() get the very verdicts and intervals that the arrays get."""
     condition = Condition(4, seeds, noise="dispersed", effects=(-3.0, 1.0, 0.3))
     scores = simulate(condition, 40, np.random.default_rng(2))
-    judged = judge(scores[:, 1:] - scores[:, :1], tier, 0.05, mei)
+    judged = judge(scores[:, 1:] - scores[:, :1], 0.05, sesoi)
     seen = set()
     for number in range(len(scores)):
         runs = pd.DataFrame(
@@ -175,12 +140,12 @@ def test_the_harness_judges_as_compare_does(tier: Tier, seeds: int, mei: float) 
             for v, of_arm in enumerate(scores[number])
             for s, score in enumerate(of_arm)
         )
-        design = Design("simulated", factors=("v",), baseline={"v": 0}, mei=mei)
-        rows = {row.arm: row for row in compare(Study(design, runs), tier=tier).rows}
+        design = Design("simulated", factors=("v",), baseline={"v": 0}, sesoi=sesoi)
+        rows = {row.arm: row for row in compare(Study(design, runs)).rows}
         for v in range(4):
             row = rows[f"v={v + 1}"]
             assert row.verdict == CLAIMS[int(judged.claim[number, v])]
-            assert row.delta is not None and row.tier == tier
+            assert row.delta is not None
             expected = (judged.low[number, v], judged.high[number, v], judged.p[number, v])
             assert (row.delta.low, row.delta.high, row.delta.p) == pytest.approx(expected)
             seen.add(row.verdict)
@@ -200,11 +165,9 @@ def test_simulated_runs_are_as_stated() -> None:
 
 def test_the_same_seed_gives_the_same_numbers() -> None:
     condition = Condition(2, 5)
-    assert result(condition, "confirm", 50) == result(condition, "confirm", 50)
-    assert result(condition, "confirm", 50) != calibrate(condition, "confirm", studies=50, seed=1)
-    assert not math.isclose(
-        result(condition, "confirm", 50).width, result(replace(condition, rho=0.6), "confirm", 50).width
-    )
+    assert result(condition, "lab", 50) == result(condition, "lab", 50)
+    assert result(condition, "lab", 50) != calibrate(condition, "lab", studies=50, seed=1)
+    assert not math.isclose(result(condition, "lab", 50).width, result(replace(condition, rho=0.6), "lab", 50).width)
 
 
 @pytest.mark.slow
@@ -222,7 +185,7 @@ def test_the_benchmark_writes_its_table(tmp_path: Path) -> None:
     assert all(row["studies"] >= 2000 for row in committed["rows"])
     assert committed["machine"]["cpu"]
     for row in committed["rows"]:
-        if row["condition"]["shape"] == "normal" and row["method"] == "confirm":
+        if row["condition"]["shape"] == "normal" and row["method"] == "lab":
             assert row["honest"]
-        if row["method"] not in ("confirm", "screen"):
+        if row["method"] != "lab":
             assert not row["safe"]

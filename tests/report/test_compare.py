@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,11 @@ from scipy import stats
 
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.report.compare import compare
-from gpt_lab.report.stats import pooled_t
+from gpt_lab.report.judge import seeds_to_plan
 from gpt_lab.report.types import COLUMNS, Study
-from gpt_lab.sweep.design import Design
+from gpt_lab.stats import power
+from gpt_lab.stats.paired import correlation, paired_t
+from gpt_lab.sweep.design import Design, Stated
 from tests.report.made import DESIGN, NOISE, arm, of_size, row, run, study, warned
 
 
@@ -27,7 +30,7 @@ def test_verdicts_follow_the_interval_and_the_band() -> None:
     assert [r.delta.estimate for r in found.rows if r.delta] == pytest.approx([-0.05, -0.0095, 0, 0.006, 0.05])
     assert row(found, "rope").verdict == "baseline" and row(found, "rope").delta is None
     assert {r.tier for r in found.rows} == {None, "confirm"}
-    assert found.correction == "Holm over 5 comparisons" and found.mei == 0.01
+    assert found.correction == "Holm over 5 comparisons" and found.sesoi == 0.01
     assert row(compare(of_size(0.009, spread=0.02)), "a").verdict == "undecided"
 
 
@@ -52,7 +55,7 @@ def test_the_confirm_tier_is_a_paired_t_with_holm() -> None:
         assert (delta.low, delta.high, delta.p, delta.df) == pytest.approx(
             (interval.low, interval.high, expected.pvalue, 5)
         )
-        assert row(found, name).rho == pytest.approx(np.corrcoef(scores[name], scores["rope"])[0, 1])
+        assert row(found, name).rho == pytest.approx(correlation(scores[name], scores["rope"]))
         p.append(expected.pvalue)
     small, large = sorted(p)
     adjusted = sorted(row(found, name).p_adjusted or 0 for name in ("a", "b"))
@@ -62,71 +65,120 @@ def test_the_confirm_tier_is_a_paired_t_with_holm() -> None:
     assert row(found, "a").medians["seconds"] == 62.5
 
 
-def test_the_screen_tier_is_the_pooled_t() -> None:
+def test_three_seeds_are_a_screen_of_the_same_test() -> None:
     rng = np.random.default_rng(1)
     scores = {name: 2 + rng.normal(0, 0.01, 3) for name in ("rope", "a", "b", "c")}
     found = compare(study([r for name, values in scores.items() for r in arm(name, values)]))
-    fit = pooled_t([scores[name] - scores["rope"] for name in "abc"])
-    for k, name in enumerate("abc"):
+    for name in "abc":
         mine = row(found, name)
-        assert mine.tier == "screen" and mine.delta is not None
-        assert (mine.delta.estimate, mine.delta.df, mine.delta.p) == pytest.approx(
-            (fit.estimate[k], fit.df[k], fit.p()[k])
-        )
-        assert mine.runs_saved is None  # rho of three pairs is no ground for a number
-    assert found.correction == "Benjamini-Hochberg over 3 comparisons"
+        assert mine.tier == "screen" and mine.delta is not None and mine.rho is None
+        assert mine.delta.p == pytest.approx(stats.ttest_rel(scores[name], scores["rope"]).pvalue)
+    assert found.correction == "Holm over 3 comparisons"
 
 
 def test_tiers_side_by_side_are_one_family() -> None:
     rng = np.random.default_rng(3)
-    rows = [
-        r for name, seeds in (("rope", 6), ("a", 6), ("b", 3)) for r in arm(name, 2 + 0.01 * rng.normal(size=seeds))
-    ]
-    found = compare(study(rows))
-    a, b = row(found, "a"), row(found, "b")
-    assert (a.tier, b.tier) == ("confirm", "screen")
-    assert a.delta is not None and a.p_adjusted == pytest.approx(min(1, 2 * a.delta.p))
-    assert b.delta is not None and b.p_adjusted == pytest.approx(min(1, 2 * b.delta.p))
-    assert found.correction == "Holm (confirm), Benjamini-Hochberg (screen) over 2 comparisons"
+    scores = {name: 2 + 0.01 * rng.normal(size=seeds) for name, seeds in (("rope", 6), ("a", 6), ("b", 3))}
+    found = compare(study([r for name, values in scores.items() for r in arm(name, values)]))
+    rows = [row(found, "a"), row(found, "b")]
+    p = sorted(one.delta.p for one in rows if one.delta)
+    adjusted = sorted(one.p_adjusted or 0.0 for one in rows)
+    assert adjusted == pytest.approx([min(1, 2 * p[0]), max(min(1, 2 * p[0]), p[1])])
+    assert rows[1].tier == "screen" and found.correction == "Holm over 2 comparisons"
 
 
-def test_what_pairing_was_worth_is_said() -> None:
+def test_other_arms_do_not_move_a_verdict_but_by_their_number() -> None:
+    """Noisy arms beside a sure one change its correction, never its interval or its margin."""
+    quiet, loud = of_size(-0.05), of_size(-0.05, 0.0, 0.0)
+    loud.runs.loc[loud.runs["arm"].isin(["position=b", "position=c"]), "score"] += np.resize([1.0, -1.0, 0.3], 10)
+    one, other = row(compare(quiet), "a"), row(compare(loud), "a")
+    assert one.verdict == other.verdict == "better" and one.delta == other.delta
+    for made in (quiet, loud):
+        made.design = dataclasses.replace(made.design, sesoi=None)
+        assert row(compare(made), "a").verdict == "better" and compare(made).sesoi is None
+    assert row(compare(loud), "b").verdict == "undecided"
+
+
+def test_without_a_margin_nothing_is_equivalent_or_small() -> None:
+    made = of_size(-0.0095, 0.0, 0.05)
+    assert [row(compare(made), name).verdict for name in "abc"] == ["real but small", "equivalent", "worse"]
+    made.design = dataclasses.replace(made.design, sesoi=None)
+    assert [row(compare(made), name).verdict for name in "abc"] == ["better", "undecided", "worse"]
+
+
+def test_what_pairing_was_worth_is_a_detail() -> None:
     found = compare(of_size(0.0, 0.01, seeds=7, spread=0.0005))
-    assert any("same seed correlate by 0.9" in note and "between 0." in note for note in found.notes)
-    assert any("too few to be sure" in note for note in compare(of_size(0.0, seeds=3)).notes)
+    assert any("same seed correlate by 0.9" in text and "between 0." in text for text in found.details)
     mine = row(found, "a")
     assert mine.rho is not None and mine.rho > 0.9
-    assert mine.runs_saved is not None and 100 < mine.runs_saved < 2 * 7 * mine.rho / (1 - mine.rho)
+    assert f"position=a {mine.rho:.2f}" in found.details[0]
+    assert row(compare(of_size(0.0, seeds=4)), "a").rho is None
+
+
+def test_the_seed_is_the_unit_of_replication() -> None:
+    """Five learning rates of one seed are one seed; of three seeds, three: the averages within each are compared."""
+    rates = (0.001, 0.002, 0.003, 0.004, 0.005)
+    rng = np.random.default_rng(0)
+
+    def runs(seeds: int) -> list[dict[str, Any]]:
+        return [
+            run(name, seed, 2 - shift + 0.01 * rng.standard_normal(), copy=rate) | {"stratum": f"optim.lr={rate:g}"}
+            for name, shift in (("rope", 0.0), ("a", 0.5))
+            for seed in range(seeds)
+            for rate in rates
+        ]
+
+    one = row(compare(study(runs(1))), "a")
+    assert (one.verdict, one.n, one.delta, one.runs) == ("undecided", 1, None, 5)
+    rows = runs(3)
+    three = row(compare(study(rows)), "a")
+    means = pd.DataFrame(rows).groupby(["arm", "pair"])["score"].mean()
+    expected = stats.ttest_rel(means["position=a"], means["position=rope"])
+    assert (three.n, three.tier, three.verdict) == (3, "screen", "better")
+    assert three.delta is not None and (three.delta.p, three.delta.df) == pytest.approx((expected.pvalue, 2))
+    lost = [r for r in rows if (r["arm"], r["pair"], r["stratum"]) != ("position=a", "1", "optim.lr=0.003")]
+    found = compare(study(lost))
+    frame = pd.DataFrame([r for r in lost if (r["pair"], r["stratum"]) != ("1", "optim.lr=0.003")])
+    same = frame.groupby(["arm", "pair"])["score"].mean()
+    assert row(found, "a").mean == pytest.approx(same["position=a"].mean())
+    assert row(found, "rope").mean == pytest.approx(same["position=rope"].mean())
+    assert any("1 runs are left out of the averages within a seed" in note for note in found.notes)
 
 
 def test_tier_can_be_asked_for() -> None:
     assert {r.tier for r in compare(of_size(-0.05, 0.1), tier="screen").rows} == {None, "screen"}
     found = compare(of_size(-0.05, 0.1, seeds=4), tier="confirm")
-    assert (row(found, "a").verdict, row(found, "a").more_seeds, row(found, "a").p_adjusted) == ("undecided", 1, None)
+    assert (row(found, "a").verdict, row(found, "a").p_adjusted) == ("undecided", None)
     assert "5 are the fewest that confirm" in row(found, "a").warnings[0]
     with pytest.raises(ConfigError, match="unknown tier 'confrim'; did you mean 'confirm'"):
         compare(of_size(0.1), tier="confrim")  # type: ignore[arg-type]
 
 
-def test_undecided_names_the_seeds_that_decide() -> None:
-    """With that many seeds more and the same estimate and spread, it is decided."""
-    made = of_size(0.004, spread=0.008)
-    more = row(compare(made), "a").more_seeds
-    assert more is not None and 3 <= more <= 40
-    seeds = 5 + more
+def test_a_range_of_seeds_holds_what_decides() -> None:
+    """Over studies of one effect, the range told holds the seeds that truly decide in most of them."""
     rng = np.random.default_rng(2)
-    d = rng.standard_normal(seeds)
-    d = 0.004 + (d - d.mean()) / d.std(ddof=1) * 0.008 * math.sqrt(5 / 6)
-    rows = arm("rope", 2 + 0.002 * rng.standard_normal(seeds))
-    rows += arm("a", [r["score"] + x for r, x in zip(rows, d, strict=True)])
-    assert row(compare(study(rows)), "a").verdict != "undecided"
+    needed = power.seeds(1.2)
+    assert needed is not None
+    told = []
+    for _ in range(60):
+        d = 1.2 + rng.standard_normal(5)
+        fit = paired_t([d])
+        told.append(seeds_to_plan(float(fit.estimate[0]), float(fit.error[0]), 5, sesoi=0.0, alpha=0.05, arms=1))
+    held = [plan is not None and plan[0] <= needed <= (plan[1] or math.inf) for plan in told]
+    assert np.mean(held) > 0.75
+    assert seeds_to_plan(0.0, 1.0, 5, sesoi=0.0, alpha=0.05, arms=1) == (11, None)
+    assert seeds_to_plan(0.01, 0.1, 5, sesoi=0.01, alpha=0.05, arms=9) == (19, None)
+    assert seeds_to_plan(0.001, 0.01, 5, sesoi=0.0011, alpha=0.05, arms=1) is not None
+    found = compare(of_size(0.004, spread=0.008))
+    assert row(found, "a").verdict == "undecided" and row(found, "a").plan is not None
+    assert any("plan a new study (power 80 %): position=a" in note for note in found.notes)
 
 
 def test_too_few_pairs() -> None:
     one, two = row(compare(of_size(-0.5, seeds=1)), "a"), row(compare(of_size(-0.5, -0.1, seeds=2)), "a")
-    assert (one.verdict, one.n, one.delta, one.more_seeds) == ("undecided", 1, None, 2)
+    assert (one.verdict, one.n, one.delta, one.plan) == ("undecided", 1, None, None)
     assert "one pair only: it differs by -0.5" in one.warnings[0]
-    assert (two.verdict, two.n) == ("undecided", 2) and two.delta is not None and (two.more_seeds or 0) >= 1
+    assert (two.verdict, two.n) == ("undecided", 2) and two.delta is not None
     assert "2 pairs only" in two.warnings[0]
 
 
@@ -222,32 +274,37 @@ def test_a_null_arm_is_an_arm_like_any_other() -> None:
     assert null.delta.p == pytest.approx(stats.ttest_rel(scores["replica=1"], scores["replica=0"]).pvalue)
 
 
-def test_default_band() -> None:
-    """0.005 nats per byte in the metric's unit, or half a run's standard deviation if that is more."""
-    rows = of_size(0.0).runs
-    default = dataclasses.replace(DESIGN, mei=None)
-    assert compare(study(rows.to_dict("records"), default)).mei == pytest.approx(0.005 / math.log(2))
-    noisy = rows.assign(score=2 + (rows["score"] - 2) * 20)
-    sds = noisy.groupby("arm")["score"].std()
-    scale = math.sqrt(4 / stats.chi2.median(4))
-    assert compare(study(noisy.to_dict("records"), default)).mei == pytest.approx(
-        math.sqrt((sds**2).median()) * scale / 2
-    )
-    loss = rows.assign(**{"summary.val/bpb": 2.0, "summary.val/loss": 2.0 * math.log(2) * 3.5})
-    per_token = dataclasses.replace(default, metric="val/loss")
-    assert compare(study(loss.to_dict("records"), per_token)).mei == pytest.approx(0.005 * 3.5)
-    assert compare(study(rows.to_dict("records"), per_token)).mei == pytest.approx(0.005)
-    perplexity = dataclasses.replace(default, metric="val/ppl")
-    assert compare(study(loss.to_dict("records"), perplexity)).mei == pytest.approx(0.005 * 3.5 * 2, rel=1e-3)
-    other = compare(study(rows.to_dict("records"), dataclasses.replace(default, metric="perf/tokens_per_s")))
-    assert other.mei == pytest.approx(math.sqrt((rows.groupby("arm")["score"].std() ** 2).median()) * scale / 2)
-
-
-def test_a_winner_is_reported_shrunk_and_screens_ask_for_fresh_seeds() -> None:
-    found = compare(of_size(-0.05, -0.04, -0.045, 0.0, seeds=4, spread=0.004))
+def test_a_winner_is_reported_shrunk_and_screens_ask_for_a_new_study() -> None:
+    found = compare(of_size(-0.05, -0.04, -0.045, 0.0, seeds=4, spread=0.001))
     assert any("position=a was selected out of 4: its difference of -0.05" in note for note in found.notes)
-    assert any("confirm a better arm" in note for note in found.notes)
-    assert not any("confirm a better arm" in note for note in compare(of_size(-0.05, 0.1)).notes)
+    assert any("A screen suggests" in note for note in found.notes)
+    assert not any("A screen suggests" in note for note in compare(of_size(-0.05, 0.1)).notes)
+
+
+def test_each_better_and_worse_says_what_leaving_out_a_seed_does() -> None:
+    found = compare(of_size(-0.05, 0.05, 0.0))
+    said = [note for note in found.notes if "leaving out one seed" in note]
+    assert len(said) == 2 and all("the verdict holds without any of them" in note for note in said)
+    rows = arm("rope", [2.0] * 5) + arm("a", [1.98, 1.97, 1.985, 1.94, 1.90])
+    design = dataclasses.replace(DESIGN, sesoi=None)
+    fragile = compare(study(rows, design))
+    mine = row(fragile, "a")
+    assert (mine.verdict, mine.tier) == ("better", "screen") and mine.turns
+    assert f"another verdict without seed {' or '.join(mine.turns)}" in mine.warnings[0]
+    assert any(f"another verdict without {', '.join(mine.turns)}" in note for note in fragile.notes)
+
+
+def test_what_was_not_stated_before_the_first_run_is_post_hoc() -> None:
+    made = of_size(-0.05)
+    assert compare(made).post_hoc == ()
+    made.stated = Stated(0.02, "val/loss", ("0", "1", "2"))
+    found = compare(made)
+    assert "0.01 bits per byte is post hoc: 0.02 was stated" in found.post_hoc[0]
+    assert "val/bpb is post hoc: val/loss was stated" in found.post_hoc[1]
+    assert row(found, "a").tier == "screen" and "seeds were added after runs were seen" in row(found, "a").warnings[0]
+    made.stated = Stated(None, "val/bpb")
+    assert "none was stated before the first run" in compare(made).post_hoc[0]
+    assert row(compare(made), "a").tier == "confirm"
 
 
 @pytest.mark.parametrize(
@@ -255,8 +312,8 @@ def test_a_winner_is_reported_shrunk_and_screens_ask_for_fresh_seeds() -> None:
     [
         ({"alpha": 0.0}, "alpha=0"),
         ({"alpha": 1.5}, "alpha=1.5"),
-        ({"mei": -0.1}, "mei=-0.1"),
-        ({"mei": math.inf}, "mei=inf"),
+        ({"sesoi": -0.1}, "sesoi=-0.1"),
+        ({"sesoi": math.inf}, "sesoi=inf"),
     ],
 )
 def test_bad_thresholds(change: dict[str, float], message: str) -> None:

@@ -71,7 +71,7 @@ def test_the_interaction_test_holds_its_level() -> None:
 def test_holm_holds_the_family() -> None:
     """2,000 studies of a 2^3 without any effect: one of the six effects is called sure in 5 % of them at most."""
     rng = np.random.default_rng(1)
-    made_up = study(design(3, mei=1e-9), noise(0), 3)
+    made_up = study(design(3, sesoi=1e-9), noise(0), 3)
     comparison = compare(made_up)
     high = np.array(list(itertools.product((False, True), repeat=3)))
     wanted = contrasts.distinct(NAMES[:3], (), 2)

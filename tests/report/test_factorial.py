@@ -210,7 +210,7 @@ def test_a_seed_that_draws_nothing_decides_nothing() -> None:
 
 def test_one_replicate_has_a_half_normal_plot(tmp_path: Path) -> None:
     """Montgomery's reading of the filtration data: a, c, d, a x c and a x d stand out; c beyond its own margin only."""
-    plan = design(4, goal="maximize", mei=1.0)
+    plan = design(4, goal="maximize", sesoi=1.0)
     score: Score = lambda x, s: float(FILTRATION[sum(x[n] << j for j, n in enumerate(NAMES[:4]))])  # noqa: E731
     made_up = study(plan, score, 1)
     found = analysed(made_up)

@@ -23,16 +23,30 @@ def test_an_arm_that_loses_pairs_to_divergence_is_not_better(state: str) -> None
         if (r["arm"], r["pair"]) in {("position=a", "3"), ("position=b", "2")}:
             r["state"], r["score"] = state, math.nan
     found = compare(study(rows))
-    assert (row(found, "a").verdict, row(found, "a").n, row(found, "a").more_seeds) == ("undecided", 5, None)
+    assert (row(found, "a").verdict, row(found, "a").n, row(found, "a").plan) == ("undecided", 5, None)
     assert warned(found, "a") == (f"1 run {state}: only the others are compared",)
     assert row(found, "b").verdict == "worse"
 
 
-def test_a_failed_run_only_costs_its_pair() -> None:
+@pytest.mark.parametrize("state, error", [("failed", "killed"), ("stopped", ""), ("missing", "its folder is gone")])
+def test_an_arm_that_lost_runs_in_any_way_is_not_better(state: str, error: str) -> None:
+    """Who deletes, stops or kills the bad ones keeps the lucky ones."""
+    for arm_, word in (("position=a", "better"), ("position=rope", "worse")):
+        rows = of_size(-0.05 if word == "better" else 0.05, seeds=6).runs.to_dict("records")
+        rows[[r["arm"] for r in rows].index(arm_) + 2] |= {"state": state, "score": math.nan, "error": error}
+        found = row(compare(study(rows)), "a")
+        assert (found.verdict, found.n) == ("undecided", 5) and found.withheld
+        assert found.warnings[0].startswith("of ")
+
+
+def test_runs_to_come_leave_a_hint() -> None:
     rows = of_size(-0.05, seeds=6).runs.to_dict("records")
-    rows[8] |= {"state": "failed", "score": math.nan}
+    for r in rows:
+        if r["pair"] == "5":
+            r |= {"state": "missing", "score": math.nan}
     found = row(compare(study(rows)), "a")
-    assert (found.verdict, found.n, found.states, found.warnings) == ("better", 5, {"failed": 1}, ())
+    assert (found.verdict, found.tier, found.n) == ("better", "screen", 5)
+    assert found.warnings == ("2 of the planned runs are still to come, so nothing is confirmed yet",)
 
 
 def test_a_baseline_that_lost_runs_to_divergence_makes_no_arm_worse() -> None:
@@ -47,12 +61,12 @@ def test_nuisance_settings_are_chosen_within_each_arm() -> None:
     none = row(found, "none")
     assert (none.tuning, none.on_edge, none.n, none.runs) == ("optim.lr=0.003", False, 5, 15)
     assert none.delta is not None and none.delta.estimate == pytest.approx(-0.05, abs=1e-3)
-    assert (none.verdict, none.tier, none.more_seeds) == ("undecided", "screen", None)
+    assert (none.verdict, none.tier, none.plan) == ("undecided", "screen", None)
     assert warned(found, "none") == ("tuned on the seeds that are compared",)
     worse = compare(tuned({"rope": BOWL, "none": {0.001: 2.3, 0.003: 2.1, 0.01: 2.2}}))
     assert row(worse, "none").verdict == "worse"  # the arm chose the luckiest of its values, too
     assert row(compare(made, tier="confirm"), "none").verdict == "undecided"
-    assert row(compare(made, tier="confirm"), "none").more_seeds == 5
+    assert row(compare(made, tier="confirm"), "none").verdict == "undecided"
 
 
 def test_fresh_seeds_confirm_what_others_chose() -> None:
@@ -138,6 +152,19 @@ def test_another_tokenizer_needs_bits_per_byte() -> None:
     assert row(compare(made), "a").verdict == "undecided"
     assert warned(compare(made), "a") == ("another tokenizer than the baseline's: val/loss cannot be compared",)
     assert row(compare(made), "b").verdict == "worse"
+
+
+def test_lost_text_is_said_of_runs_without_a_score_and_of_the_baseline() -> None:
+    lossy = "tokenizer=hf loses text: at least 9 of 90 bytes of the validation text do not come back"
+    made = of_size(-0.05, -0.05)
+    mine = made.runs["arm"] == "position=a"
+    made.runs["env.lossy"], made.runs["env.ends"] = np.where(mine, lossy, ""), True
+    made.runs.loc[mine, "score"] = math.nan
+    assert (row(compare(made), "a").verdict, warned(compare(made), "a")) == ("no data", (lossy,))
+    assert (row(compare(made), "b").verdict, warned(compare(made), "b")) == ("better", ())
+    made = of_size(-0.05)
+    made.runs["env.lossy"] = np.where(made.runs["arm"] == "position=rope", lossy, None)
+    assert (row(compare(made), "a").verdict, warned(compare(made), "a")) == ("undecided", (f"the baseline's {lossy}",))
 
 
 def test_other_data_and_other_settings() -> None:
@@ -260,10 +287,37 @@ def ended(better: bool, steps: float) -> Study:
     return made
 
 
+def timed(better: bool, rate: float) -> Study:
+    """A budget of 60 seconds, in which the arm's runs have this share of the baseline's tokens per second."""
+    made = of_size(-0.05 if better else 0.05)
+    own = made.runs["arm"] == "position=a"
+    made.runs["config.budget.seconds"], made.runs["train_flops_per_token"] = 60.0, 1e6
+    made.runs["tokens_per_s"] = 1000.0 * np.where(own, rate, 1.0) * (1 + 0.01 * np.sin(np.arange(len(made.runs))))
+    return made
+
+
 EVEN = {0.001: 2.2, 0.003: 2.0, 0.009: 2.2}
 """A parabola in the logarithm, lowest at 0.003."""
 CASES = {
-    "lost": (lambda better: lost(better), lambda better: lost(better, "failed")),
+    "lost": (lambda better: lost(better), lambda better: of_size(-0.05 if better else 0.05, seeds=6)),
+    "gone": (lambda better: lost(better, "failed"), lambda better: of_size(-0.05 if better else 0.05, seeds=5)),
+    "twice": (
+        lambda better: changed("conflict", "runs of the same settings end with 2 and 2.1", "", better=better, pairs=1),
+        lambda better: changed("conflict", "", "", better=better),
+    ),
+    "few": (
+        lambda better: changed("targets", 300.0, 300.0, better=better),
+        lambda better: changed("targets", 30_000.0, 30_000.0, better=better),
+    ),
+    "floor": (
+        lambda better: changed("floor_bigram", 1.9, 1.9, better=better),
+        lambda better: changed("floor_bigram", 2.04, 2.04, better=better),
+    ),
+    "torch": (
+        lambda better: changed("env.packages", "python 3.11, torch 2.12.0", "python 3.11, torch 2.11.0", better=better),
+        lambda better: changed("env.packages", "torch 2.11.0, wandb 0.31", "torch 2.11.0, wandb 0.30", better=better),
+    ),
+    "busy": (lambda better: timed(better, 0.7), lambda better: timed(better, 0.98)),
     "tuning": (
         lambda better: tried({**BOWL, 0.03: 2.3} if better else {0.001: 2.2, 0.003: 2.0}, BOWL, better),
         lambda better: tried(BOWL, BOWL, better),
@@ -297,6 +351,16 @@ CASES = {
         lambda better: by_design(
             changed("config.tokenizer.name", "byte", "bpe", better=better), factors=("position", "tokenizer")
         ),
+    ),
+    "lossy": (
+        lambda better: changed("env.lossy", "tokenizer=hf loses text: ...", "", better=better),
+        lambda better: by_design(
+            changed("env.lossy", "tokenizer=hf loses text: ...", "", better=better), metric="val/loss"
+        ),
+    ),
+    "ends": (
+        lambda better: changed("env.ends", False, True, better=better),
+        lambda better: changed("env.ends", True, True, better=better),
     ),
     "data": (
         lambda better: changed("env.data", "new", "old", better=better, pairs=2),
@@ -360,9 +424,25 @@ def test_uncommitted_changes_of_other_content_are_other_code() -> None:
     assert row(compare(made), "a").verdict == "better"
 
 
-def test_a_run_that_says_nothing_of_itself_raises_no_doubt() -> None:
-    for column in ("env.commit", "env.data", "env.precision"):
-        assert row(compare(changed(column, None, "known")), "a").warnings == ()
+def test_what_only_one_run_names_is_no_sameness() -> None:
+    """Data or code that one of two runs does not name; where none does, nothing is known and nothing withheld."""
+    assert warned(compare(changed("env.data", None, "known")), "a") == (
+        "another version of the data than the baseline's in 5 pairs",
+    )
+    assert warned(compare(changed("env.commit", None, "e" * 40)), "a") == ("other code than the baseline's in 5 pairs",)
+    for column in ("env.commit", "env.data", "env.packages"):
+        assert row(compare(changed(column, None, None)), "a").warnings == ()
+    for column, value in (("env.precision", "fp32"), ("env.ends", True)):
+        assert row(compare(changed(column, None, value)), "a").warnings == ()
+
+
+def test_the_content_of_the_code_counts_where_it_is_known() -> None:
+    """Outside git, or at two commits: the hash of the modules says whether it is the same code."""
+    made = changed("env.code", "a" * 12, "b" * 12)
+    assert warned(compare(made), "a") == ("other code than the baseline's in 5 pairs",)
+    same = changed("env.commit", "e" * 40, "f" * 40)
+    same.runs["env.code"] = "c" * 12
+    assert row(compare(same), "a").verdict == "better"
 
 
 def test_the_best_of_all_evaluations_is_not_the_end() -> None:
@@ -387,7 +467,7 @@ def test_seconds_on_other_machines() -> None:
 
 
 def test_what_a_preset_bundles_and_how_large_it_is_are_said_and_forbid_nothing() -> None:
-    design = Design("m", factors=("model",), baseline={"model": "llama"}, mei=0.01)
+    design = Design("m", factors=("model",), baseline={"model": "llama"}, sesoi=0.01)
     rows = of_size(-0.05).runs.to_dict("records")
     for r in rows:
         own = r["arm"] == "position=a"

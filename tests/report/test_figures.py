@@ -35,7 +35,7 @@ from tests.report.fabricated import (
 
 DRAWN = {
     "plain": {"forest", "seeds", "curves", "differences"},
-    "ugly": {"forest", "seeds", "curves", "differences", "pareto"},
+    "ugly": {"forest", "seeds", "curves", "differences"},
     "one_seed": {"seeds", "curves", "differences"},
     "no_baseline": {"seeds", "curves"},
     "empty": set(),
@@ -118,7 +118,7 @@ class TestForest:
         names = [t for t in found if t in {"baseline against itself", "rope", "alibi", "sinusoidal", "none", "learned"}]
         assert names == ["baseline against itself", "rope", "alibi", "sinusoidal", "none"]
         assert any(t.endswith("better") and t.startswith("−0.063 [") for t in found)
-        assert any("undecided: 4 more seeds" in t for t in found)
+        assert any(t.endswith("undecided") for t in found)
         assert "← better" in found and "worse →" in found
 
     def test_larger_is_better_when_maximised(self) -> None:
@@ -268,13 +268,12 @@ class TestCosts:
             drawing = pareto.draw(Material(*factorial()))
         assert drawing is not None
         labels = [ax.get_xlabel() for ax in drawing.canvas.axes]
-        assert labels == ["training FLOPs (10¹² FLOPs)", "training time (s)", "parameters (10³)"]
+        assert labels == ["training FLOPs (10¹² FLOPs)", "parameters (10³)"]
         made = study({"position=learned": 0.0, "position=rope": -0.1}, design=pos_enc())
-        made.runs.loc[made.runs["arm"] == "position=rope", "seconds"] *= 2
+        made.runs.loc[made.runs["arm"] == "position=rope", "parameters"] *= 2
         with base.look():
             drawing = pareto.draw(Material(comparison(made), made))
         assert drawing is not None and len(drawing.canvas.axes) == 1
-        assert "parameters: the same for all arms, 922,752" in drawing.caption
         assert "training FLOPs: the same for all arms, 1.21×10¹³" in drawing.caption
         low, high = drawing.canvas.axes[0].get_ylim()
         assert low < made.runs["score"].min() and made.runs["score"].max() < high, "strokes are whole"

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -32,7 +33,7 @@ parameters:
   budget.steps: {value: 20}
   tokenizer: {value: byte}
 command: [uv, run, train, study=mine, "${args_no_hyphens}"]
-gpt_lab: {study: mine, question: "Which?", baseline: {position: rope}, mei: 0.01}
+gpt_lab: {study: mine, question: "Which?", baseline: {position: rope}, sesoi: 0.01}
 """
 
 
@@ -121,7 +122,7 @@ def test_a_ledger_is_the_truth(folder: Path) -> None:
     finished(folder / "runs", 1.0, study="mine", seed=77)
     found = frame.load(["runs/mine"], Options())
     assert list(found.runs["state"]) == ["finished"] * 2 + ["missing"] * 2
-    assert found.sweep is not None and found.sweep.design.mei == 0.01  # type: ignore[attr-defined]
+    assert found.sweep is not None and found.sweep.design.sesoi == 0.01  # type: ignore[attr-defined]
     assert "1 run in the folder that match no cell of the sweep: left out" in found.notes
 
 
@@ -129,13 +130,21 @@ def test_the_file_may_change_its_question_but_not_what_ran(folder: Path) -> None
     path = write_sweep(folder)
     made = run_cells(path)
     ledger(folder, path, made, end=4)
-    write_sweep(folder, SWEEP.replace("Which?", "Really?").replace("mei: 0.01", "mei: 0.5"))
+    write_sweep(folder, SWEEP.replace("Which?", "Really?").replace("sesoi: 0.01", "sesoi: 0.5"))
     design = frame.load(["mine"], Options()).design
-    assert (design.question, design.mei) == ("Really?", 0.5)
+    assert (design.question, design.sesoi) == ("Really?", 0.5)
     write_sweep(folder, SWEEP.replace("[rope, alibi]", "[rope, alibi, none]"))
     changed = frame.load(["mine"], Options())
-    assert len(changed.runs) == 4
-    assert any("has changed since the sweep ran" in note for note in changed.notes)
+    assert changed.runs["arm"].value_counts().to_dict() == dict.fromkeys(
+        ("position=rope", "position=alibi", "position=none"), 2
+    )
+    assert (changed.runs["state"][changed.runs["arm"] == "position=none"] == "missing").all()
+    assert any("has changed since the sweep ran: 2 of its cells have not been run" in note for note in changed.notes)
+    write_sweep(folder, SWEEP.replace("[rope, alibi]", "[rope]"))
+    fewer = frame.load(["mine"], Options())
+    assert set(fewer.runs["arm"]) == {"position=rope"} and any(
+        "2 runs that it does not ask for" in n for n in fewer.notes
+    )
     other = SWEEP.replace("budget.steps: {value: 20}", "budget.steps: {values: [20, 30]}")
     write_sweep(folder, other.replace("{position: rope}", "{position: rope, budget.steps: 20}"))
     kept = frame.load(["mine"], Options())
@@ -201,7 +210,8 @@ def test_a_result_that_is_no_number_does_not_count(folder: Path) -> None:
     save(folder / "runs", tiny_config(study="pos", seed=7)).finish("finished", {"val/bpb": math.inf})
     save(folder / "runs", tiny_config(study="pos", seed=8)).finish("finished", {"val/loss": 1.0})
     found = frame.load(["pos"], Options())
-    assert found.runs["score"].notna().sum() == 1
+    assert found.runs["score"].tolist()[:2] == [found.runs["score"].iloc[0], math.inf]
+    assert np.isfinite(found.runs["score"]).sum() == 1
     assert "2 finished runs have no finite val/bpb and do not count" in found.notes
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +12,10 @@ import pytest
 from gpt_lab.report import local
 from gpt_lab.report.source import Wanted
 from gpt_lab.store import Run
+from gpt_lab.store.files import read_json, write_json
 from gpt_lab.sweep.design import Cell, Design, Sweep
 from gpt_lab.sweep.ledger import FILE, Ledger
-from tests.helpers import tiny_config
+from tests.helpers import flip, tiny_config
 from tests.report.stores import TOKENS, finished, save, study
 
 
@@ -85,19 +86,34 @@ def test_torn_folders_are_told(tmp_path: Path) -> None:
     (folder / "report").mkdir()
     (folder / "logs").mkdir()
     (folder / ".temporary.tmp").mkdir()
-    for name, text in (("torn", '{"state": "fin'), ("list", "[]"), ("stateless", '{"config": {}}')):
+    bad = {
+        "torn": ('{"state": "fin', "cannot read {}: not valid JSON"),
+        "bytes": (b"\xff\xfe\x00{", "cannot read {}: not valid JSON"),
+        "deep": ("[" * 200_000, "cannot read {}: not valid JSON"),
+        "list": ("[]", "cannot read {}: a JSON object is expected"),
+        "text": ('"run"', "cannot read {}: a JSON object is expected"),
+        "stateless": ('{"config": {}}', "{} is not that of a run: its state is null"),
+        "strange": ('{"config": {}, "state": "asleep"}', '{} is not that of a run: its state is "asleep"'),
+        "many": ('{"config": {}, "state": ["finished"]}', "{} is not that of a run: its state is a list"),
+        "config": ('{"config": [], "state": "finished"}', "{} is not that of a run: its config is a list"),
+        "nested": ('{"config": {"a": {}}, "state": "finished"}', "{} is not that of a run: its config.a is an object"),
+        "none": ('{"state": "finished"}', "{} is not that of a run: it has no config"),
+        "git": ('{"git": {"dirty": [1]}, "state": "finished"}', "{} is not that of a run: its git.dirty is a list"),
+        "forked": ('{"forked": {"step": "1"}, "state": "finished"}', '{} is not that of a run: its forked.step is "1"'),
+    }
+    for name, (content, _) in bad.items():
         (folder / name).mkdir()
-        (folder / name / "run.json").write_text(text)
-    (folder / "strange").mkdir()
-    (folder / "strange" / "run.json").write_text(json.dumps({"config": {}, "state": "asleep"}))
-    (folder / "bytes").mkdir()
-    (folder / "bytes" / "run.json").write_bytes(b"\xff\xfe\x00{")
+        (folder / name / "run.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    shutil.copytree(next(folder.glob("rope-*")), folder / "edited")
+    flip(folder / "edited", "run.json", 0.3, 1)
     found = local.load([folder])
     assert [row["state"] for row in found.rows] == ["finished"]
     text = "\n".join(found.notes)
     assert "1 folder of" in text and "half" in text
-    for name in ("torn", "list", "stateless", "strange", "bytes"):
-        assert f"{folder / name} left out: its run.json is torn or not that of a run" in found.notes
+    for name, (_, says) in bad.items():
+        assert f"{folder / name} left out: {says.format(folder / name / 'run.json')}" in found.notes
+    edited = folder / "edited" / "run.json"
+    assert f"{folder / 'edited'} left out: {edited} was edited or is damaged: its digest does not fit" in found.notes
     assert not {word for word in ("report", "logs", "temporary") if f"/{word}" in text}
 
 
@@ -108,11 +124,37 @@ def test_single_runs_and_folders_together_count_once(tmp_path: Path) -> None:
     assert [row["run"] for row in local.load([], [one]).rows] == [str(one)]
 
 
+def test_values_that_are_none_are_left_out_by_name(tmp_path: Path) -> None:
+    run = finished(tmp_path, 2.25)
+    wrong = {"val/bpb": "low", "steps": [20], "tokens": {"n": 1}, "flops": True, "seconds": 10**400, "val/ppl": None}
+    record = read_json(run.path / "run.json")
+    write_json(run.path / "run.json", {**record, "summary": {**record["summary"], **wrong}})
+    found = local.load([tmp_path / "pos"])
+    said = 'val/bpb is "low"; steps is a list; tokens is an object; flops is true; seconds is too large a number'
+    assert found.notes == [f"{run.path}/run.json: {said}: left out of its summary"]
+    (row,) = found.rows
+    assert row["summary"]["val/loss"] == pytest.approx(2.7) and "val/bpb" not in row["summary"]
+    assert math.isnan(row["seconds"]) and math.isnan(row["tokens"])
+
+
+def test_lines_that_are_none_are_left_out_of_curves_by_name(tmp_path: Path) -> None:
+    run = finished(tmp_path, 2.25)
+    path = run.path / "metrics.jsonl"
+    steps = ['"20"', "[20]", "null", "-1", "20.5", '"NaN"', "true", "9" * 30]
+    bad = [*(f'{{"step":{step},"val/bpb":9.0}}' for step in steps), "[" * 200_000, '{"a":' * 500, "\xff", "", '{"a":1}']
+    path.write_text("\n".join([*bad, *path.read_text().splitlines(), '{"step":20,"val/bpb":"low","x":[1]}']) + "\n")
+    found = local.load([tmp_path / "pos"])
+    for _ in range(2):
+        (table,) = found.curves([str(run.path)]).values()
+        assert list(table["step"]) == [10, 20] and list(table["val/bpb"]) == [2.75, 2.25] and "x" not in table
+    assert found.notes == [f'{path}: {len(bad)} lines and 1 value left out (line 1: step is "20")']
+
+
 def test_curves_of_those_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = study(tmp_path, {"rope": 0.0, "alibi": 0.1}, seeds=1)
     asked: list[Path] = []
-    read = Run.metrics
-    monkeypatch.setattr(Run, "metrics", lambda run: asked.append(run.path) or read(run))
+    read = Run.read_metrics
+    monkeypatch.setattr(Run, "read_metrics", lambda run: asked.append(run.path) or read(run))
     source = local.load([folder])
     assert asked == []
     name = source.rows[0]["run"]

@@ -11,6 +11,7 @@ import pytest
 from gpt_lab.report import facts, wording
 from gpt_lab.report.figures import Figure
 from gpt_lab.report.markdown import MOST_COMMANDS, MOST_LOST, markdown
+from gpt_lab.sweep import spec
 from gpt_lab.sweep.design import Sweep
 from tests.report import fabricated
 from tests.report.test_table import EVERY
@@ -78,11 +79,14 @@ def test_figures_are_linked_relatively(tmp_path: Path) -> None:
 
 def test_how_to_repeat_a_sweep() -> None:
     comparison, study = fabricated.plain()
-    sweep = Sweep(Path("sweeps/pos_enc.yaml"), {}, comparison.design, "grid", overrides=("scale=nano", "data.path=a b"))
-    text = markdown(comparison, study, [], sweep, "uv run report sweeps/pos_enc.yaml --mei 0.01")
+    stated = spec.load("sweeps/pos_enc.yaml").design
+    sweep = Sweep(Path("sweeps/pos_enc.yaml"), {}, stated, "grid", overrides=("scale=nano", "data.path=a b"))
+    text = markdown(comparison, study, [], sweep, "uv run report sweeps/pos_enc.yaml --sesoi 0.01")
+    fewer = replace(sweep, design=replace(stated, values={**stated.values, "seed": (0, 1)}))
+    assert "'data.path=a b' --seeds 2\n" in markdown(comparison, study, [], fewer, "")
     assert text.endswith(
         "```sh\nuv run sweep sweeps/pos_enc.yaml scale=nano 'data.path=a b'\n"
-        "uv run report sweeps/pos_enc.yaml --mei 0.01\n```\n"
+        "uv run report sweeps/pos_enc.yaml --sesoi 0.01\n```\n"
     )
 
 

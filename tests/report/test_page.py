@@ -131,7 +131,7 @@ def test_text_of_runs_is_never_markup(tmp_path: Path) -> None:
     assert [t for t, _ in document.elements if t in ("img", "iframe")] == []
     assert sum(tag == "script" for tag, _ in document.elements) == 1
     assert document.texts["h1"] == evil and document.texts["title"] == evil
-    assert f"is better than position={evil} by" in document.texts["p"]
+    assert "leads &lt;/script&gt;" in text
     assert any(evil in row[0] for row in document.tables["arms"])
 
 
@@ -139,12 +139,12 @@ def test_the_table_is_the_comparison() -> None:
     answer = drawn("plain")[0]
     head, *rows = Document(made("plain")).tables["arms"]
     assert [row[0] for row in rows] == [row.arm for row in answer.rows]
-    assert head[1] == "Δ val/bpbvariant − baseline, 95 % interval"
+    assert head[1:3] == ["verdictcorrected", "Δ val/bpbvariant − baseline, 95 % interval"]
     first = answer.rows[0]
     assert first.delta is not None
-    assert rows[0][1] == wording.with_interval(first.delta, 3) and rows[0][1].startswith("−0.063 [−0.077, ")
-    assert rows[0][2] == "● better (screen)" and rows[0][3] == "3"
-    assert [row[2] for row in rows if row[0] == "position=learned"] == ["◇ baseline"]
+    assert rows[0][2] == wording.with_interval(first.delta, 3) and rows[0][2].startswith("−0.063 [−0.077, ")
+    assert rows[0][1] == "● better (screen)" and rows[0][3] == "3"
+    assert [row[1] for row in rows if row[0] == "position=learned"] == ["◇ baseline"]
 
 
 def test_what_is_lost_is_said() -> None:
@@ -207,18 +207,18 @@ def test_inlined_figures_take_the_pages_colours() -> None:
 class TestAnswer:
     def test_one_better(self) -> None:
         said = wording.answer(tuned()[0])
-        assert said.startswith("optim=muon is better than optim=adamw by 0.0")
-        assert "bits per byte (95 % interval" in said and "3 seeds" in said and "fresh seeds" in said
-        assert said.endswith("Of the others: 1 worse.")
+        assert said.startswith("muon leads adamw by 0.0")
+        assert "bits per byte (3 seeds) (a screen: to be confirmed)" in said
+        assert said.endswith("; sgd is worse.")
 
     def test_several_better(self) -> None:
         said = wording.answer(plain()[0])
-        assert said.startswith("2 of 4 arms are better than position=learned; the largest difference is that of")
-        assert "position=rope" in said and "1 undecided" in said
+        assert said.startswith("rope leads learned by 0.063 [0.049, 0.077] bits per byte (3 seeds)")
+        assert said.endswith("; alibi is better; none is worse; sinusoidal is undecided.")
 
     def test_none_better(self) -> None:
         said = wording.answer(ugly()[0])
-        assert said.startswith("No arm is better than position=learned: 2 worse, 1 undecided.")
+        assert said.startswith("No arm is better than learned; ") and " and alibi are worse; rope is undecided" in said
         assert said.endswith("2 arms have no data yet.")
 
     def test_nothing_to_compare(self) -> None:
@@ -226,7 +226,7 @@ class TestAnswer:
         assert "position=learned has no finished run" in wording.answer(CASES["empty"]()[0])
         lonely = study({"position=learned": 0.0}, design=pos_enc())
         assert wording.answer(comparison(lonely)) == "position=learned is the only arm, so nothing is compared."
-        assert wording.answer(one_seed()[0]) == "No arm is better than position=learned: 1 undecided."
+        assert wording.answer(one_seed()[0]) == "No arm is better than learned; rope is undecided."
         apart = study(
             {"position=learned": 0.0, "position=a": 0.1},
             design=pos_enc(),
@@ -239,7 +239,8 @@ class TestAnswer:
             {"position=learned": 0.0, "position=a": 0.1, "position=b": 0.3}, seeds=6, design=pos_enc(goal="maximize")
         )
         said = wording.answer(comparison(runs, tier="confirm"))
-        assert "largest difference is that of position=b" in said and "screening" not in said
+        assert said.startswith("b leads learned by 0.2993 [0.2941, 0.3045]") and "screen" not in said
+        assert wording.answer(replace(comparison(runs), caveat="it is noise")).startswith("No answer about language")
 
 
 class TestWording:
@@ -272,11 +273,14 @@ class TestWording:
         assert len(set(wording.short_names(clash, arms).values())) == 2
 
     def test_verdict_and_states(self) -> None:
-        row = Row("a", "undecided", "screen", 3, 3, 2.0, 0.1, None, None, 1, None, None, {}, states={"diverged": 1})
-        assert wording.verdict(row) == "undecided: 1 more seed" and wording.states(row) == "1 diverged"
-        delta = Interval(-0.1, -0.12, -0.08, 4, 0.001)
-        forbidden = replace(
-            row, more_seeds=None, delta=delta, warnings=("its learning rate is the last of its ladder",)
+        row = Row("a", "undecided", "screen", 3, 3, 2.0, 0.1, None, None, None, {}, states={"diverged": 1})
+        assert wording.verdict(row) == "undecided" and wording.states(row) == "1 diverged"
+        assert wording.verdict(replace(row, withheld=True)) == "undecided: see notes", (
+            "or the interval would contradict"
         )
-        assert wording.verdict(forbidden) == "undecided: see notes", "or the interval would contradict the word"
+        ranges = [replace(row, arm=arm, plan=plan) for arm, plan in (("a", (9, 15)), ("b", (8, None)), ("c", None))]
+        assert wording.plans(ranges) == (
+            "To decide an undecided arm plan a new study (power 80 %): a 9 to 15 seeds, b 8 seeds or more. "
+            "Not within reach: c."
+        )
         assert wording.states(replace(row, states={"without score": 2})) == "2 without score"

@@ -52,9 +52,10 @@ def test_a_planted_correlation_is_found(truth: float) -> None:
     found = compare(study(arm("rope", scores[0]) + arm("a", scores[1])))
     mine = row(found, "a")
     assert mine.rho == pytest.approx(truth, abs=0.1)
-    assert mine.runs_saved == pytest.approx(600 * truth / (1 - truth), abs=0.1 * 600 / (1 - truth) ** 2)
-    note = next(note for note in found.notes if note.startswith("Pairing: "))
-    assert ("pairing saved" in note) is (truth > 0 or mine.runs_saved == 0)
+    worth = rho.of_arm(scores[1], scores[0], 0.05)
+    assert worth is not None and worth.rho == mine.rho
+    assert worth.saved == pytest.approx(600 * truth / (1 - truth), abs=0.1 * 600 / (1 - truth) ** 2)
+    assert ("pairing saved" in found.details[0]) is (truth > 0 or worth.saved == 0)
 
 
 def test_the_share_of_noise_counts_where_one_arm_is_noisier() -> None:
@@ -66,12 +67,10 @@ def test_the_share_of_noise_counts_where_one_arm_is_noisier() -> None:
 
 def test_in_words() -> None:
     found = compare(of_size(0.0, 0.01, seeds=7, spread=0.0005))
-    note = next(note for note in found.notes if note.startswith("Pairing: "))
+    (note,) = found.details
     assert "runs with the same seed correlate by 0.9" in note and "between 0." in note
     assert "as narrow as these 7 pairs give" in note and "pairing saved" in note
     assert "Each arm against its baseline: position=a 0.9" in note
-    few = next(note for note in compare(of_size(0.0, seeds=3)).notes if note.startswith("Pairing: "))
-    assert "too few to be sure" in few and "Each arm" not in few
     costs = rho.worth(5, -0.5)
     assert costs is not None and rho.said(costs, "seed", {}).endswith("pairing cost 3 runs.")
     nothing = rho.worth(3, 0.5)

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from gpt_lab.errors import ConfigError
-from gpt_lab.report import markdown, sections, sequential, verdict
+from gpt_lab.report import markdown, sections, sequential
 from gpt_lab.report.calibrate import Condition, Noise, Shape
 from gpt_lab.report.calibrate_looks import Looked, beyond, calibrate_looks
 from gpt_lab.report.compare import compare
 from gpt_lab.report.types import Comparison, Study
+from gpt_lab.stats import decision
 from gpt_lab.sweep.design import Looks
 from gpt_lab.sweep.spending import boundaries
 from tests.report import made
@@ -27,7 +28,7 @@ from tests.report.made import NOISE, row
 ROOT = Path(__file__).parent.parent.parent
 STUDIES = 10_000
 DESIGN = dataclasses.replace(
-    made.DESIGN, mei=0.02, looks=Looks(3, 6, 3), values={"position": ("rope",), "seed": (0, 1, 2, 3, 4, 5, 6)}
+    made.DESIGN, sesoi=0.02, looks=Looks(3, 6, 3), values={"position": ("rope",), "seed": (0, 1, 2, 3, 4, 5, 6)}
 )
 WIGGLE = np.array([0.001, -0.002, 0.001, 0.002, -0.001, 0.0015, 0.0])
 
@@ -141,8 +142,8 @@ def test_the_same_score_in_every_pair() -> None:
 # -- promises, by simulation --
 
 
-def result(condition: Condition, mei: float = 0.0, studies: int = STUDIES) -> Looked:
-    return calibrate_looks(condition, 3, mei, studies=studies)
+def result(condition: Condition, sesoi: float = 0.0, studies: int = STUDIES) -> Looked:
+    return calibrate_looks(condition, 3, sesoi, studies=studies)
 
 
 @pytest.mark.parametrize("shape", ["normal", "t3"])
@@ -189,7 +190,7 @@ def test_near_arms_take_nearly_all() -> None:
 def test_holm_may_say_more_than_the_looks_and_never_less() -> None:
     d = np.random.default_rng(0).standard_normal((4000, 4, 10)) + np.array([3.0, 3.0, 1.2, 1.2])[:, None]
     found = sequential.decide(d, Looks(3, 10, 4), 0.05, 0.0)
-    named = np.isin(found.claim, (verdict.LOWER, verdict.HIGHER, verdict.EQUIVALENT))
+    named = np.isin(found.claim, (decision.LOWER, decision.HIGHER, decision.EQUIVALENT))
     assert not (found.stand.decided & ~named).any()
     assert (named & ~found.stand.decided).any()
 

@@ -28,7 +28,7 @@ TUNE = Design(
     factors=("optim",),
     nuisance=("optim.lr",),
     baseline={"optim": "adamw"},
-    mei=0.01,
+    sesoi=0.01,
     tuning_pairs=(OWN,),
 )
 
@@ -180,8 +180,8 @@ def test_the_table_of_optima() -> None:
     cells = {cells[0]: dict(zip(section.heads, cells, strict=True)) for cells in section.rows}
     assert cells["optim=muon"]["chosen"] == "0.0055" and cells["optim=muon"]["best tried"] == "0.004"
     assert cells["optim=adamw"]["diverged"] == "1 of 5" and cells["optim=adamw"]["values"] == "5"
-    # 0.1 per squared octave: an octave away costs 0.1, of which 0.01 is a tenth
-    assert cells["optim=adamw"]["width"] == "1.1× (0.2 octaves)"
+    # 0.1 per squared octave: 0.01 is the square root of 0.1 octaves away, on either side
+    assert cells["optim=adamw"]["width"] == "1.6× (0.6 octaves)"
     assert "5 runs on seed 10000" in section.sentences[0] and "0.01 bits per byte" in section.sentences[1]
     assert section in sections.sections(comparison, study)
 
@@ -210,7 +210,7 @@ HAND = Design(
     "untuned",
     factors=("optim", "optim.lr"),
     baseline={"optim": "adamw", "optim.lr": 5e-4},
-    mei=0.01,
+    sesoi=0.01,
 )
 
 
@@ -227,14 +227,14 @@ def test_a_planted_learning_rate_makes_no_arm_better() -> None:
 
 
 def test_a_learning_rate_alone_is_a_question_of_its_own() -> None:
-    design = Design("lr", factors=("optim.lr",), baseline={"optim.lr": 5e-4}, mei=0.01)
+    design = Design("lr", factors=("optim.lr",), baseline={"optim.lr": 5e-4}, sesoi=0.01)
     found = by_hand([("adamw", 5e-4, 2.6), ("x", 4e-3, 2.0)], design, **{"config.optim.name": "adamw"})
     better = next(row for row in found.rows if row.verdict != "baseline")
     assert (better.verdict, better.warnings) == ("better", ())
 
 
 def test_a_rate_set_by_hand_beside_another_setting() -> None:
-    design = Design("norm", factors=("norm", "optim.lr"), baseline={"norm": "a", "optim.lr": 1e-3}, mei=0.01)
+    design = Design("norm", factors=("norm", "optim.lr"), baseline={"norm": "a", "optim.lr": 1e-3}, sesoi=0.01)
     rows = []
     for norm, lr, mean in (("a", 1e-3, 2.0), ("b", 2e-3, 1.9), ("c", 1e-3, 1.9)):
         own = fresh("adamw", lr, mean, design)
@@ -251,7 +251,7 @@ def test_a_rate_set_by_hand_beside_another_setting() -> None:
 
 
 def test_the_batch_size_moves_the_best_rate_too() -> None:
-    design = Design("batch", factors=("batch.tokens",), baseline={"batch.tokens": 1024}, mei=0.01)
+    design = Design("batch", factors=("batch.tokens",), baseline={"batch.tokens": 1024}, sesoi=0.01)
     rows = []
     for tokens, mean in ((1024, 2.0), (4096, 1.9)):
         own = fresh("adamw" if tokens == 1024 else "adamw2", 1e-3, mean, design)

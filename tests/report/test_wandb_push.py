@@ -56,10 +56,14 @@ def recorded(server: SweepDouble) -> RecordedRun:
 
 
 @pytest.mark.slow
-def test_online(server: SweepDouble, made: tuple[Comparison, Study, list[Figure]]) -> None:
+def test_online(
+    server: SweepDouble, made: tuple[Comparison, Study, list[Figure]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     comparison, _, _ = made
+    monkeypatch.setenv("WANDB_RUN_ID", "some_run")  # what the environment says of a run is not the report's
     line = push(*made)
     run = recorded(server)
+    assert run.name != "some_run"
     assert line == f"report in W&B: {server.url}/tester/gpt_lab/runs/{run.name}"
     assert (run.job_type, run.group, run.display_name) == ("report", "pos_enc", "report of pos_enc")
     assert (run.complete, run.exit_code) == (True, 0)
@@ -91,6 +95,20 @@ def test_beside_its_runs(server: SweepDouble, made: tuple[Comparison, Study, lis
 
 
 @pytest.mark.slow
+def test_refused_in_the_middle(server: SweepDouble, made: tuple[Comparison, Study, list[Figure]]) -> None:
+    """W&B's client ends as if all had arrived."""
+    answer = server.on_CreateRunFiles
+
+    def withdrawn(variables: dict[str, Any]) -> dict[str, Any]:
+        server.trouble = "unauthorized"
+        return answer(variables)
+
+    server.on_CreateRunFiles = withdrawn  # type: ignore[method-assign]
+    with pytest.raises(LabError, match="W&B did not take the report: the server answered 401"):
+        push(*made)
+
+
+@pytest.mark.slow
 def test_no_answer(
     server: SweepDouble, made: tuple[Comparison, Study, list[Figure]], tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -100,11 +118,11 @@ def test_no_answer(
     (tmp_path / "runs/pos_enc").mkdir(parents=True)
     server.stop()
     line = push(comparison, study, figures)
-    assert line.startswith("W&B cannot be reached (") and "; report kept offline; later: wandb sync " in line
+    assert line.startswith("W&B cannot be reached (") and "; report kept offline; later: uv run wandb sync " in line
     folder = Path(line.rpartition("wandb sync ")[2])
     assert folder.parent == tmp_path / "runs/pos_enc/wandb"
     kept = oracle.read(folder)
-    assert kept["config"]["mei"] == comparison.mei
+    assert kept["config"]["sesoi"] == comparison.sesoi
     assert kept["history"][0]["report/forest/_type"] == "image-file"
     assert offline.load(folder).rows == []
 

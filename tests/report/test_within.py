@@ -24,7 +24,7 @@ from gpt_lab.report.table import show
 from gpt_lab.report.types import COLUMNS, Comparison, Row, Study
 from gpt_lab.sweep.design import Design
 
-DESIGN = Design("scales", factors=("scale", "position"), within=("scale",), baseline={"position": "rope"}, mei=0.01)
+DESIGN = Design("scales", factors=("scale", "position"), within=("scale",), baseline={"position": "rope"}, sesoi=0.01)
 SIZES = {"tiny": 1e5, "mid": 1e6, "big": 1e7}
 LEVEL = {"tiny": 2.4, "mid": 2.0, "big": 1.7}
 

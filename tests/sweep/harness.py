@@ -9,6 +9,7 @@ what happened as JSON.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -23,9 +24,11 @@ from typing import Any
 
 from rich.console import Console
 
+from gpt_lab import signals
+from gpt_lab.store import Run
 from gpt_lab.sweep import cells, client, forkserver, runner, search, spec
 from gpt_lab.sweep.ledger import entries
-from tests.sweep.helpers import children
+from tests.sweep.helpers import children, tree
 
 PR_SET_CHILD_SUBREAPER = 36
 KILLS = 10
@@ -54,18 +57,16 @@ class Forked:
 def launch(server: client.ForkServer, number: int) -> Any:
     """In place of ForkServer._launch: the same server, without importing torch again."""
     parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setsid()
-            forkserver.process.die_with(parent)
-            for caught in (signal.SIGTERM, signal.SIGHUP):
-                signal.signal(caught, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            forkserver.process.close_all_but({number})
-            forkserver.Server(socket.socket(fileno=number)).serve()
-        finally:
-            os._exit(0)
+    with signals.sheltered():
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.setsid()
+                forkserver.process.end_with(parent)
+                forkserver.process.close_all_but({number})
+                forkserver.Server(socket.socket(fileno=number)).serve()
+            finally:
+                os._exit(0)
     return Forked(pid)
 
 
@@ -86,10 +87,11 @@ class Scenario:
         if pid == 0:
             code = 99
             try:
+                signals.listen()  # as the command line has it
                 with open(self.out, "a", encoding="utf-8") as file:
                     code = runner.run_sweep(self.sweep, Console(file=file, width=160), jobs=2, **settings)
-            except KeyboardInterrupt:  # before the first trial, as the command line has it
-                code = 128 + signal.SIGINT
+            except signals.Leave as leave:  # before the first trial
+                code = 128 + leave.number
             except BaseException as error:
                 with open(self.out, "a", encoding="utf-8") as file:
                     print(f"{type(error).__name__}: {error}", file=file)
@@ -144,9 +146,28 @@ class Scenario:
             time.sleep(0.002)
         time.sleep(self.draw.uniform(0, 0.05))
 
+    def lost(self) -> list[str]:
+        """Runs that are not saved as far as they have logged."""
+        runs = [Run.open(path.parent) for path in self.folder.glob("[!.]*/run.json")]
+        return [f"{run.path}: {run.state}" for run in runs if run.metrics() and not whole(run)]
+
+    def tell_all(self, pid: int, number: int) -> None:
+        """A signal to every process of a sweep, in any order, and to each twice, as if others passed it on."""
+        everybody = tree(pid)
+        for one in self.draw.sample(everybody * 2, 2 * len(everybody)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, number)
+
     def kill(self, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
         self.facts["kills"] += 1
+
+
+def whole(run: Run) -> bool:
+    """Whether a run has ended in an orderly way: its last step is that of its last checkpoint."""
+    steps = run.summary.get("steps", -1)
+    last = (run.checkpoints / "last").resolve().name
+    return run.state in ("stopped", "finished") and last == f"step-{steps}" and run.metrics()[-1]["step"] <= steps
 
 
 def undisturbed(scenario: Scenario) -> None:
@@ -162,6 +183,7 @@ def kill_runner(scenario: Scenario) -> None:
         scenario.kill(pid)
         scenario.end(pid)
         scenario.nothing_left()
+        scenario.facts.setdefault("lost", []).extend(scenario.lost())
     scenario.end(scenario.start())
 
 
@@ -201,14 +223,15 @@ def together(scenario: Scenario) -> None:
 
 
 def interrupt(scenario: Scenario) -> None:
-    """Ctrl-C and SIGTERM by turns; the same command each time."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+    """Every process is told to leave: Ctrl-C, SIGTERM and SIGHUP by turns; the same command each time."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         pid = scenario.start()
         scenario.moment(pid)
-        os.kill(pid, number)
+        scenario.tell_all(pid, number)
         scenario.end(pid)
         scenario.nothing_left()
         found = entries(scenario.folder)
+        scenario.facts.setdefault("lost", []).extend(scenario.lost())
         scenario.facts.setdefault("states", []).append(sorted({entry.state for entry in found}))
     scenario.end(scenario.start())
 

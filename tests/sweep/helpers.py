@@ -50,7 +50,7 @@ def write_sweep(folder: Path, swept: dict[str, Any] | None = None, /, **changes:
     draw = random.Random(0)
     corpus = folder / "words.txt"
     words = ["to", "be", "or", "not", "that", "is", "the", "question"]
-    corpus.write_text("\n".join(" ".join(draw.choices(words, k=8)) for _ in range(120)) + "\n", encoding="utf-8")
+    corpus.write_text("\n".join(" ".join(draw.choices(words, k=8)) for _ in range(650)) + "\n", encoding="utf-8")
     fixed = {**TINY, "data.path": str(corpus), "runs_dir": str(folder / "runs"), **changes.pop("fixed", {})}
     values = swept or {"position": ["rope", "none"], "seed": [0, 1]}
     content = {
@@ -71,7 +71,7 @@ def fake_sweep(tmp_path: Path, **changes: Any) -> Sweep:
     """A Sweep object without a readable file."""
     raw = {"method": "grid", "parameters": {"norm": {"values": ["a", "b"]}, "seed": {"values": [0, 1]}}}
     design = Design(
-        "fake", factors=("norm",), baseline={"norm": "a"}, values={"norm": ("a", "b"), "seed": (0, 1)}, mei=0.01
+        "fake", factors=("norm",), baseline={"norm": "a"}, values={"norm": ("a", "b"), "seed": (0, 1)}, sesoi=0.01
     )
     return Sweep(**{"path": tmp_path / "fake.yaml", "raw": raw, "design": design, "method": "grid", **changes})
 
@@ -111,7 +111,7 @@ def curves(folder: Path) -> dict[str, Any]:
     return {name_of(entry): curve(folder, entry.run) for entry in wanted}
 
 
-def name_of(entry: Entry) -> str:
+def name_of(entry: Entry | Cell) -> str:
     return ", ".join(f"{key}={value}" for key, value in entry.values.items())
 
 
@@ -137,6 +137,11 @@ def children(pid: int) -> list[int]:
             if int(fields[1]) == pid and fields[0] not in "ZX":
                 found.append(int(name))
     return sorted(found)
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all that it has started, and they, and that still run."""
+    return [pid, *(one for child in children(pid) for one in tree(child))]
 
 
 def command(path: Path, *arguments: str) -> Sequence[str]:

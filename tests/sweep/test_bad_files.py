@@ -30,6 +30,27 @@ DRAWN = "run_cap: 4\nmetric: {name: val/bpb}\n"
 BAD = {
     "empty": ("", "is empty"),
     "not a mapping": ("- position\n- seed\n", "must be a mapping"),
+    "another program's name": (grid("learning_rate: {values: [0.1]}"), "did you mean 'optim.lr'?"),
+    "a name without its section": (grid("lr: {values: [0.1]}"), "did you mean 'optim.lr'?"),
+    "a misspelt section": (grid("bugdet.steps: {values: [9]}"), "did you mean 'budget.steps'?"),
+    "the lab's key on top": (HEAD + SEEDS + "baseline: {seed: 0}\n", "line 4: baseline belongs under gpt_lab:, two"),
+    "a parameter on top": ("method: grid\nparameters:\nseed: {values: [0]}\n", "line 3: seed belongs under parameters"),
+    "a goal on top": (HEAD + SEEDS + "goal: minimize\n", "goal belongs under metric:"),
+    "values on top": (HEAD + "parameters:\n  seed:\nvalues: [0]\n", "values belongs under the name of a parameter"),
+    "W&B's key in the block": (HEAD + SEEDS + block("metric: {name: val/bpb}"), "metric belongs to the top level"),
+    "a parameter in the block": (HEAD + SEEDS + block("optim.lr: 1"), "optim.lr belongs under parameters:"),
+    "the lab's key as a parameter": (grid(SEED, "sesoi: 0.01"), "sesoi belongs under gpt_lab:"),
+    "an indented line": ("method: grid\n  metric: {}\n" + SEEDS, "line 2: a colon where none can be: lines of one"),
+    "a shallow line": (grid(" " + SEED, POSITION), "line 4: it does not stand in the column of its neighbours"),
+    "no space after a colon": ("method:grid\n" + SEEDS, "a space follows the colon of each key"),
+    "no colon": ("method: grid\nparameters\n  " + SEED, "line 3: a line without `key: value`"),
+    "no key at all": ("method grid", "a line without `key: value`"),
+    "an open quote": ("method: grid\nname: 'x\n" + SEEDS, "line 2: a quote that is not closed by line"),
+    "an unquoted sign": ("method: grid\nname: @x\n", "line 2: a value cannot begin with this character"),
+    "deep brackets": ("a: " + "[" * 50_000, "nested too deep"),
+    "thousands of digits": ("a: 1\nb: " + "9" * 5000, "line 2: a whole number of more than 64 bits"),
+    "no text": ("a: \0", "not text: character 3"),
+    "a target that is no number": (HEAD + SEEDS + "metric: {name: val/bpb, target: .nan}\n", "finite number, not nan"),
     "a tab": ("method: grid\nparameters:\n\tseed: {values: [0]}\n", "line 3: a tab"),
     "torn": ("method: grid\nparameters: {seed: {values: [0, 1}\n", "line 2"),
     "key twice": (HEAD + SEEDS + SEEDS, "line 4: 'parameters' is given twice"),
@@ -45,7 +66,7 @@ BAD = {
     "negative seeds": (grid("seed: {min: -1, max: 3}"), "seed must be a whole number >= 0, not -1"),
     "a nuisance that is no name": (grid(SEED, more=block("nuisance: [[seed]]")), "unknown swept parameter"),
     "far too many draws": ("method: random\nrun_cap: 1000000000\n" + SEEDS, "run_cap must be at most 100,000"),
-    "an effect without an end": (grid(SEED, more=block("mei: .inf")), "gpt_lab.mei must be a number above 0"),
+    "an effect without an end": (grid(SEED, more=block("sesoi: .inf")), "gpt_lab.sesoi must be a number above 0"),
     "nothing swept": (grid("seed: {value: 0}"), "no parameter is swept"),
     "unknown parameter": (grid("positon: {values: [rope]}"), "unknown parameter 'positon'; did you mean 'position'?"),
     "unknown option": (grid("optim.lrr: {values: [0.1]}"), "unknown parameter 'optim.lrr'; did you mean 'optim.lr'?"),
@@ -89,6 +110,11 @@ BAD = {
         "method: random\n" + DRAWN + "parameters:\n  optim.lr: {distribution: normal}\n",
         "optim.lr must be a number > 0",
     ),
+    "the logarithm of nothing": (
+        "method: random\n" + DRAWN + "parameters:\n  optim.lr: {distribution: log_uniform, min: 1, max: 1000000}\n",
+        "gives numbers that are too large; min, max, mu are natural logarithms",
+    ),
+    "a metric that is a number": (HEAD + SEEDS + "metric: 3\n", "metric must be a mapping"),
     "probabilities": (
         "method: random\n" + DRAWN + "parameters:\n  seed: {values: [0, 1], probabilities: [0.5, 0.6]}\n",
         "2 numbers that sum to 1",
@@ -112,7 +138,12 @@ BAD = {
     "command with hyphens": (HEAD + SEEDS + 'command: [uv, run, train, "${args}"]\n', "${args} gives train words"),
     "two studies": (
         HEAD + SEEDS + 'command: [uv, run, train, study=a, "${args_no_hyphens}"]\n' + block("study: b"),
-        "study is a in the command, but b in gpt_lab.study",
+        "the study is 'a' in command, and gpt_lab.study is 'b'",
+    ),
+    "study of another file": (
+        HEAD + SEEDS + 'command: [uv, run, train, study=mine, "${args_no_hyphens}"]\n',
+        ("the study is 'mine' in command, and the file's name says 'sweep': runs made by W&B's agent and by `sweep` "
+         "would lie apart. Write gpt_lab: {study: mine}, or study=sweep in command"),
     ),
     "set twice": (
         grid(SEED, "eval.every: {value: 5}", more='command: [train, eval.every=3, "${args_no_hyphens}"]\n'),
@@ -134,7 +165,7 @@ BAD = {
     "nuisance is not swept": (grid(SEED, more=block("nuisance: [optim.lr]")), "unknown swept parameter"),
     "nuisance is the pair": (grid(SEED, more=block("nuisance: [seed]")), "pairs the runs and cannot be tuned"),
     "alpha": (grid(SEED, more=block("alpha: 5")), "gpt_lab.alpha must be a number between 0 and 1"),
-    "mei is text": (grid(SEED, more=block("mei: 1e-3")), "gpt_lab.mei: YAML reads 1e-3 as text: write 1.0e-3"),
+    "sesoi is text": (grid(SEED, more=block("sesoi: 1e-3")), "gpt_lab.sesoi: YAML reads 1e-3 as text: write 1.0e-3"),
     "no date": (grid("seed: {values: [2026-13-45]}"), "month must be in 1..12"),
     "bites its tail": (grid("seed: {values: &a [*a]}"), "recursive"),
     "zip of different lengths": (
@@ -173,7 +204,17 @@ CANNOT_COMPOSE = {
     ),
     "option of another part": (
         grid("optim: {values: [adamw, sgd]}", "optim.beta1: {values: [0.9]}"),
-        "cell 1 (optim=sgd, optim.beta1=0.9): unknown key of optim=sgd: 'beta1'",
+        ("cell 1 (optim=sgd, optim.beta1=0.9): optim=sgd has no option 'beta1': optim=adam, optim=adamw, optim=lion, "
+         "optim=muon have it"),
+    ),
+    "an option that its part alone has": (
+        grid("attention.kv_heads: {values: [1, 2]}"),
+        ("attention=mha has no option 'kv_heads': attention=gqa, attention=sliding have it, as in `attention=gqa "
+         "attention.kv_heads=...`"),
+    ),
+    "a tokenizer for data without text": (
+        grid("tokenizer: {values: [bpe, char]}", "data: {value: synthetic}"),
+        "tokenizer would change nothing: data=synthetic makes its own symbols",
     ),
     "rows that do not fit": (
         grid("batch.tokens: {values: [2048, 2000]}"),
@@ -219,11 +260,26 @@ def test_not_utf8(tmp_path: Path) -> None:
         spec.load(path)
 
 
+def test_a_file_that_is_no_sweep_is_not_printed(tmp_path: Path) -> None:
+    secret = "0123456789abcdef" * 20_000
+    for text in (
+        f"{secret}: 1",
+        f"method: {secret}",
+        f"- {secret}",
+        f'{{"{secret}": 1, "{secret}": 2}}',
+        f"a: *{secret}",
+    ):
+        assert len(refusal(tmp_path / "sweep.yaml", text)) < len(str(tmp_path)) + 500
+    assert "is that long" in refusal(tmp_path / "sweep.yaml", secret * 5)
+
+
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown sweep 'pos_encc'; did you mean 'pos_enc'?"):
         spec.load("pos_encc")
     with pytest.raises(ConfigError, match="no sweep file"):
         spec.load(tmp_path / "missing.yaml")
+    with pytest.raises(ConfigError, match="no sweep file"):
+        spec.load("x/" * 1500)
     with pytest.raises(ConfigError, match="is a folder"):
         spec.load(tmp_path)
 

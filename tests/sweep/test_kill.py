@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +15,11 @@ from typing import Any
 
 import pytest
 
+from gpt_lab.store import Run
+from gpt_lab.sweep import cells, spec
 from gpt_lab.sweep.ledger import entries
-from tests.sweep.helpers import ROOT, children, command, curves, until, write_sweep
+from tests.sweep.harness import whole
+from tests.sweep.helpers import ROOT, children, command, curves, name_of, tree, until, write_sweep
 
 pytestmark = pytest.mark.slow
 SWEPT = {"position": ["rope", "none", "alibi"], "seed": [0, 1]}
@@ -73,10 +79,10 @@ def test_the_runner_is_killed_or_asked_to_leave(tmp_path: Path) -> None:
     assert facts["kills"] == 10
     assert facts["codes"] == [KILLED] * 10 + [0]
     assert sum(entry.attempts for entry in entries(folder)) > 6, "some were begun more than once"
+    assert facts["lost"] == [], "trials whose runner is gone write their checkpoints"
     facts, _ = played["interrupt"]
-    first, second, third, last = facts["codes"]
-    assert (first, third, last) == (130, 130, 0)
-    assert second in (143, -signal.SIGTERM), "the latter before its first trial"
+    assert facts["codes"] == [130, 143, 129, 0]
+    assert facts["lost"] == []
     assert all("running" not in states and "failed" not in states for states in facts["states"])
 
 
@@ -108,21 +114,94 @@ def test_trunk_and_branches_are_killed(tmp_path: Path) -> None:
 
 
 def test_the_real_command(tmp_path: Path) -> None:
-    """The same with interpreters of their own: kill -9 while trials run, nothing left, the command goes on."""
-    path = write_sweep(tmp_path, {"seed": [0, 1]}, fixed={"budget.steps": 200, "eval.every": 50})
+    """With uv, in a terminal: Ctrl-C, a hang-up while every process is told to leave, kill -9 of the runner, a reader
+    that leaves. The same command each time; nothing is lost, nothing is left, and the numbers are the undisturbed."""
+    fixed = {"budget.steps": 1500, "eval.every": 300, "checkpoint.every": 1000, "log.every": 10}
+    (tmp_path / "undisturbed").mkdir()
+    expected = undisturbed(write_sweep(tmp_path / "undisturbed", {"seed": [0, 1]}, fixed=fixed))
+    path = write_sweep(tmp_path, {"seed": [0, 1]}, fixed=fixed)
     folder = tmp_path / "runs" / "tiny"
-    with open(tmp_path / "out", "wb") as out:
-        runner = subprocess.Popen(command(path, "--jobs", "2"), cwd=ROOT, stdout=out, stderr=out)
-        until(lambda: any(p.stat().st_size > 2000 for p in folder.glob("*/metrics.jsonl")) or runner.poll() is not None)
-        (server,) = children(runner.pid)
-        trials = children(server)
-        assert trials
-        os.kill(runner.pid, signal.SIGKILL)
-        runner.wait()
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (server, *trials)), 5)
-    assert {entry.state for entry in entries(folder)} <= {"running", "finished"}
-    done = subprocess.run(command(path), cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "2 cells: 2 finished" in done.stdout
-    assert all(rows[-1]["step"] == 200 for rows in curves(folder).values())
-    assert any("resuming" in log.read_text("utf-8") for log in (folder / "logs").iterdir())
+
+    leaving = Terminal(path, folder)
+    os.write(leaving.terminal, b"\x03")
+    text = leaving.end(130)
+    assert "stopping: trials write their checkpoints" in text
+    assert "stopped by SIGINT: finished runs and the checkpoints of the others are kept" in text
+    assert "tokens/s" in text and text.count("\x1b[?25l") == text.count("\x1b[?25h"), "a live table, and the cursor"
+
+    leaving = Terminal(path, folder)
+    leaving.hang_up()
+    for pid in (*leaving.processes, *leaving.processes):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    leaving.end(129, 143, -signal.SIGHUP, -signal.SIGTERM)
+
+    leaving = Terminal(path, folder)
+    server = next(pid for pid in leaving.processes if len(children(pid)) == 2)
+    (runner,) = (pid for pid in leaving.processes if server in children(pid))
+    os.kill(runner, signal.SIGKILL)
+    leaving.end(137, KILLED)
+
+    done = subprocess.Popen(command(path), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert done.stdout is not None and done.stderr is not None
+    done.stdout.readline()
+    done.stdout.close()
+    assert (done.wait(120), done.stderr.read()) == (0, "")
+    done.stderr.close()
+    assert curves(folder) == expected
+    assert all(log.read_text("utf-8").count("resuming") == 3 for log in (folder / "logs").iterdir())
+
+
+def undisturbed(path: Path) -> dict[str, Any]:
+    """The curves of a sweep's cells, each trained by itself."""
+    from tests.train.helpers import curve, train
+
+    found = cells.cells(spec.load(path))
+    return {name_of(cell): curve(train(cfg).path) for cell, cfg in zip(found, cells.configs(found), strict=True)}
+
+
+class Terminal:
+    """The command in a terminal of its own, once both of its trials train."""
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        self.folder, self.shown = folder, bytearray()
+        self.terminal, theirs = pty.openpty()
+        tty = os.ttyname(theirs)
+        uv = [shutil.which("uv") or "", "run", "--no-project", "--"] if shutil.which("uv") else []
+        self.process = subprocess.Popen(
+            ["sh", "-c", f'exec <{tty} >{tty} 2>&1; exec "$@"', "sh", *uv, *command(path, "--jobs", "2")],
+            cwd=ROOT,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "110", "LINES": "30"},
+            start_new_session=True,
+        )
+        os.close(theirs)
+        os.set_blocking(self.terminal, False)
+        sizes = {path: path.stat().st_size for path in folder.glob("*/metrics.jsonl")}
+        until(lambda: self.read() or self.trains(sizes) or self.process.poll() is not None)
+        self.processes = tree(self.process.pid)
+
+    def read(self) -> None:
+        with contextlib.suppress(OSError):
+            self.shown += os.read(self.terminal, 1 << 16)
+
+    def hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self.terminal)
+        self.terminal = -1
+
+    def trains(self, sizes: dict[Path, int]) -> bool:
+        now = {path: path.stat().st_size for path in self.folder.glob("*/metrics.jsonl")}
+        return sum(size > sizes.get(path, 0) for path, size in now.items()) == 2 and b"2 running" in self.shown
+
+    def end(self, *statuses: int) -> str:
+        """What it has shown. It has ended with one of these statuses, no process is left, and both runs are whole."""
+        until(lambda: self.read() or self.process.poll() is not None)
+        self.read()
+        text = self.shown.decode()
+        assert self.process.returncode in statuses, text
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in self.processes), 30)
+        self.hang_up()
+        runs = [Run.open(path.parent) for path in self.folder.glob("*/run.json")]
+        assert [run.state for run in runs] == ["stopped", "stopped"]
+        assert all(whole(run) for run in runs)
+        return text

@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from gpt_lab.digests import Damaged
 from gpt_lab.errors import ConfigError, DataError, LabError
+from gpt_lab.store import Run
 from gpt_lab.sweep import database
-from gpt_lab.sweep.ledger import COPY, FILE, Ledger, entries, stored_sweep
+from gpt_lab.sweep.ledger import COPY, FILE, Ledger, entries, mend, stored_sweep
 from gpt_lab.sweep.owner import Owner, Watch, here
+from tests.helpers import flip
 from tests.sweep.helpers import ROOT, fake_cells, fake_sweep
 
 CLAIM_ALL = """
@@ -322,11 +325,73 @@ def test_a_full_disk_is_one_line(ledger: Ledger, tmp_path: Path) -> None:
     assert ledger.claim() is not None
 
 
-def test_another_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes(json.dumps({"no": "database"}).encode() * 100)
-    for use in (Ledger.open, entries, stored_sweep):
-        with pytest.raises(DataError, match="is no ledger of a sweep"):
+def test_another_file_is_refused_and_set_aside(tmp_path: Path) -> None:
+    text = json.dumps({"no": "database"}).encode() * 100
+    for number in ("", "-2"):
+        (tmp_path / FILE).write_bytes(text)
+        for use in (Ledger.open, entries, stored_sweep):
+            with pytest.raises(
+                Damaged, match="is damaged .* the command of the sweep sets it aside and finds its runs"
+            ):
+                use(tmp_path)
+        said = mend(tmp_path)
+        assert said is not None and f"kept as {FILE}.damaged{number}; a new one is begun" in said
+        assert (tmp_path / f"{FILE}.damaged{number}").read_bytes() == text
+        assert mend(tmp_path) is None
+        Ledger.open(tmp_path).close()
+
+
+def test_no_flipped_byte_goes_unnoticed(ledger: Ledger, tmp_path: Path) -> None:
+    """Wherever 64 bytes are flipped: the ledger is damaged, or all that it says is as before."""
+    ledger.begin(fake_sweep(tmp_path), fake_cells(12))
+    for state in ("finished", "diverged", "pruned"):
+        entry = ledger.claim()
+        assert entry is not None
+        ledger.name_run(entry.key, f"run-{entry.index}")
+        ledger.end(entry.key, state, score=1.5, seconds=3.0)  # type: ignore[arg-type]
+    ledger.close()
+    before, data = (entries(ledger.folder), stored_sweep(ledger.folder)), ledger.path.read_bytes()
+    noticed = 0
+    places = [i / 150 for i in range(151)]
+    for where in places:
+        flip(ledger.folder, FILE, where)
+        try:
+            assert (entries(ledger.folder), stored_sweep(ledger.folder)) == before
+        except Damaged:
+            noticed += 1
+        ledger.path.write_bytes(data)
+    assert noticed > 20
+    with sqlite3.connect(ledger.path) as raw:
+        raw.execute("UPDATE trials SET score = 1.4 WHERE run = 'run-0'")
+    raw.close()
+    with pytest.raises(Damaged, match="a row of trials is not what was written"):
+        entries(ledger.folder)
+    with pytest.raises(Damaged, match="a row of trials is not what was written"):
+        Ledger.open(ledger.folder).entries()
+
+
+def test_a_damaged_ledger_stays_while_a_run_of_it_is_trained(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.close()
+    flip(ledger.folder, FILE, 0.0)
+    run = Run.create(tmp_path, "fake", "a", {}, {"signature": "x"})
+    with (
+        run.lock(),
+        pytest.raises(LabError, match=rf"is damaged .*, and process {os.getpid()} on .* trains a: stop it"),
+    ):
+        mend(ledger.folder)
+    assert ledger.path.exists()
+    assert mend(ledger.folder) is not None
+
+
+def test_an_earlier_version_is_set_aside(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / FILE) as raw:
+        raw.execute("CREATE TABLE trials (key TEXT)")
+        raw.execute("PRAGMA user_version=1")
+    raw.close()
+    for use in (Ledger.open, entries):
+        with pytest.raises(Damaged, match="written by an earlier version of gpt_lab, 1 < 2"):
             use(tmp_path)
+    assert mend(tmp_path) is not None
 
 
 def test_a_later_version_is_refused(ledger: Ledger) -> None:

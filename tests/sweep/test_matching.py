@@ -22,7 +22,6 @@ from gpt_lab.train.trainer import run_training
 
 SMALL = {
     "data": "synthetic",
-    "tokenizer": "byte",
     "scale.depth": 2,
     "scale.width": 64,
     "scale.heads": 4,
@@ -117,7 +116,7 @@ def test_matched_and_unmatched_are_arms_of_their_own() -> None:
 
 def test_a_ladder_has_a_baseline_on_each_rung() -> None:
     swept = {"scale": {"values": ["tiny", "small"]}, "attention": {"values": ["mha", "mqa"]}}
-    constants = {"data": {"value": "synthetic"}, "tokenizer": {"value": "byte"}}
+    constants = {"data": {"value": "synthetic"}}
     raw = {"method": "grid", "parameters": {**swept, **constants}}
     block = {"baseline": {"scale": "tiny", "attention": "mha"}, "match": "params"}
     found = cells.cells(spec.read(Path("ladder.yaml"), raw | {"gpt_lab": block}))
@@ -140,9 +139,9 @@ def test_a_ladder_has_a_baseline_on_each_rung() -> None:
             "cell 1 (mlp=gelu, seed=0): match=params: no size brings the model within 0.5% of ",
         ),
         (
-            {"tokenizer": {"values": ["byte", "char"]}, "seed": {"values": [0]}},
-            {"baseline": {"tokenizer": "byte"}, "match": "flops"},
-            "cell 1 (tokenizer=char, seed=0): match=flops needs the data and the tokenizer",
+            {"data": {"values": ["synthetic", "shakespeare"]}, "seed": {"values": [0]}},
+            {"baseline": {"data": "synthetic"}, "match": "flops"},
+            "cell 1 (data=shakespeare, seed=0): match=flops needs the data and the tokenizer",
         ),
     ],
 )

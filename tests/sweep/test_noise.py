@@ -16,13 +16,13 @@ from gpt_lab.cli import noise as command
 from gpt_lab.cli import sweep as sweep_command
 from gpt_lab.errors import ConfigError, DataError, LabError
 from gpt_lab.schema import RunConfig
+from gpt_lab.stats import power
 from gpt_lab.store import Run
 from gpt_lab.sweep import cells, needed, noise, null, runner, spec
 from gpt_lab.sweep.client import ForkServer
 from gpt_lab.sweep.design import Sweep
 from gpt_lab.sweep.ledger import entries
 from gpt_lab.sweep.noise import Noise
-from gpt_lab.sweep.power import LEARNT, NOISE_DF, detectable_effect, power
 from tests.helpers import tiny_config
 from tests.report.stores import finished
 from tests.sweep.helpers import write_sweep
@@ -221,7 +221,7 @@ def test_a_tuned_baseline_needs_a_choice(tmp_path: Path) -> None:
         (["nosuch"], "unknown sweep 'nosuch'"),
         (["{file}", "other"], "one sweep file"),
         (["{file}", "--seeds", "2"], "3 null pairs are the fewest"),
-        (["{file}", "--seeds", "two"], "a whole number from 1 up"),
+        (["{file}", "--seeds", "two"], "a whole number from 1 to 100,000"),
         (["{file}", "--metric", "val/loss"], "--metric is for --list"),
         (["{file}", "scale.dept=2"], "did you mean 'depth'"),
         (["seed=3"], "null pairs draw their own seeds"),
@@ -288,19 +288,19 @@ def test_the_target_effect_sets_the_seeds(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"not known here: `uv run noise \S+tiny.yaml` first"):
         needed.reach(sweep, 0.02)
     floor = planted(sweep)
-    for effect in (0.2, 0.08, 0.03, 0.01):
+    for effect in (0.2, 0.08, 0.03):
         grown, line = needed.reach(sweep, effect)
         n = len(grown.design.values["seed"])
-        tier = "screen" if n < 5 else "confirm"
-        reached = power(effect / floor.sd, n, rho=0.5, tier=tier, noise_df=floor.df)
-        assert reached >= 0.8 and f"needs {n} seeds ({tier} tier" in line
-        if n > 5:
-            assert power(effect / floor.sd, n - 1, rho=0.5, tier=tier) < 0.8
+        assert n == power.seeds(effect / floor.sd) and f"in 80 % of studies of {n} seeds" in line
         assert grown.design.values["seed"] == tuple(range(n))
     assert "null pairs of" in line
+    with_margin = load(tmp_path, gpt_lab={**BASE, "sesoi": 0.02})
+    assert len(needed.reach(with_margin, 0.05)[0].design.values["seed"]) == power.seeds(0.03 / floor.sd)
+    with pytest.raises(ConfigError, match="no number of seeds calls it better"):
+        needed.reach(with_margin, 0.02)
     with pytest.raises(ConfigError, match="number above 0"):
         needed.reach(sweep, -1.0)
-    with pytest.raises(ConfigError, match="more than 1,000,000 seeds"):
+    with pytest.raises(ConfigError, match="not within reach of 1000 seeds"):
         needed.reach(sweep, 1e-9)
     with pytest.raises(ConfigError, match="two arms or more"):
         needed.reach(load(tmp_path, {"seed": [0, 1]}, gpt_lab={}), 0.1)
@@ -312,44 +312,25 @@ def test_the_target_effect_sets_the_seeds(tmp_path: Path) -> None:
 def test_data_that_is_no_text_is_planned_in_its_loss(tmp_path: Path) -> None:
     sweep = load(tmp_path)
     floor = planted(sweep, "val/loss")
-    assert needed.known(sweep) == floor
-    assert "an effect of 0.02 in val/loss needs" in needed.reach(sweep, 0.02)[1]
-
-
-def test_a_tuned_sweep_stays_a_screen(tmp_path: Path) -> None:
-    swept = {**SWEPT, "optim.lr": [0.001, 0.002]}
-    tuned = load(tmp_path, swept, gpt_lab={**BASE, "nuisance": ["optim.lr"]})
-    plain = load(tmp_path)
-    assert needed.seeds(tuned, 0.7, 1, 4)[1] == "screen" and needed.seeds(plain, 0.7, 1, 4)[1] == "confirm"
-    assert needed.seeds(tuned, 0.7, 1, 4)[0] < needed.seeds(tuned, 0.7, 1, 0)[0], "noise that is known saves seeds"
-
-
-def test_null_pairs_count_up_to_a_limit() -> None:
-    sizes = [detectable_effect(3, tier="screen", noise_df=df) for df in (0, 2, NOISE_DF, 100)]
-    assert sizes[0] > sizes[1] > sizes[2] == sizes[3]
-    assert detectable_effect(3, tier="screen", baseline_df=4 * LEARNT) == detectable_effect(
-        3, tier="screen", noise_df=4
-    )
-    assert detectable_effect(5, noise_df=4) == detectable_effect(5), "a confirming test stands alone"
-    with pytest.raises(ConfigError, match="noise_df=-1"):
-        detectable_effect(3, noise_df=-1)
+    known = needed.spread(sweep)
+    assert known is not None and (known.metric, known.sd, known.df) == ("val/loss", floor.sd, floor.df)
+    assert "a difference of 0.02 in val/loss is called better" in needed.reach(sweep, 0.02)[1]
 
 
 def test_the_dry_run_speaks_in_units_of_the_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep = load(tmp_path, gpt_lab={**BASE, "mei": 0.011})
+    sweep = load(tmp_path, gpt_lab={**BASE, "sesoi": 0.011})
     assert sweep_command.run([str(sweep.path), "--dry-run"]) == 0
     before = capsys.readouterr().out
-    assert "needs if the runs of a pair correlate by 0.5: 2 run sd: 5 (confirm), 1 run sd: 10 (confirm)" in before
+    assert "at rho 0.9 on, in run sd" in before
     assert f"`uv run noise {sweep.path}` measures it" in before
     floor = planted(sweep)
-    assert sweep_command.run([str(sweep.path), "--dry-run", "--target-effect", "0.03"]) == 0
+    assert sweep_command.run([str(sweep.path), "--dry-run", "--target-effect", "0.04"]) == 0
     after = capsys.readouterr().out
-    seeds = len(needed.reach(sweep, 0.03)[0].design.values["seed"])
-    size = floor.sd * detectable_effect(seeds, rho=0.5, tier="confirm", comparisons=1)
+    seeds = len(needed.reach(sweep, 0.04)[0].design.values["seed"])
+    size = 0.011 + floor.sd * power.detectable(seeds)
     assert seeds >= 5 and f"{2 * seeds} trials: 2 arms x {seeds} values of seed" in after
-    assert f"confirm tier, {seeds} pairs, power 80 %: {size:.4f} in val/bpb" in after and size <= 0.03
-    assert "run sd:" not in after and "measures it" not in after
-    assert f"0.011 val/bpb: {needed.seeds(sweep, 0.011 / floor.sd, 1, floor.df)[0]} (confirm)" in after
+    assert f"{seeds} seeds (confirm), power 80 %: better from a true difference of {size:.4f} in val/bpb on" in after
+    assert size <= 0.0401 and "in run sd" not in after and "measures it" not in after
     with pytest.raises(ConfigError, match="leave one out"):
         sweep_command.run([str(sweep.path), "--target-effect", "0.03", "--seeds", "4"])
     with pytest.raises(ConfigError, match="a number above 0 is expected, not 'much'"):

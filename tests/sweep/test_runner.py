@@ -19,10 +19,11 @@ from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.store.files import read_json
-from gpt_lab.sweep import cells, runner, spec, work
+from gpt_lab.sweep import cells, runner, spec
 from gpt_lab.sweep.client import ForkServer
 from gpt_lab.sweep.design import Cell
 from gpt_lab.sweep.ledger import FILE, Entry, Ledger, entries
+from tests.helpers import flip
 from tests.sweep.helpers import children, curves, quiet, said, until, write_sweep
 
 pytestmark = pytest.mark.slow
@@ -99,11 +100,12 @@ def test_finished_runs_are_found_without_the_ledger_and_lost_ones_repeated(tmp_p
     folder = tmp_path / "runs" / "tiny"
     run(path)
     whole = curves(folder)
-    (folder / FILE).unlink()
+    flip(folder, FILE, 0.0)
     lost = next(entry for entry in Path(folder).glob("*/run.json")).parent
     shutil.rmtree(lost)
     code, text = run(path)
     assert code == 0
+    assert f"{folder / FILE} is damaged (file is not a database): kept as {FILE}.damaged; a new one is begun" in text
     assert text.count("as before") == 3
     assert curves(folder) == whole
     shutil.rmtree(lost if lost.exists() else next(folder.glob("*/run.json")).parent)
@@ -119,7 +121,7 @@ def test_a_failing_trial_is_shown_retried_and_sinks_nothing(tmp_path: Path, monk
     with monkeypatch.context() as patch:
         broken(patch, lambda cell: cell.index == 1)
         patch.setattr(runner.cells_, "configs", cells.configs)
-        patch.setattr(ForkServer, "ask", lambda self, job, **settings: {"gpus": 0})
+        patch.setattr(ForkServer, "ask", lambda self, job, **settings: {"gpus": 0, "warnings": []})
         code, text = run(path)
     assert code == 1
     assert sorted(states(folder)) == ["failed", "finished", "finished", "finished"]
@@ -142,7 +144,7 @@ def test_fail_fast_stops_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder = tmp_path / "runs" / "tiny"
     with monkeypatch.context() as patch:
         broken(patch, lambda cell: cell.index == 1)
-        patch.setattr(ForkServer, "ask", lambda self, job, **settings: {"gpus": 0})
+        patch.setattr(ForkServer, "ask", lambda self, job, **settings: {"gpus": 0, "warnings": []})
         code, text = run(path, fail_fast=True)
     assert code == 1
     assert "stopping the other trials (--fail-fast)" in text
@@ -286,19 +288,6 @@ def test_threads_are_kept(tmp_path: Path) -> None:
     code, text = run(path)
     assert code == 0
     assert "2 threads each" in text
-
-
-def test_two_signals_at_once_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [10.0]
-    monkeypatch.setattr(work.time, "monotonic", lambda: now[0])
-    interrupts = work.Interrupts()
-    before = signal.getsignal(signal.SIGTERM)
-    with interrupts.listening():
-        for later in (0.0, 0.1, 0.2, 0.6):
-            now[0] += later
-            os.kill(os.getpid(), signal.SIGTERM)
-    assert interrupts.caught == [signal.SIGTERM, signal.SIGTERM]
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_terminal_gets_a_live_table(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.sweep import expected, needed, search, sequential, spec
 from gpt_lab.sweep.design import Design, Looks, Sweep
 from gpt_lab.sweep.ledger import _from_json, _to_json
+from gpt_lab.sweep.needed import Spread
 from gpt_lab.sweep.search import Done, Search
 from gpt_lab.sweep.sequential import Plan, ask, stand
 
 PARAMETERS: dict[str, Any] = {"position": {"values": ["rope", "none", "alibi"]}}
 BLOCK: dict[str, Any] = {
     "baseline": {"position": "rope"},
-    "mei": 0.5,
+    "sesoi": 0.5,
     "seeds": {"min": 3, "max": 6, "stop": "decided"},
 }
 NOISE = (0.00, 0.03, -0.02, 0.01, -0.03, 0.02)
@@ -78,7 +79,7 @@ def test_what_the_key_cannot_be(seeds: Any, said: str) -> None:
     "changes, said",
     [
         ({"gpt_lab": without("baseline")}, "gpt_lab.seeds needs gpt_lab.baseline"),
-        ({"gpt_lab": without("mei")}, "gpt_lab.seeds needs gpt_lab.mei"),
+        ({"gpt_lab": without("sesoi")}, "gpt_lab.seeds needs gpt_lab.sesoi"),
         ({"run_cap": 10}, "gpt_lab.seeds does not go with run_cap"),
         ({"method": "random", "run_cap": 9}, "gpt_lab.seeds is for method: grid"),
         (
@@ -133,7 +134,7 @@ def test_rules_cannot_change_after_a_run_was_seen() -> None:
     sequential.refuse_change(raised, None, seen)
     for changed, said in (
         (raised, r"gpt_lab.seeds was {min: 3, max: 6, stop: decided} .* and is {min: 3, max: 9, stop: decided} now"),
-        (sweep({"mei": 0.4}), "gpt_lab.mei was 0.5 when this sweep began and is 0.4 now"),
+        (sweep({"sesoi": 0.4}), "gpt_lab.sesoi was 0.5 when this sweep began and is 0.4 now"),
         (sweep({"alpha": 0.1}), "gpt_lab.alpha was 0.05"),
         (sweep(parameters={"position": {"values": ["rope", "none"]}}), "the number of arms was 2 .* and is 1 now"),
     ):
@@ -243,7 +244,7 @@ def test_an_arm_that_loses_a_run_gets_no_more(lost: tuple[str, str], arms: dict[
 
 
 def test_the_baseline_stops_with_the_last_open_arm() -> None:
-    sure = replace(PLAN, mei=1.5)  # alibi is inside the band by far
+    sure = replace(PLAN, sesoi=1.5)  # alibi is inside the band by far
     runs = play(sure, 2, random.Random(0))
     assert len(runs) == 9
 
@@ -289,13 +290,9 @@ def test_runs_to_expect() -> None:
     none, large = (expected.expected(looks, effect, 0.5, 0.05, studies=400) for effect in (0.0, 40.0))
     assert none.runs == pytest.approx(50, abs=0.2) and none.decided < 0.01
     assert large.runs == pytest.approx(15, abs=0.5) and large.decided == 1
-    lines = expected.lines(Design("x", mei=0.1, looks=looks), None)
+    lines = expected.lines(Design("x", sesoi=0.1, looks=looks), None)
     assert lines[0] == "sequential seeds: 3 to 10 for each of 5 arms, until decided: 15 to 50 runs"
-    assert "no effect 50 (0%)" in lines[1] and "no run tells the run sd: taken as 0.2, twice the mei" in lines[1]
-    known = Design("x", mei=0.1, looks=looks)
-    assert "(run sd 0.05; runs of a pair correlate by 0.5)" in expected.lines(known, 0.05)[1]
-    assert "(run sd 0.05; of a pair's difference 0.02)" in expected.lines(known, 0.05, 0.02)[1]
-    quiet = expected.expected(looks, 2.0, 0.5, 0.05, 0.2, studies=400)
-    assert quiet.runs < expected.expected(looks, 2.0, 0.5, 0.05, studies=400).runs - 10, (
-        "pairs that correlate tell sooner"
-    )
+    assert "nothing 50 (0%)" in lines[1] and "sd of a pair's difference taken as 0.2" in lines[1]
+    known = Spread("val/bpb", 0.02, 8, 0.05, 0.92, "12 pairs of this study")
+    said = expected.lines(Design("x", sesoi=0.1, looks=looks), known)[1]
+    assert "sd 0.0200" in said and "rho 0.92: 12 pairs of this study" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def test_design_of_a_plain_w_and_b_file() -> None:
     sweep = read(POSITIONS)
     design = sweep.design
     assert (design.study, design.family, design.pair, design.factors) == ("pos", "pos", "seed", ("position",))
-    assert (design.metric, design.goal, design.baseline, design.mei, design.alpha) == (
+    assert (design.metric, design.goal, design.baseline, design.sesoi, design.alpha) == (
         "val/bpb",
         "minimize",
         None,
@@ -60,7 +61,7 @@ def test_the_block_is_the_design() -> None:
         "question": " Which? ",
         "baseline": {"position": "alibi"},
         "family": "all of them",
-        "mei": 0.01,
+        "sesoi": 0.01,
         "alpha": 0.1,
         "pair": "batch.seed",
         "nuisance": ["optim.lr"],
@@ -71,7 +72,7 @@ def test_the_block_is_the_design() -> None:
     design = read({**raw, "gpt_lab": block, "metric": {"name": "val/accuracy", "goal": "maximize"}}).design
     assert (design.study, design.question, design.family) == ("mine", "Which?", "all of them")
     assert (design.factors, design.nuisance, design.pair) == (("position",), ("optim.lr",), "batch.seed")
-    assert (design.mei, design.alpha, design.metric, design.goal) == (0.01, 0.1, "val/accuracy", "maximize")
+    assert (design.sesoi, design.alpha, design.metric, design.goal) == (0.01, 0.1, "val/accuracy", "maximize")
     assert design.baseline_arm == "position=alibi"
 
 
@@ -85,6 +86,9 @@ def test_what_a_search_draws_from_a_range_is_tuned_and_never_an_arm(method: str)
 
 def test_study_from_the_command_line() -> None:
     assert read(POSITIONS, study="a").design.study == "a"
+    assert read(POSITIONS, "log.every=1").design.study == "pos", "nothing that changes a result"
+    assert read(POSITIONS, "data.path=a (b)/ü").design.study == "pos-data.path-a-b"
+    assert re.fullmatch("pos-[0-9a-f]{12}", read(POSITIONS, "data.path=" + 80 * "x").design.study)
     named = read(POSITIONS, "study=b")
     assert named.design.study == "b"
     assert [word for word in cells.cells(named)[0].overrides if word.startswith("study=")] == ["study=b"]
@@ -98,7 +102,7 @@ def test_every_cell_has_what_command_constants_and_command_line_say() -> None:
     for cell in cells.cells(read(raw, "scale.depth=2", "eval.every=15")):
         cfg = config.compose(cell.overrides)
         assert (cfg.budget.steps, cfg.eval.every, cfg.log.every, cfg.scale.depth) == (30, 15, 5, 2)
-        assert (cfg.optim["name"], cfg.study) == ("muon", "pos")
+        assert (cfg.optim["name"], cfg.study) == ("muon", "pos-scale.depth-2-eval.every-15")
         assert cfg.position["name"] == cell.values["position"] and cfg.seed == cell.pair
 
 

@@ -73,7 +73,7 @@ def test_what_is_saved() -> None:
 
 
 def test_what_cannot_share(tmp_path: Path) -> None:
-    assert "state it in steps (schedule.warmup=5)" in found(100, 200, schedule=("schedule=wsd",)).alone[0]
+    assert "state it in steps (schedule.warmup=25)" in found(100, 200, schedule=("schedule=wsd",)).alone[0]
     assert "schedule=cosine depends on the budget" in found(100, 200, schedule=("schedule=cosine",)).alone[0]
     made = [compose(["schedule=wsd", "schedule.warmup=4", f"budget.steps={steps}"]) for steps in (100, 900)]
     pair = [cell(0), cell(1)]

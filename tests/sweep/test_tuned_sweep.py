@@ -24,7 +24,7 @@ SWEPT = {"optim": ["adamw", "muon"], "seed": [0, 1, 2]}
 START = {"optim=adamw": 0.01, "optim=muon": 0.05}
 BLOCK: dict[str, Any] = {
     "baseline": {"optim": "adamw"},
-    "tune": {"optim.lr": {"start": START, "points": 3, "factor": 3, "widen": 1}},
+    "tune": {"optim.lr": {"start": START, "points": 3, "factor": 3, "widen": 1}, "seeds": 1},
 }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpt_lab.errors import ConfigError
-from gpt_lab.report import stats
+from gpt_lab.stats.paired import paired_t
 from gpt_lab.sweep import cells, ledger, search, spec, tuneblock, tuner
 from gpt_lab.sweep.design import Sweep
 from gpt_lab.sweep.search import Done, Pruner, Search
@@ -25,6 +25,7 @@ Score = Callable[[Mapping[str, Any]], float | None]
 
 def read(tune: Any, optims: tuple[str, ...] = ("adamw", "muon", "lion"), seeds: int = 3, **more: Any) -> Sweep:
     swept = {"optim": {"values": list(optims)}, "seed": {"values": list(range(seeds))}}
+    tune = {**tune, "seeds": tune.get("seeds", 1)} if isinstance(tune, dict) and tune else tune  # one, to count by hand
     block = {"baseline": {"optim": optims[0]}, "tune": tune, **more.pop("block", {})}
     raw = {"method": "grid", "metric": {"name": "val/bpb"}, "parameters": swept | more.pop("parameters", {})}
     overrides = more.pop("overrides", ())
@@ -338,7 +339,7 @@ def test_equal_arms_are_called_different_as_seldom_as_promised() -> None:
         scores = {(o.values["optim"], o.values["seed"]): o.score or 0.0 for o in done}
         fresh.append([scores["muon", seed] - scores["adamw", seed] for seed in range(5)])
         lucky.append(min(o.score or 0.0 for o in done if o.values["seed"] == tuneblock.FIRST) - 2)
-    p = stats.paired_t(np.array(fresh)).p()
+    p = paired_t(np.array(fresh)).p()
     false = float((p < 0.05).mean())
     assert 0.027 < false < 0.075, "5 % with a standard error of 0.8 %"
     assert np.mean(lucky) < -0.02, "the best tuning score flatters: it is never what is compared"
@@ -351,7 +352,7 @@ LOOKS = {"min": 3, "max": 8, "stop": "decided"}
 def looked(apart: float, noise: float, jobs: int = 1, seed: int = 0) -> tuple[Tuner, list[Done]]:
     """A tuned study with sequential seeds whose arms differ by `apart`; noise of a run follows from its values."""
     raw = {"optim": {"values": ["adamw", "muon"]}}
-    block = {"baseline": {"optim": "adamw"}, "mei": 0.01, "seeds": LOOKS, "tune": {"optim.lr": {}}}
+    block = {"baseline": {"optim": "adamw"}, "sesoi": 0.01, "seeds": LOOKS, "tune": {"optim.lr": {}, "seeds": 1}}
     sweep = spec.read(
         Path("a.yaml"), {"method": "grid", "metric": {"name": "val/bpb"}, "parameters": raw, "gpt_lab": block}
     )

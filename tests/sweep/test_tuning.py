@@ -79,11 +79,32 @@ def test_the_middle_is_tried_first() -> None:
 def test_the_width_of_an_optimum() -> None:
     curve = {1e-3: 2.4, 2e-3: 2.1, 4e-3: 2.0, 8e-3: 2.1, 0.016: 2.4}
     low, high, is_open = tuning.range_within(curve, 0.05) or (0, 0, True)
-    assert (low, high, is_open) == (pytest.approx(4e-3 / math.sqrt(2)), pytest.approx(4e-3 * math.sqrt(2)), False)
+    apart = 2 ** math.sqrt(0.5)  # a parabola through 2.1, 2.0, 2.1 an octave apart
+    assert (low, high, is_open) == (pytest.approx(4e-3 / apart), pytest.approx(4e-3 * apart), False)
     assert tuning.range_within(curve, 0.25) == (pytest.approx(2e-3 / math.sqrt(2)), pytest.approx(8e-3 * 2**0.5), False)
     assert tuning.range_within(curve, 1.0) == (1e-3, 0.016, True)
     assert tuning.range_within(curve | {8e-3: None}, 0.05) == (pytest.approx(4e-3 / math.sqrt(2)), 4e-3, True)
     assert tuning.range_within({1e-3: None}, 0.1) is None
+
+
+def test_the_chosen_value_lies_within_its_range() -> None:
+    """The vertex of a parabola may lie beyond the best value tried by more than the range around that is wide."""
+    rng = random.Random(1)
+    steep = {1e-3: 2.60, 2e-3: 2.000, 4e-3: 2.010, 8e-3: 2.40}
+    curves: list[dict[float, float | None]] = [dict(steep)]
+    for _ in range(300):
+        best = 10 ** rng.uniform(-3, -2)
+        curves.append(
+            {
+                v: 2 + 0.05 * math.log2(v / best) ** 2 + rng.gauss(0, 0.02)
+                for v in (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 0.016, 0.032)
+            }
+        )
+    for curve in curves:
+        chosen = tuning.optimum(curve).value
+        for loss in (1e-4, 0.01, 0.1):
+            low, high, _ = tuning.range_within(curve, loss) or (0.0, 0.0, True)
+            assert chosen is not None and low <= chosen <= high and low < high
 
 
 def test_noise_moves_the_choice_less_than_a_step_of_the_grid() -> None:

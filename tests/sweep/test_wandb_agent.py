@@ -6,7 +6,9 @@ first, and starts COMMAND of this environment.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +28,7 @@ from gpt_lab.report.wandb_api import stated
 from gpt_lab.schema import identity
 from gpt_lab.store import Run, all_runs
 from gpt_lab.sweep import spec
+from tests.sweep.helpers import tree
 from tests.trackers.sweep_double import SweepDouble, cells
 
 ROOT = Path(__file__).parent.parent.parent
@@ -44,7 +47,10 @@ TINY = {
     "eval.tokens": 2048,
     "log.every": 5,
     "sample.tokens": 0,
+    "model.logit_softcap": None,
+    "model.tied": True,
 }
+"""A null and a truth value, which an agent writes as Python does: None, True."""
 
 
 class Clone:
@@ -52,7 +58,7 @@ class Clone:
 
     def __init__(self, path: Path, server: SweepDouble) -> None:
         self.path, self.server = path, server
-        text = path / "words.txt"
+        text = path / "words (1), a=b~#é [2].txt"  # an agent writes no quotes
         text.write_text("To be, or not to be, that is the question.\n" * 400)
         tools = path / "tools"
         tools.mkdir()
@@ -187,7 +193,8 @@ def runs_are_those_of_the_file(swept: Clone) -> None:
 
 @pytest.mark.slow
 def test_stop_resume_cancel(here: Clone) -> None:
-    """The stop button ends a run with a checkpoint; W&B's resume goes on from there; a cancelled sweep ends all."""
+    """The stop button ends a run with a checkpoint; W&B's resume goes on from there, and so it does when every process
+    was told to leave; a cancelled sweep ends all."""
     here.write("long", {"seed": {"values": [0, 1]}}, **{"budget.steps": 1_000_000})
     assert here.wandb("sweep", "sweeps/long.yaml").returncode == 0
     agent = here.agent()
@@ -212,13 +219,30 @@ def test_stop_resume_cancel(here: Clone) -> None:
     server.sweep.state = "RUNNING"
     until(lambda: steps() > stopped)
     assert seen.sessions == 2
+    everybody = tree(agent.pid)
+    assert len(everybody) >= 4, "the agent, training, and W&B's two processes beside it"
+    for pid in (*everybody, *everybody):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    agent.wait(120)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in everybody))
+    (run,) = all_runs(here.path / "runs", "long")
+    assert (run.state, seen.exit_code, seen.summary["state"], seen.complete) == ("stopped", 255, "stopped", True)
+    assert seen.sessions == 3, "W&B's service had left, too"
+    assert seen.summary["steps"] == run.summary["steps"] > stopped
+    stopped = run.summary["steps"]
+
+    agent = here.agent()
+    server.resume_run(name)
+    until(lambda: steps() > stopped)
     assert here.wandb("sweep", "--cancel", f"tester/lab/{server.sweep.name}").returncode == 0
     assert agent.wait(120) == 0
     (run,) = all_runs(here.path / "runs", "long")
     assert (run.state, seen.summary["state"], len(runs)) == ("stopped", "stopped", 1)
     assert run.summary["steps"] > stopped
     losses = [step for step, _ in seen.values("train/loss")]
-    assert losses == [row["step"] for row in run.metrics() if "train/loss" in row], "none lost, none doubled"
+    rows = [row for row in run.metrics() if row["step"] % 10 or "val/loss" in row]  # else a resume goes on with it
+    assert losses == [row["step"] for row in rows], "none lost, none doubled"
     assert "resuming" in (here.path / "agent.log").read_text()
 
 
@@ -284,7 +308,7 @@ def report_command(swept: Clone) -> None:
 def another_sweep_gets_finished_runs(swept: Clone) -> None:
     """What an agent asks for and the store has is not trained again, and the sweep has it all the same."""
     run = all_runs(swept.path / "runs", "small")[0]
-    agent = {"SWEEP_ID": "other", "RUN_ID": "again", "PROJECT": "lab", "ENTITY": "tester"}
+    agent = {"SWEEP_ID": "other", "RUN_ID": "again", "SWEEP_PARAM_PATH": "none", "PROJECT": "lab", "ENTITY": "tester"}
     done = subprocess.run(
         [str(BIN / "train"), "study=small", "position=rope", "seed=0", *(f"{k}={v}" for k, v in swept.tiny.items())],
         cwd=swept.path,

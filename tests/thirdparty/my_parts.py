@@ -45,5 +45,5 @@ class GatedAttention(MultiHead):
     def forward(self, x_BTD: Tensor, flow: Flow) -> Tensor:
         return super().forward(x_BTD, flow) * torch.sigmoid(self.slope * self.gate(x_BTD))
 
-    def flops_per_token(self, context: int) -> int:
+    def flops_per_token(self, context: int) -> float:
         return super().flops_per_token(context) + 2 * self.gate.weight.numel()

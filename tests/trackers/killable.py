@@ -29,6 +29,7 @@ if __name__ == "__main__":
     while not run.record.get("wandb"):
         time.sleep(0.02)
     for step in range(first, last + 1):
+        run.log(step, {"train/loss": 100.0 - step})  # as training does: to the run folder first
         tracker.log({"train/loss": 100.0 - step}, step)
         time.sleep(pause)
         print(step, flush=True)

@@ -24,7 +24,12 @@ def done(run: Run) -> Run:
 
 @pytest.fixture
 def agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"SWEEP_ID": "sweep1", "RUN_ID": "asked", "PROJECT": "swept"}.items():
+    for name, value in {
+        "SWEEP_ID": "sweep1",
+        "RUN_ID": "asked",
+        "SWEEP_PARAM_PATH": "none",
+        "PROJECT": "swept",
+    }.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
 
 
@@ -45,8 +50,9 @@ def test_the_sweep_gets_the_run(server: WandbDouble, done: Run, cfg: RunConfig) 
 
 def test_nobody_asked(done: Run, cfg: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     assert replay(AUTO, done, cfg) == []
-    monkeypatch.setenv("WANDB_RUN_ID", "asked")
-    assert replay(AUTO, done, cfg) == [], "a run's name without a sweep is no agent"
-    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    for name in ("RUN_ID", "SWEEP_ID"):
+        monkeypatch.setenv(f"WANDB_{name}", "asked")
+        assert replay(AUTO, done, cfg) == [], "an agent sets more"
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", "none")
     assert replay({"name": "none"}, done, cfg) == []
     assert "wandb" not in Run.open(done.path).record

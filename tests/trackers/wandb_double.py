@@ -18,8 +18,8 @@ from typing import Any, Literal
 KEY = "0123456789abcdef" * 2 + "01234567"
 """40 characters: the client checks no more of a key."""
 
-Trouble = Literal["none", "hang", "error", "forbidden"]
-STATUS = {"error": 500, "forbidden": 401}
+Trouble = Literal["none", "hang", "error", "unauthorized", "forbidden"]
+STATUS = {"error": 500, "unauthorized": 401, "forbidden": 403}
 
 
 @dataclass
@@ -63,8 +63,8 @@ class RecordedRun:
 class WandbDouble:
     """The server. Use it in a `with` statement, or call `start` and `stop`.
 
-    `trouble` may be changed at any time: "hang" accepts requests and never answers, "error" answers 500 and
-    "forbidden" 401.
+    `trouble` may be changed at any time: "hang" accepts requests and never answers, the others answer with STATUS.
+    `delay` is how many seconds each answer takes.
     """
 
     entity = "tester"
@@ -72,6 +72,7 @@ class WandbDouble:
     def __init__(self, port: int = 0) -> None:
         self.port = port
         self.trouble: Trouble = "none"
+        self.delay = 0.0
         self.runs: dict[str, RecordedRun] = {}
         self.operations: list[str] = []
         self.unknown: list[str] = []
@@ -120,6 +121,8 @@ class WandbDouble:
 
     def answer(self, method: str, path: str, body: bytes) -> dict[str, Any]:
         """The JSON answer to one request; blocks while `trouble` is "hang"."""
+        if self.delay:
+            self._woken.wait(self.delay)
         if self.trouble == "hang":
             self._woken.wait()
             raise ConnectionAbortedError

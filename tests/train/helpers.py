@@ -9,16 +9,46 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from gpt_lab import trackers
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
+from gpt_lab.trackers.base import Background, Event
 from gpt_lab.train.trainer import Result, run_training
 
 CLOCKED = ("seconds", "perf/tokens_per_s", "perf/mfu", "perf/peak_memory_gb")
 """What two runs of the same numbers differ in."""
+
+
+class Mirror(Background):
+    """As W&B: it takes each step once, so that what an earlier process has mirrored of a step is all there will be."""
+
+    def __init__(self, run: Run, kept: dict[int, dict[str, Any]]) -> None:
+        super().__init__(run)
+        self.kept, self.closed = kept, max(kept, default=-1)
+
+    def write(self, event: Event) -> None:
+        if event.op == "log" and event.step is not None and event.step > self.closed:
+            self.kept.setdefault(event.step, {}).update(event.data)
+        elif event.op == "finish":
+            self.kept.pop(event.data["open_step"], None)
+
+
+def mirrored(patch: pytest.MonkeyPatch) -> dict[int, dict[str, Any]]:
+    """What a mirror of the runs to come has, by step."""
+    kept: dict[int, dict[str, Any]] = {}
+    patch.setattr(trackers, "build_tracker", lambda _, run, __: Mirror(run, kept))
+    return kept
+
+
+def assert_mirrored(kept: dict[int, dict[str, Any]], path: Path) -> None:
+    """Every row of metrics.jsonl, each once and with all that it holds; what depends on the clock may be older."""
+    for a, b in zip([{"step": step, **_unclocked(kept[step])} for step in kept], curve(path), strict=True):
+        assert a == b, (a, b)
 
 
 def quiet() -> Console:
@@ -37,8 +67,11 @@ def train(cfg: RunConfig) -> Result:
 
 def curve(path: Path) -> list[dict[str, Any]]:
     """The metrics of a run, without those that depend on the clock."""
-    rows = Run.open(path).metrics()
-    return [{key: value for key, value in row.items() if key not in CLOCKED} for row in rows]
+    return [_unclocked(row) for row in Run.open(path).metrics()]
+
+
+def _unclocked(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in CLOCKED}
 
 
 def weights(path: Path, checkpoint: str = "last") -> dict[str, torch.Tensor]:

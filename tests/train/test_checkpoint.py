@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import os
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ import pytest
 import torch
 from torch import nn
 
+from gpt_lab.digests import Damaged
 from gpt_lab.errors import DataError, LabError
 from gpt_lab.train import checkpoint
 from gpt_lab.train.checkpoint import Checkpoints
+from gpt_lab.train.state import State
+from tests.helpers import flip
 
 
 def make(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -116,29 +121,62 @@ def tear_state(path: Path) -> None:
     (path / "state.json").write_text('{"step": 2, "by')
 
 
-def lose_state(path: Path) -> None:
-    (path / "state.json").unlink()
+def lose(name: str) -> Callable[[Path], None]:
+    return lambda path: (path / name).unlink()
 
 
-def lose_optimizer(path: Path) -> None:
-    (path / "training.safetensors").unlink()
+def another_step(path: Path) -> None:
+    """Files that are as they were written, but of another checkpoint."""
+    shutil.rmtree(path)
+    shutil.copytree(path.with_name("step-1"), path)
 
 
-@pytest.mark.parametrize("damage", [tear_tensors, tear_state, lose_state, lose_optimizer])
-def test_torn_checkpoints_are_passed_over(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "torn tensors": tear_tensors,
+    "torn state": tear_state,
+    **{f"no {name}": lose(name) for name in ("state.json", "training.safetensors", "SHA256SUMS")},
+    **{
+        f"64 bytes of {name} at {where:.0%}": functools.partial(flip, name=name, where=where)
+        for name in ("model.safetensors", "training.safetensors", "state.json", "SHA256SUMS")
+        for where in (0.0, 0.5, 1.0)
+    },
+    "copied": another_step,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_damaged_is_passed_over_and_named(tmp_path: Path, damage: str) -> None:
     model, optimizer = make()
     checkpoints = Checkpoints(tmp_path, every=1, keep=5)
     for number in (1, 2):
-        checkpoints.save(model, optimizer, None, {"step": number})
-    damage(tmp_path / "step-2")
-    found = checkpoints.newest()
-    assert found is not None
-    assert found[0].name == "step-1"
-    with pytest.raises(DataError, match="no whole checkpoint"):
+        step(model, optimizer)
+        checkpoints.save(model, optimizer, None, asdict(State(step=number)), best=True)
+    DAMAGE[damage](tmp_path / "step-2")
+    before = [parameter.clone() for parameter in model.parameters()]
+    with pytest.raises(Damaged):
         checkpoint.load(tmp_path / "step-2", model, optimizer, None)
+    assert all(map(torch.equal, before, model.parameters())), "nothing of it was taken"
+    said: list[str] = []
+    assert checkpoints.resume(model, optimizer, None, said) == State(step=1)
+    assert len(said) == 1
+    assert said[0].startswith("step-2 is damaged (")
     (tmp_path / ".tmp-step-3-1").mkdir()
-    checkpoints.clean(1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "step-1"]
+    checkpoints.clean(1, best_step=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "last", "step-1"]
+    assert {(tmp_path / name).resolve().name for name in ("best", "last")} == {"step-1"}
+    DAMAGE[damage](tmp_path / "step-1") if damage != "copied" else tear_state(tmp_path / "step-1")
+    assert checkpoints.resume(model, optimizer, None, said) is None
+    checkpoints.clean(0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [{"step": 1}, {**asdict(State(step=1)), "losses": [None]}])
+def test_a_state_of_another_version_is_one_line(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    model, optimizer = make()
+    checkpoints = Checkpoints(tmp_path, every=1, keep=1)
+    checkpoints.save(model, optimizer, None, wrong)
+    with pytest.raises(DataError, match=r"cannot resume from .*step-1: it has no \w+ that can be used \(force=true"):
+        checkpoints.resume(model, optimizer, None, [])
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -202,19 +240,18 @@ def test_death_at_every_system_call_leaves_a_valid_last(tmp_path: Path) -> None:
     model, optimizer = make()
     step(model, optimizer)
     codes: list[int] = []
+    first, second = asdict(State(step=1)), asdict(State(step=2))
     while not codes or codes[-1] == 9:
         folder = tmp_path / str(len(codes))
         checkpoints = Checkpoints(folder, 1, 1)
-        checkpoints.save(model, optimizer, None, {"step": 1}, best=True)
-        codes.append(
-            die_at(len(codes) + 1, lambda c=checkpoints: c.save(model, optimizer, None, {"step": 2}, best=True))
-        )
+        checkpoints.save(model, optimizer, None, first, best=True)
+        codes.append(die_at(len(codes) + 1, lambda c=checkpoints: c.save(model, optimizer, None, second, best=True)))
         steps = {}
         for name in ("last", "best"):
             steps[name] = checkpoint.load(folder / name, model, optimizer, None)["step"]
-        found = checkpoints.newest()
+        found = checkpoints.resume(model, optimizer, None, [])
         assert found is not None
-        assert found[1]["step"] >= steps["last"] >= steps["best"]
+        assert found.step >= steps["last"] >= steps["best"]
     assert codes[-1] == 0
     assert len(codes) > 12, "some of the calls were not met"
 
@@ -223,7 +260,5 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
     model, optimizer = make()
     step(model, optimizer)
     checkpoint.save(tmp_path / "step-1", model, optimizer, None, {"step": 1})
-    assert {path.suffix for path in (tmp_path / "step-1").iterdir()} == {".safetensors", ".json"}
-    state = json.loads((tmp_path / "step-1" / "state.json").read_text())
-    sizes = {name: os.path.getsize(tmp_path / "step-1" / name) for name in state["bytes"]}
-    assert state["bytes"] == sizes
+    names = sorted(path.name for path in (tmp_path / "step-1").iterdir())
+    assert names == ["SHA256SUMS", "model.safetensors", "state.json", "training.safetensors"]

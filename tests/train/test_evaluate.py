@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,7 +78,7 @@ def test_accuracy_counts_answers_only() -> None:
     def validation(rows: int, limit: int | None) -> Iterator[Batch]:
         yield Batch(torch.zeros(1, 4, dtype=torch.long), targets_BT, None)
 
-    dataset = SimpleNamespace(validation=validation, bytes_per_token=None)
+    dataset = SimpleNamespace(validation=validation, bytes_per_token=None, is_text=False)
     objective = registry.build("objective", {"name": "ce"})
     values = evaluate(Fixed(), objective, precision.resolve("fp32", "cpu"), dataset, rows=1)  # type: ignore[arg-type]
     assert values is not None
@@ -98,6 +100,24 @@ def test_bits_per_byte() -> None:
         "val/bpb": pytest.approx(1.0),
     }
     assert metrics(5000.0, 1, None) == {"val/loss": 5000.0, "val/ppl": math.inf}
+
+
+@pytest.mark.parametrize(
+    "tokenizer, tokens", [("byte", 11), ("char", 8), ({"name": "bpe", "vocab_size": 257, "fit_chars": 100}, 11)]
+)
+def test_bits_per_byte_of_a_model_that_knows_nothing(
+    make: Make, tmp_path: Path, tokenizer: str | dict[str, Any], tokens: int
+) -> None:
+    """log2 V bits for each token of 4 documents of 11 bytes and for each of their 4 ends, whatever the tokenizer."""
+    for name, texts in {"train": ["ab ü€\r\nx" * 9], "val": ["ab", "ü€", "x\r\n", "b"]}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    data = {"name": "jsonl", "path": str(tmp_path / "train.jsonl"), "val_path": str(tmp_path / "val.jsonl")}
+    model, objective, fp32, dataset = setting(make(data=data, tokenizer=tokenizer))
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    values = evaluate(model, objective, fp32, dataset, rows=2)
+    assert values is not None
+    assert values["val/bpb"] == pytest.approx((tokens + 4) * math.log2(dataset.vocab_size) / 11, rel=1e-6)
 
 
 def test_rows_fit_the_device() -> None:

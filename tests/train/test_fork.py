@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from gpt_lab import trackers
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, fork
 from gpt_lab.train import checkpoint, claim, trainer
-from tests.train.helpers import CLOCKED, assert_same, quiet, train, weights
+from tests.helpers import flip
+from tests.train.helpers import CLOCKED, assert_mirrored, assert_same, mirrored, quiet, said, train, weights
 
 Make = Callable[..., RunConfig]
 WSD = {"name": "wsd", "warmup": 4, "cooldown": 0.25}
@@ -62,9 +62,9 @@ def assert_identical(mine: Path, straight: Path) -> None:
     names = [sorted(p.name for p in (path / "checkpoints").iterdir()) for path in (mine, straight)]
     assert names[0] == names[1]
     for name in ("best", "last"):
-        states = [checkpoint.read_state(path / "checkpoints" / name) or {} for path in (mine, straight)]
-        assert states[0].get("step") == states[1].get("step")
-        if states[0]:
+        if name in names[0]:
+            states = [checkpoint.read_state(path / "checkpoints" / name) for path in (mine, straight)]
+            assert states[0]["step"] == states[1]["step"]
             assert {k: v.sum() for k, v in weights(mine, name).items()} == {
                 k: v.sum() for k, v in weights(straight, name).items()
             }
@@ -193,10 +193,37 @@ def test_what_differs_in_more_than_the_budget_is_trained_from_the_start(
     run(mixed, forks=(15,))  # begun by other code, and gone on with by this
     after = dataclasses.replace(forked[20], study="after")
     assert "forked" not in Run.open(run(after, trunk=fork.place(begun.path, 15)).path).record
-    with open(point / "checkpoints" / "step-15" / checkpoint.MODEL, "r+b") as file:
-        file.truncate(100)
-    torn = dataclasses.replace(forked[20], study="torn")
-    assert "forked" not in Run.open(run(torn, trunk=point).path).record
+
+
+@pytest.mark.parametrize("name", ["checkpoints/step-15/training.safetensors", "metrics.jsonl", "fork.json"])
+def test_a_damaged_fork_point_is_not_begun_from(make: Make, name: str) -> None:
+    forked = make_all(make, "forked")
+    trunk = run(forked[LONG], forks=(15, 21)).path
+    flip(fork.place(trunk, 15), name)
+    console = quiet()
+    result = trainer.run_training(forked[20], console, "train", trunk=fork.place(trunk, 15))
+    assert "forked" not in Run.open(result.path).record
+    why = f"{fork.place(trunk, 15)} is damaged ({Path(name).name} is not what was written)"
+    assert f"{why}: the run is trained from the start\n" in said(console)
+    straight = run(make_all(make, "straight")[20]).path
+    assert_identical(result.path, straight)
+
+
+def test_a_branch_whose_checkpoints_are_damaged_is_no_branch_any_more(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forked = make_all(make, "forked")
+    trunk = run(forked[LONG], forks=(15,)).path
+    with monkeypatch.context() as inner:
+        inner.setattr(trainer.Trainer, "step", lambda _: die())
+        with pytest.raises(Dead):
+            run(forked[20], trunk=fork.place(trunk, 15))
+    (branch,) = {path.parent for path in trunk.parent.glob("*/run.json")} - {trunk}
+    assert Run.open(branch).record["forked"]["step"] == 15
+    for path in (branch / "checkpoints").glob("step-*"):
+        flip(path, "state.json")
+    assert_identical(run(forked[20]).path, run(make_all(make, "straight")[20]).path)
+    assert Run.open(branch).record["forked"] is None
 
 
 def test_force_trains_a_forked_run_from_the_start(make: Make) -> None:
@@ -211,15 +238,9 @@ def test_force_trains_a_forked_run_from_the_start(make: Make) -> None:
 
 
 def test_the_mirror_of_a_branch_has_the_steps_before_the_fork(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    mirrored: list[tuple[int, float]] = []
-
-    class Mirror(trackers.Tracker):
-        def log(self, values: Any, step: int) -> None:
-            mirrored.extend((step, values[key]) for key in ("train/loss",) if key in values)
-
     forked = make_all(make, "forked")
     trunk = run(forked[LONG], forks=(15,)).path
-    monkeypatch.setattr(trackers, "build_tracker", lambda *_: Mirror())
+    kept = mirrored(monkeypatch)
     branch = run(forked[20], trunk=fork.place(trunk, 15)).path
-    assert mirrored == [(row["step"], row["train/loss"]) for row in Run.open(branch).metrics() if "train/loss" in row]
-    assert len(mirrored) == 20
+    assert_mirrored(kept, branch)
+    assert len(kept) == 20

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
 import re
 from collections.abc import Callable
 
 import pytest
 from rich.console import Console
 
+from gpt_lab import streams
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.train import ending, live
@@ -43,6 +46,22 @@ def test_a_live_view_in_a_terminal(make: Make, budget: dict[str, float]) -> None
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h"), "the cursor comes back"
 
 
+@pytest.mark.parametrize("kind", ["terminal", "pipe", "full"])
+def test_output_that_is_gone_ends_the_view(make: Make, kind: str) -> None:
+    """A live view in a terminal that has hung up, lines into a pipe without a reader, a disk that is full."""
+    if kind == "full":
+        file = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, file = pty.openpty() if kind == "terminal" else os.pipe()
+        os.close(reader)
+    stream = streams.Stream(file)
+    settings = {"budget.steps": 12, "sample.tokens": 4, "sample.prompt": "to be", "eval.every": 6}
+    result = run_training(make(**settings), Console(file=streams.wrapped(stream), force_terminal=kind == "terminal"))
+    os.close(file)
+    assert (result.state, Run.open(result.path).state) == ("finished", "finished")
+    assert stream.lost is not None
+
+
 def test_the_cursor_comes_back_after_an_error(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     from gpt_lab.train.trainer import Trainer
 
@@ -65,9 +84,18 @@ def test_a_step_between_refreshes_is_cheap() -> None:
     assert said(console).count("\n") == 1
 
 
-@pytest.mark.parametrize("bpb, words", [(1.9, "is below the corpus's trigram floor of 2.0000"), (2.1, "is not below")])
-def test_the_verdict_compares_with_the_trigram_floor(bpb: float, words: str) -> None:
-    assert words in str(live.verdict({"val/bpb": bpb, "floor/trigram": 2.0}))
+@pytest.mark.parametrize(
+    "bpb, floors, words",
+    [
+        (0.9627, (1.1, 0.9180, 0.9647), "val bpb 0.9627 is worse than counting pairs of tokens: the corpus's bigram"),
+        (0.9179, (1.1, 0.9180, 0.9647), "is below every n-gram floor of the corpus; the lowest, bigram, is 0.9180"),
+        (2.0, (4.0, 3.0, 2.0), "is worse than counting triples of tokens: the corpus's trigram floor is 2.0000"),
+        (5.0, (4.0, 4.5, 4.6), "is worse than counting single tokens: the corpus's unigram floor is 4.0000"),
+    ],
+)
+def test_the_verdict_compares_with_the_lowest_floor(bpb: float, floors: tuple[float, float, float], words: str) -> None:
+    named = dict(zip(("floor/unigram", "floor/bigram", "floor/trigram"), floors, strict=True))
+    assert words in str(live.verdict({"val/bpb": bpb, **named}))
 
 
 def test_no_verdict_without_text() -> None:
@@ -75,9 +103,12 @@ def test_no_verdict_without_text() -> None:
 
 
 def test_next_commands_can_be_run_as_they_are(make: Make) -> None:
-    cfg = make(**{"sample.prompt": "ROMEO: what's"})
+    cfg = make()
     run = Run.open(train(cfg).path)
-    generate, again = ending.next_commands(run, cfg, "train data.path='a b.txt' seed=4 force=true", text=True)
+    (alone,) = ending.next_commands(run, cfg, "train", None)
+    assert alone.startswith("another seed:"), "a model of no text continues none"
+    assert ending.next_commands(run, cfg, "train", " ")[0].endswith(f"generate run={run.path}")
+    generate, again = ending.next_commands(run, cfg, "train data.path='a b.txt' seed=4 force=true", "ROMEO: what's")
     assert generate.endswith(f"uv run generate run={run.path} 'prompt=ROMEO: what'\"'\"'s'")
     assert again.endswith("uv run train 'data.path=a b.txt' seed=1")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -129,13 +130,44 @@ def test_peaks_of_gpus_by_product_name(name: str, precision: str, tflops: float 
     assert peak.gpu_peak(name, precision) == (None if tflops is None else pytest.approx(tflops * 1e12))
 
 
-def test_the_peak_of_a_cpu_is_measured_once() -> None:
-    start = time.perf_counter()
-    first = peak.peak_flops("cpu", "fp32")
-    assert first is not None
-    assert 1e8 < first < 1e14
-    assert peak.peak_flops("cpu", "fp32") == first
-    assert time.perf_counter() - start < 5
+def test_the_peak_of_a_cpu_is_measured_once_for_each_format_and_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is that of the fastest product: a unit that a small one leaves idle counts."""
+    formats: list[tuple[object, int]] = []
+    real = peak.torch.mm
+
+    def product(a: Any, b: Any) -> Any:
+        formats.append((a.dtype, len(a)))
+        clock[0] += 1e-6 if len(a) >= 1024 else 1e-5  # the larger one is 80 times as fast
+        return real(a[:8, :8], b[:8, :8])
+
+    clock = [0.0]
+    monkeypatch.setattr(peak.torch, "mm", product)
+    monkeypatch.setattr(peak.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(peak, "SIZES", (512, 1024))
+    monkeypatch.setattr(peak, "LONGEST", 1e-3)
+    peak._measured.cache_clear()
+    try:
+        assert peak.peak_flops("cpu", "bf16") == pytest.approx(2 * 1024**3 / 1e-6)
+        assert set(formats) == {(peak.torch.bfloat16, 512), (peak.torch.bfloat16, 1024)}
+        formats.clear()
+        peak.peak_flops("cpu", "bf16")
+        assert not formats, "once"
+        peak.peak_flops("cpu", "fp32")
+        assert {dtype for dtype, _ in formats} == {peak.torch.float32}
+        formats.clear()
+        monkeypatch.setattr(peak.torch, "get_num_threads", lambda: 2)
+        peak.peak_flops("cpu", "fp32")
+        assert formats
+    finally:
+        peak._measured.cache_clear()
+
+
+def test_mfu_is_a_share_or_not_known() -> None:
+    assert peak.mfu(1e3, 1e9, 4e12) == 0.25
+    assert peak.mfu(1e4, 1e9, 4e12) is None, "more than the peak: that was measured beside other work"
+    assert peak.mfu(1e3, 1e9, None) is None
 
 
 def test_out_of_range_devices(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,8 @@ from gpt_lab.errors import LabError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, all_runs
 from gpt_lab.train import checkpoint, trainer
-from tests.train.helpers import assert_same, curve, fork, status, train, weights
+from tests.helpers import flip
+from tests.train.helpers import assert_mirrored, assert_same, curve, fork, mirrored, quiet, said, status, train, weights
 
 Make = Callable[..., RunConfig]
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
@@ -65,22 +66,57 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def test_resuming_changes_nothing(make: Make, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"eval.every": 6, "budget.steps": 20, **VARIANTS[name]}
     whole = train(make(**settings))
-    cfg = make(**settings, study="killed")
+    cfg, kept = make(**settings, study="killed"), mirrored(monkeypatch)
     path = interrupted(cfg, 15, monkeypatch)
+    for step in [step for step in kept if step >= 12]:  # as after kill -9: that of the checkpoint never left either
+        del kept[step]
     result = train(cfg)
     assert result.path == path
+    assert_mirrored(kept, path)
     assert_same(result.path, whole.path)
     assert weights(result.path, "best").keys() == weights(whole.path, "best").keys()
 
 
-def test_a_torn_newest_checkpoint_falls_back(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_not_resumed_from(make: Make, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 flipped bytes in the newest: the one before. In all of them: from the start. The numbers are the same."""
     settings = {"eval.every": 5, "checkpoint.keep": 3}
     whole = train(make(**settings))
-    cfg = make(**settings, study="killed")
-    path = interrupted(cfg, 17, monkeypatch)
-    with open(path / "checkpoints" / "step-15" / "model.safetensors", "r+b") as file:
-        file.truncate(100)
-    assert_same(train(cfg).path, whole.path)
+    for study, damaged in (("newest", ["step-15"]), ("all", ["step-5", "step-10", "step-15"])):
+        cfg = make(**settings, study=study)
+        path = interrupted(cfg, 17, monkeypatch)
+        for step in damaged:
+            flip(path / "checkpoints" / step, name)
+        console = quiet()
+        assert_same(trainer.run_training(cfg, console, "train").path, whole.path)
+        (line,) = (line for line in said(console).splitlines() if "is damaged" in line)
+        first = f"resuming {path} from step 10" if study == "newest" else f"training {path} anew"
+        assert line.startswith(f"{first}: step-15 is damaged ({name} is not what was written)")
+        assert line.count("is damaged") == len(damaged)
+        assert Run.open(path).summary["val/bpb"] == whole.summary["val/bpb"]
+
+
+BAD_LINES = [
+    '{"step": "7", "a": 1}',
+    '{"step": [1]}',
+    '{"step": null}',
+    '{"step": -1}',
+    '{"step": "NaN"}',
+    '{"step": true}',
+]
+
+
+def test_lines_that_are_none_are_left_out_by_name(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(make())
+    cfg = make(study="lines")
+    path = interrupted(cfg, 15, monkeypatch) / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    lines[3:3] = [*BAD_LINES, "[" * 200_000, "[]", '{"a": 1}']
+    lines.append('{"step": 9, "odd": "text", "none": null, "yes": true, "many": [1], "huge": 1' + "0" * 400 + "}")
+    path.write_text("\n".join(lines) + "\n")
+    console = quiet()
+    assert_same(trainer.run_training(cfg, console, "train").path, whole.path)
+    assert f'{path}: 9 lines and 1 value left out (line 4: step is "7")\n' in said(console)
 
 
 def test_resuming_twice_and_with_other_cadences_of_checkpoints(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +133,6 @@ def test_seconds_count_over_resumes(make: Make, monkeypatch: pytest.MonkeyPatch)
     cfg = make(**{"budget.seconds": 1.5, "eval.every": 10, "log.every": 5})
     path = interrupted(cfg, 30, monkeypatch)
     state = checkpoint.read_state(path / "checkpoints" / "last")
-    assert state is not None
     assert 0 < state["seconds"] < 1.5
     start = time.perf_counter()
     result = train(cfg)
@@ -135,8 +170,10 @@ def test_kill_9_at_random_moments(make: Make) -> None:
 
 def saved(cfg: RunConfig) -> int:
     """The step from which the next process resumes."""
-    found = [checkpoint.Checkpoints(run.checkpoints, 1, 1).newest() for run in all_runs(cfg.runs_dir, cfg.study)]
-    return found[0][1]["step"] if found and found[0] is not None else 0
+    for run in all_runs(cfg.runs_dir, cfg.study):
+        steps = sorted((int(path.name[5:]) for path in run.checkpoints.glob("step-*")), reverse=True)
+        return steps[0] if steps else 0
+    return 0
 
 
 def wait_for_step(cfg: RunConfig, child: int, step: int) -> None:
@@ -185,19 +222,6 @@ def test_death_inside_checkpoints_and_log_lines(make: Make) -> None:
     assert_same(run.path, whole.path)
 
 
-@pytest.mark.forks
-def test_two_signals_end_it_at_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    def endless(self: trainer.Trainer) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(60)
-
-    monkeypatch.setattr(trainer.Trainer, "step", endless)
-    start = time.monotonic()
-    assert status(fork(lambda: train(make()))) == 130
-    assert time.monotonic() - start < 30
-
-
 def test_a_disk_that_fills_up_keeps_earlier_checkpoints(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit on the size of files stands for a full disk: the second checkpoint cannot be written."""
     whole = train(make())
@@ -221,7 +245,7 @@ def test_a_disk_that_fills_up_keeps_earlier_checkpoints(make: Make, monkeypatch:
     (run,) = all_runs(cfg.runs_dir, "full")
     folder = run.path / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["best", "last", "step-10"]
-    assert checkpoint.read_state(folder / "last") is not None
+    assert checkpoint.read_state(folder / "last")["step"] == 10
     assert_same(train(cfg).path, whole.path)
 
 

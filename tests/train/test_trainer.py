@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file
 
+from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, all_runs
 from gpt_lab.train import checkpoint, trainer
 from gpt_lab.train.plan import resolve
 from gpt_lab.train.step import Stepper
-from tests.train.helpers import curve, quiet, said, train, weights
+from tests.train.helpers import assert_mirrored, curve, mirrored, quiet, said, train, weights
 
 Make = Callable[..., RunConfig]
 ROOT = Path(__file__).parent.parent.parent
@@ -50,9 +52,34 @@ def test_the_run_folder_holds_the_story(make: Make) -> None:
     assert math.isclose(final["val/ppl"], math.exp(final["val/loss"]))
     assert sorted(path.name for path in run.samples.iterdir()) == [f"step_{n:08d}.txt" for n in (10, 20, 25)]
     text = said(console)
-    assert "trigram floor" in text
-    assert f"uv run generate run={result.path}" in text
+    assert "counting" in text or "below every n-gram floor" in text
+    opening = open_dataset(cfg).opening
+    assert len(opening.split()) > 4 and run.record["prompt"] == opening
+    assert f"uv run generate run={result.path} 'prompt={opening}'" in text
+    assert all(path.read_text("utf-8").startswith(opening) for path in run.samples.iterdir())
     assert "uv run train optim=adamw seed=1" in text
+
+
+def test_lost_text_is_said_and_has_no_bits_per_byte(make: Make, tmp_path: Path) -> None:
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"e": 0, " ": 1, "<unk>": 2}, unk_token="<unk>"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    inner.decoder = tokenizers.decoders.Fuse()
+    inner.save(str(tmp_path / "lossy.json"))
+    cfg = make(tokenizer={"name": "hf", "path": str(tmp_path / "lossy.json")}, **{"budget.steps": 2, "eval.every": 1})
+    console = quiet()
+    run = Run.open(trainer.run_training(cfg, console, "train").path)
+    loses = "tokenizer=hf loses text: at least "
+    assert run.record["text"]["lossy"].startswith(loses)
+    assert run.record["text"]["ends"] is True
+    keys = {key for row in run.metrics() for key in row} | run.summary.keys()
+    assert "val/loss" in run.summary
+    assert not [key for key in keys if "bpb" in key or key.startswith(("floor/", "val/accuracy"))]
+    lines = said(console).splitlines()
+    assert lines.index(next(line for line in lines if line.startswith(f"warning: {loses}"))) < lines.index(
+        next(line for line in lines if line.startswith("training "))
+    )
+    assert f"no bits per byte: {run.record['text']['lossy']}" in lines
+    assert any(line.startswith("continue a text:") for line in lines)
 
 
 def test_final_weights_are_saved_and_are_those_validated(make: Make) -> None:
@@ -64,13 +91,13 @@ def test_final_weights_are_saved_and_are_those_validated(make: Make) -> None:
 
     cfg = make(**{"budget.steps": 7, "eval.tokens": 100, "eval.every": 3})
     result = train(cfg)
-    model, _, _ = load_run(Run.open(result.path), "last")
+    model = load_run(Run.open(result.path), "last").model
     values = evaluate(
         model, registry.build("objective", cfg.objective), precision.resolve("fp32", "cpu"), open_dataset(cfg), rows=4
     )
     assert values is not None
     assert math.isclose(values["val/loss"], result.summary["val/loss"], rel_tol=1e-6)
-    assert checkpoint.read_state(result.path / "checkpoints" / "last")["step"] == 7  # type: ignore[index]
+    assert checkpoint.read_state(result.path / "checkpoints" / "last")["step"] == 7
 
 
 def test_the_best_checkpoint_has_the_lowest_loss(make: Make) -> None:
@@ -133,25 +160,32 @@ def test_where_a_run_is_kept_does_not_make_it_another(make: Make) -> None:
     assert train(make(**{"budget.steps": 2, "log.every": 2, "checkpoint.every": 1, "sample.tokens": 3})).done
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_leaves(make: Make, monkeypatch: pytest.MonkeyPatch, number: int, code: int) -> None:
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("method, words", [("step", "at step 7, whose"), ("resume", "before the first step")])
+def test_a_signal_saves_and_leaves(
+    make: Make, monkeypatch: pytest.MonkeyPatch, number: int, code: int, method: str, words: str
+) -> None:
+    """However many processes pass it on."""
     whole = train(make(**{"log.every": 4}))
     cfg = make(**{"log.every": 4}, study="stopped")
-    step = trainer.Trainer.step
+    usual = getattr(trainer.Trainer, method)
 
     def signalled(self: trainer.Trainer) -> None:
-        step(self)
-        if self.state.step == 7:
-            os.kill(os.getpid(), number)
+        usual(self)
+        if self.state.step in (0, 7):
+            for copy in (number, signal.SIGTERM, number):
+                os.kill(os.getpid(), copy)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "step", signalled)
+        patch.setattr(trainer.Trainer, method, signalled)
         console = quiet()
         stopped = trainer.run_training(cfg, console)
     assert (stopped.state, stopped.exit_code) == ("stopped", code)
-    assert "step 7" in said(console)
+    assert f"stopped by {signal.Signals(number).name} {words}" in said(console)
     assert Run.open(stopped.path).state == "stopped"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    kept = [path.name for path in stopped.path.glob("checkpoints/step-*")]
+    assert kept == (["step-7"] if method == "step" else [])
     resumed = train(cfg)
     assert resumed.path == stopped.path
     assert curve(resumed.path) == curve(whole.path)
@@ -160,7 +194,7 @@ def test_a_signal_saves_and_leaves(make: Make, monkeypatch: pytest.MonkeyPatch, 
 def test_a_signal_during_evaluation(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The evaluation is cut short; the resumed run makes up for it."""
     whole = train(make())
-    cfg = make(study="stopped")
+    cfg, kept = make(study="stopped"), mirrored(monkeypatch)
     evaluate = trainer.Trainer.evaluate
 
     def signalled(self: trainer.Trainer, limit: int | None) -> Any:
@@ -174,6 +208,7 @@ def test_a_signal_during_evaluation(make: Make, monkeypatch: pytest.MonkeyPatch)
     assert not any("val/loss" in row for row in curve(stopped.path))
     resumed = train(cfg)
     assert curve(resumed.path) == curve(whole.path)
+    assert_mirrored(kept, resumed.path)
     assert (resumed.path / "checkpoints" / "best").exists()
 
 

@@ -159,8 +159,8 @@ def differences(material: Material) -> Drawing | None:
     ]
     if not found:
         return None
-    mei = material.comparison.mei
-    inside = near([_last(line) for _, line in found], keep=(-1.5 * mei, 1.5 * mei))
+    band = material.comparison.band
+    inside = near([_last(line) for _, line in found], keep=(-1.5 * band, 1.5 * band))
     beyond = [(row, line) for row, line in found if _last(line) not in inside]
     found = [(row, line) for row, line in found if _last(line) in inside]
     columns = min(len(found), 2 if len(found) <= 4 else 3)
@@ -205,18 +205,18 @@ def _limits(found: list[tuple[Row, Line]], material: Material) -> tuple[float, f
     late = [
         line.values[line.values.index >= line.values.index[-1] / 3].to_numpy().ravel().tolist() for _, line in found
     ]
-    mei = material.comparison.mei
+    band = material.comparison.band
     ends = [end for _, line in found for end in _interval(line.values.iloc[-1:], material.design.alpha) if len(end)]
     return reach(
-        [v for values in late for v in values], keep=(-1.5 * mei, 1.5 * mei, *(float(e.iloc[0]) for e in ends))
+        [v for values in late for v in values], keep=(-1.5 * band, 1.5 * band, *(float(e.iloc[0]) for e in ends))
     )
 
 
 def _panel(ax: Axes, row: Row, line: Line, material: Material) -> None:
     style = material.styles[row.arm]
     grid = line.values.index.to_numpy(float)
-    mei = material.comparison.mei
-    ax.axhspan(-mei, mei, color=BAND, zorder=0, lw=0)
+    band = material.comparison.band
+    ax.axhspan(-band, band, color=BAND, zorder=0, lw=0)
     ax.axhline(0, color=INK, lw=0.8, zorder=1)
     n = line.values.shape[1]
     if n > 1:

@@ -10,7 +10,7 @@ from gpt_lab.report.effects import Effect, listed
 from gpt_lab.report.factorial import analyse
 from gpt_lab.report.figures.base import BAND, COLOURS, INK, MUTED, PAPER, Drawing, canvas, ellipsis, folded, reach
 from gpt_lab.report.figures.material import Material
-from gpt_lab.report.wording import amount, axis, common_digits, percent, unit, with_interval
+from gpt_lab.report.wording import amount, axis, common_digits, grey_band, percent, with_interval
 
 MOST = 40
 """Effects that still can be read at one height."""
@@ -36,11 +36,11 @@ def draw(material: Material) -> Drawing | None:
     ax = figure.add_subplot()
     places = [-(sum(heights[:i]) + heights[i] / 2) / 0.24 for i in range(len(shown))]
     ax.set_ylim(-sum(heights) / 0.24 - 0.1, 0.1)
-    mei = material.comparison.mei
+    band = material.comparison.band
     ends = [end for effect in shown if effect.interval for end in (effect.interval.low, effect.interval.high)]
-    left, right = reach(ends, [-1.3 * mei, 0.0, 1.3 * mei])
+    left, right = reach(ends, [-1.3 * band, 0.0, 1.3 * band])
     ax.set_xlim(left, right)
-    ax.axvspan(-mei, mei, color=BAND, zorder=0, lw=0)
+    ax.axvspan(-band, band, color=BAND, zorder=0, lw=0)
     ax.axvline(0, color=INK, lw=0.9, zorder=1)
     beyond = sum(_line(ax, place, effect) for place, effect in zip(places, shown, strict=True))
     ax.grid(axis="y", visible=False)
@@ -87,8 +87,8 @@ def _caption(material: Material, coded: bool, effects: list[Effect], beyond: int
     else:
         text = "Differences of differences: what two changes do together, less what each does alone."
     text += (
-        f" {percent(design.alpha)} intervals over the {design.pair}s; words after Holm's correction. Grey band: below "
-        f"{amount(comparison.mei)} {unit(design.metric)}, too small to matter."
+        f" {percent(design.alpha)} intervals over the {design.pair}s; words after Holm's "
+        f"correction.{grey_band(comparison)}"
     )
     if beyond:
         text += f" {beyond} {'line reaches' if beyond == 1 else 'lines reach'} beyond the axis (arrows)."

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from gpt_lab.report.figures.base import BAND, INK, MUTED, PAPER, VERDICTS, Drawing, canvas, folded, near, reach
 from gpt_lab.report.figures.material import Material
 from gpt_lab.report.types import Interval, Row
-from gpt_lab.report.wording import amount, axis, common_digits, percent, unit, verdict, with_interval, within
+from gpt_lab.report.wording import axis, common_digits, grey_band, percent, verdict, with_interval, within
 
 MOST = 60
 """Rows that still can be read at one height."""
@@ -34,9 +34,9 @@ def draw(material: Material) -> Drawing | None:
     ax = figure.add_subplot()
     places = [-(sum(heights[:i]) + heights[i] / 2) / 0.24 for i in range(len(lines))]
     ax.set_ylim(-sum(heights) / 0.24 - 0.1, 0.1)
-    left, right = _limits(lines, comparison.mei)
+    left, right = _limits(lines, comparison.band)
     ax.set_xlim(left, right)
-    ax.axvspan(-comparison.mei, comparison.mei, color=BAND, zorder=0, lw=0)
+    ax.axvspan(-comparison.band, comparison.band, color=BAND, zorder=0, lw=0)
     ax.axvline(0, color=INK, lw=0.9, zorder=1)
     beyond = 0
     for place, (_, interval, row) in zip(places, lines, strict=True):
@@ -58,8 +58,8 @@ def draw(material: Material) -> Drawing | None:
     return Drawing("forest", "Differences to the baseline", _caption(material, rows, beyond), figure)
 
 
-def _limits(lines: list[tuple[str, Interval | None, Row | None]], mei: float) -> tuple[float, float]:
-    keep = [-1.3 * mei, 0.0, 1.3 * mei]
+def _limits(lines: list[tuple[str, Interval | None, Row | None]], band: float) -> tuple[float, float]:
+    keep = [-1.3 * band, 0.0, 1.3 * band]
     inside = near([i.estimate for _, i, _ in lines if i is not None], keep)
     shown = [i for _, i, _ in lines if i is not None and i.estimate in inside]
     return reach([v for i in shown for v in (i.low, i.high, i.estimate) if math.isfinite(v)], keep)
@@ -101,9 +101,8 @@ def _caption(material: Material, rows: list[Row], beyond: int) -> str:
     comparison, design = material.comparison, material.design
     text = (
         f"Mean of the paired differences in {design.metric}, variant minus {design.baseline_arm}{within(design)}, with "
-        f"{percent(design.alpha)} intervals. Grey band: differences below "
-        f"{amount(comparison.mei)} {unit(design.metric)}, too small to matter. "
-        f"Verdicts are corrected for the number of comparisons: {comparison.correction}."
+        f"{percent(design.alpha)} intervals, each of the arm alone.{grey_band(comparison)} Verdicts are corrected for "
+        f"the number of comparisons: {comparison.correction}."
     )
     if comparison.noise is not None:
         text += " First row: what a variant equal to the baseline would show."

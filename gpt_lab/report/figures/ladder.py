@@ -10,7 +10,7 @@ from gpt_lab.report.figures.base import COLOURS as HUES
 from gpt_lab.report.figures.base import MARKERS as SIGNS
 from gpt_lab.report.figures.material import Material
 from gpt_lab.report.ladder import Trend, trends
-from gpt_lab.report.wording import amount, axis, percent, short, unit, within
+from gpt_lab.report.wording import axis, grey_band, percent, short, within
 
 MOST = 6
 
@@ -22,10 +22,10 @@ def draw(material: Material) -> Drawing | None:
     sizes = [size for trend in shown for size, _, _, _ in _known(trend)]
     if not shown or max(sizes) <= min(sizes):
         return None
-    design, mei = material.design, material.comparison.mei
+    design, band = material.design, material.comparison.band
     figure = canvas(3.4)
     ax = figure.add_subplot()
-    ax.axhspan(-mei, mei, color=BAND, zorder=0, lw=0)
+    ax.axhspan(-band, band, color=BAND, zorder=0, lw=0)
     ax.axhline(0, color=INK, lw=0.8, zorder=1)
     for number, trend in enumerate(shown):
         colour, aside = HUES[number], 1 + 0.02 * (number - (len(shown) - 1) / 2)
@@ -47,7 +47,8 @@ def draw(material: Material) -> Drawing | None:
     figure.legend(loc="outside lower center", ncols=2)
     caption = (
         f"Variant minus {design.baseline_arm}{within(design)}, with {percent(design.alpha)} intervals (moved aside a "
-        f"little where they would hide each other); lines: the trends. Grey: below {amount(mei)} {unit(design.metric)}."
+        f"little where they would hide each other); lines: the trends."
+        f"{grey_band(material.comparison)}"
     )
     if len(found) > len(shown):
         caption += f" The first {MOST} of {len(found)} variants are drawn."

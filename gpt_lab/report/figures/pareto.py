@@ -1,4 +1,4 @@
-"""The metric against what it cost: training FLOPs, seconds, parameters; the front joined."""
+"""The metric against what it cost: training FLOPs and parameters; the front joined."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from gpt_lab.report.figures.material import Material
 from gpt_lab.report.types import Row
 from gpt_lab.report.wording import axis, count, power, short
 
-COSTS = {"flops": "training FLOPs", "seconds": "training time", "parameters": "parameters"}
-SAME = {"flops": 0.002, "seconds": 0.03, "parameters": 0.002}
-"""Costs that differ by less than this share are the same; time varies by as much on a quiet machine."""
+COSTS = {"flops": "training FLOPs", "parameters": "parameters"}
+SAME = {"flops": 0.002, "parameters": 0.002}
+"""Costs that differ by less than this share are the same. Seconds are none: they tell how busy a machine was."""
 
 
 def draw(material: Material) -> Drawing | None:
@@ -111,7 +111,7 @@ def _panel(
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / size:g}"))
         ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.margins(x=0.12)
-    units = {"flops": f"{power}FLOPs", "seconds": f"{power}s", "parameters": power.strip()}
+    units = {"flops": f"{power}FLOPs", "parameters": power.strip()}
     ax.set_xlabel(f"{COSTS[name]} ({units[name]})" if units[name] else COSTS[name])
 
 
@@ -133,7 +133,7 @@ def _handle(material: Material, row: Row) -> Line2D:
 
 
 def _amount(name: str, value: float) -> str:
-    return {"flops": power(value), "seconds": f"{value:.3g} s", "parameters": count(value)}[name]
+    return {"flops": power(value), "parameters": count(value)}[name]
 
 
 def _caption(material: Material, rows: list[Row], said: list[str], limits: tuple[float, float]) -> str:
@@ -141,7 +141,7 @@ def _caption(material: Material, rows: list[Row], said: list[str], limits: tuple
     text = (
         f"Mean {material.metric} ({better} is better) against the median cost of an arm's finished runs; strokes reach "
         "from the lowest to the highest run. Ringed: no other arm is both cheaper and better on average; "
-        "differences may be within the noise. Seconds compare only between runs on the same, equally busy machine."
+        "differences may be within the noise."
     )
     if said:
         text += f" Not drawn: {'; '.join(said)}."

@@ -1,0 +1,43 @@
+"""Finds a sweep file, and reads it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from gpt_lab import yamlfile
+from gpt_lab.conf_source import sweeps_dir
+from gpt_lab.errors import ConfigError, unknown
+
+
+def find(name: str | Path) -> Path:
+    """The file that a user means: a path, or a name of sweeps/ with or without .yaml (as seen from here).
+
+    Raises:
+        ConfigError: there is none; the line offers the closest name.
+    """
+    path = Path(name)
+    if os.path.isfile(path):  # unlike Path.is_file, False for a path that is too long
+        return path
+    if path.parent == Path("."):
+        for candidate in (sweeps_dir() / f"{path.name}.yaml", sweeps_dir() / path.name):
+            if os.path.isfile(candidate):
+                here = Path.cwd()
+                return candidate.relative_to(here) if candidate.is_relative_to(here) else candidate
+        raise ConfigError(unknown("sweep", path.name, [p.stem for p in sweeps_dir().glob("*.yaml")]))
+    if os.path.isdir(path):
+        raise ConfigError(f"{path} is a folder: name a sweep file (YAML)")
+    raise ConfigError(f"no sweep file {path}")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a sweep file.
+
+    Raises:
+        ConfigError: as gpt_lab.yamlfile.read; empty.
+    """
+    content = yamlfile.read(path)
+    if not content:
+        raise ConfigError(f"{path} is empty: a sweep needs method and parameters")
+    return content
