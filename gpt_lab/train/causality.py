@@ -31,7 +31,7 @@ from gpt_lab.parts.base import row_keys
 from gpt_lab.parts.objective import IGNORED
 from gpt_lab.schema import RunConfig
 from gpt_lab.train import ending
-from gpt_lab.train.bare import bare_model
+from gpt_lab.train.bare import bare_model, is_out_of_memory
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.watch import WATCHED, Watch, change
 
@@ -64,7 +64,7 @@ def check(cfg: RunConfig, vocab_size: int, device: str, precision: Precision) ->
 
     Raises:
         ConfigError: the parts at fault by name, and what they see.
-        LabError: a GPU without the memory.
+        LabError: a device without the memory.
     """
     with _own_randomness(device):
         refusal = _objective_refusal(cfg, torch.device(device)) or _model_refusal(cfg, vocab_size, device, precision)
@@ -77,7 +77,9 @@ def _model_refusal(cfg: RunConfig, vocab_size: int, device: str, precision: Prec
             return _Twin(_narrow(cfg, device), vocab_size, device, precision, SHORT).refusal()
     try:
         return _Twin(cfg, vocab_size, device, precision).refusal()
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise ending.out_of_memory(cfg, device) from error
 
 
