@@ -97,11 +97,10 @@ def test_a_sweep_takes_them_too(tmp_path: Path) -> None:
     """From its file and from its command line."""
     file = tmp_path / "odd.yaml"
     sweep: dict[str, Any] = {"method": "grid", "parameters": {"seed": {"values": [0]}, "data": {"value": "text"}}}
-    sweep["parameters"]["sample.prompt"] = {"values": ["a, b", "(c)"]}
+    sweep["parameters"]["sample.prompt"] = {"value": "a, (b)"}
     sweep["parameters"]["model.logit_softcap"] = {"value": None}
     file.write_text(yaml.safe_dump(sweep))
     found = cells.configs(cells.cells(spec.load(file, ["data.path=a (1), b=é#.txt"])))
     assert [(cfg.data["path"], cfg.sample.prompt) for cfg in found] == [
-        ("a (1), b=é#.txt", "a, b"),
-        ("a (1), b=é#.txt", "(c)"),
+        ("a (1), b=é#.txt", "a, (b)"),
     ]
