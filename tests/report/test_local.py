@@ -105,14 +105,17 @@ def test_torn_folders_are_told(tmp_path: Path) -> None:
         (folder / name).mkdir()
         (folder / name / "run.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     shutil.copytree(next(folder.glob("rope-*")), folder / "edited")
-    flip(folder / "edited", "run.json", 0.3, 1)
+    edited = folder / "edited" / "run.json"
+    text = edited.read_text(encoding="utf-8")
+    edited.write_text(text.replace('"name": "', '"name": "x', 1), encoding="utf-8")
+    assert edited.read_text(encoding="utf-8") != text
     found = local.load([folder])
     assert [row["state"] for row in found.rows] == ["finished"]
     text = "\n".join(found.notes)
     assert "1 folder of" in text and "half" in text
     for name, (_, says) in bad.items():
         assert f"{folder / name} left out: {says.format(folder / name / 'run.json')}" in found.notes
-    assert any(note.startswith(f"{folder / 'edited'} left out: ") for note in found.notes)
+    assert f"{folder / 'edited'} left out: {edited} was edited or is damaged: its digest does not fit" in found.notes
     assert not {word for word in ("report", "logs", "temporary") if f"/{word}" in text}
 
 
