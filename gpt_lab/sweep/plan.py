@@ -322,10 +322,8 @@ class Builder:
         """What the trainer would decide for a config, which can be built, and whose parts see no future."""
         from gpt_lab import trackers
         from gpt_lab.train import causality
-        from gpt_lab.train.eager import spare_compiler
         from gpt_lab.train.plan import check_size, resolve
 
-        spare_compiler()
         key = repr([(k, v) for k, v in cfg.flat().items() if _built(k) and not _tuned(k, v)])
         if key not in self._plans:
             try:

@@ -19,6 +19,7 @@ from gpt_lab.schema import RunConfig
 from gpt_lab.train import precision
 from gpt_lab.train.bare import bare_model
 from gpt_lab.train.budget import Budget, budget
+from gpt_lab.train.eager import spare_compiler
 from gpt_lab.train.lengths import longer
 from gpt_lab.train.precision import Precision
 
@@ -85,6 +86,7 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> Plan:
     check_match(cfg, cost)
     limit = budget(cfg, cost)
     check_length(cfg.schedule, limit.steps)
+    spare_compiler()
     registry.build("optim", cfg.optim).build(groups(model, registry.build("init", cfg.init, model.shape)))
     registry.build("schedule", cfg.schedule)
     registry.build("objective", cfg.objective)

@@ -24,7 +24,6 @@ from gpt_lab.train import checkpoint, ending, live
 from gpt_lab.train.bare import bare_model, is_out_of_memory
 from gpt_lab.train.budget import Clock
 from gpt_lab.train.claim import shared
-from gpt_lab.train.eager import spare_compiler
 from gpt_lab.train.ending import Result
 from gpt_lab.train.evaluate import eval_rows, evaluate
 from gpt_lab.train.feed import Feed
@@ -80,7 +79,6 @@ class Trainer:
         initialize(self.model, cfg)
         self.model.to(plan.device)
         self.model.choose_kernels(plan.device, plan.precision.name, documents=cfg.batch.document_mask)
-        spare_compiler()
         recipe = registry.build("optim", cfg.optim)
         self.optimizer: torch.optim.Optimizer = recipe.build(
             groups(self.model, registry.build("init", cfg.init, self.model.shape))

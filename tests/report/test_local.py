@@ -15,7 +15,7 @@ from gpt_lab.store import Run
 from gpt_lab.store.files import read_json, write_json
 from gpt_lab.sweep.design import Cell, Design, Sweep
 from gpt_lab.sweep.ledger import FILE, Ledger
-from tests.helpers import flip, tiny_config
+from tests.helpers import tiny_config
 from tests.report.stores import TOKENS, finished, save, study
 
 
