@@ -54,9 +54,15 @@ def _isolate() -> Path:
 
 
 HOME = None if IS_WORKER else _isolate()
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # a shell's background job ignores Ctrl-C and so would every program under test
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+OWN: dict[signal.Signals, Any] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGQUIT: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
+for _number, _handler in OWN.items():
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        # a shell's background job ignores Ctrl-C, nohup a hang-up, and so would every program under test
+        signal.signal(_number, _handler)
 
 
 def pytest_unconfigure() -> None:

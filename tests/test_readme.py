@@ -164,7 +164,8 @@ def execute(line: str, more: list[str], folder: Path) -> subprocess.CompletedPro
     """`uv run SCRIPT ARGUMENTS` without uv, which would look for an index: the script itself, in this interpreter."""
     words = shlex.split(line)
     assert words[:2] == ["uv", "run"]
-    arguments = [*words[2:], *more]
+    shorter = {one.partition("=")[0] for one in more}
+    arguments = [*(word for word in words[2:] if word.partition("=")[0] not in shorter), *more]
     code = f"import sys; sys.argv = {arguments!r}; from gpt_lab.cli.{words[2]} import main; main()"
     if "--dry-run" in words:  # tests/cli/test_sweep.py has one that times steps
         code = f"from gpt_lab.sweep import paces; from tests.helpers import stand_in; paces._measure = stand_in; {code}"
