@@ -49,9 +49,9 @@ PLANTED = {
 
 def trained(file: Path, runs_dir: Path, overrides: Sequence[str]) -> Study:
     """The study of a sweep file, after `sweep` has run it."""
-    command = [*SWEEP, str(file), f"runs_dir={runs_dir}", "tracker=none", *overrides]
-    subprocess.run(command, check=True, cwd=ROOT)
     study = yaml.safe_load(file.read_text(encoding="utf-8"))["gpt_lab"]["study"]
+    command = [*SWEEP, str(file), f"study={study}", f"runs_dir={runs_dir}", "tracker=none", *overrides]
+    subprocess.run(command, check=True, cwd=ROOT)
     return frame.load([str(runs_dir / study)], Options())
 
 

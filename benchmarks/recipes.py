@@ -115,10 +115,11 @@ def trained(block: Block, recipe: str, runs_dir: Path, jobs: str, quick: bool) -
     study = f"{block.name}-{recipe}"
     words = [f"study={study}", f"runs_dir={runs_dir}", *COMMON, f"scale={block.scale}"]
     words += [f"budget.steps={block.steps}", f"eval.every={block.steps // 2}", *RECIPES[recipe]]
+    words = list({word.partition("=")[0]: word for word in [*words, *(QUICK if quick else [])]}.values())
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "recipes.yaml"
         file.write_text(yaml.safe_dump(block.sweep()), encoding="utf-8")
-        command = [*SWEEP, str(file), "--jobs", jobs, *words, *(QUICK if quick else [])]
+        command = [*SWEEP, str(file), "--jobs", jobs, *words]
         if subprocess.run(command, cwd=ROOT).returncode not in (0, 1):  # 1: some diverged
             raise SystemExit(f"{study} did not end: the same command goes on")
     return {"settings": RECIPES[recipe], **summary(scores(block, runs_dir, study))}

@@ -54,7 +54,7 @@ TUNED = SHARED | {
         "study": "tuned",
         "question": "Is Muon better than AdamW once both are tuned alike?",
         "baseline": {"optim": "adamw"},
-        "tune": {"optim.lr": {"start": {"optim=adamw": PLANTED, "optim=muon": DEFAULT}}},
+        "tune": {"optim.lr": {"start": {"optim=adamw": PLANTED, "optim=muon": DEFAULT}}, "seeds": 1},
     },
 }
 
