@@ -76,7 +76,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run verify positions": Run("verified: 2 of 2 runs"),
     "uv run report sweeps/pos_enc.yaml --gate alibi": Run(": position=alibi: ", statuses=(0, 1, 2)),
     "uv run noise sweeps/pos_enc.yaml": Run("sd of a null pair's difference", ["--seeds", "3"]),
-    "uv run sweep sweeps/pos_enc.yaml --dry-run --target-effect 0.02": Run("null pairs of"),
+    "uv run sweep sweeps/pos_enc.yaml --dry-run --target-effect 0.05": Run("null pairs of"),
     "uv run noise --list": Run("Noise floors in runs"),
     "uv run sweep sweeps/budgets.yaml --dry-run": Run("trunk and branch: 24 runs for the cost of 12.5"),
     "uv run sweep sweeps/optim.yaml --dry-run": Run("tuning: 12 to 24 runs, as many for each of 4 arms", STEPS),

@@ -25,7 +25,7 @@ examples:
   sweep sweeps/pos_enc.yaml --jobs 2      two trials at a time
   sweep pos_enc --seeds 5 scale=nano      other seeds, other settings for every cell
   sweep norm --report                     and then what `report norm` says
-  sweep pos_enc --target-effect 0.02      enough seeds for it (`noise pos_enc` measures the noise first)
+  sweep pos_enc --target-effect 0.05      enough seeds for it (`noise pos_enc` measures the noise first)
 exit status: 0 all finished, 1 some failed or diverged, 2 bad input, 130 or 143 stopped by a signal
 """
 
