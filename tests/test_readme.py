@@ -79,7 +79,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run sweep sweeps/pos_enc.yaml --dry-run --target-effect 0.05": Run("null pairs of"),
     "uv run noise --list": Run("Noise floors in runs"),
     "uv run sweep sweeps/budgets.yaml --dry-run": Run("trunk and branch: 24 runs for the cost of 12.5"),
-    "uv run sweep sweeps/optim.yaml --dry-run": Run("tuning: 12 to 24 runs, as many for each of 4 arms", STEPS),
+    "uv run sweep sweeps/optim.yaml --dry-run": Run("tuning: 36 to 48 runs, as many for each of 4 arms", STEPS),
     "uv run train position=alibi 'eval.contexts=[1,2,4,8]'": Run(
         "val bits per byte at 2x the context", [*STEPS, "eval.contexts=[1,2]"]
     ),
