@@ -203,6 +203,7 @@ def same_model(shape: Shape, text: Path, steps: int) -> list[str]:
         "norm.bias=false",
         "model.bias=false",
         "tokenizer=char",
+        "tokenizer.eot=false",
         "data=text",
         f"data.path={text}",
         f"scale.depth={shape.depth}",
