@@ -68,7 +68,7 @@ def first_step(overrides: Sequence[str], tracker: str) -> Callable[[], float]:
     return measure
 
 
-def measure(rounds: int, overrides: Sequence[str]) -> dict[str, Any]:
+def measure(rounds: int, overrides: Sequence[str], warm: bool = True) -> dict[str, Any]:
     """Seconds of each thing, per round and as a median."""
     things = {
         "import torch": whole([sys.executable, "-c", "import torch"], 0),
@@ -77,7 +77,7 @@ def measure(rounds: int, overrides: Sequence[str]) -> dict[str, Any]:
         "train --help": whole([*TRAIN, "--help"], 0),
         "train optim=adamx (refused)": whole([*TRAIN, "optim=adamx"], 2),
     }
-    for thing in things.values():
+    for thing in things.values() if warm else ():
         thing()  # warms the caches of files and data
     found: dict[str, list[float]] = {name: [] for name in things}
     for _ in range(rounds):
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     with tempfile.TemporaryDirectory() as cache:
         os.environ |= {"GPT_LAB_CACHE": cache, "WANDB_MODE": "offline"}
-        found = measure(1 if chosen.quick else chosen.rounds, chosen.overrides)
+        found = measure(1 if chosen.quick else chosen.rounds, chosen.overrides, warm=not chosen.quick)
     named["load_after"] = round(os.getloadavg()[0], 2)
     for name, seconds in found["seconds"].items():
         print(f"{name:30s} {seconds:7.3f} s")

@@ -31,6 +31,7 @@ def _isolate() -> Path:
         os.environ.setdefault("GIT_CONFIG_GLOBAL", str(git))
     for name in (*SECRETS, *(name for name in os.environ if name.startswith("GPT_LAB_") and name != ALONE)):
         os.environ.pop(name, None)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # set in many containers: each process would compile torch anew
     (home / "parts").mkdir()
     os.environ.update(
         HOME=str(home),

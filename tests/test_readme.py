@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +16,11 @@ import yaml
 
 from benchmarks import questions
 from gpt_lab import components, registry
-from gpt_lab.sweep import cells, search, spec
+from gpt_lab.sweep import cells, paces, search, spec
 from gpt_lab.sweep.design import Sweep
 from gpt_lab.sweep.fairness import RULES
+from tests import commands
+from tests.helpers import stand_in
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md")
@@ -112,13 +113,13 @@ COMMANDS: dict[str, Run | Elsewhere] = {
 }
 
 
-def commands(page: str) -> list[str]:
+def shown(page: str) -> list[str]:
     blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.splitlines()]
     return [re.sub(r"\s+#.*$", "", line) for line in lines if line.strip() and not line.startswith("#")]
 
 
-ALL = [line for page in PAGES for line in commands(page)]
+ALL = [line for page in PAGES for line in shown(page)]
 
 
 def test_every_command_is_known() -> None:
@@ -171,27 +172,22 @@ def make_short(file: Path, settings: Sequence[str]) -> None:
 
 
 def execute(line: str, more: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """`uv run SCRIPT ARGUMENTS` without uv, which would look for an index: the script itself, in this interpreter."""
+    """`uv run SCRIPT ARGUMENTS` without uv, which would look for an index."""
     words = shlex.split(line)
     assert words[:2] == ["uv", "run"]
     shorter = {one.partition("=")[0] for one in more}
     arguments = [*(word for word in words[2:] if word.partition("=")[0] not in shorter), *more]
-    code = f"import sys; sys.argv = {arguments!r}; from gpt_lab.cli.{words[2]} import main; main()"
-    if "--dry-run" in words:  # tests/cli/test_sweep.py has one that times steps
-        code = f"from gpt_lab.sweep import paces; from tests.helpers import stand_in; paces._measure = stand_in; {code}"
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    # tests/cli/test_sweep.py has a dry run that times steps
+    return commands.run(arguments, folder, before=told_paces if "--dry-run" in words else None)
+
+
+def told_paces() -> None:
+    """A dry run is told how long a step takes."""
+    paces._measure = stand_in
 
 
 def test_it_leads_with_the_two() -> None:
-    assert commands("README.md")[:3] == [
+    assert shown("README.md")[:3] == [
         "uv run train",
         "uv run pytest",
         'uv run generate run=latest prompt="ROMEO:"',
@@ -201,7 +197,7 @@ def test_it_leads_with_the_two() -> None:
 def test_ci_ends_with_the_test_command() -> None:
     """What prints last in .ci/run is pytest's closing line."""
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert script.splitlines()[-1] == commands("README.md")[1]
+    assert script.splitlines()[-1] == shown("README.md")[1]
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 

@@ -384,17 +384,18 @@ class _Comparing:
             errors = [(delta.high - delta.low) / 2 / self._critical(row) for row, delta in known]
             drawn = shrunken([delta.estimate for _, delta in known], errors)
             place = next(j for j, (row, _) in enumerate(known) if row is better[0])
+            places = wording.digits(known[place][1]) + 1
+            seen, shrunk = (wording.signed(value, places) for value in (known[place][1].estimate, drawn[place]))
             self.notes.append(
-                f"{better[0].arm} was selected out of {len(known)}: its difference of "
-                f"{known[place][1].estimate:+.4g} is {drawn[place]:+.4g} after allowing for that."
+                f"{better[0].arm} was selected out of {len(known)}: its difference of {seen} is {shrunk} after "
+                "allowing for that."
             )
         if any(row.tier == "screen" for row in better):
             self.notes.append(
                 f"A screen suggests: a new study of {CONFIRMS} or more seeds confirms what it calls better."
             )
-        for row in rows:
-            if row.left_out is not None:
-                self.notes.append(wording.left_out(row, self.design))
+        if text := wording.left_out(rows, self.design):
+            self.notes.append(text)
         if text := wording.plans(
             [row for row in rows if row.verdict == "undecided" and not row.withheld and row.n >= FEWEST]
         ):

@@ -170,13 +170,18 @@ def grey_band(comparison: Comparison) -> str:
     return f" Grey band: below {amount(comparison.sesoi)} {unit(comparison.design.metric)}, too small to matter."
 
 
-def left_out(row: Row, design: Design) -> str:
-    """What a verdict becomes without each seed."""
-    assert row.left_out is not None and row.delta is not None
-    places = digits(row.delta)
-    low, high = (signed(end, places) for end in row.left_out)
-    holds = f"another verdict without {', '.join(row.turns)}" if row.turns else "the verdict holds without any of them"
-    return f"{row.arm}: leaving out one {design.pair} at a time gives {low} to {high}; {holds}."
+def left_out(rows: Sequence[Row], design: Design) -> str:
+    """What the verdicts become without each seed; empty where none says better or worse."""
+    ranges = []
+    for row in rows:
+        if row.left_out is not None and row.delta is not None:
+            low, high = (signed(end, digits(row.delta)) for end in row.left_out)
+            ranges.append(f"{row.arm} {low} to {high}")
+    if not ranges:
+        return ""
+    turned = [f"{row.arm} without {design.pair} {' or '.join(row.turns)}" for row in rows if row.turns]
+    holds = f"another verdict for {', '.join(turned)}" if turned else "no verdict turns"
+    return f"Leaving out one {design.pair} at a time gives {', '.join(ranges)}: {holds}."
 
 
 def plans(rows: Sequence[Row]) -> str:

@@ -159,9 +159,7 @@ def test_tensorboard(make_run: Callable[[str], Run], cfg: RunConfig) -> None:
         tracker: Any = trackers.build_tracker({"name": "tensorboard"}, run, cfg)
         if first:
             tracker.resume()
-        begin = time.perf_counter()
         tracker.start()
-        assert time.perf_counter() - begin < 0.1
         for step in range(first, last):
             tracker.log({"train/loss": float(first + step)}, step)
         tracker.text("sample", "ROMEO:\n<b>|", 9)
