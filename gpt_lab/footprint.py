@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,18 @@ def check(cfg: RunConfig, room: Room | None, vocab_size: int | None = None, para
             f"this run needs at least {shown(need)} of memory ({largest}: {shown(found[largest])}), and "
             f"{shown(room.size)} are free {room.where}: lower {lower}"
         )
+
+
+def at_once(configs: Sequence[RunConfig], room: Room | None, wanted: int) -> int:
+    """How many runs the memory holds beside each other: at least one, at most as many as are wanted.
+
+    Args:
+        configs: of the runs; the largest counts. room: None: nobody knows, and all that are wanted are taken.
+    """
+    if room is None or not configs:
+        return wanted
+    need = max(sum(terms(cfg, _sizes(cfg, None, None)).values()) for cfg in configs)
+    return max(1, min(wanted, room.size // need))
 
 
 def free() -> Room | None:

@@ -45,6 +45,15 @@ def test_what_is_just_free_is_enough() -> None:
         footprint.check(cfg, Room(need(cfg, 512) - 1, "on the GPU"), 512)
 
 
+def test_runs_beside_each_other_fit_together() -> None:
+    small, large = config.compose(["scale=nano", "tokenizer=byte"]), config.compose(["scale=small", "tokenizer=byte"])
+    room = Room(2 * need(large, None) + need(small, None))
+    assert footprint.at_once([small, large], room, 8) == 2
+    assert footprint.at_once([small], Room(3 * need(small, None)), 2) == 2
+    assert footprint.at_once([large], Room(1), 8) == 1, "the run itself is refused elsewhere"
+    assert footprint.at_once([large], None, 8) == 8
+
+
 @pytest.mark.parametrize(
     "overrides, lower",
     [

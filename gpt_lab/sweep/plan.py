@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from gpt_lab import footprint
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 from gpt_lab.stats.tiers import FEWEST
@@ -115,6 +116,7 @@ def estimate(
     firsts = [group[0] for group in by_arm.values()]
     configs = cells_.configs(firsts)
     plans = [builder.plan(cfg, cell) for cfg, cell in zip(configs, firsts, strict=True)]
+    jobs = jobs if gpus else footprint.at_once(configs, footprint.free(), jobs)
     machine = Machine(min(jobs, max(len(cells), 1)), threads, tuple(gpus))
     took = speed.times(configs, plans, [builder.dataset(cfg).val_tokens for cfg in configs], machine)
     arms = []

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gpt_lab import schema, signals, trackers
+from gpt_lab import footprint, schema, signals, trackers
 from gpt_lab.errors import DataError
 from gpt_lab.store.files import read_json, writing
 from gpt_lab.sweep import cells as cells_
@@ -70,6 +70,7 @@ def run_sweep(
         left = _left(searching.cells, known, folder)
         over = reached(sweep, known) or (not left and searching.ask(_done(known)) is None)
         visible: list[str] = []
+        configs: Sequence[schema.RunConfig] = ()
         trunks = trunk.Trunks()
         if not over:
             server = server or stack.enter_context(contextlib.closing(ForkServer()))
@@ -99,6 +100,9 @@ def run_sweep(
                 (folder / "logs").mkdir(exist_ok=True)
             per_job = ledger.threads(threads, DEFAULT_THREADS)
             at_once = jobs or len(visible) or max(1, cores() // per_job)
+            if not visible and (fit := footprint.at_once(configs, footprint.free(), at_once)) < at_once:
+                console.print(f"the memory holds {fit} at a time", markup=False, highlight=False, soft_wrap=True)
+                at_once = fit
             total = searching.most
             there = _ended(folder)
             count = sum(cell.identity not in there for cell in left)

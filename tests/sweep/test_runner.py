@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from gpt_lab import footprint
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
@@ -288,6 +289,13 @@ def test_threads_are_kept(tmp_path: Path) -> None:
     code, text = run(path)
     assert code == 0
     assert "2 threads each" in text
+
+
+def test_no_more_at_a_time_than_the_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(footprint, "free", lambda: footprint.Room(1))
+    code, text = run(write_sweep(tmp_path, {"seed": [0, 1]}, fixed={"budget.steps": 4}), jobs=2)
+    assert code == 0
+    assert "the memory holds 1 at a time" in text and "2 runs are left, 1 at a time" in text
 
 
 def test_a_terminal_gets_a_live_table(tmp_path: Path) -> None:
