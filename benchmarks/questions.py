@@ -28,10 +28,11 @@ import pandas as pd
 
 from gpt_lab.report import factorial, wording
 from gpt_lab.report.compare import compare
+from gpt_lab.report.comparison import Comparison, Row
 from gpt_lab.report.effects import Effects
-from gpt_lab.report.types import Comparison, Row, Study
+from gpt_lab.report.types import Study
 from gpt_lab.store.record import machine
-from gpt_lab.sweep import spec
+from gpt_lab.sweep import arm_names, spec
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "questions.json"
@@ -100,7 +101,7 @@ def told(effects: Effects) -> str:
 def sentence(comparison: Comparison) -> str:
     """`to gelu: geglu −0.01 [−0.02, −0.00] better, ... (bits per byte, 5 seeds)`: all arms, best first."""
     design = comparison.design
-    names = wording.short_names(design, [row.arm for row in comparison.rows])
+    names = arm_names.short_names(design, [row.arm for row in comparison.rows])
     compared = [row for row in comparison.rows if row.verdict != "baseline"]
     judged = ", ".join(_judged(row, names[row.arm]) for row in compared)
     seeds = sorted({row.n for row in compared if row.delta is not None})

@@ -23,8 +23,9 @@ import yaml
 
 from gpt_lab.report import frame
 from gpt_lab.report.compare import compare
+from gpt_lab.report.comparison import Comparison
 from gpt_lab.report.targets import Options
-from gpt_lab.report.types import Comparison, Study
+from gpt_lab.report.types import Study
 from gpt_lab.store.record import machine
 
 ROOT = Path(__file__).parent.parent

@@ -22,7 +22,8 @@ from real_studies import RESULTS, told, trained
 
 from gpt_lab.report import sections
 from gpt_lab.report.compare import compare
-from gpt_lab.report.types import Comparison, Study
+from gpt_lab.report.comparison import Comparison
+from gpt_lab.report.types import Study
 from gpt_lab.store.record import machine
 
 PLANTED, DEFAULT = 5e-4, 4e-3

@@ -18,10 +18,10 @@ import yaml
 from gpt_lab.claims import code
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.report import arms, facts, wording
+from gpt_lab.report.comparison import Comparison
 from gpt_lab.report.frame import Loaded
 from gpt_lab.report.pairing import Paired, pair_up, references
 from gpt_lab.report.source import ENVIRONMENT
-from gpt_lab.report.types import Comparison
 from gpt_lab.store import record
 from gpt_lab.store.run import timestamp
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from gpt_lab.claims import folder as folders
 from gpt_lab.claims.content import content
 from gpt_lab.report import write
+from gpt_lab.report.comparison import Comparison
 from gpt_lab.report.frame import Loaded
-from gpt_lab.report.types import Comparison
 
 
 def make(comparison: Comparison, study: Loaded, folder: Path, name: str, command: str, force: bool = False) -> None:

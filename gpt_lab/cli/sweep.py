@@ -9,6 +9,7 @@ from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import MOST_JOBS, MOST_SEEDS, Parser, whole
 from gpt_lab.errors import ConfigError, quoted
 from gpt_lab.lines import say
+from gpt_lab.sweep import place
 
 if TYPE_CHECKING:
     from gpt_lab.sweep.design import Sweep
@@ -99,10 +100,9 @@ def _report(sweep: Sweep, status: int) -> int:
     """Reports what a sweep has left; its exit status stays, and a report that cannot be made is 1."""
     from gpt_lab.cli import report
     from gpt_lab.errors import LabError
-    from gpt_lab.sweep import runner
 
     try:
-        return max(status, report.run([str(runner.named(sweep))]))
+        return max(status, report.run([str(place.named(sweep))]))
     except LabError as error:
         say(f"error: {error}", sys.stderr)
         return 1

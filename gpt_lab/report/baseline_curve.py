@@ -15,8 +15,8 @@ import pandas as pd
 from gpt_lab.report.pairing import Paired
 from gpt_lab.report.powerlaw import FEWEST_POINTS, fit
 from gpt_lab.report.types import Study
-from gpt_lab.report.wording import settings
 from gpt_lab.stats.paired import Array
+from gpt_lab.sweep.arm_names import settings
 from gpt_lab.sweep.design import Design
 
 EARLIEST = 0.1

@@ -15,11 +15,13 @@ import pandas as pd
 
 from gpt_lab.errors import ConfigError, DataError, unknown
 from gpt_lab.report import floor, rho, sequential, soundness, wording
+from gpt_lab.report.comparison import Comparison, Row, VerdictName
 from gpt_lab.report.fairness import doubts, information
 from gpt_lab.report.judge import Verdicts, judge, judge_looks, seeds_to_plan
 from gpt_lab.report.pairing import Choice, Paired, pair_up, part, references
-from gpt_lab.report.types import Comparison, Interval, Row, Study, VerdictName
+from gpt_lab.report.types import Study
 from gpt_lab.stats import decision
+from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import correlation, shrunken
 from gpt_lab.stats.tiers import CONFIRMS, FEWEST
 from gpt_lab.sweep.design import Design

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt_lab.report import wording
+from gpt_lab.report.comparison import Comparison
 from gpt_lab.report.contrasts import Lenth
 from gpt_lab.report.pairing import Paired
-from gpt_lab.report.types import Comparison, Interval
 from gpt_lab.stats.decision import holm
+from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import ROUNDING, Array, paired_t
 from gpt_lab.stats.tiers import CONFIRMS, FEWEST
 from gpt_lab.sweep.design import Design

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from gpt_lab.report import soundness, wording
 from gpt_lab.report.baseline_curve import Curve, curve, per_pair, same_schedule, shared
+from gpt_lab.report.comparison import Comparison, Row, Section, VerdictName
 from gpt_lab.report.fairness import doubts
 from gpt_lab.report.pairing import Paired, fresh, pair_up, part, references
 from gpt_lab.report.speedup import FEWEST_PAIRS, Matched, Ratio, Reach, usable
-from gpt_lab.report.types import Comparison, Interval, Row, Section, Study, VerdictName
+from gpt_lab.report.types import Study
 from gpt_lab.stats.decision import EQUIVALENT, HIGHER, LOWER, SMALL, decide
+from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import Array, Fit
 from gpt_lab.stats.tiers import CONFIRMS
 from gpt_lab.sweep.design import Design

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_lab.report import contrasts, wording
+from gpt_lab.report.comparison import Comparison, Section
 from gpt_lab.report.contrasts import Lenth
 from gpt_lab.report.crossed import differences
 from gpt_lab.report.effects import (
@@ -38,9 +39,9 @@ from gpt_lab.report.effects import (
 )
 from gpt_lab.report.fairness import doubts
 from gpt_lab.report.pairing import pair_up
-from gpt_lab.report.types import Comparison, Section, Study
+from gpt_lab.report.types import Study
 from gpt_lab.stats.paired import Array
-from gpt_lab.sweep import factorial
+from gpt_lab.sweep import arm_names, factorial
 from gpt_lab.sweep.design import Design, shown
 
 MOST_ARMS = 512
@@ -112,7 +113,7 @@ def analyse(comparison: Comparison, study: Study) -> Effects | None:
     paired = pair_up(study.runs, design)
     found = {}
     for i, name in enumerate(paired.arms):
-        values = wording.settings(name, design.factors)
+        values = arm_names.settings(name, design.factors)
         if values:
             found[tuple(values.values())] = i
     against = str(design.baseline_arm)

@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 
 from gpt_lab.errors import ConfigError
-from gpt_lab.report.types import Comparison, Study
+from gpt_lab.report.comparison import Comparison
+from gpt_lab.report.types import Study
 from gpt_lab.schema import NOT_IDENTITY
 from gpt_lab.sweep.design import Sweep, shown
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from gpt_lab.report.types import Interval
+from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import Array, paired_t
 from gpt_lab.sweep import noise, null
 from gpt_lab.sweep.design import Design

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from gpt_lab.report.types import Comparison, Section, Study
+from gpt_lab.report.comparison import Comparison, Section
+from gpt_lab.report.types import Study
 from gpt_lab.sweep import trunk
 
 

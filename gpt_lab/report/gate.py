@@ -14,7 +14,7 @@ from gpt_lab.stats.tiers import FEWEST
 if TYPE_CHECKING:
     import pandas as pd
 
-    from gpt_lab.report.types import Comparison, Row
+    from gpt_lab.report.comparison import Comparison, Row
     from gpt_lab.sweep.design import Design
 
 Decision = Literal["keep", "discard", "more runs"]

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.special import chdtri, stdtrit
 
 from gpt_lab.report import sequential
+from gpt_lab.report.comparison import RowTier
 from gpt_lab.report.pairing import Paired, fresh
-from gpt_lab.report.types import RowTier
 from gpt_lab.stats import decision, power
 from gpt_lab.stats.paired import ROUNDING, Array, Fit, paired_t
 from gpt_lab.stats.robustness import LeftOut, by_medians, left_out, medians

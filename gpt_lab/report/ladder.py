@@ -15,11 +15,13 @@ import numpy as np
 import pandas as pd
 
 from gpt_lab.report import wording
+from gpt_lab.report.comparison import Comparison, Row, Section
 from gpt_lab.report.pairing import Paired, fresh, pair_up, references
-from gpt_lab.report.types import Comparison, Interval, Row, Section, Study
-from gpt_lab.report.wording import settings
+from gpt_lab.report.types import Study
+from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import Array, paired_t
 from gpt_lab.stats.tiers import CONFIRMS, FEWEST
+from gpt_lab.sweep.arm_names import settings
 from gpt_lab.sweep.design import Design
 
 SIZE = "parameters_non_embedding"

@@ -18,12 +18,14 @@ import pandas as pd
 from gpt_lab import lengths
 from gpt_lab.report import wording
 from gpt_lab.report.baseline_curve import per_pair
+from gpt_lab.report.comparison import Comparison, Section
 from gpt_lab.report.pairing import Paired, fresh, pair_up, references
-from gpt_lab.report.types import Comparison, Interval, Section, Study
+from gpt_lab.report.types import Study
 from gpt_lab.stats.decision import holm
+from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import Array, Fit, paired_t
 from gpt_lab.stats.tiers import CONFIRMS, FEWEST
-from gpt_lab.sweep import spec
+from gpt_lab.sweep import arm_names, spec
 
 TITLE = "Beyond the training context"
 MEASURES = ("val/bpb", "val/accuracy", "val/loss")
@@ -125,7 +127,7 @@ def make(comparison: Comparison, study: Study) -> list[Section]:
     if found is None:
         return []
     arms = list(dict.fromkeys(line.arm for line in found.lines))
-    shown, names = arms[:MOST], wording.short_names(comparison.design, arms)
+    shown, names = arms[:MOST], arm_names.short_names(comparison.design, arms)
     places = wording.common_digits([line.delta for line in found.lines if line.delta is not None])
     finer = wording.common_digits([line.change for line in found.lines if line.change is not None])
     lines = [line for line in found.lines if line.arm in shown and (line.mean is not None or line.times == 1)]

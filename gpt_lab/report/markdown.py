@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gpt_lab.report import facts, wording
+from gpt_lab.report.comparison import Comparison, Row
 from gpt_lab.report.sections import Section, sections
 from gpt_lab.report.table import name, replicates, summary
-from gpt_lab.report.types import Comparison, Row, Study
+from gpt_lab.report.types import Study
 from gpt_lab.sweep.design import Sweep
 
 if TYPE_CHECKING:

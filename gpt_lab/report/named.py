@@ -18,7 +18,7 @@ def arm_named(asked: str, arms: Sequence[str], factors: Sequence[str], what: str
     Raises:
         ConfigError: no arm is meant (the line offers the closest), or several are.
     """
-    from gpt_lab.report.wording import settings
+    from gpt_lab.sweep.arm_names import settings
 
     if asked in arms:
         return asked

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from gpt_lab.report import facts, wording
+from gpt_lab.report.comparison import Comparison, Row
 from gpt_lab.report.inline import inline
 from gpt_lab.report.sections import Section, sections
-from gpt_lab.report.types import Comparison, Row, Study
+from gpt_lab.report.types import Study
 from gpt_lab.sweep.design import Sweep
 
 if TYPE_CHECKING:

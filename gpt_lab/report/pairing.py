@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpt_lab.report import tuned
-from gpt_lab.report.wording import settings
 from gpt_lab.stats.paired import Array
+from gpt_lab.sweep.arm_names import settings
 from gpt_lab.sweep.design import Design, shown
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 from gpt_lab.report import tuned, wording
+from gpt_lab.report.comparison import Comparison, Row, Section
 from gpt_lab.report.tuned import Leg
-from gpt_lab.report.types import Comparison, Row, Section, Study
-from gpt_lab.report.wording import settings
+from gpt_lab.report.types import Study
 from gpt_lab.sweep import tuning
+from gpt_lab.sweep.arm_names import settings
 from gpt_lab.sweep.design import Design, shown
 
 HEADS = ("arm", "setting", "chosen", "best tried", "values", "within", "width", "diverged")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gpt_lab.report import equal_cost, factorial, forked, ladder, lengths, robustness, sequential
-from gpt_lab.report.types import Comparison, Section, Study
+from gpt_lab.report.comparison import Comparison, Section
+from gpt_lab.report.types import Study
 
 __all__ = ["MAKERS", "Maker", "Section", "sections"]
 

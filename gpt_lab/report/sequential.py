@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpt_lab.report.types import Comparison, Interval, Row, Section, Study
+from gpt_lab.report.comparison import Comparison, Row, Section
+from gpt_lab.report.types import Study
 from gpt_lab.stats import decision
+from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import Array, paired_t
 from gpt_lab.sweep.design import Design, Looks, shown
 from gpt_lab.sweep.sequential import Stand, stand

@@ -10,8 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt_lab.report import facts, wording
+from gpt_lab.report.comparison import Comparison, Row
 from gpt_lab.report.sections import Section, sections
-from gpt_lab.report.types import Comparison, Row, Study
+from gpt_lab.report.types import Study
+from gpt_lab.sweep import arm_names
 
 MOST_LOST = 12
 STYLES = {
@@ -112,7 +114,7 @@ def _answers(comparison: Comparison) -> list[tuple[str, bool, Cell]]:
     """Title, whether it is a number, text: arm, result and verdict."""
     design = comparison.design
     metric = design.metric.removeprefix("val/")
-    names = wording.short_names(design, [row.arm for row in comparison.rows])
+    names = arm_names.short_names(design, [row.arm for row in comparison.rows])
     short = any(names[row.arm] != row.arm for row in comparison.rows) and len(" · ".join(design.factors)) <= 30
     columns: list[tuple[str, bool, Cell]] = [
         (" · ".join(design.factors) if short else "arm", False, _arm(names)),

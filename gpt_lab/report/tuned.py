@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from gpt_lab.report.wording import settings
 from gpt_lab.sweep import tuning
+from gpt_lab.sweep.arm_names import settings
 from gpt_lab.sweep.design import Design
 from gpt_lab.sweep.tuning import Curve, Optimum
 

@@ -12,9 +12,9 @@ from rich.console import Console
 from gpt_lab.errors import DataError
 from gpt_lab.report import facts, frame
 from gpt_lab.report.compare import compare
+from gpt_lab.report.comparison import Comparison
 from gpt_lab.report.figures import Figure, draw
 from gpt_lab.report.targets import Options, Places
-from gpt_lab.report.types import Comparison
 from gpt_lab.store.files import write_atomic, writing
 
 

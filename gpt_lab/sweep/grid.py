@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from gpt_lab.errors import ConfigError, cut, quoted, unknown
-from gpt_lab.sweep import factorial
+from gpt_lab.sweep import factorial_block
 from gpt_lab.sweep.design import join, shown
 from gpt_lab.sweep.parameters import Parameter, plain
 
@@ -94,7 +94,11 @@ def combinations(swept: Mapping[str, Parameter], pair: str, rules: Rules) -> lis
         for (keys, _), row in zip(axes, rows, strict=True):
             values.update(zip(keys, row, strict=True))
         kept = _restricted({key: values[key] for key in order}, rules)
-        if kept is None or not factorial.runs(values, rules.low, rules.words) or (name := join(order, kept)) in seen:
+        if (
+            kept is None
+            or not factorial_block.runs(values, rules.low, rules.words)
+            or (name := join(order, kept)) in seen
+        ):
             continue
         matches = [matching(kept, rule) for rule in rules.exclude]
         used = [a or b for a, b in zip(used, matches, strict=True)]

@@ -9,14 +9,14 @@ from typing import Any
 
 from gpt_lab import names, yamlfile
 from gpt_lab.errors import ConfigError, quoted, unknown
-from gpt_lab.sweep import factorial, parameters
+from gpt_lab.sweep import factorial_block, parameters
 
 METHODS = ("grid", "random", "bayes")
 TEXTS = ("program", "project", "entity", "name", "description")
 TOP = (*TEXTS, "method", "metric", "parameters", "run_cap", "early_terminate", "command", "gpt_lab")
 METRIC = ("name", "goal", "target")
 EARLY = ("type", "min_iter", "max_iter", "s", "eta", "strict")
-GRID_ONLY = ("zip", "per", "exclude", "tune", "design", "trunk", *factorial.KEYS, "seeds")
+GRID_ONLY = ("zip", "per", "exclude", "tune", "design", "trunk", *factorial_block.KEYS, "seeds")
 BLOCK = (
     *("study", "question", "baseline", "within", "pair", "family", "sesoi", "alpha", "nuisance", "match"),
     *GRID_ONLY,

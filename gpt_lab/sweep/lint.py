@@ -140,7 +140,7 @@ Made = dict[tuple[str, str], tuple[tuple[Any, ...], str | None]]
 
 def _made(sweep: Sweep, sides: Sequence[tuple[Side, Side]]) -> Made:
     """{} where no run is done."""
-    from gpt_lab.sweep.runner import folder_of
+    from gpt_lab.sweep.place import folder_of
 
     folder = folder_of(sweep)
     done = {e.key: e.run for e in ledger.entries(folder) if e.state == "finished" and e.run is not None}

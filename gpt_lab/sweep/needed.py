@@ -18,8 +18,8 @@ from gpt_lab.sweep import grid, ledger, noise, null, spec
 from gpt_lab.sweep.design import Design, Sweep, shown
 
 if TYPE_CHECKING:
+    from gpt_lab.sweep.build import Builder
     from gpt_lab.sweep.ledger import Entry
-    from gpt_lab.sweep.plan import Builder
 
 RHOS = (0.0, 0.5, 0.9)
 """Correlations of a pair's runs for which a plan is told where no run tells it."""
@@ -70,7 +70,7 @@ def spread(sweep: Sweep, builder: Builder | None = None) -> Spread | None:
     Raises:
         ConfigError, DataError: the baseline cannot be built here.
     """
-    from gpt_lab.sweep.runner import folder_of
+    from gpt_lab.sweep.place import folder_of
 
     return of_runs(sweep.design, ledger.entries(folder_of(sweep))) or of_null_pairs(sweep, builder)
 
@@ -126,7 +126,7 @@ def of_null_pairs(sweep: Sweep, builder: Builder | None = None) -> Spread | None
         return None
     if not recipes:
         return None
-    from gpt_lab.sweep.plan import Builder
+    from gpt_lab.sweep.build import Builder
 
     builder = builder or Builder()
     every = []

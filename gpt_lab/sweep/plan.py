@@ -11,21 +11,16 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt_lab import footprint
-from gpt_lab.errors import ConfigError, DataError
-from gpt_lab.schema import RunConfig
 from gpt_lab.stats.tiers import FEWEST
 from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import expected, factorial, ledger, lint, matching, needed, null, speed, trunk, tuneplan
+from gpt_lab.sweep import expected, factorial, ledger, lint, matching, needed, null, speed, trunk, trunk_block, tuneplan
 from gpt_lab.sweep import tuner as tuner_
-from gpt_lab.sweep.design import Cell, Sweep, join
+from gpt_lab.sweep.build import Builder
+from gpt_lab.sweep.design import Cell, Sweep
 from gpt_lab.sweep.paces import Machine
 
 if TYPE_CHECKING:
-    from gpt_lab.data.dataset import Dataset
-    from gpt_lab.train.plan import Plan as RunPlan
-
-NOT_BUILT = frozenset({"seed", "replica", "study", "runs_dir", "label", "force", "eval", "log", "sample", "checkpoint"})
-"""Top-level keys that decide nothing about whether a model can be built."""
+    pass
 
 
 @dataclass(frozen=True)
@@ -75,18 +70,6 @@ class Plan:
     matched: tuple[str, ...] = ()
 
 
-def check_builds(cells: Sequence[Cell], configs: Sequence[RunConfig] | None = None) -> None:
-    """Builds each distinct model, optimizer and schedule without touching a weight. Imports torch.
-
-    Args:
-        configs: of the cells, where they are composed already.
-
-    Raises:
-        ConfigError, DataError: a cell that cannot be built on this machine, named with its values.
-    """
-    Builder().check(cells, cells_.configs(cells) if configs is None else configs)
-
-
 def estimate(
     sweep: Sweep,
     cells: Sequence[Cell],
@@ -105,7 +88,7 @@ def estimate(
     Raises:
         ConfigError, DataError: as check_builds.
     """
-    from gpt_lab.sweep.runner import folder_of
+    from gpt_lab.sweep.place import folder_of
 
     builder = builder or Builder()
     ended = [e for e in ledger.entries(folder_of(sweep)) if e.state in ("finished", "diverged", "pruned")]
@@ -209,11 +192,11 @@ def show(
     configs = cells_.configs(cells)
     builder.check(cells, configs)
     trunks = trunk.Trunks()
-    if trunk.possible(sweep):
+    if trunk_block.possible(sweep):
         trunks = trunk.find(cells, configs, trunk.lengths(cells, configs, builder))
-    if trunk.wanted(sweep):
+    if trunk_block.wanted(sweep):
         trunk.required(sweep, trunks)
-    plan = estimate(sweep, cells, jobs, threads, builder, trunks if trunk.wanted(sweep) else None, gpus)
+    plan = estimate(sweep, cells, jobs, threads, builder, trunks if trunk_block.wanted(sweep) else None, gpus)
     said: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
     if design.question:
         console.print(design.question, **said)
@@ -295,61 +278,3 @@ def effects(sweep: Sweep, plan: Plan, known: needed.Spread | None = None) -> lis
         way = null.again(str(sweep.path), sweep.overrides)
         found.append(f"the noise of the baseline is not known here: `{way}` measures it")
     return found
-
-
-class Builder:
-    """Opens each data set once, and plans each distinct run once."""
-
-    def __init__(self) -> None:
-        self._datasets: dict[str, Dataset] = {}
-        self._plans: dict[str, RunPlan] = {}
-
-    def dataset(self, cfg: RunConfig) -> Dataset:
-        """The data of a config."""
-        from gpt_lab.data.dataset import open_dataset
-
-        key = repr(
-            (sorted(cfg.data.items()), sorted(cfg.tokenizer.items()), cfg.scale.context, cfg.batch.document_mask)
-        )
-        if key not in self._datasets:
-            self._datasets[key] = open_dataset(cfg)
-        return self._datasets[key]
-
-    @property
-    def warnings(self) -> list[str]:
-        """What the data opened so far have to say."""
-        return list(dict.fromkeys(line for dataset in self._datasets.values() for line in dataset.warnings))
-
-    def plan(self, cfg: RunConfig, cell: Cell) -> RunPlan:
-        """What the trainer would decide for a config, which can be built, and whose parts see no future."""
-        from gpt_lab import trackers
-        from gpt_lab.train import causality
-        from gpt_lab.train.plan import check_size, resolve
-
-        key = repr([(k, v) for k, v in cfg.flat().items() if _built(k) and not _tuned(k, v)])
-        if key not in self._plans:
-            try:
-                trackers.check(cfg.tracker)
-                check_size(cfg)
-                dataset = self.dataset(cfg)
-                made = resolve(cfg, dataset)
-                causality.check_ahead(cfg, dataset.vocab_size)
-            except (ConfigError, DataError) as error:
-                raise type(error)(f"cell {cell.index} ({join(tuple(cell.values), cell.values)}): {error}") from None
-            self._plans[key] = made
-        return self._plans[key]
-
-    def check(self, cells: Sequence[Cell], configs: Sequence[RunConfig]) -> None:
-        """Plans every cell."""
-        for cfg, cell in zip(configs, cells, strict=True):
-            self.plan(cfg, cell)
-
-
-def _built(key: str) -> bool:
-    """Whether a setting changes what is built, or what is checked then."""
-    return key == "eval.contexts" or key.split(".")[0] not in NOT_BUILT
-
-
-def _tuned(key: str, value: Any) -> bool:
-    """A number of the optimizer or the schedule: it changes no shape."""
-    return key.split(".")[0] in ("optim", "schedule") and isinstance(value, float)

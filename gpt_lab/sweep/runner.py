@@ -15,14 +15,15 @@ from rich.console import Console
 from gpt_lab import footprint, schema, signals, trackers
 from gpt_lab.errors import DataError
 from gpt_lab.store.files import read_json, writing
+from gpt_lab.sweep import asked, search, sequential, spec, trunk, trunk_block
 from gpt_lab.sweep import cells as cells_
 from gpt_lab.sweep import ledger as ledger_
-from gpt_lab.sweep import search, sequential, spec, trunk
 from gpt_lab.sweep.client import ForkServer
 from gpt_lab.sweep.design import Cell, Sweep
 from gpt_lab.sweep.ledger import Entry, Ledger
 from gpt_lab.sweep.live import View, show_result
 from gpt_lab.sweep.owner import Watch
+from gpt_lab.sweep.place import folder_of, named
 from gpt_lab.sweep.tail import Tail
 from gpt_lab.sweep.trial import Trial
 from gpt_lab.sweep.work import Prune, Runner
@@ -75,17 +76,17 @@ def run_sweep(
         if not over:
             server = server or stack.enter_context(contextlib.closing(ForkServer()))
             checked: Sequence[Cell] = left if searching.cells is not None else searching.to_check()
-            if trunk.wanted(sweep) and searching.cells is not None:
+            if trunk_block.wanted(sweep) and searching.cells is not None:
                 checked = searching.cells  # those that are over may be trunks of those that are not
             line = f"checking {len(checked)} cells (a corpus that is new is tokenized first)"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
             configs = cells_.configs(checked)
             fields, trees = [dataclasses.asdict(c) for c in checked], [cfg.to_dict() for cfg in configs]
-            found = server.ask("check", cells=fields, configs=trees, lengths=trunk.wanted(sweep))
+            found = server.ask("check", cells=fields, configs=trees, lengths=trunk_block.wanted(sweep))
             for line in found.get("warnings", ()):
                 console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
             visible = _gpus(found["gpus"]) if uses_gpu(sweep, left) else []
-            if trunk.wanted(sweep):
+            if trunk_block.wanted(sweep):
                 lengths = [trunk.Length(**one) for one in found["lengths"]]
                 trunks = trunk.required(sweep, trunk.find(checked, configs, lengths))
                 for line in trunk.lines(sweep, trunks):
@@ -128,7 +129,7 @@ def run_sweep(
                     trunks=trunks,
                 ).run()
         entries = [entry for entry in ledger.entries() if entry.wanted]
-        if trunk.wanted(sweep) and all(entry.state in OVER for entry in entries):
+        if trunk_block.wanted(sweep) and all(entry.state in OVER for entry in entries):
             trunk.clear_all(entries, folder)
         stack.close()  # no process is left when the last word is said
     show_result(console, sweep, entries)
@@ -170,17 +171,6 @@ def dry_run(sweep: Sweep, console: Console, jobs: int | None = None, threads: in
     at_once = jobs or len(visible) or max(1, cores() // per_job)
     plan.show(sweep, searching.planned, console, at_once, per_job, searching.tuner, visible)
     return 0
-
-
-def folder_of(sweep: Sweep) -> Path:
-    """`runs_dir/<study>` of a sweep."""
-    given = [text for text in spec.fixed(sweep) if text.startswith("runs_dir=")]
-    return Path(cells_.composer().tree(given)["runs_dir"]) / sweep.design.study
-
-
-def named(sweep: Sweep) -> Path:
-    """What `report` is given to find the runs of a sweep: its file, or their folder where settings were added."""
-    return folder_of(sweep) if sweep.overrides else sweep.path
 
 
 def cores() -> int:
@@ -238,9 +228,9 @@ def _begin(ledger: Ledger, sweep: Sweep, searching: search.Search, known: Sequen
     ledger.revive(("stopped",) if ledger.others() else ("stopped", "failed"))
 
 
-def _done(entries: Sequence[Entry]) -> list[search.Done]:
+def _done(entries: Sequence[Entry]) -> list[asked.Done]:
     """What a search is told of the cells that it has asked for."""
-    return [search.Done(entry.index, entry.values, entry.state, entry.score, entry.key) for entry in entries]
+    return [asked.Done(entry.index, entry.values, entry.state, entry.score, entry.key) for entry in entries]
 
 
 def reached(sweep: Sweep, entries: Sequence[Entry]) -> bool:

@@ -10,11 +10,11 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt_lab.sweep import cells as cells_
 from gpt_lab.sweep import draw, sequential, spec, tuner
+from gpt_lab.sweep.asked import Done
 from gpt_lab.sweep.design import Cell, Sweep, join, shown
 from gpt_lab.sweep.parameters import Parameter
 
@@ -30,17 +30,6 @@ EDGE = 1e-9
 """Quantiles 0 and 1 of a normal distribution are infinite."""
 Curve = Sequence[tuple[int, float]]
 """Steps and values of the metric, in order."""
-
-
-@dataclass(frozen=True)
-class Done:
-    """A cell that was asked for: its state in the ledger, and its score if it has one."""
-
-    index: int
-    values: Mapping[str, Any]
-    state: str
-    score: float | None = None
-    key: str = ""
 
 
 class Search:

@@ -14,7 +14,17 @@ from gpt_lab import lengths, schema
 from gpt_lab.combinations import check_study
 from gpt_lab.errors import ConfigError, cut, quoted, unknown
 from gpt_lab.overrides import word
-from gpt_lab.sweep import draw, factorial, files, grid, layout, parameters, sequential, trunk, tuneblock
+from gpt_lab.sweep import (
+    draw,
+    factorial_block,
+    files,
+    grid,
+    layout,
+    parameters,
+    sequential,
+    trunk_block,
+    tuneblock,
+)
 from gpt_lab.sweep.command import command_settings
 from gpt_lab.sweep.design import SEEDS, Design, Sweep, draws_again, shown
 from gpt_lab.sweep.parameters import Parameter
@@ -140,7 +150,7 @@ def _sweep(path: Path, raw: Mapping[str, Any], overrides: Sequence[str], study: 
     if not swept:
         raise ConfigError("no parameter is swept: give one of them values: [...]")
     _refuse_clashes(raw, overrides, swept, found)
-    trunk.check(block, tuple(swept))
+    trunk_block.check(block, tuple(swept))
     design = _design(path, raw, block, found, overrides, study)
     run_cap = _run_cap(raw, method)
     _early_terminate(raw, design)
@@ -153,7 +163,7 @@ def _sweep(path: Path, raw: Mapping[str, Any], overrides: Sequence[str], study: 
         arm = next((arm for row in values if (arm := design.reference(row)) is not None and arm not in arms), None)
         if arm is not None:
             raise ConfigError(f"gpt_lab.baseline {arm} is none of the arms: zip, per or exclude leaves it out")
-        factorial.check_complete(design, {design.arm(row) for row in values})
+        factorial_block.check_complete(design, {design.arm(row) for row in values})
         design = sequential.designed(design, block, values, run_cap)
     return Sweep(path, raw, design, method, tuple(overrides), run_cap)
 
@@ -203,7 +213,7 @@ def _design(
         sesoi=_number("sesoi", block, lambda x: 0 < x < math.inf, "above 0"),
         alpha=_number("alpha", block, lambda x: 0 < x < 1, "between 0 and 1") or 0.05,
         values=values,
-        factorial=factorial.words(block, factors, values, baseline),
+        factorial=factorial_block.words(block, factors, values, baseline),
         tuning_pairs=() if tune is None else tune.pairs,
     )
 

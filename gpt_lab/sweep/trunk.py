@@ -16,19 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_lab import registry
-from gpt_lab.errors import ConfigError, DataError, quoted
+from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import Budget, RunConfig
 from gpt_lab.store import fork
 from gpt_lab.store.files import read_json
 from gpt_lab.sweep.design import Cell, Sweep
+from gpt_lab.sweep.trunk_block import wanted
 
 if TYPE_CHECKING:
+    from gpt_lab.sweep.build import Builder
     from gpt_lab.sweep.ledger import Entry
-    from gpt_lab.sweep.plan import Builder
-
-BUDGETS = ("budget.steps", "budget.tokens", "budget.flops")
-ADAPTIVE = ("tune", "seeds")
-"""Keys of the block that make a sweep ask for its runs one by one."""
 
 
 @dataclass(frozen=True)
@@ -140,42 +137,6 @@ def clear_all(entries: Sequence[Entry], folder: Path) -> None:
             fork.remove(folder / entry.run / fork.FOLDER)
     for path in folder.glob(".*.tmp/checkpoints/step-*"):
         fork.remove(path.parent.parent)
-
-
-def check(block: Mapping[str, Any], swept: Sequence[str]) -> None:
-    """Refuses a `trunk` of the `gpt_lab:` block that no cells could have.
-
-    Raises:
-        ConfigError: it is no truth value; no budget is swept that steps can be told of.
-    """
-    if "trunk" not in block:
-        return
-    if not isinstance(block["trunk"], bool):
-        raise ConfigError(f"gpt_lab.trunk must be true or false, not {quoted(block['trunk'])}")
-    if not block["trunk"]:
-        return
-    if "budget.seconds" in swept:
-        raise ConfigError(
-            "gpt_lab.trunk: runs with a budget in seconds cannot share a trunk (nobody knows at which step one would "
-            f"leave it): sweep {BUDGETS[0]} or {BUDGETS[1]}"
-        )
-    if not any(key in BUDGETS for key in swept):
-        raise ConfigError(f"gpt_lab.trunk needs several budgets: sweep {BUDGETS[0]} or {BUDGETS[1]}")
-    for key in ADAPTIVE:
-        if key in block:
-            raise ConfigError(
-                f"gpt_lab.trunk needs all runs known beforehand, and gpt_lab.{key} asks for them one by one"
-            )
-
-
-def wanted(sweep: Sweep) -> bool:
-    """Whether the sweep asks for it."""
-    return bool((sweep.raw.get("gpt_lab") or {}).get("trunk"))
-
-
-def possible(sweep: Sweep) -> bool:
-    """Whether any cells could share one: a grid that sweeps a budget."""
-    return sweep.method == "grid" and any(key in BUDGETS for key in sweep.design.values)
 
 
 def lengths(cells: Sequence[Cell], configs: Sequence[RunConfig], builder: Builder) -> list[Length]:

@@ -19,7 +19,7 @@ from gpt_lab.sweep.design import Design, Sweep, shown
 from gpt_lab.sweep.tuning import Curve, Ladder
 
 if TYPE_CHECKING:
-    from gpt_lab.sweep.search import Done
+    from gpt_lab.sweep.asked import Done
 
 BAD = ("diverged", "pruned")
 OVER = ("finished", *BAD)

@@ -17,6 +17,7 @@ from typing import Any
 
 from gpt_lab import signals, streams
 from gpt_lab.errors import ConfigError, LabError
+from gpt_lab.sweep import build
 from gpt_lab.sweep.design import Cell
 
 LOG_WIDTH = 120
@@ -56,10 +57,10 @@ def check_job(job: Mapping[str, Any]) -> dict[str, Any]:
         {"gpus": number, "lengths": the fields of each trunk.Length, "warnings": lines on the data}
     """
     from gpt_lab import config
-    from gpt_lab.sweep import plan, trunk
+    from gpt_lab.sweep import trunk
 
     cells = [from_fields(fields) for fields in job["cells"]]
-    configs, builder = [config.from_dict(tree) for tree in job["configs"]], plan.Builder()
+    configs, builder = [config.from_dict(tree) for tree in job["configs"]], build.Builder()
     builder.check(cells, configs)
     lengths = trunk.lengths(cells, configs, builder) if job.get("lengths") else []
     import torch

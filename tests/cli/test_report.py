@@ -12,7 +12,7 @@ import pytest
 
 from gpt_lab.cli import report
 from gpt_lab.errors import LabError
-from gpt_lab.report.types import Comparison
+from gpt_lab.report.comparison import Comparison
 from tests.helpers import tiny_config
 from tests.report.stores import finished, save, study
 from tests.sweep.helpers import CLI as SWEEP

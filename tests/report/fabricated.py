@@ -16,8 +16,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from gpt_lab.report.comparison import Comparison, Row, VerdictName
 from gpt_lab.report.figures import Figure, draw
-from gpt_lab.report.types import Comparison, Interval, Row, Study, VerdictName
+from gpt_lab.report.types import Study
+from gpt_lab.stats.interval import Interval
 from gpt_lab.sweep.design import Design
 
 SCRIPT = "position=<script>alert('x')</script>"

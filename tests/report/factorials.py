@@ -14,7 +14,7 @@ from gpt_lab.report import factorial
 from gpt_lab.report.compare import compare
 from gpt_lab.report.effects import Effect, Effects
 from gpt_lab.report.types import Study
-from gpt_lab.sweep import factorial as designs
+from gpt_lab.sweep import factorial_block
 from gpt_lab.sweep.design import Design
 from tests.report import made
 
@@ -42,7 +42,7 @@ def study(plan: Design, score: Score, seeds: int, lost: Mapping[tuple[str, int],
     for levels in itertools.product(*(plan.values[name] for name in plan.factors)):
         values = dict(zip(plan.factors, levels, strict=True))
         assert plan.baseline is not None
-        if not designs.runs(values, plan.baseline, plan.factorial or ()):
+        if not factorial_block.runs(values, plan.baseline, plan.factorial or ()):
             continue
         x = {name: plan.values[name].index(value) for name, value in values.items()}
         arm = plan.arm(values)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpt_lab.report.types import COLUMNS, Comparison, Row, Study
+from gpt_lab.report.comparison import Comparison, Row
+from gpt_lab.report.types import COLUMNS, Study
 from gpt_lab.sweep.design import Design
 
 DESIGN = Design("pos", factors=("position",), baseline={"position": "rope"}, sesoi=0.01)

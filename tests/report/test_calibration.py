@@ -26,7 +26,8 @@ from gpt_lab.report.calibrate import (
     simulate,
 )
 from gpt_lab.report.compare import compare
-from gpt_lab.report.types import Study, VerdictName
+from gpt_lab.report.comparison import VerdictName
+from gpt_lab.report.types import Study
 from gpt_lab.stats import decision
 from gpt_lab.stats.power import detectable
 from gpt_lab.sweep.design import Design

@@ -14,8 +14,9 @@ from scipy import stats as scipy_stats
 
 from gpt_lab.report import frame
 from gpt_lab.report.compare import compare
+from gpt_lab.report.comparison import Comparison
 from gpt_lab.report.targets import Options, find
-from gpt_lab.report.types import Comparison, Study
+from gpt_lab.report.types import Study
 from gpt_lab.sweep import noise as ledger
 from tests.report.made import DESIGN, arm, row
 from tests.report.stores import finished

@@ -15,10 +15,12 @@ import pytest
 
 from gpt_lab.report import page as module
 from gpt_lab.report import wording
+from gpt_lab.report.comparison import Row
 from gpt_lab.report.figures import draw
 from gpt_lab.report.inline import inline
 from gpt_lab.report.page import page
-from gpt_lab.report.types import Interval, Row
+from gpt_lab.stats.interval import Interval
+from gpt_lab.sweep import arm_names
 from tests.report.fabricated import (
     CASES,
     FakeStudy,
@@ -264,13 +266,13 @@ class TestWording:
 
     def test_short_names_tell_arms_apart(self) -> None:
         one = pos_enc()
-        assert wording.short_names(one, ["position=rope", "position=none"])["position=none"] == "none"
-        assert wording.short_names(one, ["position=rope", "other"])["position=rope"] == "position=rope"
+        assert arm_names.short_names(one, ["position=rope", "position=none"])["position=none"] == "none"
+        assert arm_names.short_names(one, ["position=rope", "other"])["position=rope"] == "position=rope"
         two = replace(one, factors=("attention", "scale.depth"))
-        assert list(wording.short_names(two, ["attention=mqa, scale.depth=4"]).values()) == ["mqa · depth=4"]
+        assert list(arm_names.short_names(two, ["attention=mqa, scale.depth=4"]).values()) == ["mqa · depth=4"]
         clash = replace(one, factors=("a.x", "b.x"))
         arms = ["a.x=1, b.x=2", "a.x=2, b.x=1"]
-        assert len(set(wording.short_names(clash, arms).values())) == 2
+        assert len(set(arm_names.short_names(clash, arms).values())) == 2
 
     def test_verdict_and_states(self) -> None:
         row = Row("a", "undecided", "screen", 3, 3, 2.0, 0.1, None, None, None, {}, states={"diverged": 1})

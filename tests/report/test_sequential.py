@@ -18,7 +18,8 @@ from gpt_lab.report import markdown, sections, sequential
 from gpt_lab.report.calibrate import Condition, Noise, Shape
 from gpt_lab.report.calibrate_looks import Looked, beyond, calibrate_looks
 from gpt_lab.report.compare import compare
-from gpt_lab.report.types import Comparison, Study
+from gpt_lab.report.comparison import Comparison
+from gpt_lab.report.types import Study
 from gpt_lab.stats import decision
 from gpt_lab.sweep.design import Looks
 from gpt_lab.sweep.spending import boundaries

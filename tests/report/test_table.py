@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from gpt_lab.report import facts, table, wording
-from gpt_lab.report.types import Comparison, Study
+from gpt_lab.report.comparison import Comparison
+from gpt_lab.report.types import Study
 from tests.report import fabricated
 
 EVERY = ("plain", "ugly", "one_seed", "no_baseline", "empty", "maximise", "factorial")

@@ -13,10 +13,11 @@ import pytest
 
 from gpt_lab.report import robustness, sections, tuned
 from gpt_lab.report.compare import compare
+from gpt_lab.report.comparison import Comparison, Row
 from gpt_lab.report.figures import tuning as figure
 from gpt_lab.report.figures.material import Material
 from gpt_lab.report.pairing import pair_up
-from gpt_lab.report.types import Comparison, Row, Study
+from gpt_lab.report.types import Study
 from gpt_lab.sweep import tuner
 from gpt_lab.sweep.design import Design, Looks
 from tests.report.made import NOISE, run

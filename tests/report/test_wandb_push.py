@@ -14,8 +14,9 @@ import pytest
 
 from gpt_lab.errors import ConfigError, DataError, LabError
 from gpt_lab.report import offline, wandb_api
+from gpt_lab.report.comparison import Comparison
 from gpt_lab.report.figures import Figure
-from gpt_lab.report.types import Comparison, Study
+from gpt_lab.report.types import Study
 from gpt_lab.report.wandb_push import COLUMNS, MEDIANS, push, table
 from tests.report import fabricated
 from tests.trackers import offline as oracle

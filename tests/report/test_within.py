@@ -16,12 +16,13 @@ from rich.console import Console
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.report import arms, ladder, wording
 from gpt_lab.report.compare import compare
+from gpt_lab.report.comparison import Comparison, Row
 from gpt_lab.report.figures import base, forest
 from gpt_lab.report.figures import ladder as ladder_figure
 from gpt_lab.report.figures.material import Material
 from gpt_lab.report.pairing import references
 from gpt_lab.report.table import show
-from gpt_lab.report.types import COLUMNS, Comparison, Row, Study
+from gpt_lab.report.types import COLUMNS, Study
 from gpt_lab.sweep.design import Design
 
 DESIGN = Design("scales", factors=("scale", "position"), within=("scale",), baseline={"position": "rope"}, sesoi=0.01)

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from gpt_lab import signals
 from gpt_lab.store import Run
-from gpt_lab.sweep import cells, client, forkserver, runner, search, spec
+from gpt_lab.sweep import cells, client, forkserver, place, runner, search, spec
 from gpt_lab.sweep.ledger import entries
 from tests.sweep.helpers import children, tree
 
@@ -76,7 +76,7 @@ class Scenario:
     def __init__(self, path: Path, seed: int) -> None:
         self.sweep = spec.load(path)
         cells.configs(search.Search(self.sweep).planned or ())  # Hydra's part, once for all runners
-        self.folder = runner.folder_of(self.sweep)
+        self.folder = place.folder_of(self.sweep)
         self.draw = random.Random(seed)
         self.out = path.with_suffix(".out")
         self.facts: dict[str, Any] = {"kills": 0, "codes": []}

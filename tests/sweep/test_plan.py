@@ -21,10 +21,10 @@ from gpt_lab.schema import RunConfig
 from gpt_lab.stats import power
 from gpt_lab.stats.power import detectable, narrowest
 from gpt_lab.store import Run
-from gpt_lab.sweep import cells, lint, needed, plan, spec
+from gpt_lab.sweep import build, cells, lint, needed, plan, spec
 from gpt_lab.sweep.design import Cell, Sweep
 from gpt_lab.sweep.ledger import Ledger, entries
-from gpt_lab.sweep.runner import folder_of
+from gpt_lab.sweep.place import folder_of
 from gpt_lab.train.bare import bare_model
 
 TINY = {
@@ -315,11 +315,11 @@ def test_a_cell_that_cannot_be_built_is_named(make: Any) -> None:
     """The check that a runner makes before its first run: rotary positions need an even head dimension."""
     sweep = make({"scale.heads": {"values": [4, 32]}, "seed": {"values": [0, 1]}}, gpt_lab={})
     with pytest.raises(ConfigError, match=r"cell 1 \(scale.heads=32, seed=0\): .*even"):
-        plan.check_builds(cells.cells(sweep))
+        build.check_builds(cells.cells(sweep))
 
 
 def test_a_sweep_that_can_be_built(make: Any) -> None:
-    plan.check_builds(cells.cells(make()))
+    build.check_builds(cells.cells(make()))
 
 
 def test_longer_contexts_that_an_arm_cannot_be_validated_at(make: Any) -> None:

@@ -12,8 +12,9 @@ import pytest
 from scipy import stats
 
 from gpt_lab.sweep import draw, parameters, search, spec
+from gpt_lab.sweep.asked import Done
 from gpt_lab.sweep.design import Cell, Sweep
-from gpt_lab.sweep.search import Done, Pruner, Search
+from gpt_lab.sweep.search import Pruner, Search
 
 LR = {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-1}
 

@@ -13,10 +13,11 @@ import pytest
 
 from gpt_lab.errors import ConfigError
 from gpt_lab.sweep import expected, needed, search, sequential, spec
+from gpt_lab.sweep.asked import Done
 from gpt_lab.sweep.design import Design, Looks, Sweep
 from gpt_lab.sweep.ledger import _from_json, _to_json
 from gpt_lab.sweep.needed import Spread
-from gpt_lab.sweep.search import Done, Search
+from gpt_lab.sweep.search import Search
 from gpt_lab.sweep.sequential import Plan, ask, stand
 
 PARAMETERS: dict[str, Any] = {"position": {"values": ["rope", "none", "alibi"]}}

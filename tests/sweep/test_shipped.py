@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gpt_lab import match
-from gpt_lab.sweep import cells, plan, search, spec
+from gpt_lab.sweep import build, cells, search, spec
 from gpt_lab.sweep.design import Cell, Sweep
 
 ROOT = Path(__file__).parent.parent.parent
@@ -140,7 +140,7 @@ def test_every_model_can_be_built() -> None:
     """On three data sets: Shakespeare in the default vocabulary, and two tasks."""
     found: list[Cell] = [cell for name in NAMES for cell in planned(spec.load(name))]
     assert len(found) == 468
-    plan.check_builds(found)
+    build.check_builds(found)
 
 
 def test_none_is_a_search() -> None:

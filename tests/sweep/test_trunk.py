@@ -15,7 +15,7 @@ from gpt_lab.config import compose
 from gpt_lab.errors import ConfigError
 from gpt_lab.store import fork
 from gpt_lab.store.files import read_json
-from gpt_lab.sweep import cells, runner, spec, trunk
+from gpt_lab.sweep import cells, runner, spec, trunk, trunk_block
 from gpt_lab.sweep.client import ForkServer
 from gpt_lab.sweep.design import Cell
 from gpt_lab.sweep.ledger import Entry, entries
@@ -103,9 +103,9 @@ def test_what_cannot_share(tmp_path: Path) -> None:
 )
 def test_files_that_no_trunk_suits(block: dict[str, Any], swept: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        trunk.check(block, swept)
-    trunk.check({"trunk": False}, ["optim"])
-    trunk.check({}, ["budget.seconds"])
+        trunk_block.check(block, swept)
+    trunk_block.check({"trunk": False}, ["optim"])
+    trunk_block.check({}, ["budget.seconds"])
 
 
 def test_bad_files_are_one_line(tmp_path: Path) -> None:

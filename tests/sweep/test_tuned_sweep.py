@@ -14,7 +14,7 @@ import pytest
 from gpt_lab.report import frame
 from gpt_lab.report.compare import compare
 from gpt_lab.report.targets import Options
-from gpt_lab.sweep import runner, spec
+from gpt_lab.sweep import place, runner, spec
 from gpt_lab.sweep.ledger import entries
 from tests.sweep.helpers import ROOT, curves, quiet, said, write_sweep
 
@@ -68,7 +68,7 @@ def test_runs_dry_run_report_and_more_seeds(tmp_path: Path) -> None:
     assert "comparison: 6 runs on fresh values of seed" in text and "in all 12 to 14 runs" in text
     assert "optim=adamw begins with optim.lr 0.00333, 0.01, 0.03" in text and " at most with 2 at a time" in text
     assert runner.run_sweep(sweep, quiet(), jobs=2, threads=1) == 0
-    folder = runner.folder_of(sweep)
+    folder = place.folder_of(sweep)
     states = {(e.arm, e.tuning, e.pair): (e.state, e.score) for e in entries(folder)}
     assert {state for (_, _, pair), (state, _) in states.items() if pair < 3} == {"finished"}, "never the comparison"
     assert "pruned" in {state for state, _ in states.values()}

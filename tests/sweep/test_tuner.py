@@ -15,8 +15,9 @@ import pytest
 from gpt_lab.errors import ConfigError
 from gpt_lab.stats.paired import paired_t
 from gpt_lab.sweep import cells, ledger, search, spec, tuneblock, tuner
+from gpt_lab.sweep.asked import Done
 from gpt_lab.sweep.design import Sweep
-from gpt_lab.sweep.search import Done, Pruner, Search
+from gpt_lab.sweep.search import Pruner, Search
 from gpt_lab.sweep.tuner import Tuner
 
 BEST = {"adamw": 0.004, "muon": 0.013, "lion": 3.3e-5}

@@ -15,7 +15,7 @@ from gpt_lab import config, registry
 from gpt_lab.cli import train as command
 from gpt_lab.errors import ConfigError
 from gpt_lab.schema import RunConfig
-from gpt_lab.sweep import plan, spec
+from gpt_lab.sweep import build, spec
 from gpt_lab.sweep.cells import cells
 from gpt_lab.train import causality
 from gpt_lab.train.precision import Precision
@@ -179,4 +179,4 @@ def test_a_sweep_refuses_it_before_the_first_trial(planted: None) -> None:
     parameters = {"attention": {"values": ["mha", "roll"]}, "seed": {"values": [0, 1]}, "data": {"value": "synthetic"}}
     found = cells(spec.read(Path("a.yaml"), {"method": "grid", "parameters": parameters, "gpt_lab": {}}))
     with pytest.raises(ConfigError, match=r"cell 1 \(attention=roll, seed=0\): attention=roll sees the future"):
-        plan.check_builds(found)
+        build.check_builds(found)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt_lab.report.types import Comparison, Study
+from gpt_lab.report.comparison import Comparison
+from gpt_lab.report.types import Study
 from gpt_lab.store.files import writing
 
 FIXED = ("effects", "half_normal", "ladder", "speedup")

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from scipy.special import stdtrit
 
+from gpt_lab.report.comparison import Row
 from gpt_lab.report.figures.base import (
     BAND,
     INK,
@@ -25,7 +26,6 @@ from gpt_lab.report.figures.base import (
     tokens_axis,
 )
 from gpt_lab.report.figures.material import Material, together
-from gpt_lab.report.types import Row
 from gpt_lab.report.wording import axis, percent, plain, signed, within
 from gpt_lab.sweep.fairness import SAME
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from gpt_lab.report.comparison import Row
 from gpt_lab.report.figures.base import COLOURS, DASHES, MARKERS, Drawing, canvas, ellipsis, reach
 from gpt_lab.report.figures.material import Material
-from gpt_lab.report.types import Row
 from gpt_lab.report.wording import axis
 from gpt_lab.sweep.design import Design
 from gpt_lab.sweep.design import shown as as_written

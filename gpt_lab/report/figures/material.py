@@ -9,10 +9,11 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from gpt_lab.report.comparison import Comparison, Row
 from gpt_lab.report.figures.base import COLOURS, DASHES, INK, MARKERS
 from gpt_lab.report.pairing import references
-from gpt_lab.report.types import Comparison, Row, Study
-from gpt_lab.report.wording import settings, short_names
+from gpt_lab.report.types import Study
+from gpt_lab.sweep.arm_names import settings, short_names
 
 MOST_ARMS = 12
 """Arms that a figure of curves shows: more cannot be told apart."""

@@ -12,10 +12,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from gpt_lab.report import tuned
+from gpt_lab.report.comparison import Row
 from gpt_lab.report.figures.base import INK, MUTED, Drawing, canvas, ellipsis, reach
 from gpt_lab.report.figures.material import Material
-from gpt_lab.report.types import Row
-from gpt_lab.report.wording import axis, settings
+from gpt_lab.report.wording import axis
+from gpt_lab.sweep.arm_names import settings
 
 
 @dataclass(frozen=True)
