@@ -27,14 +27,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gpt_lab.report.compare import compare
-from gpt_lab.report.judge import judge
-from gpt_lab.report.pairing import Choice, Paired
-from gpt_lab.report.types import Study
-from gpt_lab.stats import decision, power
+from gpt_lab.analysis.compare import compare
+from gpt_lab.analysis.judge import judge
+from gpt_lab.frame.pairing import Choice, Paired
+from gpt_lab.frame.study import Study
+from gpt_lab.stats import decision, optimum, power
 from gpt_lab.store.record import machine, packages
-from gpt_lab.sweep import tuning
-from gpt_lab.sweep.design import Design
+from gpt_lab.study.design import Design
 
 RESULTS = Path(__file__).parent / "results"
 STUDIES = 4000
@@ -202,7 +201,7 @@ def tuned(studies: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
                 for _arm in range(2):
                     noise = 0.02 * rng.standard_normal((len(ladder), tuning_seeds)).mean(1)
                     curve = {float(v): truth(float(v)) + float(e) for v, e in zip(ladder, noise, strict=True)}
-                    best = tuning.optimum(curve).value
+                    best = optimum.optimum(curve).value
                     assert best is not None
                     chosen.append(truth(best))
                 scores = 0.02 * made(rng, 1, 5) + np.array(chosen)[:, None]

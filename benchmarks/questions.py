@@ -26,13 +26,14 @@ from typing import Any
 
 import pandas as pd
 
-from gpt_lab.report import factorial, wording
-from gpt_lab.report.compare import compare
-from gpt_lab.report.comparison import Comparison, Row
-from gpt_lab.report.effects import Effects
-from gpt_lab.report.types import Study
+from gpt_lab.analysis import wording
+from gpt_lab.analysis.compare import compare
+from gpt_lab.analysis.comparison import Comparison, Row
+from gpt_lab.analysis.sections import factorial
+from gpt_lab.analysis.sections.effects import Effects
+from gpt_lab.frame.study import Study
 from gpt_lab.store.record import machine
-from gpt_lab.sweep import arm_names, spec
+from gpt_lab.study import arm_names, sweep_file
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "questions.json"
@@ -58,7 +59,7 @@ def asked(name: str, place: Path, jobs: int, quick: bool) -> dict[str, Any]:
     words = [*COMMAND, f"sweeps/{name}.yaml", "--report", "--jobs", str(jobs)]
     if quick:
         words += [*QUICK, f"study={name}"]
-        words += QUICK_TEXT if spec.load(ROOT / "sweeps" / f"{name}.yaml").design.metric.endswith("bpb") else []
+        words += QUICK_TEXT if sweep_file.load(ROOT / "sweeps" / f"{name}.yaml").design.metric.endswith("bpb") else []
     began = time.perf_counter()
     status = subprocess.run(words, cwd=place, env={**os.environ, "WANDB_MODE": "disabled"}).returncode
     seconds = time.perf_counter() - began
@@ -80,7 +81,7 @@ def answer(name: str, folder: Path) -> str:
 
 def read(name: str, folder: Path, metric: str = "") -> Study:
     """A question's runs as their report was made from them, scored by the metric that decides, or by another."""
-    design = spec.load(ROOT / "sweeps" / f"{name}.yaml").design
+    design = sweep_file.load(ROOT / "sweeps" / f"{name}.yaml").design
     words = ["pair", "arm", "tuning", "error"]
     runs = pd.read_csv(folder / "runs.csv", dtype=dict.fromkeys(words, "str"), low_memory=False)
     runs[words] = runs[words].astype(object).where(runs[words].notna(), "")
@@ -142,7 +143,7 @@ def _lines(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     yield "| question | command |" + " minutes | answer |" * known
     yield "|---|---|" + "---:|---|" * known
     for name in QUESTIONS:
-        question = spec.load(ROOT / "sweeps" / f"{name}.yaml").design.question
+        question = sweep_file.load(ROOT / "sweeps" / f"{name}.yaml").design.question
         link = f"[{question}](sweeps/results/{name}/report.md)" if known else f"[{question}](sweeps/{name}.yaml)"
         row = f"| {link} | `{command(name)}` |"
         if known:

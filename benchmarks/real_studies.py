@@ -21,11 +21,11 @@ from typing import Any
 
 import yaml
 
-from gpt_lab.report import frame
-from gpt_lab.report.compare import compare
-from gpt_lab.report.comparison import Comparison
-from gpt_lab.report.targets import Options
-from gpt_lab.report.types import Study
+from gpt_lab.analysis.compare import compare
+from gpt_lab.analysis.comparison import Comparison
+from gpt_lab.frame import load
+from gpt_lab.frame.places import Options
+from gpt_lab.frame.study import Study
 from gpt_lab.store.record import machine
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +53,7 @@ def trained(file: Path, runs_dir: Path, overrides: Sequence[str]) -> Study:
     study = yaml.safe_load(file.read_text(encoding="utf-8"))["gpt_lab"]["study"]
     command = [*SWEEP, str(file), f"study={study}", f"runs_dir={runs_dir}", "tracker=none", *overrides]
     subprocess.run(command, check=True, cwd=ROOT)
-    return frame.load([str(runs_dir / study)], Options())
+    return load.load([str(runs_dir / study)], Options())
 
 
 def split(study: Study, size: int) -> list[Study]:

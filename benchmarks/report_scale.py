@@ -28,9 +28,10 @@ from typing import Any
 from rich.console import Console
 
 from gpt_lab import config
-from gpt_lab.report import facts, frame, table
-from gpt_lab.report.compare import compare
-from gpt_lab.report.targets import Options, find
+from gpt_lab.analysis.compare import compare
+from gpt_lab.frame import load
+from gpt_lab.frame.places import Options, find
+from gpt_lab.report import facts, table
 from gpt_lab.report.write import figure_files, write
 from gpt_lab.store import Run
 from gpt_lab.store.files import write_json
@@ -96,7 +97,7 @@ def measure(study: Path, count: int) -> dict[str, float]:
         seconds[name] = round(time.perf_counter() - start, 3)
         return result
 
-    loaded = timed("read", lambda: frame.read(find([str(study)], options), options))
+    loaded = timed("read", lambda: load.read(find([str(study)], options), options))
     if len(loaded.runs) != count or loaded.runs["score"].isna().any():
         raise SystemExit(f"{len(loaded.runs)} runs were read, not {count}: {loaded.notes}")
     comparison = timed("compare", lambda: compare(loaded))

@@ -29,7 +29,7 @@ import yaml
 
 from gpt_lab.store import Run
 from gpt_lab.store.record import machine
-from gpt_lab.sweep.ledger import entries
+from gpt_lab.sweep.ledger.ledger import entries
 
 SWEEP = [sys.executable, "-c", "from gpt_lab.cli.sweep import main; main()"]
 RESULTS = Path(__file__).parent / "results"

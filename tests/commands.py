@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PRELOADED = ["torch", "hydra", "rich.live", "gpt_lab.cli.train", "gpt_lab.train.run", "gpt_lab.sweep.runner"]
-PRELOADED += ["gpt_lab.report.write", "gpt_lab.sweep.plan", "pandas", "scipy.stats"]
+PRELOADED += ["gpt_lab.report.write", "gpt_lab.plan.dry_run", "pandas", "scipy.stats"]
 """What most commands import; nothing of it starts a thread."""
 
 

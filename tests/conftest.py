@@ -100,7 +100,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 @pytest.fixture(autouse=True)
 def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dry run times no steps; a test that wants it to calls `monkeypatch.undo()`."""
-    from gpt_lab.sweep import paces
+    from gpt_lab.plan import paces
     from tests.helpers import stand_in
 
     monkeypatch.setattr(paces, "_measure", stand_in)

@@ -83,7 +83,7 @@ def pace(**changes: Any) -> Pace:
 
 
 def stand_in(new: Iterable[tuple[str, RunConfig, Any]], machine: Any, known: dict[str, Any]) -> bool:
-    """For gpt_lab.sweep.paces._measure, which takes seconds and another process."""
+    """For gpt_lab.plan.paces._measure, which takes seconds and another process."""
     for key, _, plan in new:
         known[key] = (pace(validation={1: 1e-5} | dict.fromkeys(plan.longer, 2e-5)), 3.0)
     return False

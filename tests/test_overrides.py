@@ -12,7 +12,7 @@ import yaml
 from gpt_lab import config
 from gpt_lab.errors import ConfigError
 from gpt_lab.overrides import readable, word
-from gpt_lab.sweep import cells, spec
+from gpt_lab.study import cells, sweep_file
 
 ODD = (
     "my texts (1)/a=b",
@@ -48,8 +48,8 @@ def test_text_stands_for_itself(value: str) -> None:
 @pytest.mark.parametrize("value", [*PATHS, "null", "None", "true", "1e5", "nan"])
 def test_a_sweep_s_own_words(value: str) -> None:
     """The cells of a local sweep are the same runs as an agent's: its words are quoted, they read back."""
-    assert composed(spec.override("data.path", value)).data["path"] == value
-    assert composed(spec.override("tracker.tags", [value, "b"])).tracker["tags"] == [value, "b"]
+    assert composed(sweep_file.override("data.path", value)).data["path"] == value
+    assert composed(sweep_file.override("tracker.tags", [value, "b"])).tracker["tags"] == [value, "b"]
 
 
 def test_any_text_in_quotes_reads_back() -> None:
@@ -100,7 +100,7 @@ def test_a_sweep_takes_them_too(tmp_path: Path) -> None:
     sweep["parameters"]["sample.prompt"] = {"value": "a, (b)"}
     sweep["parameters"]["model.logit_softcap"] = {"value": None}
     file.write_text(yaml.safe_dump(sweep))
-    found = cells.configs(cells.cells(spec.load(file, ["data.path=a (1), b=é#.txt"])))
+    found = cells.configs(cells.cells(sweep_file.load(file, ["data.path=a (1), b=é#.txt"])))
     assert [(cfg.data["path"], cfg.sample.prompt) for cfg in found] == [
         ("a (1), b=é#.txt", "a, (b)"),
     ]

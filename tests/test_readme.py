@@ -16,9 +16,11 @@ import yaml
 
 from benchmarks import questions
 from gpt_lab import components, registry
-from gpt_lab.sweep import cells, paces, search, spec
-from gpt_lab.sweep.design import Sweep
-from gpt_lab.sweep.fairness import RULES
+from gpt_lab.plan import paces
+from gpt_lab.study import cells, sweep_file
+from gpt_lab.study.design import Sweep
+from gpt_lab.sweep.search import search
+from gpt_lab.validity.rules import RULES
 from tests import commands
 from tests.helpers import stand_in
 
@@ -90,7 +92,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run wandb sweep sweeps/pos_enc.yaml": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
     "uv run wandb agent ENTITY/gpt_lab/SWEEP_ID": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
     "uv run report sweeps/pos_enc.yaml --from wandb:ENTITY/gpt_lab/SWEEP_ID": Elsewhere(
-        "tests/report/test_wandb_api.py", "needs a server"
+        "tests/frame/sources/test_wandb_server.py", "needs a server"
     ),
     "uv sync --extra dashboard": Elsewhere("tests/cli/test_dashboard.py", "needs an index"),
     "uv run dashboard": Run("mirror", ["--once"]),
@@ -223,7 +225,7 @@ def test_the_list_of_sweeps() -> None:
     for path in sorted((ROOT / "sweeps").glob("*.yaml")):
         if path.stem in questions.QUESTIONS:
             continue
-        sweep = spec.load(path)
+        sweep = sweep_file.load(path)
         tuned = search.Search(sweep).tuner
         count = (
             str(len(cells.cells(sweep)))
@@ -257,7 +259,7 @@ def sweep_of_one_s_own(name: str, folder: Path) -> Sweep:
     assert block is not None
     path = folder / name
     path.write_text(block[1], encoding="utf-8")
-    return spec.load(path)
+    return sweep_file.load(path)
 
 
 def test_the_sweep_file_of_one_s_own(tmp_path: Path) -> None:

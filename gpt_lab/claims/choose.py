@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt_lab.claims.folder import Claim
 from gpt_lab.errors import ConfigError, DataError, unknown
-from gpt_lab.report.named import arm_named
+from gpt_lab.study.arm_lookup import arm_named
 
 Cell = Mapping[str, Any]
 DEFAULT = 2

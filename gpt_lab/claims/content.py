@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import yaml
 
+from gpt_lab.analysis import wording
+from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.claims import code
 from gpt_lab.errors import ConfigError, DataError
-from gpt_lab.report import arms, facts, wording
-from gpt_lab.report.comparison import Comparison
-from gpt_lab.report.frame import Loaded
-from gpt_lab.report.pairing import Paired, pair_up, references
-from gpt_lab.report.source import ENVIRONMENT
+from gpt_lab.frame import arms
+from gpt_lab.frame.load import Loaded
+from gpt_lab.frame.pairing import Paired, pair_up, references
+from gpt_lab.frame.sources.source import ENVIRONMENT
+from gpt_lab.report import facts
 from gpt_lab.store import record
 from gpt_lab.store.run import timestamp
 
@@ -63,7 +65,7 @@ def content(comparison: Comparison, study: Loaded, name: str, command: str) -> C
         files["code.diff"] = patch
     sweep = None
     if study.sweep is not None:
-        from gpt_lab.sweep.ledger import readable
+        from gpt_lab.sweep.ledger.ledger import readable
 
         files["sweep.yaml"] = readable(study.sweep).encode("utf-8", "replace")
         sweep = {"path": str(study.sweep.path), "overrides": list(study.sweep.overrides)}

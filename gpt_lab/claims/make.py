@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.claims import folder as folders
 from gpt_lab.claims.content import content
+from gpt_lab.frame.load import Loaded
 from gpt_lab.report import write
-from gpt_lab.report.comparison import Comparison
-from gpt_lab.report.frame import Loaded
 
 
 def make(comparison: Comparison, study: Loaded, folder: Path, name: str, command: str, force: bool = False) -> None:

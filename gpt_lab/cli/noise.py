@@ -55,7 +55,7 @@ def run(argv: list[str]) -> int:
     if chosen.metric is not None and not chosen.list:
         raise ConfigError("--metric is for --list: a sweep file says its own, settings are measured in val/bpb")
 
-    from gpt_lab.sweep import floor
+    from gpt_lab.sweep import measure_noise
     from gpt_lab.terminal import Terminal
 
     console = Terminal(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -65,8 +65,8 @@ def run(argv: list[str]) -> int:
         extra += [name for name, value in given.items() if value is not None]
         if extra:
             raise ConfigError(f"--list takes runs_dir=DIR and --metric only, not {extra[0]}")
-        return floor.show_all(console, words, chosen.metric)
-    return floor.measure(console, files[0] if files else None, words, chosen.seeds, chosen.jobs, chosen.threads)
+        return measure_noise.show_all(console, words, chosen.metric)
+    return measure_noise.measure(console, files[0] if files else None, words, chosen.seeds, chosen.jobs, chosen.threads)
 
 
 main = entry(run, works=lambda argv: "--list" not in argv)

@@ -10,9 +10,9 @@ from pathlib import Path
 from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser, output
 from gpt_lab.errors import ConfigError, quoted
+from gpt_lab.frame.places import REMOTE, Options, find
 from gpt_lab.lines import say
 from gpt_lab.report.gate import EXIT, TABLE
-from gpt_lab.report.targets import REMOTE, Options, find
 
 EPILOG = f"""\
 A target is a sweep file (sweeps/pos_enc.yaml, or its name), a study's folder (runs/pos_enc, or its name), several of \

@@ -9,10 +9,10 @@ from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import MOST_JOBS, MOST_SEEDS, Parser, whole
 from gpt_lab.errors import ConfigError, quoted
 from gpt_lab.lines import say
-from gpt_lab.sweep import place
+from gpt_lab.study import place
 
 if TYPE_CHECKING:
-    from gpt_lab.sweep.design import Sweep
+    from gpt_lab.study.design import Sweep
 
 PIPE_WIDTH = 160
 """Characters of a line where there is no terminal: names of runs stay whole."""
@@ -69,24 +69,24 @@ def run(argv: list[str]) -> int:
     """Exit status: 0 all finished, 1 some failed or diverged, 2 bad input, 128 + the number of a signal."""
     chosen = parser().parse_intermixed_args(argv)
 
-    from gpt_lab.sweep import spec
+    from gpt_lab.study import sweep_file
 
     if chosen.seeds is not None and chosen.target_effect is not None:
         raise ConfigError("--seeds and --target-effect both say how many seeds: leave one out")
     if chosen.report and chosen.dry_run:
         raise ConfigError("--report is about runs and --dry-run makes none: leave one out")
-    sweep = spec.load(chosen.file, chosen.overrides)
+    sweep = sweep_file.load(chosen.file, chosen.overrides)
     if chosen.seeds is not None:
-        sweep = spec.with_seeds(sweep, chosen.seeds)
+        sweep = sweep_file.with_seeds(sweep, chosen.seeds)
 
     from gpt_lab.sweep import runner
     from gpt_lab.terminal import Terminal
 
     console = Terminal(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     if chosen.target_effect is not None:
-        from gpt_lab.sweep import needed
+        from gpt_lab.plan import sample_size
 
-        sweep, line = needed.reach(sweep, chosen.target_effect)
+        sweep, line = sample_size.reach(sweep, chosen.target_effect)
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if chosen.dry_run:
         return runner.dry_run(sweep, console, chosen.jobs, chosen.threads)

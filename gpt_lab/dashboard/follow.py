@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from gpt_lab.errors import DataError, LabError
 from gpt_lab.store.metrics import read_line
 from gpt_lab.store.run import read_record
-from gpt_lab.sweep import ledger
+from gpt_lab.sweep.ledger import ledger
 
 CLOCKS = ("tokens", "flops", "seconds")
 """Keys of a line that measure progress: kept whatever metrics are chosen, they are what curves are drawn against."""

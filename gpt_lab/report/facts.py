@@ -12,11 +12,11 @@ from typing import Any
 
 import pandas as pd
 
+from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.errors import ConfigError
-from gpt_lab.report.comparison import Comparison
-from gpt_lab.report.types import Study
+from gpt_lab.frame.study import Study
 from gpt_lab.schema import NOT_IDENTITY
-from gpt_lab.sweep.design import Sweep, shown
+from gpt_lab.study.design import Sweep, shown
 
 LOST = ("failed", "diverged", "missing", "stopped", "pruned", "running")
 """States other than finished, the ones that need somebody first."""
@@ -203,10 +203,10 @@ def remarks(comparison: Comparison, study: Study) -> list[str]:
 
 def _seeds(sweep: Sweep) -> list[str]:
     """`--seeds N` where the sweep ran with other seeds than its file states; [] where the file cannot tell."""
-    from gpt_lab.sweep import spec
+    from gpt_lab.study import sweep_file
 
     try:
-        stated = spec.load(sweep.path, sweep.overrides).design
+        stated = sweep_file.load(sweep.path, sweep.overrides).design
     except ConfigError:
         return []
     mine, theirs = (list(one.values.get(one.pair, ())) for one in (sweep.design, stated))

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt_lab.errors import ConfigError
-from gpt_lab.report.targets import Options, Places
+from gpt_lab.frame.places import Options, Places
 from gpt_lab.stats.tiers import FEWEST
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from gpt_lab.report.comparison import Comparison, Row
-    from gpt_lab.sweep.design import Design
+    from gpt_lab.analysis.comparison import Comparison, Row
+    from gpt_lab.study.design import Design
 
 Decision = Literal["keep", "discard", "more runs"]
 TO_COME = ("missing", "running", "stopped", "failed")
@@ -71,12 +71,12 @@ def ask(places: Places, options: Options, asked: str) -> Gate:
         ConfigError: no such arm, or it is the baseline, or there is none.
         DataError: as write.answer, but for runs of which none has finished: these need time, and no mending.
     """
-    from gpt_lab.report import frame
-    from gpt_lab.report.compare import compare
-    from gpt_lab.report.named import arm_named
-    from gpt_lab.report.pairing import references
+    from gpt_lab.analysis.compare import compare
+    from gpt_lab.frame import load
+    from gpt_lab.frame.pairing import references
+    from gpt_lab.study.arm_lookup import arm_named
 
-    study = frame.read(places, options)
+    study = load.read(places, options)
     design, stated = study.design, study.stated
     arms = list(dict.fromkeys(study.runs["arm"]))
     arm = arm_named(asked, arms, design.factors, "variant")
@@ -151,7 +151,7 @@ def _line(
     decision: Decision, arm: str, why: str, row: Row | None, comparison: Comparison | None, facts: dict[str, Any]
 ) -> str:
     """`keep: norm=layernorm is better than norm=rmsnorm: −0.031 [−0.041, −0.021] bits per byte, 5 pairs (confirm)`."""
-    from gpt_lab.report import wording
+    from gpt_lab.analysis import wording
 
     parts = [f"{decision}: {arm}: {why} (baseline {facts['baseline']})"]
     if row is not None and comparison is not None and row.delta is not None:

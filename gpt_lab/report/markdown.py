@@ -6,12 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gpt_lab.report import facts, wording
-from gpt_lab.report.comparison import Comparison, Row
-from gpt_lab.report.sections import Section, sections
+from gpt_lab.analysis import wording
+from gpt_lab.analysis.comparison import Comparison, Row
+from gpt_lab.analysis.sections.all import Section, sections
+from gpt_lab.frame.study import Study
+from gpt_lab.report import facts
 from gpt_lab.report.table import name, replicates, summary
-from gpt_lab.report.types import Study
-from gpt_lab.sweep.design import Sweep
+from gpt_lab.study.design import Sweep
 
 if TYPE_CHECKING:
     from gpt_lab.report.figures import Figure

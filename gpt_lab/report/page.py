@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from gpt_lab.report import facts, wording
-from gpt_lab.report.comparison import Comparison, Row
+from gpt_lab.analysis import wording
+from gpt_lab.analysis.comparison import Comparison, Row
+from gpt_lab.analysis.sections.all import Section, sections
+from gpt_lab.frame.study import Study
+from gpt_lab.report import facts
 from gpt_lab.report.inline import inline
-from gpt_lab.report.sections import Section, sections
-from gpt_lab.report.types import Study
-from gpt_lab.sweep.design import Sweep
+from gpt_lab.study.design import Sweep
 
 if TYPE_CHECKING:
     from gpt_lab.report.figures import Figure

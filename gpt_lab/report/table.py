@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gpt_lab.report import facts, wording
-from gpt_lab.report.comparison import Comparison, Row
-from gpt_lab.report.sections import Section, sections
-from gpt_lab.report.types import Study
-from gpt_lab.sweep import arm_names
+from gpt_lab.analysis import wording
+from gpt_lab.analysis.comparison import Comparison, Row
+from gpt_lab.analysis.sections.all import Section, sections
+from gpt_lab.frame.study import Study
+from gpt_lab.report import facts
+from gpt_lab.study import arm_names
 
 MOST_LOST = 12
 STYLES = {

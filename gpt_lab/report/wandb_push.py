@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt_lab.analysis.comparison import Comparison, Row
 from gpt_lab.errors import LabError
-from gpt_lab.report.comparison import Comparison, Row
-from gpt_lab.report.types import Study
+from gpt_lab.frame.study import Study
 from gpt_lab.trackers.wandb import Wandb
 from gpt_lab.trackers.wandb_env import as_client, base_url, choose_mode, setting
 from gpt_lab.trackers.wandb_process import refusal, unreachable

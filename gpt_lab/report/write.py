@@ -9,23 +9,24 @@ from pathlib import Path
 
 from rich.console import Console
 
+from gpt_lab.analysis.compare import compare
+from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.errors import DataError
-from gpt_lab.report import facts, frame
-from gpt_lab.report.compare import compare
-from gpt_lab.report.comparison import Comparison
+from gpt_lab.frame import load
+from gpt_lab.frame.places import Options, Places
+from gpt_lab.report import facts
 from gpt_lab.report.figures import Figure, draw
-from gpt_lab.report.targets import Options, Places
 from gpt_lab.store.files import write_atomic, writing
 
 
-def answer(places: Places, options: Options) -> tuple[Comparison, frame.Loaded]:
+def answer(places: Places, options: Options) -> tuple[Comparison, load.Loaded]:
     """Reads the runs and compares them.
 
     Raises:
         ConfigError: a metric, setting or baseline that does not exist.
         DataError: no finished run, or runs that cannot be read.
     """
-    study = frame.read(places, options)
+    study = load.read(places, options)
     if not (study.runs["state"] == "finished").any():
         raise DataError(_unfinished(study))
     found = compare(study, tier=options.tier)
@@ -33,7 +34,7 @@ def answer(places: Places, options: Options) -> tuple[Comparison, frame.Loaded]:
 
 
 def keep(
-    comparison: Comparison, study: frame.Loaded, console: Console, command: str, folder: Path | None, push: bool
+    comparison: Comparison, study: load.Loaded, console: Console, command: str, folder: Path | None, push: bool
 ) -> None:
     """Writes the files, logs to W&B, and says where.
 
@@ -59,7 +60,7 @@ def keep(
         _say(console, note)
 
 
-def figure_files(comparison: Comparison, study: frame.Loaded, folder: Path) -> list[Figure]:
+def figure_files(comparison: Comparison, study: load.Loaded, folder: Path) -> list[Figure]:
     """Draws into `folder`/figures, which is made if missing.
 
     Raises:
@@ -71,14 +72,14 @@ def figure_files(comparison: Comparison, study: frame.Loaded, folder: Path) -> l
 
 
 def write(
-    comparison: Comparison, study: frame.Loaded, figures: Sequence[Figure], folder: Path, command: str
+    comparison: Comparison, study: load.Loaded, figures: Sequence[Figure], folder: Path, command: str
 ) -> list[Path]:
     """Writes every file of a report beside its `figures/`; returns the paths, the page first.
 
     Raises:
         LabError: a file cannot be written.
     """
-    from gpt_lab.report.export import export
+    from gpt_lab.frame.export import export
     from gpt_lab.report.markdown import markdown
     from gpt_lab.report.page import page
 
@@ -92,7 +93,7 @@ def _say(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _unfinished(study: frame.Loaded) -> str:
+def _unfinished(study: load.Loaded) -> str:
     """One line: nothing to compare yet, and what to do about it."""
     wrong = next((one for one in facts.lost(study) if one.state in ("failed", "diverged")), None)
     said = f"; {wrong}" if wrong else ""

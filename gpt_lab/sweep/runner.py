@@ -15,18 +15,19 @@ from rich.console import Console
 from gpt_lab import footprint, schema, signals, trackers
 from gpt_lab.errors import DataError
 from gpt_lab.store.files import read_json, writing
-from gpt_lab.sweep import asked, search, sequential, spec, trunk, trunk_block
-from gpt_lab.sweep import cells as cells_
-from gpt_lab.sweep import ledger as ledger_
-from gpt_lab.sweep.client import ForkServer
-from gpt_lab.sweep.design import Cell, Sweep
-from gpt_lab.sweep.ledger import Entry, Ledger
+from gpt_lab.study import cells as cells_
+from gpt_lab.study import sequential_seeds, sweep_file, trunk_block
+from gpt_lab.study.design import Cell, Sweep
+from gpt_lab.study.place import folder_of, named
+from gpt_lab.sweep.ledger import ledger as ledger_
+from gpt_lab.sweep.ledger.ledger import Entry, Ledger
+from gpt_lab.sweep.ledger.liveness import Watch
 from gpt_lab.sweep.live import View, show_result
-from gpt_lab.sweep.owner import Watch
-from gpt_lab.sweep.place import folder_of, named
+from gpt_lab.sweep.search import asked, search, trunk
 from gpt_lab.sweep.tail import Tail
 from gpt_lab.sweep.trial import Trial
 from gpt_lab.sweep.work import Prune, Runner
+from gpt_lab.sweep.workers.client import ForkServer
 
 OVER = ("finished", "diverged", "pruned")
 """States that no repetition of the command changes."""
@@ -62,7 +63,7 @@ def run_sweep(
     if said := ledger_.mend(folder):
         console.print(said, markup=False, highlight=False, soft_wrap=True)
     known = [entry for entry in ledger_.entries(folder) if entry.wanted]
-    sequential.refuse_change(sweep, ledger_.stored_sweep(folder), known)
+    sequential_seeds.refuse_change(sweep, ledger_.stored_sweep(folder), known)
     with contextlib.ExitStack() as stack:
         server = None
         if not known or any(entry.state not in OVER for entry in known):
@@ -164,7 +165,7 @@ def dry_run(sweep: Sweep, console: Console, jobs: int | None = None, threads: in
     searching = search.Search(sweep)
     import torch
 
-    from gpt_lab.sweep import plan
+    from gpt_lab.plan import dry_run as plan
 
     per_job = threads or DEFAULT_THREADS
     visible = _gpus(torch.cuda.device_count()) if uses_gpu(sweep, searching.planned or ()) else []
@@ -180,7 +181,7 @@ def cores() -> int:
 
 def uses_gpu(sweep: Sweep, cells: Sequence[Cell]) -> bool:
     """Whether any run may take a GPU where there is one."""
-    words = [cell.overrides for cell in cells] or [spec.fixed(sweep)]
+    words = [cell.overrides for cell in cells] or [sweep_file.fixed(sweep)]
     return not all("device=cpu" in overrides for overrides in words)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpt_lab.signals import ASKING
-from gpt_lab.sweep.design import Design, join, shown
-from gpt_lab.sweep.ledger import Entry
+from gpt_lab.study.design import Design, join, shown
+from gpt_lab.sweep.ledger.ledger import Entry
 from gpt_lab.sweep.tail import Tail
 
 LAST_LINES = 8

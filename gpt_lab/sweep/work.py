@@ -10,15 +10,15 @@ from typing import Any
 
 from gpt_lab.errors import LabError
 from gpt_lab.signals import SAME, Signals, leave_at_once
-from gpt_lab.sweep import cells
-from gpt_lab.sweep.client import ForkServer, how_ended
-from gpt_lab.sweep.design import Cell, Sweep
-from gpt_lab.sweep.ledger import Entry, Ledger
+from gpt_lab.study import cells
+from gpt_lab.study.design import Cell, Sweep
+from gpt_lab.sweep.ledger.ledger import Entry, Ledger
+from gpt_lab.sweep.ledger.liveness import BEAT_EVERY, Watch
 from gpt_lab.sweep.live import View
-from gpt_lab.sweep.owner import BEAT_EVERY, Watch
+from gpt_lab.sweep.search.trunk import Trunks
 from gpt_lab.sweep.tail import Tail
 from gpt_lab.sweep.trial import Trial
-from gpt_lab.sweep.trunk import Trunks
+from gpt_lab.sweep.workers.client import ForkServer, how_ended
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at the metrics of running trials."""

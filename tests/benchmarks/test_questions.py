@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import questions
-from gpt_lab.report import factorial, wording
-from gpt_lab.report.compare import compare
-from gpt_lab.sweep import cells, spec
+from gpt_lab.analysis import wording
+from gpt_lab.analysis.compare import compare
+from gpt_lab.analysis.sections import factorial
+from gpt_lab.study import cells, sweep_file
 from tests.report import factorials, made
 from tests.sweep.test_shipped import QUESTIONS
 
@@ -58,7 +59,7 @@ def test_the_table() -> None:
     some = {name: {"seconds": 90.0, "answer": f"{name} | wins"} for name in questions.QUESTIONS}
     lines = questions.table(some).splitlines()
     assert lines[:2] == ["| question | command | minutes | answer |", "|---|---|---:|---|"]
-    asked = spec.load("norm").design.question
+    asked = sweep_file.load("norm").design.question
     row = f"| [{asked}](sweeps/results/norm/report.md) | `uv run sweep norm --report` | 1.5 | norm \\| wins |"
     assert row in lines
     assert len(lines) == 2 + len(questions.QUESTIONS)
@@ -92,7 +93,7 @@ def test_a_committed_answer_is_its_report_s() -> None:
 
 def test_pairing_pays_where_the_initial_values_are_shared() -> None:
     """LayerNorm against RMSNorm, 5 seeds at scale tiny: a correlation of 0.5 saves half of the runs."""
-    sweep = spec.load("norm")
+    sweep = sweep_file.load("norm")
     assert len(sweep.design.values["seed"]) == 5
     assert {cfg.scale.name for cfg in cells.configs(cells.cells(sweep))} == {"tiny"}
     rows = compare(questions.read("norm", questions.REPORTS / "norm")).rows if "norm" in COMMITTED else ()

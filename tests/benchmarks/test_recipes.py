@@ -11,7 +11,7 @@ import pytest
 from benchmarks import recipes
 from gpt_lab.config import compose
 from gpt_lab.parts.init import usual_std
-from gpt_lab.sweep import cells, spec
+from gpt_lab.study import cells, sweep_file
 
 
 def test_a_pair_s_deviation_is_what_pairing_leaves() -> None:
@@ -26,7 +26,7 @@ def test_a_pair_s_deviation_is_what_pairing_leaves() -> None:
 
 def test_the_grid_has_each_arm_and_nothing_else(tmp_path: Path) -> None:
     for block in recipes.BLOCKS:
-        found = cells.cells(spec.read(tmp_path / "recipes.yaml", block.sweep()))
+        found = cells.cells(sweep_file.read(tmp_path / "recipes.yaml", block.sweep()))
         assert len(found) == len(block.arms) * block.seeds
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from gpt_lab.sweep import search, spec
+from gpt_lab.study import sweep_file
+from gpt_lab.sweep.search import search
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -22,11 +23,11 @@ def script(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_both_studies_begin_at_the_planted_rate(script: dict[str, Any]) -> None:
-    untuned = search.Search(spec.read(Path("untuned.yaml"), script["UNTUNED"]))
+    untuned = search.Search(sweep_file.read(Path("untuned.yaml"), script["UNTUNED"]))
     assert untuned.cells is not None and len(untuned.cells) == 10
     rates = {(cell.values["optim"], cell.values["optim.lr"]) for cell in untuned.cells}
     assert rates == {("adamw", 5e-4), ("muon", 4e-3)}
-    tuned = search.Search(spec.read(Path("tuned.yaml"), script["TUNED"])).tuner
+    tuned = search.Search(sweep_file.read(Path("tuned.yaml"), script["TUNED"])).tuner
     assert tuned is not None and (tuned.least, tuned.most, len(tuned.rows)) == (10, 18, 10)
     assert [arm.ladders[0].start for arm in tuned.arms] == [5e-4, 4e-3]
 

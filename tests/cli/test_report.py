@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.cli import report
 from gpt_lab.errors import LabError
-from gpt_lab.report.comparison import Comparison
 from tests.helpers import tiny_config
 from tests.report.stores import finished, save, study
 from tests.sweep.helpers import CLI as SWEEP

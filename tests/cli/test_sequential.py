@@ -15,8 +15,8 @@ import yaml
 from gpt_lab.cli import report, sweep
 from gpt_lab.errors import ConfigError
 from gpt_lab.sweep import runner
-from gpt_lab.sweep.client import ForkServer
-from gpt_lab.sweep.ledger import entries
+from gpt_lab.sweep.ledger.ledger import entries
+from gpt_lab.sweep.workers.client import ForkServer
 from tests.sweep.helpers import ROOT, command, until, write_sweep
 
 pytestmark = pytest.mark.slow

@@ -18,8 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt_lab import components, doctor, lines, registry
-from gpt_lab.sweep import live, plan, spec
-from gpt_lab.sweep.ledger import Entry
+from gpt_lab.plan import dry_run
+from gpt_lab.study import sweep_file
+from gpt_lab.sweep import live
+from gpt_lab.sweep.ledger.ledger import Entry
 from gpt_lab.terminal import Terminal, fit
 from gpt_lab.train import live as train_live
 from gpt_lab.train.budget import Budget
@@ -93,18 +95,20 @@ def test_doctor() -> None:
 ARMS = ("position=sinusoidal, attention.qk_norm=full", "position=rope (baseline)", "position=none")
 
 
-def a_sweep(folder: Path) -> spec.Sweep:
+def a_sweep(folder: Path) -> sweep_file.Sweep:
     raw = {"method": "grid", "parameters": {"seed": {"values": [0]}}, "metric": {"name": "val/bpb"}}
-    return spec.read(folder / "positions.yaml", raw, [])
+    return sweep_file.read(folder / "positions.yaml", raw, [])
 
 
 def test_the_dry_run(tmp_path: Path) -> None:
     arms = tuple(
-        plan.ArmPlan(arm, 30, 12, 3, 10, 922_752_000, 791_680_000, 5_920_000, 6e5, 1.09e13, 4_012.0, "mlp.d_ff=1_365")
+        dry_run.ArmPlan(
+            arm, 30, 12, 3, 10, 922_752_000, 791_680_000, 5_920_000, 6e5, 1.09e13, 4_012.0, "mlp.d_ff=1_365"
+        )
         for arm in ARMS
     )
-    made = plan.Plan(arms, 2, 9e4, "told from a few steps of each model", ())
-    hold(rendered(plan.table(a_sweep(tmp_path), made)))
+    made = dry_run.Plan(arms, 2, 9e4, "told from a few steps of each model", ())
+    hold(rendered(dry_run.table(a_sweep(tmp_path), made)))
 
 
 def test_the_last_table_of_a_sweep(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from gpt_lab.report.comparison import Comparison, Row, VerdictName
+from gpt_lab.analysis.comparison import Comparison, Row, VerdictName
+from gpt_lab.frame.study import Study
 from gpt_lab.report.figures import Figure, draw
-from gpt_lab.report.types import Study
 from gpt_lab.stats.interval import Interval
-from gpt_lab.sweep.design import Design
+from gpt_lab.study.design import Design
 
 SCRIPT = "position=<script>alert('x')</script>"
 FLOORS = {"floor_unigram": 3.962, "floor_bigram": 2.6904, "floor_trigram": 2.0805}

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpt_lab.report import factorial
-from gpt_lab.report.compare import compare
-from gpt_lab.report.effects import Effect, Effects
-from gpt_lab.report.types import Study
-from gpt_lab.sweep import factorial_block
-from gpt_lab.sweep.design import Design
+from gpt_lab.analysis.compare import compare
+from gpt_lab.analysis.sections import factorial
+from gpt_lab.analysis.sections.effects import Effect, Effects
+from gpt_lab.frame.study import Study
+from gpt_lab.study import factorial_block
+from gpt_lab.study.design import Design
 from tests.report import made
 
 NAMES = ("a", "b", "c", "d", "e")

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpt_lab.report.comparison import Comparison, Row
-from gpt_lab.report.types import COLUMNS, Study
-from gpt_lab.sweep.design import Design
+from gpt_lab.analysis.comparison import Comparison, Row
+from gpt_lab.frame.study import COLUMNS, Study
+from gpt_lab.study.design import Design
 
 DESIGN = Design("pos", factors=("position",), baseline={"position": "rope"}, sesoi=0.01)
 TUNED = dataclasses.replace(

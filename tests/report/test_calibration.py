@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gpt_lab.report.calibrate import (
+from gpt_lab.analysis.calibrate import (
     COVERED,
     FALSE,
     Condition,
@@ -25,12 +25,12 @@ from gpt_lab.report.calibrate import (
     judge,
     simulate,
 )
-from gpt_lab.report.compare import compare
-from gpt_lab.report.comparison import VerdictName
-from gpt_lab.report.types import Study
+from gpt_lab.analysis.compare import compare
+from gpt_lab.analysis.comparison import VerdictName
+from gpt_lab.frame.study import Study
 from gpt_lab.stats import decision
 from gpt_lab.stats.power import detectable
-from gpt_lab.sweep.design import Design
+from gpt_lab.study.design import Design
 
 ROOT = Path(__file__).parent.parent.parent
 STUDIES = 10_000

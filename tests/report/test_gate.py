@@ -12,11 +12,11 @@ import pytest
 
 from gpt_lab.cli import report
 from gpt_lab.errors import ConfigError, LabError
-from gpt_lab.report import frame
+from gpt_lab.frame import load
+from gpt_lab.frame.places import Options, Places
 from gpt_lab.report.gate import EXIT, TABLE
-from gpt_lab.report.targets import Options, Places
-from gpt_lab.sweep.design import Design
-from gpt_lab.sweep.fairness import RULES
+from gpt_lab.study.design import Design
+from gpt_lab.validity.rules import RULES
 from tests.helpers import tiny_config
 from tests.report.stores import finished, save, study
 
@@ -111,15 +111,15 @@ def test_asking_again_with_more_seeds_keeps_nothing(tmp_path: Path, capsys: pyte
     for seed in range(5, 12):
         finished(tmp_path, 2.0 + 0.01 * seed, position="rope", seed=seed)
         finished(tmp_path, 1.5 + 0.011 * seed, position="alibi", seed=seed)
-    read = frame.read
+    read = load.read
 
-    def planned(places: Places, options: Options) -> frame.Loaded:
+    def planned(places: Places, options: Options) -> load.Loaded:
         found = read(places, options)
         found.stated = design.stated
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frame, "read", planned)
+        patch.setattr(load, "read", planned)
         status, line = gate(capsys, runs, "alibi")
     assert status == 1 and "undecided" in line and "14 runs beyond the planned ones are not used" in line
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from gpt_lab.report import facts, wording
+from gpt_lab.analysis import wording
+from gpt_lab.report import facts
 from gpt_lab.report.figures import Figure
 from gpt_lab.report.markdown import MOST_COMMANDS, MOST_LOST, markdown
-from gpt_lab.sweep import spec
-from gpt_lab.sweep.design import Sweep
+from gpt_lab.study import sweep_file
+from gpt_lab.study.design import Sweep
 from tests.report import fabricated
 from tests.report.test_table import EVERY
 
@@ -79,7 +80,7 @@ def test_figures_are_linked_relatively(tmp_path: Path) -> None:
 
 def test_how_to_repeat_a_sweep() -> None:
     comparison, study = fabricated.plain()
-    stated = spec.load("sweeps/pos_enc.yaml").design
+    stated = sweep_file.load("sweeps/pos_enc.yaml").design
     sweep = Sweep(Path("sweeps/pos_enc.yaml"), {}, stated, "grid", overrides=("scale=nano", "data.path=a b"))
     text = markdown(comparison, study, [], sweep, "uv run report sweeps/pos_enc.yaml --sesoi 0.01")
     fewer = replace(sweep, design=replace(stated, values={**stated.values, "seed": (0, 1)}))

@@ -13,14 +13,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from gpt_lab.analysis import wording
+from gpt_lab.analysis.comparison import Row
 from gpt_lab.report import page as module
-from gpt_lab.report import wording
-from gpt_lab.report.comparison import Row
 from gpt_lab.report.figures import draw
 from gpt_lab.report.inline import inline
 from gpt_lab.report.page import page
 from gpt_lab.stats.interval import Interval
-from gpt_lab.sweep import arm_names
+from gpt_lab.study import arm_names
 from tests.report.fabricated import (
     CASES,
     FakeStudy,

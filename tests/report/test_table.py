@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from gpt_lab.report import facts, table, wording
-from gpt_lab.report.comparison import Comparison
-from gpt_lab.report.types import Study
+from gpt_lab.analysis import wording
+from gpt_lab.analysis.comparison import Comparison
+from gpt_lab.frame.study import Study
+from gpt_lab.report import facts, table
 from tests.report import fabricated
 
 EVERY = ("plain", "ugly", "one_seed", "no_baseline", "empty", "maximise", "factorial")

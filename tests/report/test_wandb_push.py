@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.errors import ConfigError, DataError, LabError
-from gpt_lab.report import offline, wandb_api
-from gpt_lab.report.comparison import Comparison
+from gpt_lab.frame.sources import wandb_offline, wandb_server
+from gpt_lab.frame.study import Study
 from gpt_lab.report.figures import Figure
-from gpt_lab.report.types import Study
 from gpt_lab.report.wandb_push import COLUMNS, MEDIANS, push, table
 from tests.report import fabricated
 from tests.trackers import offline as oracle
@@ -83,7 +83,7 @@ def test_online(
     assert run.summary[f"verdict/{best.arm}"] == best.verdict
     assert server.unknown == []
     with pytest.raises(DataError, match="no run there"):
-        wandb_api.load("wandb:tester/gpt_lab")
+        wandb_server.load("wandb:tester/gpt_lab")
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def test_no_answer(
         time.sleep(0.1)
     assert kept["config"]["sesoi"] == comparison.sesoi
     assert kept["history"][0]["report/forest/_type"] == "image-file"
-    assert offline.load(folder).rows == []
+    assert wandb_offline.load(folder).rows == []
 
 
 @pytest.mark.slow

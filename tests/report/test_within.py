@@ -13,17 +13,19 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from gpt_lab.analysis import wording
+from gpt_lab.analysis.compare import compare
+from gpt_lab.analysis.comparison import Comparison, Row
+from gpt_lab.analysis.sections import ladder
 from gpt_lab.errors import ConfigError, DataError
-from gpt_lab.report import arms, ladder, wording
-from gpt_lab.report.compare import compare
-from gpt_lab.report.comparison import Comparison, Row
+from gpt_lab.frame import arms
+from gpt_lab.frame.pairing import references
+from gpt_lab.frame.study import COLUMNS, Study
 from gpt_lab.report.figures import base, forest
 from gpt_lab.report.figures import ladder as ladder_figure
 from gpt_lab.report.figures.material import Material
-from gpt_lab.report.pairing import references
 from gpt_lab.report.table import show
-from gpt_lab.report.types import COLUMNS, Study
-from gpt_lab.sweep.design import Design
+from gpt_lab.study.design import Design
 
 DESIGN = Design("scales", factors=("scale", "position"), within=("scale",), baseline={"position": "rope"}, sesoi=0.01)
 SIZES = {"tiny": 1e5, "mid": 1e6, "big": 1e7}

@@ -26,8 +26,11 @@ from rich.console import Console
 
 from gpt_lab import signals
 from gpt_lab.store import Run
-from gpt_lab.sweep import cells, client, forkserver, place, runner, search, spec
-from gpt_lab.sweep.ledger import entries
+from gpt_lab.study import cells, place, sweep_file
+from gpt_lab.sweep import runner
+from gpt_lab.sweep.ledger.ledger import entries
+from gpt_lab.sweep.search import search
+from gpt_lab.sweep.workers import client, forkserver
 from tests.sweep.helpers import children, tree
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -74,7 +77,7 @@ class Scenario:
     """Runs of one sweep, disturbed."""
 
     def __init__(self, path: Path, seed: int) -> None:
-        self.sweep = spec.load(path)
+        self.sweep = sweep_file.load(path)
         cells.configs(search.Search(self.sweep).planned or ())  # Hydra's part, once for all runners
         self.folder = place.folder_of(self.sweep)
         self.draw = random.Random(seed)

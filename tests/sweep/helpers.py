@@ -15,8 +15,8 @@ import yaml
 from rich.console import Console
 
 from gpt_lab.store import Run
-from gpt_lab.sweep.design import Cell, Design, Sweep
-from gpt_lab.sweep.ledger import Entry, entries
+from gpt_lab.study.design import Cell, Design, Sweep
+from gpt_lab.sweep.ledger.ledger import Entry, entries
 
 CLI = [sys.executable, "-c", "from gpt_lab.cli.sweep import main; main()"]
 ROOT = Path(__file__).parent.parent.parent

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpt_lab.errors import ConfigError
-from gpt_lab.sweep import cells, spec
+from gpt_lab.study import cells, sweep_file
 
 HEAD = "method: grid\n"
 SEEDS = "parameters:\n  seed: {values: [0, 1]}\n"
@@ -234,7 +234,7 @@ CANNOT_COMPOSE = {
 def refusal(path: Path, text: str) -> str:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as raised:
-        cells.cells(spec.load(path))
+        cells.cells(sweep_file.load(path))
     line = str(raised.value)
     assert "\n" not in line
     assert line.startswith(str(path)), "the line begins with the file"
@@ -257,7 +257,7 @@ def test_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_bytes(b"description: caf\xe9\nmethod: grid\n")
     with pytest.raises(ConfigError, match="not UTF-8"):
-        spec.load(path)
+        sweep_file.load(path)
 
 
 def test_a_file_that_is_no_sweep_is_not_printed(tmp_path: Path) -> None:
@@ -275,13 +275,13 @@ def test_a_file_that_is_no_sweep_is_not_printed(tmp_path: Path) -> None:
 
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown sweep 'pos_encc'; did you mean 'pos_enc'?"):
-        spec.load("pos_encc")
+        sweep_file.load("pos_encc")
     with pytest.raises(ConfigError, match="no sweep file"):
-        spec.load(tmp_path / "missing.yaml")
+        sweep_file.load(tmp_path / "missing.yaml")
     with pytest.raises(ConfigError, match="no sweep file"):
-        spec.load("x/" * 1500)
+        sweep_file.load("x/" * 1500)
     with pytest.raises(ConfigError, match="is a folder"):
-        spec.load(tmp_path)
+        sweep_file.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -298,4 +298,4 @@ def test_bad_overrides(tmp_path: Path, override: str, message: str) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(grid(POSITION, SEED))
     with pytest.raises(ConfigError, match=message):
-        cells.cells(spec.load(path, [override, "scale.heads=3"]))
+        cells.cells(sweep_file.load(path, [override, "scale.heads=3"]))

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from gpt_lab.store import Run
-from gpt_lab.sweep import cells, spec
-from gpt_lab.sweep.ledger import entries
+from gpt_lab.study import cells, sweep_file
+from gpt_lab.sweep.ledger.ledger import entries
 from tests.sweep.harness import whole
 from tests.sweep.helpers import ROOT, children, command, curves, name_of, tree, until, write_sweep
 
@@ -156,7 +156,7 @@ def undisturbed(path: Path) -> dict[str, Any]:
     """The curves of a sweep's cells, each trained by itself."""
     from tests.train.helpers import curve, train
 
-    found = cells.cells(spec.load(path))
+    found = cells.cells(sweep_file.load(path))
     return {name_of(cell): curve(train(cfg).path) for cell, cfg in zip(found, cells.configs(found), strict=True)}
 
 

@@ -20,10 +20,11 @@ from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.store.files import read_json
-from gpt_lab.sweep import cells, runner, spec
-from gpt_lab.sweep.client import ForkServer
-from gpt_lab.sweep.design import Cell
-from gpt_lab.sweep.ledger import FILE, Entry, Ledger, entries
+from gpt_lab.study import cells, sweep_file
+from gpt_lab.study.design import Cell
+from gpt_lab.sweep import runner
+from gpt_lab.sweep.ledger.ledger import FILE, Entry, Ledger, entries
+from gpt_lab.sweep.workers.client import ForkServer
 from tests.helpers import flip
 from tests.sweep.helpers import children, curves, quiet, said, until, write_sweep
 
@@ -48,7 +49,7 @@ def _one_server(shared: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(path: Path, jobs: int = 2, **settings: Any) -> tuple[int, str]:
     """Exit status and text of a sweep."""
     console = quiet()
-    return runner.run_sweep(spec.load(path), console, jobs=jobs, **settings), said(console)
+    return runner.run_sweep(sweep_file.load(path), console, jobs=jobs, **settings), said(console)
 
 
 def states(folder: Path) -> list[str]:
@@ -180,7 +181,7 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path: Path) -> None
 
     thread = threading.Thread(target=let_go)
     thread.start()
-    assert runner.run_sweep(spec.load(path), console) == 0
+    assert runner.run_sweep(sweep_file.load(path), console) == 0
     thread.join()
     assert states(folder) == ["finished"]
     assert entries(folder)[0].attempts > 1
@@ -305,7 +306,7 @@ def test_a_terminal_gets_a_live_table(tmp_path: Path) -> None:
 
     path = write_sweep(tmp_path, {"seed": [0, 1]}, fixed={"budget.steps": 150, "eval.every": 50})
     console = Console(file=io.StringIO(), width=120, height=30, force_terminal=True, _environ={})
-    assert runner.run_sweep(spec.load(path), console, jobs=2) == 0
+    assert runner.run_sweep(sweep_file.load(path), console, jobs=2) == 0
     text = said(console)
     assert "tokens/s" in text
     assert "tiny: 2 running" in text
@@ -318,4 +319,4 @@ def test_entries_are_cells(tmp_path: Path) -> None:
     run(path)
     (entry,) = entries(tmp_path / "runs" / "tiny")
     assert isinstance(entry, Entry)
-    assert [entry.cell] == cells.cells(spec.load(path))
+    assert [entry.cell] == cells.cells(sweep_file.load(path))

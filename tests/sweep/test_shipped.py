@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from gpt_lab import match
-from gpt_lab.sweep import build, cells, search, spec
-from gpt_lab.sweep.design import Cell, Sweep
+from gpt_lab.study import build, cells, sweep_file
+from gpt_lab.study.design import Cell, Sweep
+from gpt_lab.sweep.search import search
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 FLOPS_PER_S = 75e9
 """Of one core of two that train at once (AMD EPYC): 110e9 at scale=tiny, 75e9 at the smaller scale=micro."""
-QUESTIONS = [name for name in NAMES if f"+experiment={name}" in spec.load(name).raw["command"]]
+QUESTIONS = [name for name in NAMES if f"+experiment={name}" in sweep_file.load(name).raw["command"]]
 """The ready-made ones, which have a file in experiments/ too."""
 
 ARMS = {
@@ -47,7 +48,7 @@ METRICS = {"recall": ("val/accuracy", "maximize")}
 
 @pytest.fixture(params=NAMES)
 def sweep(request: pytest.FixtureRequest) -> Sweep:
-    return spec.load(request.param)
+    return sweep_file.load(request.param)
 
 
 def planned(sweep: Sweep) -> list[Cell]:
@@ -101,7 +102,7 @@ def seconds(sweep: Sweep, models: match.Models) -> float:
 def test_they_take_minutes() -> None:
     """One takes one to ten; the ready-made questions together less than half an hour, with what is beside training."""
     models = match.Models()
-    took = {name: seconds(spec.load(name), models) for name in NAMES}
+    took = {name: seconds(sweep_file.load(name), models) for name in NAMES}
     assert all(60 < one < 600 for one in took.values()), took
     assert sum(took[name] for name in QUESTIONS) < 1500
 
@@ -138,10 +139,12 @@ def test_every_cell_is_one_of_w_and_bs(sweep: Sweep) -> None:
 @pytest.mark.slow
 def test_every_model_can_be_built() -> None:
     """On three data sets: Shakespeare in the default vocabulary, and two tasks."""
-    found: list[Cell] = [cell for name in NAMES for cell in planned(spec.load(name))]
+    found: list[Cell] = [cell for name in NAMES for cell in planned(sweep_file.load(name))]
     assert len(found) == 468
     build.check_builds(found)
 
 
 def test_none_is_a_search() -> None:
-    assert all(spec.load(name).method == "grid" and search.pruner(spec.load(name)) is None for name in NAMES)
+    assert all(
+        sweep_file.load(name).method == "grid" and search.pruner(sweep_file.load(name)) is None for name in NAMES
+    )

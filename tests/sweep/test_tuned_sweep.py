@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from gpt_lab.report import frame
-from gpt_lab.report.compare import compare
-from gpt_lab.report.targets import Options
-from gpt_lab.sweep import place, runner, spec
-from gpt_lab.sweep.ledger import entries
+from gpt_lab.analysis.compare import compare
+from gpt_lab.frame import load
+from gpt_lab.frame.places import Options
+from gpt_lab.study import place, sweep_file
+from gpt_lab.sweep import runner
+from gpt_lab.sweep.ledger.ledger import entries
 from tests.sweep.helpers import ROOT, curves, quiet, said, write_sweep
 
 pytestmark = pytest.mark.slow
@@ -51,16 +52,16 @@ def test_killed_at_any_moment_it_makes_the_same_runs(tmp_path: Path) -> None:
     assert 12 <= len(found["undisturbed"]) <= 14
     kept = entries(paths["undisturbed"].parent / "runs" / "tiny")
     assert [entry.index for entry in kept] == [e.index for e in entries(paths["kill_runner"].parent / "runs" / "tiny")]
-    judged = compare(frame.load([str(paths["undisturbed"])], Options()))
+    judged = compare(load.load([str(paths["undisturbed"])], Options()))
     for file in (paths["undisturbed"].parent / "runs" / "tiny").glob("sweep.sqlite*"):
         file.unlink()
-    again = compare(frame.load([str(paths["undisturbed"])], Options()))
+    again = compare(load.load([str(paths["undisturbed"])], Options()))
     assert again.rows == judged.rows, "the runs alone tell what was chosen"
 
 
 def test_runs_dry_run_report_and_more_seeds(tmp_path: Path) -> None:
     path = write(tmp_path, early_terminate={"type": "hyperband", "min_iter": 2, "eta": 2})
-    sweep = spec.load(path)
+    sweep = sweep_file.load(path)
     console = quiet()
     assert runner.dry_run(sweep, console, 2, 1) == 0
     text = said(console)
@@ -72,7 +73,7 @@ def test_runs_dry_run_report_and_more_seeds(tmp_path: Path) -> None:
     states = {(e.arm, e.tuning, e.pair): (e.state, e.score) for e in entries(folder)}
     assert {state for (_, _, pair), (state, _) in states.items() if pair < 3} == {"finished"}, "never the comparison"
     assert "pruned" in {state for state, _ in states.values()}
-    study = frame.load([str(folder)], Options())
+    study = load.load([str(folder)], Options())
     comparison = compare(study)
     assert {row.n for row in comparison.rows} == {3} and all(row.tuning for row in comparison.rows)
     tuning = {e.arm: e.tuning for e in entries(folder) if e.pair == 0}
@@ -80,9 +81,9 @@ def test_runs_dry_run_report_and_more_seeds(tmp_path: Path) -> None:
     assert set(study.runs["state"]) == {"finished", "pruned"}
     asked = write(tmp_path, gpt_lab=BLOCK | {"question": "Which?"}, early_terminate=sweep.raw["early_terminate"])
     console = quiet()
-    assert runner.run_sweep(spec.load(asked), console, jobs=2, threads=1) == 0
+    assert runner.run_sweep(sweep_file.load(asked), console, jobs=2, threads=1) == 0
     assert "already done: nothing to run" in said(console)
     assert {(e.arm, e.tuning, e.pair): (e.state, e.score) for e in entries(folder) if e.wanted} == states
-    assert runner.run_sweep(spec.with_seeds(spec.load(asked), 4), quiet(), jobs=2, threads=1) == 0
+    assert runner.run_sweep(sweep_file.with_seeds(sweep_file.load(asked), 4), quiet(), jobs=2, threads=1) == 0
     more = {(e.arm, e.tuning, e.pair): (e.state, e.score) for e in entries(folder) if e.wanted}
     assert states.items() <= more.items() and len(more) == len(states) + 2

@@ -21,13 +21,13 @@ import pytest
 import yaml
 
 from gpt_lab.config import compose
-from gpt_lab.report.frame import load
-from gpt_lab.report.targets import Options
-from gpt_lab.report.types import Study
-from gpt_lab.report.wandb_api import stated
+from gpt_lab.frame.load import load
+from gpt_lab.frame.places import Options
+from gpt_lab.frame.sources.wandb_server import stated
+from gpt_lab.frame.study import Study
 from gpt_lab.schema import identity
 from gpt_lab.store import Run, all_runs
-from gpt_lab.sweep import spec
+from gpt_lab.study import sweep_file
 from tests.sweep.helpers import tree
 from tests.trackers.sweep_double import SweepDouble, cells
 
@@ -360,7 +360,7 @@ def test_shipped_files_pass_the_client(here: Clone) -> None:
         assert f"study={written['gpt_lab']['study']}" in config["command"]
         read, refusal = stated(sweep.name, sweep.config)
         assert read is not None, refusal
-        ours = spec.load(path).design
+        ours = sweep_file.load(path).design
         assert replace(read.design, factors=ours.factors, nuisance=ours.nuisance) == ours
         assert set(read.design.factors) == set(ours.factors), "the client sorts keys, and so their order"
     assert here.server.unknown == []

@@ -9,8 +9,10 @@ import pytest
 
 from gpt_lab import config
 from gpt_lab.errors import ConfigError
-from gpt_lab.sweep import lint, plan, spec
-from gpt_lab.sweep.design import Sweep
+from gpt_lab.plan import dry_run
+from gpt_lab.study import sweep_file
+from gpt_lab.study.design import Sweep
+from gpt_lab.validity import beforehand
 
 PARAMETERS: dict[str, Any] = {
     "scale": {"values": ["tiny", "nano"]},
@@ -20,7 +22,7 @@ PARAMETERS: dict[str, Any] = {
 
 
 def read(block: dict[str, Any], **more: Any) -> Sweep:
-    return spec.read(Path("x.yaml"), {"method": "grid", "parameters": PARAMETERS, "gpt_lab": block, **more})
+    return sweep_file.read(Path("x.yaml"), {"method": "grid", "parameters": PARAMETERS, "gpt_lab": block, **more})
 
 
 def test_the_baseline_names_the_other_factors() -> None:
@@ -62,7 +64,7 @@ def test_the_plan_compares_each_arm_with_its_own_baseline() -> None:
     """Scales differ in size by design: only an arm that differs from its own scale's baseline is worth a word."""
     sweep = read({"within": ["scale"], "baseline": {"position": "rope"}})
     arms = [
-        plan.ArmPlan(name, 3, 0, 1, 3, size, size, 6 * size, 1e6, 6e6 * size, 1.0, baseline=baseline)
+        dry_run.ArmPlan(name, 3, 0, 1, 3, size, size, 6 * size, 1e6, 6e6 * size, 1.0, baseline=baseline)
         for name, size, baseline in (
             ("scale=tiny, position=rope", 1000, "scale=tiny, position=rope"),
             ("scale=tiny, position=alibi", 1000, "scale=tiny, position=rope"),
@@ -71,6 +73,6 @@ def test_the_plan_compares_each_arm_with_its_own_baseline() -> None:
         )
     ]
     cfg = config.compose()
-    sides = [lint.Side(arm.arm, (), cfg, "", arm.parameters, arm.tokens, arm.flops) for arm in arms]
-    (said,) = plan.warnings(sweep, arms, sides)
+    sides = [beforehand.Side(arm.arm, (), cfg, "", arm.parameters, arm.tokens, arm.flops) for arm in arms]
+    (said,) = dry_run.warnings(sweep, arms, sides)
     assert said.startswith("scale=nano, position=alibi: +20.0% parameters against the baseline")

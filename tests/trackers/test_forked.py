@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpt_lab.report import offline
+from gpt_lab.frame.sources import wandb_offline
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.trackers import build_tracker
@@ -38,7 +38,7 @@ def test_short_trials(
 
     children = [fork(lambda run=run: trial(run)) for run in runs]  # type: ignore[misc]
     assert [status(child) for child in children] == [0] * TRIALS
-    parts = [offline.read(path) for path in offline.files(tmp_path / "runs")]
+    parts = [wandb_offline.read(path) for path in wandb_offline.files(tmp_path / "runs")]
     assert sorted(part.name for part in parts) == [run.name for run in runs]
     assert len({part.id for part in parts}) == TRIALS
     for part in parts:

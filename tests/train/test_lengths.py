@@ -15,9 +15,9 @@ from gpt_lab import lengths, registry
 from gpt_lab.data.dataset import Batch, Dataset, open_dataset
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.model import GPT, initialize
+from gpt_lab.noise import records
 from gpt_lab.schema import RunConfig, identity
 from gpt_lab.store import all_runs
-from gpt_lab.sweep import noise
 from gpt_lab.train import live, precision, start, trainer
 from gpt_lab.train.evaluate import evaluate
 from gpt_lab.train.lengths import evaluate_longer
@@ -179,7 +179,7 @@ def test_a_finished_run_without_them_is_not_taken_for_one_with_them(make: Make) 
     assert plain.identity() != more.identity()
     older = {key: value for key, value in plain.flat().items() if key != "eval.contexts"}
     assert identity(older) == plain.identity(), "runs from before the key keep their identity"
-    assert noise.recipe(plain.flat()) == noise.recipe(more.flat()), "and the noise of a recipe is that of both"
+    assert records.recipe(plain.flat()) == records.recipe(more.flat()), "and the noise of a recipe is that of both"
 
 
 def test_stopped_at_the_last_validation_the_run_goes_on_there(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt_lab.report.comparison import Comparison
-from gpt_lab.report.types import Study
+from gpt_lab.analysis.comparison import Comparison
+from gpt_lab.frame.study import Study
 from gpt_lab.store.files import writing
 
 FIXED = ("effects", "half_normal", "ladder", "speedup")

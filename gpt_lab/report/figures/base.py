@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from gpt_lab.report.wording import SUPERSCRIPTS
+from gpt_lab.analysis.wording import SUPERSCRIPTS
 from gpt_lab.store.files import write_atomic
 
 WIDTH = 6.9

@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from scipy.special import stdtrit
 
-from gpt_lab.report.comparison import Row
+from gpt_lab.analysis.comparison import Row
+from gpt_lab.analysis.wording import axis, percent, plain, signed, within
 from gpt_lab.report.figures.base import (
     BAND,
     INK,
@@ -26,8 +27,7 @@ from gpt_lab.report.figures.base import (
     tokens_axis,
 )
 from gpt_lab.report.figures.material import Material, together
-from gpt_lab.report.wording import axis, percent, plain, signed, within
-from gpt_lab.sweep.fairness import SAME
+from gpt_lab.validity.rules import SAME
 
 FLOORS = ("unigram", "bigram", "trigram")
 ZOOM = 0.6

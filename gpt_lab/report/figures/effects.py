@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
-from gpt_lab.report.contrasts import half_normal
-from gpt_lab.report.effects import Effect, listed
-from gpt_lab.report.factorial import analyse
+from gpt_lab.analysis.sections.effects import Effect, listed
+from gpt_lab.analysis.sections.factorial import analyse
+from gpt_lab.analysis.wording import amount, axis, common_digits, grey_band, percent, with_interval
 from gpt_lab.report.figures.base import BAND, COLOURS, INK, MUTED, PAPER, Drawing, canvas, ellipsis, folded, reach
 from gpt_lab.report.figures.material import Material
-from gpt_lab.report.wording import amount, axis, common_digits, grey_band, percent, with_interval
+from gpt_lab.stats.contrasts import half_normal
 
 MOST = 40
 """Effects that still can be read at one height."""

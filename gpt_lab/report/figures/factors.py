@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from gpt_lab.report.comparison import Row
+from gpt_lab.analysis.comparison import Row
+from gpt_lab.analysis.wording import axis
 from gpt_lab.report.figures.base import COLOURS, DASHES, MARKERS, Drawing, canvas, ellipsis, reach
 from gpt_lab.report.figures.material import Material
-from gpt_lab.report.wording import axis
-from gpt_lab.sweep.design import Design
-from gpt_lab.sweep.design import shown as as_written
+from gpt_lab.study.design import Design
+from gpt_lab.study.design import shown as as_written
 
 MOST_PANELS = 6
 MOST_LINES = 8

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.ticker import FuncFormatter
 
+from gpt_lab.analysis.sections.ladder import Trend, trends
+from gpt_lab.analysis.wording import axis, grey_band, percent, short, within
 from gpt_lab.report.figures.base import BAND, INK, PAPER, Drawing, canvas, ellipsis
 from gpt_lab.report.figures.base import COLOURS as HUES
 from gpt_lab.report.figures.base import MARKERS as SIGNS
 from gpt_lab.report.figures.material import Material
-from gpt_lab.report.ladder import Trend, trends
-from gpt_lab.report.wording import axis, grey_band, percent, short, within
 
 MOST = 6
 

@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
+from gpt_lab.analysis.sections.longer_contexts import TITLE, Lengths, measure
+from gpt_lab.analysis.wording import axis
 from gpt_lab.report.figures.base import INK, PAPER, Drawing, canvas, ellipsis
 from gpt_lab.report.figures.material import Material
-from gpt_lab.report.lengths import TITLE, Lengths, measure
-from gpt_lab.report.wording import axis
 
 MOST = 12
 

@@ -9,11 +9,11 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from gpt_lab.report.comparison import Comparison, Row
+from gpt_lab.analysis.comparison import Comparison, Row
+from gpt_lab.frame.pairing import references
+from gpt_lab.frame.study import Study
 from gpt_lab.report.figures.base import COLOURS, DASHES, INK, MARKERS
-from gpt_lab.report.pairing import references
-from gpt_lab.report.types import Study
-from gpt_lab.sweep.arm_names import settings, short_names
+from gpt_lab.study.arm_names import settings, short_names
 
 MOST_ARMS = 12
 """Arms that a figure of curves shows: more cannot be told apart."""

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from gpt_lab.report.comparison import Row
+from gpt_lab.analysis.comparison import Row
+from gpt_lab.analysis.wording import axis, count, power, short
 from gpt_lab.report.figures.base import GRID, INK, MUTED, Drawing, canvas, ellipsis, near, reach, scaled
 from gpt_lab.report.figures.material import Material
-from gpt_lab.report.wording import axis, count, power, short
 
 COSTS = {"flops": "training FLOPs", "parameters": "parameters"}
 SAME = {"flops": 0.002, "parameters": 0.002}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from gpt_lab.analysis.wording import axis
 from gpt_lab.report.figures.base import GRID, INK, Drawing, canvas, folded, reach
 from gpt_lab.report.figures.material import Material
-from gpt_lab.report.wording import axis
 
 MOST = 30
 

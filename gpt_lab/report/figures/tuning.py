@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from gpt_lab.report import tuned
-from gpt_lab.report.comparison import Row
+from gpt_lab.analysis.comparison import Row
+from gpt_lab.analysis.wording import axis
+from gpt_lab.frame import tuned
 from gpt_lab.report.figures.base import INK, MUTED, Drawing, canvas, ellipsis, reach
 from gpt_lab.report.figures.material import Material
-from gpt_lab.report.wording import axis
-from gpt_lab.sweep.arm_names import settings
+from gpt_lab.study.arm_names import settings
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Parts of a report beyond the table of arms."""

@@ -1,0 +1,65 @@
+"""The tables of a report: what one stage hands to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from gpt_lab.noise.records import Noise
+from gpt_lab.study.design import Design, Stated
+
+COLUMNS = (
+    "run",  # folder, or W&B path: unique
+    "source",  # local | wandb | offline
+    "study",
+    "name",
+    "state",  # finished | running | stopped | failed | diverged | pruned | missing (asked for, never begun)
+    "arm",  # Design.arm, or as group_by says
+    "tuning",  # Design.tuning; "" without nuisance settings
+    "pair",  # value of the pairing setting, as text
+    "stratum",  # settings that are neither compared nor the pair: averaged within a pair; "" without any
+    "score",  # final value of the metric; NaN unless finished
+    "error",  # last line of what went wrong; ""
+    "seconds",
+    "steps",
+    "forked",  # step at which it went on from another run (its steps and seconds count those before); NaN: none
+    "tokens",
+    "flops",
+    "parameters",
+    "parameters_non_embedding",
+    "train_flops_per_token",
+    "tokens_per_s",
+    "peak_memory_gb",
+    "floor_unigram",
+    "floor_bigram",
+    "floor_trigram",
+    "targets",  # of the validation
+    "conflict",  # what another run of the same settings says otherwise; ""
+)
+"""Beside these a `config.<flat key>` for each setting and a `summary.<metric>` for each metric."""
+
+
+@dataclass
+class Study:
+    """All runs of one comparison, one row each (COLUMNS), and what they were meant to answer.
+
+    Fields:
+        curves: of runs asked for, read on demand: run -> table of step, tokens, flops, seconds and metrics.
+        notes: what a reader must know of how the runs were found (unreadable folders, double runs).
+        stated: what was said of the verdicts before the first run; None: the design as it is.
+    """
+
+    design: Design
+    runs: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+    stated: Stated | None = None
+
+    def curves(self, runs: list[str]) -> Mapping[str, pd.DataFrame]:
+        """Curves by run; overridden by the loader."""
+        raise NotImplementedError
+
+    def noise(self, runs: list[str]) -> Noise | None:
+        """What null pairs of other seeds tell of the noise of these runs; overridden by the loader."""
+        return None

@@ -1,0 +1,1 @@
+"""What is compared: the sweep file read, its arms, its cells."""

@@ -1,0 +1,412 @@
+"""Reads a sweep file: W&B's own format, and the `gpt_lab:` block that says what is compared with what."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from gpt_lab import lengths, schema
+from gpt_lab.combinations import check_study
+from gpt_lab.errors import ConfigError, cut, quoted, unknown
+from gpt_lab.overrides import word
+from gpt_lab.study import (
+    distributions,
+    factorial_block,
+    grid,
+    layout,
+    lookup,
+    parameters,
+    sequential_seeds,
+    trunk_block,
+    tune_block,
+)
+from gpt_lab.study.agent_command import command_settings
+from gpt_lab.study.design import SEEDS, Design, Sweep, draws_again, shown
+from gpt_lab.study.parameters import Parameter
+
+METRICS = (
+    *("val/bpb", "val/loss", "val/ppl", "val/accuracy"),
+    *("perf/tokens_per_s", "perf/mfu", "perf/peak_memory_gb"),
+)
+"""What a run's final summary holds and a comparison may decide by."""
+LONGEST = 60
+"""Letters that overrides may add to a study's name; beyond, a hash of them is added."""
+HIGHER_IS_BETTER = ("val/accuracy", "perf/tokens_per_s", "perf/mfu")
+
+
+def usual_goal(metric: str) -> Literal["minimize", "maximize"]:
+    """Which direction of a metric is better."""
+    return "maximize" if lengths.like(metric) in HIGHER_IS_BETTER else "minimize"
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), study: str | None = None) -> Sweep:
+    """A sweep file, read and checked; composes nothing (`cells` does).
+
+    Args:
+        path: the file, or a name of sweeps/.
+        overrides: settings (`scale=nano`) that hold for every cell; study=NAME names the study.
+        study: the study's name, instead of the file's.
+
+    Raises:
+        ConfigError: one line that names the file and the key.
+    """
+    found = lookup.find(path)
+    return read(found, lookup.read(found), overrides, study)
+
+
+def read(path: Path, raw: Mapping[str, Any], overrides: Sequence[str] = (), study: str | None = None) -> Sweep:
+    """The sweep of a file's content.
+
+    Raises:
+        ConfigError: one line that names the file and the key.
+    """
+    try:
+        return _sweep(path, raw, overrides, study)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def with_seeds(sweep: Sweep, count: int) -> Sweep:
+    """The sweep over `count` values of its pairing setting: the file's first ones, then the next whole numbers.
+
+    Raises:
+        ConfigError: the sweep is not a grid, or its pairs are no whole numbers.
+    """
+    pair = sweep.design.pair
+    if count < 1:
+        raise ConfigError(f"--seeds must be 1 or more, not {count}")
+    if sweep.design.looks is not None:
+        raise ConfigError(
+            f"{sweep.path}: gpt_lab.seeds says how many seeds: change it there, or take it out for --seeds"
+        )
+    if sweep.method != "grid":
+        raise ConfigError(f"--seeds is for grids: a {sweep.method} sweep makes run_cap runs")
+    values = list(sweep.design.values.get(pair, ()))[:count]
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        raise ConfigError(f"--seeds needs whole numbers as values of {pair}")
+    fresh = max(values, default=-1)
+    while len(values) < count:
+        fresh += 1
+        values.append(fresh)
+    changed = {**sweep.raw["parameters"], pair: {"values": values}}
+    return read(sweep.path, {**sweep.raw, "parameters": changed}, sweep.overrides, sweep.design.study)
+
+
+def parameters_of(sweep: Sweep) -> dict[str, Parameter]:
+    """The checked parameters of a sweep, those with one value included."""
+    return parameters.read(sweep.raw["parameters"])
+
+
+def rules_of(sweep: Sweep) -> grid.Rules:
+    """What the file says of combinations beyond W&B's grid."""
+    return _rules(sweep.raw.get("gpt_lab") or {}, _swept(parameters_of(sweep)), sweep.design)
+
+
+def fixed(sweep: Sweep) -> tuple[str, ...]:
+    """The overrides that every cell has: of the command, of parameters with one value, of the command line; study."""
+    given = [text for text in sweep.overrides if _key(text) != "study"]
+    named = {_key(text) for text in given}
+    budget = any(key.startswith("budget.") for key in named)
+    before = [f"match={match}"] if (match := (sweep.raw.get("gpt_lab") or {}).get("match")) else []
+    before += command_settings(sweep.raw.get("command"))
+    before += [override(p.name, p.values[0]) for p in parameters_of(sweep).values() if not p.swept]
+    lifted = [
+        text
+        for text in before
+        if _key(text) != "study" and _key(text) not in named and not (budget and _key(text).startswith("budget."))
+    ]
+    return (*lifted, *given, f"study={sweep.design.study}")
+
+
+def override(name: str, value: Any) -> str:
+    """One setting as a word of train's command line that reads back as the same value."""
+    text = shown(value) if not isinstance(value, list) else "[" + ",".join(_quoted(item) for item in value) + "]"
+    return f"{name}={_quoted(value) if isinstance(value, str) else text}"
+
+
+def _quoted(value: Any) -> str:
+    return word(value) if isinstance(value, str) else shown(value)
+
+
+def _key(text: str) -> str:
+    return text.lstrip("+").partition("=")[0]
+
+
+def _swept(found: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    return {name: parameter for name, parameter in found.items() if parameter.swept}
+
+
+def _sweep(path: Path, raw: Mapping[str, Any], overrides: Sequence[str], study: str | None) -> Sweep:
+    layout.check(path, raw)
+    method, block = raw["method"], raw.get("gpt_lab", {})
+    raw = sequential_seeds.with_pairs(raw, block)
+    found = parameters.read(raw["parameters"])
+    swept = _swept(found)
+    if not swept:
+        raise ConfigError("no parameter is swept: give one of them values: [...]")
+    _refuse_clashes(raw, overrides, swept, found)
+    trunk_block.check(block, tuple(swept))
+    design = _design(path, raw, block, found, overrides, study)
+    run_cap = _run_cap(raw, method)
+    _early_terminate(raw, design)
+    distributions.check(swept)
+    if method == "grid":
+        if any(p.probabilities for p in swept.values()):
+            raise ConfigError("probabilities are for method: random")
+        values = grid.combinations(swept, design.pair, _rules(block, swept, design))
+        arms = {design.arm(row) for row in values}
+        arm = next((arm for row in values if (arm := design.reference(row)) is not None and arm not in arms), None)
+        if arm is not None:
+            raise ConfigError(f"gpt_lab.baseline {arm} is none of the arms: zip, per or exclude leaves it out")
+        factorial_block.check_complete(design, {design.arm(row) for row in values})
+        design = sequential_seeds.designed(design, block, values, run_cap)
+    return Sweep(path, raw, design, method, tuple(overrides), run_cap)
+
+
+def _design(
+    path: Path,
+    raw: Mapping[str, Any],
+    block: Mapping[str, Any],
+    found: Mapping[str, Parameter],
+    overrides: Sequence[str],
+    study: str | None,
+) -> Design:
+    swept, method = _swept(found), raw["method"]
+    pair = block.get("pair", "seed")
+    if "pair" in block:
+        grid.swept_key("gpt_lab.pair", pair, swept)
+        if not draws_again(pair):
+            raise ConfigError(f"gpt_lab.pair takes what draws a run again ({', '.join(SEEDS)}), not {pair}")
+    if method == "bayes":
+        if pair in swept:
+            raise ConfigError(f"{pair} cannot be swept by bayes, which would choose the luckiest: give it one value")
+        if any(p.probabilities for p in swept.values()):
+            raise ConfigError("probabilities are for method: random")
+    nuisance = _nuisance(block, swept, pair)
+    drawn = [name for name, p in swept.items() if p.drawn and method != "grid" and name not in (pair, *nuisance)]
+    nuisance = tuple(name for name in swept if name in nuisance or name in drawn)
+    tune = tune_block.read(raw, swept, found, overrides)
+    if tune is not None:
+        nuisance = tuple(one.key for one in tune.keys)
+    factors = tuple(name for name in swept if name not in (pair, *nuisance))
+    within = grid.within(block, factors)
+    values = {name: grid.listed(p) if method == "grid" else p.values for name, p in swept.items()}
+    metric, goal = _metric(raw, needed=method == "bayes" or "early_terminate" in raw)
+    name = _study(path, raw, block, found, overrides, study)
+    baseline = _baseline(block, factors, within, swept)
+    return Design(
+        study=name,
+        question=_text("question", block),
+        metric=metric,
+        goal=goal,
+        pair=pair,
+        factors=factors,
+        within=within,
+        nuisance=nuisance,
+        baseline=baseline,
+        family=_text("family", block) or name,
+        sesoi=_number("sesoi", block, lambda x: 0 < x < math.inf, "above 0"),
+        alpha=_number("alpha", block, lambda x: 0 < x < 1, "between 0 and 1") or 0.05,
+        values=values,
+        factorial=factorial_block.words(block, factors, values, baseline),
+        tuning_pairs=() if tune is None else tune.pairs,
+    )
+
+
+def _rules(block: Mapping[str, Any], swept: Mapping[str, Parameter], design: Design) -> grid.Rules:
+    return dataclasses.replace(
+        grid.rules(block, swept), words=design.factorial or (), low=(design.baseline or {}) if design.factorial else {}
+    )
+
+
+def _study(
+    path: Path,
+    raw: Mapping[str, Any],
+    block: Mapping[str, Any],
+    found: Mapping[str, Parameter],
+    overrides: Sequence[str],
+    study: str | None,
+) -> str:
+    """The study's name: of the argument, of the overrides, of the file, the file's stem.
+
+    A sweep with other settings than the file's is another study, whose name says which: pos_enc-budget.steps-30.
+    """
+    in_block = _text("study", block)
+    stated = in_block or path.stem
+    said = {"command": _last_study(command_settings(raw.get("command")))}
+    if "study" in found:
+        said["parameters"] = str(found["study"].values[0])
+    for where, other in said.items():
+        if other is None or other == stated:
+            continue
+        mine = f"gpt_lab.study is {quoted(stated)}" if in_block else f"the file's name says {quoted(stated)}"
+        write = {"command": f"study={stated} in command", "parameters": f"parameters.study: {{value: {stated}}}"}
+        raise ConfigError(
+            f"the study is {quoted(other)} in {where}, and {mine}: runs made by W&B's agent and by `sweep` would lie "
+            f"apart. Write gpt_lab: {{study: {cut(other)}}}, or {cut(write[where], 100)}"
+        )
+    for where, name in (
+        ("gpt_lab.study", stated),
+        ("study", study or _last_study(overrides) or stated + changed(overrides)),
+    ):
+        check_study(where if in_block or name != stated else "the file's name, which names the study,", name)
+    return name
+
+
+def changed(overrides: Sequence[str]) -> str:
+    """What the overrides that change a result add to a study's name; "" without any."""
+    texts = [text for text in overrides if _key(text).split(".")[0] not in schema.NOT_IDENTITY]
+    if not texts:
+        return ""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(texts)).strip("-")
+    return f"-{name}" if len(name) <= LONGEST else f"-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+def _last_study(settings: Sequence[str]) -> str | None:
+    return next((text.partition("=")[2] for text in reversed(settings) if _key(text) == "study"), None)
+
+
+def _refuse_clashes(
+    raw: Mapping[str, Any], overrides: Sequence[str], swept: Mapping[str, Parameter], found: Mapping[str, Parameter]
+) -> None:
+    """One setting must come from one place."""
+    for text in overrides:
+        key = _key(text)
+        if "=" not in text or text.startswith("-"):
+            raise ConfigError(f"{quoted(text)} is no setting: write key=value, such as scale=nano or budget.steps=100")
+        if key in parameters.NEVER:
+            raise ConfigError(f"{text}: {key} cannot be set in a sweep: {parameters.NEVER[key]}")
+        if key in swept:
+            which = "the number of seeds is --seeds N" if key == "seed" else f"change parameters.{key} in the file"
+            raise ConfigError(f"{text}: {key} is what the file sweeps, so no override can fix it: {which}")
+    stated = [_key(text) for text in command_settings(raw.get("command"))]
+    if "match" in (block := raw.get("gpt_lab", {})):
+        if block["match"] not in ("params", "flops"):
+            raise ConfigError(unknown("value of gpt_lab.match:", block["match"], ("params", "flops")))
+        if "match" in found or "match" in stated:
+            raise ConfigError("match is set in gpt_lab and in parameters or command: one of them")
+    for text in command_settings(raw.get("command")):
+        if _key(text) in found and _key(text) != "study":
+            raise ConfigError(f"{_key(text)} is set in command and in parameters: one of them")
+
+
+def _nuisance(block: Mapping[str, Any], swept: Mapping[str, Parameter], pair: str) -> tuple[str, ...]:
+    stated = block.get("nuisance", [])
+    if not isinstance(stated, list):
+        raise ConfigError(
+            f"gpt_lab.nuisance must be a list of parameters, not {quoted(stated)}: write [{cut(str(stated))}]"
+        )
+    for name in stated:
+        grid.swept_key("gpt_lab.nuisance", name, swept)
+        if name == pair:
+            raise ConfigError(
+                f"gpt_lab.nuisance: {name} pairs the runs and cannot be tuned: that would pick the luckiest"
+            )
+    return tuple(stated)
+
+
+def _baseline(
+    block: Mapping[str, Any], factors: tuple[str, ...], within: tuple[str, ...], swept: Mapping[str, Parameter]
+) -> dict[str, Any] | None:
+    if "baseline" not in block:
+        return None
+    stated = layout.mapping("gpt_lab.baseline", block["baseline"])
+    values = {}
+    for key, value in stated.items():
+        if key not in factors:
+            raise ConfigError(unknown("factor in gpt_lab.baseline:", key, factors))
+        if key in within:
+            raise ConfigError(f"gpt_lab.baseline: {key} is in gpt_lab.within, so each of its values has a baseline")
+        values[key] = grid.one_of("gpt_lab.baseline", key, value, swept)
+    missing = [key for key in factors if key not in values and key not in within]
+    if missing:
+        raise ConfigError(
+            f"gpt_lab.baseline must name one arm: {missing[0]} is missing (a baseline for each of its values: "
+            f"gpt_lab.within: [{missing[0]}])"
+        )
+    return {key: values[key] for key in factors if key in values}
+
+
+def _metric(raw: Mapping[str, Any], needed: bool) -> tuple[str, Any]:
+    if "metric" not in raw:
+        if needed:
+            raise ConfigError("metric is missing: write metric: {name: val/bpb, goal: minimize}")
+        return "val/bpb", "minimize"
+    stated = raw["metric"]
+    for key in stated:
+        if key not in layout.METRIC:
+            raise ConfigError(unknown("key of metric:", key, layout.METRIC))
+    target = stated.get("target", 0)
+    if not isinstance(target, int | float) or isinstance(target, bool) or not math.isfinite(target):
+        raise ConfigError(f"metric.target must be a finite number, not {quoted(target)}")
+    name = stated.get("name")
+    if lengths.like(str(name)) not in METRICS:
+        raise ConfigError(unknown("metric name", name, METRICS))
+    usual = usual_goal(str(name))
+    goal = stated.get("goal", "minimize")
+    if goal not in ("minimize", "maximize"):
+        raise ConfigError(unknown("metric goal", goal, ("minimize", "maximize")))
+    if goal != usual:
+        raise ConfigError(
+            f"metric.goal of {name} must be {usual}, not {goal}: write metric: {{name: {name}, goal: {usual}}}"
+        )
+    return str(name), goal
+
+
+def _run_cap(raw: Mapping[str, Any], method: str) -> int | None:
+    cap = raw.get("run_cap")
+    if "run_cap" in raw and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
+        raise ConfigError(f"run_cap must be a whole number above 0, not {quoted(cap)}")
+    if cap is not None and cap > grid.LARGEST:
+        raise ConfigError(f"run_cap must be at most {grid.LARGEST:,}, not {cap:,}")
+    if cap is None and method != "grid":
+        raise ConfigError(f"method: {method} has no end of its own: say how many runs with run_cap: N")
+    return cap
+
+
+def _early_terminate(raw: Mapping[str, Any], design: Design) -> None:
+    if "early_terminate" not in raw:
+        return
+    stated = raw["early_terminate"]
+    for key in stated:
+        if key not in layout.EARLY:
+            raise ConfigError(unknown("key of early_terminate:", key, layout.EARLY))
+    if stated.get("type") != "hyperband":
+        raise ConfigError(unknown("early_terminate type", stated.get("type"), ("hyperband",)))
+    for key, least in (("min_iter", 1), ("max_iter", 1), ("s", 1), ("eta", 2)):
+        value = stated.get(key, least)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"early_terminate.{key} must be a whole number from {least} up, not {quoted(value)}")
+    if not isinstance(stated.get("strict", False), bool):
+        raise ConfigError(f"early_terminate.strict must be true or false, not {quoted(stated['strict'])}")
+    if ("min_iter" in stated) == ("max_iter" in stated):
+        raise ConfigError("early_terminate needs either min_iter or max_iter with s")
+    if ("max_iter" in stated) != ("s" in stated):
+        raise ConfigError("early_terminate: max_iter and s go together")
+    if not design.nuisance:
+        raise ConfigError(
+            "early_terminate may stop only what is tuned within an arm: name that in gpt_lab.nuisance, or leave it out"
+        )
+
+
+def _text(key: str, block: Mapping[str, Any]) -> str:
+    value = block.get(key, "")
+    if not isinstance(value, str) or (key in block and not value.strip()):
+        raise ConfigError(f"gpt_lab.{key} must be text, not {quoted(value)}")
+    return value.strip()
+
+
+def _number(key: str, block: Mapping[str, Any], holds: Any, range_: str) -> float | None:
+    if key not in block:
+        return None
+    value = block[key]
+    if isinstance(value, str):
+        parameters.refuse_number_text(f"gpt_lab.{key}", value)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not holds(value):
+        raise ConfigError(f"gpt_lab.{key} must be a number {range_}, not {quoted(value)}")
+    return float(value)

@@ -1,0 +1,431 @@
+"""The truth of a sweep: one sqlite file that says of every cell what became of it, and who works on it.
+
+States of a cell: waiting (nobody works on it), running, finished, failed (as often as it may be tried), diverged,
+pruned (ended early for a poor curve), stopped (by a signal; the same command goes on with it).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gpt_lab.digests import Damaged
+from gpt_lab.errors import ConfigError
+from gpt_lab.store.files import decode, encode, write_atomic
+from gpt_lab.study.design import Cell, Design, Looks, Stated, Sweep
+from gpt_lab.sweep.ledger.database import checked, connect, connect_reader, guarded, set_aside, transaction
+from gpt_lab.sweep.ledger.liveness import Owner
+
+FILE = "sweep.sqlite"
+COPY = "sweep.yaml"
+State = Literal["waiting", "running", "finished", "failed", "diverged", "pruned", "stopped"]
+STATES: tuple[State, ...] = ("waiting", "running", "finished", "failed", "diverged", "pruned", "stopped")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the ledger knows of one cell.
+
+    Fields:
+        index, values, arm, tuning, pair, overrides, key, identity: as Cell has them.
+        run: name of its folder in the study; None before it has one.
+        attempts: how often it was begun. error: of its last failure.
+        wanted: the last version of the sweep file asks for it.
+        score: the run's final value of the metric that decides; None unless it ended. seconds: of training.
+    """
+
+    key: str
+    index: int
+    values: Mapping[str, Any]
+    arm: str
+    tuning: str
+    pair: Any
+    overrides: tuple[str, ...]
+    identity: str
+    state: State
+    run: str | None
+    attempts: int
+    error: str | None
+    wanted: bool
+    score: float | None
+    seconds: float | None
+
+    @property
+    def cell(self) -> Cell:
+        """The cell as the sweep made it."""
+        return Cell(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Cell)})
+
+
+class Ledger:
+    """The ledger of one study's folder, open for writing. Every method is one transaction.
+
+    Trials belong to the owner that claimed them: what another process writes about them is ignored.
+    """
+
+    def __init__(self, folder: Path, database: sqlite3.Connection, owner: Owner) -> None:
+        self.folder = folder
+        self.path = folder / FILE
+        self.owner = owner
+        self._database = database
+
+    @classmethod
+    def open(cls, folder: Path) -> Ledger:
+        """The ledger of `runs_dir/<study>`, made if it is not there; this process becomes one of its owners.
+
+        Raises:
+            LabError: it cannot be written. Damaged: it is not as it was written.
+        """
+        ledger = cls(folder, connect(folder / FILE), Owner.this())
+        who = ledger.owner
+        with ledger._writing():
+            ledger._database.execute(
+                "INSERT INTO owners (id, host, pid, start, token) VALUES (?, ?, ?, ?, ?)",
+                (who.id, who.host, who.pid, who.start, who.token),
+            )
+        return ledger
+
+    def close(self) -> None:
+        """Leaves: trials that this process still holds wait for another."""
+        with self._writing():
+            self._database.execute("UPDATE trials SET state='waiting', owner=NULL WHERE owner=?", (self.owner.id,))
+            self._database.execute("DELETE FROM owners WHERE id=?", (self.owner.id,))
+        self._database.close()
+
+    # -- the sweep and its cells --
+
+    def begin(self, sweep: Sweep, cells: Sequence[Cell] | None, kept: Sequence[Cell] = ()) -> None:
+        """Keeps the sweep; its cells become the wanted ones, those of earlier versions of the file stay unwanted.
+
+        Args:
+            cells: of a grid; None: they are drawn one by one (`add`), and stay wanted while the search is the same.
+            kept: drawn ones that stay wanted when it is not.
+        """
+        with self._writing():
+            same = self._get("search") == _search(sweep)
+            if cells is not None or not same:
+                self._database.execute("UPDATE trials SET wanted=0")
+            for cell in cells or (() if same else kept):
+                self._put(cell)
+            (begun,) = self._database.execute("SELECT COUNT(*) FROM trials WHERE attempts").fetchone()
+            if not begun:
+                self._set(stated=json.dumps(dataclasses.asdict(sweep.design.stated)))
+            self._set(sweep=_to_json(sweep), search=_search(sweep))
+        write_atomic(self.folder / COPY, readable(sweep).encode())
+
+    def add(self, cell: Cell, known: int, claim: bool = True) -> Entry | None:
+        """Keeps a drawn cell before anything of it runs, and claims it if nobody has worked on it.
+
+        Args:
+            known: how many wanted cells it was drawn after; None is returned if there are others by now.
+        """
+        with self._writing():
+            (count,) = self._database.execute("SELECT COUNT(*) FROM trials WHERE wanted").fetchone()
+            if count != known:
+                return None
+            self._put(cell)
+            entry = self._entry(cell.key)
+            if claim and entry.state == "waiting":
+                self._take(cell.key)
+            return self._entry(cell.key)
+
+    def entries(self) -> list[Entry]:
+        """All cells, in the sweep's order."""
+        with guarded(self.path):
+            return _entries(self._database, self.path)
+
+    def counts(self) -> dict[State, int]:
+        """How many wanted cells are in each state."""
+        with guarded(self.path):
+            found = self._database.execute("SELECT state, COUNT(*) FROM trials WHERE wanted GROUP BY state").fetchall()
+        return {state: dict(map(tuple, found)).get(state, 0) for state in STATES}
+
+    def threads(self, wanted: int | None, default: int) -> int:
+        """Threads per trial: those that the sweep began with, so that its curves stay the same bit for bit.
+
+        Args:
+            wanted: asked for; None: whatever the ledger says, else `default`.
+
+        Raises:
+            ConfigError: trials were begun with another number.
+        """
+        with self._writing():
+            (begun,) = self._database.execute("SELECT COUNT(*) FROM trials WHERE attempts").fetchone()
+            kept = self._get("threads")
+            if kept is not None and begun:
+                if wanted is not None and wanted != int(kept):
+                    raise ConfigError(
+                        f"this sweep was begun with --threads {kept}, and results depend on it: leave it out, or take "
+                        "another study=..."
+                    )
+                return int(kept)
+            chosen = default if wanted is None else wanted
+            self._set(threads=str(chosen))
+            return chosen
+
+    # -- who does what --
+
+    def claim(self, skip: Iterable[str] = ()) -> Entry | None:
+        """Takes the first wanted cell that waits, for this process alone; None: nothing waits (or only `skip`)."""
+        skipped = set(skip)
+        with self._writing():
+            rows = self._database.execute("SELECT key FROM trials WHERE wanted AND state='waiting' ORDER BY place, key")
+            key = next((row["key"] for row in rows if row["key"] not in skipped), None)
+            if key is None:
+                return None
+            self._take(key)
+            return self._entry(key)
+
+    def beat(self) -> None:
+        """Says that this process lives."""
+        with self._writing():
+            self._database.execute("UPDATE owners SET beat = beat + 1 WHERE id=?", (self.owner.id,))
+
+    def others(self) -> list[tuple[Owner, int, int]]:
+        """The other owners: each with its heartbeat counter and the number of trials that it holds."""
+        with guarded(self.path):
+            rows = self._database.execute(
+                "SELECT o.*, (SELECT COUNT(*) FROM trials t WHERE t.owner = o.id AND t.state = 'running') AS held "
+                "FROM owners o WHERE o.id != ?",
+                (self.owner.id,),
+            ).fetchall()
+        return [(Owner(row["host"], row["pid"], row["start"], row["token"]), row["beat"], row["held"]) for row in rows]
+
+    def bury(self, dead: Callable[[Owner, int], bool]) -> int:
+        """Takes their trials from dead owners; returns how many wait again."""
+        gone = [owner for owner, beat, _ in self.others() if dead(owner, beat)]
+        freed = 0
+        for owner in gone:
+            with self._writing():
+                self._database.execute("DELETE FROM owners WHERE id=?", (owner.id,))
+                freed += self._database.execute(
+                    "UPDATE trials SET state='waiting', owner=NULL WHERE owner=? AND state='running'", (owner.id,)
+                ).rowcount
+        return freed
+
+    def revive(self, states: Sequence[State]) -> int:
+        """Lets wanted cells in these states wait for another try."""
+        marks = ", ".join("?" * len(states))
+        with self._writing():
+            return self._database.execute(
+                f"UPDATE trials SET state='waiting', failures=0 WHERE wanted AND state IN ({marks})", tuple(states)
+            ).rowcount
+
+    def repeat(self, keys: Iterable[str]) -> None:
+        """Lets ended cells wait again, whose runs are gone."""
+        with self._writing():
+            self._database.executemany(
+                "UPDATE trials SET state='waiting', run=NULL, score=NULL, seconds=NULL WHERE key=? AND owner IS NULL",
+                [(key,) for key in keys],
+            )
+
+    # -- what becomes of a trial that this process holds; False: another process has taken it over --
+
+    def name_run(self, key: str, run: str) -> bool:
+        """Notes a trial's folder, as soon as it has one."""
+        return self._change(key, "run=?", run)
+
+    def end(self, key: str, state: State, *, score: float | None = None, seconds: float | None = None) -> bool:
+        """Notes how a trial ended."""
+        return self._change(
+            key, "state=?, owner=NULL, score=?, seconds=?, error=NULL", state, encode(score), encode(seconds)
+        )
+
+    def wait(self, key: str) -> bool:
+        """Puts a trial back, as if it had never been claimed but for its attempts."""
+        return self._change(key, "state='waiting', owner=NULL")
+
+    def fail(self, key: str, error: str, retries: int) -> State | None:
+        """Notes a failure; the trial waits for another try until it has failed more than `retries` times."""
+        with self._writing():
+            changed = self._database.execute(
+                "UPDATE trials SET failures = failures + 1, error = ?, owner = NULL, "
+                "state = CASE WHEN failures < ? THEN 'waiting' ELSE 'failed' END WHERE key=? AND owner=?",
+                (error, retries, key, self.owner.id),
+            ).rowcount
+            return self._entry(key).state if changed else None
+
+    def _change(self, key: str, assignments: str, *values: Any) -> bool:
+        with self._writing():
+            statement = f"UPDATE trials SET {assignments} WHERE key=? AND owner=?"
+            return self._database.execute(statement, (*values, key, self.owner.id)).rowcount == 1
+
+    def _writing(self) -> Any:
+        return transaction(self._database, self.path)
+
+    def _take(self, key: str) -> None:
+        self._database.execute(
+            "UPDATE trials SET state='running', owner=?, attempts = attempts + 1 WHERE key=?", (self.owner.id, key)
+        )
+
+    def _entry(self, key: str) -> Entry:
+        return _entry(self._database.execute("SELECT * FROM trials WHERE key=?", (key,)).fetchone(), self.path)
+
+    def _put(self, cell: Cell) -> None:
+        self._database.execute(
+            "INSERT INTO trials (key, place, vals, arm, tuning, pair, overrides, identity) VALUES (?,?,?,?,?,?,?,?) "
+            "ON CONFLICT (key) DO UPDATE SET place=excluded.place, vals=excluded.vals, arm=excluded.arm, "
+            "tuning=excluded.tuning, pair=excluded.pair, identity=excluded.identity, wanted=1",
+            (
+                cell.key,
+                cell.index,
+                _dump(cell.values),
+                cell.arm,
+                cell.tuning,
+                _dump(cell.pair),
+                _dump(cell.overrides),
+                cell.identity,
+            ),
+        )
+
+    def _get(self, name: str) -> str | None:
+        return _meta(self._database, self.path, name)
+
+    def _set(self, **values: str) -> None:
+        self._database.executemany("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", values.items())
+
+
+def entries(folder: Path) -> list[Entry]:
+    """All cells that a study's ledger knows, in the sweep's order; [] without a ledger. Writes nothing.
+
+    Raises:
+        Damaged: the file is no ledger, or not as it was written. LabError: it cannot be read.
+    """
+    return _read(folder, _entries) or []
+
+
+def stored_sweep(folder: Path) -> Sweep | None:
+    """The sweep as the last runner of a study was given it; None without a ledger.
+
+    Raises:
+        DataError: as `entries`.
+    """
+    return _read(folder, _sweep)
+
+
+def stated(folder: Path) -> Stated | None:
+    """What the sweep had said of its verdicts when its first run began; None without a ledger.
+
+    Raises:
+        DataError: as `entries`.
+    """
+    return _read(folder, _stated)
+
+
+def _stated(database: sqlite3.Connection, path: Path) -> Stated | None:
+    row = database.execute("SELECT value FROM meta WHERE name='stated'").fetchone()
+    if row is None:
+        return None
+    found = json.loads(row["value"])
+    return Stated(found["sesoi"], found["metric"], None if found["pairs"] is None else tuple(found["pairs"]))
+
+
+def mend(folder: Path) -> str | None:
+    """Sets the ledger of a study aside if it is damaged, so that another is begun; what to tell the user, if it was.
+
+    Raises:
+        LabError: another process trains one of its runs, or it cannot be renamed.
+    """
+    try:
+        entries(folder), stored_sweep(folder)
+    except Damaged as error:
+        return set_aside(folder / FILE, error)
+    return None
+
+
+def _read(folder: Path, read: Callable[[sqlite3.Connection, Path], Any]) -> Any:
+    path = folder / FILE
+    if not path.exists():
+        return None
+    database = connect_reader(path)
+    try:
+        with guarded(path):
+            return read(database, path)
+    finally:
+        database.close()
+
+
+def _entries(database: sqlite3.Connection, path: Path) -> list[Entry]:
+    return [_entry(row, path) for row in database.execute("SELECT * FROM trials ORDER BY wanted DESC, place, key")]
+
+
+def _entry(row: sqlite3.Row, path: Path) -> Entry:
+    row = checked(row, "trials", path)
+    return Entry(
+        key=row["key"],
+        index=row["place"],
+        values=_load(row["vals"]),
+        arm=row["arm"],
+        tuning=row["tuning"],
+        pair=_load(row["pair"]),
+        overrides=tuple(_load(row["overrides"])),
+        identity=row["identity"],
+        state=row["state"],
+        run=row["run"],
+        attempts=row["attempts"],
+        error=row["error"],
+        wanted=bool(row["wanted"]),
+        score=decode(row["score"]),
+        seconds=row["seconds"],
+    )
+
+
+def _sweep(database: sqlite3.Connection, path: Path) -> Sweep | None:
+    found = _meta(database, path, "sweep")
+    return None if found is None else _from_json(found)
+
+
+def _meta(database: sqlite3.Connection, path: Path, name: str) -> str | None:
+    found = database.execute("SELECT * FROM meta WHERE name=?", (name,)).fetchone()
+    return None if found is None else str(checked(found, "meta", path)["value"])
+
+
+def _to_json(sweep: Sweep) -> str:
+    return _dump({**dataclasses.asdict(sweep), "path": str(sweep.path)})
+
+
+def _from_json(text: str) -> Sweep:
+    fields = _load(text)
+    design = fields.pop("design")
+    for name in ("factors", "within", "nuisance", "tuning_pairs"):
+        design[name] = tuple(design.get(name, ()))
+    design["values"] = {key: tuple(values) for key, values in design["values"].items()}
+    if design.get("factorial") is not None:
+        design["factorial"] = tuple(map(tuple, design["factorial"]))
+    if design.get("looks") is not None:
+        design["looks"] = Looks(**design["looks"])
+    path, overrides = Path(fields.pop("path")), tuple(fields.pop("overrides"))
+    return Sweep(path=path, design=Design(**design), overrides=overrides, **fields)
+
+
+def _search(sweep: Sweep) -> str:
+    """What draws depend on: drawn cells of another search are no part of this one."""
+    parts = {key: sweep.raw.get(key) for key in ("method", "parameters", "metric")}
+    return _dump({**parts, "gpt_lab": sweep.raw.get("gpt_lab"), "overrides": sweep.overrides})
+
+
+def readable(sweep: Sweep) -> str:
+    """The file's own text, comments included; written anew where the command line changed what it says."""
+    import yaml
+
+    head = f"# overrides of the command line: {shlex.join(sweep.overrides)}\n" if sweep.overrides else ""
+    try:
+        text = sweep.path.read_text(encoding="utf-8")
+        if yaml.safe_load(text) == dict(sweep.raw):
+            return head + text
+    except (OSError, ValueError, yaml.YAMLError):
+        pass
+    return head + str(yaml.safe_dump(json.loads(_dump(sweep.raw)), sort_keys=False, allow_unicode=True))
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _load(text: str) -> Any:
+    return json.loads(text)

@@ -1,0 +1,1 @@
+"""What withholds a verdict, known beforehand or seen afterwards."""
