@@ -16,8 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from gpt_lab import kernels, registry
 from gpt_lab.errors import ConfigError
 from gpt_lab.kernels.base import Memo
-from gpt_lab.parts.base import Flow, KeyedDropout, KVCacheLike, Shape, role, salt
-from gpt_lab.parts.position import Position
+from gpt_lab.parts.base import Flow, KeyedDropout, KVCacheLike, Position, Shape, role, salt
 from gpt_lab.schema import RunConfig
 
 

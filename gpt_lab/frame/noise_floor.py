@@ -25,7 +25,7 @@ def find(
     """The usable null pairs of the baseline's recipe, computed as its runs were; None if there are none.
 
     Args:
-        rows: of all the study's runs (frame/sources/source.py): seeds that one of them has do not count, so that what null
+        rows: of all the study's runs (sources/source.py): seeds that one of them has do not count, so that what null
             pairs tell is independent of the study.
         baseline: names of the baseline's runs that are compared.
         runs_dirs: where to look.

@@ -6,14 +6,12 @@ V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from gpt_lab.parts.position import Position
 
 Role = Literal["embedding", "head", "residual", "matrix", "vector"]
 Site = Literal["attention", "attention_out", "mlp_out", "embed"]
@@ -44,6 +42,50 @@ class KVCacheLike(Protocol):
     """One LayerCacheLike for each layer."""
 
     def __getitem__(self, layer: int, /) -> LayerCacheLike: ...
+
+
+class Position(nn.Module):
+    """The hooks of a position encoding, all of them doing nothing.
+
+    Attributes:
+        extrapolates: whether positions beyond the training context can be computed.
+        bias_kind: what is added to scores: "none", "alibi" (through `slopes_H`) or "tensor" (through `bias`).
+        slopes_H: ALiBi's slopes, None elsewhere.
+    """
+
+    extrapolates: ClassVar[bool] = True
+    bias_kind: ClassVar[Literal["none", "alibi", "tensor"]] = "none"
+    slopes_H: Tensor | None
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.register_buffer("slopes_H", None, persistent=False)
+
+    def embed(self, x_BTD: Tensor, positions_T: Tensor) -> Tensor:
+        """Acts on the token embeddings."""
+        return x_BTD
+
+    def rotate(self, q_BHTK: Tensor, k_BGTK: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
+        """Acts on queries and keys, before keys are cached."""
+        return q_BHTK, k_BGTK
+
+    def bias(self, positions_q: Tensor, positions_k: Tensor) -> Tensor | None:
+        """What is added to the scores: (H, T, S), for queries at positions (T,) and keys at positions (S,)."""
+        return None
+
+    def flops_per_token(self, context: int) -> float:
+        """Forward matmul FLOPs of a token, averaged over a sequence of `context` tokens."""
+        return 0
+
+    def fill_tables(self) -> None:
+        """Computes the constant buffers anew, in fp32, where they are."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # after to_empty the tables hold anything, after .to(bfloat16) they are rounded: both pass here
+        super()._apply(fn, recurse)
+        self.fill_tables()
+        return self
 
 
 class Flow(NamedTuple):

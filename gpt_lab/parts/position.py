@@ -7,8 +7,7 @@ scores. Shape letters as in parts/base.py; S: keys.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import ClassVar, Literal, Self
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,52 +16,8 @@ from torch import Tensor, nn
 from gpt_lab.errors import ConfigError
 from gpt_lab.kernels.base import Memo, alibi
 from gpt_lab.options import Fraction, PositiveFloat
-from gpt_lab.parts.base import Shape
+from gpt_lab.parts.base import Position, Shape
 from gpt_lab.registry import register
-
-
-class Position(nn.Module):
-    """The hooks, all of them doing nothing.
-
-    Attributes:
-        extrapolates: whether positions beyond the training context can be computed.
-        bias_kind: what is added to scores: "none", "alibi" (through `slopes_H`) or "tensor" (through `bias`).
-        slopes_H: ALiBi's slopes, None elsewhere.
-    """
-
-    extrapolates: ClassVar[bool] = True
-    bias_kind: ClassVar[Literal["none", "alibi", "tensor"]] = "none"
-    slopes_H: Tensor | None
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.shape = shape
-        self.register_buffer("slopes_H", None, persistent=False)
-
-    def embed(self, x_BTD: Tensor, positions_T: Tensor) -> Tensor:
-        """Acts on the token embeddings."""
-        return x_BTD
-
-    def rotate(self, q_BHTK: Tensor, k_BGTK: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
-        """Acts on queries and keys, before keys are cached."""
-        return q_BHTK, k_BGTK
-
-    def bias(self, positions_q: Tensor, positions_k: Tensor) -> Tensor | None:
-        """What is added to the scores: (H, T, S), for queries at positions (T,) and keys at positions (S,)."""
-        return None
-
-    def flops_per_token(self, context: int) -> float:
-        """Forward matmul FLOPs of a token, averaged over a sequence of `context` tokens."""
-        return 0
-
-    def fill_tables(self) -> None:
-        """Computes the constant buffers anew, in fp32, where they are."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # after to_empty the tables hold anything, after .to(bfloat16) they are rounded: both pass here
-        super()._apply(fn, recurse)
-        self.fill_tables()
-        return self
 
 
 @register("position", "none")

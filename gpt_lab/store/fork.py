@@ -14,14 +14,11 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpt_lab.digests import Damaged, check_sums, write_sums
 from gpt_lab.errors import DataError
 from gpt_lab.store.files import read_json, sync_folder, write_json, writing
-
-if TYPE_CHECKING:
-    from gpt_lab.store.run import Run
 
 FOLDER = "forks"
 FACTS = "fork.json"
@@ -55,16 +52,16 @@ def check(path: Path) -> dict[str, Any]:
     return facts
 
 
-def leave(run: Run, step: int, facts: Mapping[str, Any]) -> None:
+def leave(run: Path, step: int, facts: Mapping[str, Any]) -> None:
     """Keeps a run whose newest checkpoint is of `step` and whose metrics end there; nothing if it is kept already.
 
     Args:
-        facts: what `read` shall tell, beside `step`, `run` and `id`.
+        run: its folder. facts: what `read` shall tell beside `step`: `run`, `id` and `shared`.
 
     Raises:
         LabError: it cannot be written; nothing half-written is left.
     """
-    final = place(run.path, step)
+    final = place(run, step)
     if read(final) is not None:
         return
     temporary = final.with_name(f".tmp-{step}")
@@ -72,8 +69,8 @@ def leave(run: Run, step: int, facts: Mapping[str, Any]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)  # of a killed process: only the holder of the lock comes here
         try:
             temporary.mkdir(parents=True)
-            copy(run.path, temporary, step)
-            write_json(temporary / FACTS, {**facts, "step": step, "run": run.name, "id": run.record.get("id")})
+            copy(run, temporary, step)
+            write_json(temporary / FACTS, {**facts, "step": step})
             files = (path.relative_to(temporary) for path in temporary.rglob("*") if path.is_file())
             write_sums(temporary, [path.as_posix() for path in files if path.parts[0] != CHECKPOINTS])
             shutil.rmtree(final, ignore_errors=True)  # damaged

@@ -18,7 +18,7 @@ def draws_again(key: str) -> bool:
 
 @dataclass(frozen=True)
 class Looks:
-    """Sequential seeds: an arm is looked at after each number of pairs from `first` to `last` (study/sequential_seeds.py).
+    """Sequential seeds: an arm is looked at after each number of pairs from `first` to `last` (sequential_seeds.py).
 
     Fields:
         family: arms that are compared, over which alpha is shared.

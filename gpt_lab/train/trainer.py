@@ -232,7 +232,10 @@ class Trainer:
         """Keeps the run as it is, for those with another budget that go on from this step."""
         if self.state.step in self.forks:
             with self.clock.paused():
-                fork.leave(self.run, self.state.step, {"shared": shared(self.cfg, self.plan, self.run.record)})
+                facts = {"run": self.run.name, "id": self.run.record.get("id")}
+                fork.leave(
+                    self.run.path, self.state.step, {**facts, "shared": shared(self.cfg, self.plan, self.run.record)}
+                )
 
     def conclude(self) -> Result:
         """Saves the final weights, validates them on the whole split, and reports."""

@@ -1,6 +1,6 @@
 """What forbids a verdict however clear the numbers: the rules, in one place for the dry run and for the report.
 
-The dry run asks before anything is paid for (validity/beforehand.py), the report of what was run (validity/afterwards.py). Both find
+The dry run asks before anything is paid for (beforehand.py), the report of what was run (afterwards.py). Both find
 what differs between an arm and its baseline; whether that is unfair, what it forbids and the words for it are here.
 """
 

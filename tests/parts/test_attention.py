@@ -22,8 +22,8 @@ from transformers.models.qwen3 import modeling_qwen3
 from gpt_lab import kernels, registry
 from gpt_lab.errors import ConfigError
 from gpt_lab.parts.attention import GroupedQuery, MultiHead, MultiQuery, SelfAttention, Sliding
-from gpt_lab.parts.base import Flow, Shape, row_keys
-from gpt_lab.parts.position import Position, Rope
+from gpt_lab.parts.base import Flow, Position, Shape, row_keys
+from gpt_lab.parts.position import Rope
 
 WIDTH, HEADS, CONTEXT = 32, 4, 16
 SHAPE = Shape(depth=4, width=WIDTH, heads=HEADS, context=CONTEXT)
