@@ -22,7 +22,7 @@ from real_studies import RESULTS, told, trained
 
 from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.comparison import Comparison
-from gpt_lab.analysis.sections import all
+from gpt_lab.analysis.sections import every
 from gpt_lab.frame.study import Study
 from gpt_lab.store.record import machine
 
@@ -63,7 +63,7 @@ TUNED = SHARED | {
 def shown(comparison: Comparison, study: Study) -> dict[str, Any]:
     """The verdict on Muon, what forbids it, and what the tuning found."""
     row = next(row for row in comparison.rows if row.verdict != "baseline")
-    tables = [section for section in all.sections(comparison, study) if section.title == "Tuning"]
+    tables = [section for section in every.sections(comparison, study) if section.title == "Tuning"]
     return {
         **told(comparison),
         "means": {row.arm: None if row.mean is None else round(row.mean, 5) for row in comparison.rows},

@@ -1,9 +1,9 @@
 """Verdicts of a study whose seeds were added until each arm was decided, and what its looks have spent.
 
 The looks are those of study/sequential_seeds.py, taken here again from the runs. Intervals are repeated confidence
-intervals at level 1 - alpha: they hold after stopping, whatever the reason. Claims are those of decision.decide with p-values of
-the same kind, corrected by Holm over all arms that the sweep file compares. What stopped an arm is Bonferroni's part of
-that, so an arm that a look decided stays decided, and the last word may name more.
+intervals at level 1 - alpha: they hold after stopping, whatever the reason. Claims are those of decision.decide with
+p-values of the same kind, corrected by Holm over all arms that the sweep file compares. What stopped an arm is
+Bonferroni's part of that, so an arm that a look decided stays decided, and the last word may name more.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from rich.table import Table
 from gpt_lab import footprint
 from gpt_lab.noise import null_pairs
 from gpt_lab.plan import expected_runs, matched_sizes, run_time, sample_size, tuning_cost
+from gpt_lab.plan.cost_table import ArmPlan, Plan
 from gpt_lab.plan.paces import Machine
 from gpt_lab.stats import two_level
 from gpt_lab.stats.tiers import FEWEST
@@ -27,53 +27,6 @@ from gpt_lab.validity import beforehand
 
 if TYPE_CHECKING:
     pass
-
-
-@dataclass(frozen=True)
-class ArmPlan:
-    """One arm: what each of its runs costs.
-
-    Fields:
-        runs, done: cells of the arm, and those that the ledger says are over.
-        tunings: combinations of nuisance values that each pair tries.
-        pairs: values of the pairing setting.
-        tokens, flops: of the training of one run; None under a budget in seconds.
-        seconds: of one run, evaluations included; None where nothing tells how fast it will be.
-        matched: the sizes that `match` gave it, in words; empty for an arm that is not matched.
-        baseline: name of the arm that it is compared with.
-    """
-
-    arm: str
-    runs: int
-    done: int
-    tunings: int
-    pairs: int
-    parameters: int
-    non_embedding: int
-    flops_per_token: int
-    tokens: float | None
-    flops: float | None
-    seconds: float | None
-    matched: str = ""
-    baseline: str | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A sweep's cost.
-
-    Fields:
-        seconds: of all that is left, with `jobs` at a time; None where an arm's is not known.
-        basis: where the speed comes from, in words.
-        matched: what the arms are matched to, in words.
-    """
-
-    arms: tuple[ArmPlan, ...]
-    jobs: int
-    seconds: float | None
-    basis: str
-    warnings: tuple[str, ...]
-    matched: tuple[str, ...] = ()
 
 
 def estimate(

@@ -12,7 +12,7 @@ from gpt_lab.study.design import Sweep, shown
 from gpt_lab.sweep.search.tuner import Tuner
 
 if TYPE_CHECKING:
-    from gpt_lab.plan.dry_run import Plan
+    from gpt_lab.plan.cost_table import Plan
 
 
 def lines(sweep: Sweep, tuner: Tuner, plan: Plan) -> list[str]:

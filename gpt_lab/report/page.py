@@ -14,7 +14,7 @@ import jinja2
 
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison, Row
-from gpt_lab.analysis.sections.all import Section, sections
+from gpt_lab.analysis.sections.every import Section, sections
 from gpt_lab.frame.study import Study
 from gpt_lab.report import facts
 from gpt_lab.report.inline import inline

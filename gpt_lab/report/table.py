@@ -11,7 +11,7 @@ from rich.text import Text
 
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison, Row
-from gpt_lab.analysis.sections.all import Section, sections
+from gpt_lab.analysis.sections.every import Section, sections
 from gpt_lab.frame.study import Study
 from gpt_lab.report import facts
 from gpt_lab.study import arm_names

@@ -18,7 +18,7 @@ from gpt_lab.analysis.calibrate import Condition, Noise, Shape
 from gpt_lab.analysis.calibrate_looks import Looked, beyond, calibrate_looks
 from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.comparison import Comparison
-from gpt_lab.analysis.sections import all
+from gpt_lab.analysis.sections import every
 from gpt_lab.errors import ConfigError
 from gpt_lab.frame.study import Study
 from gpt_lab.report import markdown
@@ -88,7 +88,7 @@ def test_before_the_first_look() -> None:
         one = row(found, name)
         assert (one.verdict, one.n, one.delta) == ("undecided", 2, None)
         assert "2 pairs only: the first look is after 3" in one.warnings
-    (section,) = all.sections(found, of)
+    (section,) = every.sections(found, of)
     why = {line[0]: line[-1] for line in section.rows}
     assert why == {"position=alibi": "open", "position=none": "open", "position=learned": "all 6 seeds"}
     assert any("same `sweep` command" in text for text in section.sentences)
@@ -104,7 +104,7 @@ def test_the_family_is_the_file_s() -> None:
 
 def test_the_section_says_what_was_spent() -> None:
     found, of = answered()
-    (section,) = all.sections(found, of)
+    (section,) = every.sections(found, of)
     assert section.title == "Sequential seeds"
     lines = {line[0]: line[1:] for line in section.rows}
     share = 0.05 / 3 * 0.5**1.5
@@ -124,7 +124,7 @@ def test_a_lost_run_ends_an_arm_and_forbids_better() -> None:
     one = row(found, "alibi")
     assert one.n == 4 and one.verdict != "better"
     assert any("1 run diverged" in text for text in one.warnings)
-    (section,) = all.sections(found, of)
+    (section,) = every.sections(found, of)
     assert section.rows[0][-1] == "lost a run"
 
 
@@ -212,6 +212,6 @@ def test_the_benchmark_writes_its_table(tmp_path: Path) -> None:
     assert keys[0] == keys[1], "run benchmarks/sequential.py again"
     assert committed["machine"]["cpu"]
     nulls = [row for row in committed["rows"] if row["kind"] == "null"]
-    assert all(row["studies"] == 20_000 and row["false_differences"] <= 0.052 for row in nulls)
-    assert all(row["coverage_worst"] >= 0.948 for row in committed["rows"])
+    assert every(row["studies"] == 20_000 and row["false_differences"] <= 0.052 for row in nulls)
+    assert every(row["coverage_worst"] >= 0.948 for row in committed["rows"])
     assert committed["mix"]["runs"] <= 0.5 and committed["mix"]["same"] > 0.999

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt_lab import components, doctor, lines, registry
-from gpt_lab.plan import dry_run
+from gpt_lab.plan import cost_table, dry_run
 from gpt_lab.study import sweep_file
 from gpt_lab.sweep import live
 from gpt_lab.sweep.ledger.ledger import Entry
@@ -102,12 +102,12 @@ def a_sweep(folder: Path) -> sweep_file.Sweep:
 
 def test_the_dry_run(tmp_path: Path) -> None:
     arms = tuple(
-        dry_run.ArmPlan(
+        cost_table.ArmPlan(
             arm, 30, 12, 3, 10, 922_752_000, 791_680_000, 5_920_000, 6e5, 1.09e13, 4_012.0, "mlp.d_ff=1_365"
         )
         for arm in ARMS
     )
-    made = dry_run.Plan(arms, 2, 9e4, "told from a few steps of each model", ())
+    made = cost_table.Plan(arms, 2, 9e4, "told from a few steps of each model", ())
     hold(rendered(dry_run.table(a_sweep(tmp_path), made)))
 
 

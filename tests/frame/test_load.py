@@ -15,6 +15,7 @@ from gpt_lab import config
 from gpt_lab.errors import ConfigError, DataError, LabError
 from gpt_lab.frame import load as frame
 from gpt_lab.frame.places import Options, Places, find
+from gpt_lab.frame.sources import store_runs
 from gpt_lab.frame.sources.source import ENVIRONMENT, Source, row
 from gpt_lab.frame.study import COLUMNS
 from gpt_lab.study import cells, sweep_file
@@ -102,7 +103,7 @@ def ledger(folder: Path, path: Path, made: list[Cell], end: int) -> None:
     """A ledger whose first cells are finished, with the runs that are there."""
     names = {}
     for run in folder.glob("runs/mine/*/run.json"):
-        flat = frame.local.load([], [run.parent]).rows[0]["config"]
+        flat = store_runs.load([], [run.parent]).rows[0]["config"]
         names[frame.arms.schema.identity(flat)] = run.parent.name
     (folder / "runs" / "mine").mkdir(parents=True, exist_ok=True)
     book = Ledger.open(folder / "runs" / "mine")

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
-from tests.sweep.test_noise import A, B, made, pairs
 
 from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.comparison import Comparison
@@ -19,6 +18,7 @@ from gpt_lab.frame import load
 from gpt_lab.frame.places import Options, find
 from gpt_lab.frame.study import Study
 from gpt_lab.noise import records as ledger
+from tests.noise.test_records import A, B, made, pairs
 from tests.report.made import DESIGN, arm, row
 from tests.report.stores import finished
 from tests.report.stores import study as stored

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from tests.sweep.test_tuner import play, read
 
 from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.comparison import Comparison, Row
-from gpt_lab.analysis.sections import all
+from gpt_lab.analysis.sections import every
 from gpt_lab.analysis.sections import tuning as robustness
 from gpt_lab.frame import tuned
 from gpt_lab.frame.pairing import pair_up
@@ -24,6 +23,7 @@ from gpt_lab.report.figures.material import Material
 from gpt_lab.study.design import Design, Looks
 from gpt_lab.sweep.search import tuner
 from tests.report.made import NOISE, run
+from tests.sweep.search.test_tuner import play, read
 
 OWN = 10_000
 TUNE = Design(
@@ -89,7 +89,7 @@ def test_sequential_seeds_look_at_fresh_seeds_alone() -> None:
     found = compare(study)
     muon = of(found, "muon")
     assert (muon.verdict, muon.tier, muon.n, muon.warnings) == ("better", "sequential", 3, ())
-    tuning, looks = all.sections(found, study)
+    tuning, looks = every.sections(found, study)
     assert (tuning.title, looks.title) == ("Tuning", "Sequential seeds")
     assert looks.sentences[0].startswith("10 runs of the 10"), "tuning runs are none of them"
 
@@ -186,7 +186,7 @@ def test_the_table_of_optima() -> None:
     # 0.1 per squared octave: 0.01 is the square root of 0.1 octaves away, on either side
     assert cells["optim=adamw"]["width"] == "1.6× (0.6 octaves)"
     assert "5 runs on seed 10000" in section.sentences[0] and "0.01 bits per byte" in section.sentences[1]
-    assert section in all.sections(comparison, study)
+    assert section in every.sections(comparison, study)
 
 
 def test_a_range_that_may_go_on_says_so() -> None:

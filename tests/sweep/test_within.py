@@ -9,7 +9,7 @@ import pytest
 
 from gpt_lab import config
 from gpt_lab.errors import ConfigError
-from gpt_lab.plan import dry_run
+from gpt_lab.plan import cost_table, dry_run
 from gpt_lab.study import sweep_file
 from gpt_lab.study.design import Sweep
 from gpt_lab.validity import beforehand
@@ -64,7 +64,7 @@ def test_the_plan_compares_each_arm_with_its_own_baseline() -> None:
     """Scales differ in size by design: only an arm that differs from its own scale's baseline is worth a word."""
     sweep = read({"within": ["scale"], "baseline": {"position": "rope"}})
     arms = [
-        dry_run.ArmPlan(name, 3, 0, 1, 3, size, size, 6 * size, 1e6, 6e6 * size, 1.0, baseline=baseline)
+        cost_table.ArmPlan(name, 3, 0, 1, 3, size, size, 6 * size, 1e6, 6e6 * size, 1.0, baseline=baseline)
         for name, size, baseline in (
             ("scale=tiny, position=rope", 1000, "scale=tiny, position=rope"),
             ("scale=tiny, position=alibi", 1000, "scale=tiny, position=rope"),

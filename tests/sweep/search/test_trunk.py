@@ -201,16 +201,16 @@ def test_the_same_numbers_as_straight_runs(tmp_path: Path) -> None:
     assert "already done" in text
 
     from gpt_lab.analysis.compare import compare
-    from gpt_lab.analysis.sections import all
+    from gpt_lab.analysis.sections import every
     from gpt_lab.frame import load
     from gpt_lab.frame.places import Options
 
     study = load.load([str(folder)], Options())
-    (found,) = [s for s in all.sections(compare(study), study) if s.title == "Trunk and branch"]
+    (found,) = [s for s in every.sections(compare(study), study) if s.title == "Trunk and branch"]
     assert "6 runs for the cost of 3.6 (40% of the training FLOPs saved)" in found.sentences[0]
     assert found.sentences[1].startswith("4 of them were forked")
     study = load.load([str(straight)], Options())
-    assert not [s for s in all.sections(compare(study), study) if s.title == "Trunk and branch"]
+    assert not [s for s in every.sections(compare(study), study) if s.title == "Trunk and branch"]
 
 
 @pytest.mark.slow
