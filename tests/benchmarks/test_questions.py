@@ -76,7 +76,6 @@ def test_the_committed_ones_are_complete() -> None:
         assert found["minutes"] <= 30
 
 
-@pytest.mark.xfail(strict=True, reason="the committed runs are of the earlier recipe: run benchmarks/questions.py")
 def test_a_committed_answer_is_its_report_s() -> None:
     for name, told in COMMITTED.items():
         folder = questions.REPORTS / name
