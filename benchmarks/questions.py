@@ -109,7 +109,8 @@ def sentence(comparison: Comparison) -> str:
     count = wording.seeds(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds" if seeds else "no pairs"
     base = next((row for row in comparison.rows if row.verdict == "baseline"), None)
     told = names[base.arm] + _tuned(base) if base is not None and not design.within else design.baseline_arm
-    return f"against {told}: {judged} ({wording.unit(design.metric)}, {count})"
+    caveat = f"no answer about language models, as {comparison.caveat}; " if comparison.caveat else ""
+    return f"{caveat}against {told}: {judged} ({wording.unit(design.metric)}, {count})"
 
 
 def _judged(row: Row, name: str) -> str:

@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-PRELOADED = ["torch", "hydra", "rich.live", "gpt_lab.cli.train", "gpt_lab.train.run", "gpt_lab.sweep.runner"]
+PRELOADED = ["torch", "hydra", "rich.live", "gpt_lab.cli.train", "gpt_lab.train.start", "gpt_lab.sweep.runner"]
 PRELOADED += ["gpt_lab.report.write", "gpt_lab.plan.dry_run", "pandas", "scipy.stats"]
 """What most commands import; nothing of it starts a thread."""
 

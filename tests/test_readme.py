@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,11 @@ def execute(line: str, more: list[str], folder: Path) -> subprocess.CompletedPro
 def told_paces() -> None:
     """A dry run is told how long a step takes."""
     paces._measure = stand_in
+
+
+def test_what_is_preloaded_is_there() -> None:
+    """The standard library's fork server passes over what it cannot import."""
+    assert all(find_spec(name) for name in commands.PRELOADED)
 
 
 def test_it_leads_with_the_two() -> None:

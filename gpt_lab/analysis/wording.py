@@ -193,7 +193,8 @@ def answer(comparison: Comparison) -> str:
 
 def _answer(comparison: Comparison) -> str:
     design = comparison.design
-    baseline = design.baseline_arm and f"{design.baseline_arm}{within(design)}"
+    stated = design.baseline_arm
+    baseline = stated and f"{stated}{within(design)}"
     compared = [row for row in comparison.rows if row.verdict != "baseline"]
     if len(comparison.rows) == 1:
         return f"{comparison.rows[0].arm or 'This'} is the only arm, so nothing is compared."
@@ -205,7 +206,7 @@ def _answer(comparison: Comparison) -> str:
     if not judged:
         return f"No other arm has a finished run that pairs with the baseline {baseline} yet."
     names = short_names(design, [row.arm for row in comparison.rows])
-    base = f"{names.get(design.baseline_arm or '', baseline)}{within(design)}"
+    base = f"{names.get(stated or '', stated)}{within(design)}"
     better = [row for row in judged if row.verdict == "better"]
     if better:
         lead = f"{names[better[0].arm]} leads {base} by {_amount(better[0], design)}"

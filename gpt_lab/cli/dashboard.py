@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser, whole
 from gpt_lab.errors import ConfigError
@@ -50,7 +52,20 @@ def run(argv: list[str]) -> int:
     return mirror.show(options, say)
 
 
-main = entry(run, works=lambda argv: True)
+_main = entry(run, works=lambda argv: True)
+
+
+def main() -> None:
+    """The console script. Leaves without taking the interpreter apart, once all of ours is closed and said.
+
+    trackio's event loop and poller are threads that cannot be awaited; they are C, and an interpreter that is taken
+    apart beneath them ends, now and then, with a segmentation fault.
+    """
+    try:
+        _main()
+    except SystemExit as end:
+        os._exit(end.code if isinstance(end.code, int) else 1)
+
 
 if __name__ == "__main__":
     main()

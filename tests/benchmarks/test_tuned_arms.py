@@ -39,9 +39,9 @@ def test_the_report_refuses_the_planted_gap_and_tuning_leaves_the_honest_one() -
         "its interval alone would be better"
     )
     assert "learning rate that was not tuned (0.004, the baseline 0.0005)" in untuned["warnings"][0]
-    assert (tuned["verdict"], tuned["tier"], tuned["warnings"]) == ("better", "confirm", [])
-    assert untuned["high"] < tuned["low"] < tuned["high"] < 0, "a smaller gap, beyond either interval"
-    assert {row["values"] for row in tuned["tuning"]} == {"6"} and len(tuned["tuning"]) == 2
+    assert (tuned["verdict"], tuned["tier"], tuned["warnings"]) == ("undecided", "confirm", [])
+    assert untuned["high"] < tuned["low"] < 0 < tuned["high"], "what is left may be nothing"
+    assert {row["values"] for row in tuned["tuning"]} == {"8"} and len(tuned["tuning"]) == 2
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for one in (untuned, tuned):
-        assert f"{-one['estimate']:.2f}" in text
+        assert f"{abs(one['estimate']):.2f}" in text

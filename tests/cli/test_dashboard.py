@@ -166,6 +166,20 @@ def test_ctrl_c_leaves_no_server(folder: Path, arguments: tuple[str, ...]) -> No
     assert not _children(process.pid)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments, status", [(("--once",), 0), (("--once", "--port", "0"), 2)])
+def test_the_interpreter_is_not_taken_apart_beneath_the_page(
+    folder: Path, arguments: tuple[str, ...], status: int
+) -> None:
+    """It would end with a segmentation fault now and then: the page's threads are C."""
+    code = "import atexit; atexit.register(print, 'taken apart'); from gpt_lab.cli import dashboard; dashboard.main()"
+    command = [sys.executable, "-c", code, str(folder / "runs"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status, done.stderr
+    assert "taken apart" not in done.stdout
+    assert ("mirrored 1 run" in done.stdout) if status == 0 else done.stderr.startswith("error: ")
+
+
 def _children(pid: int) -> list[int]:
     """Processes in the group of `pid`."""
     found = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True).stdout.split("\n")[1:]

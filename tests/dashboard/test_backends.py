@@ -22,6 +22,15 @@ HERE = Path(os.environ["HOME"]) / f"trackio_{os.getpid()}"
 """trackio reads its folder once, when it is imported: the tests of a process share one."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _imported_for_here() -> Iterator[None]:
+    """Whichever test comes first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", os.environ.copy())
+        trackio.Trackio(HERE)
+        yield
+
+
 class TrackioCase:
     clocks = True
 

@@ -41,7 +41,7 @@ def dashboard(folder: Path, *options: str) -> Iterator[str]:
     """A dashboard over `folder`/runs, by its address; Ctrl-C ends it cleanly."""
     command = [sys.executable, "-m", "gpt_lab.cli.dashboard", str(folder / "runs"), "--no-browser"]
     command += ["--port", str(free_port()), *options]
-    environ = {**os.environ, "GPT_LAB_CACHE": str(folder / "cache")}
+    environ = {**os.environ, "GPT_LAB_CACHE": str(folder / "cache"), "PYTHONFAULTHANDLER": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ) as process:
         try:
             assert process.stdout is not None
@@ -50,7 +50,7 @@ def dashboard(folder: Path, *options: str) -> Iterator[str]:
             assert "new ones and new lines appear" in process.stdout.readline()
             yield line.split()[0]
             process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 0 and process.stdout.read() == ""
+            assert (process.wait(20), process.stdout.read()) == (0, "")
         finally:
             process.kill()
 
