@@ -3,7 +3,7 @@
     uv run python benchmarks/calibration.py
 
 Every condition is a kind of study (arms, seeds, shape and size of the noise), judged by the lab's two tiers as
-compare() does, and by three methods that the lab does not use. What each number means: gpt_lab/analysis/calibrate.py.
+compare() does, and by three methods that the lab does not use. What each number means: benchmarks/simulated_studies.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from gpt_lab.analysis.calibrate import Condition, Method, Noise, Result, Shape, calibrate
+from benchmarks.simulated_studies import Condition, Method, Noise, Result, Shape, calibrate
 from gpt_lab.stats.power import detectable
 from gpt_lab.store.record import machine, packages
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from real_studies import RESULTS, told, trained
 
+from benchmarks.real_studies import RESULTS, told, trained
 from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.analysis.sections import every

@@ -16,7 +16,7 @@ from gpt_lab.report.gate import EXIT, TABLE
 
 EPILOG = f"""\
 A target is a sweep file (sweeps/pos_enc.yaml, or its name), a study's folder (runs/pos_enc, or its name), several of \
-them, a run's folder, a folder of offline .wandb files, or wandb:ENTITY/PROJECT/SWEEP. Without one: the only study.
+them, a run's folder, or wandb:ENTITY/PROJECT/SWEEP. Without one: the only study.
 
 --gate prints one line and leaves with a status:
 {chr(10).join(f"  {EXIT[decision]}  {decision:<9}  {verdict}" for verdict, decision in TABLE.items())}

@@ -1,7 +1,4 @@
-"""Targets to one table of runs: where they are (targets.py), who reads them, which arm each is (arms.py).
-
-Loaders (`local.load`, `offline.load`, `wandb_api.load`) return a report.source.Source; `load` here joins them.
-"""
+"""Targets to one table of runs: where they are (places.py), who reads them (sources/), which arm each is (arms.py)."""
 
 from __future__ import annotations
 
@@ -101,10 +98,6 @@ def _sources(places: Places) -> list[Source]:
     found = []
     if places.studies or places.runs:
         found.append(store_runs.load(places.studies, places.runs))
-    if places.offline:
-        from gpt_lab.frame.sources import wandb_offline
-
-        found += [wandb_offline.load(folder) for folder in places.offline]
     if places.remote:
         from gpt_lab.frame.sources import wandb_server
 
@@ -191,7 +184,7 @@ def _cells(sweep: Sweep) -> list[Wanted]:
 
 
 def _nothing(places: Places, notes: Sequence[str]) -> str:
-    where = [*map(str, (*places.studies, *places.runs, *places.offline)), *places.remote]
+    where = [*map(str, (*places.studies, *places.runs)), *places.remote]
     way = f"`uv run sweep {places.sweep.path}` makes them" if places.sweep else "name a folder that holds runs"
     return f"no readable run in {', '.join(where)}: {f'{notes[0]}; ' if notes else ''}{way}"
 

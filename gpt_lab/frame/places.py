@@ -53,15 +53,13 @@ class Places:
 
     Fields:
         sweep: the sweep file that was named, if one was.
-        studies: folders that hold run folders. runs: single run folders. offline: folders of `.wandb` files.
-        remote: `wandb:...` addresses.
+        studies: folders that hold run folders. runs: single run folders. remote: `wandb:...` addresses.
         runs_dir: where the studies are.
     """
 
     sweep: Sweep | None = None
     studies: list[Path] = field(default_factory=list)
     runs: list[Path] = field(default_factory=list)
-    offline: list[Path] = field(default_factory=list)
     remote: list[str] = field(default_factory=list)
     runs_dir: Path = RUNS
 
@@ -70,8 +68,8 @@ class Places:
         """Name of what is reported: the study's, or those of several joined."""
         if self.sweep is not None:
             return self.sweep.design.study
-        if self.studies or self.offline:
-            return "+".join(path.resolve().name for path in (*self.studies, *self.offline))[:100]
+        if self.studies:
+            return "+".join(path.resolve().name for path in self.studies)[:100]
         if self.runs:
             run = self.runs[0].resolve()
             return run.name if len(self.runs) == 1 else f"{run.parent.name}-selected"
@@ -81,7 +79,7 @@ class Places:
     def folder(self) -> Path:
         """Where a report's files go unless the user says: into the study's or the run's folder."""
         own = [*self.studies, *self.runs]
-        return (own[0] if len(own) == 1 and not self.offline else self.runs_dir / self.name) / "report"
+        return (own[0] if len(own) == 1 else self.runs_dir / self.name) / "report"
 
     @property
     def runs_dirs(self) -> list[Path]:
@@ -105,7 +103,7 @@ def find(targets: Sequence[str], options: Options) -> Places:
     if places.sweep is not None:
         if options.runs_dir is None:
             places.runs_dir = _runs_dir(places.sweep)
-        if not (places.studies or places.runs or places.offline or places.remote):
+        if not (places.studies or places.runs or places.remote):
             places.studies.append(_folder(places.sweep, places.runs_dir))
     return places
 
@@ -148,27 +146,21 @@ def _place(places: Places, target: str) -> None:
             raise DataError(f"no study, run or sweep {target!r}: {_offer(target, places.runs_dir)}")
         kind = _kind(folder)
         if kind is None:
-            raise DataError(
-                f"{folder} holds no runs: name a study's folder (runs/STUDY), a run's, one of offline .wandb files, "
-                "or a sweep file"
-            )
-        listed = {"study": places.studies, "run": places.runs, "offline": places.offline}[kind]
+            raise DataError(f"{folder} holds no runs: name a study's folder (runs/STUDY), a run's, or a sweep file")
+        listed = {"study": places.studies, "run": places.runs}[kind]
         if folder.resolve() not in {path.resolve() for path in listed}:
             listed.append(folder)
 
 
 def _kind(folder: Path) -> str | None:
-    """Whether a folder is a run, a study, or holds offline W&B files; None for neither."""
+    """Whether a folder is a run or a study; None for neither."""
     if (folder / "run.json").exists():
         return "run"
     if is_study(folder):
         return "study"
     if within := studies(folder):
         raise ConfigError(f"which study? {folder} holds {', '.join(within)}: write report {folder}/STUDY")
-
-    from gpt_lab.frame.sources.wandb_offline import files
-
-    return "offline" if files(folder) else None
+    return None
 
 
 def is_study(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from gpt_lab.study.design import Design, Stated
 
 COLUMNS = (
     "run",  # folder, or W&B path: unique
-    "source",  # local | wandb | offline
+    "source",  # local | wandb
     "study",
     "name",
     "state",  # finished | running | stopped | failed | diverged | pruned | missing (asked for, never begun)

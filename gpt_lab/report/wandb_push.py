@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gpt_lab.report.figures import Figure
 
 JOB = "report"
-"""The job type of a report: wandb_api and offline leave such runs out."""
+"""The job type of a report: frame.sources.wandb_server leaves such runs out."""
 PROBE, INIT, FINISH = 10.0, 30.0, 120.0
 """Seconds for a first answer of the server, for the run's beginning, for the upload."""
 MEDIANS = ("parameters", "flops_per_token", "tokens_per_s", "peak_memory_gb", "seconds")

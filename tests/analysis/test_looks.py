@@ -1,21 +1,15 @@
-"""Sequential seeds in the report: planted effects, what is said of the looks, and promises kept in simulation."""
+"""Sequential seeds in the report: planted effects, and what is said of the looks."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gpt_lab.analysis import looks
-from gpt_lab.analysis.calibrate import Condition, Noise, Shape
-from gpt_lab.analysis.calibrate_looks import Looked, beyond, calibrate_looks
 from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.analysis.sections import every
@@ -28,8 +22,6 @@ from gpt_lab.study.design import Looks
 from tests.report import made
 from tests.report.made import NOISE, row
 
-ROOT = Path(__file__).parent.parent.parent
-STUDIES = 10_000
 DESIGN = dataclasses.replace(
     made.DESIGN, sesoi=0.02, looks=Looks(3, 6, 3), values={"position": ("rope",), "seed": (0, 1, 2, 3, 4, 5, 6)}
 )
@@ -142,76 +134,9 @@ def test_the_same_score_in_every_pair() -> None:
     assert "the setting changed nothing" in row(found, "alibi").warnings[0]
 
 
-# -- promises, by simulation --
-
-
-def result(condition: Condition, sesoi: float = 0.0, studies: int = STUDIES) -> Looked:
-    return calibrate_looks(condition, 3, sesoi, studies=studies)
-
-
-@pytest.mark.parametrize("shape", ["normal", "t3"])
-@pytest.mark.parametrize("rho", [0.0, 0.5])
-@pytest.mark.parametrize("arms", [1, 4])
-def test_false_verdicts_and_coverage(arms: int, rho: float, shape: Shape) -> None:
-    """5 % over the family, intervals cover 95 % after stopping; both with three standard errors of 10,000 studies."""
-    found = result(Condition(arms, 10, rho=rho, shape=shape))
-    assert found.false_differences <= 0.0565
-    assert found.coverage >= 0.9435 and found.coverage_worst >= 0.9435
-    if shape == "normal":
-        assert found.false_differences >= 0.038, "and not by being blind"
-
-
-@pytest.mark.parametrize("noise", ["noisy arm", "noisy baseline", "dispersed"])
-def test_unequal_noise_does_not_break_the_level(noise: Noise) -> None:
-    assert result(Condition(4, 10, noise=noise)).false_differences <= 0.0565
-
-
-@pytest.mark.parametrize("arms", [1, 4])
-def test_at_the_edge_of_the_band(arms: int) -> None:
-    """Where false claims of each kind are likeliest: half of alpha, as each is on one side."""
-    found = result(Condition(arms, 10, effects=(1.0,) * arms), 1.0)
-    assert 0.012 < found.false_equivalences <= 0.03
-    assert 0.015 < found.false_differences <= 0.03
-    assert found.coverage >= 0.9435
-
-
-def test_far_arms_take_half_the_runs_and_get_the_same_verdicts() -> None:
-    for arms, distance in ((1, 3.0), (4, 4.5)):
-        found = result(beyond(arms, 10, distance, 0.5), 0.5, 2000)
-        assert found.runs <= 0.5
-        assert found.same is not None and found.same > 0.999 and found.opposite == 0
-        assert found.overstated is not None and 1 < found.overstated < 1.05
-        inside = result(Condition(arms, 10), distance + 0.5, 2000)
-        assert inside.runs <= 0.5 and inside.decided > 0.999, "equivalence saves runs too"
-
-
-def test_near_arms_take_nearly_all() -> None:
-    """The control: half the runs is no promise for any effect."""
-    assert result(beyond(4, 10, 1.0, 0.5), 0.5, 2000).runs > 0.9
-
-
 def test_holm_may_say_more_than_the_looks_and_never_less() -> None:
     d = np.random.default_rng(0).standard_normal((4000, 4, 10)) + np.array([3.0, 3.0, 1.2, 1.2])[:, None]
     found = looks.decide(d, Looks(3, 10, 4), 0.05, 0.0)
     named = np.isin(found.claim, (decision.LOWER, decision.HIGHER, decision.EQUIVALENT))
     assert not (found.stand.decided & ~named).any()
     assert (named & ~found.stand.decided).any()
-
-
-@pytest.mark.slow
-def test_the_benchmark_writes_its_table(tmp_path: Path) -> None:
-    out = tmp_path / "sequential.json"
-    command = [sys.executable, str(ROOT / "benchmarks" / "sequential.py"), "--quick", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert f"written: {out}" in done.stdout
-    quick, committed = (
-        json.loads(path.read_text(encoding="utf-8")) for path in (out, ROOT / "benchmarks/results/sequential.json")
-    )
-    keys = [[(row["kind"], row["distance"], row["condition"]) for row in table["rows"]] for table in (quick, committed)]
-    assert keys[0] == keys[1], "run benchmarks/sequential.py again"
-    assert committed["machine"]["cpu"]
-    nulls = [row for row in committed["rows"] if row["kind"] == "null"]
-    assert every(row["studies"] == 20_000 and row["false_differences"] <= 0.052 for row in nulls)
-    assert every(row["coverage_worst"] >= 0.948 for row in committed["rows"])
-    assert committed["mix"]["runs"] <= 0.5 and committed["mix"]["same"] > 0.999

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+def script() -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "benchmarks" / "tuned_arms.py"))
 
 

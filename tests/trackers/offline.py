@@ -29,11 +29,12 @@ def chunks(data: bytes) -> Iterator[bytes]:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """{"history": rows, "config": settings by key, "summary": values by key} of the run file in `folder`."""
+    """{"history": rows, "config": settings by key, "summary": values by key, "name", "group", "exit_code"} of the run
+    file in `folder`."""
     from wandb.proto import wandb_internal_pb2 as pb
 
     (file,) = folder.glob("*.wandb")
-    found: dict[str, Any] = {"history": [], "config": {}, "summary": {}}
+    found: dict[str, Any] = {"history": [], "config": {}, "summary": {}, "exit_code": None}
     for chunk in chunks(file.read_bytes()):
         record = pb.Record.FromString(chunk)  # type: ignore[attr-defined]
         if record.HasField("history"):
@@ -42,8 +43,11 @@ def read(folder: Path) -> dict[str, Any]:
             found["summary"].update(_items(record.summary.update))
         elif record.HasField("run"):
             found["config"].update(_items(record.run.config.update))
+            found |= {"name": record.run.display_name, "group": record.run.run_group}
         elif record.HasField("config"):
             found["config"].update(_items(record.config.update))
+        elif record.HasField("exit"):
+            found["exit_code"] = record.exit.exit_code
     return found
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpt_lab.frame.sources import wandb_offline
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.trackers import build_tracker
+from tests.trackers import offline
 from tests.train.helpers import fork, status
 
 TRIALS = 4
@@ -38,9 +38,10 @@ def test_short_trials(
 
     children = [fork(lambda run=run: trial(run)) for run in runs]  # type: ignore[misc]
     assert [status(child) for child in children] == [0] * TRIALS
-    parts = [wandb_offline.read(path) for path in wandb_offline.files(tmp_path / "runs")]
-    assert sorted(part.name for part in parts) == [run.name for run in runs]
-    assert len({part.id for part in parts}) == TRIALS
-    for part in parts:
-        assert (part.group, part.exit_code, part.summary["val/bpb"]) == (cfg.study, 0, 2.0)
-        assert [row["step"] for row in part.history] == list(range(1, 21))
+    files = {path.resolve() for path in (tmp_path / "runs").glob("*/*/wandb/offline-run-*/*.wandb")}
+    assert len({path.name for path in files}) == TRIALS
+    kept = [offline.read(path.parent) for path in files]
+    assert sorted(one["name"] for one in kept) == [run.name for run in runs]
+    for one in kept:
+        assert (one["group"], one["exit_code"], one["summary"]["val/bpb"]) == (cfg.study, 0, 2.0)
+        assert [row["step"] for row in one["history"]] == list(range(1, 21))

@@ -1,1 +1,1 @@
-"""Where runs are read from: the store, a W&B server, W&B's offline files."""
+"""Where runs are read from: the store, or a W&B server."""

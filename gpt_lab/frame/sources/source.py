@@ -1,4 +1,4 @@
-"""What a loader of runs hands to the report, whether it reads folders, offline W&B files or a W&B server.
+"""What a loader of runs hands to the report, whether it reads folders or a W&B server.
 
 A loader is one function, `load(...) -> Source`; it makes its rows with `row`, so that every source fills the same
 columns from the same metric names. Arms, pairs and scores are frame.py's business. Imports no pandas.
@@ -122,7 +122,7 @@ def row(
 
     Args:
         run: its folder or W&B path; unique, and what `curves` is asked with.
-        source: local, wandb or offline.
+        source: local or wandb.
         state: one of STATES.
         config: the flat settings, as in run.json.
         summary: the final metrics; non-finite floats as such.

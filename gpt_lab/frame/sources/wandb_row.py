@@ -1,4 +1,4 @@
-"""A run as W&B keeps it, on a server or in an offline file, as a row of the report."""
+"""A run as a W&B server keeps it, as a row of the table of runs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,6 @@ def state_of(state: str, config: Mapping[str, Any], summary: Mapping[str, Any]) 
 
 def wandb_row(
     run: str,
-    source: str,
     name: str,
     group: str | None,
     state: str,
@@ -73,7 +72,7 @@ def wandb_row(
     """One run as a row.
 
     Args:
-        run, source, name: as in report.source.row.
+        run, name: as in frame.sources.source.row.
         state: W&B's word.
         config: W&B's, settings nested and flat and what the tracker adds (FACTS), without W&B's own `value` level.
         summary: W&B's: last values of the history, final values of the lab; non-finite floats as such.
@@ -101,7 +100,7 @@ def wandb_row(
         if not (isinstance(value, Mapping) or key in ("state", "step") or key.startswith("_"))
     }
     study = str(flat.get("study") or group or "")
-    return row(run, source, study, name, known, flat, own, error=error, costs=config, env=env)
+    return row(run, "wandb", study, name, known, flat, own, error=error, costs=config, env=env)
 
 
 def merged(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -134,7 +134,6 @@ def _sweep(api: Any, entity: str, project: str, name: str) -> Any:
 def _row(name: str, run: Any) -> dict[str, Any]:
     return wandb_row(
         name,
-        "wandb",
         str(run.name or run.id),
         run.group,
         run.state,

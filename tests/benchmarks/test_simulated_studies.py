@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gpt_lab.analysis.calibrate import (
+from benchmarks.simulated_studies import (
     COVERED,
     FALSE,
     Condition,

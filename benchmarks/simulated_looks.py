@@ -1,7 +1,7 @@
 """Whether sequential seeds keep their promise: false verdicts, coverage after stopping, runs against a fixed design.
 
-Studies are made as in calibrate.py, with all the pairs of the fixed design, and judged twice by the real code: by
-looks that take only the first of them, and by the fixed design that takes them all.
+Studies are made as in simulated_studies.py, with all the pairs of the fixed design, and judged twice by the real code:
+by looks that take only the first of them, and by the fixed design that takes them all.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.simulated_studies import Condition, effects_of, generator, judge, simulate
 from gpt_lab.analysis import looks as sequential
-from gpt_lab.analysis.calibrate import Condition, effects_of, generator, judge, simulate
 from gpt_lab.stats import decision
 from gpt_lab.study.design import Looks
 

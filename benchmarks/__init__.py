@@ -1,0 +1,1 @@
+"""Scripts that measure the lab, and what they share. README.md says what each found."""
