@@ -21,7 +21,7 @@ from gpt_lab.sweep.ledger.liveness import gone
 from gpt_lab.sweep.workers.forkserver import lines
 from gpt_lab.trackers.wandb_env import ONE_RUN
 
-LAUNCH = "import sys, os; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from gpt_lab.sweep import forkserver"
+LAUNCH = "import sys, os; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from gpt_lab.sweep.workers import forkserver"
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """Libraries that start threads at their import start none; each trial sets its own number after the fork."""
 
