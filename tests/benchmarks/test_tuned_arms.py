@@ -42,6 +42,6 @@ def test_the_report_refuses_the_planted_gap_and_tuning_leaves_the_honest_one() -
     assert (tuned["verdict"], tuned["tier"], tuned["warnings"]) == ("better", "confirm", [])
     assert untuned["high"] < tuned["low"] < tuned["high"] < 0, "a smaller gap, beyond either interval"
     assert {row["values"] for row in tuned["tuning"]} == {"6"} and len(tuned["tuning"]) == 2
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
     for one in (untuned, tuned):
         assert f"{-one['estimate']:.2f}" in text
