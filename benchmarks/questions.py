@@ -1,10 +1,10 @@
-"""The ready-made questions, one after the other: their reports, their times, and README's table of answers.
+"""The ready-made questions, one after the other: their reports, their times, and the table of answers.
 
     uv run python benchmarks/questions.py
 
 Each is run and judged by its one command, `sweep NAME --report --jobs 2`. Reports go to sweeps/results/NAME, times and
-answers to benchmarks/results/questions.json, and README's table is written from these. With --runs-dir a run that was
-stopped goes on where it was.
+answers to benchmarks/results/questions.json, and the table of docs/sweep-files.md is written from these. With
+--runs-dir a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from gpt_lab.study import arm_names, sweep_file
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "questions.json"
 REPORTS = ROOT / "sweeps" / "results"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "sweep-files.md"
 BLOCK = re.compile(r"(?<=<!-- questions -->\n).*?(?=<!-- /questions -->)", re.DOTALL)
 QUESTIONS = ("extrapolation", "norm", "mlp", "pre_post", "qk_norm", "muon", "gqa_heads", "recall")
 BEYOND = {"extrapolation": {"val/bpb_8x": "at eight times the training context"}}
@@ -69,7 +69,7 @@ def asked(name: str, place: Path, jobs: int, quick: bool) -> dict[str, Any]:
 
 
 def answer(name: str, folder: Path) -> str:
-    """The sentence for README, from the runs of a report."""
+    """The sentence for the table, from the runs of a report."""
     parts = []
     for metric, where in {"": "", **BEYOND.get(name, {})}.items():
         found = read(name, folder, metric)
@@ -135,7 +135,7 @@ def keep(name: str, place: Path, folder: Path) -> None:
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """README's table of the questions; times and answers only when all have been run."""
+    """The page's table of the questions; times and answers only when all have been run."""
     return "\n".join(_lines(found)) + "\n"
 
 
@@ -145,7 +145,7 @@ def _lines(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     yield "|---|---|" + "---:|---|" * known
     for name in QUESTIONS:
         question = sweep_file.load(ROOT / "sweeps" / f"{name}.yaml").design.question
-        link = f"[{question}](sweeps/results/{name}/report.md)" if known else f"[{question}](sweeps/{name}.yaml)"
+        link = f"[{question}](../sweeps/results/{name}/report.md)" if known else f"[{question}](../sweeps/{name}.yaml)"
         row = f"| {link} | `{command(name)}` |"
         if known:
             text = found[name]["answer"].replace("|", "\\|")
@@ -154,19 +154,19 @@ def _lines(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def committed() -> dict[str, Any]:
-    """The result that README tells of; {} before there is one."""
+    """The result that the table tells of; {} before there is one."""
     found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs, keeps, writes JSON and README."""
+    """Runs, keeps, writes JSON and the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(QUESTIONS)} (all of them)")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="4 steps a run, to see that everything works")
     parser.add_argument("--runs-dir", type=Path, help="a folder for the runs, to go on later (default: a passing one)")
-    parser.add_argument("--out", type=Path, help="where all goes, README untouched (default: the repository)")
+    parser.add_argument("--out", type=Path, help="where all goes, no page touched (default: the repository)")
     chosen = parser.parse_args(arguments)
     if wrong := set(chosen.names) - set(QUESTIONS):
         raise SystemExit(f"{', '.join(sorted(wrong))}: no such question; there are {', '.join(QUESTIONS)}")
@@ -193,8 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if not chosen.out:
-        text = README.read_text(encoding="utf-8")
-        README.write_text(BLOCK.sub(lambda _: table(result["questions"]), text), encoding="utf-8")
+        text = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(BLOCK.sub(lambda _: table(result["questions"]), text), encoding="utf-8")
     print(f"{len(result['questions'])} questions, {result['minutes']} minutes; written: {out}")
 
 

@@ -1,4 +1,4 @@
-"""README's recipe for a part of one's own, word for word, in a copy of the clone; and a package with the same parts."""
+"""The part of docs/your-own-parts.md, word for word, in a copy of the clone; and a package with the same parts."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ TINY = [
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_editable(sys.argv[1])"
 
 
-def section() -> str:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return text.partition("\n## Add your own component\n")[2].partition("\n## ")[0]
+def page() -> str:
+    return (ROOT / "docs" / "your-own-parts.md").read_text(encoding="utf-8")
 
 
-def readme_files() -> dict[str, str]:
-    return dict(re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", section(), re.DOTALL))
+def shown_files() -> dict[str, str]:
+    return dict(re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", page(), re.DOTALL))
 
 
 def copy_of_the_clone(folder: Path) -> Path:
@@ -43,9 +42,9 @@ def copy_of_the_clone(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the clone with README's file, and a folder of the same name in the way."""
+    """A copy of the clone with the page's file, and a folder of the same name in the way."""
     made = copy_of_the_clone(tmp_path_factory.mktemp("clone"))
-    for name, text in readme_files().items():
+    for name, text in shown_files().items():
         (made / name).parent.mkdir(exist_ok=True)
         (made / name).write_text(text, encoding="utf-8")
     (made / "my_parts").mkdir()
@@ -86,16 +85,16 @@ def script(
     )
 
 
-def test_readme_shows_one_file() -> None:
-    assert readme_files() == {FILE: (PACKAGE / "my_parts.py").read_text(encoding="utf-8")}
-    (announced,) = re.findall(r"```toml\n(.*?)```", section(), re.DOTALL)
+def test_the_page_shows_one_file() -> None:
+    assert shown_files() == {FILE: (PACKAGE / "my_parts.py").read_text(encoding="utf-8")}
+    (announced,) = re.findall(r"```toml\n(.*?)```", page(), re.DOTALL)
     assert announced in (PACKAGE / "pyproject.toml").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_readme_as_it_stands(clone: Path) -> None:
-    """Every command of the section, in order; the model that trains has both parts, and others run as before."""
-    (block,) = re.findall(r"```sh\n(.*?)```", section(), re.DOTALL)
+def test_the_page_as_it_stands(clone: Path) -> None:
+    """Every command of the page, in order; the model that trains has both parts, and others run as before."""
+    (block,) = re.findall(r"```sh\n(.*?)```", page(), re.DOTALL)
     lines = [shlex.split(line) for line in block.splitlines()]
     assert [line[2] for line in lines] == ["components", "train"]
     for line in [*lines, ["uv", "run", "generate", "run=latest", "prompt=A", "max_tokens=8"]]:

@@ -36,7 +36,7 @@ MOVES = {"optim.name": "optimizer", "batch.tokens": "batch size"}
 
 @dataclass(frozen=True)
 class Rule:
-    """One row of the README's table: what is not fair, which verdicts are withheld for it, and the way out."""
+    """One row of docs/fairness-rules.md: what is not fair, which verdicts are withheld for it, and the way out."""
 
     title: str
     withheld: str

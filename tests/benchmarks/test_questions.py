@@ -1,4 +1,4 @@
-"""The ready-made questions: what README says of them is what their runs say."""
+"""The ready-made questions: what the table says of them is what their runs say."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def test_the_table() -> None:
     lines = questions.table(some).splitlines()
     assert lines[:2] == ["| question | command | minutes | answer |", "|---|---|---:|---|"]
     asked = sweep_file.load("norm").design.question
-    row = f"| [{asked}](sweeps/results/norm/report.md) | `uv run sweep norm --report` | 1.5 | norm \\| wins |"
+    row = f"| [{asked}](../sweeps/results/norm/report.md) | `uv run sweep norm --report` | 1.5 | norm \\| wins |"
     assert row in lines
     assert len(lines) == 2 + len(questions.QUESTIONS)
     del some["norm"]
-    assert f"| [{asked}](sweeps/norm.yaml) | `uv run sweep norm --report` |" in questions.table(some).splitlines()
+    assert f"| [{asked}](../sweeps/norm.yaml) | `uv run sweep norm --report` |" in questions.table(some).splitlines()
 
 
 def test_the_committed_ones_are_complete() -> None:

@@ -40,6 +40,6 @@ def test_the_report_refuses_the_planted_gap_and_tuning_leaves_the_honest_one() -
     assert (tuned["verdict"], tuned["tier"], tuned["warnings"]) == ("undecided", "confirm", [])
     assert untuned["high"] < tuned["low"] < 0 < tuned["high"], "what is left may be nothing"
     assert {row["values"] for row in tuned["tuning"]} == {"8"} and len(tuned["tuning"]) == 2
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
     for one in (untuned, tuned):
         assert f"{abs(one['estimate']):.2f}" in text

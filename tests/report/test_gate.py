@@ -20,7 +20,7 @@ from gpt_lab.validity.rules import RULES
 from tests.helpers import tiny_config
 from tests.report.stores import finished, save, study
 
-README = Path(__file__).parent.parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "claims-and-gates.md"
 
 
 def gate(capsys: pytest.CaptureFixture[str], runs: Path, variant: str, *more: str) -> tuple[int, str]:
@@ -169,8 +169,8 @@ def test_only_what_is_confirmed_better_is_kept() -> None:
     assert sorted(EXIT.values()) == [0, 1, 2]
 
 
-def test_readme_has_the_table() -> None:
-    text = README.read_text(encoding="utf-8")
+def test_the_page_has_the_table() -> None:
+    text = PAGE.read_text(encoding="utf-8")
     rows = re.search(r"<!-- gate -->\n(.*?)<!-- /gate -->", text, re.DOTALL)
     assert rows is not None
     stated = ["| status | decision | verdict |", "|---|---|---|"]

@@ -1,0 +1,97 @@
+"""What each command of the pages prints, and what makes it short enough for a test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SHORT = [
+    *("scale.depth=2", "scale.width=64", "scale.context=64", "batch.tokens=512", "eval.tokens=2048"),
+    *("eval.every=4", "compile=off", "data.val_fraction=0.002"),
+]
+"""What makes a training run short: at its end it validates on the whole split, so that is small too."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command that is executed here; `more` only makes it shorter; `statuses` are those that it may leave with."""
+
+    output: str
+    more: list[str] = field(default_factory=list)
+    statuses: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A command that cannot run inside a test, or is one: the file that covers it, and why."""
+
+    covered_by: str
+    why: str
+
+
+STEPS = [*SHORT, "budget.steps=8"]
+OWN_TEXT = [one for one in STEPS if not one.startswith("data.")] + ["tokenizer=byte"]
+RECALL = ["budget.steps=4", "eval.every=4"]
+COMMANDS: dict[str, Run | Elsewhere] = {
+    "uv run train": Run("val bits per byte", STEPS),
+    "uv run pytest": Elsewhere(".ci/run", "it is what runs this test"),
+    'uv run generate run=latest prompt="ROMEO:"': Run("ROMEO:"),
+    "uv run train model=gqa_rope optim=muon": Run("val bits per byte", STEPS),
+    "uv run train attention=gqa attention.kv_heads=2 position=alibi": Run("val bits per byte", STEPS),
+    "uv run train scale=nano norm=layernorm budget.tokens=2e6 seed=1": Run(
+        "val bits per byte", [*SHORT, "budget.tokens=4e3"]
+    ),
+    "uv run train +experiment=shakespeare_char_cpu": Run("val bits per byte", [*STEPS, "schedule.warmup=2"]),
+    "uv run components": Run("attention: "),
+    "uv run components attention gqa": Run("attention=gqa"),
+    "uv run train model=llama --cfg": Run("attention:"),
+    'uv run generate run=latest prompt="JULIET:" temperature=0.7 top_k=50 max_tokens=100': Run("JULIET:"),
+    "uv run generate --help": Run("usage: generate"),
+    "uv run train data=text data.path=my_texts/": Run("val bits per byte", OWN_TEXT),
+    "uv run prepare data=text data.path=my_texts/": Run("tokens", ["tokenizer=byte"]),
+    "uv run sweep sweeps/pos_enc.yaml --dry-run": Run("better from a true difference"),
+    "uv run sweep sweeps/pos_enc.yaml": Run("5 cells: 5 finished", ["--seeds", "1"]),
+    "uv run report sweeps/pos_enc.yaml": Run("report.html"),
+    "uv run sweep sweeps/attention.yaml match=params --dry-run": Run("matched by", STEPS),
+    "uv run train mlp=gelu match=flops": Run("val bits per byte", STEPS),
+    "uv run report runs/pos_enc --details": Run("position=alibi", ["--no-files"]),
+    "uv run report --help": Run("usage: report"),
+    "uv run report sweeps/pos_enc.yaml --claim positions": Run("wrote claims/positions"),
+    "uv run verify positions": Run("verified: 2 of 2 runs", ["--tolerance", "1"]),
+    "uv run report sweeps/pos_enc.yaml --gate alibi": Run(": position=alibi: ", statuses=(0, 1, 2)),
+    "uv run noise sweeps/pos_enc.yaml": Run("sd of a null pair's difference", ["--seeds", "3"]),
+    "uv run sweep sweeps/pos_enc.yaml --dry-run --target-effect 0.05": Run("null pairs of"),
+    "uv run noise --list": Run("Noise floors in runs"),
+    "uv run sweep sweeps/budgets.yaml --dry-run": Run(
+        "trunk and branch: 24 runs for the cost of 12.5", ["data.val_fraction=0.002"]
+    ),
+    "uv run sweep sweeps/optim.yaml --dry-run": Run("tuning: 36 to 48 runs, as many for each of 4 arms", STEPS),
+    "uv run train position=alibi 'eval.contexts=[1,2,4,8]'": Run(
+        "val bits per byte at 2x the context", [*STEPS, "eval.contexts=[1,2]"]
+    ),
+    "uv run sweep sweeps/interactions.yaml --dry-run": Run("full two-level factorial of 3 factors: 8 arms", STEPS),
+    "uv run sweep recall --report": Run("wrote runs/recall/report/report.md", ["--seeds", "1"]),
+    "uv run sweep sweeps/position_seeds.yaml --dry-run": Run("sequential seeds: 3 to 8 for each of 4 arms", STEPS),
+    "uv run wandb sweep sweeps/pos_enc.yaml": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
+    "uv run wandb agent ENTITY/gpt_lab/SWEEP_ID": Elsewhere("tests/sweep/test_wandb_agent.py", "needs a server"),
+    "uv run report sweeps/pos_enc.yaml --from wandb:ENTITY/gpt_lab/SWEEP_ID": Elsewhere(
+        "tests/frame/sources/test_wandb_server.py", "needs a server"
+    ),
+    "uv sync --extra dashboard": Elsewhere("tests/cli/test_dashboard.py", "needs an index"),
+    "uv run dashboard": Run("mirror", ["--once"]),
+    "uv run dashboard runs/pos_enc --tensorboard": Run("mirror", ["--once"]),
+    "uv run wandb login": Elsewhere("tests/trackers", "it asks for a key"),
+    "uv run components norm my_norm": Elsewhere("tests/test_thirdparty.py", "needs the file of parts/"),
+    "uv run upload": Elsewhere("tests/trackers/test_wandb.py", "needs a server"),
+    "uv run train norm=my_norm attention=my_attention attention.slope=2.0": Elsewhere(
+        "tests/test_thirdparty.py", "needs the file of parts/"
+    ),
+    "uv run doctor": Run("Ready to train"),
+    "uv run ruff check --fix": Elsewhere(".ci/run", "lint is a step of its own"),
+    "uv run ruff format": Elsewhere(".ci/run", "format is a step of its own"),
+    "uv run mypy": Elsewhere(".ci/run", "types are a step of its own"),
+    'uv run pytest -m "not slow"': Elsewhere(".ci/run", "part of the whole run"),
+    "uv run pytest -n 0 tests/test_registry.py": Elsewhere("tests/test_registry.py", "part of the whole run"),
+    "uv add some-package": Elsewhere("tests/test_portable_lock.py", "needs an index"),
+    "uv run python scripts/portable_lock.py": Elsewhere("tests/test_portable_lock.py", "rewrites uv.lock"),
+    "git add pyproject.toml uv.lock": Elsewhere("tests/test_portable_lock.py", "changes the checkout"),
+}

@@ -1,0 +1,156 @@
+"""The pages say what is true: their tables are the registry's and the files', their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import questions
+from gpt_lab import components, config, registry
+from gpt_lab.study import cells, sweep_file
+from gpt_lab.study.design import Sweep
+from gpt_lab.study.layout import BLOCK
+from gpt_lab.sweep.search import search
+from gpt_lab.validity.rules import RULES
+from tests.docs.pages import PAGES, ROOT, block, prose, shown_file, text
+
+MOST_LINES = 200
+"""Of README."""
+WRITTEN_ELSEWHERE = {"components.md", "python.md", "extending.md", "your-project.md"}
+"""Pages of docs/ that README links to and that are not there yet."""
+
+
+def test_readme_is_short() -> None:
+    assert len(text("README.md").splitlines()) < MOST_LINES
+
+
+def test_readme_links_to_every_page() -> None:
+    linked = set(re.findall(r"\]\((docs/[^)#]+)\)", text("README.md")))
+    assert {page for page in PAGES if page.startswith("docs/")} <= linked
+
+
+def test_the_verdicts_of_readme_are_the_report_s() -> None:
+    """README shows the head of the session that the quick start has whole."""
+    verdicts = block("verdicts").removeprefix("```console\n").removesuffix("```\n")
+    assert verdicts in block("report") and " better " in verdicts
+
+
+def test_the_list_of_components() -> None:
+    """The table is the catalogue: kinds in its order, names as `components` has them."""
+    rows = ["| group | what it decides | names |", "|---|---|---|"]
+    for kind, entries in components.catalogue().items():
+        names = " ".join(f"`{name}`" for name in entries)
+        rows.append(f"| `{kind}` | {components.KINDS[kind]} | {names} |")
+    assert block("components") == "\n".join(rows) + "\n"
+    assert set(registry.KINDS) < set(components.KINDS)
+
+
+def test_the_list_of_sweeps() -> None:
+    """The table is what the files of sweeps/ say, but for the ready-made questions, which have a table of their own."""
+    rows = ["| file | question | runs |", "|---|---|---|"]
+    for path in sorted((ROOT / "sweeps").glob("*.yaml")):
+        if path.stem in questions.QUESTIONS:
+            continue
+        sweep = sweep_file.load(path)
+        tuned = search.Search(sweep).tuner
+        count = (
+            str(len(cells.cells(sweep)))
+            if tuned is None
+            else "{} to {}".format(*(number + len(tuned.rows) for number in (tuned.least, tuned.most)))
+        )
+        rows.append(f"| [{path.stem}](../sweeps/{path.name}) | {sweep.design.question} | {count} |")
+    assert block("sweeps") == "\n".join(rows) + "\n"
+
+
+def test_the_table_of_what_withholds_a_verdict() -> None:
+    rows = ["| what is not fair | withheld | way out |", "|---|---|---|"]
+    rows += [f"| {rule.title} | {rule.withheld} | {rule.way} |" for rule in RULES.values()]
+    assert block("fairness") == "\n".join(rows) + "\n"
+
+
+def test_the_list_of_questions() -> None:
+    """The table is what the sweep files ask and, once they have all been run, what came out."""
+    between = questions.BLOCK.search(questions.PAGE.read_text(encoding="utf-8"))
+    assert between is not None
+    assert between[0] == questions.table(questions.committed().get("questions", {}))
+
+
+def test_the_keys_of_a_sweep_file() -> None:
+    """The page names every key of the `gpt_lab:` block, and no other."""
+    table = text("docs/sweep-files.md").partition("| key under `gpt_lab:` |")[2].partition("\n\n")[0]
+    named = re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in table.splitlines()[2:]))
+    assert sorted(named) == sorted(BLOCK)
+
+
+def sweep_of_one_s_own(name: str, folder: Path) -> Sweep:
+    """A sweep file that a page shows, read."""
+    path = folder / name
+    path.write_text(shown_file(f"sweeps/{name}"), encoding="utf-8")
+    return sweep_file.load(path)
+
+
+def test_the_sweep_file_of_one_s_own(tmp_path: Path) -> None:
+    found = cells.cells(sweep_of_one_s_own("my_question.yaml", tmp_path))
+    assert len(found) == 2 * 2 * 5
+    assert {cell.arm for cell in found} == {
+        f"mlp={m}, position={p}" for m in ("gelu", "swiglu") for p in ("rope", "alibi")
+    }
+
+
+def test_the_sweep_file_that_tunes(tmp_path: Path) -> None:
+    found = search.Search(sweep_of_one_s_own("tuned_question.yaml", tmp_path))
+    assert found.tuner is not None and found.most == 2 * 3 * (5 + 4) + 2 * 5
+    assert [arm.ladders[0].start for arm in found.tuner.arms] == [0.004, 0.008], "AdamW's is its config's"
+
+
+def test_architecture_names_every_folder() -> None:
+    packages = {path.parent.relative_to(ROOT / "gpt_lab").as_posix() for path in ROOT.glob("gpt_lab/*/**/__init__.py")}
+    tree = re.findall(r"^```\n(gpt_lab/\n.*?)^```", text("docs/architecture.md"), re.DOTALL | re.MULTILINE)
+    named = set(re.findall(r"^  ([\w/]+)/ ", tree[0], re.MULTILINE))
+    assert named == packages
+
+
+def test_architecture_s_folders_are_in_the_order_of_imports() -> None:
+    from tests.test_imports import ABOVE
+
+    tree = re.findall(r"^```\n(gpt_lab/\n.*?)^```", text("docs/architecture.md"), re.DOTALL | re.MULTILINE)[0]
+    folders = [name.replace("/", ".") for name in re.findall(r"^  ([\w/]+)/ ", tree, re.MULTILINE)]
+    places = {name: place for place, name in enumerate(ABOVE)}
+    assert [name for name in folders if name in places] == [name for name in ABOVE if name in folders]
+
+
+def test_the_glossary_is_in_order() -> None:
+    words = re.findall(r"^\| (?!word|-)([^|]+?) \|", text("docs/glossary.md"), re.MULTILINE)
+    assert len(words) > 50
+    assert words == sorted(set(words), key=str.lower)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_settings_exist(page: str) -> None:
+    """Every `kind=name` and `section.key` that a page mentions in running text is one that the lab has."""
+    for kind, name in re.findall(r"`(\w+)=([\w.]+)`", prose(page)):
+        if kind in components.KINDS:
+            assert name in components.catalogue(kind)[kind], f"{kind}={name}"
+    tree = config.compose([]).flat()
+    for key in re.findall(r"`((?:batch|budget|eval|checkpoint|log|sample|scale|model)\.\w+)`", prose(page)):
+        assert key in tree, key
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_local_links(page: str) -> None:
+    folder = (ROOT / page).parent
+    for target, place in re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)", text(page)):
+        path = (folder / target).resolve() if target else ROOT / page
+        if path.parent == ROOT / "docs" and path.name in WRITTEN_ELSEWHERE:
+            continue
+        assert path.exists(), target
+        assert not place or place in anchors(path), f"{target}#{place}"
+    assert all(len(line) <= (800 if line.startswith("|") else 400) for line in text(page).splitlines())
+
+
+def anchors(path: Path) -> set[str]:
+    """The places of a Markdown file that GitHub gives its headings."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
