@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from gpt_lab import metrics
 from gpt_lab.analysis import looks as sequential
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison, Row, VerdictName
@@ -364,7 +365,7 @@ class _Comparing:
         found, stated = [], self.study.stated
         if stated is None:
             return []
-        unit = wording.unit(self.design.metric)
+        unit = metrics.unit(self.design.metric)
         if self.design.sesoi is not None and stated.sesoi != self.design.sesoi:
             before = "none was" if stated.sesoi is None else f"{stated.sesoi:g} was"
             found.append(

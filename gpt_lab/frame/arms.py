@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpt_lab import lengths, schema
+from gpt_lab import metrics, schema
 from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.frame.places import Options
 from gpt_lab.frame.sources.source import Wanted, row
@@ -329,29 +329,30 @@ def _judged(found: Arranged, options: Options) -> Design:
         ConfigError: no finished run has the metric.
     """
     finished = [r for r in found.rows if r["state"] == "finished"]
-    metrics = {key for r in finished for key in r["summary"]}
+    measured = {key for r in finished for key in r["summary"]}
     changes: dict[str, Any] = {
         key: value for key in ("metric", "goal", "sesoi", "alpha") if (value := getattr(options, key)) is not None
     }
     metric = options.metric or found.design.metric
     if options.metric is not None and options.goal is None:
-        changes["goal"] = sweep_file.usual_goal(metric)
-    usual = sweep_file.usual_goal(metric)
-    if lengths.like(metric) in sweep_file.METRICS and changes.get("goal", usual) != usual:
+        changes["goal"] = metrics.goal(metric)
+    usual, row = metrics.goal(metric), metrics.find(metric)
+    if row is not None and row.goal is not None and changes.get("goal", usual) != usual:
         word = {"minimize": "lower", "maximize": "higher"}[usual]
         raise ConfigError(f"--goal {changes['goal']} is against {metric}, of which {word} is better: leave --goal out")
+    instead = metrics.WITHOUT_TEXT
     if (
         options.metric is None
-        and metric == Design.metric
-        and metrics
-        and metric not in metrics
-        and "val/loss" in metrics
+        and metric == metrics.HEADLINE
+        and measured
+        and metric not in measured
+        and instead in measured
     ):
-        changes["metric"] = metric = "val/loss"
+        changes["metric"] = metric = instead
         reason = next((text for r in finished if (text := r["env"].get("lossy"))), "its data is no text")
-        found.notes.append(f"no run has val/bpb ({reason}): val/loss decides")
-    if metrics and metric not in metrics:
-        raise ConfigError(unknown("metric", metric, metrics))
+        found.notes.append(f"no run has {metrics.HEADLINE} ({reason}): {instead} decides")
+    if measured and metric not in measured:
+        raise ConfigError(unknown("metric", metric, measured))
     return dataclasses.replace(found.design, **changes)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from gpt_lab import metrics
 from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.errors import ConfigError
 from gpt_lab.frame.study import Study
@@ -20,7 +21,6 @@ from gpt_lab.study.design import Sweep, shown
 
 LOST = ("failed", "diverged", "missing", "stopped", "pruned", "running")
 """States other than finished, the ones that need somebody first."""
-FLOORS = ("unigram", "bigram", "trigram")
 NEAR_FLOOR = 0.01
 """A run sits on a floor when its bits per byte are within this share of it."""
 DIFFER = {
@@ -87,14 +87,14 @@ def counts(study: Study) -> str:
 
 def floors(study: Study) -> list[str]:
     """Arms whose finished runs sit on an n-gram floor of the corpus: what they differ by may not be quality."""
-    if study.design.metric != "val/bpb":
+    if not metrics.has_floors(study.design.metric):
         return []
     runs = study.runs[(study.runs["state"] == "finished") & study.runs["score"].notna()]
     found = []
     above = runs["score"] >= runs["floor_unigram"]
     if above.any():
         found.append(f"no better than counting single tokens (unigram floor): {_arms(runs, above)}")
-    for order in FLOORS:
+    for order in metrics.FLOORS:
         floor = runs[f"floor_{order}"]
         near = ((runs["score"] - floor).abs() <= NEAR_FLOOR * floor) & ~above
         if near.any():

@@ -151,11 +151,12 @@ def _line(
     decision: Decision, arm: str, why: str, row: Row | None, comparison: Comparison | None, facts: dict[str, Any]
 ) -> str:
     """`keep: norm=layernorm is better than norm=rmsnorm: −0.031 [−0.041, −0.021] bits per byte, 5 pairs (confirm)`."""
+    from gpt_lab import metrics
     from gpt_lab.analysis import wording
 
     parts = [f"{decision}: {arm}: {why} (baseline {facts['baseline']})"]
     if row is not None and comparison is not None and row.delta is not None:
-        unit = wording.unit(comparison.design.metric)
+        unit = metrics.unit(comparison.design.metric)
         parts.append(f"{wording.with_interval(row.delta)} {unit}, {wording.seeds(row.n)}, {row.tier}")
     parts += facts["post_hoc"]
     said = " ".join(facts["warnings"])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from gpt_lab import metrics
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison, Row
 from gpt_lab.analysis.sections.every import Section, sections
@@ -115,7 +116,7 @@ def page(
             for value, number in values.most_common(6)
         ],
         level=wording.percent(design.alpha),
-        sesoi="" if comparison.sesoi is None else f"{wording.amount(comparison.sesoi)} {wording.unit(design.metric)}",
+        sesoi="" if comparison.sesoi is None else f"{wording.amount(comparison.sesoi)} {metrics.unit(design.metric)}",
         correction=comparison.correction,
         commands=_commands(study, sweep, command),
     )
@@ -150,7 +151,7 @@ def _policy(style: str, script: str) -> str:
 def _basics(comparison: Comparison) -> list[str]:
     design = comparison.design
     better = "lower" if design.goal == "minimize" else "higher"
-    found = [f"{wording.axis(design.metric)}, {better} is better"]
+    found = [f"{metrics.axis(design.metric)}, {better} is better"]
     if design.baseline_arm is not None:
         found.append(f"baseline {design.baseline_arm}{wording.within(design)}")
     band = "" if comparison.sesoi is None else f"differences below {wording.amount(comparison.sesoi)} do not matter"

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gpt_lab import metrics
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison, Row
 from gpt_lab.analysis.sections.every import Section, sections
@@ -76,7 +77,7 @@ def _section(section: Section, console: Console) -> None:
 def summary(comparison: Comparison, study: Study) -> list[str]:
     """How the verdicts were made and how many runs they rest on."""
     design = comparison.design
-    unit = wording.unit(design.metric)
+    unit = metrics.unit(design.metric)
     rules = (
         f"metric {design.metric} ({design.goal}), pairs by {design.pair}, {wording.percent(design.alpha)} intervals, "
         f"{_margin(comparison)}, verdicts corrected: {comparison.correction}; an interval is of its arm alone, so it "
@@ -94,7 +95,7 @@ def summary(comparison: Comparison, study: Study) -> list[str]:
 def _margin(comparison: Comparison) -> str:
     if comparison.sesoi is None:
         return "no smallest effect size of interest stated"
-    return f"smallest effect size of interest {comparison.sesoi:.4g} {wording.unit(comparison.design.metric)}"
+    return f"smallest effect size of interest {comparison.sesoi:.4g} {metrics.unit(comparison.design.metric)}"
 
 
 def name(row: Row) -> str:

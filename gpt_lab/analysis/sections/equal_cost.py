@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gpt_lab import metrics
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison, Row, Section, VerdictName
 from gpt_lab.analysis.sections.baseline_curve import Curve, curve, per_pair, same_schedule, shared
@@ -25,7 +26,6 @@ from gpt_lab.validity import results
 from gpt_lab.validity.afterwards import doubts
 from gpt_lab.validity.rules import SAME, Doubt
 
-METRICS = ("val/bpb", "val/loss")
 COSTS = {"tokens": "per token", "flops": "per FLOP", "seconds": "per second"}
 NAMES = {"tokens": "tokens", "flops": "FLOPs", "seconds": "seconds"}
 PLACES = ("device", "cpu", "gpu", "threads")
@@ -87,7 +87,9 @@ def answer(comparison: Comparison, study: Study) -> Answer | None:
     """The numbers behind the sections; None where nothing is compared or the metric is no loss."""
     design, runs = comparison.design, study.runs
     rows = [row for row in comparison.rows if row.delta is not None and row.n >= FEWEST_PAIRS]
-    if not rows or design.baseline is None or design.metric not in METRICS or design.goal != "minimize":
+    metric = metrics.TABLE.get(design.metric)
+    is_loss = metric is not None and metric.loss and design.goal == metric.goal
+    if not rows or design.baseline is None or not is_loss:
         return None
     paired = pair_up(runs, design)
     place = {arm: i for i, arm in enumerate(paired.arms)}
@@ -272,7 +274,7 @@ def _ratio(line: Line, cost: str, found: Answer) -> str:
 
 
 def _verdicts(found: Answer, comparison: Comparison) -> Section:
-    unit = wording.unit(comparison.design.metric)
+    unit = metrics.unit(comparison.design.metric)
     rows = tuple((line.row.arm, *(_verdict(line.verdicts[cost]) for cost in COSTS)) for line in found.lines)
     said = [
         (

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_lab import metrics
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison, Section
 from gpt_lab.analysis.sections.effects import (
@@ -141,7 +142,7 @@ def _coded(grid: Grid, words: Sequence[two_level.Word]) -> Effects:
     )
     meaning = (
         "An effect is the mean over the arms at the high level minus the mean at the low one; that of a × b is half of "
-        f"what the effect of a gains when b goes from low to high. In {wording.unit(design.metric)}: "
+        f"what the effect of a gains when b goes from low to high. In {metrics.unit(design.metric)}: "
         f"{'below' if design.goal == 'minimize' else 'above'} 0 is better."
     )
     notes = [chosen, meaning]

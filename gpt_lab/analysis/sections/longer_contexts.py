@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from gpt_lab import lengths
+from gpt_lab import lengths, metrics
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison, Section
 from gpt_lab.analysis.sections.baseline_curve import per_pair
@@ -25,11 +25,11 @@ from gpt_lab.stats.decision import holm
 from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import Array, Fit, paired_t
 from gpt_lab.stats.tiers import CONFIRMS, FEWEST
-from gpt_lab.study import arm_names, sweep_file
+from gpt_lab.study import arm_names
 
 TITLE = "Beyond the training context"
-MEASURES = ("val/bpb", "val/accuracy", "val/loss")
-"""What is shown of longer windows, the first that the runs have."""
+MEASURES = tuple(sorted(metrics.LONGER, key=lambda name: name not in metrics.FIRST))
+"""What is shown of longer windows, the first that the runs have: those that dashboards show first."""
 MOST = 20
 """Arms that the table shows."""
 
@@ -71,7 +71,7 @@ class Lengths:
 
     @property
     def lower_is_better(self) -> bool:
-        return sweep_file.usual_goal(self.metric) == "minimize"
+        return metrics.goal(self.metric) == "minimize"
 
 
 def measure(comparison: Comparison, study: Study) -> Lengths | None:

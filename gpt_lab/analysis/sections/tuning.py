@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from gpt_lab import metrics
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison, Row, Section
 from gpt_lab.frame import tuned
@@ -26,7 +27,7 @@ def make(comparison: Comparison, study: Study) -> list[Section]:
     sentences = [*_how(design, found)]
     if comparison.sesoi is not None:
         sentences.append(
-            f"Within: the values that cost at most {wording.amount(comparison.sesoi)} {wording.unit(design.metric)} "
+            f"Within: the values that cost at most {wording.amount(comparison.sesoi)} {metrics.unit(design.metric)} "
             "(the smallest effect size of interest) more than the chosen one, by the parabola and "
             "interpolation; ≥: that loss was not reached within what was tried."
         )
