@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.frame.places import Options
 from gpt_lab.frame.sources.source import Wanted, row
 from gpt_lab.study import sweep_file
+from gpt_lab.study.arm_lookup import find_arm
 from gpt_lab.study.design import SEEDS, Design, Sweep, draws_again, join, shown
 
 Rows = list[dict[str, Any]]
@@ -366,21 +367,7 @@ def _baseline(found: Arranged, design: Design, asked: str | None) -> Mapping[str
         return design.baseline
     compared = [{key: value for key, value in r["values"].items() if key not in design.within} for r in found.rows]
     arms: dict[str, Mapping[str, Any]] = {design.arm(values): values for values in compared}
-    if asked in arms:
-        return arms[asked]
-    words = [word.strip() for word in asked.split(",")]
-    match: Callable[[Mapping[str, Any]], bool]
-    if all("=" in word for word in words):
-        pairs = dict(word.split("=", 1) for word in words)
-        match = lambda values: all(key in values and shown(values[key]) == text for key, text in pairs.items())  # noqa: E731
-    else:
-        match = lambda values: asked in {shown(value) for value in values.values()}  # noqa: E731
-    meant = [arm for arm, values in arms.items() if match(values)]
-    if len(meant) == 1:
-        return arms[meant[0]]
-    if meant:
-        raise ConfigError(f"baseline {asked!r} means several arms: {'; '.join(sorted(meant))}")
-    raise ConfigError(unknown("baseline", asked, arms))
+    return arms[find_arm(asked, arms, "baseline")]
 
 
 def _runs(number: int) -> str:
