@@ -93,6 +93,14 @@ def amount(value: float) -> str:
     return f"{value:.3g}"
 
 
+def p_value(value: float | None, places: int = 3) -> str:
+    """`0.012`, `< 0.001`; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    least = 10.0**-places
+    return f"< {least:.{places}f}" if value < least else f"{value:.{places}f}"
+
+
 def percent(alpha: float) -> str:
     """Level of an interval: `95 %` for 0.05."""
     return f"{100 * (1 - alpha):g} %"

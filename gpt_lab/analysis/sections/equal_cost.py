@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from gpt_lab import metrics
 from gpt_lab.analysis import wording
-from gpt_lab.analysis.comparison import Comparison, Row, Section, VerdictName
+from gpt_lab.analysis.comparison import Comparison, Row, VerdictName
 from gpt_lab.analysis.sections.baseline_curve import Curve, curve, per_pair, same_schedule, shared
+from gpt_lab.analysis.table import Table, columns
 from gpt_lab.frame.pairing import Paired, fresh, pair_up, part, references
 from gpt_lab.frame.study import Study
 from gpt_lab.stats.decision import EQUIVALENT, HIGHER, LOWER, SMALL, decide
@@ -229,7 +230,7 @@ def _apart(runs: pd.DataFrame) -> str:
     return ""
 
 
-def make(comparison: Comparison, study: Study) -> list[Section]:
+def make(comparison: Comparison, study: Study) -> list[Table]:
     """The sections of a report; none where there is nothing to say."""
     found = answer(comparison, study)
     if found is None:
@@ -240,7 +241,7 @@ def make(comparison: Comparison, study: Study) -> list[Section]:
     return [_speedups(found, comparison, base), _verdicts(found, comparison)]
 
 
-def _speedups(found: Answer, comparison: Comparison, base: str) -> Section:
+def _speedups(found: Answer, comparison: Comparison, base: str) -> Table:
     costs = [cost for cost in COSTS if any(cost in line.ratios for line in found.lines)]
     rows = tuple(
         (line.row.arm, *(_ratio(line, cost, found) for cost in costs)) for line in found.lines if line.reach is not None
@@ -261,9 +262,8 @@ def _speedups(found: Answer, comparison: Comparison, base: str) -> Section:
                 "speed-ups are rough, and no interval would cover that error: sweep several budgets for exact ones."
             )
     said += _reasons([(line.row.arm, line.reason) for line in found.lines if line.reach is None])
-    return Section(
-        f"Speed-up over {base}", tuple(said), ("arm", *(NAMES[c] for c in costs)), rows, frozenset({1, 2, 3})
-    )
+    heads = ("arm", *(NAMES[cost] for cost in costs))
+    return Table(f"Speed-up over {base}", tuple(said), columns(heads, {1, 2, 3}), rows)
 
 
 def _ratio(line: Line, cost: str, found: Answer) -> str:
@@ -273,7 +273,7 @@ def _ratio(line: Line, cost: str, found: Answer) -> str:
     return f"about {ratio.text}" if isinstance(source, Curve) and source.rough else ratio.text
 
 
-def _verdicts(found: Answer, comparison: Comparison) -> Section:
+def _verdicts(found: Answer, comparison: Comparison) -> Table:
     unit = metrics.unit(comparison.design.metric)
     rows = tuple((line.row.arm, *(_verdict(line.verdicts[cost]) for cost in COSTS)) for line in found.lines)
     said = [
@@ -290,7 +290,7 @@ def _verdicts(found: Answer, comparison: Comparison) -> Section:
         for cost, at in line.verdicts.items()
         if at.reason and at.reason != line.reason
     ]
-    return Section("Verdicts at equal cost", (*said, *_reasons(reasons)), ("arm", *COSTS.values()), rows)
+    return Table("Verdicts at equal cost", (*said, *_reasons(reasons)), columns(("arm", *COSTS.values())), rows)
 
 
 def _verdict(at: AtCost) -> str:
