@@ -20,6 +20,7 @@ TIERS = {
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MOST_DECIMALS = 6
 NOT_FINISHED = ("failed", "diverged", "without score", "missing", "stopped", "pruned", "running")
+"""States other than finished, the ones that need somebody first."""
 
 
 def decimals(scale: float) -> int:

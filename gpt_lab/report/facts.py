@@ -20,8 +20,6 @@ from gpt_lab.frame.study import Study
 from gpt_lab.schema import NOT_IDENTITY
 from gpt_lab.study.design import Sweep, shown
 
-LOST = ("failed", "diverged", "missing", "stopped", "pruned", "running")
-"""States other than finished, the ones that need somebody first."""
 MOST_LOST = 200
 MOST_COMMANDS = 20
 NEAR_FLOOR = 0.01
@@ -77,13 +75,13 @@ def lost(study: Study) -> list[Lost]:
         last = pair if "=" in pair or not pair else f"{study.design.pair}={pair}"
         groups.setdefault((state, arm, error), []).append(", ".join(part for part in (tuning, last) if part))
     found = [Lost(state, arm, tuple(filter(None, names)), error) for (state, arm, error), names in groups.items()]
-    return sorted(found, key=lambda one: LOST.index(one.state))
+    return sorted(found, key=lambda one: wording.NOT_FINISHED.index(one.state))
 
 
 def counts(study: Study) -> str:
     """`15 runs: 12 finished, 2 missing, 1 diverged`."""
     states = Counter(study.runs["state"])
-    parts = [f"{states[state]} {state}" for state in ("finished", *LOST) if states[state]]
+    parts = [f"{states[state]} {state}" for state in ("finished", *wording.NOT_FINISHED) if states[state]]
     total = len(study.runs)
     return f"{total} {'run' if total == 1 else 'runs'}: {', '.join(parts)}"
 

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from gpt_lab import metrics
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison, Row, VerdictName
+from gpt_lab.analysis.judge import verdict
 from gpt_lab.analysis.sections.baseline_curve import Curve, curve, per_pair, same_schedule, shared
 from gpt_lab.analysis.table import Table, columns
 from gpt_lab.frame.pairing import Paired, fresh, pair_up, part, references
 from gpt_lab.frame.study import Study
-from gpt_lab.stats.decision import EQUIVALENT, HIGHER, LOWER, SMALL, decide
+from gpt_lab.stats.decision import decide
 from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import Array, Fit
 from gpt_lab.stats.speedup import FEWEST_PAIRS, Matched, Ratio, Reach, usable
@@ -31,12 +32,6 @@ COSTS = {"tokens": "per token", "flops": "per FLOP", "seconds": "per second"}
 NAMES = {"tokens": "tokens", "flops": "FLOPs", "seconds": "seconds"}
 PLACES = ("device", "cpu", "gpu", "threads")
 """Where two runs must agree for their seconds to be compared."""
-WORDS: dict[int, VerdictName] = {
-    LOWER: "better",
-    HIGHER: "worse",
-    SMALL: "real but small",
-    EQUIVALENT: "equivalent",
-}
 
 
 @dataclass(frozen=True)
@@ -177,8 +172,8 @@ def _judge(
                     line.verdicts[cost] = AtCost(None, reason=one.reason)
                 else:
                     estimates[number, cost] = one
-    for (number, cost), verdict in _decided(estimates, found.lines, blocked, comparison).items():
-        found.lines[number].verdicts[cost] = verdict
+    for (number, cost), decided in _decided(estimates, found.lines, blocked, comparison).items():
+        found.lines[number].verdicts[cost] = decided
 
 
 def _decided(
@@ -203,7 +198,7 @@ def _decided(
         assert one.estimate is not None
         ends = (one.estimate - float(half[k]), one.estimate + float(half[k]))
         delta = Interval(one.estimate, *ends, one.pairs - 1.0, float(p[k]))
-        name = WORDS.get(int(claims[k]), "undecided")
+        name = verdict(int(claims[k]), design.goal)
         against = [doubt for doubt in blocked[lines[number].row.arm] if name in doubt.blocks]
         result[number, cost] = AtCost("undecided", delta, against[0].text) if against else AtCost(name, delta)
     return result
