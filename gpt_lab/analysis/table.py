@@ -16,7 +16,7 @@ class Cell:
     Fields:
         text: as it is shown. short: where there is little room, such as a terminal; empty: the same.
         key: what it is sorted by, NaN last; None: the text.
-        kind: what it is, for its looks: `arm`, `arm baseline`, `code`, a verdict ...
+        kind: what it is, for its looks: `arm`, `code`, `interval`, a verdict ...
     """
 
     text: str

@@ -61,6 +61,8 @@ def _row(texts: Sequence[str]) -> str:
 
 
 def _cell(cell: Cell, row: Sequence[Cell]) -> str:
+    if cell.kind == "interval":  # numbers in brackets, no text of a run and no link
+        return cell.text
     text = _escaped(cell.text)
     if cell.kind == "arm" and any(other.kind == "baseline" for other in row):
         return f"**{text}**"

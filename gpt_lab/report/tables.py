@@ -194,7 +194,7 @@ def environment(study: Study) -> list[Table]:
 
 def _delta(row: Row) -> Cell:
     if row.delta is not None:
-        return Cell(wording.with_interval(row.delta), row.delta.estimate)
+        return Cell(wording.with_interval(row.delta), row.delta.estimate, kind="interval")
     return Cell("0", 0.0) if row.verdict == "baseline" else Cell(NOTHING, math.nan)
 
 

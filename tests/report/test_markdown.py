@@ -34,7 +34,7 @@ def tables(text: str) -> list[list[str]]:
 
 
 def cells(line: str) -> list[str]:
-    return [re.sub(r"\\([\[\]])", r"\1", cell.strip()) for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
 @pytest.mark.parametrize("name", EVERY)
