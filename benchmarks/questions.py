@@ -26,6 +26,7 @@ from typing import Any
 
 import pandas as pd
 
+from gpt_lab import metrics
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.comparison import Comparison, Row
@@ -110,7 +111,7 @@ def sentence(comparison: Comparison) -> str:
     base = next((row for row in comparison.rows if row.verdict == "baseline"), None)
     told = names[base.arm] + _tuned(base) if base is not None and not design.within else design.baseline_arm
     caveat = f"no answer about language models, as {comparison.caveat}; " if comparison.caveat else ""
-    return f"{caveat}against {told}: {judged} ({wording.unit(design.metric)}, {count})"
+    return f"{caveat}against {told}: {judged} ({metrics.unit(design.metric)}, {count})"
 
 
 def _judged(row: Row, name: str) -> str:

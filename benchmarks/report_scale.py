@@ -31,7 +31,8 @@ from gpt_lab import config
 from gpt_lab.analysis.compare import compare
 from gpt_lab.frame import load
 from gpt_lab.frame.places import Options, find
-from gpt_lab.report import facts, table
+from gpt_lab.report import console, facts
+from gpt_lab.report.tables import Report
 from gpt_lab.report.write import figure_files, write
 from gpt_lab.store import Run
 from gpt_lab.store.files import write_json
@@ -101,10 +102,11 @@ def measure(study: Path, count: int) -> dict[str, float]:
     if len(loaded.runs) != count or loaded.runs["score"].isna().any():
         raise SystemExit(f"{len(loaded.runs)} runs were read, not {count}: {loaded.notes}")
     comparison = timed("compare", lambda: compare(loaded))
-    timed("show", lambda: table.show(comparison, loaded, Console(file=io.StringIO(), width=140)))
+    report = Report(comparison, loaded)
+    timed("show", lambda: console.show(report, Console(file=io.StringIO(), width=140)))
     timed("environment and differences", lambda: (facts.environment(loaded), facts.differences(loaded)))
     figures = timed("draw", lambda: figure_files(comparison, loaded, study / "report"))
-    timed("write", lambda: write(comparison, loaded, figures, study / "report", "uv run report"))
+    timed("write", lambda: write(report, figures, study / "report", "uv run report"))
     for name, words in (("command, table only", ["--no-files"]), ("command, every file", [])):
         command = [*REPORT, str(study), "--baseline", "optim.lr=0.001", *words]
         done = timed(name, partial(subprocess.run, command, capture_output=True, text=True))

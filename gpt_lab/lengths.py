@@ -10,16 +10,6 @@ EXCESS = "val/excess"
 """Nats per token of one context's length of a window, less what the same targets cost in windows of one context."""
 
 
-LIKE = {
-    "val/bpb": "val/bpb",
-    "val/loss": "val/loss",
-    BEYOND: "val/loss",
-    EXCESS: "val/loss",
-    "val/accuracy": "val/accuracy",
-}
-"""What is measured at multiples, and the metric of one context that has the same unit and direction."""
-
-
 def at(metric: str, times: int) -> str:
     """The name of a metric in windows of `times` training contexts; at 1 its own."""
     return metric if times == 1 else f"{metric}_{times}x"
@@ -34,9 +24,3 @@ def split(metric: str) -> tuple[str, int]:
     """The metric and the multiple that a name says: (val/bpb, 8) of val/bpb_8x, (val/bpb, 1) of val/bpb."""
     found = re.fullmatch(r"(val/\w+?)_([1-9]\d*)x(?:_part[1-9]\d*)?", metric)
     return (found[1], int(found[2])) if found else (metric, 1)
-
-
-def like(metric: str) -> str:
-    """The metric of one context with the same unit and direction: val/loss of val/loss_beyond_2x; others themselves."""
-    found, times = split(metric)
-    return LIKE.get(found, metric) if times > 1 else metric

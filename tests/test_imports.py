@@ -17,7 +17,7 @@ HEAVY = ("torch", "pandas", "datasets", "wandb", "transformers", "tokenizers", "
 
 BASE = {
     *("errors", "digests", "options", "registry", "schema", "lengths", "lines", "terminal", "signals", "streams"),
-    *("names", "yamlfile", "footprint"),
+    *("names", "yamlfile", "footprint", "metrics"),
 }
 CONFIG = BASE | {"overrides", "combinations", "conf_source", "config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "schema": {"errors", "options"},
     "names": {"errors", "options", "registry", "schema"},
     "lengths": set(),
+    "metrics": {"lengths"},
     "lines": set(),
     "terminal": {"lines"},
     "signals": set(),

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from gpt_lab import metrics
 from gpt_lab.analysis import looks as sequential
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison, Row, VerdictName
-from gpt_lab.analysis.judge import Verdicts, judge, judge_looks, seeds_to_plan
+from gpt_lab.analysis.judge import Verdicts, judge, judge_looks, seeds_to_plan, verdict
 from gpt_lab.errors import ConfigError, DataError, unknown
 from gpt_lab.frame import noise_floor
 from gpt_lab.frame.pairing import Choice, Paired, pair_up, part, references
@@ -37,11 +38,6 @@ MEDIANS = {
     "tokens_per_s": "tokens_per_s",
     "peak_memory_gb": "peak_memory_gb",
     "seconds": "seconds",
-}
-WORDS: dict[int, VerdictName] = {
-    decision.SMALL: "real but small",
-    decision.EQUIVALENT: "equivalent",
-    decision.OPEN: "undecided",
 }
 
 
@@ -244,7 +240,7 @@ class _Comparing:
         if n == 0:
             return self._row(i, "no data", n=0, warnings=warnings)
         tier = verdicts.tiers[k]
-        name = self._name(int(verdicts.claim[k]))
+        name = verdict(int(verdicts.claim[k]), self.design.goal)
         delta = None
         if n >= 2 and math.isfinite(verdicts.half[k]):
             d, half, p = float(fit.estimate[k]), float(verdicts.half[k]), float(verdicts.p[k])
@@ -288,11 +284,6 @@ class _Comparing:
             turns=tuple(self.paired.pairs[j] for j in np.flatnonzero(left.turns[k])) if decided else (),
             warnings=warnings,
         )
-
-    def _name(self, claim: int) -> VerdictName:
-        if claim in (decision.LOWER, decision.HIGHER):
-            return "better" if (claim == decision.LOWER) == (self.design.goal == "minimize") else "worse"
-        return WORDS[claim]
 
     def _identical(self, difference: float, n: int) -> tuple[VerdictName, str]:
         if difference == 0:
@@ -364,7 +355,7 @@ class _Comparing:
         found, stated = [], self.study.stated
         if stated is None:
             return []
-        unit = wording.unit(self.design.metric)
+        unit = metrics.unit(self.design.metric)
         if self.design.sesoi is not None and stated.sesoi != self.design.sesoi:
             before = "none was" if stated.sesoi is None else f"{stated.sesoi:g} was"
             found.append(

@@ -1,4 +1,4 @@
-"""What a comparison says: a row for each arm, and sections beyond them."""
+"""What a comparison says: a row for each arm, and what holds for all of them."""
 
 from __future__ import annotations
 
@@ -86,18 +86,3 @@ class Comparison:
     def band(self) -> float:
         """The same as a number: 0 without one, as then every difference counts."""
         return self.design.sesoi or 0.0
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of a report beyond the table of arms: sentences, and a table where there is one.
-
-    Fields:
-        heads, rows: the table's text, row by row. numbers: which columns hold numbers.
-    """
-
-    title: str
-    sentences: tuple[str, ...] = ()
-    heads: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-    numbers: frozenset[int] = frozenset()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import chdtri, stdtrit
 
 from gpt_lab.analysis import looks
-from gpt_lab.analysis.comparison import RowTier
+from gpt_lab.analysis.comparison import RowTier, VerdictName
 from gpt_lab.frame.pairing import Paired, fresh
 from gpt_lab.stats import decision, power
 from gpt_lab.stats.paired import ROUNDING, Array, Fit, paired_t
@@ -28,6 +28,13 @@ LIKELY = 0.2
 """One minus the level of the intervals of effect and spread from which a range of seeds is told."""
 REACH = 100
 """Seeds beyond which a decision counts as out of reach."""
+
+
+WORDS: dict[int, VerdictName] = {
+    decision.SMALL: "real but small",
+    decision.EQUIVALENT: "equivalent",
+    decision.OPEN: "undecided",
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,13 @@ class Verdicts:
     medians: Array
     left_out: LeftOut
     dropped: int = 0
+
+
+def verdict(claim: int, goal: str) -> VerdictName:
+    """The word for a claim of stats/decision.py on variant - baseline."""
+    if claim in (decision.LOWER, decision.HIGHER):
+        return "better" if (claim == decision.LOWER) == (goal == "minimize") else "worse"
+    return WORDS[claim]
 
 
 def judge(

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpt_lab.analysis.comparison import Comparison, Row, Section
+from gpt_lab.analysis.comparison import Comparison, Row
+from gpt_lab.analysis.table import Table, columns
 from gpt_lab.frame.study import Study
 from gpt_lab.stats import decision
 from gpt_lab.stats.alpha_spending import boundaries, spent
@@ -90,7 +91,7 @@ def used(found: Stand, places: NDArray[np.int64], pairs: int) -> NDArray[np.bool
     return kept
 
 
-def sections(comparison: Comparison, study: Study) -> list[Section]:
+def sections(comparison: Comparison, study: Study) -> list[Table]:
     """The looks of each arm, what they spent, and the runs they saved; [] for a study without looks."""
     looks = comparison.design.looks
     if looks is None:
@@ -110,7 +111,7 @@ def sections(comparison: Comparison, study: Study) -> list[Section]:
     if any(_open(row, looks) for row in rows):
         sentences.append("Arms that are open get further seeds when the same `sweep` command is given again.")
     heads = ("arm", "looks", f"{comparison.design.pair}s", "alpha spent", "why no more")
-    return [Section("Sequential seeds", tuple(sentences), heads, tuple(table), frozenset({1, 2, 3}))]
+    return [Table("Sequential seeds", tuple(sentences), columns(heads, {1, 2, 3}), tuple(table))]
 
 
 def _line(row: Row, looks: Looks, comparison: Comparison) -> tuple[str, ...]:

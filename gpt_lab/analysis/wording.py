@@ -5,21 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from gpt_lab import lengths
 from gpt_lab.analysis.comparison import Comparison, Row
+from gpt_lab.metrics import unit
 from gpt_lab.stats.interval import Interval
 from gpt_lab.study.arm_names import short_names
 from gpt_lab.study.design import Design
 
-UNITS = {
-    "val/bpb": "bits per byte",
-    "val/loss": "nats per token",
-    "train/loss": "nats per token",
-    "val/ppl": "perplexity",
-    "val/accuracy": "of the answers",
-    "perf/tokens_per_s": "tokens per second",
-    "perf/peak_memory_gb": "GB",
-}
 TIERS = {
     "screen": "screen: fewer than 5 fresh seeds, or a verdict that a single seed would turn; it suggests",
     "confirm": "confirm: 5 or more seeds that chose nothing, and no single one of them turns the verdict",
@@ -29,18 +20,7 @@ TIERS = {
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MOST_DECIMALS = 6
 NOT_FINISHED = ("failed", "diverged", "without score", "missing", "stopped", "pruned", "running")
-
-
-def unit(metric: str) -> str:
-    """What the metric is counted in; its key where that is not known."""
-    return UNITS.get(lengths.like(metric), metric)
-
-
-def axis(metric: str) -> str:
-    """The metric as an axis label, with its unit."""
-    found = UNITS.get(lengths.like(metric))
-    share = "share " * bool(found and found.startswith("of "))
-    return f"{metric} ({share}{found})" if found else metric
+"""States other than finished, the ones that need somebody first."""
 
 
 def decimals(scale: float) -> int:
@@ -112,6 +92,14 @@ def power(value: float) -> str:
 def amount(value: float) -> str:
     """A positive number in three digits, never rounded to nothing."""
     return f"{value:.3g}"
+
+
+def p_value(value: float | None, places: int = 3) -> str:
+    """`0.012`, `< 0.001`; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    least = 10.0**-places
+    return f"< {least:.{places}f}" if value < least else f"{value:.{places}f}"
 
 
 def percent(alpha: float) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 from gpt_lab.claims.folder import Claim
 from gpt_lab.errors import ConfigError, DataError, unknown
-from gpt_lab.study.arm_lookup import arm_named
+from gpt_lab.study.arm_lookup import find_arm
+from gpt_lab.study.arm_names import settings
 
 Cell = Mapping[str, Any]
 DEFAULT = 2
@@ -67,11 +68,11 @@ def _named(claim: Claim, text: str) -> Cell:
     words = text.split(",")
     if len(words) < 2:
         raise ConfigError(f"--cell takes ARM,PAIR, such as {_example(claim)!r}, not {text!r}")
-    arms = list(dict.fromkeys(cell["arm"] for cell in claim.cells))
+    arms = {cell["arm"]: settings(cell["arm"], claim.design["factors"]) for cell in claim.cells}
     refusal: ConfigError | None = None
     for at in range(len(words) - 1, 0, -1):
         try:
-            arm = arm_named(",".join(words[:at]).strip(), arms, claim.design["factors"])
+            arm = find_arm(",".join(words[:at]).strip(), arms)
         except ConfigError as error:
             refusal = refusal or error
             continue

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.claims import folder as folders
 from gpt_lab.claims.content import content
 from gpt_lab.frame.load import Loaded
 from gpt_lab.report import write
+from gpt_lab.report.tables import Report
 
 
-def make(comparison: Comparison, study: Loaded, folder: Path, name: str, command: str, force: bool = False) -> None:
+def make(report: Report, study: Loaded, folder: Path, name: str, command: str, force: bool = False) -> None:
     """Writes the claim of a comparison, whole or not at all.
 
     Args:
@@ -22,12 +22,12 @@ def make(comparison: Comparison, study: Loaded, folder: Path, name: str, command
         ConfigError: no baseline is stated.
         LabError: it cannot be written.
     """
-    found = content(comparison, study, name, command)
+    found = content(report.comparison, study, name, command)
 
     def fill(temporary: Path) -> None:
         for path, data in found.files.items():
             folders.put(temporary, path, data)
-        figures = write.figure_files(comparison, study, temporary)
-        write.write(comparison, study, figures, temporary, command)
+        figures = write.figure_files(report.comparison, study, temporary)
+        write.write(report, figures, temporary, command)
 
     folders.write(folder, found.claim, fill, force)

@@ -93,18 +93,21 @@ def run(arguments: list[str]) -> int:
         from gpt_lab.claims import folder as claims
 
         claim = claims.place(chosen.claim, chosen.out, chosen.force)
-    from gpt_lab.report import table, write
+    from gpt_lab.report import console as terminal
+    from gpt_lab.report import write
+    from gpt_lab.report.tables import Report
 
     comparison, study = write.answer(places, options)
-    output(lambda console: table.show(comparison, study, console))
+    report = Report(comparison, study)
+    output(lambda console: terminal.show(report, console))
     if claim is not None:
         from gpt_lab.claims.make import make
 
-        make(comparison, study, claim, chosen.claim, command, chosen.force)
+        make(report, study, claim, chosen.claim, command, chosen.force)
         say(f"wrote {claim}; uv run verify {shlex.quote(str(claim))} checks it")
     folder = None if chosen.no_files or claim else chosen.out or places.folder
     if folder is not None or chosen.wandb:
-        output(lambda console: write.keep(comparison, study, console, command, folder, chosen.wandb))
+        output(lambda console: write.keep(report, console, command, folder, chosen.wandb))
     return 0
 
 

@@ -23,14 +23,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from gpt_lab import metrics
 from gpt_lab.dashboard.follow import CLOCKS, Row, Seen
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.store.files import read_json
 
 EVENTS = "events.out.tfevents.mirror"
 NOTE = "mirrored.json"
-FIRST = ("val/bpb", "val/accuracy", "train/loss")
-"""Curves that the page shows above all others, those of them that there are."""
 PATIENCE = 20.0
 """Seconds that TensorBoard gets to read what there is before its address is told."""
 
@@ -135,7 +134,7 @@ class TensorBoard:
             raise ConfigError(f"port {port} is taken: choose another with --port") from error
         self._server = server
         self._wait(url)
-        pinned = json.dumps([{"plugin": "scalars", "tag": tag} for tag in FIRST])
+        pinned = json.dumps([{"plugin": "scalars", "tag": tag} for tag in metrics.FIRST])
         return f"{url}?smoothing=0&pinnedCards={quote(pinned)}#timeseries"  # smoothed, they would be no run's numbers
 
     def _wait(self, url: str) -> None:

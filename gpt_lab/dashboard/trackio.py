@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from gpt_lab import metrics
 from gpt_lab.dashboard.follow import CLOCKS, Row, Seen
 from gpt_lab.dashboard.grouped import frontend
 from gpt_lab.errors import ConfigError
 
 LOOKS = {"TRACKIO_COLOR_PALETTE", "TRACKIO_PLOT_ORDER", "TRACKIO_TABLE_TRUNCATE_LENGTH", "TRACKIO_THEME"}
 """Variables of trackio that a user may keep; others would send data away or read another folder."""
-ORDER = "val/bpb,val/*,train/loss,train/*,perf/*"
+ORDER = ",".join((*metrics.FIRST, "val/*", "train/*", "perf/*"))
 """Which charts come first, unless TRACKIO_PLOT_ORDER says otherwise."""
 VIEW = {"smoothing": "0", "hide_empty_tabs": "true"}
 """How the page opens: trackio smooths curves by itself, and would show numbers that no run had."""

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt_lab.data.shards import Shards
+from gpt_lab.metrics import FLOORS
 
 VERSION = 1
 """Raised when the numbers change, so that kept ones are worked out again."""
-NAMES = ("unigram", "bigram", "trigram")
 FITTED = 20_000_000
 """Counts come from the first so many training tokens, to bound time and memory."""
 EVALUATED = 2_000_000
@@ -33,7 +33,7 @@ def floors(shards: Shards) -> dict[str, float]:
     try:
         kept = json.loads(path.read_bytes())
         if kept["version"] == VERSION and kept["sha256"] == _digest(kept["bits_per_byte"]):
-            return {name: float(kept["bits_per_byte"][name]) for name in NAMES}
+            return {name: float(kept["bits_per_byte"][name]) for name in FLOORS}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     shards.check("train", np.array([0]), FITTED)
@@ -41,7 +41,7 @@ def floors(shards: Shards) -> dict[str, float]:
     val = shards.val[:EVALUATED]
     bytes_per_target = shards.splits["val"]["target_bytes"] / (shards.splits["val"]["tokens"] - 1)
     found = {}
-    for order, name in enumerate(NAMES, 1):
+    for order, name in enumerate(FLOORS, 1):
         nats = cross_entropy(shards.train[:FITTED], val, shards.vocab_size, order)
         found[name] = nats / math.log(2) / bytes_per_target
     try:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpt_lab import lengths, schema
+from gpt_lab import metrics, schema
 from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.frame.places import Options
 from gpt_lab.frame.sources.source import Wanted, row
 from gpt_lab.study import sweep_file
+from gpt_lab.study.arm_lookup import find_arm
 from gpt_lab.study.design import SEEDS, Design, Sweep, draws_again, join, shown
 
 Rows = list[dict[str, Any]]
@@ -329,29 +330,30 @@ def _judged(found: Arranged, options: Options) -> Design:
         ConfigError: no finished run has the metric.
     """
     finished = [r for r in found.rows if r["state"] == "finished"]
-    metrics = {key for r in finished for key in r["summary"]}
+    measured = {key for r in finished for key in r["summary"]}
     changes: dict[str, Any] = {
         key: value for key in ("metric", "goal", "sesoi", "alpha") if (value := getattr(options, key)) is not None
     }
     metric = options.metric or found.design.metric
     if options.metric is not None and options.goal is None:
-        changes["goal"] = sweep_file.usual_goal(metric)
-    usual = sweep_file.usual_goal(metric)
-    if lengths.like(metric) in sweep_file.METRICS and changes.get("goal", usual) != usual:
+        changes["goal"] = metrics.goal(metric)
+    usual, row = metrics.goal(metric), metrics.find(metric)
+    if row is not None and row.goal is not None and changes.get("goal", usual) != usual:
         word = {"minimize": "lower", "maximize": "higher"}[usual]
         raise ConfigError(f"--goal {changes['goal']} is against {metric}, of which {word} is better: leave --goal out")
+    instead = metrics.WITHOUT_TEXT
     if (
         options.metric is None
-        and metric == Design.metric
-        and metrics
-        and metric not in metrics
-        and "val/loss" in metrics
+        and metric == metrics.HEADLINE
+        and measured
+        and metric not in measured
+        and instead in measured
     ):
-        changes["metric"] = metric = "val/loss"
+        changes["metric"] = metric = instead
         reason = next((text for r in finished if (text := r["env"].get("lossy"))), "its data is no text")
-        found.notes.append(f"no run has val/bpb ({reason}): val/loss decides")
-    if metrics and metric not in metrics:
-        raise ConfigError(unknown("metric", metric, metrics))
+        found.notes.append(f"no run has {metrics.HEADLINE} ({reason}): {instead} decides")
+    if measured and metric not in measured:
+        raise ConfigError(unknown("metric", metric, measured))
     return dataclasses.replace(found.design, **changes)
 
 
@@ -365,21 +367,7 @@ def _baseline(found: Arranged, design: Design, asked: str | None) -> Mapping[str
         return design.baseline
     compared = [{key: value for key, value in r["values"].items() if key not in design.within} for r in found.rows]
     arms: dict[str, Mapping[str, Any]] = {design.arm(values): values for values in compared}
-    if asked in arms:
-        return arms[asked]
-    words = [word.strip() for word in asked.split(",")]
-    match: Callable[[Mapping[str, Any]], bool]
-    if all("=" in word for word in words):
-        pairs = dict(word.split("=", 1) for word in words)
-        match = lambda values: all(key in values and shown(values[key]) == text for key, text in pairs.items())  # noqa: E731
-    else:
-        match = lambda values: asked in {shown(value) for value in values.values()}  # noqa: E731
-    meant = [arm for arm, values in arms.items() if match(values)]
-    if len(meant) == 1:
-        return arms[meant[0]]
-    if meant:
-        raise ConfigError(f"baseline {asked!r} means several arms: {'; '.join(sorted(meant))}")
-    raise ConfigError(unknown("baseline", asked, arms))
+    return arms[find_arm(asked, arms, "baseline")]
 
 
 def _runs(number: int) -> str:

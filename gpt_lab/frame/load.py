@@ -23,11 +23,7 @@ TEXT = frozenset({"run", "source", "study", "name", "state", "arm", "tuning", "p
 
 
 class Loaded(Study):
-    """A study whose curves are read from where its runs came from, when they are asked for.
-
-    Fields beside Study's:
-        sweep: the sweep that asked for the runs; None for runs without one.
-    """
+    """A study whose curves are read from where its runs came from, when they are asked for."""
 
     def __init__(
         self,
@@ -37,8 +33,7 @@ class Loaded(Study):
         sweep: Sweep | None,
         runs_dirs: Sequence[Path] = (),
     ) -> None:
-        super().__init__(arranged.design, runs, arranged.notes, _stated(arranged.design, sources, sweep))
-        self.sweep = sweep
+        super().__init__(arranged.design, runs, arranged.notes, _stated(arranged.design, sources, sweep), sweep)
         self._sources = {r["run"]: source for source in sources for r in source.rows}
         self._rows, self._runs_dirs = arranged.rows, tuple(runs_dirs)
         self._origins = {r["run"]: r for source in sources for r in source.rows}

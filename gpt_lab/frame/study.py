@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from gpt_lab.noise.records import Noise
-from gpt_lab.study.design import Design, Stated
+from gpt_lab.study.design import Design, Stated, Sweep
 
 COLUMNS = (
     "run",  # folder, or W&B path: unique
@@ -49,12 +49,14 @@ class Study:
         curves: of runs asked for, read on demand: run -> table of step, tokens, flops, seconds and metrics.
         notes: what a reader must know of how the runs were found (unreadable folders, double runs).
         stated: what was said of the verdicts before the first run; None: the design as it is.
+        sweep: that asked for the runs; None for runs without one.
     """
 
     design: Design
     runs: pd.DataFrame
     notes: list[str] = field(default_factory=list)
     stated: Stated | None = None
+    sweep: Sweep | None = None
 
     def curves(self, runs: list[str]) -> Mapping[str, pd.DataFrame]:
         """Curves by run; overridden by the loader."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt_lab import metrics
 from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.noise import records
 from gpt_lab.schema import RunConfig
@@ -42,7 +43,7 @@ class Recipe:
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metric, and what decides in its place where the data is no text."""
-        return ("val/bpb", "val/loss") if self.metric == "val/bpb" else (self.metric,)
+        return (self.metric, *[metrics.WITHOUT_TEXT] * (self.metric == metrics.HEADLINE))
 
     @property
     def folder(self) -> Path:
@@ -64,7 +65,7 @@ def of_settings(words: Sequence[str]) -> Recipe:
             raise ConfigError(f"{text}: the study of null pairs is named by its recipe: leave study out")
         if key in parameters.NEVER:
             raise ConfigError(f"{text}: {key} cannot be set here: {parameters.NEVER[key]}")
-    return Recipe(tuple(words), cells.composer().compose(words), "val/bpb", "minimize")
+    return Recipe(tuple(words), cells.composer().compose(words), metrics.HEADLINE, metrics.goal(metrics.HEADLINE))
 
 
 def of_sweep(sweep: Sweep, chosen: Sequence[str] = ()) -> Recipe:

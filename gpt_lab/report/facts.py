@@ -12,15 +12,16 @@ from typing import Any
 
 import pandas as pd
 
+from gpt_lab import metrics
+from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.errors import ConfigError
 from gpt_lab.frame.study import Study
 from gpt_lab.schema import NOT_IDENTITY
 from gpt_lab.study.design import Sweep, shown
 
-LOST = ("failed", "diverged", "missing", "stopped", "pruned", "running")
-"""States other than finished, the ones that need somebody first."""
-FLOORS = ("unigram", "bigram", "trigram")
+MOST_LOST = 200
+MOST_COMMANDS = 20
 NEAR_FLOOR = 0.01
 """A run sits on a floor when its bits per byte are within this share of it."""
 DIFFER = {
@@ -74,27 +75,60 @@ def lost(study: Study) -> list[Lost]:
         last = pair if "=" in pair or not pair else f"{study.design.pair}={pair}"
         groups.setdefault((state, arm, error), []).append(", ".join(part for part in (tuning, last) if part))
     found = [Lost(state, arm, tuple(filter(None, names)), error) for (state, arm, error), names in groups.items()]
-    return sorted(found, key=lambda one: LOST.index(one.state))
+    return sorted(found, key=lambda one: wording.NOT_FINISHED.index(one.state))
 
 
 def counts(study: Study) -> str:
     """`15 runs: 12 finished, 2 missing, 1 diverged`."""
     states = Counter(study.runs["state"])
-    parts = [f"{states[state]} {state}" for state in ("finished", *LOST) if states[state]]
+    parts = [f"{states[state]} {state}" for state in ("finished", *wording.NOT_FINISHED) if states[state]]
     total = len(study.runs)
     return f"{total} {'run' if total == 1 else 'runs'}: {', '.join(parts)}"
 
 
+def lost_lines(study: Study, most: int = MOST_LOST) -> list[str]:
+    """The runs that are not finished, by name, so that none is dropped silently.
+
+    Args:
+        most: lines, before a last one on the others.
+    """
+    found = lost(study)
+    lines = [str(one) for one in found[:most]]
+    if rest := sum(len(one.runs) for one in found[most:]):
+        lines.append(f"and {rest} more runs that are not finished: runs.csv names them")
+    return lines
+
+
+def summary(comparison: Comparison, study: Study) -> list[str]:
+    """How many runs the verdicts rest on, and how they were made."""
+    design, noise = comparison.design, comparison.noise
+    unit = metrics.unit(design.metric)
+    margin = "no smallest effect size of interest stated"
+    if comparison.sesoi is not None:
+        margin = f"smallest effect size of interest {comparison.sesoi:.4g} {unit}"
+    rules = (
+        f"metric {design.metric} ({design.goal}), pairs by {design.pair}, {wording.percent(design.alpha)} intervals, "
+        f"{margin}, verdicts corrected: {comparison.correction}; an interval is of its arm alone, so it can exclude 0 "
+        "where the corrected verdict is undecided"
+    )
+    tiers = {row.tier for row in comparison.rows}
+    lines = [counts(study), *([f"in all runs: {', '.join(same)}"] if (same := fixed(study)) else []), rules]
+    lines += [*comparison.post_hoc, *(text for tier, text in wording.TIERS.items() if tier in tiers)]
+    if noise is not None:
+        lines.append(f"baseline against itself: an arm equal to it would get {wording.with_interval(noise)} {unit}")
+    return lines
+
+
 def floors(study: Study) -> list[str]:
     """Arms whose finished runs sit on an n-gram floor of the corpus: what they differ by may not be quality."""
-    if study.design.metric != "val/bpb":
+    if not metrics.has_floors(study.design.metric):
         return []
     runs = study.runs[(study.runs["state"] == "finished") & study.runs["score"].notna()]
     found = []
     above = runs["score"] >= runs["floor_unigram"]
     if above.any():
         found.append(f"no better than counting single tokens (unigram floor): {_arms(runs, above)}")
-    for order in FLOORS:
+    for order in metrics.FLOORS:
         floor = runs[f"floor_{order}"]
         near = ((runs["score"] - floor).abs() <= NEAR_FLOOR * floor) & ~above
         if near.any():
@@ -245,9 +279,13 @@ def fixed(study: Study) -> list[str]:
     return found
 
 
-def commands(study: Study, sweep: Sweep | None, report: str) -> list[str]:
+def commands(study: Study, report: str) -> list[str]:
     """Command lines that repeat the study: its sweep and this report; without a sweep each run's own."""
-    if sweep is not None:
-        return [shlex.join(["uv", "run", "sweep", str(sweep.path), *sweep.overrides, *_seeds(sweep)]), report]
-    known = [text for text in study.runs.get("env.command", ()) if isinstance(text, str) and text]
-    return [*(f"uv run {text}" for text in dict.fromkeys(known)), report]
+    if (sweep := study.sweep) is not None:
+        own = [shlex.join(["uv", "run", "sweep", str(sweep.path), *sweep.overrides, *_seeds(sweep)])]
+    else:
+        known = (text for text in study.runs.get("env.command", ()) if isinstance(text, str) and text)
+        own = [f"uv run {text}" for text in dict.fromkeys(known)]
+    if len(own) > MOST_COMMANDS:
+        own = [*own[:MOST_COMMANDS], f"# and {len(own) - MOST_COMMANDS} more: column env.command of runs.csv"]
+    return [*own, *([report] if report else [])]

@@ -74,12 +74,13 @@ def ask(places: Places, options: Options, asked: str) -> Gate:
     from gpt_lab.analysis.compare import compare
     from gpt_lab.frame import load
     from gpt_lab.frame.pairing import references
-    from gpt_lab.study.arm_lookup import arm_named
+    from gpt_lab.study.arm_lookup import find_arm
+    from gpt_lab.study.arm_names import settings
 
     study = load.read(places, options)
     design, stated = study.design, study.stated
     arms = list(dict.fromkeys(study.runs["arm"]))
-    arm = arm_named(asked, arms, design.factors, "variant")
+    arm = find_arm(asked, {arm: settings(arm, design.factors) for arm in arms}, "variant")
     if design.baseline_arm is None:
         raise ConfigError(f"no baseline is stated, so nothing decides on {arm}: choose one with --baseline")
     against = references(design, arms)[arm] or design.baseline_arm
@@ -151,11 +152,12 @@ def _line(
     decision: Decision, arm: str, why: str, row: Row | None, comparison: Comparison | None, facts: dict[str, Any]
 ) -> str:
     """`keep: norm=layernorm is better than norm=rmsnorm: −0.031 [−0.041, −0.021] bits per byte, 5 pairs (confirm)`."""
+    from gpt_lab import metrics
     from gpt_lab.analysis import wording
 
     parts = [f"{decision}: {arm}: {why} (baseline {facts['baseline']})"]
     if row is not None and comparison is not None and row.delta is not None:
-        unit = wording.unit(comparison.design.metric)
+        unit = metrics.unit(comparison.design.metric)
         parts.append(f"{wording.with_interval(row.delta)} {unit}, {wording.seeds(row.n)}, {row.tier}")
     parts += facts["post_hoc"]
     said = " ".join(facts["warnings"])

@@ -6,44 +6,33 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gpt_lab.analysis import wording
-from gpt_lab.analysis.comparison import Comparison, Row
-from gpt_lab.analysis.sections.every import Section, sections
-from gpt_lab.frame.study import Study
+from gpt_lab.analysis.comparison import Comparison
+from gpt_lab.analysis.table import Cell, Table
 from gpt_lab.report import facts
-from gpt_lab.report.table import name, replicates, summary
-from gpt_lab.study.design import Sweep
+from gpt_lab.report.tables import Report
 
 if TYPE_CHECKING:
     from gpt_lab.report.figures import Figure
 
-MOST_LOST = 200
-MOST_COMMANDS = 20
-MOST_SETTINGS = 60
 
-
-def markdown(
-    comparison: Comparison, study: Study, figures: Sequence[Figure], sweep: Sweep | None = None, command: str = ""
-) -> str:
+def markdown(report: Report, figures: Sequence[Figure], command: str = "") -> str:
     """The text of report.md; figures are linked relatively to it.
 
     Args:
-        sweep: the sweep that the runs came from. command: the command line that made this report.
+        command: the command line that made this report.
     """
-    design = comparison.design
+    comparison, study = report.comparison, report.study
+    arms, *others = report.of("markdown")
     parts = [
-        f"# {_line(design.question or design.study)}",
-        f"**{_line(wording.answer(comparison))}**",
-        _answers(comparison),
-        "\n".join(f"- {_line(text)}" for text in summary(comparison, study)),
-        _section("Not finished", _lost(study)),
-        _section("Notes", "\n".join(f"- {_line(text)}" for text in facts.remarks(comparison, study))),
-        *(_section(_line(section.title), _body(section)) for section in sections(comparison, study)),
-        _section("Cost", _costs(comparison)),
+        f"# {_line(report.title)}",
+        f"**{_line(report.answer)}**",
+        _body(arms),
+        _listed(facts.summary(comparison, study)),
+        _section("Not finished", _listed(facts.lost_lines(study))),
+        _section("Notes", _listed(facts.remarks(comparison, study))),
         _section("Figures", _figures(comparison, figures)),
-        _section("How the arms differ", _differences(study)),
-        _section("Where the runs ran", _environment(study)),
-        _section("Repeat it", _commands(study, sweep, command)),
+        *(_section(_line(table.title), _body(table)) for table in others),
+        _section("Repeat it", _fenced(facts.commands(study, command))),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -52,67 +41,32 @@ def _section(title: str, body: str) -> str:
     return f"## {title}\n\n{body}" if body else ""
 
 
-def _body(section: Section) -> str:
-    rows = [[_cell(text) for text in row] for row in section.rows]
-    table = _table(section.heads, rows, numbers=set(section.numbers)) if section.heads else ""
-    return "\n\n".join(part for part in (table, *map(_line, section.sentences)) if part)
+def _listed(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {_line(text)}" for text in lines)
 
 
-def _answers(comparison: Comparison) -> str:
-    metric = comparison.design.metric
-    heads = ["arm", "verdict", f"Δ {metric}", metric, "tier", "n", "ρ"]
-    tuned = any(row.tuning for row in comparison.rows)
-    unfinished = any(wording.states(row) for row in comparison.rows)
-    heads += ["tuned to"] * tuned + ["not finished"] * unfinished
-
-    def cells(row: Row) -> list[str]:
-        shown = [
-            f"**{_cell(name(row))}**" if row.verdict == "baseline" else _cell(name(row)),
-            wording.verdict(row),
-            "–" if row.delta is None else wording.with_interval(row.delta),
-            wording.plain(row.mean)
-            + (f" ± {wording.plain(row.sd)}" if row.sd is not None and row.sd == row.sd else ""),
-            row.tier or "–",
-            str(replicates(row, comparison)),
-            wording.plain(row.rho, 2),
+def _body(table: Table) -> str:
+    lines = []
+    if table.columns:
+        lines = [
+            _row([_escaped(column.head) for column in table.columns]),
+            _row(["---:" if column.number else "---" for column in table.columns]),
+            *(_row([_cell(cell, row) for cell in row]) for row in table.cells()),
         ]
-        if tuned:
-            shown.append(_cell(row.tuning + (" (edge of its ladder)" if row.on_edge else "")) or "–")
-        return shown + [wording.states(row) or "–"] * unfinished
-
-    return _table(heads, [cells(row) for row in comparison.rows], numbers={2, 3, 5, 6})
+    return "\n\n".join(part for part in ("\n".join(lines), *map(_line, table.sentences)) if part)
 
 
-def _costs(comparison: Comparison) -> str:
-    keys = {
-        "parameters": "parameters",
-        "without embeddings": "non_embedding",
-        "FLOPs per token": "flops_per_token",
-        "tokens/s": "tokens_per_s",
-        "peak memory, GB": "peak_memory_gb",
-        "seconds": "seconds",
-    }
-    rows = [
-        [_cell(name(row)), *(_number(row.medians.get(key)) for key in keys.values())]
-        for row in comparison.rows
-        if row.medians
-    ]
-    text = "Medians of each arm's finished runs."
-    return f"{text}\n\n{_table(['arm', *keys], rows, numbers=set(range(1, 7)))}" if rows else ""
+def _row(texts: Sequence[str]) -> str:
+    return f"| {' | '.join(texts)} |"
 
 
-def _number(value: float | None) -> str:
-    if value is None or value != value:
-        return "–"
-    return wording.count(value) if 1000 <= abs(value) < 1e12 else wording.short(value)
-
-
-def _lost(study: Study) -> str:
-    lost = facts.lost(study)
-    lines = [f"- {_line(str(one))}" for one in lost]
-    if len(lines) > MOST_LOST:
-        lines = [*lines[:MOST_LOST], f"- and {sum(len(one.runs) for one in lost[MOST_LOST:])} more: see runs.csv"]
-    return "\n".join(lines)
+def _cell(cell: Cell, row: Sequence[Cell]) -> str:
+    if cell.kind == "interval":  # numbers in brackets, no text of a run and no link
+        return cell.text
+    text = _escaped(cell.text)
+    if cell.kind == "arm" and any(other.kind == "baseline" for other in row):
+        return f"**{text}**"
+    return f"`{cell.text}`" if cell.kind == "code" and text == cell.text else text
 
 
 def _figures(comparison: Comparison, figures: Sequence[Figure]) -> str:
@@ -122,45 +76,10 @@ def _figures(comparison: Comparison, figures: Sequence[Figure]) -> str:
     return "\n\n".join([*drawn, *map(_line, absent(comparison, list(figures)))])
 
 
-def _differences(study: Study) -> str:
-    found = facts.differences(study)
-    if not found:
-        return ""
-    arms = list(next(iter(found.values())))
-    rows = [[f"`{key}`", *(_cell(values[arm]) for arm in arms)] for key, values in found.items()]
-    text = _table(["setting", *(_cell(arm or "all runs") for arm in arms)], rows[:MOST_SETTINGS])
-    return text + (
-        f"\n\nand {len(rows) - MOST_SETTINGS} more settings: see runs.csv" if len(rows) > MOST_SETTINGS else ""
-    )
-
-
-def _environment(study: Study) -> str:
-    rows = []
-    for key, values in facts.environment(study).items():
-        total = sum(values.values())
-        for value, number in values.most_common(4):
-            rows.append([key, _cell(value), "all" if number == total else str(number)])
-        if len(values) > 4:
-            rows.append([key, f"and {len(values) - 4} more", ""])
-    return _table(["what", "value", "runs"], rows, numbers={2}) if rows else ""
-
-
-def _commands(study: Study, sweep: Sweep | None, command: str) -> str:
-    lines = facts.commands(study, sweep, command)
-    last = lines.pop()
-    more = (
-        [f"# and {len(lines) - MOST_COMMANDS} more: column env.command of runs.csv"]
-        if len(lines) > MOST_COMMANDS
-        else []
-    )
-    text = "\n".join([*lines[:MOST_COMMANDS], *more, last])
+def _fenced(lines: Sequence[str]) -> str:
+    text = "\n".join(lines)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"{fence}sh\n{text.strip()}\n{fence}"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: set[int] | None = None) -> str:
-    rule = ["---:" if index in (numbers or set()) else "---" for index in range(len(heads))]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in ([_cell(head) for head in heads], rule, *rows))
+    return f"{fence}sh\n{text}\n{fence}"
 
 
 def _line(text: str) -> str:
@@ -168,6 +87,6 @@ def _line(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>])", r"\\\1", " ".join(text.split()))
 
 
-def _cell(text: str) -> str:
+def _escaped(text: str) -> str:
     """As `_line`, inside a table."""
     return _line(text).replace("|", "\\|")

@@ -14,8 +14,10 @@ from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.errors import DataError
 from gpt_lab.frame import load
 from gpt_lab.frame.places import Options, Places
+from gpt_lab.frame.study import Study
 from gpt_lab.report import facts
 from gpt_lab.report.figures import Figure, draw
+from gpt_lab.report.tables import Report
 from gpt_lab.store.files import write_atomic, writing
 
 
@@ -33,9 +35,7 @@ def answer(places: Places, options: Options) -> tuple[Comparison, load.Loaded]:
     return (replace(found, notes=(*found.notes, *found.details)) if options.details else found), study
 
 
-def keep(
-    comparison: Comparison, study: load.Loaded, console: Console, command: str, folder: Path | None, push: bool
-) -> None:
+def keep(report: Report, console: Console, command: str, folder: Path | None, push: bool) -> None:
     """Writes the files, logs to W&B, and says where.
 
     Args:
@@ -46,11 +46,12 @@ def keep(
     Raises:
         LabError: a file cannot be written, or W&B refuses.
     """
+    comparison, study = report.comparison, report.study
     told = len(study.notes)
     with tempfile.TemporaryDirectory() as temporary:
         figures = figure_files(comparison, study, folder or Path(temporary))
         if folder is not None:
-            for path in write(comparison, study, figures, folder, command):
+            for path in write(report, figures, folder, command):
                 _say(console, f"wrote {path}")
         if push:
             from gpt_lab.report.wandb_push import push as log
@@ -60,7 +61,7 @@ def keep(
         _say(console, note)
 
 
-def figure_files(comparison: Comparison, study: load.Loaded, folder: Path) -> list[Figure]:
+def figure_files(comparison: Comparison, study: Study, folder: Path) -> list[Figure]:
     """Draws into `folder`/figures, which is made if missing.
 
     Raises:
@@ -71,9 +72,7 @@ def figure_files(comparison: Comparison, study: load.Loaded, folder: Path) -> li
     return draw(comparison, study, folder / "figures")
 
 
-def write(
-    comparison: Comparison, study: load.Loaded, figures: Sequence[Figure], folder: Path, command: str
-) -> list[Path]:
+def write(report: Report, figures: Sequence[Figure], folder: Path, command: str) -> list[Path]:
     """Writes every file of a report beside its `figures/`; returns the paths, the page first.
 
     Raises:
@@ -84,9 +83,9 @@ def write(
     from gpt_lab.report.page import page
 
     html, text = folder / "report.html", folder / "report.md"
-    write_atomic(html, page(comparison, study, figures, study.sweep, command).encode("utf-8", "replace"))
-    write_atomic(text, markdown(comparison, study, figures, study.sweep, command).encode("utf-8", "replace"))
-    return [html, text, *export(study, folder), *([folder / "figures"] if figures else [])]
+    write_atomic(html, page(report, figures, command).encode("utf-8", "replace"))
+    write_atomic(text, markdown(report, figures, command).encode("utf-8", "replace"))
+    return [html, text, *export(report.study, folder), *([folder / "figures"] if figures else [])]
 
 
 def _say(console: Console, line: str) -> None:

@@ -10,11 +10,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from gpt_lab import metrics
 from gpt_lab.errors import DataError
 from gpt_lab.store.run import Run, read_record
-
-HEADLINES = ("val/bpb", "val/loss")
-"""What "best" means: lowest bits per byte; loss for data that is not text."""
 
 
 def all_runs(
@@ -81,7 +79,7 @@ def best(runs: Iterable[Run]) -> Run:
         DataError: none has a final, finite result.
     """
     candidates = list(runs)
-    for metric in HEADLINES:
+    for metric in (metrics.HEADLINE, metrics.WITHOUT_TEXT):
         scored = [(score, run) for run in candidates if (score := _number(run.summary.get(metric))) is not None]
         if scored:
             return min(scored, key=lambda pair: pair[0])[1]

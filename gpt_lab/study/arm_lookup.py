@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
 from gpt_lab.errors import ConfigError
+from gpt_lab.study.design import shown
 
 
-def arm_named(asked: str, arms: Sequence[str], factors: Sequence[str], what: str = "arm") -> str:
+def find_arm(asked: str, arms: Mapping[str, Mapping[str, Any]], what: str = "arm") -> str:
     """The name of the one arm that is meant: `norm=layernorm, residual=pre`, `norm=layernorm`, or `layernorm`.
 
     Args:
-        factors: the settings that make the arms' names, in order.
+        arms: the settings of each arm, by its name.
         what: the thing asked for, for the error.
 
     Raises:
         ConfigError: no arm is meant (the line offers the closest), or several are.
     """
-    from gpt_lab.study.arm_names import settings
-
     if asked in arms:
         return asked
     words = {word.strip() for word in asked.split(",")}
-    meant = []
-    for arm in arms:
-        values = settings(arm, factors)
-        stated = {f"{key}={value}" for key, value in values.items()}
-        if words <= stated or asked in values.values():
-            meant.append(arm)
+    texts = {arm: {key: shown(value) for key, value in settings.items()} for arm, settings in arms.items()}
+    meant = [
+        arm
+        for arm, values in texts.items()
+        if words <= {f"{key}={value}" for key, value in values.items()} or asked in values.values()
+    ]
     if len(meant) == 1:
         return meant[0]
     if meant:
         raise ConfigError(f"{what} {asked!r} means several arms: {'; '.join(sorted(meant))}")
-    by_name = {value: arm for arm in reversed(arms) for value in (*settings(arm, factors).values(), arm)}
+    by_name = {name: arm for arm, values in reversed(texts.items()) for name in (*values.values(), arm)}
     close = difflib.get_close_matches(asked, by_name, n=1, cutoff=0.5)
     hint = f"; did you mean {by_name[close[0]]!r}?" if close else ""
     raise ConfigError(f"unknown {what} {asked!r}{hint} (allowed: {'; '.join(sorted(arms)) or 'none'})")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from gpt_lab import metrics
+
 SEEDS = ("seed", "replica", "batch.seed")
 """Settings that draw a run again; their values are never arms unless someone says so."""
 
@@ -69,8 +71,8 @@ class Design:
 
     study: str
     question: str = ""
-    metric: str = "val/bpb"
-    goal: Literal["minimize", "maximize"] = "minimize"
+    metric: str = metrics.HEADLINE
+    goal: metrics.Goal = "minimize"
     pair: str = "seed"
     factors: tuple[str, ...] = ()
     within: tuple[str, ...] = ()

@@ -8,9 +8,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from gpt_lab import lengths, schema
+from gpt_lab import metrics, schema
 from gpt_lab.combinations import check_study
 from gpt_lab.errors import ConfigError, cut, quoted, unknown
 from gpt_lab.overrides import word
@@ -29,19 +29,8 @@ from gpt_lab.study.agent_command import command_settings
 from gpt_lab.study.design import SEEDS, Design, Sweep, draws_again, shown
 from gpt_lab.study.parameters import Parameter
 
-METRICS = (
-    *("val/bpb", "val/loss", "val/ppl", "val/accuracy"),
-    *("perf/tokens_per_s", "perf/mfu", "perf/peak_memory_gb"),
-)
-"""What a run's final summary holds and a comparison may decide by."""
 LONGEST = 60
 """Letters that overrides may add to a study's name; beyond, a hash of them is added."""
-HIGHER_IS_BETTER = ("val/accuracy", "perf/tokens_per_s", "perf/mfu")
-
-
-def usual_goal(metric: str) -> Literal["minimize", "maximize"]:
-    """Which direction of a metric is better."""
-    return "maximize" if lengths.like(metric) in HIGHER_IS_BETTER else "minimize"
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), study: str | None = None) -> Sweep:
@@ -335,8 +324,8 @@ def _baseline(
 def _metric(raw: Mapping[str, Any], needed: bool) -> tuple[str, Any]:
     if "metric" not in raw:
         if needed:
-            raise ConfigError("metric is missing: write metric: {name: val/bpb, goal: minimize}")
-        return "val/bpb", "minimize"
+            raise ConfigError(f"metric is missing: write metric: {{name: {metrics.HEADLINE}, goal: minimize}}")
+        return metrics.HEADLINE, "minimize"
     stated = raw["metric"]
     for key in stated:
         if key not in layout.METRIC:
@@ -345,9 +334,10 @@ def _metric(raw: Mapping[str, Any], needed: bool) -> tuple[str, Any]:
     if not isinstance(target, int | float) or isinstance(target, bool) or not math.isfinite(target):
         raise ConfigError(f"metric.target must be a finite number, not {quoted(target)}")
     name = stated.get("name")
-    if lengths.like(str(name)) not in METRICS:
-        raise ConfigError(unknown("metric name", name, METRICS))
-    usual = usual_goal(str(name))
+    row = metrics.find(str(name))
+    if row is None or row.goal is None:
+        raise ConfigError(unknown("metric name", name, metrics.DECIDING))
+    usual = row.goal
     goal = stated.get("goal", "minimize")
     if goal not in ("minimize", "maximize"):
         raise ConfigError(unknown("metric goal", goal, ("minimize", "maximize")))

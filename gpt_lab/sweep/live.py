@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gpt_lab import metrics
 from gpt_lab.study.design import Sweep, shown
 from gpt_lab.sweep.ledger.ledger import STATES, Entry, State
 from gpt_lab.sweep.ledger.liveness import Owner
@@ -25,7 +26,6 @@ RECENT = 6
 LONG = 60
 """Cells from which on the last table has a row per arm instead of one per cell."""
 STYLES = {"finished": "green", "failed": "red", "diverged": "red", "pruned": "yellow", "stopped": "yellow"}
-SHORT = {"val/bpb": "bpb", "val/loss": "val loss", "val/ppl": "ppl", "train/loss": "train loss"}
 ENDED: tuple[State, ...] = ("finished", "failed", "diverged", "pruned", "stopped")
 
 
@@ -114,7 +114,7 @@ class View:
 
     @property
     def _metric(self) -> str:
-        return SHORT.get(self.design.metric, self.design.metric)
+        return metrics.short(self.design.metric)
 
     def _title(self, trial: Trial) -> str:
         return title(trial.entry, self.design)
@@ -171,7 +171,7 @@ def names(entry: Entry) -> tuple[str, str]:
 
 def show_result(console: Console, sweep: Sweep, entries: Sequence[Entry]) -> None:
     """The last table: what became of each cell; of each arm where there are many."""
-    metric = SHORT.get(sweep.design.metric, sweep.design.metric)
+    metric = metrics.short(sweep.design.metric)
     table = Table(title=sweep.design.study, title_justify="left")
     table.add_column("cell" if len(entries) <= LONG else "arm")
     if len(entries) <= LONG:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gpt_lab import metrics
 from gpt_lab.errors import ConfigError, DataError, unknown
 from gpt_lab.noise import null_pairs, records
 from gpt_lab.noise.null_pairs import Recipe
@@ -115,14 +116,14 @@ def show_all(console: Console, words: Sequence[str], metric: str | None) -> int:
         metric: whose noise; None: val/bpb, and val/loss of runs without it.
     """
     runs_dir = cells.composer().tree(list(words))["runs_dir"]
-    asked = metric or "val/bpb"
-    if asked not in sweep_file.METRICS or asked.startswith(records.OF_THE_MACHINE):
-        kept = [name for name in sweep_file.METRICS if not name.startswith(records.OF_THE_MACHINE)]
+    asked = metric or metrics.HEADLINE
+    if asked not in metrics.DECIDING or asked.startswith(records.OF_THE_MACHINE):
+        kept = [name for name in metrics.DECIDING if not name.startswith(records.OF_THE_MACHINE)]
         raise ConfigError(unknown("metric", asked, kept))
     found = records.everything(runs_dir, asked)
     if metric is None:
         have = {one.folder for one in found}
-        found += [one for one in records.everything(runs_dir, "val/loss") if one.folder not in have]
+        found += [one for one in records.everything(runs_dir, metrics.WITHOUT_TEXT) if one.folder not in have]
     if not found:
         console.print(f"{runs_dir} knows no noise yet: `uv run noise SWEEP` measures a baseline's", **PLAIN)
         return 0

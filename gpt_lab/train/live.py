@@ -23,27 +23,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from gpt_lab import metrics
 from gpt_lab.lengths import at, split
 from gpt_lab.lines import fold
 from gpt_lab.train.budget import Budget
 
 QUIET_SECONDS = 20.0
 """Without a terminal: time between two lines of training losses."""
-SHOWN = (
-    ("train/loss", "loss {:.4f}"),
-    ("val/loss", "val loss {:.4f}"),
-    ("val/bpb", "val bpb {:.4f}"),
-    ("val/accuracy", "val accuracy {:.3f}"),
-    ("train/lr", "lr {:.2e}"),
-    ("perf/tokens_per_s", "{:,.0f} tokens/s"),
-    ("perf/mfu", "MFU {:.1%}"),
-    ("perf/peak_memory_gb", "{:.2f} GB"),
-)
-
-LONGER = (("val/bpb", "bits per byte"), ("val/accuracy", "accuracy"))
-"""What the final table says of windows of several contexts."""
-COUNTING = {"unigram": "single tokens", "bigram": "pairs of tokens", "trigram": "triples of tokens"}
-"""What each n-gram floor counts, in plain words."""
 
 
 class View:
@@ -173,46 +159,41 @@ def opening(run: Path, step: int | None, resolved: Iterable[str], damaged: Seque
 
 
 def _shown(values: Mapping[str, float]) -> list[str]:
-    return [form.format(values[name]) for name, form in SHOWN if name in values]
+    return [row.line.format(values[row.name]) for row in metrics.TABLE.values() if row.line and row.name in values]
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The final table: what is measured and its value, in a reader's order."""
     rows = [
-        ("val loss (nats per token)", _number(summary, "val/loss", "{:.4f}")),
-        ("val bits per byte", _number(summary, "val/bpb", "{:.4f}")),
-        ("val perplexity", _number(summary, "val/ppl", "{:.2f}")),
-        ("val accuracy", _number(summary, "val/accuracy", "{:.4f}")),
+        *_measured(summary, "val/"),
         *(
-            (f"val {said} at {times}x the context", _number(summary, at(metric, times), "{:.4f}"))
-            for metric, said in LONGER
-            for times in sorted({split(key)[1] for key in summary if key.startswith(f"{metric}_")})
-            if metric in summary
+            (f"val {row.longer} at {times}x the context", _number(summary, at(row.name, times), row.form))
+            for row in metrics.TABLE.values()
+            for times in sorted({split(key)[1] for key in summary if key.startswith(f"{row.name}_")})
+            if row.longer and row.name in summary
         ),
-        *((f"{name} floor (bits per byte)", _number(summary, f"floor/{name}", "{:.4f}")) for name in COUNTING),
+        *((f"{name} floor (bits per byte)", _number(summary, f"floor/{name}", "{:.4f}")) for name in metrics.FLOORS),
         ("parameters", _number(summary, "parameters", "{:,.0f}")),
         ("of these without embeddings", _number(summary, "parameters_non_embedding", "{:,.0f}")),
         ("steps", _number(summary, "steps", "{:,.0f}")),
         ("tokens", _number(summary, "tokens", "{:,.0f}")),
         ("training FLOPs", _number(summary, "flops", "{:.3g}")),
         ("training time", _number(summary, "seconds", "{:.1f} s")),
-        ("tokens/s", _number(summary, "perf/tokens_per_s", "{:,.0f}")),
-        ("MFU", _number(summary, "perf/mfu", "{:.1%}")),
-        ("peak memory", _number(summary, "perf/peak_memory_gb", "{:.2f} GB")),
+        *_measured(summary, "perf/"),
     ]
     return [(name, value) for name, value in rows if value]
 
 
 def verdict(summary: Mapping[str, Any]) -> str | None:
     """Whether the model beats counting: validation bits per byte against the lowest n-gram floor of the corpus."""
-    floors = [(summary[f"floor/{name}"], name) for name in COUNTING if summary.get(f"floor/{name}") is not None]
-    bpb = summary.get("val/bpb")
+    floors = [(summary[f"floor/{name}"], name) for name in metrics.FLOORS if summary.get(f"floor/{name}") is not None]
+    bpb = summary.get(metrics.HEADLINE)
     if not floors or bpb is None:
         return None
     floor, name = min(floors)
     if bpb < floor:
         return f"val bpb {bpb:.4f} is below every n-gram floor of the corpus; the lowest, {name}, is {floor:.4f}"
-    return f"val bpb {bpb:.4f} is worse than counting {COUNTING[name]}: the corpus's {name} floor is {floor:.4f}"
+    return f"val bpb {bpb:.4f} is worse than counting {metrics.FLOORS[name]}: the corpus's {name} floor is {floor:.4f}"
 
 
 def show_end(console: Console, title: str, rows: Sequence[tuple[str, str]], lines: Sequence[str]) -> None:
@@ -225,6 +206,11 @@ def show_end(console: Console, title: str, rows: Sequence[tuple[str, str]], line
     console.print(table)
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _measured(summary: Mapping[str, Any], section: str) -> list[tuple[str, str]]:
+    rows = (row for name, row in metrics.TABLE.items() if row.label and name.startswith(section))
+    return [(row.label, _number(summary, row.name, row.form)) for row in rows]
 
 
 def _number(values: Mapping[str, Any], name: str, form: str) -> str:

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pandas as pd
 
+from gpt_lab import metrics
 from gpt_lab.frame.pairing import Paired
 from gpt_lab.stats.paired import paired_t
 from gpt_lab.study.design import Design
@@ -123,7 +124,7 @@ def uneven(used: pd.DataFrame, baseline: str) -> dict[str, str]:
 
 def above_floor(used: pd.DataFrame, paired: Paired, design: Design) -> str:
     """That no arm is below the bigram floor of its corpus; empty where one is, or where no floor is known."""
-    if design.metric != "val/bpb" or "floor_bigram" not in used or not len(used):
+    if not metrics.has_floors(design.metric) or "floor_bigram" not in used or not len(used):
         return ""
     floor = float(used["floor_bigram"].astype(float).median())
     with np.errstate(invalid="ignore"):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gpt_lab import schema
+from gpt_lab import metrics, schema
 from gpt_lab.study.design import Design
 
 Blocked = Literal["better", "worse", "all"]
@@ -281,7 +281,7 @@ def unlike_text(text: Mapping[str, object], of_baseline: Mapping[str, object], d
         text, of_baseline: `lossy`, what of the text does not come back from the tokens, in words, and `ends`, whether
             the ends of documents are encoded; either may be missing or None.
     """
-    if "bpb" not in design.metric:
+    if not metrics.per_byte(design.metric):
         return []
     found = []
     for whose, lost in (("", text.get("lossy")), ("the baseline's ", of_baseline.get("lossy"))):
@@ -310,7 +310,7 @@ def unlike(keys: Iterable[str], design: Design, *, matched: bool = False) -> lis
         if group == "data":
             text = f"other data than the baseline's: {design.metric} cannot be compared"
             found["data"] = doubt("data", text, "all")
-        elif group == "tokenizer" and "bpb" not in design.metric:
+        elif group == "tokenizer" and not metrics.per_byte(design.metric):
             text = f"another tokenizer than the baseline's: {design.metric} cannot be compared"
             found["tokenizer"] = doubt("tokenizer", text, "all")
         elif may_differ(key, design) or (matched and key in (*schema.MATCHED, "match_to")):

@@ -16,6 +16,7 @@ from gpt_lab.analysis.sections import every
 from gpt_lab.errors import ConfigError
 from gpt_lab.frame.study import Study
 from gpt_lab.report import markdown
+from gpt_lab.report.tables import Report
 from gpt_lab.stats import decision
 from gpt_lab.stats.alpha_spending import boundaries
 from gpt_lab.study.design import Looks
@@ -104,7 +105,7 @@ def test_the_section_says_what_was_spent() -> None:
     assert lines["position=learned"] == ("4", "6 of 6", f"{0.05 / 3:.2g}", "all 6 seeds")
     assert section.sentences[0] == "18 runs of the 24 that 6 seeds for every arm would take (75%)."
     assert any("looks somewhat more different than it is" in text for text in section.sentences)
-    assert "## Sequential seeds" in markdown.markdown(found, of, [])
+    assert "## Sequential seeds" in markdown.markdown(Report(found, of), [])
 
 
 def test_a_lost_run_ends_an_arm_and_forbids_better() -> None:

@@ -75,9 +75,9 @@ def test_out_and_no_files(runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_options_reach_the_comparison(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Comparison] = []
-    from gpt_lab.report import table
+    from gpt_lab.report import console
 
-    monkeypatch.setattr(table, "show", lambda comparison, study, console: seen.append(comparison))
+    monkeypatch.setattr(console, "show", lambda report, _: seen.append(report.comparison))
     options = [
         "--metric",
         "perf/tokens_per_s",

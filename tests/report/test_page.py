@@ -15,10 +15,12 @@ import pytest
 
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Row
-from gpt_lab.report import page as module
+from gpt_lab.analysis.table import Cell
+from gpt_lab.report import tables
 from gpt_lab.report.figures import draw
 from gpt_lab.report.inline import inline
-from gpt_lab.report.page import page
+from gpt_lab.report.page import page, sort_key
+from gpt_lab.report.tables import Report
 from gpt_lab.stats.interval import Interval
 from gpt_lab.study import arm_names
 from tests.report.fabricated import (
@@ -86,7 +88,8 @@ class Document(HTMLParser):
 
 
 def made(case: str) -> str:
-    return page(*drawn(case), None, "uv run report pos_enc")
+    answer, runs, figures = drawn(case)
+    return page(Report(answer, runs), figures, "uv run report pos_enc")
 
 
 @pytest.mark.parametrize("case", ["plain", "ugly", "one_seed", "no_baseline", "empty", "maximise", "tuned"])
@@ -128,7 +131,7 @@ def test_text_of_runs_is_never_markup(tmp_path: Path) -> None:
     runs.notes.append(evil)
     answer = comparison(runs)
     answer = replace(answer, notes=(evil,), rows=tuple(replace(row, warnings=(evil,)) for row in answer.rows))
-    text = page(answer, runs, draw(answer, runs, tmp_path), None, evil)
+    text = page(Report(answer, runs), draw(answer, runs, tmp_path), evil)
     document = Document(text)
     assert [t for t, _ in document.elements if t in ("img", "iframe")] == []
     assert sum(tag == "script" for tag, _ in document.elements) == 1
@@ -144,8 +147,8 @@ def test_the_table_is_the_comparison() -> None:
     assert head[1:3] == ["verdictcorrected", "Δ val/bpbvariant − baseline, 95 % interval"]
     first = answer.rows[0]
     assert first.delta is not None
-    assert rows[0][2] == wording.with_interval(first.delta, 3) and rows[0][2].startswith("−0.063 [−0.077, ")
-    assert rows[0][1] == "● better (screen)" and rows[0][3] == "3"
+    assert rows[0][2] == wording.with_interval(first.delta) and rows[0][2].startswith("−0.063 [−0.077, ")
+    assert rows[0][1] == "● better" and rows[0][4:6] == ["screen", "3"] and " ± " in rows[0][3]
     assert [row[1] for row in rows if row[0] == "position=learned"] == ["◇ baseline"]
 
 
@@ -166,10 +169,10 @@ def test_ten_thousand_runs() -> None:
     many["run"] = [f"runs/{i}" for i in range(len(many))]
     many.loc[len(many) - 1, ["state", "score"]] = ["failed", math.nan]
     big = FakeStudy(runs.design, many)
-    text = page(comparison(runs), big, [], None, "")
+    text = page(Report(comparison(runs), big), [])
     rows = Document(text).tables["runs"][1:]
-    assert len(rows) == module.MOST_RUNS and rows[0][1] == "failed"
-    assert f"The first {module.MOST_RUNS} of 10500 runs; runs.csv holds all" in text
+    assert len(rows) == tables.MOST_RUNS and rows[0][1] == "failed"
+    assert f"The first {tables.MOST_RUNS} of 10500 runs; runs.csv holds all" in text
     assert len(text) < 1_000_000
 
 
@@ -188,11 +191,11 @@ def test_environment_and_commands() -> None:
 
 
 def test_missing_numbers_are_dashes_and_sort_last() -> None:
-    cells = module._answer_rows(one_seed()[0])[0]
-    assert [cell.text for cell in cells][4].count("±") == 0
+    first = next(tables.arms(one_seed()[0]).cells())
+    assert not [cell for cell in first if "±" in cell.text]
     assert "nan" not in Document(made("one_seed")).texts["td"].lower()
-    assert module.Cell("–", math.nan).sort == "" and module.Cell("3", 3.0).sort == "3.0"
-    assert module.Cell("text").sort is None
+    assert sort_key(Cell("–", math.nan)) == "" and sort_key(Cell("3", 3.0)) == "3.0"
+    assert sort_key(Cell("text")) is None
 
 
 def test_inlined_figures_take_the_pages_colours() -> None:

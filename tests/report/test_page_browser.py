@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpt_lab.report.page import page
+from gpt_lab.report.tables import Report
 from tests.browser import Browser, Tab
 from tests.report.fabricated import drawn
 
@@ -18,7 +19,8 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    (folder / "report.html").write_text(page(*drawn("ugly")), encoding="utf-8")
+    answer, runs, figures = drawn("ugly")
+    (folder / "report.html").write_text(page(Report(answer, runs), figures), encoding="utf-8")
     return folder / "report.html"
 
 

@@ -21,10 +21,11 @@ from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.frame import arms
 from gpt_lab.frame.pairing import references
 from gpt_lab.frame.study import COLUMNS, Study
+from gpt_lab.report.console import show
 from gpt_lab.report.figures import base, forest
 from gpt_lab.report.figures import ladder as ladder_figure
 from gpt_lab.report.figures.material import Material
-from gpt_lab.report.table import show
+from gpt_lab.report.tables import Report
 from gpt_lab.study.design import Design
 
 DESIGN = Design("scales", factors=("scale", "position"), within=("scale",), baseline={"position": "rope"}, sesoi=0.01)
@@ -233,7 +234,7 @@ def test_every_form_of_the_report(tmp_path: Path) -> None:
     assert wording.answer(comparison).count("position=rope with the same scale") == 1
     assert wording.answer(comparison).count("with the same") == 1
     console = Console(width=200, record=True, file=io.StringIO())
-    show(comparison, made, console)
+    show(Report(comparison, made), console)
     text = console.export_text()
     assert "Effect against scale" in text and "the sign changes between tiny and big" in text
     with base.look():

@@ -12,7 +12,7 @@ from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.frame.pairing import Paired
 from gpt_lab.stats.contrasts import Lenth
-from gpt_lab.stats.decision import holm
+from gpt_lab.stats.decision import EQUIVALENT, HIGHER, LOWER, SMALL, decide
 from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import ROUNDING, Array, paired_t
 from gpt_lab.stats.tiers import CONFIRMS, FEWEST
@@ -20,6 +20,7 @@ from gpt_lab.study.design import Design
 
 SAME = "the same in every pair"
 DOUBTED = "undecided: see notes"
+WORDS = {LOWER: "matters", HIGHER: "matters", EQUIVALENT: "negligible", SMALL: "real but small"}
 
 
 @dataclass(frozen=True)
@@ -139,26 +140,17 @@ def judge(
     size = float(np.nanmax(np.abs(scores)))
     counts = (~np.isnan(found)).sum(1)
     flat = (counts >= 2) & (np.nanmax(found, axis=1) - np.nanmin(found, axis=1) <= ROUNDING * size)
-    fit = paired_t(np.where(flat[:, None], np.nan, found))
-    able = np.isfinite(fit.error) & (counts >= FEWEST)
-
-    def corrected(distance: Array) -> Array:
-        return holm(np.append(np.where(able, fit.tail(distance), 1.0), np.ones(withheld)))[: len(names)]
-
-    away = np.abs(fit.estimate)
-    nonzero, beyond, inside = corrected(away), corrected(away - sesoi), corrected(sesoi - away)
-    half = fit.half_width(design.alpha)
-    p = fit.p()
+    lacking = np.full((withheld, found.shape[1]), np.nan)
+    fit = paired_t(np.concatenate([np.where(flat[:, None], np.nan, found), lacking]))
+    said = decide(fit, alpha=design.alpha, sesoi=sesoi)
+    half, p, adjusted = fit.half_width(design.alpha), fit.p(), said.p_adjusted
     effects = []
     for i, name in enumerate(names):
-        word = "undecided"
+        word = WORDS.get(int(said.claim[i]), "undecided")
         if flat[i]:
             word = SAME
         elif doubted and doubted[i]:
             word = DOUBTED
-        elif able[i]:
-            claims = (("matters", beyond[i]), ("negligible", inside[i]), ("real but small", nonzero[i]))
-            word = next((claim for claim, value in claims if value <= design.alpha), word)
         estimate = float(np.nanmean(found[i]))
         known = math.isfinite(fit.error[i])
         interval = Interval(estimate, estimate - half[i], estimate + half[i], float(fit.df[i]), float(p[i]))
@@ -169,7 +161,7 @@ def judge(
                 estimate=estimate,
                 n=int(counts[i]),
                 interval=interval if known else None,
-                p=float(nonzero[i]) if able[i] else None,
+                p=None if math.isnan(adjusted[i]) else float(adjusted[i]),
                 word=word,
                 aliases=aliases[i] if aliases else "",
                 simple=simple[i],

@@ -10,12 +10,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gpt_lab import metrics
 from gpt_lab.analysis import wording
-from gpt_lab.analysis.comparison import Comparison, Row, Section, VerdictName
+from gpt_lab.analysis.comparison import Comparison, Row, VerdictName
+from gpt_lab.analysis.judge import verdict
 from gpt_lab.analysis.sections.baseline_curve import Curve, curve, per_pair, same_schedule, shared
+from gpt_lab.analysis.table import Table, columns
 from gpt_lab.frame.pairing import Paired, fresh, pair_up, part, references
 from gpt_lab.frame.study import Study
-from gpt_lab.stats.decision import EQUIVALENT, HIGHER, LOWER, SMALL, decide
+from gpt_lab.stats.decision import decide
 from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import Array, Fit
 from gpt_lab.stats.speedup import FEWEST_PAIRS, Matched, Ratio, Reach, usable
@@ -25,17 +28,10 @@ from gpt_lab.validity import results
 from gpt_lab.validity.afterwards import doubts
 from gpt_lab.validity.rules import SAME, Doubt
 
-METRICS = ("val/bpb", "val/loss")
 COSTS = {"tokens": "per token", "flops": "per FLOP", "seconds": "per second"}
 NAMES = {"tokens": "tokens", "flops": "FLOPs", "seconds": "seconds"}
 PLACES = ("device", "cpu", "gpu", "threads")
 """Where two runs must agree for their seconds to be compared."""
-WORDS: dict[int, VerdictName] = {
-    LOWER: "better",
-    HIGHER: "worse",
-    SMALL: "real but small",
-    EQUIVALENT: "equivalent",
-}
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,9 @@ def answer(comparison: Comparison, study: Study) -> Answer | None:
     """The numbers behind the sections; None where nothing is compared or the metric is no loss."""
     design, runs = comparison.design, study.runs
     rows = [row for row in comparison.rows if row.delta is not None and row.n >= FEWEST_PAIRS]
-    if not rows or design.baseline is None or design.metric not in METRICS or design.goal != "minimize":
+    metric = metrics.TABLE.get(design.metric)
+    is_loss = metric is not None and metric.loss and design.goal == metric.goal
+    if not rows or design.baseline is None or not is_loss:
         return None
     paired = pair_up(runs, design)
     place = {arm: i for i, arm in enumerate(paired.arms)}
@@ -174,8 +172,8 @@ def _judge(
                     line.verdicts[cost] = AtCost(None, reason=one.reason)
                 else:
                     estimates[number, cost] = one
-    for (number, cost), verdict in _decided(estimates, found.lines, blocked, comparison).items():
-        found.lines[number].verdicts[cost] = verdict
+    for (number, cost), decided in _decided(estimates, found.lines, blocked, comparison).items():
+        found.lines[number].verdicts[cost] = decided
 
 
 def _decided(
@@ -200,7 +198,7 @@ def _decided(
         assert one.estimate is not None
         ends = (one.estimate - float(half[k]), one.estimate + float(half[k]))
         delta = Interval(one.estimate, *ends, one.pairs - 1.0, float(p[k]))
-        name = WORDS.get(int(claims[k]), "undecided")
+        name = verdict(int(claims[k]), design.goal)
         against = [doubt for doubt in blocked[lines[number].row.arm] if name in doubt.blocks]
         result[number, cost] = AtCost("undecided", delta, against[0].text) if against else AtCost(name, delta)
     return result
@@ -227,7 +225,7 @@ def _apart(runs: pd.DataFrame) -> str:
     return ""
 
 
-def make(comparison: Comparison, study: Study) -> list[Section]:
+def make(comparison: Comparison, study: Study) -> list[Table]:
     """The sections of a report; none where there is nothing to say."""
     found = answer(comparison, study)
     if found is None:
@@ -238,7 +236,7 @@ def make(comparison: Comparison, study: Study) -> list[Section]:
     return [_speedups(found, comparison, base), _verdicts(found, comparison)]
 
 
-def _speedups(found: Answer, comparison: Comparison, base: str) -> Section:
+def _speedups(found: Answer, comparison: Comparison, base: str) -> Table:
     costs = [cost for cost in COSTS if any(cost in line.ratios for line in found.lines)]
     rows = tuple(
         (line.row.arm, *(_ratio(line, cost, found) for cost in costs)) for line in found.lines if line.reach is not None
@@ -259,9 +257,8 @@ def _speedups(found: Answer, comparison: Comparison, base: str) -> Section:
                 "speed-ups are rough, and no interval would cover that error: sweep several budgets for exact ones."
             )
     said += _reasons([(line.row.arm, line.reason) for line in found.lines if line.reach is None])
-    return Section(
-        f"Speed-up over {base}", tuple(said), ("arm", *(NAMES[c] for c in costs)), rows, frozenset({1, 2, 3})
-    )
+    heads = ("arm", *(NAMES[cost] for cost in costs))
+    return Table(f"Speed-up over {base}", tuple(said), columns(heads, {1, 2, 3}), rows)
 
 
 def _ratio(line: Line, cost: str, found: Answer) -> str:
@@ -271,8 +268,8 @@ def _ratio(line: Line, cost: str, found: Answer) -> str:
     return f"about {ratio.text}" if isinstance(source, Curve) and source.rough else ratio.text
 
 
-def _verdicts(found: Answer, comparison: Comparison) -> Section:
-    unit = wording.unit(comparison.design.metric)
+def _verdicts(found: Answer, comparison: Comparison) -> Table:
+    unit = metrics.unit(comparison.design.metric)
     rows = tuple((line.row.arm, *(_verdict(line.verdicts[cost]) for cost in COSTS)) for line in found.lines)
     said = [
         (
@@ -288,7 +285,7 @@ def _verdicts(found: Answer, comparison: Comparison) -> Section:
         for cost, at in line.verdicts.items()
         if at.reason and at.reason != line.reason
     ]
-    return Section("Verdicts at equal cost", (*said, *_reasons(reasons)), ("arm", *COSTS.values()), rows)
+    return Table("Verdicts at equal cost", (*said, *_reasons(reasons)), columns(("arm", *COSTS.values())), rows)
 
 
 def _verdict(at: AtCost) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gpt_lab.analysis import looks
-from gpt_lab.analysis.comparison import Comparison, Section
+from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.analysis.sections import equal_cost, factorial, ladder, longer_contexts, trunk_savings, tuning
+from gpt_lab.analysis.table import Table
 from gpt_lab.frame.study import Study
 
-__all__ = ["MAKERS", "Maker", "Section", "sections"]
-
-Maker = Callable[[Comparison, Study], list[Section]]
+Maker = Callable[[Comparison, Study], list[Table]]
 MAKERS: tuple[Maker, ...] = (
     tuning.make,
     factorial.sections,
@@ -23,7 +22,7 @@ MAKERS: tuple[Maker, ...] = (
 """Each looks whether a study has what it is about, and returns [] where it has not."""
 
 
-def sections(comparison: Comparison, study: Study) -> list[Section]:
+def sections(comparison: Comparison, study: Study) -> list[Table]:
     """What there is to say of this study beside its arms.
 
     Of one whose seeds were added until arms were decided that is its tuning and its looks: other intervals do not allow

@@ -20,8 +20,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_lab import metrics
 from gpt_lab.analysis import wording
-from gpt_lab.analysis.comparison import Comparison, Section
+from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.analysis.sections.effects import (
     Effect,
     Effects,
@@ -36,6 +37,7 @@ from gpt_lab.analysis.sections.effects import (
     turn,
 )
 from gpt_lab.analysis.sections.interactions import differences
+from gpt_lab.analysis.table import Table, columns
 from gpt_lab.frame.pairing import pair_up
 from gpt_lab.frame.study import Study
 from gpt_lab.stats import contrasts, two_level
@@ -50,7 +52,7 @@ MOST_ARMS = 512
 MOST_WARNINGS = 8
 
 
-def sections(comparison: Comparison, study: Study) -> list[Section]:
+def sections(comparison: Comparison, study: Study) -> list[Table]:
     """The effects as a part of the report; nothing where a study has none."""
     found = analyse(comparison, study)
     if found is None:
@@ -71,14 +73,14 @@ def sections(comparison: Comparison, study: Study) -> list[Section]:
     if found.effects and warned:
         sentences.append(f"The notes on these arms hold for what is computed from them too: {listed(warned)}.")
     if not found.effects:
-        return [Section(title, tuple(sentences))]
+        return [Table(title, tuple(sentences))]
     aliased = any(effect.aliases for effect in found.effects)
     heads = ["effect" if found.coded else "interaction", f"Δ {metric}", "p (Holm)", "verdict", "n"]
     heads += ["aliased with"] if aliased else []
     heads += ["at the other's levels"]
     places = _places(found.effects)
     rows = tuple(_row(effect, places, aliased) for effect in found.effects)
-    return [Section(title, tuple(sentences), tuple(heads), rows, frozenset({1, 2, 4}))]
+    return [Table(title, tuple(sentences), columns(heads, {1, 2, 4}), rows)]
 
 
 def _places(effects: Sequence[Effect]) -> int:
@@ -93,8 +95,7 @@ def _row(effect: Effect, places: int, aliased: bool) -> tuple[str, ...]:
     size = wording.signed(effect.estimate, places)
     if effect.interval is not None:
         size = wording.with_interval(effect.interval, places)
-    p = "–" if effect.p is None else "<0.0001" if effect.p < 0.0001 else f"{effect.p:.4f}"
-    cells = [effect.name, size, p, effect.word, str(effect.n)]
+    cells = [effect.name, size, wording.p_value(effect.p, 4), effect.word, str(effect.n)]
     cells += [effect.aliases] if aliased else []
     text = ""
     if effect.simple:
@@ -141,7 +142,7 @@ def _coded(grid: Grid, words: Sequence[two_level.Word]) -> Effects:
     )
     meaning = (
         "An effect is the mean over the arms at the high level minus the mean at the low one; that of a × b is half of "
-        f"what the effect of a gains when b goes from low to high. In {wording.unit(design.metric)}: "
+        f"what the effect of a gains when b goes from low to high. In {metrics.unit(design.metric)}: "
         f"{'below' if design.goal == 'minimize' else 'above'} 0 is better."
     )
     notes = [chosen, meaning]

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from gpt_lab.analysis import wording
+from gpt_lab import metrics
 from gpt_lab.analysis.sections.effects import Effects, Grid, Simple, interval_of, judge, listed, reversals, short
 from gpt_lab.stats import contrasts
 from gpt_lab.stats.paired import Array
@@ -78,7 +78,7 @@ def differences(grid: Grid) -> Effects | None:
     meaning = (
         "An interaction is a difference of differences: what both changes together do to the baseline, less what each "
         f"does alone{', the other factors as in the baseline' if len(design.factors) > 2 else ''}. In "
-        f"{wording.unit(design.metric)}; 0: the two do not depend on each other."
+        f"{metrics.unit(design.metric)}; 0: the two do not depend on each other."
     )
     notes = [
         meaning,

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from gpt_lab.analysis import wording
-from gpt_lab.analysis.comparison import Comparison, Row, Section
+from gpt_lab.analysis.comparison import Comparison, Row
+from gpt_lab.analysis.table import Table, columns
 from gpt_lab.frame.pairing import Paired, fresh, pair_up, references
 from gpt_lab.frame.study import Study
 from gpt_lab.stats.interval import Interval
@@ -101,7 +102,7 @@ def trends(comparison: Comparison, study: Study) -> list[Trend]:
     return found
 
 
-def make(comparison: Comparison, study: Study) -> list[Section]:
+def make(comparison: Comparison, study: Study) -> list[Table]:
     """The section of a report; none where the study has no ladder of scales."""
     found = trends(comparison, study)
     if not found:
@@ -133,7 +134,7 @@ def make(comparison: Comparison, study: Study) -> list[Section]:
         if turn := trend.turns:
             said.append(f"{trend.variant}: {_turn(*turn)}")
     heads = ("variant", " · ".join(design.within), "parameters", f"Δ {design.metric}", "verdict", "trend")
-    return [Section("Effect against scale", (*said, *_cautions(study, design)), heads, rows, frozenset({2, 3, 5}))]
+    return [Table("Effect against scale", (*said, *_cautions(study, design)), columns(heads, {2, 3, 5}), rows)]
 
 
 def _is_ladder(design: Design) -> bool:

@@ -15,21 +15,22 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from gpt_lab import lengths
+from gpt_lab import lengths, metrics
 from gpt_lab.analysis import wording
-from gpt_lab.analysis.comparison import Comparison, Section
+from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.analysis.sections.baseline_curve import per_pair
+from gpt_lab.analysis.table import Table, columns
 from gpt_lab.frame.pairing import Paired, fresh, pair_up, references
 from gpt_lab.frame.study import Study
 from gpt_lab.stats.decision import holm
 from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import Array, Fit, paired_t
 from gpt_lab.stats.tiers import CONFIRMS, FEWEST
-from gpt_lab.study import arm_names, sweep_file
+from gpt_lab.study import arm_names
 
 TITLE = "Beyond the training context"
-MEASURES = ("val/bpb", "val/accuracy", "val/loss")
-"""What is shown of longer windows, the first that the runs have."""
+MEASURES = tuple(sorted(metrics.LONGER, key=lambda name: name not in metrics.FIRST))
+"""What is shown of longer windows, the first that the runs have: those that dashboards show first."""
 MOST = 20
 """Arms that the table shows."""
 
@@ -71,7 +72,7 @@ class Lengths:
 
     @property
     def lower_is_better(self) -> bool:
-        return sweep_file.usual_goal(self.metric) == "minimize"
+        return metrics.goal(self.metric) == "minimize"
 
 
 def measure(comparison: Comparison, study: Study) -> Lengths | None:
@@ -121,7 +122,7 @@ def measure(comparison: Comparison, study: Study) -> Lengths | None:
     return Lengths(metric, (1, *times), paired, values, tuple(lines), judged, excess)
 
 
-def make(comparison: Comparison, study: Study) -> list[Section]:
+def make(comparison: Comparison, study: Study) -> list[Table]:
     """The section of a report; none where no run was validated at a longer context."""
     found = measure(comparison, study)
     if found is None:
@@ -138,7 +139,7 @@ def make(comparison: Comparison, study: Study) -> list[Section]:
             wording.plain(line.mean),
             "–" if line.change is None else wording.with_interval(line.change, finer),
             "–" if line.delta is None else wording.with_interval(line.delta, places),
-            "–" if line.p is None else "< 0.001" if line.p < 0.001 else f"{line.p:.3f}",
+            wording.p_value(line.p),
         )
         for line in lines
     )
@@ -146,7 +147,7 @@ def make(comparison: Comparison, study: Study) -> list[Section]:
     said = [*_explained(found, comparison, study), *_answers(found, names), *_lacking(found, study, names)]
     if len(arms) > len(shown):
         said.append(f"The first {MOST} of {len(arms)} arms are shown.")
-    return [Section(TITLE, tuple(said), heads, rows, frozenset(range(2, len(heads))))]
+    return [Table(TITLE, tuple(said), columns(heads, range(2, len(heads))), rows)]
 
 
 def _measured(runs: pd.DataFrame, headline: str) -> tuple[str, tuple[int, ...]]:

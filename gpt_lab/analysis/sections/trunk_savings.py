@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-from gpt_lab.analysis.comparison import Comparison, Section
+from gpt_lab.analysis.comparison import Comparison
+from gpt_lab.analysis.table import Table
 from gpt_lab.frame.study import Study
 from gpt_lab.sweep.search import trunk
 
 
-def make(comparison: Comparison, study: Study) -> list[Section]:
+def make(comparison: Comparison, study: Study) -> list[Table]:
     """One section with what was really spent; none where no run was forked."""
     runs = study.runs
     at = pd.to_numeric(runs.get("forked", pd.Series(dtype=float, index=runs.index)), errors="coerce")
@@ -24,4 +25,4 @@ def make(comparison: Comparison, study: Study) -> list[Section]:
         "learning rate leaves its own. They have the numbers of runs trained from the start; their steps, tokens, "
         "FLOPs and seconds count those before the fork."
     )
-    return [Section("Trunk and branch", (said, what))]
+    return [Table("Trunk and branch", (said, what))]

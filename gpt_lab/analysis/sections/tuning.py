@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+from gpt_lab import metrics
 from gpt_lab.analysis import wording
-from gpt_lab.analysis.comparison import Comparison, Row, Section
+from gpt_lab.analysis.comparison import Comparison, Row
+from gpt_lab.analysis.table import Table, columns
 from gpt_lab.frame import tuned
 from gpt_lab.frame.study import Study
 from gpt_lab.frame.tuned import Leg
@@ -16,7 +18,7 @@ from gpt_lab.study.design import Design, shown
 HEADS = ("arm", "setting", "chosen", "best tried", "values", "within", "width", "diverged")
 
 
-def make(comparison: Comparison, study: Study) -> list[Section]:
+def make(comparison: Comparison, study: Study) -> list[Table]:
     """The section of a report; none where no number was tuned."""
     design = comparison.design
     found = [(row, leg) for row in comparison.rows for leg in _legs(row, study, design)]
@@ -26,11 +28,11 @@ def make(comparison: Comparison, study: Study) -> list[Section]:
     sentences = [*_how(design, found)]
     if comparison.sesoi is not None:
         sentences.append(
-            f"Within: the values that cost at most {wording.amount(comparison.sesoi)} {wording.unit(design.metric)} "
+            f"Within: the values that cost at most {wording.amount(comparison.sesoi)} {metrics.unit(design.metric)} "
             "(the smallest effect size of interest) more than the chosen one, by the parabola and "
             "interpolation; ≥: that loss was not reached within what was tried."
         )
-    return [Section("Tuning", tuple(sentences), HEADS, rows, frozenset({2, 3, 4}))]
+    return [Table("Tuning", tuple(sentences), columns(HEADS, {2, 3, 4}), rows)]
 
 
 def _legs(row: Row, study: Study, design: Design) -> tuple[Leg, ...]:

@@ -10,8 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from scipy.special import stdtrit
 
+from gpt_lab import metrics
 from gpt_lab.analysis.comparison import Row
-from gpt_lab.analysis.wording import axis, percent, plain, signed, within
+from gpt_lab.analysis.wording import percent, plain, signed, within
+from gpt_lab.metrics import axis
 from gpt_lab.report.figures.base import (
     BAND,
     INK,
@@ -29,7 +31,6 @@ from gpt_lab.report.figures.base import (
 from gpt_lab.report.figures.material import Material, together
 from gpt_lab.validity.rules import SAME
 
-FLOORS = ("unigram", "bigram", "trigram")
 ZOOM = 0.6
 """Share of the tokens that the lower panel leaves out."""
 
@@ -104,12 +105,12 @@ def _curve(ax: Axes, line: Line, material: Material) -> None:
 
 def _floors(material: Material) -> dict[str, float]:
     """N-gram floors where all finished runs have the same; they are bits per byte, so for that metric alone."""
-    if material.metric != "val/bpb":
+    if not metrics.has_floors(material.metric):
         return {}
     runs = material.study.runs
     runs = runs[runs["state"] == "finished"]
     found = {}
-    for name in FLOORS:
+    for name in metrics.FLOORS:
         values = pd.to_numeric(runs[f"floor_{name}"], errors="coerce").dropna()
         if len(values) and np.isclose(values.min(), values.max(), rtol=1e-6):
             found[name] = float(values.iloc[0])

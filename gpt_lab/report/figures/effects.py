@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 
 from gpt_lab.analysis.sections.effects import Effect, listed
 from gpt_lab.analysis.sections.factorial import analyse
-from gpt_lab.analysis.wording import amount, axis, common_digits, grey_band, percent, with_interval
+from gpt_lab.analysis.wording import amount, common_digits, grey_band, percent, with_interval
+from gpt_lab.metrics import axis
 from gpt_lab.report.figures.base import BAND, COLOURS, INK, MUTED, PAPER, Drawing, canvas, ellipsis, folded, reach
 from gpt_lab.report.figures.material import Material
 from gpt_lab.stats.contrasts import half_normal

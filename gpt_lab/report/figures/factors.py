@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from gpt_lab.analysis.comparison import Row
-from gpt_lab.analysis.wording import axis
+from gpt_lab.metrics import axis
 from gpt_lab.report.figures.base import COLOURS, DASHES, MARKERS, Drawing, canvas, ellipsis, reach
 from gpt_lab.report.figures.material import Material
 from gpt_lab.study.design import Design

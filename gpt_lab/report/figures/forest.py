@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from gpt_lab.analysis.comparison import Row
-from gpt_lab.analysis.wording import axis, common_digits, grey_band, percent, verdict, with_interval, within
+from gpt_lab.analysis.wording import common_digits, grey_band, percent, verdict, with_interval, within
+from gpt_lab.metrics import axis
 from gpt_lab.report.figures.base import BAND, INK, MUTED, PAPER, VERDICTS, Drawing, canvas, folded, near, reach
 from gpt_lab.report.figures.material import Material
 from gpt_lab.stats.interval import Interval

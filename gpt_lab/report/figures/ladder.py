@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter
 
 from gpt_lab.analysis.sections.ladder import Trend, trends
-from gpt_lab.analysis.wording import axis, grey_band, percent, short, within
+from gpt_lab.analysis.wording import grey_band, percent, short, within
+from gpt_lab.metrics import axis
 from gpt_lab.report.figures.base import BAND, INK, PAPER, Drawing, canvas, ellipsis
 from gpt_lab.report.figures.base import COLOURS as HUES
 from gpt_lab.report.figures.base import MARKERS as SIGNS

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from gpt_lab.analysis.sections.longer_contexts import TITLE, Lengths, measure
-from gpt_lab.analysis.wording import axis
+from gpt_lab.metrics import axis
 from gpt_lab.report.figures.base import INK, PAPER, Drawing, canvas, ellipsis
 from gpt_lab.report.figures.material import Material
 

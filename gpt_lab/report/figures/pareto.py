@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from gpt_lab.analysis.comparison import Row
-from gpt_lab.analysis.wording import axis, count, power, short
+from gpt_lab.analysis.wording import count, power, short
+from gpt_lab.metrics import axis
 from gpt_lab.report.figures.base import GRID, INK, MUTED, Drawing, canvas, ellipsis, near, reach, scaled
 from gpt_lab.report.figures.material import Material
 

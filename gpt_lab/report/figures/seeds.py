@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gpt_lab.analysis.wording import axis
+from gpt_lab.metrics import axis
 from gpt_lab.report.figures.base import GRID, INK, Drawing, canvas, folded, reach
 from gpt_lab.report.figures.material import Material
 

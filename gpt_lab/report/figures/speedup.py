@@ -8,7 +8,8 @@ from matplotlib.ticker import FuncFormatter
 
 from gpt_lab.analysis.sections.baseline_curve import Curve
 from gpt_lab.analysis.sections.equal_cost import Line, answer
-from gpt_lab.analysis.wording import axis, short
+from gpt_lab.analysis.wording import short
+from gpt_lab.metrics import axis
 from gpt_lab.report.figures.base import INK, MUTED, PAPER, Drawing, canvas, ellipsis
 from gpt_lab.report.figures.material import Material
 from gpt_lab.stats.speedup import LIMIT, Reach

@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from gpt_lab.analysis.comparison import Row
-from gpt_lab.analysis.wording import axis
 from gpt_lab.frame import tuned
+from gpt_lab.metrics import axis
 from gpt_lab.report.figures.base import INK, MUTED, Drawing, canvas, ellipsis, reach
 from gpt_lab.report.figures.material import Material
 from gpt_lab.study.arm_names import settings

@@ -17,10 +17,11 @@ from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.sections import equal_cost
 from gpt_lab.analysis.sections.equal_cost import Line
 from gpt_lab.frame.study import COLUMNS, Study
+from gpt_lab.report.console import show
 from gpt_lab.report.figures import base, speedup
 from gpt_lab.report.figures.material import Material
 from gpt_lab.report.markdown import markdown
-from gpt_lab.report.table import show
+from gpt_lab.report.tables import Report
 from gpt_lab.study.design import Design
 
 LADDER = Design(
@@ -219,11 +220,11 @@ def test_every_form_of_the_report(tmp_path: Path) -> None:
     made = study()
     comparison = compare(made)
     console = Console(width=220, record=True, file=io.StringIO())
-    show(comparison, made, console)
+    show(Report(comparison, made), console)
     text = console.export_text()
     assert "Speed-up over mlp=relu with the same budget.tokens" in text and "Verdicts at equal cost" in text
     assert "the ends of its runs with 3 budgets" in text
-    assert "Verdicts at equal cost" in markdown(comparison, made, [])
+    assert "Verdicts at equal cost" in markdown(Report(comparison, made), [])
     with base.look():
         drawing = speedup.draw(Material(comparison, made))
         assert drawing is not None and drawing.name == "speedup"

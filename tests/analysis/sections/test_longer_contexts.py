@@ -14,7 +14,7 @@ import pytest
 from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
 
-from gpt_lab.analysis import wording
+from gpt_lab import metrics
 from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.sections.longer_contexts import Lengths, make, measure
 from gpt_lab.frame import load
@@ -180,6 +180,6 @@ def test_any_length_may_decide(tmp_path: Path) -> None:
 
 
 def test_units_are_those_of_one_context() -> None:
-    assert wording.unit("val/bpb_8x") == wording.unit("val/bpb") == "bits per byte"
-    assert wording.axis("val/loss_beyond_4x") == "val/loss_beyond_4x (nats per token)"
-    assert wording.axis("val/accuracy_2x") == "val/accuracy_2x (share of the answers)"
+    assert metrics.unit("val/bpb_8x") == metrics.unit("val/bpb") == "bits per byte"
+    assert metrics.axis("val/loss_beyond_4x") == "val/loss_beyond_4x (nats per token)"
+    assert metrics.axis("val/accuracy_2x") == "val/accuracy_2x (share of the answers)"

@@ -12,7 +12,8 @@ from rich.console import Console
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.frame.study import Study
-from gpt_lab.report import facts, table
+from gpt_lab.report import console, facts, tables
+from gpt_lab.report.tables import Report
 from tests.report import fabricated
 
 EVERY = ("plain", "ugly", "one_seed", "no_baseline", "empty", "maximise", "factorial")
@@ -20,7 +21,7 @@ EVERY = ("plain", "ugly", "one_seed", "no_baseline", "empty", "maximise", "facto
 
 def shown(pair: tuple[Comparison, Study], width: int) -> str:
     text = io.StringIO()
-    table.show(*pair, Console(file=text, width=width, highlight=False))
+    console.show(Report(*pair), Console(file=text, width=width, highlight=False))
     return text.getvalue()
 
 
@@ -59,7 +60,7 @@ def test_one_row_per_arm_best_first_baseline_marked() -> None:
 def test_one_table_where_it_fits_else_two() -> None:
     pair = fabricated.plain()
     wide, narrow = shown(pair, 140), shown(pair, 100)
-    assert "Cost: medians" not in wide and "Cost: medians" in narrow
+    assert "What each arm costs" not in wide and "What each arm costs" in narrow
     line = next(line for line in wide.splitlines() if line.startswith(" rope"))
     row = pair[0].rows[0]
     assert row.delta is not None
@@ -76,8 +77,8 @@ def test_runs_without_a_partner_are_no_pairs() -> None:
     line = next(
         x for x in shown((replace(comparison, rows=tuple(rows)), study), 100).splitlines() if x.startswith(" rope")
     )
-    assert line.split()[-2] == "0"
-    assert table.replicates(fabricated.no_baseline()[0].rows[0], fabricated.no_baseline()[0]) == 3
+    assert line.split()[-3] == "0"
+    assert tables.replicates(fabricated.no_baseline()[0].rows[0], fabricated.no_baseline()[0]) == 3
 
 
 def test_rules_and_noise_are_told() -> None:
@@ -108,8 +109,8 @@ def test_many_lost_runs_are_counted() -> None:
     design = fabricated.pos_enc(baseline={"position": "p0"})
     made = fabricated.study(effects, design=design, states=states)
     text = shown((fabricated.comparison(made), made), 120)
-    assert text.count("missing: ") == table.MOST_LOST
-    assert f"and {(29 - table.MOST_LOST) * 3} more runs that are not finished" in text
+    assert text.count("missing: ") == console.MOST_LOST
+    assert f"and {(29 - console.MOST_LOST) * 3} more runs that are not finished" in text
 
 
 def test_text_of_runs_is_no_markup() -> None:
