@@ -18,7 +18,7 @@ from benchmarks import questions
 from gpt_lab import components, registry
 from gpt_lab.plan import paces
 from gpt_lab.study import cells, sweep_file
-from gpt_lab.study.design import Sweep
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.search import search
 from gpt_lab.validity.rules import RULES
 from tests import commands

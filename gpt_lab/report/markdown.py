@@ -12,7 +12,7 @@ from gpt_lab.analysis.sections.every import Section, sections
 from gpt_lab.frame.study import Study
 from gpt_lab.report import facts
 from gpt_lab.report.table import name, replicates, summary
-from gpt_lab.study.design import Sweep
+from gpt_lab.study.sweep import Sweep
 
 if TYPE_CHECKING:
     from gpt_lab.report.figures import Figure

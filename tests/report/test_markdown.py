@@ -13,7 +13,7 @@ from gpt_lab.report import facts
 from gpt_lab.report.figures import Figure
 from gpt_lab.report.markdown import MOST_COMMANDS, MOST_LOST, markdown
 from gpt_lab.study import sweep_file
-from gpt_lab.study.design import Sweep
+from gpt_lab.study.sweep import Sweep
 from tests.report import fabricated
 from tests.report.test_table import EVERY
 
@@ -81,7 +81,7 @@ def test_figures_are_linked_relatively(tmp_path: Path) -> None:
 def test_how_to_repeat_a_sweep() -> None:
     comparison, study = fabricated.plain()
     stated = sweep_file.load("sweeps/pos_enc.yaml").design
-    sweep = Sweep(Path("sweeps/pos_enc.yaml"), {}, stated, "grid", overrides=("scale=nano", "data.path=a b"))
+    sweep = Sweep(Path("sweeps/pos_enc.yaml"), stated, overrides=("scale=nano", "data.path=a b"))
     text = markdown(comparison, study, [], sweep, "uv run report sweeps/pos_enc.yaml --sesoi 0.01")
     fewer = replace(sweep, design=replace(stated, values={**stated.values, "seed": (0, 1)}))
     assert "'data.path=a b' --seeds 2\n" in markdown(comparison, study, [], fewer, "")
