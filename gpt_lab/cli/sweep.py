@@ -12,7 +12,7 @@ from gpt_lab.lines import say
 from gpt_lab.study import place
 
 if TYPE_CHECKING:
-    from gpt_lab.study.design import Sweep
+    from gpt_lab.study.sweep import Sweep
 
 PIPE_WIDTH = 160
 """Characters of a line where there is no terminal: names of runs stay whole."""

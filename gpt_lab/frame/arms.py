@@ -15,9 +15,9 @@ from gpt_lab import metrics, schema
 from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.frame.places import Options
 from gpt_lab.frame.sources.source import Wanted, row
-from gpt_lab.study import sweep_file
 from gpt_lab.study.arm_lookup import find_arm
-from gpt_lab.study.design import SEEDS, Design, Sweep, draws_again, join, shown
+from gpt_lab.study.design import SEEDS, Design, draws_again, join, shown
+from gpt_lab.study.sweep import Sweep
 
 Rows = list[dict[str, Any]]
 ALIKE = 1e-3
@@ -186,14 +186,20 @@ def _take_ledger_state(r: dict[str, Any], cell: Wanted) -> None:
 
 
 def _by_values(rows: Rows, sweep: Sweep, design: Design, also: tuple[str, ...]) -> Arranged:
-    """Rows of a sweep whose cells were drawn: those that agree with the values that the file fixes."""
+    """Rows of a sweep whose cells were drawn: those that agree with the values that the file fixes.
+
+    Raises:
+        ConfigError: the sweep is a ledger's, of settings that are no longer there.
+    """
+    if not sweep.parameters:
+        raise ConfigError(f"{sweep.path}: the sweep that its ledger keeps names settings that are no longer there")
     fixed = {
         name: parameter.values[0]
-        for name, parameter in sweep_file.parameters_of(sweep).items()
+        for name, parameter in sweep.parameters.items()
         if not parameter.swept and name.split(".")[0] not in schema.NOT_IDENTITY
     }
-    if (match := (sweep.raw.get("gpt_lab") or {}).get("match")) and not sweep.overrides:
-        fixed["match"] = match
+    if sweep.match and not sweep.overrides:
+        fixed["match"] = sweep.match
     found = Arranged(design, [])
     for r in rows:
         if all(_same(setting(r["config"], key), value) for key, value in fixed.items()):

@@ -17,7 +17,8 @@ from gpt_lab.frame.sources import store_runs
 from gpt_lab.frame.sources.source import ENVIRONMENT, Source, Wanted
 from gpt_lab.frame.study import COLUMNS, Study
 from gpt_lab.noise.records import Noise
-from gpt_lab.study.design import Design, Stated, Sweep
+from gpt_lab.study.design import Design, Stated
+from gpt_lab.study.sweep import Sweep
 
 TEXT = frozenset({"run", "source", "study", "name", "state", "arm", "tuning", "pair", "stratum", "error", "conflict"})
 
@@ -138,7 +139,8 @@ def _newer(named: Sweep | None, ledger: Source, notes: list[str]) -> tuple[Sweep
         notes.append(f"{named.path} compares other settings than when the sweep ran: the version that ran is reported")
         return stored, ledger.wanted
     if _asks(named) == _asks(stored) or not named.listed:
-        return dataclasses.replace(named, raw=stored.raw, overrides=stored.overrides), ledger.wanted
+        kept = dataclasses.replace(stored, path=named.path, design=named.design, method=named.method)
+        return dataclasses.replace(kept, run_cap=named.run_cap), ledger.wanted
     known = {one.key: one for one in ledger.every}
     wanted = [known.get(one.key, one) for one in _cells(named)]
     missing = sum(one.key not in known for one in wanted)
@@ -151,10 +153,10 @@ def _newer(named: Sweep | None, ledger: Source, notes: list[str]) -> tuple[Sweep
 
 def _asks(sweep: Sweep) -> tuple[Any, ...]:
     """What decides which cells a sweep has."""
-    block = sweep.raw.get("gpt_lab") or {}
-    rules = {key: block.get(key) for key in ("zip", "per", "exclude", "match", "tune", "seeds", "design", "fraction")}
-    seeds = {key: value for key, value in sweep.raw["parameters"].items() if key != sweep.design.pair}
-    return seeds, sweep.raw.get("command"), rules, sweep.overrides
+    design = sweep.design
+    settings = {name: parameter for name, parameter in sweep.parameters.items() if name != design.pair}
+    rules = sweep.rules, sweep.match, sweep.tune, design.looks, design.factorial
+    return settings, sweep.command, rules, sweep.overrides
 
 
 def _named_like(places: Places) -> Sweep | None:

@@ -13,7 +13,7 @@ from typing import Literal
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.noise import records
 from gpt_lab.study import sweep_file
-from gpt_lab.study.design import Sweep
+from gpt_lab.study.sweep import Sweep
 
 REMOTE = "wandb:"
 SHIPPED = Path("sweeps")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from gpt_lab.noise.records import Noise
-from gpt_lab.study.design import Design, Stated, Sweep
+from gpt_lab.study.design import Design, Stated
+from gpt_lab.study.sweep import Sweep
 
 COLUMNS = (
     "run",  # folder, or W&B path: unique

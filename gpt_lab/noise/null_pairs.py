@@ -13,9 +13,10 @@ from gpt_lab import metrics
 from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.noise import records
 from gpt_lab.schema import RunConfig
-from gpt_lab.study import agent_command, cells, grid, parameters
+from gpt_lab.study import agent_command, cells, parameters
 from gpt_lab.study import sweep_file as spec
-from gpt_lab.study.design import Cell, Sweep
+from gpt_lab.study.design import Cell
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger
 
 PAIR = "seed"
@@ -102,8 +103,7 @@ def recipes(sweep: Sweep, chosen: Sequence[str] = ()) -> list[Recipe]:
         raise ConfigError(f"{where}: its runs are paired by {design.pair}, null pairs by {PAIR}: it has no noise floor")
     if design.baseline is None and design.factors:
         raise ConfigError(f"{where}: gpt_lab.baseline names no arm; name it there, or {by_hand}")
-    swept = {name: p for name, p in spec.parameters_of(sweep).items() if p.swept}
-    rows = grid.combinations(swept, design.pair, spec.rules_of(sweep))
+    rows = sweep.combinations()
     rows = [row for row in rows if design.arm(row) == (design.reference(row) or "")]
     for text in chosen:
         key, _, value = text.partition("=")

@@ -19,7 +19,8 @@ from gpt_lab.stats.tiers import FEWEST
 from gpt_lab.study import cells as cells_
 from gpt_lab.study import trunk_block
 from gpt_lab.study.build import Builder
-from gpt_lab.study.design import Cell, Sweep
+from gpt_lab.study.design import Cell
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger
 from gpt_lab.sweep.search import trunk
 from gpt_lab.sweep.search import tuner as tuner_
@@ -153,9 +154,9 @@ def show(
     trunks = trunk.Trunks()
     if trunk_block.possible(sweep):
         trunks = trunk.find(cells, configs, trunk.lengths(cells, configs, builder))
-    if trunk_block.wanted(sweep):
+    if sweep.trunk:
         trunk.required(sweep, trunks)
-    plan = estimate(sweep, cells, jobs, threads, builder, trunks if trunk_block.wanted(sweep) else None, gpus)
+    plan = estimate(sweep, cells, jobs, threads, builder, trunks if sweep.trunk else None, gpus)
     said: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
     if design.question:
         console.print(design.question, **said)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from gpt_lab.schema import MATCHED, TOLERANCE, RunConfig
 from gpt_lab.study import sweep_file
-from gpt_lab.study.design import Cell, Sweep
+from gpt_lab.study.design import Cell
+from gpt_lab.study.sweep import Sweep
 
 
 def sizes(sweep: Sweep, cfg: RunConfig, cell: Cell) -> str:
@@ -32,7 +33,7 @@ def lines(sweep: Sweep, configs: Sequence[RunConfig]) -> list[str]:
         for match, count in targets
         if match is not None and count is not None
     ]
-    if len(targets) == 1 and found and "match_to" not in sweep.raw["parameters"]:
+    if len(targets) == 1 and found and "match_to" not in sweep.parameters:
         ((match, count),) = targets
         found.append(
             f"the same under W&B's agent, in parameters: match: {{value: {match}}}, match_to: {{value: {count}}} "

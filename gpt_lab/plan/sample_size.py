@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from gpt_lab.errors import ConfigError
 from gpt_lab.noise import null_pairs, records
 from gpt_lab.stats.tiers import CONFIRMS, FEWEST
-from gpt_lab.study import grid, sweep_file
-from gpt_lab.study.design import Design, Sweep, shown
+from gpt_lab.study import sweep_file
+from gpt_lab.study.design import Design, shown
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger
 
 if TYPE_CHECKING:
@@ -188,8 +189,7 @@ def reach(sweep: Sweep, effect: float) -> tuple[Sweep, str]:
 
 def comparisons(sweep: Sweep) -> int:
     """Arms of a grid beside its baselines."""
-    swept = {name: p for name, p in sweep_file.parameters_of(sweep).items() if p.swept}
-    rows = grid.combinations(swept, sweep.design.pair, sweep_file.rules_of(sweep))
+    rows = sweep.combinations()
     return len({sweep.design.arm(row) for row in rows}) - len({sweep.design.reference(row) for row in rows})
 
 

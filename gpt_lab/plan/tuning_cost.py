@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from gpt_lab.plan import run_time
 from gpt_lab.stats.optimum import Ladder
-from gpt_lab.study.design import Sweep, shown
+from gpt_lab.study.design import shown
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.search.tuner import Tuner
 
 if TYPE_CHECKING:

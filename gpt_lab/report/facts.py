@@ -18,7 +18,8 @@ from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.errors import ConfigError
 from gpt_lab.frame.study import Study
 from gpt_lab.schema import NOT_IDENTITY
-from gpt_lab.study.design import Sweep, shown
+from gpt_lab.study.design import shown
+from gpt_lab.study.sweep import Sweep
 
 MOST_LOST = 200
 MOST_COMMANDS = 20

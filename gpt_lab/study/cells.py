@@ -13,8 +13,9 @@ from gpt_lab import conf_source, config
 from gpt_lab import match as match_
 from gpt_lab.errors import ConfigError
 from gpt_lab.schema import RunConfig
-from gpt_lab.study import context_lengths, grid, sweep_file
-from gpt_lab.study.design import Cell, Sweep, join
+from gpt_lab.study import context_lengths, sweep_file
+from gpt_lab.study.design import Cell, join
+from gpt_lab.study.sweep import Sweep
 
 
 def cells(sweep: Sweep) -> list[Cell]:
@@ -26,9 +27,7 @@ def cells(sweep: Sweep) -> list[Cell]:
     if not sweep.listed:
         kind = "sweep with tune" if sweep.method == "grid" else f"{sweep.method} sweep"
         raise ConfigError(f"{sweep.path}: a {kind} draws its cells one by one")
-    swept = {name: p for name, p in sweep_file.parameters_of(sweep).items() if p.swept}
-    rows = grid.combinations(swept, sweep.design.pair, sweep_file.rules_of(sweep))[: sweep.run_cap]
-    found = many(sweep, rows)
+    found = many(sweep, sweep.combinations()[: sweep.run_cap])
     first: dict[str, Cell] = {}
     for one in found:
         other = first.setdefault(one.identity, one)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from gpt_lab import metrics
 
@@ -135,29 +134,6 @@ class Cell:
     overrides: tuple[str, ...]
     key: str
     identity: str
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep file, read and checked: its design, and how to make its cells.
-
-    Fields:
-        path: the file.
-        raw: its whole content, as W&B gets it.
-        overrides: settings of the command line that hold for every cell.
-    """
-
-    path: Path
-    raw: Mapping[str, Any]
-    design: Design
-    method: Literal["grid", "random", "bayes"]
-    overrides: tuple[str, ...] = ()
-    run_cap: int | None = None
-
-    @property
-    def listed(self) -> bool:
-        """Whether its cells are known before the first run."""
-        return self.method == "grid" and not self.design.tuning_pairs
 
 
 def join(keys: tuple[str, ...], values: Mapping[str, Any]) -> str:

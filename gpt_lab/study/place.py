@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gpt_lab.study import cells as cells_
 from gpt_lab.study import sweep_file
-from gpt_lab.study.design import Sweep
+from gpt_lab.study.sweep import Sweep
 
 
 def folder_of(sweep: Sweep) -> Path:

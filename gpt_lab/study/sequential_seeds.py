@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gpt_lab.errors import ConfigError, quoted, unknown
-from gpt_lab.study.design import Cell, Design, Looks, Sweep, shown
+from gpt_lab.study.design import Cell, Design, Looks, shown
+from gpt_lab.study.sweep import Sweep
 
 if TYPE_CHECKING:
     import numpy as np
@@ -208,16 +209,16 @@ def refuse_change(sweep: Sweep, before: Sweep | None, known: Sequence[Known]) ->
 
 
 def _rules(sweep: Sweep) -> dict[str, Any]:
-    design, stated = sweep.design, (sweep.raw.get("gpt_lab") or {}).get("seeds")
-    last = None if design.looks is None else design.looks.last
+    design, looks = sweep.design, sweep.design.looks
+    last = None if looks is None else looks.last
     return {
-        "gpt_lab.seeds": {key: stated[key] for key in KEYS} if stated else None,
+        "gpt_lab.seeds": None if looks is None else {"min": looks.first, "max": looks.last, "stop": "decided"},
         "gpt_lab.sesoi": design.sesoi,
         "gpt_lab.alpha": design.alpha,
         "gpt_lab.baseline": design.baseline_arm,
         "metric": design.metric,
         f"the list of {design.pair}s": [shown(value) for value in design.values.get(design.pair, ())][:last],
-        "the number of arms": None if design.looks is None else design.looks.family,
+        "the number of arms": None if looks is None else looks.family,
     }
 
 

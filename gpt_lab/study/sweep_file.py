@@ -16,6 +16,7 @@ from gpt_lab.errors import ConfigError, cut, quoted, unknown
 from gpt_lab.overrides import word
 from gpt_lab.study import (
     distributions,
+    early_terminate,
     factorial_block,
     grid,
     layout,
@@ -26,8 +27,10 @@ from gpt_lab.study import (
     tune_block,
 )
 from gpt_lab.study.agent_command import command_settings
-from gpt_lab.study.design import SEEDS, Design, Sweep, draws_again, shown
+from gpt_lab.study.design import SEEDS, Design, draws_again, shown
 from gpt_lab.study.parameters import Parameter
+from gpt_lab.study.sweep import Method, Sweep
+from gpt_lab.study.sweep import swept as swept_of
 
 LONGEST = 60
 """Letters that overrides may add to a study's name; beyond, a hash of them is added."""
@@ -82,18 +85,28 @@ def with_seeds(sweep: Sweep, count: int) -> Sweep:
     while len(values) < count:
         fresh += 1
         values.append(fresh)
-    changed = {**sweep.raw["parameters"], pair: {"values": values}}
-    return read(sweep.path, {**sweep.raw, "parameters": changed}, sweep.overrides, sweep.design.study)
+    changed = {**sweep.content["parameters"], pair: {"values": values}}
+    return read(sweep.path, {**sweep.content, "parameters": changed}, sweep.overrides, sweep.design.study)
 
 
-def parameters_of(sweep: Sweep) -> dict[str, Parameter]:
-    """The checked parameters of a sweep, those with one value included."""
-    return parameters.read(sweep.raw["parameters"])
+def restore(
+    path: Path,
+    content: Mapping[str, Any],
+    design: Design,
+    method: Method,
+    overrides: Sequence[str],
+    run_cap: int | None,
+) -> Sweep:
+    """The sweep that a ledger keeps, with the design that it ran by.
 
-
-def rules_of(sweep: Sweep) -> grid.Rules:
-    """What the file says of combinations beyond W&B's grid."""
-    return _rules(sweep.raw.get("gpt_lab") or {}, _swept(parameters_of(sweep)), sweep.design)
+    Of a file that can no longer be read, because it names a part that is gone, the design alone is left.
+    """
+    try:
+        found = parameters.read(content["parameters"])
+        tune = tune_block.read(content, swept_of(found), found, overrides)
+        return _typed(path, content, design, found, tune, overrides, run_cap)
+    except ConfigError:
+        return Sweep(path, design, method, overrides=tuple(overrides), run_cap=run_cap, content=content)
 
 
 def fixed(sweep: Sweep) -> tuple[str, ...]:
@@ -101,9 +114,9 @@ def fixed(sweep: Sweep) -> tuple[str, ...]:
     given = [text for text in sweep.overrides if _key(text) != "study"]
     named = {_key(text) for text in given}
     budget = any(key.startswith("budget.") for key in named)
-    before = [f"match={match}"] if (match := (sweep.raw.get("gpt_lab") or {}).get("match")) else []
-    before += command_settings(sweep.raw.get("command"))
-    before += [override(p.name, p.values[0]) for p in parameters_of(sweep).values() if not p.swept]
+    before = [f"match={sweep.match}"] if sweep.match else []
+    before += sweep.command
+    before += [override(p.name, p.values[0]) for p in sweep.parameters.values() if not p.swept]
     lifted = [
         text
         for text in before
@@ -126,35 +139,63 @@ def _key(text: str) -> str:
     return text.lstrip("+").partition("=")[0]
 
 
-def _swept(found: Mapping[str, Parameter]) -> dict[str, Parameter]:
-    return {name: parameter for name, parameter in found.items() if parameter.swept}
-
-
 def _sweep(path: Path, raw: Mapping[str, Any], overrides: Sequence[str], study: str | None) -> Sweep:
     layout.check(path, raw)
     method, block = raw["method"], raw.get("gpt_lab", {})
     raw = sequential_seeds.with_pairs(raw, block)
     found = parameters.read(raw["parameters"])
-    swept = _swept(found)
+    swept = swept_of(found)
     if not swept:
         raise ConfigError("no parameter is swept: give one of them values: [...]")
     _refuse_clashes(raw, overrides, swept, found)
     trunk_block.check(block, tuple(swept))
-    design = _design(path, raw, block, found, overrides, study)
-    run_cap = _run_cap(raw, method)
-    _early_terminate(raw, design)
+    design, tune = _design(path, raw, block, found, overrides, study)
+    sweep = _typed(path, raw, design, found, tune, overrides, _run_cap(raw, method))
     distributions.check(swept)
-    if method == "grid":
-        if any(p.probabilities for p in swept.values()):
-            raise ConfigError("probabilities are for method: random")
-        values = grid.combinations(swept, design.pair, _rules(block, swept, design))
-        arms = {design.arm(row) for row in values}
-        arm = next((arm for row in values if (arm := design.reference(row)) is not None and arm not in arms), None)
-        if arm is not None:
-            raise ConfigError(f"gpt_lab.baseline {arm} is none of the arms: zip, per or exclude leaves it out")
-        factorial_block.check_complete(design, {design.arm(row) for row in values})
-        design = sequential_seeds.designed(design, block, values, run_cap)
-    return Sweep(path, raw, design, method, tuple(overrides), run_cap)
+    if method != "grid":
+        return sweep
+    if any(p.probabilities for p in swept.values()):
+        raise ConfigError("probabilities are for method: random")
+    values = sweep.combinations()
+    arms = {design.arm(row) for row in values}
+    arm = next((arm for row in values if (arm := design.reference(row)) is not None and arm not in arms), None)
+    if arm is not None:
+        raise ConfigError(f"gpt_lab.baseline {arm} is none of the arms: zip, per or exclude leaves it out")
+    factorial_block.check_complete(design, {design.arm(row) for row in values})
+    return dataclasses.replace(sweep, design=sequential_seeds.designed(design, block, values, sweep.run_cap))
+
+
+def _typed(
+    path: Path,
+    raw: Mapping[str, Any],
+    design: Design,
+    found: Mapping[str, Parameter],
+    tune: tune_block.Block | None,
+    overrides: Sequence[str],
+    run_cap: int | None,
+) -> Sweep:
+    """The fields of a sweep from a file's content, of which these are checked already."""
+    block = raw.get("gpt_lab") or {}
+    early = early_terminate.read(raw, tuned=bool(design.nuisance))
+    rules = grid.rules(block, swept_of(found))
+    if design.factorial and design.baseline is not None:
+        rules = dataclasses.replace(rules, words=design.factorial, low=design.baseline)
+    return Sweep(
+        path=path,
+        design=design,
+        method=raw["method"],
+        parameters=found,
+        rules=rules,
+        tune=tune,
+        trunk=bool(block.get("trunk")),
+        match=block.get("match"),
+        command=tuple(command_settings(raw.get("command"))),
+        target=(raw.get("metric") or {}).get("target"),
+        early_terminate=early,
+        overrides=tuple(overrides),
+        run_cap=run_cap,
+        content=raw,
+    )
 
 
 def _design(
@@ -164,8 +205,8 @@ def _design(
     found: Mapping[str, Parameter],
     overrides: Sequence[str],
     study: str | None,
-) -> Design:
-    swept, method = _swept(found), raw["method"]
+) -> tuple[Design, tune_block.Block | None]:
+    swept, method = swept_of(found), raw["method"]
     pair = block.get("pair", "seed")
     if "pair" in block:
         grid.swept_key("gpt_lab.pair", pair, swept)
@@ -188,7 +229,7 @@ def _design(
     metric, goal = _metric(raw, needed=method == "bayes" or "early_terminate" in raw)
     name = _study(path, raw, block, found, overrides, study)
     baseline = _baseline(block, factors, within, swept)
-    return Design(
+    design = Design(
         study=name,
         question=_text("question", block),
         metric=metric,
@@ -205,12 +246,7 @@ def _design(
         factorial=factorial_block.words(block, factors, values, baseline),
         tuning_pairs=() if tune is None else tune.pairs,
     )
-
-
-def _rules(block: Mapping[str, Any], swept: Mapping[str, Parameter], design: Design) -> grid.Rules:
-    return dataclasses.replace(
-        grid.rules(block, swept), words=design.factorial or (), low=(design.baseline or {}) if design.factorial else {}
-    )
+    return design, tune
 
 
 def _study(
@@ -357,31 +393,6 @@ def _run_cap(raw: Mapping[str, Any], method: str) -> int | None:
     if cap is None and method != "grid":
         raise ConfigError(f"method: {method} has no end of its own: say how many runs with run_cap: N")
     return cap
-
-
-def _early_terminate(raw: Mapping[str, Any], design: Design) -> None:
-    if "early_terminate" not in raw:
-        return
-    stated = raw["early_terminate"]
-    for key in stated:
-        if key not in layout.EARLY:
-            raise ConfigError(unknown("key of early_terminate:", key, layout.EARLY))
-    if stated.get("type") != "hyperband":
-        raise ConfigError(unknown("early_terminate type", stated.get("type"), ("hyperband",)))
-    for key, least in (("min_iter", 1), ("max_iter", 1), ("s", 1), ("eta", 2)):
-        value = stated.get(key, least)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ConfigError(f"early_terminate.{key} must be a whole number from {least} up, not {quoted(value)}")
-    if not isinstance(stated.get("strict", False), bool):
-        raise ConfigError(f"early_terminate.strict must be true or false, not {quoted(stated['strict'])}")
-    if ("min_iter" in stated) == ("max_iter" in stated):
-        raise ConfigError("early_terminate needs either min_iter or max_iter with s")
-    if ("max_iter" in stated) != ("s" in stated):
-        raise ConfigError("early_terminate: max_iter and s go together")
-    if not design.nuisance:
-        raise ConfigError(
-            "early_terminate may stop only what is tuned within an arm: name that in gpt_lab.nuisance, or leave it out"
-        )
 
 
 def _text(key: str, block: Mapping[str, Any]) -> str:

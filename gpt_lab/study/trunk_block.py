@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpt_lab.errors import ConfigError, quoted
-from gpt_lab.study.design import Sweep
+from gpt_lab.study.sweep import Sweep
 
 BUDGETS = ("budget.steps", "budget.tokens", "budget.flops")
 ADAPTIVE = ("tune", "seeds")
@@ -37,11 +37,6 @@ def check(block: Mapping[str, Any], swept: Sequence[str]) -> None:
             raise ConfigError(
                 f"gpt_lab.trunk needs all runs known beforehand, and gpt_lab.{key} asks for them one by one"
             )
-
-
-def wanted(sweep: Sweep) -> bool:
-    """Whether the sweep asks for it."""
-    return bool((sweep.raw.get("gpt_lab") or {}).get("trunk"))
 
 
 def possible(sweep: Sweep) -> bool:

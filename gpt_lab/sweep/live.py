@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt_lab import metrics
-from gpt_lab.study.design import Sweep, shown
+from gpt_lab.study.design import shown
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger.ledger import STATES, Entry, State
 from gpt_lab.sweep.ledger.liveness import Owner
 from gpt_lab.sweep.trial import Trial, title

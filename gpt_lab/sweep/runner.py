@@ -16,9 +16,10 @@ from gpt_lab import footprint, schema, signals, trackers
 from gpt_lab.errors import DataError
 from gpt_lab.store.files import read_json, writing
 from gpt_lab.study import cells as cells_
-from gpt_lab.study import sequential_seeds, sweep_file, trunk_block
-from gpt_lab.study.design import Cell, Sweep
+from gpt_lab.study import sequential_seeds, sweep_file
+from gpt_lab.study.design import Cell
 from gpt_lab.study.place import folder_of, named
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger as ledger_
 from gpt_lab.sweep.ledger.ledger import Entry, Ledger
 from gpt_lab.sweep.ledger.liveness import Watch
@@ -77,17 +78,17 @@ def run_sweep(
         if not over:
             server = server or stack.enter_context(contextlib.closing(ForkServer()))
             checked: Sequence[Cell] = left if searching.cells is not None else searching.to_check()
-            if trunk_block.wanted(sweep) and searching.cells is not None:
+            if sweep.trunk and searching.cells is not None:
                 checked = searching.cells  # those that are over may be trunks of those that are not
             line = f"checking {len(checked)} cells (a corpus that is new is tokenized first)"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
             configs = cells_.configs(checked)
             fields, trees = [dataclasses.asdict(c) for c in checked], [cfg.to_dict() for cfg in configs]
-            found = server.ask("check", cells=fields, configs=trees, lengths=trunk_block.wanted(sweep))
+            found = server.ask("check", cells=fields, configs=trees, lengths=sweep.trunk)
             for line in found.get("warnings", ()):
                 console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
             visible = _gpus(found["gpus"]) if uses_gpu(sweep, left) else []
-            if trunk_block.wanted(sweep):
+            if sweep.trunk:
                 lengths = [trunk.Length(**one) for one in found["lengths"]]
                 trunks = trunk.required(sweep, trunk.find(checked, configs, lengths))
                 for line in trunk.lines(sweep, trunks):
@@ -124,13 +125,13 @@ def run_sweep(
                     retries=(0 if fail_fast else 1) if retries is None else retries,
                     fail_fast=fail_fast,
                     draw=None if searching.cells is not None else lambda entries: searching.ask(_done(entries)),
-                    enough=(lambda entries: reached(sweep, entries)) if _target(sweep) is not None else None,
+                    enough=(lambda entries: reached(sweep, entries)) if sweep.target is not None else None,
                     prune=_prune(sweep, folder),
                     watch=watch,
                     trunks=trunks,
                 ).run()
         entries = [entry for entry in ledger.entries() if entry.wanted]
-        if trunk_block.wanted(sweep) and all(entry.state in OVER for entry in entries):
+        if sweep.trunk and all(entry.state in OVER for entry in entries):
             trunk.clear_all(entries, folder)
         stack.close()  # no process is left when the last word is said
     show_result(console, sweep, entries)
@@ -236,16 +237,11 @@ def _done(entries: Sequence[Entry]) -> list[asked.Done]:
 
 def reached(sweep: Sweep, entries: Sequence[Entry]) -> bool:
     """Whether a run has come to the metric's target, should the file state one: then no other is begun."""
-    target = _target(sweep)
+    target = sweep.target
     scores = [entry.score for entry in entries if entry.state == "finished" and entry.score is not None]
     if target is None or not scores:
         return False
     return bool(min(scores) <= target if sweep.design.goal == "minimize" else max(scores) >= target)
-
-
-def _target(sweep: Sweep) -> float | None:
-    target: float | None = (sweep.raw.get("metric") or {}).get("target")
-    return target
 
 
 def _prune(sweep: Sweep, folder: Path) -> Prune | None:

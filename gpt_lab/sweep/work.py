@@ -11,7 +11,8 @@ from typing import Any
 from gpt_lab.errors import LabError
 from gpt_lab.signals import SAME, Signals, leave_at_once
 from gpt_lab.study import cells
-from gpt_lab.study.design import Cell, Sweep
+from gpt_lab.study.design import Cell
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger.ledger import Entry, Ledger
 from gpt_lab.sweep.ledger.liveness import BEAT_EVERY, Watch
 from gpt_lab.sweep.live import View

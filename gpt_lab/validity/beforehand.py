@@ -13,7 +13,8 @@ from gpt_lab.errors import LabError
 from gpt_lab.schema import RunConfig
 from gpt_lab.stats.tiers import CONFIRMS
 from gpt_lab.store import Run, record
-from gpt_lab.study.design import Cell, Design, Sweep, shown
+from gpt_lab.study.design import Cell, Design, shown
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger
 from gpt_lab.validity import rules
 from gpt_lab.validity.rules import Doubt, doubt

@@ -10,8 +10,8 @@ import pytest
 from benchmarks import questions
 from gpt_lab import components, config, registry
 from gpt_lab.study import cells, sweep_file
-from gpt_lab.study.design import Sweep
 from gpt_lab.study.layout import BLOCK
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.search import search
 from gpt_lab.validity.rules import RULES
 from tests.docs.pages import PAGES, ROOT, block, prose, shown_file, text

@@ -14,7 +14,8 @@ from gpt_lab.frame.places import Options
 from gpt_lab.frame.sources.source import Wanted, row
 from gpt_lab.schema import identity
 from gpt_lab.study import sweep_file
-from gpt_lab.study.design import Design, Sweep
+from gpt_lab.study.design import Design
+from gpt_lab.study.sweep import Sweep
 from tests.helpers import tiny_config
 from tests.report.stores import summary
 
@@ -29,7 +30,7 @@ def run(bpb: float = 2.0, state: str = "finished", when: str = "2026-01-01", **s
 
 
 def grid(design: Design) -> Sweep:
-    return Sweep(Path("pos.yaml"), {}, design, "grid")
+    return Sweep(Path("pos.yaml"), design)
 
 
 def wanted(values: Mapping[str, Any], state: str = "missing", run: str | None = None, **settings: Any) -> Wanted:

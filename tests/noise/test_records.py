@@ -22,7 +22,7 @@ from gpt_lab.schema import RunConfig
 from gpt_lab.stats import power
 from gpt_lab.store import Run
 from gpt_lab.study import cells, sweep_file
-from gpt_lab.study.design import Sweep
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep import runner
 from gpt_lab.sweep.ledger.ledger import entries
 from gpt_lab.sweep.workers.client import ForkServer

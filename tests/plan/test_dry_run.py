@@ -23,8 +23,9 @@ from gpt_lab.stats import power
 from gpt_lab.stats.power import detectable, narrowest
 from gpt_lab.store import Run
 from gpt_lab.study import build, cells, sweep_file
-from gpt_lab.study.design import Cell, Sweep
+from gpt_lab.study.design import Cell
 from gpt_lab.study.place import folder_of
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger.ledger import Ledger, entries
 from gpt_lab.train.bare import bare_model
 from gpt_lab.validity import beforehand

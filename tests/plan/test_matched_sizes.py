@@ -18,7 +18,8 @@ from gpt_lab.frame.places import Options
 from gpt_lab.plan import dry_run
 from gpt_lab.store import all_runs
 from gpt_lab.study import cells, sweep_file
-from gpt_lab.study.design import Cell, Sweep
+from gpt_lab.study.design import Cell
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.train.start import run_training
 
 SMALL = {

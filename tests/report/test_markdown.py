@@ -15,7 +15,7 @@ from gpt_lab.report.figures import Figure
 from gpt_lab.report.markdown import markdown
 from gpt_lab.report.tables import Report
 from gpt_lab.study import sweep_file
-from gpt_lab.study.design import Sweep
+from gpt_lab.study.sweep import Sweep
 from tests.report import fabricated
 from tests.report.test_console import EVERY
 
@@ -85,7 +85,7 @@ def test_figures_are_linked_relatively(tmp_path: Path) -> None:
 def test_how_to_repeat_a_sweep() -> None:
     comparison, study = fabricated.plain()
     stated = sweep_file.load("sweeps/pos_enc.yaml").design
-    sweep = Sweep(Path("sweeps/pos_enc.yaml"), {}, stated, "grid", overrides=("scale=nano", "data.path=a b"))
+    sweep = Sweep(Path("sweeps/pos_enc.yaml"), stated, overrides=("scale=nano", "data.path=a b"))
     study.sweep = replace(sweep, design=replace(stated, values={**stated.values, "seed": (0, 1)}))
     assert "'data.path=a b' --seeds 2\n" in markdown(Report(comparison, study), [])
     study.sweep = sweep

@@ -11,7 +11,7 @@ import pytest
 from gpt_lab.errors import ConfigError
 from gpt_lab.stats import two_level
 from gpt_lab.study import cells, factorial_block, sweep_file
-from gpt_lab.study.design import Sweep
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger
 
 SETTINGS: dict[str, list[Any]] = {

@@ -12,7 +12,8 @@ from gpt_lab import config, schema
 from gpt_lab.config import Composer
 from gpt_lab.errors import ConfigError
 from gpt_lab.study import cells, sweep_file
-from gpt_lab.study.design import Cell, Sweep
+from gpt_lab.study.design import Cell
+from gpt_lab.study.sweep import Sweep
 
 
 def read(parameters: dict[str, Any], block: dict[str, Any] | None = None, **more: Any) -> Sweep:

@@ -16,8 +16,9 @@ from gpt_lab.plan import expected_runs as expected
 from gpt_lab.plan import sample_size
 from gpt_lab.plan.sample_size import Spread
 from gpt_lab.study import sequential_seeds, sweep_file
-from gpt_lab.study.design import Design, Looks, Sweep
+from gpt_lab.study.design import Design, Looks
 from gpt_lab.study.sequential_seeds import Plan, ask, stand
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger.ledger import _from_json, _to_json
 from gpt_lab.sweep.search import search
 from gpt_lab.sweep.search.asked import Done

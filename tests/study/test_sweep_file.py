@@ -12,7 +12,7 @@ import yaml
 from gpt_lab import config
 from gpt_lab.errors import ConfigError
 from gpt_lab.study import cells, sweep_file
-from gpt_lab.study.design import Sweep
+from gpt_lab.study.sweep import Sweep
 
 POSITIONS: dict[str, Any] = {
     "method": "grid",
@@ -52,7 +52,7 @@ def test_design_of_a_plain_w_and_b_file() -> None:
         0.05,
     )
     assert design.values == {"position": ("rope", "alibi"), "seed": (0, 1, 2)}
-    assert sweep.raw is POSITIONS
+    assert sweep.content is POSITIONS
 
 
 def test_the_block_is_the_design() -> None:

@@ -15,7 +15,8 @@ import yaml
 from rich.console import Console
 
 from gpt_lab.store import Run
-from gpt_lab.study.design import Cell, Design, Sweep
+from gpt_lab.study.design import Cell, Design
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger.ledger import Entry, entries
 
 CLI = [sys.executable, "-c", "from gpt_lab.cli.sweep import main; main()"]
@@ -69,11 +70,11 @@ def write_sweep(folder: Path, swept: dict[str, Any] | None = None, /, **changes:
 
 def fake_sweep(tmp_path: Path, **changes: Any) -> Sweep:
     """A Sweep object without a readable file."""
-    raw = {"method": "grid", "parameters": {"norm": {"values": ["a", "b"]}, "seed": {"values": [0, 1]}}}
+    content = {"method": "grid", "parameters": {"norm": {"values": ["a", "b"]}, "seed": {"values": [0, 1]}}}
     design = Design(
         "fake", factors=("norm",), baseline={"norm": "a"}, values={"norm": ("a", "b"), "seed": (0, 1)}, sesoi=0.01
     )
-    return Sweep(**{"path": tmp_path / "fake.yaml", "raw": raw, "design": design, "method": "grid", **changes})
+    return Sweep(**{"path": tmp_path / "fake.yaml", "design": design, "content": content, **changes})
 
 
 def fake_cells(number: int, start: int = 0) -> list[Cell]:

@@ -10,14 +10,15 @@ import pytest
 
 from gpt_lab import match
 from gpt_lab.study import build, cells, sweep_file
-from gpt_lab.study.design import Cell, Sweep
+from gpt_lab.study.design import Cell
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.search import search
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 FLOPS_PER_S = 75e9
 """Of one core of two that train at once (AMD EPYC): 110e9 at scale=tiny, 75e9 at the smaller scale=micro."""
-QUESTIONS = [name for name in NAMES if f"+experiment={name}" in sweep_file.load(name).raw["command"]]
+QUESTIONS = [name for name in NAMES if f"+experiment={name}" in sweep_file.load(name).command]
 """The ready-made ones, which have a file in experiments/ too."""
 
 ARMS = {
@@ -80,7 +81,7 @@ def test_arms_pairs_and_baseline(sweep: Sweep) -> None:
 
 
 def test_it_says_what_it_asks(sweep: Sweep) -> None:
-    block = sweep.raw["gpt_lab"]
+    block = sweep.content["gpt_lab"]
     assert {"study", "question", "baseline", "family"} <= set(block)
     assert block["study"] == block["family"] == sweep.path.stem
     assert block["question"].endswith("?")
@@ -113,7 +114,7 @@ def test_w_and_b_reads_the_same_file(sweep: Sweep) -> None:
     from wandb.sdk.launch.sweeps import utils
 
     loaded = utils.load_sweep_config(str(sweep.path))
-    assert loaded == sweep.raw
+    assert loaded == sweep.content
     command = utils.create_sweep_command(list(loaded["command"]))
     assert command[:3] == ["uv", "run", "train"] and command[-1] == "${args_no_hyphens}"
     constants = {name: stated["value"] for name, stated in loaded["parameters"].items() if "value" in stated}
@@ -127,7 +128,7 @@ def test_w_and_b_reads_the_same_file(sweep: Sweep) -> None:
 
 def test_every_cell_is_one_of_w_and_bs(sweep: Sweep) -> None:
     """What gpt_lab adds only restricts the grid: all that runs here, W&B's grid has too, but for the tuning."""
-    stated = sweep.raw["parameters"]
+    stated = sweep.content["parameters"]
     for cell in planned(sweep):
         for name, value in cell.values.items():
             if sweep.design.tuning_pairs and (name in sweep.design.nuisance or sweep.design.tunes(cell.pair)):

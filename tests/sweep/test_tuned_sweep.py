@@ -79,7 +79,7 @@ def test_runs_dry_run_report_and_more_seeds(tmp_path: Path) -> None:
     tuning = {e.arm: e.tuning for e in entries(folder) if e.pair == 0}
     assert {row.arm: row.tuning for row in comparison.rows} == tuning
     assert set(study.runs["state"]) == {"finished", "pruned"}
-    asked = write(tmp_path, gpt_lab=BLOCK | {"question": "Which?"}, early_terminate=sweep.raw["early_terminate"])
+    asked = write(tmp_path, gpt_lab=BLOCK | {"question": "Which?"}, early_terminate=sweep.content["early_terminate"])
     console = quiet()
     assert runner.run_sweep(sweep_file.load(asked), console, jobs=2, threads=1) == 0
     assert "already done: nothing to run" in said(console)

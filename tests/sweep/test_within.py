@@ -11,7 +11,7 @@ from gpt_lab import config
 from gpt_lab.errors import ConfigError
 from gpt_lab.plan import cost_table, dry_run
 from gpt_lab.study import sweep_file
-from gpt_lab.study.design import Sweep
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.validity import beforehand
 
 PARAMETERS: dict[str, Any] = {

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gpt_lab.study.design import Stated, Sweep
+from gpt_lab.study.design import Stated
+from gpt_lab.study.sweep import Sweep
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,9 @@ from typing import Any, Literal
 from gpt_lab.digests import Damaged
 from gpt_lab.errors import ConfigError
 from gpt_lab.store.files import decode, encode, write_atomic
-from gpt_lab.study.design import Cell, Design, Looks, Stated, Sweep
+from gpt_lab.study import sweep_file
+from gpt_lab.study.design import Cell, Design, Looks, Stated
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger.database import checked, connect, connect_reader, guarded, set_aside, transaction
 from gpt_lab.sweep.ledger.liveness import Owner
 
@@ -386,7 +388,15 @@ def _meta(database: sqlite3.Connection, path: Path, name: str) -> str | None:
 
 
 def _to_json(sweep: Sweep) -> str:
-    return _dump({**dataclasses.asdict(sweep), "path": str(sweep.path)})
+    fields = {
+        "path": str(sweep.path),
+        "raw": sweep.content,
+        "design": dataclasses.asdict(sweep.design),
+        "method": sweep.method,
+        "overrides": sweep.overrides,
+        "run_cap": sweep.run_cap,
+    }
+    return _dump(fields)
 
 
 def _from_json(text: str) -> Sweep:
@@ -399,14 +409,20 @@ def _from_json(text: str) -> Sweep:
         design["factorial"] = tuple(map(tuple, design["factorial"]))
     if design.get("looks") is not None:
         design["looks"] = Looks(**design["looks"])
-    path, overrides = Path(fields.pop("path")), tuple(fields.pop("overrides"))
-    return Sweep(path=path, design=Design(**design), overrides=overrides, **fields)
+    return sweep_file.restore(
+        Path(fields["path"]),
+        fields["raw"],
+        Design(**design),
+        fields["method"],
+        fields["overrides"],
+        fields["run_cap"],
+    )
 
 
 def _search(sweep: Sweep) -> str:
     """What draws depend on: drawn cells of another search are no part of this one."""
-    parts = {key: sweep.raw.get(key) for key in ("method", "parameters", "metric")}
-    return _dump({**parts, "gpt_lab": sweep.raw.get("gpt_lab"), "overrides": sweep.overrides})
+    parts = {key: sweep.content.get(key) for key in ("method", "parameters", "metric")}
+    return _dump({**parts, "gpt_lab": sweep.content.get("gpt_lab"), "overrides": sweep.overrides})
 
 
 def readable(sweep: Sweep) -> str:
@@ -416,11 +432,11 @@ def readable(sweep: Sweep) -> str:
     head = f"# overrides of the command line: {shlex.join(sweep.overrides)}\n" if sweep.overrides else ""
     try:
         text = sweep.path.read_text(encoding="utf-8")
-        if yaml.safe_load(text) == dict(sweep.raw):
+        if yaml.safe_load(text) == dict(sweep.content):
             return head + text
     except (OSError, ValueError, yaml.YAMLError):
         pass
-    return head + str(yaml.safe_dump(json.loads(_dump(sweep.raw)), sort_keys=False, allow_unicode=True))
+    return head + str(yaml.safe_dump(json.loads(_dump(sweep.content)), sort_keys=False, allow_unicode=True))
 
 
 def _dump(value: Any) -> str:

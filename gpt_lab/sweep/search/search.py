@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gpt_lab.study import cells as cells_
 from gpt_lab.study import distributions as draw
-from gpt_lab.study import sequential_seeds, sweep_file
-from gpt_lab.study.design import Cell, Sweep, join, shown
+from gpt_lab.study import sequential_seeds
+from gpt_lab.study.design import Cell, join, shown
+from gpt_lab.study.early_terminate import Hyperband
 from gpt_lab.study.parameters import Parameter
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.search import tuner
 from gpt_lab.sweep.search.asked import Done
 
@@ -50,7 +52,7 @@ class Search:
 
     def __init__(self, sweep: Sweep, cells: Sequence[Cell] | None = None) -> None:
         self.sweep = sweep
-        self.swept = {name: p for name, p in sweep_file.parameters_of(sweep).items() if p.swept}
+        self.swept = sweep.swept
         self.cells: Sequence[Cell] | None = cells
         self.tuner = tuner.of(sweep) if sweep.design.tuning_pairs else None
         looks = sweep.design.looks is not None and self.tuner is None
@@ -123,7 +125,7 @@ class Search:
         return self._suggested(done) if len(done) < self.sweep.run_cap else None
 
     def _target_reached(self, done: Sequence[Done]) -> bool:
-        target = (self.sweep.raw.get("metric") or {}).get("target")
+        target = self.sweep.target
         if target is None:
             return False
         scores = [one.score for one in done if one.state == "finished" and one.score is not None]
@@ -150,7 +152,7 @@ def drawn(sweep: Sweep) -> list[Cell]:
         ConfigError: a draw that no run could have.
     """
     assert sweep.run_cap is not None
-    swept = {name: p for name, p in sweep_file.parameters_of(sweep).items() if p.swept}
+    swept = sweep.swept
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
     for index in range(sweep.run_cap):
@@ -171,7 +173,7 @@ def corners(sweep: Sweep) -> list[Cell]:
     Raises:
         ConfigError: one of them no run could have.
     """
-    swept = {name: p for name, p in sweep_file.parameters_of(sweep).items() if p.swept}
+    swept = sweep.swept
     middle = {name: draw.value_at(p, 0.5) for name, p in swept.items()}
     rows = [middle]
     for name, p in swept.items():
@@ -183,12 +185,12 @@ def corners(sweep: Sweep) -> list[Cell]:
 
 def space(sweep: Sweep) -> dict[str, BaseDistribution]:
     """The search space as Optuna takes it; a distribution that it lacks is searched by quantile, from 0 to 1."""
-    return {name: _distribution(p) for name, p in sweep_file.parameters_of(sweep).items() if p.swept}
+    return {name: _distribution(p) for name, p in sweep.swept.items()}
 
 
 def pruner(sweep: Sweep) -> Pruner | None:
     """What `early_terminate` asks for; None without it."""
-    stated = sweep.raw.get("early_terminate")
+    stated = sweep.early_terminate
     return None if stated is None else Pruner(stated, sweep.design.goal)
 
 
@@ -199,17 +201,18 @@ class Pruner:
     max_iter / eta, max_iter / eta^2, ... (s of them).
 
     Args:
-        stated: the file's early_terminate block. goal: minimize or maximize.
+        stated: the file's early_terminate. goal: minimize or maximize.
     """
 
-    def __init__(self, stated: Mapping[str, Any], goal: Literal["minimize", "maximize"]) -> None:
+    def __init__(self, stated: Hyperband, goal: Literal["minimize", "maximize"]) -> None:
         self.goal: Literal["minimize", "maximize"] = goal
-        self.eta: int = stated.get("eta", 3)
-        self.strict: bool = stated.get("strict", False)
-        if "min_iter" in stated:
-            self.first, self.last = int(stated["min_iter"]), math.inf
+        self.eta, self.strict = stated.eta, stated.strict
+        self.last: float
+        if stated.min_iter is not None:
+            self.first, self.last = stated.min_iter, math.inf
         else:
-            powers = [stated["max_iter"] // self.eta**i for i in range(1, stated["s"] + 1)]
+            assert stated.max_iter is not None and stated.s is not None
+            powers = [stated.max_iter // self.eta**i for i in range(1, stated.s + 1)]
             kept = [band for band in powers if band >= 1]
             self.first, self.last = kept[-1], kept[0]
 

@@ -20,8 +20,8 @@ from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import Budget, RunConfig
 from gpt_lab.store import fork
 from gpt_lab.store.files import read_json
-from gpt_lab.study.design import Cell, Sweep
-from gpt_lab.study.trunk_block import wanted
+from gpt_lab.study.design import Cell
+from gpt_lab.study.sweep import Sweep
 
 if TYPE_CHECKING:
     from gpt_lab.study.build import Builder
@@ -191,7 +191,7 @@ def lines(sweep: Sweep, found: Trunks) -> list[str]:
     """What the dry run says: what is saved, or could be."""
     if not found.branches:
         return [f"these budgets could share a trunk: {why}" for why in found.alone if why.startswith("schedule.warmup")]
-    if not wanted(sweep):
+    if not sweep.trunk:
         return [f"gpt_lab: {{trunk: true}} would train {saved(len(found.flops), found.spent)}, with the same results"]
     straight = [f"trained from the start: {why}" for why in found.alone]
     return [f"trunk and branch: {saved(len(found.flops), found.spent)}", *straight]

@@ -16,8 +16,9 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.stats import optimum
 from gpt_lab.stats.optimum import Curve, Ladder
 from gpt_lab.study import cells as cells_
-from gpt_lab.study import grid, sequential_seeds, sweep_file, tune_block
-from gpt_lab.study.design import Design, Sweep, shown
+from gpt_lab.study import sequential_seeds
+from gpt_lab.study.design import Design, shown
+from gpt_lab.study.sweep import Sweep
 
 if TYPE_CHECKING:
     from gpt_lab.sweep.search.asked import Done
@@ -250,22 +251,20 @@ def of(sweep: Sweep) -> Tuner:
         ConfigError: an arm that no run could have, or that has no value to begin with.
     """
     design = sweep.design
-    swept = {name: p for name, p in sweep_file.parameters_of(sweep).items() if p.swept}
-    block = tune_block.read(sweep.raw, swept, sweep_file.parameters_of(sweep), sweep.overrides)
-    assert block is not None
-    rows = grid.combinations(swept, design.pair, sweep_file.rules_of(sweep))
+    assert sweep.tune is not None
+    rows = sweep.combinations()
     firsts = {design.arm(row): row for row in reversed(rows)}
     firsts = {design.arm(row): firsts[design.arm(row)] for row in rows}
     configs = cells_.configs(cells_.many(sweep, list(firsts.values())))
     arms = []
     for (name, row), cfg in zip(firsts.items(), configs, strict=True):
         flat = cfg.flat()
-        for one in block.keys:
+        for one in sweep.tune.keys:
             if one.key not in flat:
                 raise ConfigError(f"{sweep.path}: gpt_lab.tune: {name} has no {one.key} that could be tuned")
         values = {key: value for key, value in row.items() if key != design.pair}
-        arms.append(Arm(name, values, tuple(one.ladder(row, flat[one.key], name) for one in block.keys)))
+        arms.append(Arm(name, values, tuple(one.ladder(row, flat[one.key], name) for one in sweep.tune.keys)))
     looks = None if design.looks is None else sequential_seeds.plan(design, rows)
     if looks is not None:
         rows = [row for row in rows if shown(row[design.pair]) in looks.pairs]
-    return Tuner(design, tuple(arms), tuple(rows), looks, one_by_one="early_terminate" in sweep.raw)
+    return Tuner(design, tuple(arms), tuple(rows), looks, one_by_one=sweep.early_terminate is not None)

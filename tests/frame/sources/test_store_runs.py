@@ -13,7 +13,8 @@ from gpt_lab.frame.sources import store_runs
 from gpt_lab.frame.sources.source import Wanted
 from gpt_lab.store import Run
 from gpt_lab.store.files import read_json, write_json
-from gpt_lab.study.design import Cell, Design, Sweep
+from gpt_lab.study.design import Cell, Design
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger.ledger import FILE, Ledger
 from tests.helpers import tiny_config
 from tests.report.stores import TOKENS, finished, save, study
@@ -187,7 +188,7 @@ def cells(number: int) -> list[Cell]:
 
 def sweep(**changes: object) -> Sweep:
     design = Design("pos", factors=("position",), baseline={"position": "rope"}, values={"position": ("rope",)})
-    return Sweep(Path("pos.yaml"), {"method": "grid"}, replace(design, **changes), "grid")  # type: ignore[arg-type]
+    return Sweep(Path("pos.yaml"), replace(design, **changes), content={"method": "grid", "parameters": {}})  # type: ignore[arg-type]
 
 
 def test_a_ledger_says_what_was_asked_for(tmp_path: Path) -> None:

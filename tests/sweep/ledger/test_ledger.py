@@ -218,7 +218,7 @@ def test_drawn_cells_are_kept_before_they_run(tmp_path: Path) -> None:
     again = Ledger.open(tmp_path / "drawn")
     again.begin(sweep, None)
     assert [(e.key, e.state, e.wanted) for e in again.entries()] == [(first.key, "waiting", True)]
-    again.begin(replace(sweep, raw={**sweep.raw, "parameters": {"norm": {"values": ["c"]}}}), None)
+    again.begin(replace(sweep, content={**sweep.content, "parameters": {"norm": {"values": ["c"]}}}), None)
     assert [e.wanted for e in again.entries()] == [False], "drawn from another search"
 
 
@@ -263,7 +263,7 @@ def test_the_sweep_and_its_text_come_back(tmp_path: Path) -> None:
     copy = (folder / COPY).read_text(encoding="utf-8")
     assert copy.endswith(text)
     assert "budget.steps=3" in copy.splitlines()[0]
-    changed = replace(sweep, raw={**sweep.raw, "parameters": {"seed": {"values": [5]}}})
+    changed = replace(sweep, content={**sweep.content, "parameters": {"seed": {"values": [5]}}})
     ledger.begin(changed, fake_cells(1))
     assert "values:\n    - 5" in (folder / COPY).read_text(encoding="utf-8"), "what the command line made of it"
 

@@ -12,7 +12,9 @@ import pytest
 from scipy import stats
 
 from gpt_lab.study import distributions, parameters, sweep_file
-from gpt_lab.study.design import Cell, Sweep
+from gpt_lab.study.design import Cell
+from gpt_lab.study.early_terminate import Hyperband
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.search import search
 from gpt_lab.sweep.search.asked import Done
 from gpt_lab.sweep.search.search import Pruner, Search
@@ -236,31 +238,31 @@ def kept(pruner: Pruner, curves: Sequence[list[tuple[int, float]]]) -> list[bool
 
 
 def test_hyperband_keeps_the_best_third_at_each_band() -> None:
-    pruner = Pruner({"type": "hyperband", "min_iter": 2}, "minimize")
+    pruner = Pruner(Hyperband(min_iter=2), "minimize")
     curves = [curve(3.0, 2.0 + i / 10) for i in range(9)]
     assert kept(pruner, curves) == [True] * 3 + [False] * 6
     higher = [curve(1.0, 2.0 + i / 10) for i in range(9)]
-    assert kept(Pruner({"min_iter": 2}, "maximize"), higher) == [False] * 6 + [True] * 3
-    assert kept(Pruner({"min_iter": 3}, "minimize"), curves) == [True] * 9, "before the first band all go on"
+    assert kept(Pruner(Hyperband(min_iter=2), "maximize"), higher) == [False] * 6 + [True] * 3
+    assert kept(Pruner(Hyperband(min_iter=3), "minimize"), curves) == [True] * 9, "before the first band all go on"
 
 
 def test_bands() -> None:
-    assert Pruner({"min_iter": 2, "eta": 2}, "minimize").bands(20) == [2, 4, 8, 16]
-    assert Pruner({"max_iter": 27, "s": 2, "eta": 3}, "minimize").bands(100) == [3, 9]
-    assert Pruner({"max_iter": 4, "s": 5, "eta": 2}, "minimize").bands(100) == [1, 2]
+    assert Pruner(Hyperband(min_iter=2, eta=2), "minimize").bands(20) == [2, 4, 8, 16]
+    assert Pruner(Hyperband(max_iter=27, s=2, eta=3), "minimize").bands(100) == [3, 9]
+    assert Pruner(Hyperband(max_iter=4, s=5, eta=2), "minimize").bands(100) == [1, 2]
 
 
 def test_only_the_band_s_own_value_counts_when_strict() -> None:
     """Without `strict`, as W&B says, the best value so far does."""
     worse = curve(1.0, 3.0)
     others = [curve(2.0, 2.0), curve(2.0, 2.0), curve(2.0, 2.0)]
-    assert not Pruner({"min_iter": 2, "eta": 2}, "minimize").prune(worse, others)
-    assert Pruner({"min_iter": 2, "eta": 2, "strict": True}, "minimize").prune(worse, others)
+    assert not Pruner(Hyperband(min_iter=2, eta=2), "minimize").prune(worse, others)
+    assert Pruner(Hyperband(min_iter=2, eta=2, strict=True), "minimize").prune(worse, others)
 
 
 def test_what_is_not_finite_is_given_up() -> None:
-    assert Pruner({"min_iter": 1}, "minimize").prune(curve(math.nan), [curve(2.0)])
-    assert not Pruner({"min_iter": 1}, "minimize").prune(curve(2.0), [])
+    assert Pruner(Hyperband(min_iter=1), "minimize").prune(curve(math.nan), [curve(2.0)])
+    assert not Pruner(Hyperband(min_iter=1), "minimize").prune(curve(2.0), [])
 
 
 def test_pruner_of_a_sweep() -> None:

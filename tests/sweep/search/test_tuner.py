@@ -15,7 +15,8 @@ import pytest
 from gpt_lab.errors import ConfigError
 from gpt_lab.stats.paired import paired_t
 from gpt_lab.study import cells, sweep_file, tune_block
-from gpt_lab.study.design import Sweep
+from gpt_lab.study.early_terminate import Hyperband
+from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger
 from gpt_lab.sweep.search import search, tuner
 from gpt_lab.sweep.search.asked import Done
@@ -196,7 +197,7 @@ def test_with_early_terminate_the_runs_of_an_arm_follow_each_other() -> None:
 
 
 def test_what_is_pruned_does_not_depend_on_when_one_looks() -> None:
-    pruner = Pruner({"min_iter": 2, "eta": 2}, "minimize")
+    pruner = Pruner(Hyperband(min_iter=2, eta=2), "minimize")
     good, poor = [(i, 2.0 - i / 10) for i in range(1, 9)], [(i, 3.0) for i in range(1, 9)]
     assert pruner.cut(good, []) is None and pruner.cut(good, [poor]) is None
     assert pruner.cut(poor, [good]) == 2
