@@ -15,12 +15,11 @@ import pytest
 import yaml
 
 from benchmarks import questions
-from gpt_lab import components, registry
+from gpt_lab import components
 from gpt_lab.plan import paces
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.study.design import Sweep
 from gpt_lab.sweep.search import search
-from gpt_lab.validity.rules import RULES
 from tests import commands
 from tests.helpers import stand_in
 
@@ -201,48 +200,6 @@ def test_ci_ends_with_the_test_command() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert script.splitlines()[-1] == shown("README.md")[1]
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
-
-
-def test_the_list_of_components() -> None:
-    """The table is the catalogue: kinds in its order, names as `components` has them."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    between = re.search(r"<!-- components -->\n(.*?)<!-- /components -->", text, re.DOTALL)
-    assert between is not None
-    rows = ["| group | what it decides | names |", "|---|---|---|"]
-    for kind, entries in components.catalogue().items():
-        names = " ".join(f"`{name}`" for name in entries)
-        rows.append(f"| `{kind}` | {components.KINDS[kind]} | {names} |")
-    assert between[1] == "\n".join(rows) + "\n"
-    assert set(registry.KINDS) < set(components.KINDS)
-
-
-def test_the_list_of_sweeps() -> None:
-    """The table is what the files of sweeps/ say, but for the ready-made questions, which have a table of their own."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    between = re.search(r"<!-- sweeps -->\n(.*?)<!-- /sweeps -->", text, re.DOTALL)
-    assert between is not None
-    rows = ["| file | question | runs |", "|---|---|---|"]
-    for path in sorted((ROOT / "sweeps").glob("*.yaml")):
-        if path.stem in questions.QUESTIONS:
-            continue
-        sweep = sweep_file.load(path)
-        tuned = search.Search(sweep).tuner
-        count = (
-            str(len(cells.cells(sweep)))
-            if tuned is None
-            else "{} to {}".format(*(number + len(tuned.rows) for number in (tuned.least, tuned.most)))
-        )
-        rows.append(f"| [{path.stem}](sweeps/{path.name}) | {sweep.design.question} | {count} |")
-    assert between[1] == "\n".join(rows) + "\n"
-
-
-def test_the_table_of_what_withholds_a_verdict() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    between = re.search(r"<!-- fairness -->\n(.*?)<!-- /fairness -->", text, re.DOTALL)
-    assert between is not None
-    rows = ["| what is not fair | withheld | way out |", "|---|---|---|"]
-    rows += [f"| {rule.title} | {rule.withheld} | {rule.way} |" for rule in RULES.values()]
-    assert between[1] == "\n".join(rows) + "\n"
 
 
 def test_the_list_of_questions() -> None:
