@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_lab import components, registry
-from gpt_lab.conf_source import conf_dir, experiments_dir
+from gpt_lab import components, project, registry
 
 ROOT = Path(__file__).parent.parent
 LONGEST = 450
@@ -41,8 +40,8 @@ def test_no_path_of_one_machine(path: Path) -> None:
 
 def test_this_checkout_uses_its_own_conf() -> None:
     """An editable install also has a packaged copy, which goes stale: the source tree's comes first."""
-    assert conf_dir() == ROOT / "conf"
-    assert experiments_dir() == ROOT / "experiments"
+    for name in ("conf", "experiments", "sweeps"):
+        assert project.folders(name) == [ROOT / name]
 
 
 @pytest.mark.parametrize("kind, name", PARTS)
