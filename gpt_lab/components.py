@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt_lab import options, registry, schema, yamlfile
+from gpt_lab import options, project, registry, schema, yamlfile
 from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.lines import hang
 
@@ -227,10 +227,8 @@ def reflow(doc: str, width: int) -> str:
 
 
 def _presets(kind: str) -> dict[str, Entry]:
-    from gpt_lab.conf_source import conf_dir
-
     found = {}
-    for path in sorted((conf_dir() / kind).glob("*.yaml")):
+    for path in project.files("conf", kind).values():
         values = yamlfile.read(path)
         text = path.read_text(encoding="utf-8")
         comments = [line.lstrip("# ") for line in text.splitlines() if re.match(r"#(?! *@)", line)]

@@ -1,8 +1,8 @@
-"""Hydra's view of what lies outside conf/: experiments/ as the group `experiment`, registered parts without a YAML."""
+"""Hydra's view of what is no file of the shipped conf/: the project's own files, experiments/, parts without a YAML."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +13,101 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from gpt_lab import registry, yamlfile
-from gpt_lab.errors import ConfigError
+from gpt_lab import names, project, registry, yamlfile
+from gpt_lab.errors import ConfigError, quoted, unknown
 
 SCHEME = "gptlab"
+LAID_OVER = "laid_over"
+"""Path of the source that has config.yaml alone."""
 
 
-def conf_dir() -> Path:
-    """The folder of config groups: $GPT_LAB_CONF, ./conf, the one of the source tree, the packaged copy."""
-    return _find("GPT_LAB_CONF", "conf", "config.yaml")
+def laid_over() -> dict[str, Any]:
+    """The shipped conf/config.yaml with what the project's own states: defaults by group, values by key.
+
+    Raises:
+        ConfigError: the project's file states what there is not, or what something else would overrule.
+    """
+    base = yamlfile.read(project.shipped("conf") / "config.yaml")
+    found = project.own_config()
+    if found is None:
+        return base
+    path, mine = found
+    chosen = _defaults(path, mine.get("defaults") or [])
+    before = {key: value for item in base["defaults"] if isinstance(item, Mapping) for key, value in item.items()}
+    preset = chosen.get("model", before["model"])
+    others = {key: value for key, value in mine.items() if value != base.get(key)}
+    _refuse_overruled(path, others, {group: name for group, name in chosen.items() if name != before[group]}, preset)
+    base["defaults"] = [
+        {key: chosen.get(key, name) for key, name in item.items()} if isinstance(item, Mapping) else item
+        for item in base["defaults"]
+    ]
+    for key, value in mine.items():
+        if key in ("defaults", project.PARTS, "hydra"):
+            base.update({key: value} if key == "hydra" else {})
+        elif key in (*registry.KINDS, "scale"):
+            raise ConfigError(
+                f"{path}: {key} is a group: choose under defaults (- {key}: NAME); its values stand in "
+                f"{path.parent.name}/{key}/NAME.yaml"
+            )
+        elif key not in base:
+            if "." in str(key):
+                section, _, rest = str(key).partition(".")
+                raise ConfigError(
+                    f"{path}: {key}: dotted names are for the command line; in a file write {section}: {{{rest}: ...}}"
+                )
+            raise ConfigError(f"{path}: {names.unknown_setting('key', str(key), set(base) - {'defaults'})}")
+        else:
+            base[key] = _section(path, key, base[key], value) if isinstance(base[key], Mapping) else value
+    return base
 
 
-def experiments_dir() -> Path:
-    """The folder of experiments: $GPT_LAB_EXPERIMENTS, ./experiments, the source tree's, the packaged copy."""
-    return _find("GPT_LAB_EXPERIMENTS", "experiments", "")
+def _defaults(path: Path, mine: Any) -> dict[str, str]:
+    """Group -> option, of a list of defaults in the project's conf/config.yaml."""
+    groups = (*registry.KINDS, "scale", "model")
+    chosen: dict[str, str] = {}
+    for item in mine if isinstance(mine, list) else [mine]:
+        if item == "_self_":
+            continue
+        pairs = list(item.items()) if isinstance(item, Mapping) else []
+        group = str(pairs[0][0]).removeprefix("override ").strip("/ ") if len(pairs) == 1 else ""
+        if group not in groups:
+            raise ConfigError(
+                f"{path}: defaults lists one group a line, such as `- optim: muon`, not {quoted(item)} "
+                f"(groups: {', '.join(groups)})"
+            )
+        if pairs[0][1] not in names.choices(group):
+            raise ConfigError(f"{path}: {unknown(group, pairs[0][1], names.choices(group))}")
+        chosen[group] = pairs[0][1]
+    return chosen
 
 
-def sweeps_dir() -> Path:
-    """The folder of sweep files: $GPT_LAB_SWEEPS, ./sweeps, the source tree's, the packaged copy."""
-    return _find("GPT_LAB_SWEEPS", "sweeps", "")
+def _section(path: Path, name: str, base: Mapping[str, Any], mine: Any) -> dict[str, Any]:
+    if not isinstance(mine, Mapping):
+        raise ConfigError(f"{path}: {name} is a section, not a value: {quoted(mine)}")
+    for key in mine:
+        if key not in base:
+            raise ConfigError(f"{path}: {unknown(f'key of {name}:', key, base)}")
+    kept = dict.fromkeys(base) if name == "budget" and mine else base  # naming one budget lifts the default one
+    return {**kept, **mine}
 
 
-def _find(variable: str, name: str, marker: str) -> Path:
-    if variable in os.environ:
-        chosen = Path(os.environ[variable])
-        if not (chosen / marker).exists():
-            raise ConfigError(f"{variable}={chosen} has no {marker or 'such folder'}")
-        return chosen.resolve()
-    package = Path(__file__).resolve().parent
-    for place in (Path.cwd() / name, package.parent / name, package / name):
-        if place.is_dir() and (place / marker).exists():
-            return place.resolve()
-    raise ConfigError(f"no folder {name}/ found here or in the installation: set {variable}")
+def _refuse_overruled(path: Path, mine: Mapping[str, Any], chosen: Mapping[str, str], preset: str) -> None:
+    """Refuses what the preset in use, which comes after config.yaml, chooses or sets otherwise."""
+    content = yamlfile.read(project.files("conf", "model")[preset])
+    picks: dict[str, Any] = {}
+    for item in content.get("defaults") or []:
+        if isinstance(item, Mapping):
+            picks |= {str(key).removeprefix("override ").strip("/ "): name for key, name in item.items()}
+    lost = [group for group, name in chosen.items() if picks.get(group, name) != name]
+    for section, values in content.items():
+        own = mine.get(section)
+        if isinstance(own, Mapping) and isinstance(values, Mapping):
+            lost += [f"{section}.{key}" for key in own if values.get(key, own[key]) != own[key]]
+    if lost:
+        raise ConfigError(
+            f"{path}: {lost[0]} is set by model={preset}, which comes after: state it in a preset of your own, "
+            f"{path.parent.name}/model/NAME.yaml, and choose that under defaults (- model: NAME)"
+        )
 
 
 def _default(option: registry.Option) -> Any:
@@ -52,7 +115,7 @@ def _default(option: registry.Option) -> Any:
 
 
 class LabSource(ConfigSource):
-    """Serves experiment/<name> from experiments/ and <kind>/<name> from the registry's index."""
+    """Serves experiment/<name> from experiments/ and <kind>/<name> from the registry's index; or config.yaml alone."""
 
     @staticmethod
     def scheme() -> str:
@@ -62,8 +125,11 @@ class LabSource(ConfigSource):
         group, _, name = config_path.partition("/")
         if group != "experiment" or not name:
             return None
-        path = experiments_dir() / self._normalize_file_name(name)
-        return path if path.is_file() else None
+        return project.files("experiments").get(name.removesuffix(".yaml"))
+
+    @property
+    def _first(self) -> bool:
+        return self.path.endswith(LAID_OVER)
 
     def _part(self, config_path: str) -> registry.Part | None:
         kind, _, name = config_path.removesuffix(".yaml").partition("/")
@@ -71,6 +137,9 @@ class LabSource(ConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         header: dict[str, str | None] = {"package": None}
+        if self._first:
+            merged = OmegaConf.create(laid_over())
+            return ConfigResult(config=merged, path=f"{SCHEME}://{LAID_OVER}", provider=self.provider, header=header)
         experiment = self._experiment(config_path)
         if experiment is not None:
             content = yamlfile.read(experiment)
@@ -87,23 +156,31 @@ class LabSource(ConfigSource):
         return True
 
     def is_group(self, config_path: str) -> bool:
-        return config_path in registry.KINDS or config_path == "experiment"
+        return not self._first and (config_path in registry.KINDS or config_path == "experiment")
 
     def is_config(self, config_path: str) -> bool:
+        if self._first:
+            return config_path.removesuffix(".yaml") == "config"
         return self._experiment(config_path) is not None or self._part(config_path) is not None
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        if self._first:
+            return []
         if results_filter == ObjectType.GROUP:
             return [*registry.KINDS, "experiment"] if config_path == "" else []
         if config_path == "experiment":
-            return sorted(path.stem for path in experiments_dir().glob("*.yaml"))
+            return list(project.files("experiments"))
         return list(registry.index().get(config_path, {}))
 
 
 class LabSearchPath(SearchPathPlugin):
-    """Puts LabSource behind conf/: a YAML of the user's wins over the registry's defaults."""
+    """The project's conf/ before the shipped one, and behind both what has no YAML."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        mine = project.own("conf")
+        if mine is not None:
+            search_path.prepend(provider="gpt_lab", path=f"{SCHEME}://{LAID_OVER}", anchor="main")
+            search_path.prepend(provider="project", path=f"file://{mine}", anchor="main")
         search_path.append(provider="gpt_lab", path=f"{SCHEME}://")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt_lab import combinations, names, options, registry, yamlfile
+from gpt_lab import combinations, names, options, project, registry, yamlfile
 from gpt_lab.errors import ConfigError, one_line, quoted, unknown
 from gpt_lab.names import GROUPS, SECTIONS
 from gpt_lab.overrides import readable
@@ -171,16 +171,6 @@ def label(overrides: Sequence[str]) -> str:
     return slug[:80]
 
 
-def choices(group: str) -> list[str]:
-    """The options of one group, from conf/ and the registry."""
-    from gpt_lab.conf_source import conf_dir, experiments_dir
-
-    if group == "experiment":
-        return sorted(path.stem for path in experiments_dir().glob("*.yaml"))
-    found = {path.stem for path in (conf_dir() / group).glob("*.yaml")}
-    return sorted(found | set(registry.index().get(group, {})))
-
-
 @contextlib.contextmanager
 def _hydra() -> Iterator[None]:
     from hydra import initialize_config_dir
@@ -190,7 +180,7 @@ def _hydra() -> Iterator[None]:
 
     conf_source.install()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(config_dir=str(conf_source.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(config_dir=str(project.shipped("conf")), version_base="1.3"):
         yield
 
 
@@ -244,25 +234,44 @@ def _is_group(override: Any) -> bool:
 def _compose_groups(groups: list[str]) -> Any:
     import yaml
     from hydra import compose as hydra_compose
-    from hydra.errors import ConfigCompositionException, HydraException
+    from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
     from omegaconf.errors import OmegaConfBaseException
 
     final = []
     for text in groups:
         key, _, value = text.lstrip("+").partition("=")
         if key in GROUPS:
-            allowed = choices(key)
+            allowed = names.choices(key)
             if value not in allowed:
                 raise ConfigError(unknown(key, value, allowed))
             text = f"+experiment={value}" if key == "experiment" else text
         final.append(text)
     try:
         return hydra_compose(config_name="config", overrides=final)
+    except MissingConfigException as error:
+        raise ConfigError(_missing(str(error), groups)) from None
     except (ConfigCompositionException, HydraException) as error:
         raise ConfigError(" ".join(str(error).split())) from None
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
         where = getattr(getattr(error, "problem_mark", None), "name", "conf/")
         raise ConfigError(f"{where} cannot be read: {yamlfile.reason(error)}") from None
+
+
+def _missing(said: str, groups: list[str]) -> str:
+    """The line of a preset or experiment that names an option which there is not, from what Hydra says of it."""
+    found = re.search(r"Could not (?:find|load) '([^']+)'", said)
+    if found is None:
+        return said.partition("\n")[0]
+    group, _, name = found[1].rpartition("/")
+    chosen = [text.lstrip("+").partition("=") for text in groups]
+    files = [
+        project.files("experiments") if key == "experiment" else project.files("conf", key) for key, _, _ in chosen
+    ]
+    paths = [stems[stem] for stems, (_, _, stem) in zip(files, chosen, strict=True) if stem in stems]
+    where = next((path for path in paths if name in path.read_text(encoding="utf-8")), Path("conf"))
+    if group not in GROUPS:
+        return f"{where}: there is no {quoted(found[1])}: defaults name an option of a group, such as optim: muon"
+    return f"{where}: {unknown(group, name, names.choices(group))}"
 
 
 def _drop_foreign_options(tree: Any, swapped: set[str]) -> None:

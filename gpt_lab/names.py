@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gpt_lab import registry, schema
+from gpt_lab import project, registry, schema
 from gpt_lab.errors import QUOTED, quoted, unknown
 from gpt_lab.schema import RunConfig
 
@@ -72,6 +72,13 @@ FIELD: Mapping[str, str] = {
     "checkpoint.every": "save_every save_interval save_steps checkpoint_interval ckpt_every",
 }
 """What other code bases call our settings."""
+
+
+def choices(group: str) -> list[str]:
+    """The options of one group, from conf/, experiments/ and the registry: the project's and the shipped ones."""
+    if group == "experiment":
+        return list(project.files("experiments"))
+    return sorted({*project.files("conf", group), *registry.index().get(group, {})})
 
 
 @functools.cache

@@ -2,8 +2,9 @@
 
 A part is a class under `@register(kind, name)`. The index is read from the source text (its syntax tree), so that
 the command line can list, check and explain every option in milliseconds; a class is imported only when it is built.
-A user's own parts are the files of the folder parts/; other packages join through the entry-point group
-`gpt_lab.parts`, whose values name the modules with their parts.
+A user's own parts are the files of the folder parts/ and the module that `parts: NAME` in a project's conf/config.yaml
+names; other packages join through the entry-point group `gpt_lab.parts`, whose values name the modules with their
+parts.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gpt_lab import options
+from gpt_lab import options, project
 from gpt_lab.errors import ConfigError, unknown
 
 KINDS = (
@@ -146,27 +147,45 @@ def own_dir() -> Path | None:
     Raises:
         ConfigError: the variable names no folder.
     """
-    package = Path(__file__).resolve().parent
     chosen = os.environ.get("GPT_LAB_PARTS")
     if chosen and not Path(chosen).is_dir():
         raise ConfigError(f"GPT_LAB_PARTS={chosen} is no folder")
-    for place in [Path(chosen)] if chosen else [Path.cwd() / "parts", package.parent / "parts"]:
-        if place.is_dir() and place.resolve() != package / "parts":
+    source = [project.PACKAGE.parent / "parts"] if project.in_source_tree() else []
+    for place in [Path(chosen)] if chosen else [Path.cwd() / "parts", *source]:
+        if place.is_dir() and place.resolve() != project.PACKAGE / "parts":
             return place.resolve()
     return None
 
 
 def foreign() -> Iterator[tuple[str, Path]]:
-    """Modules outside the lab that may hold parts, with their files: those of other packages, then a user's own.
+    """Modules outside the lab that may hold parts, with their files: of other packages, of the project, of parts/.
 
     Raises:
-        ConfigError: an entry point names a module that is not there.
+        ConfigError: an entry point, or the project's conf/config.yaml, names a module that is not there.
     """
+    seen: set[Path] = set()
+    for module, path in _announced():
+        if path.resolve() not in seen:
+            seen.add(path.resolve())
+            yield module, path
+
+
+def _announced() -> Iterator[tuple[str, Path]]:
     for module in sorted({point.module for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}):
         path = _origin(module)
         if path is None:
             raise ConfigError(f"entry point {ENTRY_POINTS} names the module {module!r}, which is not installed")
         yield module, path
+    for module in project.own_modules():
+        found = project.module_files(module)
+        if not found and (path := _origin(module)) is not None:
+            found = [(module, path)]
+        if not found:
+            raise ConfigError(
+                f"conf/config.yaml: {project.PARTS}: {module}: there is no {module.replace('.', '/')}.py and no such "
+                "folder beside conf/, and no installed module of that name"
+            )
+        yield from found
     folder = own_dir()
     for path in sorted(folder.glob("[!.]*.py")) if folder is not None else ():
         yield f"{OWN}.{path.stem}", path
@@ -199,8 +218,12 @@ def _imported(part: Part) -> types.ModuleType:
     above = part.module.rpartition(".")[0]
     if above == OWN:
         sys.modules.setdefault(OWN, types.ModuleType(OWN)).__path__ = [str(part.path.parent)]
+    sys.path += [str(root) for root in project.roots() if part.path.is_relative_to(root) and str(root) not in sys.path]
     if above:
-        return importlib.import_module(part.module)
+        made = importlib.import_module(part.module)
+        if made.__file__ is None or not os.path.samefile(made.__file__, part.path):
+            raise ImportError(f"another module of the name {part.module} comes first: {made.__file__}")
+        return made
     known = sys.modules.get(part.module)
     if known is not None and getattr(known, "__file__", None):
         return known

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from gpt_lab import config, registry
+from gpt_lab import config, names, registry
 from gpt_lab.errors import ConfigError
 
-OPTIONS = [(group, name) for group in (*registry.KINDS, "scale") for name in config.choices(group)]
+OPTIONS = [(group, name) for group in (*registry.KINDS, "scale") for name in names.choices(group)]
 DEFAULT = config.compose().flat()
 
 
@@ -28,14 +28,14 @@ def test_an_option_changes_its_own_group_only(group: str, name: str) -> None:
     assert flat[f"{group}.name"] == name
 
 
-@pytest.mark.parametrize("name", config.choices("model"))
+@pytest.mark.parametrize("name", names.choices("model"))
 def test_a_preset_only_picks_options(name: str) -> None:
     flat = config.compose([f"model={name}"]).flat()
     differing = {key.split(".")[0] for key in flat if flat.get(key) != DEFAULT.get(key)}
     assert differing <= {"attention", "position", "norm", "mlp", "residual", "model", "label"}
 
 
-@pytest.mark.parametrize("name", config.choices("experiment"))
+@pytest.mark.parametrize("name", names.choices("experiment"))
 def test_an_experiment_composes(name: str) -> None:
     assert config.compose([f"+experiment={name}"]).flat() != DEFAULT
 
@@ -103,6 +103,9 @@ def test_label_names_what_differs() -> None:
 
 
 def test_conf_is_found_in_the_folder_that_the_user_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 7\n")
     monkeypatch.setenv("GPT_LAB_CONF", str(tmp_path))
-    with pytest.raises(ConfigError, match="has no config.yaml"):
+    assert config.compose().seed == 7
+    monkeypatch.setenv("GPT_LAB_CONF", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="nowhere is no folder"):
         config.compose()

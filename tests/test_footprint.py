@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_lab import config, footprint
+from gpt_lab import config, footprint, names
 from gpt_lab.errors import ConfigError
 from gpt_lab.footprint import Room
 from gpt_lab.schema import RunConfig
@@ -18,7 +18,7 @@ def need(cfg: RunConfig, vocab: int | None, parameters: int | None = None) -> in
 
 
 @pytest.mark.parametrize("scale", ["nano", "tiny"])
-@pytest.mark.parametrize("model", [*config.choices("model"), "mlp=relu", "mlp=reglu mlp.d_ff=40"])
+@pytest.mark.parametrize("model", [*names.choices("model"), "mlp=relu", "mlp=reglu mlp.d_ff=40"])
 def test_the_settings_alone_never_ask_for_more_than_the_model_has(model: str, scale: str) -> None:
     words = model.split() if "=" in model else [f"model={model}"]
     cfg = config.compose([f"scale={scale}", "scale.depth=3", *words])

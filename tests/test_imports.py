@@ -17,7 +17,7 @@ HEAVY = ("torch", "pandas", "datasets", "wandb", "transformers", "tokenizers", "
 
 BASE = {
     *("errors", "digests", "options", "registry", "schema", "lengths", "lines", "terminal", "signals", "streams"),
-    *("names", "yamlfile", "footprint", "metrics"),
+    *("names", "yamlfile", "project", "footprint", "metrics"),
 }
 CONFIG = BASE | {"overrides", "combinations", "conf_source", "config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
@@ -33,9 +33,10 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "digests": {"errors"},
     "options": {"errors"},
-    "registry": {"errors", "options"},
+    "project": {"errors", "yamlfile"},
+    "registry": {"errors", "options", "project"},
     "schema": {"errors", "options"},
-    "names": {"errors", "options", "registry", "schema"},
+    "names": {"errors", "options", "project", "registry", "schema"},
     "lengths": set(),
     "metrics": {"lengths"},
     "lines": set(),

@@ -1,4 +1,4 @@
-"""What holds for the source tree as a whole: small files, YAML equal to classes, every part explained."""
+"""What holds for the source tree as a whole: small files, every part explained."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import re
 import tomllib
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from gpt_lab import components, registry
-from gpt_lab.conf_source import conf_dir, experiments_dir
+from gpt_lab import components, project, registry
 
 ROOT = Path(__file__).parent.parent
 LONGEST = 450
 PARTS = [(kind, name) for kind, parts in registry.index().items() for name in parts]
 SOURCES = [p for folder in ("gpt_lab", "scripts", "benchmarks", "tests") for p in sorted((ROOT / folder).rglob("*.py"))]
-YAMLS = [(kind, path.stem) for kind in registry.KINDS for path in sorted((ROOT / "conf" / kind).glob("*.yaml"))]
 
 
 def relative(path: Path) -> str:
@@ -44,26 +40,8 @@ def test_no_path_of_one_machine(path: Path) -> None:
 
 def test_this_checkout_uses_its_own_conf() -> None:
     """An editable install also has a packaged copy, which goes stale: the source tree's comes first."""
-    assert conf_dir() == ROOT / "conf"
-    assert experiments_dir() == ROOT / "experiments"
-
-
-@pytest.mark.parametrize("kind, name", PARTS)
-def test_every_part_has_its_yaml(kind: str, name: str) -> None:
-    """`name` plus exactly the options, each with the class's default, in the class's order."""
-    part = registry.get(kind, name)
-    stated: dict[str, Any] = {"name": name}
-    for key, option in part.options.items():
-        stated[key] = "???" if option.default is registry.REQUIRED else option.default
-    path = ROOT / "conf" / kind / f"{name}.yaml"
-    assert path.is_file(), f"write it: {stated}"
-    written = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert repr(list(written.items())) == repr(list(stated.items())), f"{path.name} and {part.qualname} differ"
-
-
-@pytest.mark.parametrize("kind, name", YAMLS)
-def test_every_yaml_has_its_part(kind: str, name: str) -> None:
-    assert name in registry.index()[kind], f"conf/{kind}/{name}.yaml names no part"
+    for name in ("conf", "experiments", "sweeps"):
+        assert project.folders(name) == [ROOT / name]
 
 
 @pytest.mark.parametrize("kind, name", PARTS)

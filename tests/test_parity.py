@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmarks.throughput import BareGPT, Shape
-from gpt_lab import config
+from gpt_lab import config, names
 from gpt_lab.model import GPT
 from gpt_lab.parts.objective import CrossEntropy
 from gpt_lab.train.bare import bare_model
@@ -224,7 +224,7 @@ def _both(case: Case, *more: str) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def test_every_preset_has_its_original() -> None:
-    assert {name for name, case in CASES.items() if case.words == [f"model={name}"]} == set(config.choices("model"))
+    assert {name for name, case in CASES.items() if case.words == [f"model={name}"]} == set(names.choices("model"))
 
 
 @pytest.mark.parametrize(("scale", "parameters"), [("gpt2", 124_439_808), ("large", 354_823_168)])

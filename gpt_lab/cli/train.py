@@ -29,12 +29,12 @@ groups (option in use by default first):
 def help_text() -> str:
     """The usage with every group and its options, read from conf/ and the registry."""
     from gpt_lab import config
-    from gpt_lab.names import GROUPS, SECTIONS
+    from gpt_lab.names import GROUPS, SECTIONS, choices
 
     tree = config.compose_tree([])
     lines = []
     for group in GROUPS:
-        names = config.choices(group)
+        names = choices(group)
         default = tree.get(group, {}).get("name")
         names.sort(key=lambda name: name != default)
         if names:
@@ -58,10 +58,10 @@ def _complete() -> None:
     """Hydra's own completion, over the same groups."""
     import hydra
 
-    from gpt_lab import conf_source
+    from gpt_lab import conf_source, project
 
     conf_source.install()
-    hydra.main(version_base="1.3", config_path=str(conf_source.conf_dir()), config_name="config")(lambda cfg: None)()
+    hydra.main(version_base="1.3", config_path=str(project.shipped("conf")), config_name="config")(lambda cfg: None)()
 
 
 def run(argv: list[str]) -> int:

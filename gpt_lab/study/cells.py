@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt_lab import conf_source, config
+from gpt_lab import config, project
 from gpt_lab import match as match_
 from gpt_lab.errors import ConfigError
 from gpt_lab.schema import RunConfig
@@ -66,11 +66,11 @@ def configs(cells: Sequence[Cell]) -> list[RunConfig]:
 
 def composer() -> config.Composer:
     """One for the whole process: what Hydra made for planning (0.1 s each) is there again when a cell is run."""
-    return _composer(conf_source.conf_dir())
+    return _composer(*project.folders("conf"))
 
 
 @functools.cache
-def _composer(conf: Path) -> config.Composer:
+def _composer(*conf: Path) -> config.Composer:
     return config.Composer()
 
 

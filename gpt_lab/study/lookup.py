@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
 
-from gpt_lab import yamlfile
-from gpt_lab.conf_source import sweeps_dir
+from gpt_lab import project, yamlfile
 from gpt_lab.errors import ConfigError, unknown
 
 
@@ -21,11 +21,12 @@ def find(name: str | Path) -> Path:
     if os.path.isfile(path):  # unlike Path.is_file, False for a path that is too long
         return path
     if path.parent == Path("."):
-        for candidate in (sweeps_dir() / f"{path.name}.yaml", sweeps_dir() / path.name):
+        for folder, stem in itertools.product(project.folders("sweeps"), (f"{path.name}.yaml", path.name)):
+            candidate = folder / stem
             if os.path.isfile(candidate):
                 here = Path.cwd()
                 return candidate.relative_to(here) if candidate.is_relative_to(here) else candidate
-        raise ConfigError(unknown("sweep", path.name, [p.stem for p in sweeps_dir().glob("*.yaml")]))
+        raise ConfigError(unknown("sweep", path.name, project.files("sweeps")))
     if os.path.isdir(path):
         raise ConfigError(f"{path} is a folder: name a sweep file (YAML)")
     raise ConfigError(f"no sweep file {path}")

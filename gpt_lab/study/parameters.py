@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpt_lab import config, names, options
+from gpt_lab import names, options
 from gpt_lab.errors import ConfigError, cut, quoted, unknown
 from gpt_lab.schema import NOT_IDENTITY
 from gpt_lab.study.design import shown
@@ -106,7 +106,7 @@ def plain(name: str, value: Any) -> Any:
         if not isinstance(value, str):
             hint = " (YAML reads yes, no, on, off as truth values, and null as nothing: use quotes)"
             raise ConfigError(f"{name} must be the name of an option, not {cut(shown(value))}{hint}")
-        allowed = config.choices(name)
+        allowed = names.choices(name)
         if value not in allowed:
             raise ConfigError(unknown(name, value, allowed))
         return value

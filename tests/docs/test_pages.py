@@ -8,17 +8,16 @@ from pathlib import Path
 import pytest
 
 from benchmarks import questions
-from gpt_lab import components, config, registry
+from gpt_lab import components, config
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.study.layout import BLOCK
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.search import search
-from gpt_lab.validity.rules import RULES
 from tests.docs.pages import PAGES, ROOT, block, prose, shown_file, text
 
 MOST_LINES = 200
 """Of README."""
-WRITTEN_ELSEWHERE = {"components.md", "python.md", "extending.md", "your-project.md"}
+WRITTEN_ELSEWHERE = {"python.md", "extending.md", "your-project.md"}
 """Pages of docs/ that README links to and that are not there yet."""
 
 
@@ -35,39 +34,6 @@ def test_the_verdicts_of_readme_are_the_report_s() -> None:
     """README shows the head of the session that the quick start has whole."""
     verdicts = block("verdicts").removeprefix("```console\n").removesuffix("```\n")
     assert verdicts in block("report") and " better " in verdicts
-
-
-def test_the_list_of_components() -> None:
-    """The table is the catalogue: kinds in its order, names as `components` has them."""
-    rows = ["| group | what it decides | names |", "|---|---|---|"]
-    for kind, entries in components.catalogue().items():
-        names = " ".join(f"`{name}`" for name in entries)
-        rows.append(f"| `{kind}` | {components.KINDS[kind]} | {names} |")
-    assert block("components") == "\n".join(rows) + "\n"
-    assert set(registry.KINDS) < set(components.KINDS)
-
-
-def test_the_list_of_sweeps() -> None:
-    """The table is what the files of sweeps/ say, but for the ready-made questions, which have a table of their own."""
-    rows = ["| file | question | runs |", "|---|---|---|"]
-    for path in sorted((ROOT / "sweeps").glob("*.yaml")):
-        if path.stem in questions.QUESTIONS:
-            continue
-        sweep = sweep_file.load(path)
-        tuned = search.Search(sweep).tuner
-        count = (
-            str(len(cells.cells(sweep)))
-            if tuned is None
-            else "{} to {}".format(*(number + len(tuned.rows) for number in (tuned.least, tuned.most)))
-        )
-        rows.append(f"| [{path.stem}](../sweeps/{path.name}) | {sweep.design.question} | {count} |")
-    assert block("sweeps") == "\n".join(rows) + "\n"
-
-
-def test_the_table_of_what_withholds_a_verdict() -> None:
-    rows = ["| what is not fair | withheld | way out |", "|---|---|---|"]
-    rows += [f"| {rule.title} | {rule.withheld} | {rule.way} |" for rule in RULES.values()]
-    assert block("fairness") == "\n".join(rows) + "\n"
 
 
 def test_the_list_of_questions() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gpt_lab import config, registry
+from gpt_lab import config, names, registry
 from gpt_lab.cli import train as command
 from gpt_lab.errors import ConfigError
 from gpt_lab.schema import RunConfig
@@ -111,7 +111,7 @@ def test_what_ships_passes(settings: dict[str, Any]) -> None:
     probe(tiny_config(**settings, **{"batch.document_mask": True}))
 
 
-@pytest.mark.parametrize("name", config.choices("model"))
+@pytest.mark.parametrize("name", names.choices("model"))
 def test_presets_pass(name: str) -> None:
     cfg = config.compose([f"model={name}", "scale=micro"])
     for precision in ("fp32", "bf16"):

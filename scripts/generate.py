@@ -1,0 +1,183 @@
+"""Write what the code already says: conf/<kind>/<name>.yaml, docs/components.md, and the marked tables of the pages.
+
+The registry is the source of every swappable part and its defaults; presets (conf/model, conf/scale) are by hand. A
+table stands in README.md or docs/*.md between `<!-- name -->` and `<!-- /name -->`, with a name of TABLES.
+
+    uv run python scripts/generate.py           write what is stale, remove files of parts that are gone
+    uv run python scripts/generate.py --check   change nothing; exit code 1 and a line for each stale file
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from gpt_lab import components, registry
+from gpt_lab.report import gate
+from gpt_lab.study import cells, sweep_file
+from gpt_lab.sweep.search import search
+from gpt_lab.validity.rules import RULES
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = "uv run python scripts/generate.py"
+COMPONENTS = "docs/components.md"
+HEAD = f"""# Components
+
+Every part that can be swapped, from the registry: `uv run components` prints the same. Written by `{COMMAND}`.
+"""
+
+
+def outdated(root: Path = ROOT) -> dict[Path, str | None]:
+    """Files whose content is not what it should be, with what it should be; None for one that should not exist."""
+    wanted: dict[Path, str | None] = {root / "conf" / name: text for name, text in part_files().items()}
+    for kind in registry.KINDS:
+        for path in (root / "conf" / kind).glob("*.yaml"):
+            wanted.setdefault(path, None)
+    wanted[root / COMPONENTS] = "\n".join(catalogue_page())
+    for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+        if page != root / COMPONENTS and page.is_file():
+            wanted[page] = filled(page.read_text(encoding="utf-8"))
+    return {path: text for path, text in wanted.items() if text != _content(path)}
+
+
+def part_files() -> dict[str, str]:
+    """`kind/name.yaml` -> its text: the name, then each option with the default of its class."""
+    return {
+        f"{kind}/{name}.yaml": _yaml({"name": name} | {key: choice.default for key, choice in entry.choices.items()})
+        for kind, entries in _shipped().items()
+        if kind in registry.KINDS
+        for name, entry in entries.items()
+    }
+
+
+def catalogue_page() -> Iterator[str]:
+    """The lines of docs/components.md."""
+    yield HEAD
+    for kind, entries in _shipped().items():
+        yield f"## {kind}\n"
+        yield f"{components.KINDS[kind].capitalize()}.\n"
+        for name, entry in entries.items():
+            yield f"### {kind}={name}\n"
+            yield f"{_sentence(entry.summary)}{f' {_sentence(entry.paper)}' if entry.paper else ''}\n"
+            if entry.choices:
+                yield "| key | default | allowed | meaning |\n|---|---|---|---|"
+                for key, choice in entry.choices.items():
+                    dotted = key if kind == "model" else f"{kind}.{key}"
+                    default = "required" if choice.required else f"`{choice.shown}`"
+                    yield f"| `{dotted}` | {default} | {_cell(choice.allowed)} | {_cell(choice.meaning)} |"
+                yield ""
+
+
+def components_table() -> list[str]:
+    """What each kind decides, and its names."""
+    rows = ["| group | what it decides | names |", "|---|---|---|"]
+    for kind, entries in _shipped().items():
+        rows.append(f"| `{kind}` | {components.KINDS[kind]} | {' '.join(f'`{name}`' for name in entries)} |")
+    return rows
+
+
+def sweeps_table() -> list[str]:
+    """The files of sweeps/ that are no ready-made question, with what they ask and how many runs they take."""
+    asked = json.loads((ROOT / "benchmarks" / "results" / "questions.json").read_text(encoding="utf-8"))["questions"]
+    rows = ["| file | question | runs |", "|---|---|---|"]
+    for path in sorted((ROOT / "sweeps").glob("*.yaml")):
+        if path.stem not in asked:
+            sweep = sweep_file.load(path)
+            tuner = search.Search(sweep).tuner
+            sizes = (
+                [len(cells.cells(sweep))] if tuner is None else [n + len(tuner.rows) for n in (tuner.least, tuner.most)]
+            )
+            count = " to ".join(map(str, sizes))
+            rows.append(f"| [{path.stem}](../sweeps/{path.name}) | {sweep.design.question} | {count} |")
+    return rows
+
+
+def fairness_table() -> list[str]:
+    """Each rule on fair comparison, what it withholds, and the way out."""
+    rows = ["| what is not fair | withheld | way out |", "|---|---|---|"]
+    return rows + [f"| {rule.title} | {rule.withheld} | {rule.way} |" for rule in RULES.values()]
+
+
+def gate_table() -> list[str]:
+    """The exit statuses of `report --gate`, by the verdict."""
+    rows = ["| status | decision | verdict |", "|---|---|---|"]
+    for decision, status in gate.EXIT.items():
+        verdicts = "; ".join(verdict for verdict, what in gate.TABLE.items() if what == decision)
+        rows.append(f"| {status} | {decision} | {verdicts} |")
+    return rows
+
+
+TABLES: Mapping[str, Callable[[], list[str]]] = {
+    "components": components_table,
+    "sweeps": sweeps_table,
+    "fairness": fairness_table,
+    "gate": gate_table,
+}
+
+
+def filled(text: str) -> str:
+    """A page with its marked tables as they should be."""
+    for name, table in TABLES.items():
+        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if marked.search(text):
+            rows = "\n".join(table()) + "\n"
+            text = marked.sub(lambda found, rows=rows: found[1] + rows + found[2], text)  # type: ignore[misc]
+    return text
+
+
+def _shipped() -> components.Catalogue:
+    """The catalogue without parts of one's own, which a clone may hold in parts/."""
+    parts = registry.index()
+    return {
+        kind: {
+            name: entry
+            for name, entry in entries.items()
+            if kind in components.PRESETS or parts[kind][name].module.startswith("gpt_lab.")
+        }
+        for kind, entries in components.catalogue().items()
+    }
+
+
+def _yaml(values: Mapping[str, object]) -> str:
+    known = {key: "???" if value is registry.REQUIRED else value for key, value in values.items()}
+    text: str = yaml.safe_dump(known, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000)
+    return text
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _content(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes or checks; see the module's head."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a file is stale")
+    check = parser.parse_args(arguments).check
+    stale = outdated()
+    for path, text in stale.items():
+        print(f"{'stale' if check else 'written' if text is not None else 'removed'}: {path.relative_to(ROOT)}")
+        if not check:
+            if text is None:
+                path.unlink()
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
