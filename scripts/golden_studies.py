@@ -20,10 +20,8 @@ from benchmarks.questions import REPORTS, read  # noqa: E402
 from gpt_lab.analysis.compare import compare  # noqa: E402
 from gpt_lab.analysis.comparison import Comparison, Row  # noqa: E402
 from gpt_lab.analysis.sections import factorial  # noqa: E402
-from gpt_lab.frame.pairing import references  # noqa: E402
 from gpt_lab.frame.study import Study  # noqa: E402
 from gpt_lab.stats.interval import Interval  # noqa: E402
-from gpt_lab.study import arm_names  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden" / "studies.json"
 PREFIX = "summary.val/"
@@ -36,22 +34,12 @@ def studies() -> list[str]:
 
 def numbers(name: str) -> dict[str, Any]:
     """The comparisons of a study by metric: the one that decides, and every other that its validation has."""
-    study = as_run(read(name, REPORTS / name))
+    study = read(name, REPORTS / name)
     columns = [key for key in study.runs if key.startswith(PREFIX) and key != "summary.val/targets"]
     others = sorted({key.removeprefix("summary.") for key in columns} - {study.design.metric})
-    each = {study.design.metric: study} | {metric: as_run(read(name, REPORTS / name, metric)) for metric in others}
+    each = {study.design.metric: study} | {metric: read(name, REPORTS / name, metric) for metric in others}
     found = {metric: _comparison(compare(one), one) for metric, one in each.items()}
     return {"decides": study.design.metric, "metrics": found}
-
-
-def as_run(study: Study) -> Study:
-    """The study with a baseline that its runs have: sweep files may have changed since, and the baseline runs first."""
-    design = study.design
-    arms = sorted(set(study.runs["arm"]))
-    if design.baseline is None or {*references(design, arms).values()} & {*arms}:
-        return study
-    first = arm_names.settings(str(study.runs["arm"].iloc[0]), design.factors)
-    return Study(dataclasses.replace(design, baseline=first), study.runs)
 
 
 def _comparison(comparison: Comparison, study: Study) -> dict[str, Any]:
