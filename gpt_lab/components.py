@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_lab import options, project, registry, schema, yamlfile
 from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.invocation import prefix
 from gpt_lab.lines import hang
 
 if TYPE_CHECKING:
@@ -74,7 +75,9 @@ class Entry:
         """A command that selects it, with its first option spelled out."""
         keys = [f"{self.kind}.{key}={choice.shown}" for key, choice in self.choices.items() if not choice.required][:1]
         asked = [f"{self.kind}.{key}=..." for key, choice in self.choices.items() if choice.required]
-        return " ".join(["uv run train", f"{self.kind}={self.name}", *asked, *([] if self.kind == "model" else keys)])
+        return " ".join(
+            [f"{prefix()}train", f"{self.kind}={self.name}", *asked, *([] if self.kind == "model" else keys)]
+        )
 
 
 Catalogue = dict[str, dict[str, Entry]]
@@ -135,7 +138,7 @@ def show(found: Catalogue, console: Console) -> None:
         if not entries:
             console.print("  (none)")
         console.print()
-    for hint in ("Select:  uv run train KIND=NAME KIND.KEY=VALUE", "Explain: uv run components KIND NAME"):
+    for hint in (f"Select:  {prefix()}train KIND=NAME KIND.KEY=VALUE", f"Explain: {prefix()}components KIND NAME"):
         console.print(hint, soft_wrap=True)
 
 

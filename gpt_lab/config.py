@@ -15,6 +15,7 @@ from typing import Any
 
 from gpt_lab import combinations, names, options, project, registry, yamlfile
 from gpt_lab.errors import ConfigError, one_line, quoted, unknown
+from gpt_lab.invocation import prefix
 from gpt_lab.names import GROUPS, SECTIONS
 from gpt_lab.overrides import readable
 from gpt_lab.schema import RunConfig
@@ -206,7 +207,7 @@ def _parse(text: str) -> Any:
             "by runs_dir=... and study=..."
         )
     if override.is_sweep_override():
-        raise ConfigError(f"{key} has several values: one run takes one (grids are for `uv run sweep`)")
+        raise ConfigError(f"{key} has several values: one run takes one (grids are for `{prefix()}sweep`)")
     if override.is_delete():
         raise ConfigError(f"{quoted(text)}: nothing can be deleted; set {key} to another value")
     if override.package is not None:

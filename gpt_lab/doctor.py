@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from gpt_lab.errors import LabError
+from gpt_lab.invocation import prefix
 from gpt_lab.lines import hang
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def show(rows: list[Row], console: Console) -> None:
             console.print(one, soft_wrap=True)
     console.print()
     console.print(
-        "Ready to train: uv run train" if can_train(rows) else "Not ready to train: see the rows marked missing."
+        f"Ready to train: {prefix()}train" if can_train(rows) else "Not ready to train: see the rows marked missing."
     )
 
 
@@ -206,9 +207,9 @@ def tracking() -> Iterator[Row]:
     if source:
         yield Row("tracking", "W&B", "ok", f"logged in ({source}); {says}")
     elif mode == "online":
-        yield Row("tracking", "W&B", "missing", f"not logged in, but {says}", "uv run wandb login")
+        yield Row("tracking", "W&B", "missing", f"not logged in, but {says}", f"{prefix()}wandb login")
     else:
-        yield Row("tracking", "W&B", "note", f"not logged in; {says}", "uv run wandb login")
+        yield Row("tracking", "W&B", "note", f"not logged in; {says}", f"{prefix()}wandb login")
 
 
 def disk() -> Iterator[Row]:

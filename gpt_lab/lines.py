@@ -7,6 +7,10 @@ import shutil
 import sys
 from typing import TextIO
 
+from gpt_lab import invocation
+
+SCRIPTS = "train|generate|components|doctor|prepare|sweep|noise|report|verify|dashboard|upload"
+"""The console scripts of pyproject.toml."""
 HANGING = 0.6
 """Share of the width up to which the rest of a line hangs below its second column."""
 
@@ -14,14 +18,14 @@ HANGING = 0.6
 def fold(line: str, width: int) -> list[str]:
     """A line as several, broken between words; only a word that is longer than `width` alone sticks out.
 
-    What follows hangs below the second column, if two blanks or more part the line in two. A command to copy,
-    `uv run ...`, is broken as a shell reads it on: with a backslash.
+    What follows hangs below the second column, if two blanks or more part the line in two. A command of
+    the lab, to copy, is broken as a shell reads it on: with a backslash.
     """
     if len(line) <= width:
         return [line]
     found = re.match(r"\s*\S.*?\s{2,}(?=\S)|\s*[•-] (?=\S)|\s*", line)
     head = found[0] if found else ""
-    if re.match(r"(\S.*:)?\s*uv run ", line) is None:
+    if re.match(rf"(\S.*:)?\s*{re.escape(invocation.prefix())}({SCRIPTS}) ", line) is None:
         return hang(head, line[len(head) :], width)
     lines = hang(head, line[len(head) :], width - 2)
     return [f"{one} \\" for one in lines[:-1]] + lines[-1:]

@@ -35,6 +35,7 @@ def _isolate() -> Path:
     (home / "parts").mkdir()
     os.environ.update(
         HOME=str(home),
+        UV_RUN_RECURSION_DEPTH="1",  # hints name commands as they were called: as with `uv run`
         GPT_LAB_CACHE=str(home / "cache"),
         GPT_LAB_PARTS=str(home / "parts"),  # the tests are of the lab, not of what somebody adds to a checkout
         XDG_CACHE_HOME=str(home / ".cache"),

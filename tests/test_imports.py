@@ -17,7 +17,7 @@ HEAVY = ("torch", "pandas", "datasets", "wandb", "transformers", "tokenizers", "
 
 BASE = {
     *("errors", "digests", "options", "registry", "schema", "lengths", "lines", "terminal", "signals", "streams"),
-    *("names", "yamlfile", "project", "footprint", "metrics"),
+    *("names", "yamlfile", "project", "invocation", "footprint", "metrics"),
 }
 CONFIG = BASE | {"overrides", "combinations", "conf_source", "config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
@@ -39,7 +39,8 @@ ALLOWED: dict[str, set[str]] = {
     "names": {"errors", "options", "project", "registry", "schema"},
     "lengths": set(),
     "metrics": {"lengths"},
-    "lines": set(),
+    "invocation": {"project"},
+    "lines": {"invocation"},
     "terminal": {"lines"},
     "signals": set(),
     "streams": {"signals"},

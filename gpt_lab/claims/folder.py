@@ -23,6 +23,7 @@ from typing import Any
 
 from gpt_lab.digests import sha256
 from gpt_lab.errors import ConfigError, DataError
+from gpt_lab.invocation import prefix
 from gpt_lab.store.files import decode, read_json, sync_folder, write_atomic, write_json, writing
 
 CLAIM = "claim.json"
@@ -142,7 +143,7 @@ def find(target: str) -> Path:
     with suppress(OSError):
         names = sorted(path.name for path in CLAIMS.iterdir() if (path / CLAIM).is_file())
     close = difflib.get_close_matches(Path(target).name, names, n=1, cutoff=0.5)
-    there = f"claims/ holds {', '.join(names)}" if names else "`uv run report STUDY --claim NAME` makes one"
+    there = f"claims/ holds {', '.join(names)}" if names else f"`{prefix()}report STUDY --claim NAME` makes one"
     raise DataError(f"no claim {target!r}: {f'did you mean {close[0]}?' if close else there}")
 
 

@@ -11,6 +11,7 @@ from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser, output
 from gpt_lab.errors import ConfigError, quoted
 from gpt_lab.frame.places import REMOTE, Options, find
+from gpt_lab.invocation import prefix
 from gpt_lab.lines import say
 from gpt_lab.report.gate import EXIT, TABLE
 
@@ -87,7 +88,7 @@ def run(arguments: list[str]) -> int:
         found = gate.ask(places, options, chosen.gate)
         print(found.json()) if chosen.json else say(found.line)
         return found.status
-    command = shlex.join(["uv", "run", "report", *arguments])
+    command = prefix() + shlex.join(["report", *arguments])
     claim = None
     if chosen.claim is not None:
         from gpt_lab.claims import folder as claims
@@ -104,7 +105,7 @@ def run(arguments: list[str]) -> int:
         from gpt_lab.claims.make import make
 
         make(report, study, claim, chosen.claim, command, chosen.force)
-        say(f"wrote {claim}; uv run verify {shlex.quote(str(claim))} checks it")
+        say(f"wrote {claim}; {prefix()}verify {shlex.quote(str(claim))} checks it")
     folder = None if chosen.no_files or claim else chosen.out or places.folder
     if folder is not None or chosen.wandb:
         output(lambda console: write.keep(report, console, command, folder, chosen.wandb))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gpt_lab.errors import DataError, LabError
+from gpt_lab.invocation import prefix
 from gpt_lab.store.metrics import read_line
 from gpt_lab.store.run import read_record
 from gpt_lab.sweep.ledger import ledger
@@ -352,7 +353,7 @@ def _scalar(value: Any) -> Any:
 
 def _missing(text: str) -> str:
     if text == "runs":
-        return "no folder runs here yet: `uv run train` makes one, or name another folder"
+        return f"no folder runs here yet: `{prefix()}train` makes one, or name another folder"
     parent = Path(text).parent
     names = [str(parent / path.name) for path in _folders(parent)] + [path.name for path in _folders(Path("runs"))]
     close = difflib.get_close_matches(text.rstrip("/"), sorted(set(names)), n=3, cutoff=0.5)

@@ -26,6 +26,7 @@ from urllib.parse import quote
 from gpt_lab import metrics
 from gpt_lab.dashboard.follow import CLOCKS, Row, Seen
 from gpt_lab.errors import ConfigError, DataError
+from gpt_lab.invocation import prefix
 from gpt_lab.store.files import read_json
 
 EVENTS = "events.out.tfevents.mirror"
@@ -155,7 +156,7 @@ class TensorBoard:
 
     def how_to_look(self) -> str:
         """The command that shows the mirror without us."""
-        return f"uv run tensorboard --logdir {self.logs}"
+        return f"{prefix()}tensorboard --logdir {self.logs}"
 
     def _place(self, run: Seen) -> Path:
         return self.logs / run.study / run.name

@@ -23,6 +23,7 @@ from gpt_lab import metrics
 from gpt_lab.dashboard.follow import CLOCKS, Row, Seen
 from gpt_lab.dashboard.grouped import frontend
 from gpt_lab.errors import ConfigError
+from gpt_lab.invocation import prefix
 
 LOOKS = {"TRACKIO_COLOR_PALETTE", "TRACKIO_PLOT_ORDER", "TRACKIO_TABLE_TRUNCATE_LENGTH", "TRACKIO_THEME"}
 """Variables of trackio that a user may keep; others would send data away or read another folder."""
@@ -151,7 +152,7 @@ class Trackio:
 
     def how_to_look(self) -> str:
         """The command that shows the mirror without us."""
-        return f"TRACKIO_DIR={self.folder} uv run trackio show --frontend {frontend(self.folder.parent)}"
+        return f"TRACKIO_DIR={self.folder} {prefix()}trackio show --frontend {frontend(self.folder.parent)}"
 
     def _project(self, run: Seen) -> str:
         return self.project or project_name(run.study)

@@ -16,6 +16,7 @@ from gpt_lab.frame.places import Options, Places, find
 from gpt_lab.frame.sources import store_runs
 from gpt_lab.frame.sources.source import ENVIRONMENT, Source, Wanted
 from gpt_lab.frame.study import COLUMNS, Study
+from gpt_lab.invocation import prefix
 from gpt_lab.noise.records import Noise
 from gpt_lab.study.design import Design, Stated
 from gpt_lab.study.sweep import Sweep
@@ -182,7 +183,7 @@ def _cells(sweep: Sweep) -> list[Wanted]:
 
 def _nothing(places: Places, notes: Sequence[str]) -> str:
     where = [*map(str, (*places.studies, *places.runs)), *places.remote]
-    way = f"`uv run sweep {places.sweep.path}` makes them" if places.sweep else "name a folder that holds runs"
+    way = f"`{prefix()}sweep {places.sweep.path}` makes them" if places.sweep else "name a folder that holds runs"
     return f"no readable run in {', '.join(where)}: {f'{notes[0]}; ' if notes else ''}{way}"
 
 
@@ -201,9 +202,9 @@ def _table(arranged: arms.Arranged) -> pd.DataFrame:
     for name in COLUMNS:
         values = [r[name] for r in rows]
         columns[name] = pd.Series(values, dtype="str" if name in TEXT else "float64")
-    for prefix in ("config", "summary"):
-        keys = dict.fromkeys(key for r in rows for key in r[prefix])
-        columns |= {f"{prefix}.{key}": _column([r[prefix].get(key) for r in rows]) for key in keys}
+    for part in ("config", "summary"):
+        keys = dict.fromkeys(key for r in rows for key in r[part])
+        columns |= {f"{part}.{key}": _column([r[part].get(key) for r in rows]) for key in keys}
     columns |= {f"env.{key}": _column([r["env"].get(key) for r in rows]) for key in ENVIRONMENT}
     return pd.DataFrame(columns)
 

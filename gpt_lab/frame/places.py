@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from gpt_lab.errors import ConfigError, DataError
+from gpt_lab.invocation import prefix
 from gpt_lab.noise import records
 from gpt_lab.study import sweep_file
 from gpt_lab.study.sweep import Sweep
@@ -125,7 +126,7 @@ def _folder(sweep: Sweep, runs_dir: Path) -> Path:
         others = sorted(path.name for path in runs_dir.glob(f"{glob.escape(sweep.design.study)}-*") if path.is_dir())
         also = f"; with other settings than the file's there is {runs_dir}/{others[0]}" if others else ""
         raise DataError(
-            f"{sweep.path} has no runs yet ({folder} does not exist): `uv run sweep {sweep.path}` makes them{also}"
+            f"{sweep.path} has no runs yet ({folder} does not exist): `{prefix()}sweep {sweep.path}` makes them{also}"
         )
     return folder
 
@@ -188,7 +189,7 @@ def _only_study(runs_dir: Path) -> str:
     names = [name for name in names if not records.is_noise(name)] or names
     if not names:
         raise DataError(
-            f"no runs in {runs_dir} yet: `uv run sweep sweeps/NAME.yaml` makes them (--runs-dir looks elsewhere)"
+            f"no runs in {runs_dir} yet: `{prefix()}sweep sweeps/NAME.yaml` makes them (--runs-dir looks elsewhere)"
         )
     if len(names) > 1:
         raise ConfigError(f"which study? {runs_dir} holds {', '.join(names)}: write report {runs_dir}/STUDY")

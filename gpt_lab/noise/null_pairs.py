@@ -11,6 +11,7 @@ from typing import Any
 
 from gpt_lab import metrics
 from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.invocation import prefix
 from gpt_lab.noise import records
 from gpt_lab.schema import RunConfig
 from gpt_lab.study import agent_command, cells, parameters
@@ -96,7 +97,7 @@ def recipes(sweep: Sweep, chosen: Sequence[str] = ()) -> list[Recipe]:
         ConfigError: as `of_sweep`.
     """
     where, design = sweep.path, sweep.design
-    by_hand = "give the settings of one: uv run noise key=value ..."
+    by_hand = f"give the settings of one: {prefix()}noise key=value ..."
     if sweep.method != "grid":
         raise ConfigError(f"{where}: a {sweep.method} sweep has no fixed baseline; {by_hand}")
     if design.pair != PAIR:
@@ -164,7 +165,7 @@ def null_sweep(recipe: Recipe, seeds: Sequence[int]) -> Sweep:
 
 def again(file: str | None, words: Sequence[str]) -> str:
     """The command that measures this noise."""
-    return shlex.join(["uv", "run", "noise", *([file] if file else []), *words])
+    return prefix() + shlex.join(["noise", *([file] if file else []), *words])
 
 
 def _tuning(sweep: Sweep, recipe: Recipe) -> list[str]:

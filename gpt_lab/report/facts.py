@@ -17,6 +17,7 @@ from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.errors import ConfigError
 from gpt_lab.frame.study import Study
+from gpt_lab.invocation import prefix
 from gpt_lab.schema import NOT_IDENTITY
 from gpt_lab.study.design import shown
 from gpt_lab.study.sweep import Sweep
@@ -283,10 +284,10 @@ def fixed(study: Study) -> list[str]:
 def commands(study: Study, report: str) -> list[str]:
     """Command lines that repeat the study: its sweep and this report; without a sweep each run's own."""
     if (sweep := study.sweep) is not None:
-        own = [shlex.join(["uv", "run", "sweep", str(sweep.path), *sweep.overrides, *_seeds(sweep)])]
+        own = [prefix() + shlex.join(["sweep", str(sweep.path), *sweep.overrides, *_seeds(sweep)])]
     else:
         known = (text for text in study.runs.get("env.command", ()) if isinstance(text, str) and text)
-        own = [f"uv run {text}" for text in dict.fromkeys(known)]
+        own = [f"{prefix()}{text}" for text in dict.fromkeys(known)]
     if len(own) > MOST_COMMANDS:
         own = [*own[:MOST_COMMANDS], f"# and {len(own) - MOST_COMMANDS} more: column env.command of runs.csv"]
     return [*own, *([report] if report else [])]

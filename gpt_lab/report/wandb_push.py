@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gpt_lab.analysis.comparison import Comparison, Row
 from gpt_lab.errors import LabError
 from gpt_lab.frame.study import Study
+from gpt_lab.invocation import prefix
 from gpt_lab.trackers.wandb import Wandb
 from gpt_lab.trackers.wandb_env import as_client, base_url, choose_mode, setting
 from gpt_lab.trackers.wandb_process import refusal, unreachable
@@ -80,7 +81,7 @@ def push(
     if mode == "online":
         return f"report in W&B: {where}"
     lead = f"W&B cannot be reached ({problem}); " if problem else ""
-    return f"{lead}report kept offline; later: uv run wandb sync {shlex.quote(where)}"
+    return f"{lead}report kept offline; later: {prefix()}wandb sync {shlex.quote(where)}"
 
 
 def _log(

@@ -15,6 +15,7 @@ from gpt_lab.errors import DataError
 from gpt_lab.frame import load
 from gpt_lab.frame.places import Options, Places
 from gpt_lab.frame.study import Study
+from gpt_lab.invocation import prefix
 from gpt_lab.report import facts
 from gpt_lab.report.figures import Figure, draw
 from gpt_lab.report.tables import Report
@@ -98,5 +99,5 @@ def _unfinished(study: load.Loaded) -> str:
     said = f"; {wrong}" if wrong else ""
     way = "wait for it, or resume it with the same command"
     if study.sweep is not None:
-        way = f"`uv run sweep {study.sweep.path}` goes on with it"
+        way = f"`{prefix()}sweep {study.sweep.path}` goes on with it"
     return f"no run of {study.design.study} has finished yet ({facts.counts(study)}{said}): {way}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from gpt_lab import metrics
 from gpt_lab.errors import DataError
+from gpt_lab.invocation import prefix
 from gpt_lab.store.run import Run, read_record
 
 
@@ -51,7 +52,7 @@ def find_run(runs_dir: str | os.PathLike[str], spec: str, left_out: dict[Path, s
         if left_out is not None and (spec == "latest" or path.parent.name == study):
             left_out[path] = line
     if not runs:
-        raise DataError(f"no runs in {runs_dir} yet: `uv run train` makes one (runs_dir=... looks elsewhere)")
+        raise DataError(f"no runs in {runs_dir} yet: `{prefix()}train` makes one (runs_dir=... looks elsewhere)")
     if spec == "latest":
         return runs[-1]
     members = [run for run in runs if run.study == study]

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from gpt_lab import metrics
 from gpt_lab.errors import ConfigError, DataError, unknown
+from gpt_lab.invocation import prefix
 from gpt_lab.noise import null_pairs, records
 from gpt_lab.noise.null_pairs import Recipe
 from gpt_lab.noise.records import Noise
@@ -63,7 +64,7 @@ def measure(
         same = " that differ" if found is not None and found.pairs >= records.FEWEST else ""
         raise DataError(
             f"{recipe.folder} has {whole} finished null pairs, and {records.FEWEST}{same} are the fewest that tell "
-            f"anything: `uv run report {recipe.folder}` says what became of them"
+            f"anything: `{prefix()}report {recipe.folder}` says what became of them"
         )
     show(console, found)
     return status
@@ -125,7 +126,7 @@ def show_all(console: Console, words: Sequence[str], metric: str | None) -> int:
         have = {one.folder for one in found}
         found += [one for one in records.everything(runs_dir, metrics.WITHOUT_TEXT) if one.folder not in have]
     if not found:
-        console.print(f"{runs_dir} knows no noise yet: `uv run noise SWEEP` measures a baseline's", **PLAIN)
+        console.print(f"{runs_dir} knows no noise yet: `{prefix()}noise SWEEP` measures a baseline's", **PLAIN)
         return 0
     table = Table(title=f"Noise floors in {runs_dir}", title_justify="left")
     table.add_column("recipe", overflow="fold")

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from gpt_lab import footprint, schema, signals, trackers
 from gpt_lab.errors import DataError
+from gpt_lab.invocation import prefix
 from gpt_lab.store.files import read_json, writing
 from gpt_lab.study import cells as cells_
 from gpt_lab.study import sequential_seeds, sweep_file
@@ -287,8 +288,8 @@ def _show_next(console: Console, sweep: Sweep, folder: Path, entries: Sequence[E
     elif any(entry.state == "failed" and sweep.design.tunes(entry.pair) for entry in entries):
         line = "the comparison waits for tuning runs that failed: the same command tries them again"
     else:
-        line = f"what is better, and how surely:  uv run report {named(sweep)}"
+        line = f"what is better, and how surely:  {prefix()}report {named(sweep)}"
     said: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
     if late := trackers.lacking(folder / entry.run for entry in entries if entry.run is not None):
-        console.print(f"W&B lacks {late} of the runs, or a part:  uv run upload {shlex.quote(str(folder))}", **said)
+        console.print(f"W&B lacks {late} of the runs, or a part:  {prefix()}upload {shlex.quote(str(folder))}", **said)
     console.print(line, **said)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from gpt_lab import signals
 from gpt_lab.errors import ConfigError, LabError
+from gpt_lab.invocation import prefix
 from gpt_lab.options import NonEmpty
 from gpt_lab.registry import register
 from gpt_lab.schema import RunConfig
@@ -125,7 +126,7 @@ class Wandb(Background):
         """
         if choose_mode(mode) == "online" and login() is None:
             raise ConfigError(
-                "W&B online needs a login: run `uv run wandb login`, set WANDB_API_KEY, or use tracker.mode=offline"
+                f"W&B online needs a login: run `{prefix()}wandb login`, set WANDB_API_KEY, or use tracker.mode=offline"
             )
 
     def start(self) -> None:
@@ -204,7 +205,7 @@ class Wandb(Background):
         self._note()
 
     def recovery(self) -> str:
-        return f"later: uv run upload {shlex.quote(str(self.run.path))}"
+        return f"later: {prefix()}upload {shlex.quote(str(self.run.path))}"
 
     def _send(self, message: Mapping[str, Any]) -> None:
         assert self._process is not None

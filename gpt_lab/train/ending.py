@@ -13,6 +13,7 @@ from rich.console import Console
 from gpt_lab import trackers
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.errors import LabError
+from gpt_lab.invocation import prefix
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.train import live
@@ -86,9 +87,9 @@ def show(
 def next_commands(run: Run, cfg: RunConfig, command: str, prompt: str | None) -> list[str]:
     """Lines that a user may copy: continue a prompt (None: the model knows no text), repeat with another seed."""
     words = [word for word in shlex.split(command or "train") if not word.startswith(("seed=", "force="))]
-    again = shlex.join(["uv", "run", *words, f"seed={cfg.seed + 1}"])
+    again = prefix() + shlex.join([*words, f"seed={cfg.seed + 1}"])
     given = [f"prompt={prompt.strip()}"] if prompt and prompt.strip() else []
-    generate = shlex.join(["uv", "run", "generate", f"run={run.path}", *given])
+    generate = prefix() + shlex.join(["generate", f"run={run.path}", *given])
     return [*([] if prompt is None else [f"continue a text:  {generate}"]), f"another seed:     {again}"]
 
 

@@ -32,6 +32,13 @@ STEPS = [*SHORT, "budget.steps=8"]
 OWN_TEXT = [one for one in STEPS if not one.startswith("data.")] + ["tokenizer=byte"]
 RECALL = ["budget.steps=4", "eval.every=4"]
 COMMANDS: dict[str, Run | Elsewhere] = {
+    **dict.fromkeys(
+        (
+            *("uv init --bare", "uv add gpt_lab", "uv run components norm centred"),
+            *("uv run train model=mine norm=centred norm.scale=0.5", "uv run sweep norms --report"),
+        ),
+        Elsewhere("tests/test_wheel.py", "a project of one's own, with the lab installed"),
+    ),
     "uv run train": Run("val bits per byte", STEPS),
     "uv run pytest": Elsewhere(".ci/run", "it is what runs this test"),
     'uv run generate run=latest prompt="ROMEO:"': Run("ROMEO:"),

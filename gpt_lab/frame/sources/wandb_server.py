@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.frame.sources.source import Source
 from gpt_lab.frame.sources.wandb_row import merged, table, wandb_row
+from gpt_lab.invocation import prefix
 from gpt_lab.store.files import decode
 from gpt_lab.study import layout, sweep_file
 from gpt_lab.study.sweep import Sweep
@@ -48,7 +49,7 @@ def load(address: str) -> Source:
     """
     entity, project, part = split(address)
     if login() is None:
-        raise ConfigError(f"{address}: reading W&B needs a login: run `uv run wandb login`, or set WANDB_API_KEY")
+        raise ConfigError(f"{address}: reading W&B needs a login: run `{prefix()}wandb login`, or set WANDB_API_KEY")
     if problem := unreachable(base_url(), PROBE):
         raise DataError(f"{address}: W&B cannot be reached ({problem})")
     with _quiet(), _refusals(address):

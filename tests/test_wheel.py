@@ -1,0 +1,99 @@
+"""A project of one's own with the lab installed from its wheel: what docs/your-project.md shows, in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from gpt_lab import lines
+from tests.docs.expected import SHORT
+from tests.docs.pages import ROOT, text
+
+pytestmark = pytest.mark.slow
+UV = shutil.which("uv")
+BUILD = [UV] if UV else [sys.executable, "-m", "uv"]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel's files, as an installation lays them out."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [*BUILD, "build", "--wheel", "--quiet", "--out-dir", str(folder), str(ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    for name, content in re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", text("docs/your-project.md"), re.DOTALL):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    return tmp_path
+
+
+def call(site: Path, folder: Path, name: str, *arguments: str, status: int = 0) -> str:
+    """A console script of the installation; what it printed, in one line."""
+    environ = {key: value for key, value in os.environ.items() if key != "UV_RUN_RECURSION_DEPTH"}
+    code = f"from gpt_lab.cli.{name} import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env=environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == status, done.stderr
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def test_an_empty_folder_has_all_that_is_shipped(site: Path, tmp_path: Path) -> None:
+    said = call(site, tmp_path, "components")
+    assert "rmsnorm" in said and "Select: train KIND=NAME" in said, "hints name the commands as they are called here"
+    said = call(site, tmp_path, "sweep", "pos_enc", "--dry-run", "budget.steps=4", *SHORT)
+    assert "Which position encoding learns Shakespeare best" in said and "sinusoidal" in said
+    assert not (tmp_path / "conf").exists()
+
+
+def test_the_project_of_the_page(site: Path, project: Path) -> None:
+    assert "norm=centred" in call(site, project, "components", "norm", "centred")
+    said = call(site, project, "train", "model=mine", "norm=centred", "norm.scale=0.5", "budget.steps=4", *SHORT)
+    assert "another seed: train model=mine norm=centred norm.scale=0.5" in said
+    said = call(site, project, "sweep", "norms", "--report", "budget.steps=4", "--seeds", "2", *SHORT)
+    assert "Does a norm need its division?" in said and "4 runs: 4 finished" in said
+    assert (project / "runs").is_dir()
+
+
+@pytest.mark.parametrize(
+    "arguments, hint",
+    [
+        (("train", "model=mien"), "did you mean 'mine'?"),
+        (("train", "norm=centered"), "did you mean 'centred'?"),
+        (("sweep", "norm_s"), "norms"),
+        (("report", "norms"), "`sweep sweeps/norms.yaml` makes them"),
+    ],
+)
+def test_a_slip_is_one_line_with_the_project_s_names(
+    site: Path, project: Path, arguments: tuple[str, ...], hint: str
+) -> None:
+    said = call(site, project, *arguments, status=2)
+    assert said.startswith("error: ") and hint in said
+    assert not (project / "runs").exists()
+
+
+def test_the_scripts_are_those_that_are_installed() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert lines.SCRIPTS.split("|") == [*declared]
