@@ -6,6 +6,7 @@ import errno
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from gpt_lab import signals, streams
 from gpt_lab.errors import ConfigError, LabError, one_line, quoted
@@ -15,7 +16,9 @@ BAD_INPUT = 2
 Works = Callable[[Sequence[str]], bool]
 
 
-def entry(run: Callable[[list[str]], int], works: Works = lambda argv: False) -> Callable[[], None]:
+def entry(
+    run: Callable[[list[str]], int], works: Works = lambda argv: False, leave: Callable[[int], NoReturn] = sys.exit
+) -> Callable[[], None]:
     """A console script: calls `run(arguments)` and exits with its status; a LabError is one line and status 2.
 
     Asked to leave by a signal it exits with 128 + its number. Output that is gone never stops it; whether it makes the
@@ -23,6 +26,7 @@ def entry(run: Callable[[list[str]], int], works: Works = lambda argv: False) ->
 
     Args:
         works: whether the command with these arguments does more than show something: then the status is its work's.
+        leave: ends the process with a status; called last.
     """
 
     def main() -> None:
@@ -46,7 +50,7 @@ def entry(run: Callable[[list[str]], int], works: Works = lambda argv: False) ->
         except SystemExit as end:  # argparse, after --help
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
         signals.over()
-        sys.exit(_told(status, works(argv) and not {"--help", "-h"} & {*argv}))
+        leave(_told(status, works(argv) and not {"--help", "-h"} & {*argv}))
 
     return main
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from typing import NoReturn
 
 from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser, whole
@@ -15,6 +17,9 @@ EXAMPLES = """examples:
   dashboard --project everything              all studies on one page, to compare runs across them
   dashboard --metric val/bpb --once           mirror that metric and leave
 """
+
+_served = False
+"""Whether this process has served a page."""
 
 
 def run(argv: list[str]) -> int:
@@ -49,23 +54,23 @@ def run(argv: list[str]) -> int:
         once=chosen.once,
         browser=not chosen.no_browser,
     )
+    global _served
+    _served = not chosen.once
     return mirror.show(options, say)
 
 
-_main = entry(run, works=lambda argv: True)
-
-
-def main() -> None:
-    """The console script. Leaves without taking the interpreter apart, once all of ours is closed and said.
+def _leave(status: int) -> NoReturn:
+    """Ends a process that has served a page without taking its interpreter apart; all of ours is closed by then.
 
     trackio's event loop and poller are threads that cannot be awaited; they are C, and an interpreter that is taken
     apart beneath them ends, now and then, with a segmentation fault.
     """
-    try:
-        _main()
-    except SystemExit as end:
-        os._exit(end.code if isinstance(end.code, int) else 1)
+    if _served:
+        os._exit(status)
+    sys.exit(status)
 
+
+main = entry(run, works=lambda argv: True, leave=_leave)
 
 if __name__ == "__main__":
     main()
