@@ -205,8 +205,7 @@ def paper(doc: str) -> str:
 
 def meaning(doc: str, key: str) -> str:
     """What the docstring says after `key:`, its continuation lines (deeper indented) included."""
-    found = re.search(rf"^([ ]*)`{{0,2}}{re.escape(key)}`{{0,2}}: *(.+(?:\n\1[ ]+\S.*)*)", doc, re.MULTILINE)
-    return " ".join(found[2].split()) if found else ""
+    return " ".join(registry.explained(doc, key).partition(":")[2].split())
 
 
 def reflow(doc: str, width: int) -> str:
