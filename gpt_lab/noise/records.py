@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_lab import schema
+from gpt_lab.overrides import key_of
 
 if TYPE_CHECKING:
     from gpt_lab.store import Run
@@ -218,7 +219,7 @@ def settings(command: str) -> str:
     """The settings of a command line of train that say which recipe it is."""
     kept = []
     for word in shlex.split(command)[1:]:
-        key = word.lstrip("+").partition("=")[0]
+        key = key_of(word)
         if key not in DRAWN and key.split(".")[0] not in schema.NOT_IDENTITY:
             kept.append(word)
     return shlex.join(kept)

@@ -10,6 +10,7 @@ from typing import Any
 
 from gpt_lab import names
 from gpt_lab.errors import ConfigError, quoted, unknown
+from gpt_lab.overrides import key_of
 from gpt_lab.stats import optimum
 from gpt_lab.stats.optimum import Ladder
 from gpt_lab.study import parameters
@@ -110,7 +111,7 @@ def read(
     pair = block.get("pair", "seed")
     keys = tuple(_tuned(key, value, swept, pair) for key, value in stated.items() if key != SEEDS)
     for one in keys:
-        if any(text.lstrip("+").partition("=")[0] == one.key for text in overrides) or one.key in found:
+        if any(key_of(text) == one.key for text in overrides) or one.key in found:
             where = f"parameters.{one.key}" if one.key in found else f"{one.key}=..."
             raise ConfigError(
                 f"gpt_lab.tune.{one.key}: each arm gets a value of its own: take {where} out (start: in tune says "
