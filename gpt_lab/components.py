@@ -162,7 +162,7 @@ def show_one(entry: Entry, console: Console) -> None:
     else:
         console.print("It takes no options.")
     console.print()
-    console.print(Text(f"Source: {_near(entry.source)}:{entry.line}"), soft_wrap=True)
+    console.print(Text(f"Source: {project.near(entry.source)}:{entry.line}"), soft_wrap=True)
     console.print(Text(f"Select: {entry.usage}"), soft_wrap=True)
 
 
@@ -254,7 +254,3 @@ def _flat(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in tree.items():
         flat |= _flat(f"{prefix}{key}.", value) if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
-
-
-def _near(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_lab import schema
+from gpt_lab.options import is_number
 from gpt_lab.overrides import key_of
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ def settings(command: str) -> str:
 
 def _score(run: Run, metric: str) -> float | None:
     value = run.summary.get(metric) if run.state == "finished" else None
-    fine = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    fine = is_number(value) and math.isfinite(value)
     return float(value) if fine and value is not None else None
 
 

@@ -60,7 +60,7 @@ class Builder:
         from gpt_lab.train import causality
         from gpt_lab.train.plan import check_size, resolve
 
-        key = repr([(k, v) for k, v in cfg.flat().items() if _built(k) and not _tuned(k, v)])
+        key = repr([(k, v) for k, v in cfg.flat().items() if _built(k) and not tuned(k, v)])
         if key not in self._plans:
             try:
                 trackers.check(cfg.tracker)
@@ -84,6 +84,6 @@ def _built(key: str) -> bool:
     return key == "eval.contexts" or key.split(".")[0] not in NOT_BUILT
 
 
-def _tuned(key: str, value: Any) -> bool:
-    """A number of the optimizer or the schedule: it changes no shape."""
+def tuned(key: str, value: Any) -> bool:
+    """Whether a setting is a number of the optimizer or the schedule: it changes no shape and costs no time."""
     return key.split(".")[0] in ("optim", "schedule") and isinstance(value, float)

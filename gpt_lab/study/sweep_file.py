@@ -10,6 +10,7 @@ from typing import Any
 
 from gpt_lab import metrics
 from gpt_lab.errors import ConfigError, cut, quoted, unknown
+from gpt_lab.options import is_number, is_whole
 from gpt_lab.overrides import key_of, word
 from gpt_lab.study import (
     distributions,
@@ -74,7 +75,7 @@ def with_seeds(sweep: Sweep, count: int) -> Sweep:
     if sweep.method != "grid":
         raise ConfigError(f"--seeds is for grids: a {sweep.method} sweep makes run_cap runs")
     values = list(sweep.design.values.get(pair, ()))[:count]
-    if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+    if not all(is_whole(value) for value in values):
         raise ConfigError(f"--seeds needs whole numbers as values of {pair}")
     fresh = max(values, default=-1)
     while len(values) < count:
@@ -311,7 +312,7 @@ def _metric(raw: Mapping[str, Any], needed: bool) -> tuple[str, Any]:
         if key not in layout.METRIC:
             raise ConfigError(unknown("key of metric:", key, layout.METRIC))
     target = stated.get("target", 0)
-    if not isinstance(target, int | float) or isinstance(target, bool) or not math.isfinite(target):
+    if not is_number(target) or not math.isfinite(target):
         raise ConfigError(f"metric.target must be a finite number, not {quoted(target)}")
     name = stated.get("name")
     row = metrics.find(str(name))
@@ -330,7 +331,7 @@ def _metric(raw: Mapping[str, Any], needed: bool) -> tuple[str, Any]:
 
 def _run_cap(raw: Mapping[str, Any], method: str) -> int | None:
     cap = raw.get("run_cap")
-    if "run_cap" in raw and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
+    if "run_cap" in raw and (not is_whole(cap) or cap < 1):
         raise ConfigError(f"run_cap must be a whole number above 0, not {quoted(cap)}")
     if cap is not None and cap > grid.LARGEST:
         raise ConfigError(f"run_cap must be at most {grid.LARGEST:,}, not {cap:,}")
@@ -352,6 +353,6 @@ def _number(key: str, block: Mapping[str, Any], holds: Any, range_: str) -> floa
     value = block[key]
     if isinstance(value, str):
         parameters.refuse_number_text(f"gpt_lab.{key}", value)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not holds(value):
+    if not is_number(value) or not holds(value):
         raise ConfigError(f"gpt_lab.{key} must be a number {range_}, not {quoted(value)}")
     return float(value)
