@@ -46,7 +46,7 @@ def estimate(
         trunks: what the cells share; None: each is trained from the start.
 
     Raises:
-        ConfigError, DataError: as check_builds.
+        ConfigError, DataError: as Builder.check.
     """
     from gpt_lab.study.place import folder_of
 

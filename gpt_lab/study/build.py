@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
-from gpt_lab.study import cells as cells_
 from gpt_lab.study.design import Cell, join
 
 if TYPE_CHECKING:
@@ -17,18 +16,6 @@ if TYPE_CHECKING:
 
 NOT_BUILT = frozenset({"seed", "replica", "study", "runs_dir", "label", "force", "eval", "log", "sample", "checkpoint"})
 """Top-level keys that decide nothing about whether a model can be built."""
-
-
-def check_builds(cells: Sequence[Cell], configs: Sequence[RunConfig] | None = None) -> None:
-    """Builds each distinct model, optimizer and schedule without touching a weight. Imports torch.
-
-    Args:
-        configs: of the cells, where they are composed already.
-
-    Raises:
-        ConfigError, DataError: a cell that cannot be built on this machine, named with its values.
-    """
-    Builder().check(cells, cells_.configs(cells) if configs is None else configs)
 
 
 class Builder:
@@ -74,7 +61,11 @@ class Builder:
         return self._plans[key]
 
     def check(self, cells: Sequence[Cell], configs: Sequence[RunConfig]) -> None:
-        """Plans every cell."""
+        """Plans every cell: each distinct model, optimizer and schedule is built without touching a weight.
+
+        Raises:
+            ConfigError, DataError: a cell that cannot be built on this machine, named with its values.
+        """
         for cfg, cell in zip(configs, cells, strict=True):
             self.plan(cfg, cell)
 
