@@ -14,9 +14,10 @@ from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.noise import records
 from gpt_lab.overrides import key_of
 from gpt_lab.schema import RunConfig
-from gpt_lab.study import agent_command, cells, parameters
+from gpt_lab.study import cells
 from gpt_lab.study import sweep_file as spec
 from gpt_lab.study.design import Cell
+from gpt_lab.study.format import agent_command, parameters
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger
 

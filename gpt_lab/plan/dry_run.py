@@ -17,9 +17,9 @@ from gpt_lab.plan.paces import Machine
 from gpt_lab.stats import two_level
 from gpt_lab.stats.tiers import FEWEST
 from gpt_lab.study import cells as cells_
-from gpt_lab.study import trunk_block
 from gpt_lab.study.build import Builder
 from gpt_lab.study.design import Cell
+from gpt_lab.study.format import trunk_block
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger
 from gpt_lab.sweep.search import trunk

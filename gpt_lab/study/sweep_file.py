@@ -12,7 +12,8 @@ from gpt_lab import metrics
 from gpt_lab.errors import ConfigError, cut, quoted, unknown
 from gpt_lab.options import is_number, is_whole
 from gpt_lab.overrides import key_of, word
-from gpt_lab.study import (
+from gpt_lab.study.design import SEEDS, Design, draws_again, shown
+from gpt_lab.study.format import (
     distributions,
     early_terminate,
     factorial_block,
@@ -25,9 +26,8 @@ from gpt_lab.study import (
     trunk_block,
     tune_block,
 )
-from gpt_lab.study.agent_command import command_settings
-from gpt_lab.study.design import SEEDS, Design, draws_again, shown
-from gpt_lab.study.parameters import Parameter
+from gpt_lab.study.format.agent_command import command_settings
+from gpt_lab.study.format.parameters import Parameter
 from gpt_lab.study.sweep import Method, Sweep
 from gpt_lab.study.sweep import swept as swept_of
 

@@ -17,8 +17,9 @@ from gpt_lab.errors import DataError
 from gpt_lab.store.files import read_json, writing
 from gpt_lab.store.record import cores
 from gpt_lab.study import cells as cells_
-from gpt_lab.study import sequential_seeds, sweep_file
+from gpt_lab.study import sweep_file
 from gpt_lab.study.design import Cell
+from gpt_lab.study.format import sequential_seeds
 from gpt_lab.study.place import folder_of, named
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger as ledger_

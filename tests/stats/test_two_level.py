@@ -10,7 +10,8 @@ import pytest
 
 from gpt_lab.errors import ConfigError
 from gpt_lab.stats import two_level
-from gpt_lab.study import cells, factorial_block, sweep_file
+from gpt_lab.study import cells, sweep_file
+from gpt_lab.study.format import factorial_block
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import sweep_text
 

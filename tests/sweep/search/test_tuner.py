@@ -14,8 +14,9 @@ import pytest
 
 from gpt_lab.errors import ConfigError
 from gpt_lab.stats.paired import paired_t
-from gpt_lab.study import cells, sweep_file, tune_block
-from gpt_lab.study.early_terminate import Hyperband
+from gpt_lab.study import cells, sweep_file
+from gpt_lab.study.format import tune_block
+from gpt_lab.study.format.early_terminate import Hyperband
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import sweep_text
 from gpt_lab.sweep.search import search, tuner

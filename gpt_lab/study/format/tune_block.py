@@ -14,9 +14,9 @@ from gpt_lab.options import is_number, is_whole
 from gpt_lab.overrides import key_of
 from gpt_lab.stats import optimum
 from gpt_lab.stats.optimum import Ladder
-from gpt_lab.study import parameters
 from gpt_lab.study.design import shown
-from gpt_lab.study.parameters import Parameter
+from gpt_lab.study.format import parameters
+from gpt_lab.study.format.parameters import Parameter
 
 FIRST = 10_000
 """Tuning seeds unless the file states others: those of comparisons count from 0, those of null pairs from 1000."""

@@ -15,9 +15,10 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.plan import expected_runs as expected
 from gpt_lab.plan import sample_size
 from gpt_lab.plan.sample_size import Spread
-from gpt_lab.study import sequential_seeds, sweep_file
+from gpt_lab.study import sweep_file
 from gpt_lab.study.design import Design, Looks
-from gpt_lab.study.sequential_seeds import Plan, ask, stand
+from gpt_lab.study.format import sequential_seeds
+from gpt_lab.study.format.sequential_seeds import Plan, ask, stand
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger.sweep_text import from_json, to_json
 from gpt_lab.sweep.search import search

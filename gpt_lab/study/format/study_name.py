@@ -12,8 +12,8 @@ from gpt_lab import schema
 from gpt_lab.combinations import check_study
 from gpt_lab.errors import ConfigError, cut, quoted
 from gpt_lab.overrides import key_of
-from gpt_lab.study.agent_command import command_settings
-from gpt_lab.study.parameters import Parameter
+from gpt_lab.study.format.agent_command import command_settings
+from gpt_lab.study.format.parameters import Parameter
 
 LONGEST = 60
 """Letters that overrides may add to a study's name; beyond, a hash of them is added."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpt_lab.errors import ConfigError, quoted, unknown
 from gpt_lab.options import is_whole
-from gpt_lab.study import layout
+from gpt_lab.study.format import layout
 
 
 @dataclass(frozen=True)
