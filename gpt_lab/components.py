@@ -165,7 +165,7 @@ def show_one(entry: Entry, console: Console) -> None:
     else:
         console.print("It takes no options.")
     console.print()
-    console.print(Text(f"Source: {_near(entry.source)}:{entry.line}"), soft_wrap=True)
+    console.print(Text(f"Source: {project.near(entry.source)}:{entry.line}"), soft_wrap=True)
     console.print(Text(f"Select: {entry.usage}"), soft_wrap=True)
 
 
@@ -208,8 +208,7 @@ def paper(doc: str) -> str:
 
 def meaning(doc: str, key: str) -> str:
     """What the docstring says after `key:`, its continuation lines (deeper indented) included."""
-    found = re.search(rf"^([ ]*)`{{0,2}}{re.escape(key)}`{{0,2}}: *(.+(?:\n\1[ ]+\S.*)*)", doc, re.MULTILINE)
-    return " ".join(found[2].split()) if found else ""
+    return " ".join(registry.explained(doc, key).partition(":")[2].split())
 
 
 def reflow(doc: str, width: int) -> str:
@@ -258,7 +257,3 @@ def _flat(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in tree.items():
         flat |= _flat(f"{prefix}{key}.", value) if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
-
-
-def _near(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -37,21 +37,16 @@ class Cost:
         parameters: all trained numbers, vocabulary padding included.
         embedding: those of token and position embeddings and of an untied head.
         non_embedding: the rest.
-        forward_flops_per_token: of a forward pass, averaged over the tokens of the training context.
-        train_flops_per_token: forward and backward, 3 x forward; recomputation by checkpointing is not counted.
+        train_flops_per_token: 3 x those of a forward pass, averaged over the tokens of the training context; what
+            checkpointing computes again is not counted.
         mfu_flops_per_token: of training too, as MFU counts attention (above).
-        by_part: forward FLOPs per token of attention, mlp, position and head, over all layers.
-        parameters_by_part: parameters of embed, position, attention, mlp, norm and head.
     """
 
     parameters: int
     embedding: int
     non_embedding: int
-    forward_flops_per_token: int
     train_flops_per_token: int
     mfu_flops_per_token: int
-    by_part: dict[str, int]
-    parameters_by_part: dict[str, int]
 
 
 def cost(cfg: RunConfig, vocab_size: int) -> Cost:
@@ -67,28 +62,23 @@ def cost(cfg: RunConfig, vocab_size: int) -> Cost:
 
 def cost_of(model: GPT) -> Cost:
     """The cost of a model that exists already."""
-    parts = dict.fromkeys(("embed", "position", "attention", "mlp", "norm", "head"), 0)
-    embedding = 0
+    total = embedding = 0
     for name, parameter in model.named_parameters():
-        if role(name, parameter.ndim) in ("embedding", "head"):
-            embedding += parameter.numel()
-        parts[_part(name)] += parameter.numel()
-    flops, of_last = _forward(model, _average), _forward(model, _last)
-    total, forward = sum(parts.values()), sum(flops.values())
-    mfu = 3 * sum(of_last.values())
-    return Cost(total, embedding, total - embedding, forward, 3 * forward, mfu, flops, parts)
+        total += parameter.numel()
+        embedding += parameter.numel() if role(name, parameter.ndim) in ("embedding", "head") else 0
+    return Cost(total, embedding, total - embedding, 3 * _forward(model, _average), 3 * _forward(model, _last))
 
 
-def _forward(model: GPT, count: Callable[[Any, int], float]) -> dict[str, int]:
-    """Forward FLOPs of a token, by part over all layers."""
+def _forward(model: GPT, count: Callable[[Any, int], float]) -> int:
+    """Forward FLOPs of a token."""
     blocks: list[Any] = list(model.blocks)
     context = model.shape.context
-    return {
-        "attention": round(sum(count(block.attention, context) for block in blocks)),
-        "mlp": round(sum(count(block.mlp, context) for block in blocks)),
-        "position": round(count(model.position, context)),
-        "head": 2 * model.shape.width * model.embed.num_embeddings,
-    }
+    return (
+        round(sum(count(block.attention, context) for block in blocks))
+        + round(sum(count(block.mlp, context) for block in blocks))
+        + round(count(model.position, context))
+        + 2 * model.shape.width * model.embed.num_embeddings
+    )
 
 
 def _average(part: Any, context: int) -> float:
@@ -127,10 +117,3 @@ def check_match(cfg: RunConfig, cost: Cost) -> None:
             f"match={cfg.match}: the model has {count:,} {COUNTED[cfg.match]}, {count / cfg.match_to - 1:+.2%} against "
             f"match_to={cfg.match_to:,}, and {TOLERANCE[cfg.match]:.1%} is allowed"
         )
-
-
-def _part(name: str) -> str:
-    head, *rest = name.split(".")
-    if head != "blocks":
-        return "norm" if head == "embed_norm" else head
-    return rest[1] if rest[1] in ("attention", "mlp") else "norm"

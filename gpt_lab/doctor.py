@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from gpt_lab.errors import LabError
 from gpt_lab.invocation import prefix
 from gpt_lab.lines import hang
+from gpt_lab.store import record
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -136,7 +137,7 @@ def cpu() -> Iterator[Row]:
     import torch
 
     flags = _cpu_flags()
-    yield Row("cpu", "processor", "note", f"{_cpu_name()}, {len(_cores())} cores usable")
+    yield Row("cpu", "processor", "note", f"{_cpu_name()}, {record.cores()} cores usable")
     yield Row("cpu", "torch threads", "note", f"{torch.get_num_threads()} (OMP_NUM_THREADS sets another number)")
     yield Row("cpu", "vectors", "note", torch.backends.cpu.get_cpu_capability())
     native = [name for flag, name in NATIVE_BF16.items() if flag in flags]
@@ -256,12 +257,6 @@ def _auto_precision(device: str) -> Row:
     except LabError as error:
         return Row(device, "precision=auto", "missing", str(error), "precision=fp32", needed=True)
     return Row(device if device == "cpu" else "gpu", "precision=auto", "note", f"{chosen.name}: {chosen.reason}")
-
-
-def _cores() -> set[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
 
 
 def _cpu_info() -> dict[str, str]:

@@ -1,10 +1,11 @@
-"""Lines that are broken between words only."""
+"""Text for people: counts, lists that end early, and lines that are broken between words only."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 from gpt_lab import invocation
@@ -13,6 +14,16 @@ SCRIPTS = "train|generate|components|doctor|prepare|sweep|noise|report|verify|da
 """The console scripts of pyproject.toml."""
 HANGING = 0.6
 """Share of the width up to which the rest of a line hangs below its second column."""
+
+
+def count_of(number: int, word: str) -> str:
+    """`1 run`, `3 runs`."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def some(names: Sequence[str], most: int = 6) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def fold(line: str, width: int) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from gpt_lab import config, footprint
 from gpt_lab.errors import ConfigError
+from gpt_lab.overrides import key_of
 from gpt_lab.schema import MATCHED, TOLERANCE, RunConfig
 
 PARTS = ("attention", "position", "norm", "mlp", "residual")
@@ -45,7 +46,7 @@ def compose(overrides: Sequence[str], composer: config.Composer | None = None) -
     if cfg.match is None:
         return cfg
     base = None if cfg.match_to is not None else composer.compose(reference(overrides))
-    found = settings(cfg, base, {_key(text) for text in overrides}, Models())
+    found = settings(cfg, base, {key_of(text) for text in overrides}, Models())
     return composer.compose([*overrides, *found])
 
 
@@ -55,9 +56,9 @@ def reference(overrides: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: it would be the same one.
     """
-    given = [text for text in overrides if _key(text) not in ("match", "match_to")]
+    given = [text for text in overrides if key_of(text) not in ("match", "match_to")]
     for drop in (lambda key: key.split(".")[0] in PARTS, lambda key: key == "model"):
-        kept = [text for text in given if not drop(_key(text))]
+        kept = [text for text in given if not drop(key_of(text))]
         if len(kept) < len(given):
             return kept
     raise ConfigError(
@@ -238,7 +239,3 @@ def _refusal(cfg: RunConfig, target: int, count: int, sizes: Sizes, stated: Coll
 
 def _plain(value: Any) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else dict(value)
-
-
-def _key(text: str) -> str:
-    return text.lstrip("+").partition("=")[0]

@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 from gpt_lab.errors import ConfigError, quoted, unknown
 
@@ -90,6 +90,16 @@ NAMESPACE: dict[str, Any] = {
 }
 
 
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def describe(annotation: Any) -> str:
     """The annotation in a user's words."""
     origin = typing.get_origin(annotation)
@@ -157,7 +167,7 @@ def check(key: str, value: Any, annotation: Any) -> Any:
         return [check(f"{key}[{i}]", v, item) for i, v in enumerate(value)]
     if isinstance(value, int) and abs(value) > LARGEST:
         raise ConfigError(f"{key} must be {describe(annotation)} below 2^63, not {quoted(value)}")
-    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+    if annotation is float and is_whole(value):
         return float(value)
     if annotation is int and isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST:
         raise _refusal(key, value, annotation, f": write it without a point or an exponent, {int(value)}")

@@ -43,6 +43,11 @@ def word(value: str) -> str:
     return value if plain else _in_quotes(value)
 
 
+def key_of(text: str) -> str:
+    """The setting that an override (`optim.lr=0.01`, `+experiment=modern`) names."""
+    return text.lstrip("+").partition("=")[0]
+
+
 def _in_quotes(value: str) -> str:
     """A backslash counts only before a quote there."""
     return "'" + re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + (found[2] and r"\'"), value) + "'"

@@ -121,3 +121,8 @@ def _dotted(path: Path) -> list[str]:
 @functools.lru_cache(maxsize=4)
 def _read(path: Path, changed: int) -> Mapping[str, Any]:
     return yamlfile.read(path)
+
+
+def near(path: Path) -> Path:
+    """The path as one types it in the working directory."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

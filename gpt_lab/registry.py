@@ -15,9 +15,10 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import re
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -272,24 +273,47 @@ def _scan(module: str, path: Path) -> Iterator[Part]:
                 ):
                     if kind not in KINDS:
                         raise ConfigError(f"{module}.{node.name}: " + unknown("kind of part", kind, KINDS))
-                    doc = ast.get_docstring(node) or ""
-                    where = f"{module}.{node.name}"
-                    yield Part(kind, name, module, path, node.name, doc, _options(where, node, classes))
+                    taken = _options(f"{module}.{node.name}", node, classes)
+                    yield Part(kind, name, module, path, node.name, _doc(node, taken, classes), taken)
+
+
+def explained(doc: str, key: str) -> str:
+    """The lines of a docstring that say what an option means: `key: ...`, continuation lines (deeper indented) too."""
+    found = re.search(rf"^([ ]*)`{{0,2}}{re.escape(key)}`{{0,2}}: *.+(?:\n\1[ ]+\S.*)*", doc, re.MULTILINE)
+    return found[0] if found else ""
+
+
+def _base(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> ast.ClassDef | None:
+    """The first base that is in the same file."""
+    return next((classes[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in classes), None)
 
 
 def _options(where: str, node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> dict[str, Option]:
-    """Keyword-only arguments of the class's own __init__, or of the nearest base in the same file that has one."""
+    """Keyword-only arguments of the class's own __init__; where it has none, or takes `**`, then those of its base.
+
+    A base is one in the same file: others would have to be imported.
+    """
+    own: dict[str, Option] = {}
+    complete = False
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
             pairs = zip(item.args.kwonlyargs, item.args.kw_defaults, strict=True)
-            return {
-                arg.arg: Option(_annotation(arg.annotation), _default(where, arg.arg, default))
-                for arg, default in pairs
+            own = {
+                arg.arg: Option(_annotation(arg.annotation), _default(where, arg.arg, value)) for arg, value in pairs
             }
-    for base in node.bases:
-        if isinstance(base, ast.Name) and base.id in classes:
-            return _options(where, classes[base.id], classes)
-    return {}
+            complete = item.args.kwarg is None
+    base = None if complete else _base(node, classes)
+    above = {} if base is None else _options(where, base, classes)
+    return {key: option for key, option in own.items() if key not in above} | above | own
+
+
+def _doc(node: ast.ClassDef, taken: Collection[str], classes: Mapping[str, ast.ClassDef]) -> str:
+    """The docstring, and of its base's what explains options that it does not explain itself."""
+    doc, base = ast.get_docstring(node) or "", _base(node, classes)
+    above = "" if base is None else _doc(base, taken, classes)
+    return "\n\n".join(
+        filter(None, (doc, "\n".join(explained(above, k) for k in taken if not explained(doc, k)).strip()))
+    )
 
 
 def _annotation(node: ast.expr | None) -> Any:

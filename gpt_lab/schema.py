@@ -168,6 +168,11 @@ class RunConfig:
         """Sequences per optimizer step."""
         return self.batch.tokens // self.scale.context
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of an optimizer step: whole sequences."""
+        return self.rows * self.scale.context
+
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as written to config.yaml."""
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}

@@ -36,14 +36,13 @@ def test_exact(variant: dict[str, Any]) -> None:
     price, model = cost(cfg, VOCAB), GPT(cfg, VOCAB)
     assert price == cost_of(model)
     assert price.parameters == sum(p.numel() for p in model.parameters())
-    assert price.parameters == price.embedding + price.non_embedding == sum(price.parameters_by_part.values())
-    assert price.train_flops_per_token == 3 * price.forward_flops_per_token == 3 * sum(price.by_part.values())
+    assert price.parameters == price.embedding + price.non_embedding
     tokens = torch.zeros(1, cfg.scale.context, dtype=torch.long)
     cache = KVCache.for_model(model)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         for place in torch.arange(cfg.scale.context).split(1):
             model(tokens[:, place], positions_T=place, cache=cache)
-    assert counter.get_total_flops() == price.forward_flops_per_token * tokens.numel()
+    assert 3 * counter.get_total_flops() == price.train_flops_per_token * tokens.numel()
 
 
 @pytest.mark.parametrize("attention", ["mha", "gqa", {"name": "sliding", "window": 16}])
@@ -69,7 +68,6 @@ def test_gpt2_has_the_published_size() -> None:
     )
     price = cost(cfg, 50257)
     assert price.parameters == 124_439_808
-    assert price.parameters_by_part["embed"] == 38_597_376
     assert price.embedding == 38_597_376 + 786_432
     # 6 N + 12 L H K T for matrices (head included, look-ups not), as in PaLM's appendix B
     matrices = 12 * 12 * 768**2 + 50257 * 768
@@ -81,7 +79,7 @@ def test_an_untied_head_counts_as_embedding() -> None:
     tied, untied = (cost(tiny_config(**{"model.tied": tied}), VOCAB) for tied in (True, False))
     assert untied.embedding == 2 * tied.embedding
     assert untied.non_embedding == tied.non_embedding
-    assert untied.by_part == tied.by_part
+    assert untied.train_flops_per_token == tied.train_flops_per_token
 
 
 def test_a_window_costs_what_its_queries_see() -> None:
@@ -89,7 +87,7 @@ def test_a_window_costs_what_its_queries_see() -> None:
     sliding = {"name": "sliding", "window": 4, "pattern": "SL"}
     full, window = (cost(tiny_config(attention=attention), VOCAB) for attention in ("mha", sliding))
     assert window.parameters == full.parameters
-    assert 16 * (full.by_part["attention"] - window.by_part["attention"]) == 4 * 32 * (136 - 58)
+    assert 16 * (full.train_flops_per_token - window.train_flops_per_token) == 3 * 4 * 32 * (136 - 58)
     # MFU's convention has one layer of 16 keys a query, and one of 4
     assert full.mfu_flops_per_token - window.mfu_flops_per_token == 3 * 4 * 32 * (16 - 4)
 

@@ -11,7 +11,8 @@ import pytest
 
 from gpt_lab import components, config, names, project, registry
 from gpt_lab.errors import ConfigError
-from gpt_lab.study import lookup, sweep_file
+from gpt_lab.study import sweep_file
+from gpt_lab.study.format import lookup
 
 Write = Callable[..., None]
 DEFAULT = config.compose().flat()

@@ -75,10 +75,13 @@ def test_index_agrees_with_the_class(kind: str, name: str) -> None:
     part = registry.get(kind, name)
     cls = registry.load(kind, name)
     assert cls.part == (kind, name)
-    own = cls.__init__ is not object.__init__
-    parameters = list(inspect.signature(cls.__init__).parameters.values()) if own else []
-    keyword_only = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    assert not [p for p in parameters if p.kind is p.VAR_KEYWORD], "options are spelled out"
+    keyword_only: dict[str, Any] = {}
+    for above in cls.__mro__[:-1]:
+        if "__init__" in vars(above):
+            parameters = inspect.signature(above.__init__).parameters.values()
+            keyword_only |= {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | keyword_only
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
     stated = {
         key: inspect.Parameter.empty if option.default is registry.REQUIRED else option.default
         for key, option in part.options.items()
@@ -134,6 +137,12 @@ class Half:
 def test_options_come_from_the_nearest_base(install: Install) -> None:
     install("""
 class Base:
+    '''Has an option.
+
+    eps: of the base,
+        on two lines.
+    '''
+
     def __init__(self, dim: int, *, eps: float = 1e-6) -> None: ...
 
 class Middle(Base):
@@ -146,13 +155,31 @@ class Inherits(Middle): ...
 class Replaces(Middle):
     def __init__(self, dim: int, *, other: int = 3) -> None: ...
 
+@register("norm", "adds")
+class Adds(Middle):
+    def __init__(self, dim: int, *, other: int = 3, **options: float) -> None: ...
+
+@register("norm", "differs")
+class Differs(Adds):
+    '''Another default.
+
+    eps: its own.
+    '''
+
+    def __init__(self, dim: int, *, eps: float = 1e-3, **options: float) -> None: ...
+
 @register("norm", "plain")
 class Plain: ...
 """)
     found = registry.index()["norm"]
     assert list(found["inherits"].options) == ["eps"]
     assert list(found["replaces"].options) == ["other"]
+    assert {key: option.default for key, option in found["adds"].options.items()} == {"other": 3, "eps": 1e-6}
+    assert {key: option.default for key, option in found["differs"].options.items()} == {"other": 3, "eps": 1e-3}
     assert dict(found["plain"].options) == {}
+    assert found["adds"].doc == "eps: of the base,\n    on two lines."
+    assert found["differs"].doc == "Another default.\n\neps: its own."
+    assert found["replaces"].doc == "", "an option that is not taken is not explained"
 
 
 def test_a_type_of_its_own_is_left_to_the_class(install: Install) -> None:

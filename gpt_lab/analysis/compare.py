@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from gpt_lab import metrics
 from gpt_lab.analysis import looks as sequential
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison, Row, VerdictName
@@ -137,7 +136,7 @@ class _Comparing:
             correction=self._correction(),
             notes=tuple(self.notes),
             details=tuple(self._details(rows)),
-            post_hoc=tuple(self._post_hoc()),
+            post_hoc=tuple(wording.post_hoc(self.design, self.study.stated)),
             caveat=results.above_floor(self.runs[self.paired.finished], self.paired, self.design),
         )
 
@@ -349,26 +348,6 @@ class _Comparing:
         if family < 2:
             return "none: one comparison" if family else "none: no comparison"
         return f"Holm over {family} comparisons"
-
-    def _post_hoc(self) -> list[str]:
-        """What was chosen once runs were there, although it decides what they say."""
-        found, stated = [], self.study.stated
-        if stated is None:
-            return []
-        unit = metrics.unit(self.design.metric)
-        if self.design.sesoi is not None and stated.sesoi != self.design.sesoi:
-            before = "none was" if stated.sesoi is None else f"{stated.sesoi:g} was"
-            found.append(
-                f"the smallest effect size of interest of {self.design.sesoi:g} {unit} is post hoc: {before} stated "
-                "before the first run"
-            )
-        elif self.design.sesoi is None and stated.sesoi is not None:
-            found.append(f"the smallest effect size of interest of {stated.sesoi:g} {unit} was dropped post hoc")
-        if stated.metric != self.design.metric:
-            found.append(
-                f"the metric {self.design.metric} is post hoc: {stated.metric} was stated before the first run"
-            )
-        return found
 
     def _say(self, rows: Sequence[Row]) -> None:
         """What the reader of the table must know."""

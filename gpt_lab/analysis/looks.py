@@ -1,6 +1,6 @@
 """Verdicts of a study whose seeds were added until each arm was decided, and what its looks have spent.
 
-The looks are those of study/sequential_seeds.py, taken here again from the runs. Intervals are repeated confidence
+The looks are those of sequential_seeds, taken here again from the runs. Intervals are repeated confidence
 intervals at level 1 - alpha: they hold after stopping, whatever the reason. Claims are those of decision.decide with
 p-values of the same kind, corrected by Holm over all arms that the sweep file compares. What stopped an arm is
 Bonferroni's part of that, so an arm that a look decided stays decided, and the last word may name more.
@@ -23,7 +23,7 @@ from gpt_lab.stats.alpha_spending import boundaries, spent
 from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import Array, paired_t
 from gpt_lab.study.design import Design, Looks, shown
-from gpt_lab.study.sequential_seeds import Stand, stand
+from gpt_lab.study.format.sequential_seeds import Stand, stand
 
 
 @dataclass(frozen=True)

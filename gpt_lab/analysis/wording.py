@@ -9,7 +9,7 @@ from gpt_lab.analysis.comparison import Comparison, Row
 from gpt_lab.metrics import unit
 from gpt_lab.stats.interval import Interval
 from gpt_lab.study.arm_names import short_names
-from gpt_lab.study.design import Design
+from gpt_lab.study.design import Design, Stated
 
 TIERS = {
     "screen": "screen: fewer than 5 fresh seeds, or a verdict that a single seed would turn; it suggests",
@@ -130,6 +130,25 @@ def grey_band(comparison: Comparison) -> str:
     if comparison.sesoi is None:
         return ""
     return f" Grey band: below {amount(comparison.sesoi)} {unit(comparison.design.metric)}, too small to matter."
+
+
+def post_hoc(design: Design, stated: Stated | None) -> list[str]:
+    """What was chosen once runs were there, although it decides what they say."""
+    found: list[str] = []
+    if stated is None:
+        return []
+    measure = unit(design.metric)
+    if design.sesoi is not None and stated.sesoi != design.sesoi:
+        before = "none was" if stated.sesoi is None else f"{stated.sesoi:g} was"
+        found.append(
+            f"the smallest effect size of interest of {design.sesoi:g} {measure} is post hoc: {before} stated "
+            "before the first run"
+        )
+    elif design.sesoi is None and stated.sesoi is not None:
+        found.append(f"the smallest effect size of interest of {stated.sesoi:g} {measure} was dropped post hoc")
+    if stated.metric != design.metric:
+        found.append(f"the metric {design.metric} is post hoc: {stated.metric} was stated before the first run")
+    return found
 
 
 def left_out(rows: Sequence[Row], design: Design) -> str:

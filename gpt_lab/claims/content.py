@@ -65,7 +65,7 @@ def content(comparison: Comparison, study: Loaded, name: str, command: str) -> C
         files["code.diff"] = patch
     sweep = None
     if study.sweep is not None:
-        from gpt_lab.sweep.ledger.ledger import readable
+        from gpt_lab.sweep.ledger.sweep_text import readable
 
         files["sweep.yaml"] = readable(study.sweep).encode("utf-8", "replace")
         sweep = {"path": str(study.sweep.path), "overrides": list(study.sweep.overrides)}

@@ -98,7 +98,7 @@ class Prepared:
         yield from _numbers("parameters", plan.cost.parameters, cell["parameters"])
         yield from _numbers("parameters beside embeddings", plan.cost.non_embedding, cell["parameters_non_embedding"])
         if plan.budget.steps is not None:
-            yield from _numbers("tokens", plan.budget.steps * self.cfg.rows * self.cfg.scale.context, cell["tokens"])
+            yield from _numbers("tokens", plan.budget.steps * self.cfg.tokens_per_step, cell["tokens"])
 
     def _held_to(self, asked: float | None) -> tuple[float, str]:
         if asked is not None:

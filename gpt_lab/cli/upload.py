@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser
+from gpt_lab.project import near
 
 DESCRIPTION = """\
 Send to W&B what it does not have of runs: those that were logged offline, and those whose server was down, slow or
@@ -45,7 +44,7 @@ def run(arguments: list[str]) -> int:
     if not paths:
         raise DataError(f"no runs in {', '.join(chosen.folders or ['runs'])}")
     done = failed = 0
-    for path in map(_near, dict.fromkeys(paths)):
+    for path in map(near, dict.fromkeys(paths)):
         try:
             one = Run.open(path)
             if not trackers.behind(one):
@@ -66,11 +65,6 @@ def run(arguments: list[str]) -> int:
         done, failed = done + bool(arrived), failed + (not arrived)
     print(f"{done} uploaded, {len(paths) - done - failed} left as they are" + (f", {failed} not" if failed else ""))
     return 1 if failed else 0
-
-
-def _near(path: Path) -> Path:
-    """The path as one types it here."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 main = entry(run, works=lambda argv: True)

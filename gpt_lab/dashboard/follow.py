@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from gpt_lab.errors import DataError, LabError
 from gpt_lab.invocation import prefix
+from gpt_lab.store.find import folders
 from gpt_lab.store.metrics import read_line
 from gpt_lab.store.run import read_record
 from gpt_lab.sweep.ledger import ledger
@@ -127,11 +128,11 @@ def find(target: Path) -> Iterator[Path]:
     if (target / "run.json").exists():
         yield target
         return
-    for child in _folders(target):
+    for child in folders(target):
         if (child / "run.json").exists():
             yield child
         else:
-            yield from (run for run in _folders(child) if (run / "run.json").exists())
+            yield from (run for run in folders(child) if (run / "run.json").exists())
 
 
 @dataclass
@@ -333,17 +334,6 @@ def _arms(study: Path) -> dict[str, str]:
         return {}
 
 
-def _folders(root: Path) -> list[Path]:
-    try:
-        with os.scandir(root) as entries:
-            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise DataError(f"cannot read {root}: {error.strerror}") from error
-    return [root / name for name in names]
-
-
 def _scalar(value: Any) -> Any:
     """What pages can group by: None, which they leave out, as the word that the command line takes; lists as text."""
     if value is None:
@@ -355,7 +345,7 @@ def _missing(text: str) -> str:
     if text == "runs":
         return f"no folder runs here yet: `{prefix()}train` makes one, or name another folder"
     parent = Path(text).parent
-    names = [str(parent / path.name) for path in _folders(parent)] + [path.name for path in _folders(Path("runs"))]
+    names = [str(parent / path.name) for path in folders(parent)] + [path.name for path in folders(Path("runs"))]
     close = difflib.get_close_matches(text.rstrip("/"), sorted(set(names)), n=3, cutoff=0.5)
     offer = f"did you mean {', '.join(close)}?" if close else "name a folder of studies, a study or a run"
     return f"no folder {text!r}: {offer}"

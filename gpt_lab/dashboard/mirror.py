@@ -118,10 +118,11 @@ def show(options: Options, say: Callable[[str], None]) -> int:
 
 
 def _check_backend(options: Options) -> None:
-    from gpt_lab.dashboard import tensorboard, trackio
+    from gpt_lab.dashboard import trackio
+    from gpt_lab.trackers import tensorboard
 
     if options.tensorboard:
-        tensorboard.check()
+        tensorboard.require("--tensorboard")
     else:
         trackio.check(options.project)
 

@@ -8,7 +8,6 @@ by a mark of a new session at that step, TensorBoard's own way (SessionLog.START
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 import logging
@@ -17,7 +16,7 @@ import shutil
 import time
 import urllib.request
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,16 +32,6 @@ EVENTS = "events.out.tfevents.mirror"
 NOTE = "mirrored.json"
 PATIENCE = 20.0
 """Seconds that TensorBoard gets to read what there is before its address is told."""
-
-
-def check() -> None:
-    """Refuses where the package is missing.
-
-    Raises:
-        ConfigError: tensorboard is not installed.
-    """
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError("--tensorboard needs its package: run `uv sync --extra tensorboard`")
 
 
 @dataclass
@@ -63,14 +52,11 @@ class TensorBoard:
     """Rows into event files in `folder`/<study>/<run>."""
 
     def __init__(self, folder: Path) -> None:
-        from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.plugins.hparams import summary_v2
-        from tensorboard.summary.writer.record_writer import RecordWriter
+        from gpt_lab.trackers import event_file
 
+        self._make = event_file
         self.folder = folder
         self.logs = folder / "logs"
-        self._event, self._summary, self._hparams = event_pb2, summary_pb2, summary_v2
-        self._records = RecordWriter
         self._notes: dict[Path, Note] = {}
         self._keys: dict[Path, list[str]] = {}
         self._server: Any = None
@@ -80,9 +66,11 @@ class TensorBoard:
         note, keys = self._read_note(place), [row.key for row in rows]
         events: list[Any] = []
         if note.id != run.id or note.size == 0 or _checksum(keys[: note.rows]) != note.checksum:
-            # The first mark of a file hides nothing, so that each file begins with one.
-            events += [self._restart(run, 0)] if note.size else [self._header(run), self._restart(run, 0)]
-            events += self._settings(run) if note.id != run.id else []
+            start = run.when().timestamp()
+            events += [self._make.restart(start, 0)] if note.size else self._make.begin(start, 0)
+            if note.id != run.id:  # not the state: TensorBoard keeps the first value that it reads
+                settings = {key: value for key, value in run.settings.items() if key != "state"}
+                events.append(self._make.settings(start, f"{run.study}/{run.name}", settings))
             note = Note(run.id, size=note.size)
         events += [self._row(run, row) for row in rows[note.rows :]]
         self._keys[place] = keys
@@ -95,7 +83,7 @@ class TensorBoard:
         for row in rows:
             if row.replaces and keys and keys[-1] == row.replaces:
                 keys.pop()
-                events.append(self._restart(run, row.step))
+                events.append(self._make.restart(run.when().timestamp(), row.step))
             keys.append(row.key)
             events.append(self._row(run, row))
         self._write(run, place, self._notes[place], events)
@@ -183,9 +171,7 @@ class TensorBoard:
         place.mkdir(parents=True, exist_ok=True)
         with open(place / EVENTS, "r+b" if note.size else "wb") as file:
             file.seek(note.size)
-            writer = self._records(file)
-            for event in events:
-                writer.write(event.SerializeToString())
+            self._make.write(file, events)
             size = file.tell()
         keys = self._keys[place]
         new = Note(run.id, len(keys), _checksum(keys), size)
@@ -193,28 +179,10 @@ class TensorBoard:
             self._keep_note(place, new)
         self._notes[place] = new
 
-    def _header(self, run: Seen) -> Any:
-        return self._event.Event(wall_time=run.when().timestamp(), file_version="brain.Event:2")
-
-    def _restart(self, run: Seen, step: int) -> Any:
-        start = self._event.SessionLog(status=self._event.SessionLog.START)
-        return self._event.Event(wall_time=run.when().timestamp(), step=step, session_log=start)
-
     def _row(self, run: Seen, row: Row) -> Any:
         """Metrics alone: TensorBoard draws against steps or time, and has no use for the other clocks."""
         values = {name: value for name, value in row.values.items() if name not in CLOCKS}
-        return self._numbers(run, row.step, values, row.values.get("seconds", 0.0))
-
-    def _numbers(self, run: Seen, step: int, values: Mapping[str, float], seconds: float = 0.0) -> Any:
-        scalars = [self._summary.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        when = run.when(seconds).timestamp()
-        return self._event.Event(wall_time=when, step=step, summary=self._summary.Summary(value=scalars))
-
-    def _settings(self, run: Seen) -> list[Any]:
-        """The flat config; not the state, as TensorBoard keeps the first value that it reads."""
-        settings = {key: value for key, value in run.settings.items() if key != "state"}
-        start = self._hparams.hparams_pb(settings, f"{run.study}/{run.name}", run.when().timestamp())
-        return [self._event.Event(wall_time=run.when().timestamp(), summary=start)]
+        return self._make.scalars(run.when(row.values.get("seconds", 0.0)).timestamp(), row.step, values)
 
 
 def _checksum(keys: Sequence[str]) -> int:

@@ -21,7 +21,7 @@ from gpt_lab.data.corpus import Corpus
 from gpt_lab.data.floors import floors
 from gpt_lab.data.shards import Progress, Shards, open_shards
 from gpt_lab.data.synthetic import IGNORED, Examples, Plan, Synthetic
-from gpt_lab.data.tokenizer import Tokenizer
+from gpt_lab.data.tokenizers.tokenizer import Tokenizer
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 

@@ -26,7 +26,11 @@ HASHED = 256 << 20
 
 
 class _Files(Corpus):
-    """Documents of the files that `path` names: a file, a folder (its files of the kind, at any depth), or a glob."""
+    """Documents of the files that `path` names: a file, a folder (its files of the kind, at any depth), or a glob.
+
+    val_path: the same for validation text (null: val_fraction of `path` is held out).
+    val_fraction: share held out when val_path is null: whole documents of 100 or more, else the end of each.
+    """
 
     suffixes: ClassVar[tuple[str, ...]]
     own: ClassVar[str]
@@ -88,8 +92,6 @@ class Text(_Files):
     Each file is one document; a file of any size is read in pieces.
 
     path: file, folder or glob, such as 'books/**/*.txt'.
-    val_path: the same for validation text (null: val_fraction of `path` is held out).
-    val_fraction: share held out when val_path is null: whole documents of 100 or more, else the end of each.
     raw: take files as they stand that look like JSON lines, or that hold zero bytes.
     """
 
@@ -140,8 +142,6 @@ class JSONLines(_Rows):
 
     path: file, folder or glob.
     field: the key of each line's object that holds the text.
-    val_path: the same for validation text (null: val_fraction of `path` is held out).
-    val_fraction: share held out when val_path is null: whole documents of 100 or more, else the end of each.
     """
 
     suffixes = (".jsonl", ".ndjson", ".json")
@@ -180,8 +180,6 @@ class Parquet(_Rows):
 
     path: file, folder or glob.
     field: the column that holds the text.
-    val_path: the same for validation text (null: val_fraction of `path` is held out).
-    val_fraction: share held out when val_path is null: whole documents of 100 or more, else the end of each.
     """
 
     suffixes = (".parquet",)

@@ -32,8 +32,8 @@ import numpy as np
 from gpt_lab import registry
 from gpt_lab.data.blocks import Blocks, checksums
 from gpt_lab.data.corpus import Corpus, Passage, Split
-from gpt_lab.data.lossless import RoundTrip
-from gpt_lab.data.tokenizer import Tokenizer, load_tokenizer
+from gpt_lab.data.tokenizers.lossless import RoundTrip
+from gpt_lab.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from gpt_lab.digests import SUMS, Damaged, check_sums, write_sums
 from gpt_lab.errors import DataError
 

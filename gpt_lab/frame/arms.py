@@ -15,6 +15,8 @@ from gpt_lab import metrics, schema
 from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.frame.places import Options
 from gpt_lab.frame.sources.source import Wanted, row
+from gpt_lab.lines import count_of, some
+from gpt_lab.options import is_number
 from gpt_lab.study.arm_lookup import find_arm
 from gpt_lab.study.design import SEEDS, Design, draws_again, join, shown
 from gpt_lab.study.sweep import Sweep
@@ -139,9 +141,11 @@ def _by_cells(rows: Rows, wanted: Sequence[Wanted], design: Design, also: tuple[
     if also:
         found.notes.append(_averaged(design.pair, also))
     if strays:
-        found.notes.append(f"{_runs(strays)} in the folder that match no cell of the sweep: left out")
+        found.notes.append(f"{count_of(strays, 'run')} in the folder that match no cell of the sweep: left out")
     if lost:
-        found.notes.append(f"{_runs(lost)} that the sweep asked for are missing and could not be given to an arm")
+        found.notes.append(
+            f"{count_of(lost, 'run')} that the sweep asked for are missing and could not be given to an arm"
+        )
     return found
 
 
@@ -206,7 +210,7 @@ def _by_values(rows: Rows, sweep: Sweep, design: Design, also: tuple[str, ...]) 
             _place(r, design, _Values({}, r["config"]), also)
             found.rows.append(r)
     if len(found.rows) < len(rows):
-        strays = _runs(len(rows) - len(found.rows))
+        strays = count_of(len(rows) - len(found.rows), "run")
         found.notes.append(f"{strays} in the folder with other fixed settings than the sweep's: left out")
     return found
 
@@ -293,7 +297,7 @@ def _idle(key: str, rows: Rows) -> bool:
 def _distinct(values: Iterable[Any]) -> list[Any]:
     """Each value once, numbers in their order, others as they came."""
     found = list({shown(value): value for value in values}.values())
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in found)
+    numbers = all(is_number(value) for value in found)
     return sorted(found) if numbers else found
 
 
@@ -316,11 +320,9 @@ def _without_doubles(found: Arranged) -> Rows:
                 r["conflict"] = f"runs of the same settings end with {shown_}"
     if double:
         left_out = sum(len(group) - 1 for group in double)
-        names = ", ".join(max(group, key=rank)["run"] for group in double[:3])
-        more = f" and {len(double) - 3} more" if len(double) > 3 else ""
-        found.notes.append(
-            f"{_runs(left_out)} with the same settings as another left out: the latest finished counts ({names}{more})"
-        )
+        names = some([max(group, key=rank)["run"] for group in double], 3)
+        said = count_of(left_out, "run")
+        found.notes.append(f"{said} with the same settings as another left out: the latest finished counts ({names})")
     return [max(group, key=rank) for group in groups.values()]
 
 
@@ -374,7 +376,3 @@ def _baseline(found: Arranged, design: Design, asked: str | None) -> Mapping[str
     compared = [{key: value for key, value in r["values"].items() if key not in design.within} for r in found.rows]
     arms: dict[str, Mapping[str, Any]] = {design.arm(values): values for values in compared}
     return arms[find_arm(asked, arms, "baseline")]
-
-
-def _runs(number: int) -> str:
-    return f"{number} run" if number == 1 else f"{number} runs"

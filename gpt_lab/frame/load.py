@@ -18,6 +18,7 @@ from gpt_lab.frame.sources.source import ENVIRONMENT, Source, Wanted
 from gpt_lab.frame.study import COLUMNS, Study
 from gpt_lab.invocation import prefix
 from gpt_lab.noise.records import Noise
+from gpt_lab.options import is_number
 from gpt_lab.study.design import Design, Stated
 from gpt_lab.study.sweep import Sweep
 
@@ -213,7 +214,7 @@ def _score(value: Any) -> float:
     """A finite number as such, infinity for any other number (a run that went badly), NaN for what is none."""
     if isinstance(value, str) and value.strip().lstrip("+-").lower() in ("nan", "inf", "infinity"):
         return math.inf
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not is_number(value):
         return math.nan
     return float(value) if math.isfinite(value) else math.inf
 

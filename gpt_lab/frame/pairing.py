@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpt_lab.frame import tuned
+from gpt_lab.options import is_number
 from gpt_lab.stats.paired import Array
 from gpt_lab.study.arm_names import settings
 from gpt_lab.study.design import Design, shown
@@ -202,13 +203,9 @@ def _edges(tunings: list[str], chosen: str, design: Design) -> tuple[str, ...]:
     mine = set(chosen.split(", "))
     found = []
     for key in design.nuisance:
-        ladder = [value for value in design.values.get(key, ()) if _number(value)]
+        ladder = [value for value in design.values.get(key, ()) if is_number(value)]
         rungs = [f"{key}={shown(value)}" for value in ladder]
         rungs = [rung for rung in rungs if any(rung in part for part in parts)]
         if len(rungs) >= 2 and (rungs[0] in mine or rungs[-1] in mine):
             found.append(key)
     return tuple(found)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

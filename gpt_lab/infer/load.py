@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gpt_lab import config
-from gpt_lab.data.tokenizer import Tokenizer, load_tokenizer
+from gpt_lab.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from gpt_lab.digests import Damaged, check_sums
 from gpt_lab.errors import ConfigError, DataError, unknown
 from gpt_lab.model import GPT

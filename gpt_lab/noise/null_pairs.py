@@ -13,10 +13,12 @@ from gpt_lab import metrics
 from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.invocation import prefix
 from gpt_lab.noise import records
+from gpt_lab.overrides import key_of
 from gpt_lab.schema import RunConfig
-from gpt_lab.study import agent_command, cells, parameters
+from gpt_lab.study import cells
 from gpt_lab.study import sweep_file as spec
 from gpt_lab.study.design import Cell
+from gpt_lab.study.format import agent_command, parameters
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger
 
@@ -60,7 +62,7 @@ def of_settings(words: Sequence[str]) -> Recipe:
         ConfigError: settings that no run could have, or that null pairs set themselves.
     """
     for text in words:
-        key = _key(text)
+        key = key_of(text)
         if key in records.DRAWN:
             raise ConfigError(f"{text}: null pairs draw their own seeds and replicas: --seeds N says how many")
         if key == "study":
@@ -119,7 +121,7 @@ def recipes(sweep: Sweep, chosen: Sequence[str] = ()) -> list[Recipe]:
     metric, goal = design.metric, design.goal
     found = []
     for cell in cells.many(sweep, list(reversed(first.values()))):
-        words = tuple(text for text in cell.overrides if _key(text) not in (*records.DRAWN, "study"))
+        words = tuple(text for text in cell.overrides if key_of(text) not in (*records.DRAWN, "study"))
         cfg = cells.composer().compose(cell.overrides)
         taken = frozenset(design.values.get(PAIR) or (cfg.seed,))
         found.append(Recipe(words, cfg, metric, goal, taken, cell))
@@ -129,7 +131,7 @@ def recipes(sweep: Sweep, chosen: Sequence[str] = ()) -> list[Recipe]:
 def split(sweep_file: str | Path, words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Settings for all cells of a sweep file, and those that choose among the values that it tunes."""
     design = spec.load(sweep_file).design
-    chosen = [text for text in words if _key(text) in (*design.nuisance, *design.within)]
+    chosen = [text for text in words if key_of(text) in (*design.nuisance, *design.within)]
     return [text for text in words if text not in chosen], chosen
 
 
@@ -170,7 +172,7 @@ def again(file: str | None, words: Sequence[str]) -> str:
 
 def _tuning(sweep: Sweep, recipe: Recipe) -> list[str]:
     """The settings of the sweep that say which of its baselines, tuned how, a recipe is of."""
-    return [word for word in recipe.words if _key(word) in (*sweep.design.nuisance, *sweep.design.within)]
+    return [word for word in recipe.words if key_of(word) in (*sweep.design.nuisance, *sweep.design.within)]
 
 
 def _number(key: str, text: str) -> float:
@@ -182,7 +184,3 @@ def _number(key: str, text: str) -> float:
 
 def _value(key: str, value: Any) -> str:
     return spec.override(key, value).partition("=")[2]
-
-
-def _key(text: str) -> str:
-    return text.lstrip("+").partition("=")[0]

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_lab import schema
+from gpt_lab.options import is_number
+from gpt_lab.overrides import key_of
 
 if TYPE_CHECKING:
     from gpt_lab.store import Run
@@ -218,7 +220,7 @@ def settings(command: str) -> str:
     """The settings of a command line of train that say which recipe it is."""
     kept = []
     for word in shlex.split(command)[1:]:
-        key = word.lstrip("+").partition("=")[0]
+        key = key_of(word)
         if key not in DRAWN and key.split(".")[0] not in schema.NOT_IDENTITY:
             kept.append(word)
     return shlex.join(kept)
@@ -226,7 +228,7 @@ def settings(command: str) -> str:
 
 def _score(run: Run, metric: str) -> float | None:
     value = run.summary.get(metric) if run.state == "finished" else None
-    fine = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    fine = is_number(value) and math.isfinite(value)
     return float(value) if fine and value is not None else None
 
 

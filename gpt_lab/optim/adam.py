@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -56,24 +57,11 @@ class Adam(AdamW):
 
     Paper: Kingma and Ba 2015, arXiv:1412.6980
 
-    lr: peak learning rate.
     weight_decay: L2 penalty; its gradient weight_decay x weight goes through the moments.
-    clip: largest global gradient norm; 0 clips nothing.
-    beta1: decay of the mean of gradients.
     beta2: decay of the mean of their squares.
-    eps: added to the root of the second moment.
     """
 
     rule = torch.optim.Adam
 
-    def __init__(
-        self,
-        *,
-        lr: PositiveFloat = 0.004,
-        weight_decay: NonNegativeFloat = 0.0,
-        clip: NonNegativeFloat = 1.0,
-        beta1: Probability = 0.9,
-        beta2: Probability = 0.95,
-        eps: PositiveFloat = 1e-8,
-    ) -> None:
-        super().__init__(lr=lr, weight_decay=weight_decay, clip=clip, beta1=beta1, beta2=beta2, eps=eps)
+    def __init__(self, *, weight_decay: NonNegativeFloat = 0.0, **options: Any) -> None:
+        super().__init__(weight_decay=weight_decay, **options)

@@ -17,7 +17,11 @@ from gpt_lab.registry import register
 
 
 class _Schedule:
-    """Linear warm-up to the peak, over a share of the budget or over steps, then `after`."""
+    """Linear warm-up to the peak, then `after`.
+
+    warmup: share of the budget, or (2 and more) steps, in which the learning rate rises linearly.
+    final: learning rate at the end, as a share of the peak.
+    """
 
     warmup: float | int
 
@@ -64,9 +68,6 @@ class Cosine(_Schedule):
     """Half a cosine from the peak to the final learning rate.
 
     Paper: Loshchilov and Hutter 2017, arXiv:1608.03983
-
-    warmup: share of the budget, or (2 and more) steps, in which the learning rate rises linearly.
-    final: learning rate at the end, as a share of the peak.
     """
 
     def __init__(self, *, warmup: Fraction | Steps = 0.25, final: Fraction = 0.1) -> None:
@@ -82,9 +83,6 @@ class Linear(_Schedule):
     """A straight line from the peak to the final learning rate.
 
     Paper: Bergsma et al. 2025, arXiv:2502.15938
-
-    warmup: share of the budget, or (2 and more) steps, in which the learning rate rises linearly.
-    final: learning rate at the end, as a share of the peak.
     """
 
     def __init__(self, *, warmup: Fraction | Steps = 0.25, final: Fraction = 0.0) -> None:
@@ -101,8 +99,6 @@ class WSD(_Schedule):
 
     Paper: Hägele et al. 2024, arXiv:2405.18392
 
-    warmup: share of the budget, or (2 and more) steps, in which the learning rate rises linearly.
-    final: learning rate at the end, as a share of the peak.
     cooldown: share of the budget, at its end, in which the learning rate falls.
     shape: of the cooldown; sqrt: 1 - sqrt(x), linear: 1 - x.
     """
@@ -138,8 +134,6 @@ class Constant(_Schedule):
     """The peak learning rate to the end.
 
     Reference: what every decay is compared with
-
-    warmup: share of the budget, or (2 and more) steps, in which the learning rate rises linearly.
     """
 
     def __init__(self, *, warmup: Fraction | Steps = 0.25) -> None:

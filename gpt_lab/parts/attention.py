@@ -6,7 +6,7 @@ Shape letters as in parts/base.py.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,31 +18,39 @@ from gpt_lab.parts.base import Flow, Shape, keys_seen, salt
 from gpt_lab.parts.norm import RMSNorm
 from gpt_lab.registry import register
 
-QKNorm = Literal["none", "head", "full", "unit"]
-
 
 class SelfAttention(nn.Module):
     """Causal attention with any number of key/value heads and, if asked, a sliding window: what all options share.
 
+    qk_norm: RMS norm of queries and keys: none, head (each head, before rotation, as in Qwen3), full (all heads
+        together, as in OLMo 2), unit (each head, after rotation, without a gain, as in nanochat).
+    softcap: scores s become c tanh(s / c), as in Gemma 2; null for none.
+    dropout: share of the attention weights dropped in training; only the math kernel can.
+    qkv_bias: a bias for queries, keys and values (Qwen2 has it alone); null: as model.bias says.
+
+    Args:
+        kv_heads: key/value heads; None: as many as query heads.
+        window: tokens a query sees, itself included; None: all.
+
     Attributes:
         scale: factor of the scores, 1/sqrt(head_dim) unless the model's init sets another.
         kernel: name of the kernel that computes it, see gpt_lab.kernels.choose.
-        window: tokens a query sees, itself included; None: all.
     """
 
     def __init__(
         self,
         shape: Shape,
         layer: int,
+        kv_heads: int | None = None,
+        window: int | None = None,
         *,
-        kv_heads: int,
-        window: int | None,
-        qk_norm: QKNorm,
-        softcap: float | None,
-        dropout: float,
-        qkv_bias: bool | None,
+        qk_norm: Literal["none", "head", "full", "unit"] = "none",
+        softcap: PositiveFloat | None = None,
+        dropout: Probability = 0.0,
+        qkv_bias: bool | None = None,
     ) -> None:
         super().__init__()
+        kv_heads = kv_heads or shape.heads
         if shape.width % shape.heads:
             raise ConfigError(f"scale.width={shape.width} must be a multiple of scale.heads={shape.heads}")
         if shape.heads % kv_heads:
@@ -158,34 +166,7 @@ class MultiHead(SelfAttention):
     """Multi-head attention: every query head has its own keys and values.
 
     Paper: Vaswani et al. 2017, arXiv:1706.03762
-
-    qk_norm: RMS norm of queries and keys: none, head (each head, before rotation, as in Qwen3), full (all heads
-        together, as in OLMo 2), unit (each head, after rotation, without a gain, as in nanochat).
-    softcap: scores s become c tanh(s / c), as in Gemma 2; null for none.
-    dropout: share of the attention weights dropped in training; only the math kernel can.
-    qkv_bias: a bias for queries, keys and values (Qwen2 has it alone); null: as model.bias says.
     """
-
-    def __init__(
-        self,
-        shape: Shape,
-        layer: int,
-        *,
-        qk_norm: Literal["none", "head", "full", "unit"] = "none",
-        softcap: PositiveFloat | None = None,
-        dropout: Probability = 0.0,
-        qkv_bias: bool | None = None,
-    ) -> None:
-        super().__init__(
-            shape,
-            layer,
-            kv_heads=shape.heads,
-            window=None,
-            qk_norm=qk_norm,
-            softcap=softcap,
-            dropout=dropout,
-            qkv_bias=qkv_bias,
-        )
 
 
 @register("attention", "gqa")
@@ -195,33 +176,10 @@ class GroupedQuery(SelfAttention):
     Paper: Ainslie et al. 2023, arXiv:2305.13245
 
     kv_heads: key/value heads; must divide scale.heads.
-    qk_norm: RMS norm of queries and keys: none, head (Qwen3), full (OLMo 2) or unit (nanochat); see attention=mha.
-    softcap: scores s become c tanh(s / c); null for none.
-    dropout: share of the attention weights dropped in training; only the math kernel can.
-    qkv_bias: a bias for queries, keys and values; null: as model.bias says.
     """
 
-    def __init__(
-        self,
-        shape: Shape,
-        layer: int,
-        *,
-        kv_heads: PositiveInt = 2,
-        qk_norm: Literal["none", "head", "full", "unit"] = "none",
-        softcap: PositiveFloat | None = None,
-        dropout: Probability = 0.0,
-        qkv_bias: bool | None = None,
-    ) -> None:
-        super().__init__(
-            shape,
-            layer,
-            kv_heads=kv_heads,
-            window=None,
-            qk_norm=qk_norm,
-            softcap=softcap,
-            dropout=dropout,
-            qkv_bias=qkv_bias,
-        )
+    def __init__(self, shape: Shape, layer: int, *, kv_heads: PositiveInt = 2, **options: Any) -> None:
+        super().__init__(shape, layer, kv_heads, **options)
 
 
 @register("attention", "mqa")
@@ -229,33 +187,10 @@ class MultiQuery(SelfAttention):
     """Multi-query attention: all query heads share a single head of keys and values.
 
     Paper: Shazeer 2019, arXiv:1911.02150
-
-    qk_norm: RMS norm of queries and keys: none, head (Qwen3), full (OLMo 2) or unit (nanochat); see attention=mha.
-    softcap: scores s become c tanh(s / c); null for none.
-    dropout: share of the attention weights dropped in training; only the math kernel can.
-    qkv_bias: a bias for queries, keys and values; null: as model.bias says.
     """
 
-    def __init__(
-        self,
-        shape: Shape,
-        layer: int,
-        *,
-        qk_norm: Literal["none", "head", "full", "unit"] = "none",
-        softcap: PositiveFloat | None = None,
-        dropout: Probability = 0.0,
-        qkv_bias: bool | None = None,
-    ) -> None:
-        super().__init__(
-            shape,
-            layer,
-            kv_heads=1,
-            window=None,
-            qk_norm=qk_norm,
-            softcap=softcap,
-            dropout=dropout,
-            qkv_bias=qkv_bias,
-        )
+    def __init__(self, shape: Shape, layer: int, **options: Any) -> None:
+        super().__init__(shape, layer, kv_heads=1, **options)
 
 
 @register("attention", "sliding")
@@ -267,10 +202,6 @@ class Sliding(SelfAttention):
     window: tokens a query sees, itself included; null: a quarter of scale.context.
     pattern: one letter a layer, repeated over the layers: S sliding, L long (the whole context).
     kv_heads: key/value heads, which must divide scale.heads; null: as many as query heads.
-    qk_norm: RMS norm of queries and keys: none, head (Qwen3), full (OLMo 2) or unit (nanochat); see attention=mha.
-    softcap: scores s become c tanh(s / c); null for none.
-    dropout: share of the attention weights dropped in training; only the math kernel can.
-    qkv_bias: a bias for queries, keys and values; null: as model.bias says.
     """
 
     def __init__(
@@ -281,10 +212,7 @@ class Sliding(SelfAttention):
         window: PositiveInt | None = None,
         pattern: str = "SSSL",
         kv_heads: PositiveInt | None = None,
-        qk_norm: Literal["none", "head", "full", "unit"] = "none",
-        softcap: PositiveFloat | None = None,
-        dropout: Probability = 0.0,
-        qkv_bias: bool | None = None,
+        **options: Any,
     ) -> None:
         if not pattern or set(pattern) - set("SL"):
             raise ConfigError(f"attention.pattern={pattern!r} must be letters S (sliding) and L (long), such as SSSL")
@@ -294,13 +222,4 @@ class Sliding(SelfAttention):
                 f"choose at most {shape.context}, or attention=mha"
             )
         wanted = max(1, shape.context // 4) if window is None else window
-        super().__init__(
-            shape,
-            layer,
-            kv_heads=shape.heads if kv_heads is None else kv_heads,
-            window=wanted if pattern[layer % len(pattern)] == "S" else None,
-            qk_norm=qk_norm,
-            softcap=softcap,
-            dropout=dropout,
-            qkv_bias=qkv_bias,
-        )
+        super().__init__(shape, layer, kv_heads, wanted if pattern[layer % len(pattern)] == "S" else None, **options)

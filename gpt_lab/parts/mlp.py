@@ -21,7 +21,10 @@ class _MLP(nn.Module):
 
 
 class _PlainMLP(_MLP):
-    """down(activation(up x)); d_ff=None means 4 D."""
+    """down(activation(up x)).
+
+    d_ff: hidden width; null means 4 x the model width.
+    """
 
     def __init__(self, shape: Shape, layer: int, *, d_ff: PositiveInt | None = None) -> None:
         super().__init__()
@@ -38,7 +41,11 @@ class _PlainMLP(_MLP):
 
 
 class _GatedMLP(_MLP):
-    """down(activation(gate x) * up x); d_ff=None means 8/3 D to the nearest multiple of 8, and at least 8."""
+    """down(activation(gate x) * up x).
+
+    d_ff: hidden width; null means 8/3 x the model width, to the nearest multiple of 8, so that three matrices have the
+        parameters of a plain MLP's two (within 2 % from width 128 on).
+    """
 
     def __init__(self, shape: Shape, layer: int, *, d_ff: PositiveInt | None = None) -> None:
         super().__init__()
@@ -60,8 +67,6 @@ class ReLU(_PlainMLP):
     """Two layers with ReLU between them, as in the first Transformer.
 
     Paper: Vaswani et al. 2017, arXiv:1706.03762
-
-    d_ff: hidden width; null means 4 x the model width.
     """
 
     def activation(self, x: Tensor) -> Tensor:
@@ -73,8 +78,6 @@ class GELU(_PlainMLP):
     """Two layers with the exact GELU (error function) between them.
 
     Paper: Hendrycks and Gimpel 2016, arXiv:1606.08415
-
-    d_ff: hidden width; null means 4 x the model width.
     """
 
     def activation(self, x: Tensor) -> Tensor:
@@ -86,8 +89,6 @@ class GELUTanh(_PlainMLP):
     """Two layers with GELU's tanh approximation between them, as in GPT-2.
 
     Paper: Hendrycks and Gimpel 2016, arXiv:1606.08415
-
-    d_ff: hidden width; null means 4 x the model width.
     """
 
     def activation(self, x: Tensor) -> Tensor:
@@ -99,8 +100,6 @@ class SquaredReLU(_PlainMLP):
     """Two layers with ReLU squared between them.
 
     Paper: So et al. 2021, arXiv:2109.08668
-
-    d_ff: hidden width; null means 4 x the model width.
     """
 
     def activation(self, x: Tensor) -> Tensor:
@@ -112,8 +111,6 @@ class SiLU(_PlainMLP):
     """Two layers with SiLU (Swish) between them.
 
     Paper: Ramachandran et al. 2017, arXiv:1710.05941
-
-    d_ff: hidden width; null means 4 x the model width.
     """
 
     def activation(self, x: Tensor) -> Tensor:
@@ -125,9 +122,6 @@ class SwiGLU(_GatedMLP):
     """Gated linear unit with SiLU on the gate, as in Llama.
 
     Paper: Shazeer 2020, arXiv:2002.05202
-
-    d_ff: hidden width; null means 8/3 x the model width, to the nearest multiple of 8, so that three matrices have the
-        parameters of a plain MLP's two (within 2 % from width 128 on).
     """
 
     def activation(self, x: Tensor) -> Tensor:
@@ -139,9 +133,6 @@ class GEGLU(_GatedMLP):
     """Gated linear unit with GELU (tanh approximation) on the gate, as in Gemma.
 
     Paper: Shazeer 2020, arXiv:2002.05202
-
-    d_ff: hidden width; null means 8/3 x the model width, to the nearest multiple of 8, so that three matrices have the
-        parameters of a plain MLP's two (within 2 % from width 128 on).
     """
 
     def activation(self, x: Tensor) -> Tensor:
@@ -153,9 +144,6 @@ class ReGLU(_GatedMLP):
     """Gated linear unit with ReLU on the gate.
 
     Paper: Shazeer 2020, arXiv:2002.05202
-
-    d_ff: hidden width; null means 8/3 x the model width, to the nearest multiple of 8, so that three matrices have the
-        parameters of a plain MLP's two (within 2 % from width 128 on).
     """
 
     def activation(self, x: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ from gpt_lab.plan.paces import Machine
 from gpt_lab.stats import two_level
 from gpt_lab.stats.tiers import FEWEST
 from gpt_lab.study import cells as cells_
-from gpt_lab.study import trunk_block
 from gpt_lab.study.build import Builder
 from gpt_lab.study.design import Cell
+from gpt_lab.study.format import trunk_block
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger
 from gpt_lab.sweep.search import trunk
@@ -46,7 +46,7 @@ def estimate(
         trunks: what the cells share; None: each is trained from the start.
 
     Raises:
-        ConfigError, DataError: as check_builds.
+        ConfigError, DataError: as Builder.check.
     """
     from gpt_lab.study.place import folder_of
 
@@ -65,7 +65,7 @@ def estimate(
     arms = []
     for (arm, group), cfg, made, seconds in zip(by_arm.items(), configs, plans, took.runs, strict=True):
         steps = made.budget.steps
-        tokens = None if steps is None else float(steps * cfg.rows * cfg.scale.context)
+        tokens = None if steps is None else float(steps * cfg.tokens_per_step)
         arms.append(
             ArmPlan(
                 arm=arm,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gpt_lab.plan.sample_size import Spread
 from gpt_lab.study.design import Design, Looks
-from gpt_lab.study.sequential_seeds import stand
+from gpt_lab.study.format.sequential_seeds import stand
 
 EFFECTS = (0.0, 1.0, 2.0, 4.0)
 """True differences of every arm that a plan is told for, in deviations of a pair's difference."""

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 from gpt_lab.errors import DataError, LabError
 from gpt_lab.schema import RunConfig
 from gpt_lab.store.files import read_json, write_json
+from gpt_lab.store.record import cores
+from gpt_lab.study.build import tuned
 
 if TYPE_CHECKING:
     from gpt_lab.train.pace import Pace
@@ -78,11 +80,6 @@ def find(wanted: Sequence[tuple[RunConfig, Plan]], machine: Machine) -> Found:
     return Found(paces, start, "; ".join(word for word in (how, trouble) if word))
 
 
-def tuned(key: str, value: Any) -> bool:
-    """Whether a setting is a number of the optimizer or the schedule: it costs no time."""
-    return key.split(".")[0] in ("optim", "schedule") and isinstance(value, float)
-
-
 def _measure(
     new: Sequence[tuple[str, RunConfig, Plan]], machine: Machine, known: dict[str, tuple[Pace, float]]
 ) -> bool:
@@ -104,7 +101,7 @@ def _measure(
             said = [_pace(answer["pace"]) for answer in server.gather(jobs).values()]
             pace = _mean(said)
             known[key] = (pace, start)
-            fair = min(1.0, _cores() / (count * machine.threads))
+            fair = min(1.0, cores() / (count * machine.threads))
             if plan.device == "cpu" and pace.share < FREE_SHARE * fair:
                 busy = True
                 continue
@@ -125,10 +122,6 @@ def _at_once(machine: Machine, plan: Plan) -> int:
 
 def _gpu(machine: Machine, number: int) -> str | None:
     return machine.gpus[number % len(machine.gpus)] if machine.gpus else None
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _key(cfg: RunConfig, plan: Plan, machine: Machine) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gpt_lab.plan import paces
 from gpt_lab.plan.paces import Machine
 from gpt_lab.schema import RunConfig
+from gpt_lab.study.build import tuned
 
 if TYPE_CHECKING:
     from gpt_lab.store import Run
@@ -128,9 +129,7 @@ def _earlier(runs: Sequence[Run], cfg: RunConfig, plan: Plan, machine: Machine) 
 
 
 def _timed(flat: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: value for key, value in flat.items() if key.split(".")[0] not in paces.FREE and not paces.tuned(key, value)
-    }
+    return {key: value for key, value in flat.items() if key.split(".")[0] not in paces.FREE and not tuned(key, value)}
 
 
 def _wall(record: Mapping[str, Any]) -> float | None:

@@ -101,6 +101,5 @@ def lenth(contrasts: ArrayLike, alpha: float = 0.05) -> Lenth:
 def half_normal(contrasts: ArrayLike) -> Array:
     """The half-normal quantile that each contrast's size is drawn against (Daniel 1959, Technometrics 1:311)."""
     size = np.abs(np.asarray(contrasts, float))
-    rank = np.empty(len(size))
-    rank[np.argsort(size, kind="stable")] = np.arange(len(size))
+    rank = np.argsort(np.argsort(size, kind="stable"))
     return np.asarray(ndtri(0.5 + 0.5 * (rank + 0.5) / len(size)))

@@ -168,6 +168,8 @@ def range_within(curve: Curve, loss: float) -> tuple[float, float, bool] | None:
 
 def _fit(curve: Curve, values: Sequence[float], best: float) -> Parabola | None:
     """Least squares over the best value's surroundings; None beside a bad place."""
+    import numpy as np
+
     place = values.index(best)
     near = [v for v in values if best / WINDOW <= v <= best * WINDOW]
     used = sorted({*near, *values[place - 1 : place + 2]})
@@ -175,30 +177,12 @@ def _fit(curve: Curve, values: Sequence[float], best: float) -> Parabola | None:
         used.pop(0)
     while curve[used[-1]] is None and used[-1] > values[place + 1]:
         used.pop()
-    points = []
+    logs, scores = [], []
     for value in used:
         score = curve[value]
         if score is None or not math.isfinite(score):
             return None
-        points.append((math.log(value / best), score))
-    level, slope, bend = _least_squares(points)
-    return Parabola(best, level, slope, bend, used[0], used[-1])
-
-
-def _least_squares(points: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
-    """Coefficients of 1, x and x**2, by Cramer's rule on the normal equations."""
-    s = [math.fsum(x**power for x, _ in points) for power in range(5)]
-    t = [math.fsum(y * x**power for x, y in points) for power in range(3)]
-    whole = _determinant((s[0], s[1], s[2]), (s[1], s[2], s[3]), (s[2], s[3], s[4]))
-    return (
-        _determinant((t[0], s[1], s[2]), (t[1], s[2], s[3]), (t[2], s[3], s[4])) / whole,
-        _determinant((s[0], t[0], s[2]), (s[1], t[1], s[3]), (s[2], t[2], s[4])) / whole,
-        _determinant((s[0], s[1], t[0]), (s[1], s[2], t[1]), (s[2], s[3], t[2])) / whole,
-    )
-
-
-Three = tuple[float, float, float]
-
-
-def _determinant(a: Three, b: Three, c: Three) -> float:
-    return a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0])
+        logs.append(math.log(value / best))
+        scores.append(score)
+    bend, slope, level = np.polyfit(logs, scores, 2)
+    return Parabola(best, float(level), float(slope), float(bend), used[0], used[-1])

@@ -6,7 +6,7 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ def all_runs(
         left_out: takes, by folder, one line on each run.json that cannot be used, or not all of it.
     """
     root = Path(runs_dir)
-    folders: Iterable[Path] = [root / study] if study is not None else _folders(root)
-    paths = (path for folder in folders for path in _folders(folder))
+    studies = [root / study] if study is not None else folders(root)
+    paths = (path for folder in studies for path in folders(folder))
     return sorted((run for path in paths if (run := _readable(path, left_out)) is not None), key=_age)
 
 
@@ -95,7 +95,7 @@ def find_signature(runs_dir: str | os.PathLike[str], study: str, signature: str)
     """
     matches = [
         run
-        for path in _folders(Path(runs_dir) / study)
+        for path in folders(Path(runs_dir) / study)
         if _mentions(path / "run.json", signature)
         and (run := _readable(path)) is not None
         and run.record.get("signature") == signature
@@ -106,7 +106,7 @@ def find_signature(runs_dir: str | os.PathLike[str], study: str, signature: str)
 def unreadable(study: Path, name: str) -> list[str]:
     """One line on each folder of a study named so, with or without a number, that holds a run which cannot be read."""
     bad: dict[Path, str] = {}
-    named = (path for path in _folders(study) if re.fullmatch(rf"{re.escape(name)}(-\d+)?", path.name))
+    named = (path for path in folders(study) if re.fullmatch(rf"{re.escape(name)}(-\d+)?", path.name))
     return [bad[path] for path in named if _readable(path, bad) is None and path in bad]
 
 
@@ -121,13 +121,20 @@ def _age(run: Run) -> tuple[str, str]:
     return str(run.record.get("updated", "")), run.name
 
 
-def _folders(root: Path) -> Iterator[Path]:
+def folders(root: Path) -> list[Path]:
+    """The folders in a folder, hidden ones left out, by name; none where there is no such folder.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
-        yield from (p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith("."))
+        with os.scandir(root) as entries:
+            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
     except (FileNotFoundError, NotADirectoryError):
-        return
+        return []
     except OSError as error:
         raise DataError(f"cannot read {root}: {error.strerror}") from error
+    return [root / name for name in names]
 
 
 def _readable(path: Path, left_out: dict[Path, str] | None = None) -> Run | None:

@@ -1,1 +1,1 @@
-"""What is compared: the sweep file read, its arms, its cells."""
+"""What is compared: the sweep, its arms, its cells; format/ reads the parts of its file."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
-from gpt_lab.study import cells as cells_
 from gpt_lab.study.design import Cell, join
 
 if TYPE_CHECKING:
@@ -17,18 +16,6 @@ if TYPE_CHECKING:
 
 NOT_BUILT = frozenset({"seed", "replica", "study", "runs_dir", "label", "force", "eval", "log", "sample", "checkpoint"})
 """Top-level keys that decide nothing about whether a model can be built."""
-
-
-def check_builds(cells: Sequence[Cell], configs: Sequence[RunConfig] | None = None) -> None:
-    """Builds each distinct model, optimizer and schedule without touching a weight. Imports torch.
-
-    Args:
-        configs: of the cells, where they are composed already.
-
-    Raises:
-        ConfigError, DataError: a cell that cannot be built on this machine, named with its values.
-    """
-    Builder().check(cells, cells_.configs(cells) if configs is None else configs)
 
 
 class Builder:
@@ -60,7 +47,7 @@ class Builder:
         from gpt_lab.train import causality
         from gpt_lab.train.plan import check_size, resolve
 
-        key = repr([(k, v) for k, v in cfg.flat().items() if _built(k) and not _tuned(k, v)])
+        key = repr([(k, v) for k, v in cfg.flat().items() if _built(k) and not tuned(k, v)])
         if key not in self._plans:
             try:
                 trackers.check(cfg.tracker)
@@ -74,7 +61,11 @@ class Builder:
         return self._plans[key]
 
     def check(self, cells: Sequence[Cell], configs: Sequence[RunConfig]) -> None:
-        """Plans every cell."""
+        """Plans every cell: each distinct model, optimizer and schedule is built without touching a weight.
+
+        Raises:
+            ConfigError, DataError: a cell that cannot be built on this machine, named with its values.
+        """
         for cfg, cell in zip(configs, cells, strict=True):
             self.plan(cfg, cell)
 
@@ -84,6 +75,6 @@ def _built(key: str) -> bool:
     return key == "eval.contexts" or key.split(".")[0] not in NOT_BUILT
 
 
-def _tuned(key: str, value: Any) -> bool:
-    """A number of the optimizer or the schedule: it changes no shape."""
+def tuned(key: str, value: Any) -> bool:
+    """Whether a setting is a number of the optimizer or the schedule: it changes no shape and costs no time."""
     return key.split(".")[0] in ("optim", "schedule") and isinstance(value, float)

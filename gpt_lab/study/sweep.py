@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from gpt_lab.study import grid
 from gpt_lab.study.design import Design
-from gpt_lab.study.early_terminate import Hyperband
-from gpt_lab.study.grid import Rules, Values
-from gpt_lab.study.parameters import Parameter
-from gpt_lab.study.tune_block import Block
+from gpt_lab.study.format import grid
+from gpt_lab.study.format.early_terminate import Hyperband
+from gpt_lab.study.format.grid import Rules, Values
+from gpt_lab.study.format.parameters import Parameter
+from gpt_lab.study.format.tune_block import Block
 
 Method = Literal["grid", "random", "bayes"]
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt_lab import metrics, schema
-from gpt_lab.combinations import check_study
+from gpt_lab import metrics
 from gpt_lab.errors import ConfigError, cut, quoted, unknown
-from gpt_lab.overrides import word
-from gpt_lab.study import (
+from gpt_lab.options import is_number, is_whole
+from gpt_lab.overrides import key_of, word
+from gpt_lab.study.design import SEEDS, Design, draws_again, shown
+from gpt_lab.study.format import (
     distributions,
     early_terminate,
     factorial_block,
@@ -23,17 +22,14 @@ from gpt_lab.study import (
     lookup,
     parameters,
     sequential_seeds,
+    study_name,
     trunk_block,
     tune_block,
 )
-from gpt_lab.study.agent_command import command_settings
-from gpt_lab.study.design import SEEDS, Design, draws_again, shown
-from gpt_lab.study.parameters import Parameter
+from gpt_lab.study.format.agent_command import command_settings
+from gpt_lab.study.format.parameters import Parameter
 from gpt_lab.study.sweep import Method, Sweep
 from gpt_lab.study.sweep import swept as swept_of
-
-LONGEST = 60
-"""Letters that overrides may add to a study's name; beyond, a hash of them is added."""
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), study: str | None = None) -> Sweep:
@@ -79,7 +75,7 @@ def with_seeds(sweep: Sweep, count: int) -> Sweep:
     if sweep.method != "grid":
         raise ConfigError(f"--seeds is for grids: a {sweep.method} sweep makes run_cap runs")
     values = list(sweep.design.values.get(pair, ()))[:count]
-    if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+    if not all(is_whole(value) for value in values):
         raise ConfigError(f"--seeds needs whole numbers as values of {pair}")
     fresh = max(values, default=-1)
     while len(values) < count:
@@ -111,8 +107,8 @@ def restore(
 
 def fixed(sweep: Sweep) -> tuple[str, ...]:
     """The overrides that every cell has: of the command, of parameters with one value, of the command line; study."""
-    given = [text for text in sweep.overrides if _key(text) != "study"]
-    named = {_key(text) for text in given}
+    given = [text for text in sweep.overrides if key_of(text) != "study"]
+    named = {key_of(text) for text in given}
     budget = any(key.startswith("budget.") for key in named)
     before = [f"match={sweep.match}"] if sweep.match else []
     before += sweep.command
@@ -120,7 +116,7 @@ def fixed(sweep: Sweep) -> tuple[str, ...]:
     lifted = [
         text
         for text in before
-        if _key(text) != "study" and _key(text) not in named and not (budget and _key(text).startswith("budget."))
+        if key_of(text) != "study" and key_of(text) not in named and not (budget and key_of(text).startswith("budget."))
     ]
     return (*lifted, *given, f"study={sweep.design.study}")
 
@@ -133,10 +129,6 @@ def override(name: str, value: Any) -> str:
 
 def _quoted(value: Any) -> str:
     return word(value) if isinstance(value, str) else shown(value)
-
-
-def _key(text: str) -> str:
-    return text.lstrip("+").partition("=")[0]
 
 
 def _sweep(path: Path, raw: Mapping[str, Any], overrides: Sequence[str], study: str | None) -> Sweep:
@@ -227,7 +219,7 @@ def _design(
     within = grid.within(block, factors)
     values = {name: grid.listed(p) if method == "grid" else p.values for name, p in swept.items()}
     metric, goal = _metric(raw, needed=method == "bayes" or "early_terminate" in raw)
-    name = _study(path, raw, block, found, overrides, study)
+    name = study_name.read(path, raw, _text("study", block), found, overrides, study)
     baseline = _baseline(block, factors, within, swept)
     design = Design(
         study=name,
@@ -249,59 +241,12 @@ def _design(
     return design, tune
 
 
-def _study(
-    path: Path,
-    raw: Mapping[str, Any],
-    block: Mapping[str, Any],
-    found: Mapping[str, Parameter],
-    overrides: Sequence[str],
-    study: str | None,
-) -> str:
-    """The study's name: of the argument, of the overrides, of the file, the file's stem.
-
-    A sweep with other settings than the file's is another study, whose name says which: pos_enc-budget.steps-30.
-    """
-    in_block = _text("study", block)
-    stated = in_block or path.stem
-    said = {"command": _last_study(command_settings(raw.get("command")))}
-    if "study" in found:
-        said["parameters"] = str(found["study"].values[0])
-    for where, other in said.items():
-        if other is None or other == stated:
-            continue
-        mine = f"gpt_lab.study is {quoted(stated)}" if in_block else f"the file's name says {quoted(stated)}"
-        write = {"command": f"study={stated} in command", "parameters": f"parameters.study: {{value: {stated}}}"}
-        raise ConfigError(
-            f"the study is {quoted(other)} in {where}, and {mine}: runs made by W&B's agent and by `sweep` would lie "
-            f"apart. Write gpt_lab: {{study: {cut(other)}}}, or {cut(write[where], 100)}"
-        )
-    for where, name in (
-        ("gpt_lab.study", stated),
-        ("study", study or _last_study(overrides) or stated + changed(overrides)),
-    ):
-        check_study(where if in_block or name != stated else "the file's name, which names the study,", name)
-    return name
-
-
-def changed(overrides: Sequence[str]) -> str:
-    """What the overrides that change a result add to a study's name; "" without any."""
-    texts = [text for text in overrides if _key(text).split(".")[0] not in schema.NOT_IDENTITY]
-    if not texts:
-        return ""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(texts)).strip("-")
-    return f"-{name}" if len(name) <= LONGEST else f"-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-
-
-def _last_study(settings: Sequence[str]) -> str | None:
-    return next((text.partition("=")[2] for text in reversed(settings) if _key(text) == "study"), None)
-
-
 def _refuse_clashes(
     raw: Mapping[str, Any], overrides: Sequence[str], swept: Mapping[str, Parameter], found: Mapping[str, Parameter]
 ) -> None:
     """One setting must come from one place."""
     for text in overrides:
-        key = _key(text)
+        key = key_of(text)
         if "=" not in text or text.startswith("-"):
             raise ConfigError(f"{quoted(text)} is no setting: write key=value, such as scale=nano or budget.steps=100")
         if key in parameters.NEVER:
@@ -309,15 +254,15 @@ def _refuse_clashes(
         if key in swept:
             which = "the number of seeds is --seeds N" if key == "seed" else f"change parameters.{key} in the file"
             raise ConfigError(f"{text}: {key} is what the file sweeps, so no override can fix it: {which}")
-    stated = [_key(text) for text in command_settings(raw.get("command"))]
+    stated = [key_of(text) for text in command_settings(raw.get("command"))]
     if "match" in (block := raw.get("gpt_lab", {})):
         if block["match"] not in ("params", "flops"):
             raise ConfigError(unknown("value of gpt_lab.match:", block["match"], ("params", "flops")))
         if "match" in found or "match" in stated:
             raise ConfigError("match is set in gpt_lab and in parameters or command: one of them")
     for text in command_settings(raw.get("command")):
-        if _key(text) in found and _key(text) != "study":
-            raise ConfigError(f"{_key(text)} is set in command and in parameters: one of them")
+        if key_of(text) in found and key_of(text) != "study":
+            raise ConfigError(f"{key_of(text)} is set in command and in parameters: one of them")
 
 
 def _nuisance(block: Mapping[str, Any], swept: Mapping[str, Parameter], pair: str) -> tuple[str, ...]:
@@ -367,7 +312,7 @@ def _metric(raw: Mapping[str, Any], needed: bool) -> tuple[str, Any]:
         if key not in layout.METRIC:
             raise ConfigError(unknown("key of metric:", key, layout.METRIC))
     target = stated.get("target", 0)
-    if not isinstance(target, int | float) or isinstance(target, bool) or not math.isfinite(target):
+    if not is_number(target) or not math.isfinite(target):
         raise ConfigError(f"metric.target must be a finite number, not {quoted(target)}")
     name = stated.get("name")
     row = metrics.find(str(name))
@@ -386,7 +331,7 @@ def _metric(raw: Mapping[str, Any], needed: bool) -> tuple[str, Any]:
 
 def _run_cap(raw: Mapping[str, Any], method: str) -> int | None:
     cap = raw.get("run_cap")
-    if "run_cap" in raw and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
+    if "run_cap" in raw and (not is_whole(cap) or cap < 1):
         raise ConfigError(f"run_cap must be a whole number above 0, not {quoted(cap)}")
     if cap is not None and cap > grid.LARGEST:
         raise ConfigError(f"run_cap must be at most {grid.LARGEST:,}, not {cap:,}")
@@ -408,6 +353,6 @@ def _number(key: str, block: Mapping[str, Any], holds: Any, range_: str) -> floa
     value = block[key]
     if isinstance(value, str):
         parameters.refuse_number_text(f"gpt_lab.{key}", value)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not holds(value):
+    if not is_number(value) or not holds(value):
         raise ConfigError(f"gpt_lab.{key} must be a number {range_}, not {quoted(value)}")
     return float(value)

@@ -16,9 +16,11 @@ from gpt_lab import footprint, schema, signals, trackers
 from gpt_lab.errors import DataError
 from gpt_lab.invocation import prefix
 from gpt_lab.store.files import read_json, writing
+from gpt_lab.store.record import cores
 from gpt_lab.study import cells as cells_
-from gpt_lab.study import sequential_seeds, sweep_file
+from gpt_lab.study import sweep_file
 from gpt_lab.study.design import Cell
+from gpt_lab.study.format import sequential_seeds
 from gpt_lab.study.place import folder_of, named
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger as ledger_
@@ -174,11 +176,6 @@ def dry_run(sweep: Sweep, console: Console, jobs: int | None = None, threads: in
     at_once = jobs or len(visible) or max(1, cores() // per_job)
     plan.show(sweep, searching.planned, console, at_once, per_job, searching.tuner, visible)
     return 0
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def uses_gpu(sweep: Sweep, cells: Sequence[Cell]) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import time
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, BinaryIO
 
 from gpt_lab.errors import ConfigError
 from gpt_lab.registry import register
@@ -14,6 +16,16 @@ from gpt_lab.store import Run
 from gpt_lab.trackers.base import Background, Event
 
 FOLDER = "tensorboard"
+
+
+def require(asked: str) -> None:
+    """Refuses where the package is missing; `asked` is what needs it.
+
+    Raises:
+        ConfigError: tensorboard is not installed.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError(f"{asked} needs its package: run `uv sync --extra tensorboard`")
 
 
 @register("tracker", "tensorboard")
@@ -27,20 +39,14 @@ class TensorBoard(Background):
 
     def __init__(self, run: Run, cfg: RunConfig) -> None:
         super().__init__(run)
-        self._flat = cfg.flat()
-        self._writer: Any = None
+        flat = cfg.flat()
+        self._settings = {k: v if isinstance(v, bool | int | float | str) else json.dumps(v) for k, v in flat.items()}
+        self._file: BinaryIO | None = None
         self._began: float | None = None
-        self._metrics: set[str] = set()
 
     @classmethod
     def check(cls) -> None:
-        """Refuses where the package is missing.
-
-        Raises:
-            ConfigError: tensorboard is not installed.
-        """
-        if importlib.util.find_spec("tensorboard") is None:
-            raise ConfigError("tracker=tensorboard needs its package: run `uv sync --extra tensorboard`")
+        require("tracker=tensorboard")
 
     def catch_up(self, past: Sequence[Event]) -> None:
         """The past anew, at the times that it had: of a killed process's last seconds nothing is in its files."""
@@ -49,45 +55,33 @@ class TensorBoard(Background):
         self._began = None
 
     def write(self, event: Event) -> None:
-        if self._writer is None:
-            self._writer = self._open_at(event.step)
-        data, writer = event.data, self._writer
+        from gpt_lab.trackers import event_file
+
+        now, data = time.time(), event.data
+        if self._file is None:  # what an earlier process wrote from this step on is hidden
+            folder = self.run.path / FOLDER
+            folder.mkdir(exist_ok=True)
+            self._file = open(folder / f"events.out.tfevents.{time.time_ns()}", "wb")  # noqa: SIM115
+            settings = event_file.settings(now, self.run.path.name, self._settings)
+            event_file.write(self._file, [*event_file.begin(now, event.step or 0), settings])
         if event.op == "log":
-            when = None if self._began is None else self._began + data.get("seconds", 0.0)
-            self._metrics |= {name for name in data if name.startswith(("val/", "train/loss"))}
-            for name, value in data.items():
-                if name != "seconds":  # of the past, which says when it was
-                    writer.add_scalar(name, value, event.step, walltime=when)
+            when = now if self._began is None else self._began + data.get("seconds", 0.0)
+            values = {name: value for name, value in data.items() if name != "seconds"}  # of the past: when it was
+            record = event_file.scalars(when, event.step, values)
         elif event.op == "text":
-            writer.add_text(data["name"], _quoted(data["text"]), event.step)
+            record = event_file.text(now, event.step, data["name"], _quoted(data["text"]))
         elif event.op == "table":
-            writer.add_text(data["name"], _markdown(data["columns"], data["rows"]))
+            record = event_file.text(now, event.step, data["name"], _markdown(data["columns"], data["rows"]))
         else:
-            self._settings(writer)
-
-    def _settings(self, writer: Any) -> None:
-        """The flat config, for the page that compares runs by it; their numbers are the ends of the curves."""
-        from torch.utils.tensorboard.summary import hparams
-
-        settings = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in self._flat.items()}
-        for summary in hparams(settings, dict.fromkeys(sorted(self._metrics), 0.0)):
-            writer.file_writer.add_summary(summary)
+            return
+        event_file.write(self._file, [record])
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        if self._file is not None:
+            self._file.close()
 
     def recovery(self) -> str:
         return f"everything is in {self.run.path / 'metrics.jsonl'}"
-
-    def _open_at(self, step: int | None) -> Any:
-        """A writer that begins at `step`: what an earlier process wrote from there on is hidden.
-
-        The first one says so too: TensorBoard's page takes only the second such word for a restart.
-        """
-        from torch.utils.tensorboard import SummaryWriter
-
-        return SummaryWriter(self.run.path / FOLDER, flush_secs=2, purge_step=step or 0)
 
 
 def _quoted(text: str) -> str:

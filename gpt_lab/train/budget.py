@@ -49,7 +49,7 @@ def budget(cfg: RunConfig, cost: Cost) -> Budget:
         return Budget(None, limit.seconds)
     if limit.steps is not None:
         return Budget(limit.steps, None)
-    tokens = cfg.rows * cfg.scale.context
+    tokens = cfg.tokens_per_step
     for name, total, price in (
         ("tokens", limit.tokens, tokens),
         ("flops", limit.flops, tokens * cost.train_flops_per_token),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from gpt_lab.invocation import prefix
 from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.train import live
+from gpt_lab.train.bare import is_out_of_memory
+from gpt_lab.train.metrics import peak_memory_gb
+from gpt_lab.train.plan import Plan
+from gpt_lab.train.state import State
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,45 @@ def next_commands(run: Run, cfg: RunConfig, command: str, prompt: str | None) ->
     given = [f"prompt={prompt.strip()}"] if prompt and prompt.strip() else []
     generate = prefix() + shlex.join(["generate", f"run={run.path}", *given])
     return [*([] if prompt is None else [f"continue a text:  {generate}"]), f"another seed:     {again}"]
+
+
+def spent(state: State, tokens: int, seconds: float, plan: Plan) -> dict[str, Any]:
+    """The summary of a run as far as it is known without evaluating it again."""
+    cost = plan.cost
+    return {
+        "steps": state.step,
+        "tokens": tokens,
+        "flops": float(tokens * cost.train_flops_per_token),
+        "seconds": seconds,
+        "best/val_loss": state.best,
+        "best/step": state.best_step,
+        "parameters": cost.parameters,
+        "parameters_non_embedding": cost.non_embedding,
+        "perf/tokens_per_s": tokens / seconds if seconds > 0 else 0.0,
+        "perf/peak_memory_gb": peak_memory_gb(plan.device),
+    }
+
+
+@contextmanager
+def failures(
+    run: Run, cfg: RunConfig, plan: Plan, view: live.View, tracker: trackers.Tracker, step: Callable[[], int]
+) -> Iterator[None]:
+    """Leaves word of an error that ends the run; earlier checkpoints stay.
+
+    Raises:
+        LabError: instead of a GPU without memory, with the ways out.
+    """
+    try:
+        yield
+    except BaseException as error:
+        view.stop()
+        with suppress(LabError):  # the disk that is full or closed may be what ended the run
+            run.update(error=f"{type(error).__name__}: {error}")
+            run.finish("failed", {})
+        tracker.finish("failed", {}, open_step=step())
+        if is_out_of_memory(error):
+            raise out_of_memory(cfg, plan.device) from error
+        raise
 
 
 def out_of_memory(cfg: RunConfig, device: str) -> LabError:

@@ -100,7 +100,7 @@ def measure(cfg: RunConfig) -> Pace:
 
 def _work(cfg: RunConfig, plan: Plan) -> int:
     """FLOPs of a step."""
-    return cfg.rows * cfg.scale.context * plan.cost.mfu_flops_per_token
+    return cfg.tokens_per_step * plan.cost.mfu_flops_per_token
 
 
 def _small(cfg: RunConfig, plan: Plan) -> RunConfig:

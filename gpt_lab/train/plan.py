@@ -143,7 +143,7 @@ def _training_seconds(cfg: RunConfig, device: str, limit: Budget, cost: Cost) ->
     if limit.seconds is not None:
         return limit.seconds
     assert limit.steps is not None
-    per_step = cfg.rows * cfg.scale.context * cost.mfu_flops_per_token / RATE[device]
+    per_step = cfg.tokens_per_step * cost.mfu_flops_per_token / RATE[device]
     launches = LAUNCH_SECONDS * cfg.scale.depth if device == "cuda" else 0.0
     return limit.steps * max(per_step, launches)
 

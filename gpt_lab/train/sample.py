@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from gpt_lab.data.tokenizer import Tokenizer
+from gpt_lab.data.tokenizers.tokenizer import Tokenizer
 from gpt_lab.digests import Damaged, check_sums, write_sums
 from gpt_lab.errors import DataError
 from gpt_lab.infer.generate import complete

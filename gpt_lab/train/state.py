@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from gpt_lab.errors import DataError
+from gpt_lab.options import is_number, is_whole
 
 
 @dataclass
@@ -42,23 +43,19 @@ class State:
 
 
 def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return is_whole(value) and value >= 0
 
 
 def _numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_number, value))
+    return isinstance(value, list) and all(map(is_number, value))
 
 
 _FITS: dict[str, Callable[[Any], bool]] = {
     "step": _whole,
-    "seconds": lambda value: _number(value) and 0 <= value < float("inf"),
+    "seconds": lambda value: is_number(value) and 0 <= value < float("inf"),
     "validated": _whole,
-    "validation": lambda value: isinstance(value, dict) and all(map(_number, value.values())),
-    "best": lambda value: value is None or _number(value),
+    "validation": lambda value: isinstance(value, dict) and all(map(is_number, value.values())),
+    "best": lambda value: value is None or is_number(value),
     "best_step": _whole,
     "losses": _numbers,
     "norms": _numbers,

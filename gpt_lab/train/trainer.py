@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
 
@@ -14,14 +14,13 @@ from rich.console import Console
 
 from gpt_lab import registry, signals, trackers
 from gpt_lab.data.dataset import Dataset
-from gpt_lab.errors import LabError
 from gpt_lab.model import initialize
 from gpt_lab.optim.groups import groups
 from gpt_lab.schema import RunConfig
 from gpt_lab.signals import Signals
 from gpt_lab.store import Run, fork
 from gpt_lab.train import checkpoint, ending, live
-from gpt_lab.train.bare import bare_model, is_out_of_memory
+from gpt_lab.train.bare import bare_model
 from gpt_lab.train.budget import Clock
 from gpt_lab.train.claim import shared
 from gpt_lab.train.ending import Result
@@ -185,7 +184,7 @@ class Trainer:
         self.history.settle()
         step, seconds = self.state.step, self.clock.seconds
         before, since = self._marked
-        rate = (step - before) * self.tokens_per_step / max(seconds - since, 1e-9)
+        rate = (step - before) * self.cfg.tokens_per_step / max(seconds - since, 1e-9)
         self._marked = (step, seconds)
         values = self.history.means() | {
             "train/lr": self.learning_rate,
@@ -265,7 +264,7 @@ class Trainer:
         if longer:
             self.write(longer)
         self.view.stop()
-        summary = self.summary() | values | longer | ending.floors(self.dataset)
+        summary = self.spent | values | longer | ending.floors(self.dataset)
         summary["val/targets"] = self.dataset.val_tokens - 1
         peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)  # takes memory
         share = mfu(summary["perf/tokens_per_s"], self.plan.cost.mfu_flops_per_token, peak)
@@ -287,7 +286,7 @@ class Trainer:
         line = f"stopped by {signals.name(number)} {when}: the same command resumes from here"
         cut = self.finished or (self.due(self.cfg.eval.every) and self.state.validated < self.state.step)
         open_step = self.state.step if cut else None  # a resume will validate here, in the same row
-        return self.end("stopped", self.summary() | self.state.validation, line, number, open_step)
+        return self.end("stopped", self.spent | self.state.validation, line, number, open_step)
 
     def report(self, divergence: Diverged) -> Result:
         """Ends a run whose numbers are no longer finite; keeps the batch where that began."""
@@ -298,26 +297,11 @@ class Trainer:
         checkpoint.save_tensors(path, {name: tensor for name, tensor in batch.items() if tensor is not None})
         self.state.step = divergence.step + 1
         line = f"diverged: {divergence} (batch in {path}); lower optim.lr, or raise schedule.warmup"
-        return self.end("diverged", self.summary() | {"diverged/step": divergence.step + 1}, line)
+        return self.end("diverged", self.spent | {"diverged/step": divergence.step + 1}, line)
 
-    @contextmanager
-    def failures(self) -> Iterator[None]:
-        """Leaves word of an error that ends the run; earlier checkpoints stay.
-
-        Raises:
-            LabError: instead of a GPU without memory, with the ways out.
-        """
-        try:
-            yield
-        except BaseException as error:
-            self.view.stop()
-            with suppress(LabError):  # the disk that is full or closed may be what ended the run
-                self.run.update(error=f"{type(error).__name__}: {error}")
-                self.run.finish("failed", {})
-            self.tracker.finish("failed", {}, open_step=self.state.step)
-            if is_out_of_memory(error):
-                raise ending.out_of_memory(self.cfg, self.plan.device) from error
-            raise
+    def failures(self) -> AbstractContextManager[None]:
+        """What an error that ends the run leaves behind."""
+        return ending.failures(self.run, self.cfg, self.plan, self.view, self.tracker, lambda: self.state.step)
 
     def end(
         self,
@@ -349,12 +333,13 @@ class Trainer:
         return self.dataset.opening if given is None else given
 
     @property
-    def tokens_per_step(self) -> int:
-        return self.cfg.rows * self.cfg.scale.context
+    def tokens(self) -> int:
+        return self.state.step * self.cfg.tokens_per_step
 
     @property
-    def tokens(self) -> int:
-        return self.state.step * self.tokens_per_step
+    def spent(self) -> dict[str, Any]:
+        """What is known of the run without evaluating it again."""
+        return ending.spent(self.state, self.tokens, self.clock.seconds, self.plan)
 
     @property
     def learning_rate(self) -> float:
@@ -412,19 +397,3 @@ class Trainer:
         self.run.sample(self.state.step, text)
         self.view.sample(text)
         self.tracker.text("sample", text, self.state.step)
-
-    def summary(self) -> dict[str, Any]:
-        """What is known of the run without evaluating it again."""
-        cost, seconds = self.plan.cost, self.clock.seconds
-        return {
-            "steps": self.state.step,
-            "tokens": self.tokens,
-            "flops": float(self.tokens * cost.train_flops_per_token),
-            "seconds": seconds,
-            "best/val_loss": self.state.best,
-            "best/step": self.state.best_step,
-            "parameters": cost.parameters,
-            "parameters_non_embedding": cost.non_embedding,
-            "perf/tokens_per_s": self.tokens / seconds if seconds > 0 else 0.0,
-            "perf/peak_memory_gb": peak_memory_gb(self.plan.device),
-        }

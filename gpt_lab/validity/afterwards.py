@@ -11,6 +11,7 @@ import pandas as pd
 
 from gpt_lab import schema
 from gpt_lab.frame.pairing import Paired, fresh
+from gpt_lab.lines import count_of
 from gpt_lab.stats.tiers import CONFIRMS
 from gpt_lab.store import record
 from gpt_lab.study.design import Design
@@ -74,7 +75,7 @@ def _lost(chosen: pd.DataFrame, baseline: str, found: Found) -> None:
     for state in ("diverged", "pruned"):
         counts = chosen["arm"][states == state].value_counts()
         for arm, count in counts.items():
-            said = f"{_runs(int(count))} {state}"
+            said = f"{count_of(int(count), 'run')} {state}"
             if arm == baseline:
                 for each in found.values():
                     each.append(doubt("lost", f"of the baseline {said}: it is judged by the others", "worse"))
@@ -171,7 +172,7 @@ def _versions(used: pd.DataFrame, design: Design, baseline: str, found: Found) -
 
     def judge(rule: str, what: str, columns: tuple[str, ...], same: Callable[[Any, Any], bool], *blocks: Any) -> None:
         for arm, count in _apart(used, [f"env.{name}" for name in columns], baseline, same).items():
-            found[arm].append(doubt(rule, f"{what} in {rules.pairs(count)}", *blocks))
+            found[arm].append(doubt(rule, f"{what} in {count_of(count, 'pair')}", *blocks))
 
     if not compared & {"data", "tokenizer"}:
         judge("data", "another version of the data than the baseline's", ("data",), _known_equal, "all")
@@ -272,7 +273,3 @@ def _matched(used: pd.DataFrame, design: Design, baseline: str) -> set[str]:
         if abs(count - to) <= schema.TOLERANCE[kind] * to or "scale" in design.factors:
             found.add(str(arm))
     return found
-
-
-def _runs(number: int) -> str:
-    return f"{number} run" if number == 1 else f"{number} runs"

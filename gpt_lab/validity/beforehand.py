@@ -10,6 +10,8 @@ from typing import Any
 
 from gpt_lab import schema
 from gpt_lab.errors import LabError
+from gpt_lab.lines import count_of
+from gpt_lab.options import is_number
 from gpt_lab.schema import RunConfig
 from gpt_lab.stats.tiers import CONFIRMS
 from gpt_lab.store import Run, record
@@ -122,7 +124,7 @@ def budget(cfg: RunConfig) -> dict[str, object]:
 def _always_at_an_edge(key: str, side: Side) -> bool:
     """Whether it takes two values, numbers, which both end the ladder."""
     values = {shown(cell.values[key]): cell.values[key] for cell in side.cells if key in cell.values}
-    numbers = [value for value in values.values() if isinstance(value, int | float) and not isinstance(value, bool)]
+    numbers = [value for value in values.values() if is_number(value)]
     return len(values) == 2 and len(numbers) == 2
 
 
@@ -183,9 +185,9 @@ def _versions(design: Design, mine: Side, base: Side, made: Made) -> list[Doubt]
     data = sum(number for (a, b), number in both.items() if None not in (a[1], b[1]) and a[1] != b[1])
     now = "(runs that are done, against what would run now)"
     if code:
-        text = f"other code than the baseline's in {rules.pairs(code)} {now}"
+        text = f"other code than the baseline's in {count_of(code, 'pair')} {now}"
         found.append(doubt("code", text, "better", "worse"))
     if data and not compared & {"data", "tokenizer"}:
-        text = f"another version of the data than the baseline's in {rules.pairs(data)} {now}"
+        text = f"another version of the data than the baseline's in {count_of(data, 'pair')} {now}"
         found.append(doubt("data", text, "all"))
     return found

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpt_lab import metrics, schema
+from gpt_lab.lines import some
 from gpt_lab.study.design import Design
 
 Blocked = Literal["better", "worse", "all"]
@@ -318,10 +319,10 @@ def unlike(keys: Iterable[str], design: Design, *, matched: bool = False) -> lis
         else:
             (schedule if group == "schedule" else others).append(key)
     if schedule:
-        text = f"another schedule than the baseline's ({_some(schedule)})"
+        text = f"another schedule than the baseline's ({some(schedule, LISTED)})"
         found["schedule"] = doubt("schedule", text, "better", "worse")
     if others:
-        text = f"differs from the baseline in {_some(others)} too"
+        text = f"differs from the baseline in {some(others, LISTED)} too"
         found["settings"] = doubt("settings", text, "better", "worse")
     return list(found.values())
 
@@ -344,7 +345,7 @@ def bundled(keys: Iterable[str], design: Design) -> str:
         return ""
     groups = dict.fromkeys(key.split(".")[0] if key.split(".")[0] != "model" else key for key in keys)
     kept = [name for name in groups if name not in (*HARMLESS, *design.factors, design.pair)]
-    return f"{preset} changes {_some(kept, 8)}: a verdict is on all of them together" if kept else ""
+    return f"{preset} changes {some(kept, 8)}: a verdict is on all of them together" if kept else ""
 
 
 def larger(parameters: float, of_baseline: float) -> str:
@@ -353,11 +354,3 @@ def larger(parameters: float, of_baseline: float) -> str:
         return ""
     more = parameters / of_baseline - 1
     return f"{more:+.1%} parameters against the baseline: gpt_lab.match compares at equal size or FLOPs"
-
-
-def pairs(count: int) -> str:
-    return "1 pair" if count == 1 else f"{count} pairs"
-
-
-def _some(names: Sequence[str], most: int = LISTED) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

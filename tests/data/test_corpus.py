@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from gpt_lab.data import corpus
-from gpt_lab.data.bpe import WORD
 from gpt_lab.data.corpus import Corpus, Document, Passage, pieces, whole
+from gpt_lab.data.tokenizers.bpe import WORD
 from gpt_lab.errors import ConfigError
 
 

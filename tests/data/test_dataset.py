@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gpt_lab.data.dataset import open_dataset
-from gpt_lab.data.tokenizer import load_tokenizer
+from gpt_lab.data.tokenizers.tokenizer import load_tokenizer
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.schema import RunConfig
 

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import questions
 from gpt_lab import components, config
 from gpt_lab.study import cells, sweep_file
-from gpt_lab.study.layout import BLOCK
+from gpt_lab.study.format.layout import BLOCK
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.search import search
 from tests.docs.pages import PAGES, ROOT, block, prose, shown_file, text

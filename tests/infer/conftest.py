@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gpt_lab.data.simple import Byte, Char
-from gpt_lab.data.tokenizer import Tokenizer
+from gpt_lab.data.tokenizers.simple import Byte, Char
+from gpt_lab.data.tokenizers.tokenizer import Tokenizer
 from gpt_lab.digests import write_sums
 from gpt_lab.model import GPT, initialize
 from gpt_lab.store import Run

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gpt_lab.data.simple import Char
+from gpt_lab.data.tokenizers.simple import Char
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.infer.load import load_run
 from gpt_lab.store import Run

@@ -143,7 +143,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[Server]:
     monkeypatch.undo()
     monkeypatch.setenv("GPT_LAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("gpt_lab.sweep.workers.client.ForkServer", Server)
-    monkeypatch.setattr(paces, "_cores", lambda: 2)
+    monkeypatch.setattr(paces, "cores", lambda: 2)
     Server.answers, Server.asked = [], []
     return Server
 

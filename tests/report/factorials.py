@@ -14,8 +14,8 @@ from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.sections import factorial
 from gpt_lab.analysis.sections.effects import Effect, Effects
 from gpt_lab.frame.study import Study
-from gpt_lab.study import factorial_block
 from gpt_lab.study.design import Design
+from gpt_lab.study.format import factorial_block
 from tests.report import made
 
 NAMES = ("a", "b", "c", "d", "e")

@@ -10,9 +10,10 @@ import pytest
 
 from gpt_lab.errors import ConfigError
 from gpt_lab.stats import two_level
-from gpt_lab.study import cells, factorial_block, sweep_file
+from gpt_lab.study import cells, sweep_file
+from gpt_lab.study.format import factorial_block
 from gpt_lab.study.sweep import Sweep
-from gpt_lab.sweep.ledger import ledger
+from gpt_lab.sweep.ledger import sweep_text
 
 SETTINGS: dict[str, list[Any]] = {
     "residual": ["pre", "olmo2"],
@@ -170,7 +171,7 @@ def test_every_cell_is_one_of_w_and_bs_grid() -> None:
 
 def test_the_ledger_keeps_the_design() -> None:
     for sweep in (read(4, fraction="1/2"), read(2), sweep_file.load("norm")):
-        assert ledger._from_json(ledger._to_json(sweep)).design == sweep.design
+        assert sweep_text.from_json(sweep_text.to_json(sweep)).design == sweep.design
 
 
 A, B, C, D = NAMES[:4]

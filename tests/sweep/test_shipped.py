@@ -142,7 +142,7 @@ def test_every_model_can_be_built() -> None:
     """On three data sets: Shakespeare in the default vocabulary, and two tasks."""
     found: list[Cell] = [cell for name in NAMES for cell in planned(sweep_file.load(name))]
     assert len(found) == 468
-    build.check_builds(found)
+    build.Builder().check(found, cells.configs(found))
 
 
 def test_none_is_a_search() -> None:

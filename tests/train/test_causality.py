@@ -16,7 +16,7 @@ from gpt_lab.cli import train as command
 from gpt_lab.errors import ConfigError
 from gpt_lab.schema import RunConfig
 from gpt_lab.study import build, sweep_file
-from gpt_lab.study.cells import cells
+from gpt_lab.study.cells import cells, configs
 from gpt_lab.train import causality
 from gpt_lab.train.precision import Precision
 from tests.helpers import tiny_config
@@ -179,4 +179,4 @@ def test_a_sweep_refuses_it_before_the_first_trial(planted: None) -> None:
     parameters = {"attention": {"values": ["mha", "roll"]}, "seed": {"values": [0, 1]}, "data": {"value": "synthetic"}}
     found = cells(sweep_file.read(Path("a.yaml"), {"method": "grid", "parameters": parameters, "gpt_lab": {}}))
     with pytest.raises(ConfigError, match=r"cell 1 \(attention=roll, seed=0\): attention=roll sees the future"):
-        build.check_builds(found)
+        build.Builder().check(found, configs(found))

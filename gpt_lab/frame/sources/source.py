@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from gpt_lab.options import is_number
 from gpt_lab.study.design import Stated
 from gpt_lab.study.sweep import Sweep
 
@@ -155,6 +156,6 @@ def row(
 def number(value: Any) -> float:
     """A float; NaN for what is none, and for whole numbers beyond all floats."""
     try:
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+        return float(value) if is_number(value) else math.nan
     except OverflowError:
         return math.nan

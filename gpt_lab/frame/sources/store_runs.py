@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpt_lab import schema
 from gpt_lab.errors import DataError, LabError
 from gpt_lab.frame.sources.source import Source, Wanted, row
+from gpt_lab.lines import count_of, some
 from gpt_lab.store import Run
 from gpt_lab.store.lock import Lock
 from gpt_lab.store.run import read_record
@@ -78,7 +79,7 @@ def _folders(study: Path, notes: list[str]) -> list[str]:
         elif any(os.path.exists(f"{path}/{name}") for name in ("config.yaml", "metrics.jsonl", "checkpoints")):
             torn.append(os.path.basename(path))
     if torn:
-        notes.append(f"{_count(torn, 'folder')} of {study} without run.json left out: {_some(torn)}")
+        notes.append(f"{count_of(len(torn), 'folder')} of {study} without run.json left out: {some(torn, 5)}")
     return whole
 
 
@@ -162,12 +163,3 @@ def _shape(design: Any) -> tuple[Any, ...]:
 def _wanted(study: Path, entry: Entry) -> Wanted:
     run = None if entry.run is None else str(study / entry.run)
     return Wanted(entry.key, entry.values, entry.identity, entry.state, run, entry.error or "")
-
-
-def _count(things: Sequence[Any], word: str) -> str:
-    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
-
-
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest

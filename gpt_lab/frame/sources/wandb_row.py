@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gpt_lab.frame.sources.source import row
+from gpt_lab.options import is_number
 from gpt_lab.trackers.wandb import FACTS
 
 STATES = {
@@ -108,12 +109,8 @@ def merged(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     for line in rows:
         step = line.get("step")
-        if isinstance(step, int | float) and not isinstance(step, bool):
-            kept = {
-                key: value
-                for key, value in line.items()
-                if not key.startswith("_") and isinstance(value, int | float) and not isinstance(value, bool)
-            }
+        if is_number(step):
+            kept = {key: value for key, value in line.items() if not key.startswith("_") and is_number(value)}
             found.setdefault(int(step), {}).update(kept)
     return [{"step": step, **{k: v for k, v in found[step].items() if k != "step"}} for step in sorted(found)]
 

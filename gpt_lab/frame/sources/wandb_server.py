@@ -15,7 +15,8 @@ from gpt_lab.frame.sources.source import Source
 from gpt_lab.frame.sources.wandb_row import merged, table, wandb_row
 from gpt_lab.invocation import prefix
 from gpt_lab.store.files import decode
-from gpt_lab.study import layout, sweep_file
+from gpt_lab.study import sweep_file
+from gpt_lab.study.format import layout
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.trackers.wandb_env import as_client, base_url, login
 from gpt_lab.trackers.wandb_process import unreachable

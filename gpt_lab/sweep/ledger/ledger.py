@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ from typing import Any, Literal
 from gpt_lab.digests import Damaged
 from gpt_lab.errors import ConfigError
 from gpt_lab.store.files import decode, encode, write_atomic
-from gpt_lab.study import sweep_file
-from gpt_lab.study.design import Cell, Design, Looks, Stated
+from gpt_lab.study.design import Cell, Stated
 from gpt_lab.study.sweep import Sweep
+from gpt_lab.sweep.ledger import sweep_text
 from gpt_lab.sweep.ledger.database import checked, connect, connect_reader, guarded, set_aside, transaction
 from gpt_lab.sweep.ledger.liveness import Owner
 
@@ -109,7 +108,7 @@ class Ledger:
             kept: drawn ones that stay wanted when it is not.
         """
         with self._writing():
-            same = self._get("search") == _search(sweep)
+            same = self._get("search") == sweep_text.search(sweep)
             if cells is not None or not same:
                 self._database.execute("UPDATE trials SET wanted=0")
             for cell in cells or (() if same else kept):
@@ -117,8 +116,8 @@ class Ledger:
             (begun,) = self._database.execute("SELECT COUNT(*) FROM trials WHERE attempts").fetchone()
             if not begun:
                 self._set(stated=json.dumps(dataclasses.asdict(sweep.design.stated)))
-            self._set(sweep=_to_json(sweep), search=_search(sweep))
-        write_atomic(self.folder / COPY, readable(sweep).encode())
+            self._set(sweep=sweep_text.to_json(sweep), search=sweep_text.search(sweep))
+        write_atomic(self.folder / COPY, sweep_text.readable(sweep).encode())
 
     def add(self, cell: Cell, known: int, claim: bool = True) -> Entry | None:
         """Keeps a drawn cell before anything of it runs, and claims it if nobody has worked on it.
@@ -276,11 +275,11 @@ class Ledger:
             (
                 cell.key,
                 cell.index,
-                _dump(cell.values),
+                sweep_text.dump(cell.values),
                 cell.arm,
                 cell.tuning,
-                _dump(cell.pair),
-                _dump(cell.overrides),
+                sweep_text.dump(cell.pair),
+                sweep_text.dump(cell.overrides),
                 cell.identity,
             ),
         )
@@ -361,11 +360,11 @@ def _entry(row: sqlite3.Row, path: Path) -> Entry:
     return Entry(
         key=row["key"],
         index=row["place"],
-        values=_load(row["vals"]),
+        values=json.loads(row["vals"]),
         arm=row["arm"],
         tuning=row["tuning"],
-        pair=_load(row["pair"]),
-        overrides=tuple(_load(row["overrides"])),
+        pair=json.loads(row["pair"]),
+        overrides=tuple(json.loads(row["overrides"])),
         identity=row["identity"],
         state=row["state"],
         run=row["run"],
@@ -379,69 +378,9 @@ def _entry(row: sqlite3.Row, path: Path) -> Entry:
 
 def _sweep(database: sqlite3.Connection, path: Path) -> Sweep | None:
     found = _meta(database, path, "sweep")
-    return None if found is None else _from_json(found)
+    return None if found is None else sweep_text.from_json(found)
 
 
 def _meta(database: sqlite3.Connection, path: Path, name: str) -> str | None:
     found = database.execute("SELECT * FROM meta WHERE name=?", (name,)).fetchone()
     return None if found is None else str(checked(found, "meta", path)["value"])
-
-
-def _to_json(sweep: Sweep) -> str:
-    fields = {
-        "path": str(sweep.path),
-        "raw": sweep.content,
-        "design": dataclasses.asdict(sweep.design),
-        "method": sweep.method,
-        "overrides": sweep.overrides,
-        "run_cap": sweep.run_cap,
-    }
-    return _dump(fields)
-
-
-def _from_json(text: str) -> Sweep:
-    fields = _load(text)
-    design = fields.pop("design")
-    for name in ("factors", "within", "nuisance", "tuning_pairs"):
-        design[name] = tuple(design.get(name, ()))
-    design["values"] = {key: tuple(values) for key, values in design["values"].items()}
-    if design.get("factorial") is not None:
-        design["factorial"] = tuple(map(tuple, design["factorial"]))
-    if design.get("looks") is not None:
-        design["looks"] = Looks(**design["looks"])
-    return sweep_file.restore(
-        Path(fields["path"]),
-        fields["raw"],
-        Design(**design),
-        fields["method"],
-        fields["overrides"],
-        fields["run_cap"],
-    )
-
-
-def _search(sweep: Sweep) -> str:
-    """What draws depend on: drawn cells of another search are no part of this one."""
-    parts = {key: sweep.content.get(key) for key in ("method", "parameters", "metric")}
-    return _dump({**parts, "gpt_lab": sweep.content.get("gpt_lab"), "overrides": sweep.overrides})
-
-
-def readable(sweep: Sweep) -> str:
-    """The file's own text, comments included; written anew where the command line changed what it says."""
-    import yaml
-
-    head = f"# overrides of the command line: {shlex.join(sweep.overrides)}\n" if sweep.overrides else ""
-    try:
-        text = sweep.path.read_text(encoding="utf-8")
-        if yaml.safe_load(text) == dict(sweep.content):
-            return head + text
-    except (OSError, ValueError, yaml.YAMLError):
-        pass
-    return head + str(yaml.safe_dump(json.loads(_dump(sweep.content)), sort_keys=False, allow_unicode=True))
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _load(text: str) -> Any:
-    return json.loads(text)

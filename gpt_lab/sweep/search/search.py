@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt_lab.study import cells as cells_
-from gpt_lab.study import distributions as draw
-from gpt_lab.study import sequential_seeds
 from gpt_lab.study.design import Cell, join, shown
-from gpt_lab.study.early_terminate import Hyperband
-from gpt_lab.study.parameters import Parameter
+from gpt_lab.study.format import distributions as draw
+from gpt_lab.study.format import sequential_seeds
+from gpt_lab.study.format.early_terminate import Hyperband
+from gpt_lab.study.format.parameters import Parameter
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.search import tuner
 from gpt_lab.sweep.search.asked import Done

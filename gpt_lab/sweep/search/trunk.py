@@ -146,9 +146,7 @@ def lengths(cells: Sequence[Cell], configs: Sequence[RunConfig], builder: Builde
         ConfigError, DataError: a cell that cannot be built on this machine.
     """
     plans = [builder.plan(cfg, cell) for cfg, cell in zip(configs, cells, strict=True)]
-    per_step = [
-        cfg.rows * cfg.scale.context * p.cost.train_flops_per_token for cfg, p in zip(configs, plans, strict=True)
-    ]
+    per_step = [cfg.tokens_per_step * p.cost.train_flops_per_token for cfg, p in zip(configs, plans, strict=True)]
     return [
         Length(p.budget.steps, float(each * (p.budget.steps or 0)), p.resolved)
         for p, each in zip(plans, per_step, strict=True)

@@ -16,8 +16,8 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.stats import optimum
 from gpt_lab.stats.optimum import Curve, Ladder
 from gpt_lab.study import cells as cells_
-from gpt_lab.study import sequential_seeds
 from gpt_lab.study.design import Design, shown
+from gpt_lab.study.format import sequential_seeds
 from gpt_lab.study.sweep import Sweep
 
 if TYPE_CHECKING:

@@ -181,7 +181,8 @@ def prepare() -> None:
     import rich._emoji_codes  # noqa: F401
 
     from gpt_lab import registry
-    from gpt_lab.data import floors, library, shards  # noqa: F401
+    from gpt_lab.data import floors, shards  # noqa: F401
+    from gpt_lab.data.tokenizers import library  # noqa: F401
     from gpt_lab.infer import cache, generate  # noqa: F401
     from gpt_lab.store import code
     from gpt_lab.train import trainer  # noqa: F401

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from gpt_lab.study import distributions, parameters, sweep_file
+from gpt_lab.study import sweep_file
 from gpt_lab.study.design import Cell
-from gpt_lab.study.early_terminate import Hyperband
+from gpt_lab.study.format import distributions, parameters
+from gpt_lab.study.format.early_terminate import Hyperband
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.search import search
 from gpt_lab.sweep.search.asked import Done

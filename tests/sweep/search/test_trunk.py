@@ -15,8 +15,9 @@ from gpt_lab.config import compose
 from gpt_lab.errors import ConfigError
 from gpt_lab.store import fork
 from gpt_lab.store.files import read_json
-from gpt_lab.study import cells, sweep_file, trunk_block
+from gpt_lab.study import cells, sweep_file
 from gpt_lab.study.design import Cell
+from gpt_lab.study.format import trunk_block
 from gpt_lab.sweep import runner
 from gpt_lab.sweep.ledger.ledger import Entry, entries
 from gpt_lab.sweep.search import trunk

@@ -14,10 +14,11 @@ import pytest
 
 from gpt_lab.errors import ConfigError
 from gpt_lab.stats.paired import paired_t
-from gpt_lab.study import cells, sweep_file, tune_block
-from gpt_lab.study.early_terminate import Hyperband
+from gpt_lab.study import cells, sweep_file
+from gpt_lab.study.format import tune_block
+from gpt_lab.study.format.early_terminate import Hyperband
 from gpt_lab.study.sweep import Sweep
-from gpt_lab.sweep.ledger import ledger
+from gpt_lab.sweep.ledger import sweep_text
 from gpt_lab.sweep.search import search, tuner
 from gpt_lab.sweep.search.asked import Done
 from gpt_lab.sweep.search.search import Pruner, Search
@@ -255,7 +256,7 @@ def test_more_seeds_keep_the_tuning() -> None:
 
 def test_the_ledger_s_copy_knows_the_tuning_seeds() -> None:
     sweep = read({"optim.lr": {}})
-    again = ledger._from_json(ledger._to_json(sweep))
+    again = sweep_text.from_json(sweep_text.to_json(sweep))
     assert again.design.tuning_pairs == (tune_block.FIRST,) and again.design == sweep.design and not again.listed
 
 

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from gpt_lab.errors import ConfigError
-from gpt_lab.study.parameters import Parameter, plain
+from gpt_lab.study.format.parameters import Parameter, plain
 
 CHECKED = (1e-4, 0.5, 1 - 1e-4)
 """Quantiles at which a setting must take what its distribution gives."""

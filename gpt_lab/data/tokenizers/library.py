@@ -12,8 +12,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from gpt_lab.data.bpe import BYTE_ORDER, MIN_COUNT, check_vocab_size
-from gpt_lab.data.tokenizer import EOT, Tokenizer, head, unfilled
+from gpt_lab.data.tokenizers.bpe import BYTE_ORDER, MIN_COUNT, check_vocab_size
+from gpt_lab.data.tokenizers.tokenizer import EOT, Tokenizer, head, unfilled
 from gpt_lab.errors import DataError, unknown
 from gpt_lab.options import NonEmpty, PositiveInt
 from gpt_lab.registry import register

@@ -10,11 +10,13 @@ from typing import Any
 
 from gpt_lab import names
 from gpt_lab.errors import ConfigError, quoted, unknown
+from gpt_lab.options import is_number, is_whole
+from gpt_lab.overrides import key_of
 from gpt_lab.stats import optimum
 from gpt_lab.stats.optimum import Ladder
-from gpt_lab.study import parameters
 from gpt_lab.study.design import shown
-from gpt_lab.study.parameters import Parameter
+from gpt_lab.study.format import parameters
+from gpt_lab.study.format.parameters import Parameter
 
 FIRST = 10_000
 """Tuning seeds unless the file states others: those of comparisons count from 0, those of null pairs from 1000."""
@@ -73,7 +75,7 @@ class Tuned:
             return Ladder(self.key, listed, self.widen)
         start = self.start.of(row)
         start = default if start is None else start
-        if not isinstance(start, int | float) or isinstance(start, bool) or not 0 < start < math.inf:
+        if not is_number(start) or not 0 < start < math.inf:
             has = "has none" if start is None else f"is {shown(start)} there"
             raise ConfigError(
                 f"gpt_lab.tune.{self.key} of {arm or 'the arm'}: its own value cannot begin a grid ({self.key} {has}): "
@@ -110,7 +112,7 @@ def read(
     pair = block.get("pair", "seed")
     keys = tuple(_tuned(key, value, swept, pair) for key, value in stated.items() if key != SEEDS)
     for one in keys:
-        if any(text.lstrip("+").partition("=")[0] == one.key for text in overrides) or one.key in found:
+        if any(key_of(text) == one.key for text in overrides) or one.key in found:
             where = f"parameters.{one.key}" if one.key in found else f"{one.key}=..."
             raise ConfigError(
                 f"gpt_lab.tune.{one.key}: each arm gets a value of its own: take {where} out (start: in tune says "
@@ -159,7 +161,7 @@ def _tuned(key: Any, stated: Any, swept: Mapping[str, Parameter], pair: str) -> 
         if points % 2 == 0:
             raise ConfigError(f"{where}.points must be odd (as many below the start as above), not {points}")
     factor = stated.get("factor", 2)
-    if not _is_number(factor) or not 1.1 <= factor <= 100:
+    if not is_number(factor) or not 1.1 <= factor <= 100:
         raise ConfigError(f"{where}.factor must be a number from 1.1 to 100, not {quoted(factor)}")
     start = _stated(f"{where}.start", stated.get("start"), swept, pair, _one)
     return Tuned(name, start, values, float(factor), points, _whole(f"{where}.widen", stated.get("widen", 4), 0))
@@ -192,7 +194,7 @@ def _stated(where: str, stated: Any, swept: Mapping[str, Parameter], pair: str, 
 def _one(where: str, value: Any) -> float:
     if isinstance(value, str):
         parameters.refuse_number_text(where, value)
-    if not _is_number(value) or not 0 < value < math.inf:
+    if not is_number(value) or not 0 < value < math.inf:
         raise ConfigError(f"{where} must be a number above 0, not {quoted(value)}")
     return optimum.rounded(float(value))
 
@@ -210,7 +212,7 @@ def _pairs(stated: Any, pair: Parameter) -> tuple[int, ...]:
     where = f"gpt_lab.tune.{SEEDS}"
     numbers = stated if isinstance(stated, list) else range(FIRST, FIRST + _whole(where, stated, 1))
     for number in numbers:
-        if not isinstance(number, int) or isinstance(number, bool):
+        if not is_whole(number):
             raise ConfigError(f"{where} must be whole numbers, not {quoted(number)}")
     if not numbers or len(numbers) > MOST or len(set(numbers)) < len(numbers):
         raise ConfigError(f"{where} must be a number of seeds, or a list of different ones: [{FIRST}]")
@@ -225,10 +227,6 @@ def _pairs(stated: Any, pair: Parameter) -> tuple[int, ...]:
 
 
 def _whole(where: str, value: Any, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST:
+    if not is_whole(value) or not least <= value <= MOST:
         raise ConfigError(f"{where} must be a whole number from {least} to {MOST}, not {quoted(value)}")
     return value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

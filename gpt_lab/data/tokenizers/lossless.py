@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt_lab.data.tokenizer import Tokenizer
+from gpt_lab.data.tokenizers.tokenizer import Tokenizer
 
 SHOWN = 12
 """Bytes of an example, from just before the first that differs."""

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import regex
 
-from gpt_lab.data.tokenizer import EOT, Tokenizer, head, unfilled
+from gpt_lab.data.tokenizers.tokenizer import EOT, Tokenizer, head, unfilled
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.options import PositiveInt
 from gpt_lab.registry import register

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from gpt_lab.data.tokenizer import EOT, Tokenizer
+from gpt_lab.data.tokenizers.tokenizer import EOT, Tokenizer
 from gpt_lab.errors import DataError
 from gpt_lab.registry import register
 

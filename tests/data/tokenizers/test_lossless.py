@@ -16,11 +16,11 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from gpt_lab import config
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.data.files import JSONLines
-from gpt_lab.data.library import FILE
-from gpt_lab.data.lossless import RoundTrip
 from gpt_lab.data.shards import Shards, open_shards
-from gpt_lab.data.simple import Byte
-from gpt_lab.data.tokenizer import EOT
+from gpt_lab.data.tokenizers.library import FILE
+from gpt_lab.data.tokenizers.lossless import RoundTrip
+from gpt_lab.data.tokenizers.simple import Byte
+from gpt_lab.data.tokenizers.tokenizer import EOT
 from gpt_lab.errors import DataError
 from tests.helpers import tiny_config
 

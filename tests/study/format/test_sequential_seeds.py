@@ -15,11 +15,12 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.plan import expected_runs as expected
 from gpt_lab.plan import sample_size
 from gpt_lab.plan.sample_size import Spread
-from gpt_lab.study import sequential_seeds, sweep_file
+from gpt_lab.study import sweep_file
 from gpt_lab.study.design import Design, Looks
-from gpt_lab.study.sequential_seeds import Plan, ask, stand
+from gpt_lab.study.format import sequential_seeds
+from gpt_lab.study.format.sequential_seeds import Plan, ask, stand
 from gpt_lab.study.sweep import Sweep
-from gpt_lab.sweep.ledger.ledger import _from_json, _to_json
+from gpt_lab.sweep.ledger.sweep_text import from_json, to_json
 from gpt_lab.sweep.search import search
 from gpt_lab.sweep.search.asked import Done
 from gpt_lab.sweep.search.search import Search
@@ -57,7 +58,7 @@ def test_seeds_are_counted_where_none_are_listed() -> None:
     assert read.design.values["seed"] == tuple(range(6))
     listed = sweep(parameters={**PARAMETERS, "seed": {"values": [7, 3, 5, 11, 2, 8, 99]}})
     assert [cell.pair for cell in sequential_seeds.Adaptive(listed, cells(listed)).cells[::3]] == [7, 3, 5, 11, 2, 8]
-    assert _from_json(_to_json(read)).design.looks == read.design.looks
+    assert from_json(to_json(read)).design.looks == read.design.looks
 
 
 @pytest.mark.parametrize(

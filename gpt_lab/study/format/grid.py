@@ -10,9 +10,9 @@ from decimal import Decimal
 from typing import Any
 
 from gpt_lab.errors import ConfigError, cut, quoted, unknown
-from gpt_lab.study import factorial_block
 from gpt_lab.study.design import join, shown
-from gpt_lab.study.parameters import Parameter, plain
+from gpt_lab.study.format import factorial_block
+from gpt_lab.study.format.parameters import Parameter, plain
 
 LARGEST = 100_000
 """Combinations beyond which a grid is taken for a mistake."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpt_lab import names, yamlfile
 from gpt_lab.errors import ConfigError, quoted, unknown
-from gpt_lab.study import factorial_block, parameters
+from gpt_lab.study.format import factorial_block, parameters
 
 METHODS = ("grid", "random", "bayes")
 TEXTS = ("program", "project", "entity", "name", "description")

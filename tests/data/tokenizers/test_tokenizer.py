@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from gpt_lab import registry
-from gpt_lab.data.bpe import ScratchBPE
-from gpt_lab.data.library import FILE
-from gpt_lab.data.tokenizer import EOT, Tokenizer, load_tokenizer
+from gpt_lab.data.tokenizers.bpe import ScratchBPE
+from gpt_lab.data.tokenizers.library import FILE
+from gpt_lab.data.tokenizers.tokenizer import EOT, Tokenizer, load_tokenizer
 from gpt_lab.errors import ConfigError, DataError
 
 ODD = ["", " ", "\n\n \t x", "naïve — 𝄞 日本語\u200d", "a\x00b", EOT, f"x{EOT}y", "1234.5 don't  STOP!!", "\r\n", "ﬁ½²"]

@@ -10,6 +10,7 @@ from typing import Any
 
 from gpt_lab import names, options
 from gpt_lab.errors import ConfigError, cut, quoted, unknown
+from gpt_lab.options import is_number, is_whole
 from gpt_lab.schema import NOT_IDENTITY
 from gpt_lab.study.design import shown
 
@@ -189,7 +190,7 @@ def _numbers(name: str, spec: Mapping[str, Any], stated: str | None) -> Paramete
     if stated is None:
         if "min" not in spec or "max" not in spec:
             raise ConfigError(f"{name} needs value, values, or min and max")
-        stated = "int_uniform" if _is_int(spec["min"]) and _is_int(spec["max"]) else "uniform"
+        stated = "int_uniform" if is_whole(spec["min"]) and is_whole(spec["max"]) else "uniform"
     needed, more = DISTRIBUTIONS[stated]
     _only(name, stated, spec, stated, needed, tuple(more))
     numbers = {key: _number(name, key, spec.get(key, more.get(key))) for key in (*needed, *more)}
@@ -197,7 +198,7 @@ def _numbers(name: str, spec: Mapping[str, Any], stated: str | None) -> Paramete
         raise ConfigError(
             f"{name}: min {numbers['min']:g} must be below max {numbers['max']:g} (one value is written value: ...)"
         )
-    if stated == "int_uniform" and not (_is_int(spec["min"]) and _is_int(spec["max"])):
+    if stated == "int_uniform" and not (is_whole(spec["min"]) and is_whole(spec["max"])):
         raise ConfigError(f"{name}: int_uniform takes whole numbers as min and max, not {spec['min']}, {spec['max']}")
     if stated.endswith("log_uniform_values") and numbers["min"] <= 0:
         raise ConfigError(f"{name}: {stated} needs a min above 0, not {numbers['min']:g}")
@@ -272,8 +273,4 @@ def _number(name: str, key: str, value: Any) -> float:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return is_number(value) and math.isfinite(value)

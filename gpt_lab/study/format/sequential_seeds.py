@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gpt_lab.errors import ConfigError, quoted, unknown
+from gpt_lab.options import is_whole
 from gpt_lab.study.design import Cell, Design, Looks, shown
 from gpt_lab.study.sweep import Sweep
 
@@ -161,7 +162,7 @@ def _bounds(stated: Any) -> tuple[int, int]:
     if stated["stop"] != "decided":
         raise ConfigError(unknown("value of gpt_lab.seeds.stop:", str(stated["stop"]), ("decided",)))
     for key in ("min", "max"):
-        if not isinstance(stated[key], int) or isinstance(stated[key], bool):
+        if not is_whole(stated[key]):
             raise ConfigError(f"gpt_lab.seeds.{key} must be a whole number, not {quoted(stated[key])}")
     first, last = stated["min"], stated["max"]
     if not FEWEST <= first < last <= MOST:

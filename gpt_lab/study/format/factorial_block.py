@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from gpt_lab.errors import ConfigError, quoted, unknown
+from gpt_lab.options import is_whole
 from gpt_lab.stats.two_level import ROMAN, Word, _least_aberration, defining_relation, group, resolution
 from gpt_lab.study.design import Design, shown
 
@@ -121,7 +122,7 @@ def _left_out(stated: Any, factors: int) -> int | None:
 def _least(stated: Any, factors: int) -> int | None:
     if stated is None:
         return None
-    if not isinstance(stated, int) or isinstance(stated, bool) or not 3 <= stated <= factors:
+    if not is_whole(stated) or not 3 <= stated <= factors:
         raise ConfigError(
             f"gpt_lab.resolution must be a whole number from 3 to the {factors} factors, not {quoted(stated)}"
         )

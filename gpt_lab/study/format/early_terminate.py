@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpt_lab.errors import ConfigError, quoted, unknown
-from gpt_lab.study import layout
+from gpt_lab.options import is_whole
+from gpt_lab.study.format import layout
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def read(raw: Mapping[str, Any], tuned: bool) -> Hyperband | None:
         raise ConfigError(unknown("early_terminate type", stated.get("type"), ("hyperband",)))
     for key, least in (("min_iter", 1), ("max_iter", 1), ("s", 1), ("eta", 2)):
         value = stated.get(key, least)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        if not is_whole(value) or value < least:
             raise ConfigError(f"early_terminate.{key} must be a whole number from {least} up, not {quoted(value)}")
     if not isinstance(stated.get("strict", False), bool):
         raise ConfigError(f"early_terminate.strict must be true or false, not {quoted(stated['strict'])}")

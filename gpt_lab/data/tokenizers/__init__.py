@@ -1,0 +1,1 @@
+"""Text to tokens and back: the tokenizers, and whether one loses text."""

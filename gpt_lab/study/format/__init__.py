@@ -1,0 +1,1 @@
+"""The parts of a sweep file: each module reads and checks one of them."""
