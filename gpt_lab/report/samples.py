@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -65,16 +65,15 @@ def _sheet(pair: str, runs: Mapping[str, str], texts: Mapping[str, tuple[int, st
 
 
 def _prompt(runs: Mapping[str, str], texts: Mapping[str, tuple[int, str]], material: Material) -> str:
-    """The prompt that all runs were given, else the words that all texts begin with; empty where there are none."""
+    """The prompt that all runs were given, else what all texts begin with; empty where there are none."""
     given = {str(prompt) for prompt in _values("config.sample.prompt", runs, material) if isinstance(prompt, str)}
     every = [texts[run][1] for run in runs.values()]
     if len(given) == 1 and all(text.startswith(min(given)) for text in every):
         return min(given)
     if len(every) < 2:
         return ""
-    shared = os.path.commonprefix(every)
-    whole = all(text[len(shared) : len(shared) + 1].isspace() or text == shared for text in every)
-    return shared if whole else shared[: len(shared) - len(shared.split(" ")[-1])]
+    same = itertools.takewhile(lambda signs: len(set(signs)) == 1, zip(*every, strict=False))
+    return "".join(signs[0] for signs in same)
 
 
 def _values(column: str, runs: Mapping[str, str], material: Material) -> list[object]:
