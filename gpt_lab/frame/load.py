@@ -56,6 +56,14 @@ class Loaded(Study):
                 self.notes += source.notes[told:]
         return found
 
+    def samples(self, runs: list[str]) -> Mapping[str, tuple[int, str]]:
+        """The step and the text that each of these runs wrote last, of the runs whose source keeps texts."""
+        found: dict[str, tuple[int, str]] = {}
+        for source in {id(s): s for s in self._sources.values()}.values():
+            if source.samples is not None:
+                found.update(source.samples([run for run in runs if self._sources.get(run) is source]))
+        return found
+
     def noise(self, runs: list[str]) -> Noise | None:
         """What null pairs tell of these runs' recipe: of other seeds than the study's, computed as these runs were."""
         return noise_floor.find(self._rows, runs, self.design, self._runs_dirs)

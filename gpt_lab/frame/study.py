@@ -63,6 +63,10 @@ class Study:
         """Curves by run; overridden by the loader."""
         raise NotImplementedError
 
+    def samples(self, runs: list[str]) -> Mapping[str, tuple[int, str]]:
+        """The step and the text that each of these runs wrote last, where one was kept; overridden by the loader."""
+        return {}
+
     def noise(self, runs: list[str]) -> Noise | None:
         """What null pairs of other seeds tell of the noise of these runs; overridden by the loader."""
         return None

@@ -1,4 +1,4 @@
-"""The report as one HTML file that asks nobody for anything: the answer, the table, figures, runs, environment."""
+"""The report as one HTML file that asks nobody for anything: the answer, tables, curves, sample texts, runs."""
 
 from __future__ import annotations
 
@@ -42,17 +42,23 @@ def page(report: Report, figures: Sequence[Figure], command: str = "") -> str:
     Args:
         command: the command line that made this report.
     """
+    from gpt_lab.report import chart, samples
     from gpt_lab.report.figures import absent
+    from gpt_lab.report.figures.material import Material
 
     folder = resources.files("gpt_lab.report") / "templates"
-    style, script = ((folder / name).read_text("utf-8") for name in ("report.css", "report.js"))
+    style, *scripts = ((folder / name).read_text("utf-8") for name in ("report.css", "report.js", "curves.js"))
+    script = "".join(scripts)
     made = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    made.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     made.globals |= {"mark": _mark, "sort_key": sort_key}
     comparison, study = report.comparison, report.study
     design = comparison.design
     arms, *others = report.of("page")
     counted, *summary = facts.summary(comparison, study)
     sesoi = comparison.sesoi
+    material = Material(comparison, study)
+    curves = chart.data(material) if any(figure.name == "curves" for figure in figures) else None
     return made.from_string((folder / "report.html.j2").read_text("utf-8")).render(
         report=report,
         design=design,
@@ -67,6 +73,9 @@ def page(report: Report, figures: Sequence[Figure], command: str = "") -> str:
         lost=facts.lost_lines(study),
         remarks=facts.remarks(comparison, study),
         figures=[(figure, inline(figure.svg.read_text("utf-8"), figure.name)) for figure in figures],
+        chart=curves,
+        chart_caption="" if curves is None else chart.caption(curves, material),
+        samples=samples.sheets(material),
         absent=absent(comparison, list(figures)),
         level=wording.percent(design.alpha),
         sesoi="" if sesoi is None else f"{wording.amount(sesoi)} {metrics.unit(design.metric)}",

@@ -250,6 +250,14 @@ class Run:
         write_atomic(path, text.encode("utf-8", "replace"))
         return path
 
+    def last_sample(self) -> tuple[int, str] | None:
+        """The step and the text that the model wrote last; None if it wrote none, or the file cannot be read."""
+        try:
+            path = max(self.samples.glob("step_*.txt"), key=lambda found: int(found.stem.removeprefix("step_")))
+            return int(path.stem.removeprefix("step_")), path.read_text(encoding="utf-8", errors="replace")
+        except (OSError, ValueError):
+            return None
+
     def sync(self) -> None:
         """Puts metrics.jsonl on stable storage; call it before a checkpoint, so that none outlives its curve."""
         with self._guard:

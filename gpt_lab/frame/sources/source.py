@@ -96,6 +96,7 @@ class Source:
         wanted: the runs that this sweep asked for, where the source knows them (a ledger); else None.
         every: those, and what earlier versions of the sweep file asked for.
         notes: what a reader must know of how they were found: unreadable folders, torn files.
+        samples: of the runs asked for: run -> step and text that it wrote last; None where the source keeps no texts.
     """
 
     rows: list[dict[str, Any]]
@@ -105,6 +106,7 @@ class Source:
     wanted: list[Wanted] | None = None
     every: list[Wanted] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    samples: Callable[[Sequence[str]], Mapping[str, tuple[int, str]]] | None = None
 
 
 def row(

@@ -39,7 +39,7 @@ def load(studies: Sequence[Path], runs: Sequence[Path] = ()) -> Source:
     for study in studies:
         paths += [path for path in _folders(study, notes) if path not in paths]
     rows = [r for path in paths if (r := _read(path, notes)) is not None]
-    source = Source(rows, functools.partial(curves, notes=notes), notes=notes)
+    source = Source(rows, functools.partial(curves, notes=notes), notes=notes, samples=samples)
     for study in studies:
         _add_ledger(source, study, alone=len(studies) == 1)
     return source
@@ -64,6 +64,12 @@ def curves(runs: Sequence[str], notes: list[str]) -> Mapping[str, pd.DataFrame]:
         found[run] = pd.DataFrame({key: [line.get(key, math.nan) for line in lines] for key in order})
         notes += [said] if said and said not in notes else []
     return found
+
+
+def samples(runs: Sequence[str]) -> Mapping[str, tuple[int, str]]:
+    """Step and text of the last sample of each run that has one."""
+    found = {run: Run(Path(run), {}).last_sample() for run in runs}
+    return {run: sample for run, sample in found.items() if sample is not None}
 
 
 def _folders(study: Path, notes: list[str]) -> list[str]:

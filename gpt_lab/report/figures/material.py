@@ -126,7 +126,7 @@ class Material:
     @cached_property
     def curves(self) -> Mapping[str, Mapping[str, pd.Series[float]]]:
         """Arm -> pair -> the metric over tokens, of the arms shown and their finished runs; empty curves left out."""
-        wanted = {row.arm: self._runs(row) for row in self.shown()}
+        wanted = {row.arm: self.runs_of(row) for row in self.shown()}
         tables = self.study.curves([run for runs in wanted.values() for run in runs])
         curves: dict[str, dict[str, pd.Series[float]]] = {}
         for arm, runs in wanted.items():
@@ -134,7 +134,8 @@ class Material:
             curves[arm] = {pair: line for pair, line in found.items() if len(line)}
         return curves
 
-    def _runs(self, row: Row) -> pd.Series[str]:
+    def runs_of(self, row: Row) -> pd.Series[str]:
+        """The runs that are drawn one by one, by pair."""
         runs = self.finished(row)
         runs = runs[runs["pair"].astype(str).isin(self.pairs)].drop_duplicates("pair", keep="last")
         return runs.set_index("pair")["run"].astype(str)
