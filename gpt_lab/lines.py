@@ -8,10 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from gpt_lab import invocation
+from gpt_lab import invocation, project
 
-SCRIPTS = "train|generate|components|doctor|prepare|sweep|noise|report|verify|dashboard|upload"
-"""The console scripts of pyproject.toml."""
 HANGING = 0.6
 """Share of the width up to which the rest of a line hangs below its second column."""
 
@@ -36,7 +34,8 @@ def fold(line: str, width: int) -> list[str]:
         return [line]
     found = re.match(r"\s*\S.*?\s{2,}(?=\S)|\s*[•-] (?=\S)|\s*", line)
     head = found[0] if found else ""
-    if re.match(rf"(\S.*:)?\s*{re.escape(invocation.prefix())}({SCRIPTS}) ", line) is None:
+    scripts = "|".join(path.stem for path in (project.PACKAGE / "cli").glob("[a-z]*.py"))
+    if re.match(rf"(\S.*:)?\s*{re.escape(invocation.prefix())}({scripts}) ", line) is None:
         return hang(head, line[len(head) :], width)
     lines = hang(head, line[len(head) :], width - 2)
     return [f"{one} \\" for one in lines[:-1]] + lines[-1:]

@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "lengths": set(),
     "metrics": {"lengths"},
     "invocation": {"project"},
-    "lines": {"invocation"},
+    "lines": {"invocation", "project"},
     "terminal": {"lines"},
     "signals": set(),
     "streams": {"signals"},

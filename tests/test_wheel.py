@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from gpt_lab import lines
 from tests.docs.expected import SHORT
 from tests.docs.pages import ROOT, text
 
@@ -94,6 +93,7 @@ def test_a_slip_is_one_line_with_the_project_s_names(
     assert not (project / "runs").exists()
 
 
-def test_the_scripts_are_those_that_are_installed() -> None:
+def test_each_script_is_a_module_of_cli_and_the_reverse() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
-    assert lines.SCRIPTS.split("|") == [*declared]
+    modules = {path.stem for path in (ROOT / "gpt_lab" / "cli").glob("[a-z]*.py")}
+    assert declared == {name: f"gpt_lab.cli.{name}:main" for name in modules}
