@@ -1,4 +1,4 @@
-"""The chart of learning curves in a real browser: values under the pointer, arms on and off, axes, widths, no script."""
+"""The chart of curves in a real browser: values under the pointer, arms on and off, axes, widths, no script."""
 
 from __future__ import annotations
 
