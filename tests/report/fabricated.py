@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 import tempfile
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,10 @@ class FakeStudy(Study):
 
     points: np.ndarray = TOKENS
     asked: list[str]
+    texts: Mapping[str, tuple[int, str]] = types.MappingProxyType({})
+
+    def samples(self, runs: list[str]) -> Mapping[str, tuple[int, str]]:
+        return {run: self.texts[run] for run in runs if run in self.texts}
 
     def curves(self, runs: list[str]) -> Mapping[str, pd.DataFrame]:
         self.asked = [*getattr(self, "asked", []), *runs]
