@@ -29,7 +29,7 @@ ABOVE = (
 )
 """The way of a study, from the file to the answer: each imports from those before it, and from all that trains."""
 ALLOWED: dict[str, set[str]] = {
-    "": set(),
+    "": {"notebook", "stats"},
     "errors": set(),
     "digests": {"errors"},
     "options": {"errors"},
@@ -63,6 +63,7 @@ ALLOWED: dict[str, set[str]] = {
     "doctor": TRAIN,
     "match": TRAIN | {"match"},
     **{name: STUDY | set(ABOVE[: place + 1]) for place, name in enumerate(ABOVE)},
+    "notebook": STUDY | {*ABOVE, "notebook"},
     "dashboard": STUDY | {*ABOVE[: ABOVE.index("plan")], "dashboard"},
     "cli": STUDY | {*ABOVE, "dashboard", "cli", "components", "doctor"},
 }
