@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from benchmarks.simulated_studies import Condition, Method, Noise, Result, Shape, calibrate
-from gpt_lab.stats.power import detectable
+from gpt_lab.stats.power_analysis import detectable
 from gpt_lab.store.record import machine, packages
 
 RESULTS = Path(__file__).parent / "results"

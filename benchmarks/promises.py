@@ -31,7 +31,7 @@ from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.judge import judge
 from gpt_lab.frame.pairing import Choice, Paired
 from gpt_lab.frame.study import Study
-from gpt_lab.stats import decision, optimum, power
+from gpt_lab.stats import decision, optimum, power_analysis
 from gpt_lab.store.record import machine, packages
 from gpt_lab.study.design import Design
 
@@ -139,13 +139,13 @@ def planned(studies: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
     """At the printed effect and at the printed margin, 80 % of studies must get the word."""
     for arms, seeds in ((1, 3), (1, 5), (4, 3), (4, 5), (4, 10), (9, 5)):
         for rho in (0.0, 0.9):
-            sesoi, size = 0.7, power.detectable(seeds, arms=arms)
+            sesoi, size = 0.7, power_analysis.detectable(seeds, arms=arms)
             better = []
             for _ in range(studies):
                 scores = made(rng, arms, seeds, rho)
                 scores[1] -= sesoi + size
                 better.append(int(judged(scores, sesoi)[0][0]) == decision.LOWER)
-            within = power.narrowest(seeds, arms=arms)
+            within = power_analysis.narrowest(seeds, arms=arms)
             equal = [
                 float((judged(made(rng, arms, seeds, rho), within)[0] == decision.EQUIVALENT).mean())
                 for _ in range(studies)

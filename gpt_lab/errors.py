@@ -14,6 +14,10 @@ LISTED = 40
 class LabError(Exception):
     """A problem outside the lab's code (configuration, data, environment); the message is one line."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the line, as on the command line."""
+        return [f"error: {one_line(str(self))}"]
+
 
 class ConfigError(LabError):
     """A setting that cannot work: unknown, of the wrong type, out of range or impossible together."""

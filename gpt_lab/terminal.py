@@ -6,8 +6,9 @@ Only what is wider than the terminal changes. Where there is none, lines stay as
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 
@@ -21,6 +22,7 @@ from gpt_lab.lines import fold
 
 UNBOUND = 1_000_000
 """Wider than anything."""
+PLAIN_WIDTH = 100
 
 
 class Terminal(Console):
@@ -38,6 +40,13 @@ class Terminal(Console):
             if len(objects) == 1 and isinstance(objects[0], Text) and not options.get("soft_wrap"):
                 objects, options = (_whole(objects[0], self.width),), {**options, "soft_wrap": True}
             super().print(*objects, **options)
+
+
+def plain(show: Callable[[Console], None]) -> list[str]:
+    """What `show` prints, as lines of PLAIN_WIDTH without trailing blanks, for what is no terminal."""
+    text = io.StringIO()
+    show(Terminal(file=text, width=PLAIN_WIDTH, highlight=False, force_jupyter=False))
+    return [line.rstrip() for line in text.getvalue().splitlines()]
 
 
 def _whole(text: Text, width: int) -> Text:

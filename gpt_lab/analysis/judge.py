@@ -18,7 +18,7 @@ from scipy.special import chdtri, stdtrit
 from gpt_lab.analysis import looks
 from gpt_lab.analysis.comparison import RowTier, VerdictName
 from gpt_lab.frame.pairing import Paired, fresh
-from gpt_lab.stats import decision, power
+from gpt_lab.stats import decision, power_analysis
 from gpt_lab.stats.paired import ROUNDING, Array, Fit, paired_t
 from gpt_lab.stats.robustness import LeftOut, by_medians, left_out, medians
 from gpt_lab.stats.tiers import CONFIRMS
@@ -182,8 +182,8 @@ def seeds_to_plan(
 
     def needed(true: float, sd: float) -> int | None:
         if true >= sesoi:
-            return power.seeds_alone((true - sesoi) / sd, level=alpha / arms)
-        return power.seeds_alone((sesoi - true) / sd, word="equivalent", level=alpha / arms)
+            return power_analysis.sample_size_alone((true - sesoi) / sd, level=alpha / arms)
+        return power_analysis.sample_size_alone((sesoi - true) / sd, word="equivalent", level=alpha / arms)
 
     likely = (max(size - half, 0.0), size, size + half)
     least = min((n for true in likely if (n := needed(true, min(spread))) is not None), default=None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,7 +13,6 @@ from gpt_lab.errors import ConfigError, quoted
 if TYPE_CHECKING:
     from rich.console import Console
 
-PIPE_WIDTH = 100
 MOST_JOBS = 1000
 """Processes, or threads of one, beyond which a number is a slip."""
 MOST_SEEDS = 100_000
@@ -82,12 +80,10 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 def output(show: Callable[[Console], None]) -> None:
     """Calls `show` on the terminal; into a pipe it writes plain lines of fixed width without trailing blanks."""
-    from gpt_lab.terminal import Terminal
+    from gpt_lab.terminal import Terminal, plain
 
     if sys.stdout.isatty():
         show(Terminal(highlight=False))
         return
-    text = io.StringIO()
-    show(Terminal(file=text, width=PIPE_WIDTH, highlight=False))
-    for line in text.getvalue().splitlines():
-        print(line.rstrip())
+    for line in plain(show):
+        print(line)

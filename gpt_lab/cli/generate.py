@@ -10,12 +10,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO, get_type_hints
+from typing import Any, TextIO, get_type_hints
 
 from gpt_lab.cli._main import entry
-from gpt_lab.errors import ConfigError, DataError, LabError, cut, quoted, unknown
+from gpt_lab.errors import ConfigError, LabError, cut, quoted, unknown
+from gpt_lab.infer.request import Request, start
 from gpt_lab.lines import say, show_help
-from gpt_lab.options import NonEmpty, NonNegativeFloat, NonNegativeInt, PositiveInt, Range, check
+from gpt_lab.options import NonEmpty, check
 from gpt_lab.streams import lost
 
 HELP = """\
@@ -41,27 +42,16 @@ example: generate run=latest max_tokens=100 temperature=0.7 top_k=50
 """
 
 
-Samples = Annotated[int, Range(low=1, high=1000)]
 TEXTS = ("run", "prompt", "runs_dir")
 """Arguments that are text, whatever they look like."""
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Request):
     """What the command line may set; the annotations are the check."""
 
     run: NonEmpty = "latest"
-    prompt: str | None = None
-    max_tokens: PositiveInt = 200
-    temperature: NonNegativeFloat = 0.8
-    top_k: PositiveInt | None = None
-    top_p: Annotated[float, Range(low=0, high=1, open_low=True)] | None = None
-    seed: NonNegativeInt = 0
-    samples: Samples = 1
-    checkpoint: NonEmpty | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
     runs_dir: NonEmpty = "runs"
-    cache: bool = True
 
 
 def parse(argv: list[str]) -> Arguments:
@@ -132,24 +122,12 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
     tell = functools.partial(say, file=err)
     model, tokenizer, _, checkpoint = load_run(found, arguments.checkpoint, arguments.device, tell)
     tell(f"run {found.path}, checkpoint {checkpoint}, {next(model.parameters()).device.type}")
-    own = found.record.get("prompt")
-    prompt = (own if isinstance(own, str) else "") if arguments.prompt is None else arguments.prompt
-    prompt_ids, shown = start(tokenizer, prompt)
+    prompt_ids, shown = start(tokenizer, arguments.text(found))
     if isinstance(out, io.TextIOWrapper):
         out.reconfigure(errors="replace")  # a terminal that is not UTF-8 gets "?" and no traceback
     usage = Usage()
     steps = generate(
-        model,
-        prompt_ids,
-        max_tokens=arguments.max_tokens,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        seed=arguments.seed,
-        samples=arguments.samples,
-        stop=tokenizer.eot,
-        use_cache=arguments.cache,
-        usage=usage,
+        model, prompt_ids, samples=arguments.samples, stop=tokenizer.eot, usage=usage, **arguments.sampling
     )
     streams = [TextStream(tokenizer, prompt_ids) for _ in range(arguments.samples)]
     texts = [""] * arguments.samples  # the first sample is shown as it comes, the others when it is complete
@@ -178,19 +156,6 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
 def label(sample: int, samples: int) -> str:
     """The line above one of several samples."""
     return f"--- sample {sample + 1} of {samples} ---\n" if samples > 1 else ""
-
-
-def start(tokenizer: Any, prompt: str) -> tuple[list[int], str]:
-    """The tokens to continue and the text to show for them; an empty prompt starts at an end of text or a new line."""
-    ids = tokenizer.encode(prompt)
-    if ids:
-        return ids, prompt
-    if tokenizer.eot is not None:
-        return [tokenizer.eot], ""
-    try:
-        return tokenizer.encode("\n"), ""
-    except DataError:  # characters of a corpus without line breaks
-        raise ConfigError('this tokenizer knows no start of text: give a prompt="..."') from None
 
 
 main = entry(run)

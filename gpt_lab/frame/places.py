@@ -8,17 +8,30 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from gpt_lab.errors import ConfigError, DataError
+from gpt_lab.errors import ConfigError, DataError, quoted
 from gpt_lab.invocation import prefix
 from gpt_lab.noise import records
+from gpt_lab.options import NonEmpty, NonNegativeFloat, Range, check
 from gpt_lab.study import sweep_file
 from gpt_lab.study.sweep import Sweep
 
 REMOTE = "wandb:"
 SHIPPED = Path("sweeps")
 RUNS = Path("runs")
+Goal = Literal["minimize", "maximize"]
+Tier = Literal["auto", "screen", "confirm"]
+CHECKED: dict[str, Any] = {
+    "baseline": NonEmpty,
+    "metric": NonEmpty,
+    "goal": Goal,
+    "pair": NonEmpty,
+    "sesoi": NonNegativeFloat,
+    "alpha": Annotated[float, Range(low=0, high=0.5, open_low=True, open_high=True)],
+    "details": bool,
+    "tier": Tier,
+}
 
 
 @dataclass(frozen=True)
@@ -33,19 +46,31 @@ class Options:
         group_by: settings whose values make the arms.
         details: also what only some want to know.
         tier: which test decides; auto: confirm where there are enough fresh seeds, else screen.
+
+    Raises:
+        ConfigError: a value that an option cannot have.
     """
 
     runs_dir: Path | None = None
     remote: str | None = None
     baseline: str | None = None
     metric: str | None = None
-    goal: Literal["minimize", "maximize"] | None = None
+    goal: Goal | None = None
     group_by: tuple[str, ...] = ()
     pair: str | None = None
     sesoi: float | None = None
     alpha: float | None = None
     details: bool = False
-    tier: Literal["auto", "screen", "confirm"] = "auto"
+    tier: Tier = "auto"
+
+    def __post_init__(self) -> None:
+        for key, kind in CHECKED.items():
+            if (value := getattr(self, key)) is not None:
+                check(key, value, kind)
+        keys = self.group_by
+        if not all(isinstance(key, str) and key.strip() for key in keys) or len(set(keys)) < len(keys):
+            given = quoted(",".join(map(str, keys)))
+            raise ConfigError(f"group_by takes settings, each once, such as position,scale.depth; not {given}")
 
 
 @dataclass

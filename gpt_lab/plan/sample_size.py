@@ -1,8 +1,8 @@
 """What a design can say, before anything is paid for: the differences that earn `better`, and when `equivalent` is due.
 
-Everything is planned for the printed word (stats/power.py): `better` must clear the smallest effect size of interest,
-`equivalent` must lie inside it with both ends. The noise is that of the study's own finished runs where they tell it,
-else of null pairs (noise.py), which share no initial values and so correlate less than arms that do.
+Everything is planned for the printed word (stats/power_analysis.py): `better` must clear the smallest effect size of
+interest, `equivalent` must lie inside it with both ends. The noise is that of the study's own finished runs where they
+tell it, else of null pairs (noise.py), which share no initial values and so correlate less than arms that do.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def reach(sweep: Sweep, effect: float) -> tuple[Sweep, str]:
     Raises:
         ConfigError: the noise of its baseline is not known, nothing is compared, or no number of seeds will do.
     """
-    from gpt_lab.stats import power
+    from gpt_lab.stats import power_analysis
 
     if not (math.isfinite(effect) and effect > 0):
         raise ConfigError(f"--target-effect must be a number above 0, not {effect:g}")
@@ -174,10 +174,11 @@ def reach(sweep: Sweep, effect: float) -> tuple[Sweep, str]:
         way = null_pairs.again(str(sweep.path), sweep.overrides)
         raise ConfigError(f"--target-effect needs the noise of the baseline, which is not known here: `{way}` first")
     counts = [
-        power.seeds((effect - band) / sd, arms=compared, alpha=sweep.design.alpha) for sd in (known.sd, *known.ends())
+        power_analysis.sample_size(effect - band, sd=sd, arms=compared, alpha=sweep.design.alpha)
+        for sd in (known.sd, *known.ends())
     ]
     if counts[0] is None:
-        raise ConfigError(f"--target-effect {effect:g}: not within reach of {power.MOST} seeds: {known.said}")
+        raise ConfigError(f"--target-effect {effect:g}: not within reach of {power_analysis.MOST} seeds: {known.said}")
     ends = ["any number" if count is None else f"{count:,}" for count in counts[1:]]
     beyond = f" with a smallest effect size of interest of {band:g}" if band else ""
     line = (
@@ -195,14 +196,14 @@ def comparisons(sweep: Sweep) -> int:
 
 def lines(design: Design, pairs: int, compared: int, known: Spread | None) -> list[str]:
     """What a fixed design of this many pairs can say, and the seeds that differences need."""
-    from gpt_lab.stats import power
+    from gpt_lab.stats import power_analysis
 
     if pairs < FEWEST:
         return []
     alpha, band = design.alpha, design.sesoi
     tier = "confirm" if pairs >= CONFIRMS and not (design.nuisance and not design.tuning_pairs) else "screen"
-    beyond = power.detectable(pairs, arms=compared, alpha=alpha)
-    inside = power.narrowest(pairs, arms=compared, alpha=alpha)
+    beyond = power_analysis.detectable(pairs, arms=compared, alpha=alpha)
+    inside = power_analysis.narrowest(pairs, arms=compared, alpha=alpha)
     head = f"{pairs} {design.pair}s ({tier}), power 80 %"
     found = []
     if known is None:
@@ -218,7 +219,7 @@ def lines(design: Design, pairs: int, compared: int, known: Spread | None) -> li
     )
     if band is not None:
         enough = inside * known.sd <= band
-        needed = power.seeds(band / known.sd, word="equivalent", arms=compared, alpha=alpha)
+        needed = power_analysis.sample_size(band / known.sd, word="equivalent", arms=compared, alpha=alpha)
         more = "not within reach" if needed is None else f"{needed:,} seeds"
         found.append(
             f"{head}: an arm without any difference is called equivalent"
@@ -230,11 +231,11 @@ def lines(design: Design, pairs: int, compared: int, known: Spread | None) -> li
 
 def _seeds(unit: float, name: str, band: float | None, compared: int, alpha: float) -> str:
     """The seeds that some differences need."""
-    from gpt_lab.stats import power
+    from gpt_lab.stats import power_analysis
 
     parts = []
     for step in reversed(STEPS):
-        count = power.seeds(step, arms=compared, alpha=alpha)
+        count = power_analysis.sample_size(step, arms=compared, alpha=alpha)
         parts.append(f"{step * unit:.3g}: {'not within reach' if count is None else f'{count:,}'}")
     beyond = "a difference" if band is None else f"a difference beyond {band:g}"
     return f"seeds to call {beyond} better, in {name}: {', '.join(parts)}"

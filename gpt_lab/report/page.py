@@ -51,7 +51,7 @@ def page(report: Report, figures: Sequence[Figure], command: str = "") -> str:
     script = "".join(scripts)
     made = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     made.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    made.globals |= {"mark": _mark, "sort_key": sort_key}
+    made.globals |= {"mark": mark, "sort_key": sort_key}
     comparison, study = report.comparison, report.study
     design = comparison.design
     arms, *others = report.of("page")
@@ -89,7 +89,8 @@ def sort_key(cell: Cell) -> str | None:
     return None if cell.key is None else "" if math.isnan(cell.key) else repr(cell.key)
 
 
-def _mark(cell: Cell) -> str:
+def mark(cell: Cell) -> str:
+    """The text of a cell, a verdict with its sign."""
     return f"{MARKS[cell.kind]} {cell.text}" if cell.kind in MARKS else cell.text
 
 

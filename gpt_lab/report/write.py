@@ -30,10 +30,19 @@ def answer(places: Places, options: Options) -> tuple[Comparison, load.Loaded]:
         DataError: no finished run, or runs that cannot be read.
     """
     study = load.read(places, options)
+    return judged(study, options), study
+
+
+def judged(study: Study, options: Options) -> Comparison:
+    """The comparison of a study that was read with these options.
+
+    Raises:
+        ConfigError: as compare. DataError: no finished run.
+    """
     if not (study.runs["state"] == "finished").any():
         raise DataError(_unfinished(study))
     found = compare(study, tier=options.tier)
-    return (replace(found, notes=(*found.notes, *found.details)) if options.details else found), study
+    return replace(found, notes=(*found.notes, *found.details)) if options.details else found
 
 
 def keep(report: Report, console: Console, command: str, folder: Path | None, push: bool) -> None:
@@ -93,7 +102,7 @@ def _say(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _unfinished(study: load.Loaded) -> str:
+def _unfinished(study: Study) -> str:
     """One line: nothing to compare yet, and what to do about it."""
     wrong = next((one for one in facts.lost(study) if one.state in ("failed", "diverged")), None)
     said = f"; {wrong}" if wrong else ""

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri, stdtrit
 
-from gpt_lab.stats.paired import Array
-from gpt_lab.stats.two_level import Word, group
+from .paired import Array
+from .two_level import Word, group
 
 FEWEST_CONTRASTS = 7
 """Below, half of the contrasts are too few to be taken for noise: a 2^3 has 7."""

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpt_lab.stats.paired import Array, Fit
-from gpt_lab.stats.tiers import FEWEST
+from .paired import Array, Fit
+from .tiers import FEWEST
 
 LOWER, HIGHER, SMALL, EQUIVALENT, OPEN = range(5)
 """Claims: beyond e below or above the baseline, not 0 but perhaps within e, within e, none."""

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import stdtrit
 
-from gpt_lab.stats.paired import Array, correlation_interval, paired_t
-from gpt_lab.stats.tiers import FEWEST
+from .paired import Array, correlation_interval, paired_t
+from .tiers import FEWEST
 
 MOST = 1e9
 """Runs of an arm beyond which nobody counts."""

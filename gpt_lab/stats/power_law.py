@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpt_lab.stats.paired import Array
+from .paired import Array
 
 EXPONENTS = np.geomspace(0.02, 4.0, 64)
 """Those of the literature lie between 0.05 and 0.5; an optimum at an end of this grid is none."""

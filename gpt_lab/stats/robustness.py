@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpt_lab.stats.decision import decide
-from gpt_lab.stats.paired import Array, paired_t
+from .decision import decide
+from .paired import Array, paired_t
 
 
 @dataclass(frozen=True)

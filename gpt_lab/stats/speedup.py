@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from gpt_lab.stats.paired import Array
-from gpt_lab.stats.power_law import PowerLaw, fit, reaches
+from .paired import Array
+from .power_law import PowerLaw, fit, reaches
 
 LIMIT = 2.0
 """How far from the budget of a comparison a curve is believed."""

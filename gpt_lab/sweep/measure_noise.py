@@ -84,7 +84,7 @@ def recipe_of(file: str | None, words: Sequence[str]) -> Recipe:
 
 def show(console: Console, found: Noise) -> None:
     """The noise floor: its numbers, what can be detected above it, what it costs."""
-    from gpt_lab.stats import power
+    from gpt_lab.stats import power_analysis
 
     low, high = found.interval()
     unit, each = found.metric, 2 * found.seconds
@@ -100,7 +100,7 @@ def show(console: Console, found: Noise) -> None:
         lines.append(f"  {found.diverged} runs diverged: these are the numbers of those that did not")
     lines.append("one arm that varies as much is called better (power 80 %) from a true difference beyond sesoi of:")
     for count in SEEDS:
-        size = found.sd * power.detectable(count)
+        size = found.sd * power_analysis.detectable(count)
         cost = f" (about {run_time.shown(count * each)} of training)" if each > 0 else ""
         lines.append(f"  {count:2d} seeds  {size:.4f}{cost}")
     lines.append(f"a margin from this noise, to be written down before the first run: sesoi: {found.sd / 2:.2g}")

@@ -15,7 +15,7 @@ from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.judge import seeds_to_plan
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.frame.study import COLUMNS, Study
-from gpt_lab.stats import power
+from gpt_lab.stats import power_analysis
 from gpt_lab.stats.paired import correlation, paired_t
 from gpt_lab.study.design import Design, Stated
 from tests.report.made import DESIGN, NOISE, arm, of_size, row, run, study, warned
@@ -156,7 +156,7 @@ def test_tier_can_be_asked_for() -> None:
 def test_a_range_of_seeds_holds_what_decides() -> None:
     """Over studies of one effect, the range told holds the seeds that truly decide in most of them."""
     rng = np.random.default_rng(2)
-    needed = power.seeds(1.2)
+    needed = power_analysis.sample_size(1.2)
     assert needed is not None
     told = []
     for _ in range(60):

@@ -29,7 +29,7 @@ from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.comparison import VerdictName
 from gpt_lab.frame.study import Study
 from gpt_lab.stats import decision
-from gpt_lab.stats.power import detectable
+from gpt_lab.stats.power_analysis import detectable
 from gpt_lab.study.design import Design
 
 ROOT = Path(__file__).parent.parent.parent

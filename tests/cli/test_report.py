@@ -129,14 +129,14 @@ def test_nothing_finished_says_what_to_do(folder: Path) -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["runs/pos", "--sesoi", "-1"], "--sesoi must be 0 or a positive number, not -1"),
-        (["runs/pos", "--sesoi", "nan"], "--sesoi must be 0 or a positive number"),
+        (["runs/pos", "--sesoi", "-1"], "sesoi must be a number >= 0, not -1.0"),
+        (["runs/pos", "--sesoi", "nan"], "sesoi must be a finite number, not nan"),
         (["runs/pos", "--sesoi", "some"], "argument --sesoi: invalid float value: 'some'"),
-        (["runs/pos", "--alpha", "0.5"], "--alpha must be above 0 and below 0.5"),
+        (["runs/pos", "--alpha", "0.5"], "alpha must be a number in (0, 0.5), not 0.5"),
         (["runs/pos", "--goal", "max"], "argument --goal: invalid choice: 'max'"),
         (["runs/pos", "--tier", "sure"], "argument --tier: invalid choice: 'sure'"),
-        (["runs/pos", "--group-by", "position,,seed"], "--group-by takes settings, each once"),
-        (["runs/pos", "--group-by", "norm,norm"], "--group-by takes settings, each once"),
+        (["runs/pos", "--group-by", "position,,seed"], "group_by takes settings, each once"),
+        (["runs/pos", "--group-by", "norm,norm"], "group_by takes settings, each once"),
         (["runs/pos", "--no-files", "--out", "x"], "--no-files and --out contradict each other"),
         (["runs/pos", "--baselin"], "argument --baseline: expected one argument"),
         (["runs/pos", "--frobnicate"], "unrecognized arguments: --frobnicate"),
@@ -154,7 +154,7 @@ def test_mistakes_before_anything_is_read(runs: Path, arguments: list[str], mess
     [
         ("--help", 0, "usage: report"),
         ("nowhere", 2, "error: no study, run or sweep 'nowhere'"),
-        ("x --sesoi=-1", 2, "error: --sesoi must be"),
+        ("x --sesoi=-1", 2, "error: sesoi must be"),
         ("pos_enc", 2, "error: "),
     ],
 )

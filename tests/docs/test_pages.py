@@ -17,8 +17,6 @@ from tests.docs.pages import PAGES, ROOT, block, prose, shown_file, text
 
 MOST_LINES = 200
 """Of README."""
-WRITTEN_ELSEWHERE = {"python.md"}
-"""Pages of docs/ that README links to and that are not there yet."""
 
 
 def test_readme_is_short() -> None:
@@ -109,8 +107,6 @@ def test_local_links(page: str) -> None:
     folder = (ROOT / page).parent
     for target, place in re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)", text(page)):
         path = (folder / target).resolve() if target else ROOT / page
-        if path.parent == ROOT / "docs" and path.name in WRITTEN_ELSEWHERE:
-            continue
         assert path.exists(), target
         assert not place or place in anchors(path), f"{target}#{place}"
     assert all(len(line) <= (800 if line.startswith("|") else 400) for line in text(page).splitlines())

@@ -19,7 +19,7 @@ from gpt_lab.noise import null_pairs, records
 from gpt_lab.noise.records import Noise
 from gpt_lab.plan import sample_size
 from gpt_lab.schema import RunConfig
-from gpt_lab.stats import power
+from gpt_lab.stats import power_analysis
 from gpt_lab.store import Run
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.study.sweep import Sweep
@@ -294,11 +294,12 @@ def test_the_target_effect_sets_the_seeds(tmp_path: Path) -> None:
     for effect in (0.2, 0.08, 0.03):
         grown, line = sample_size.reach(sweep, effect)
         n = len(grown.design.values["seed"])
-        assert n == power.seeds(effect / floor.sd) and f"in 80 % of studies of {n} seeds" in line
+        assert n == power_analysis.sample_size(effect / floor.sd) and f"in 80 % of studies of {n} seeds" in line
         assert grown.design.values["seed"] == tuple(range(n))
     assert "null pairs of" in line
     with_margin = load(tmp_path, gpt_lab={**BASE, "sesoi": 0.02})
-    assert len(sample_size.reach(with_margin, 0.05)[0].design.values["seed"]) == power.seeds(0.03 / floor.sd)
+    planned = sample_size.reach(with_margin, 0.05)[0]
+    assert len(planned.design.values["seed"]) == power_analysis.sample_size(0.03, sd=floor.sd)
     with pytest.raises(ConfigError, match="no number of seeds calls it better"):
         sample_size.reach(with_margin, 0.02)
     with pytest.raises(ConfigError, match="number above 0"):
@@ -330,7 +331,7 @@ def test_the_dry_run_speaks_in_units_of_the_metric(tmp_path: Path, capsys: pytes
     assert sweep_command.run([str(sweep.path), "--dry-run", "--target-effect", "0.04"]) == 0
     after = capsys.readouterr().out
     seeds = len(sample_size.reach(sweep, 0.04)[0].design.values["seed"])
-    size = 0.011 + floor.sd * power.detectable(seeds)
+    size = 0.011 + floor.sd * power_analysis.detectable(seeds)
     assert seeds >= 5 and f"{2 * seeds} trials: 2 arms x {seeds} values of seed" in after
     assert f"{seeds} seeds (confirm), power 80 %: better from a true difference of {size:.4f} in val/bpb on" in after
     assert size <= 0.0401 and "in run sd" not in after and "measures it" not in after

@@ -19,8 +19,8 @@ from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError
 from gpt_lab.plan import dry_run, sample_size
 from gpt_lab.schema import RunConfig
-from gpt_lab.stats import power
-from gpt_lab.stats.power import detectable, narrowest
+from gpt_lab.stats import power_analysis
+from gpt_lab.stats.power_analysis import detectable, narrowest
 from gpt_lab.store import Run
 from gpt_lab.study import build, cells, sweep_file
 from gpt_lab.study.design import Cell
@@ -145,7 +145,7 @@ def test_runs_that_exist_tell_the_noise(make: Any) -> None:
     printed = shown(sweep)
     assert f"rho {known.rho:.2f}: 5 pairs of this study" in printed
     assert f"better from a true difference of {0.01 + detectable(5) * known.sd:.4f} in val/bpb on" in printed
-    n = power.seeds(0.01 / known.sd, word="equivalent")
+    n = power_analysis.sample_size(0.01 / known.sd, word="equivalent")
     assert f"equivalent (within 0.01) of an arm without any difference, power 80 %: {n} seeds" in printed or (
         "5 seeds (confirm), power 80 %: an arm without any difference is called equivalent" in printed
     )

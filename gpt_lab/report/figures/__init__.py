@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gpt_lab.analysis.comparison import Comparison
+from gpt_lab.errors import ConfigError, DataError, unknown
 from gpt_lab.frame.study import Study
 from gpt_lab.store.files import writing
+
+if TYPE_CHECKING:
+    from gpt_lab.report.figures.base import Drawing
+    from gpt_lab.report.figures.material import Material
 
 FIXED = ("effects", "half_normal", "ladder", "speedup")
 """Figures whose intervals do not allow for looks: not of a study whose seeds were added until arms were decided."""
@@ -37,8 +44,52 @@ def draw(comparison: Comparison, study: Study, folder: Path) -> list[Figure]:
     Raises:
         LabError: the folder cannot be written.
     """
+    from gpt_lab.report.figures import base
+    from gpt_lab.report.figures.material import Material
+
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    figures = []
+    with base.look():
+        material = Material(comparison, study)
+        for name, family in _families().items():
+            drawing = _drawn(name, family, material)
+            if drawing is None:
+                for ending in ("svg", "png"):
+                    (folder / f"{name}.{ending}").unlink(missing_ok=True)
+                continue
+            svg, png = base.write(drawing, folder)
+            figures.append(Figure(drawing.name, drawing.title, drawing.caption, svg, png))
+    return figures
+
+
+def drawing(comparison: Comparison, study: Study, name: str) -> Drawing:
+    """One figure of the report, not written.
+
+    Raises:
+        ConfigError: no figure of that name. DataError: the study has nothing to draw there.
+    """
+    from gpt_lab.report.figures import base
+    from gpt_lab.report.figures.material import Material
+
+    families = _families()
+    if name not in families:
+        raise ConfigError(unknown("figure", name, families))
+    with base.look():
+        found = _drawn(name, families[name], Material(comparison, study))
+    if found is None:
+        raise DataError(
+            f"{study.design.study} has nothing to draw as {name!r}, so its report has no such figure either"
+        )
+    return found
+
+
+def _drawn(name: str, family: Callable[[Material], Drawing | None], material: Material) -> Drawing | None:
+    return None if name in FIXED and material.design.looks is not None else family(material)
+
+
+def _families() -> dict[str, Callable[[Material], Drawing | None]]:
     from gpt_lab.report.figures import (
-        base,
         curves,
         effects,
         factors,
@@ -50,9 +101,8 @@ def draw(comparison: Comparison, study: Study, folder: Path) -> list[Figure]:
         speedup,
         tuning,
     )
-    from gpt_lab.report.figures.material import Material
 
-    families = {
+    return {
         "forest": forest.draw,
         "seeds": seeds.draw,
         "curves": curves.draw,
@@ -66,21 +116,6 @@ def draw(comparison: Comparison, study: Study, folder: Path) -> list[Figure]:
         "speedup": speedup.draw,
         "lengths": lengths.draw,
     }
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    figures = []
-    with base.look():
-        material = Material(comparison, study)
-        for name, family in families.items():
-            fixed = name in FIXED and comparison.design.looks is not None
-            drawing = None if fixed else family(material)
-            if drawing is None:
-                for ending in ("svg", "png"):
-                    (folder / f"{name}.{ending}").unlink(missing_ok=True)
-                continue
-            svg, png = base.write(drawing, folder)
-            figures.append(Figure(drawing.name, drawing.title, drawing.caption, svg, png))
-    return figures
 
 
 def absent(comparison: Comparison, figures: list[Figure]) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib
 import matplotlib.style
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from gpt_lab.analysis.wording import SUPERSCRIPTS
@@ -96,6 +96,16 @@ SETTINGS = {
     "svg.hashsalt": "gpt_lab",
     "path.simplify": True,
 }
+
+
+class Canvas(Figure):
+    """A figure that a notebook shows where it is the last word of a cell, without pyplot."""
+
+    def _repr_svg_(self) -> str:
+        text = io.StringIO()
+        with look():
+            self.savefig(text, format="svg", metadata={"Date": None})
+        return text.getvalue()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from statsmodels.stats.power import TTestPower
 
 from gpt_lab.stats.decision import EQUIVALENT, LOWER, decide
 from gpt_lab.stats.paired import paired_t
-from gpt_lab.stats.power import MOST, detectable, narrowest, power, seeds
+from gpt_lab.stats.power_analysis import MOST, detectable, narrowest, power, sample_size
 
 
 @pytest.mark.parametrize("n", [3, 5, 20])
@@ -40,10 +40,10 @@ def test_at_the_planned_size_80_percent_of_studies_get_the_word(arms: int, n: in
 
 def test_seeds_are_the_fewest() -> None:
     for word in ("better", "equivalent"):
-        n = seeds(1.0, word=word, arms=3)
+        n = sample_size(1.0, word=word, arms=3)
         assert n is not None and power(1.0, n, word=word, arms=3) >= 0.8 > power(1.0, n - 1, word=word, arms=3)
-    assert seeds(50.0) == 3
-    assert seeds(0.0) is None and seeds(0.01) is None
+    assert sample_size(50.0) == 3
+    assert sample_size(0.0) is None and sample_size(0.01) is None
     assert power(0.01, MOST) < 0.8
 
 
@@ -51,5 +51,5 @@ def test_more_seeds_and_fewer_arms_help() -> None:
     assert detectable(10) < detectable(5) < detectable(3) < detectable(3, arms=4)
     assert narrowest(10) < narrowest(5) and narrowest(5) > detectable(5)
     assert math.isinf(detectable(2))
-    with pytest.raises(ValueError, match="2 pairs, 1 arm"):
+    with pytest.raises(ValueError, match="pairs=1: 2 at least"):
         power(1.0, 1)

@@ -17,15 +17,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri, ndtr, stdtrit
 
-from gpt_lab.stats.decision import EQUIVALENT, decide
-from gpt_lab.stats.paired import Fit
-from gpt_lab.stats.tiers import FEWEST
+from .decision import EQUIVALENT, decide
+from .paired import Fit
+from .tiers import FEWEST
 
 Word = Literal["better", "equivalent"]
 
@@ -39,20 +39,31 @@ MOST = 1000
 FAR = 1e6
 
 
-def power(size: float, pairs: int, *, word: Word = "better", arms: int = 1, alpha: float = 0.05) -> float:
+def power(
+    size: float, pairs: int, *, sd: float = 1.0, word: Word = "better", arms: int = 1, alpha: float = 0.05
+) -> float:
     """Share of studies in which an arm gets a word.
 
     Args:
         size: of `better` how far the true difference lies beyond e; of `equivalent` e itself, the true difference
-            being 0. In deviations of a pair's difference.
+            being 0. In the unit of `sd`.
+        sd: standard deviation of a pair's difference; 1: sizes are in deviations.
         arms: that are compared with the baseline.
 
     Raises:
-        ValueError: fewer than two pairs, no arm, or an alpha that is none.
+        ValueError: fewer than two pairs, no arm, an sd that is not above 0, an unknown word, or an alpha that is none.
     """
-    if pairs < 2 or arms < 1 or not 0 < alpha < 1:
-        raise ValueError(f"pairs={pairs}, arms={arms}, alpha={alpha:g}: 2 pairs, 1 arm and 0 < alpha < 1 at least")
-    return _power(size, pairs, word, arms, alpha)
+    if pairs < 2:
+        raise ValueError(f"pairs={pairs}: 2 at least")
+    _check(sd, word, arms, alpha)
+    return _power(size / sd, pairs, word, arms, alpha)
+
+
+def _check(sd: float, word: str, arms: int, alpha: float) -> None:
+    if word not in get_args(Word):
+        raise ValueError(f"word={word!r}: one of {', '.join(get_args(Word))}")
+    if not 0 < sd < math.inf or arms < 1 or not 0 < alpha < 1:
+        raise ValueError(f"sd={sd:g}, arms={arms}, alpha={alpha:g}: sd > 0, 1 arm at least and 0 < alpha < 1")
 
 
 def alone(size: float, pairs: int, word: Word, level: float) -> float:
@@ -87,19 +98,30 @@ def narrowest(pairs: int, *, arms: int = 1, alpha: float = 0.05, power: float = 
     return _size(pairs, "equivalent", arms, alpha, power)
 
 
-def seeds(
-    size: float, *, word: Word = "better", arms: int = 1, alpha: float = 0.05, power: float = POWER
+def sample_size(
+    size: float,
+    *,
+    sd: float = 1.0,
+    word: Word = "better",
+    arms: int = 1,
+    alpha: float = 0.05,
+    power: float = POWER,
 ) -> int | None:
     """Fewest pairs that earn a word with this power; None where MOST do not.
 
     Args:
-        size: as in power().
+        size, sd, word, arms, alpha: as in power().
+
+    Raises:
+        ValueError: as power(); a power that is not between 0 and 1.
     """
+    _check(sd, word, arms, alpha)
+    if not 0 < power < 1:
+        raise ValueError(f"power={power:g}: a number between 0 and 1")
+    return _fewest(lambda pairs: _power(size / sd, pairs, word, arms, alpha) >= power) if size > 0 else None
 
-    return _fewest(lambda pairs: _power(size, pairs, word, arms, alpha) >= power) if size > 0 else None
 
-
-def seeds_alone(size: float, *, word: Word = "better", level: float = 0.05, power: float = POWER) -> int | None:
+def sample_size_alone(size: float, *, word: Word = "better", level: float = 0.05, power: float = POWER) -> int | None:
     """The same of one comparison at a level of its own: fast, and cautious for `equivalent` in a family."""
     return _fewest(lambda pairs: alone(size, pairs, word, level) >= power) if size > 0 else None
 
