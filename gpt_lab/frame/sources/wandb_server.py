@@ -71,9 +71,13 @@ def load(address: str) -> Source:
         raise DataError(f"{address}: no run there")
     runs = {"/".join(run.path): run for run in found}
 
+    kept: dict[str, pd.DataFrame] = {}  # the figures and the page ask for the same ones, each a download
+
     def curves(asked: Sequence[str]) -> Mapping[str, pd.DataFrame]:
+        new = [name for name in asked if name not in kept]
         with _quiet(), _refusals(address):
-            return dict(zip(asked, _each(_history, [runs[name] for name in asked]), strict=True))
+            kept.update(zip(new, _each(_history, [runs[name] for name in new]), strict=True))
+        return {name: kept[name] for name in asked}
 
     return Source([_row(name, run) for name, run in runs.items()], curves, sweep=sweep, notes=notes)
 
