@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from gpt_lab.frame import study as frame
-    from gpt_lab.notebook.report import ReportView
+    from gpt_lab.notebook.report_view import ReportView
     from gpt_lab.report.figures.base import Canvas
 
 
@@ -114,7 +114,7 @@ class StudyView:
             DataError: no finished run.
         """
         from gpt_lab.frame import load
-        from gpt_lab.notebook.report import ReportView
+        from gpt_lab.notebook.report_view import ReportView
         from gpt_lab.report.tables import Report
         from gpt_lab.report.write import judged
 

@@ -50,9 +50,8 @@ def execute(blocks: list[str]) -> dict[str, Any]:
         exec(compile(tree, f"block {number}", "exec"), names)
         if isinstance(last, ast.Expr):
             shown = eval(compile(ast.Expression(last.value), f"block {number}", "eval"), names)
-            for form in ("__repr__", "_repr_html_", "_repr_svg_"):
-                if hasattr(shown, form):
-                    assert getattr(shown, form)()
+            forms = [form for form in ("_repr_svg_", "_repr_html_", "__repr__") if hasattr(shown, form)]
+            assert getattr(shown, forms[0])(), "a figure's own _repr_html_ is None without a server"
     return names
 
 

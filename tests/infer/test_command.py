@@ -35,7 +35,7 @@ def test_defaults_and_every_argument() -> None:
     assert command.parse([]) == command.Arguments()
     args = "run=a prompt=x=y max_tokens=7 temperature=0 top_k=50 top_p=0.9 seed=3 samples=2 checkpoint=last device=cpu"
     assert command.parse([*args.split(), "cache=false", "runs_dir=r"]) == command.Arguments(
-        "a", "x=y", 7, 0.0, 50, 0.9, 3, 2, "last", "cpu", "r", False
+        "x=y", 7, 0.0, 50, 0.9, 3, 2, "last", "cpu", False, run="a", runs_dir="r"
     )
     assert command.parse(["--no-cache"]).cache is False
     assert command.parse(["top_k=null", "top_p=null", "temperature=1e-1"]).temperature == 0.1

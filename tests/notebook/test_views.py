@@ -16,7 +16,7 @@ from gpt_lab.analysis import wording
 from gpt_lab.cli import generate, report
 from gpt_lab.errors import ConfigError, DataError, LabError
 from gpt_lab.frame.places import Options
-from gpt_lab.notebook.report import ReportView
+from gpt_lab.notebook.report_view import ReportView
 from gpt_lab.report.tables import Report
 from gpt_lab.report.write import judged
 from gpt_lab.stats.interval import Interval
