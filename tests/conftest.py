@@ -108,6 +108,12 @@ def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def no_service_of_an_earlier_test() -> None:
+    """W&B names its helper process in the environment; a program that a later test starts would look for it."""
+    os.environ.pop("WANDB_SERVICE", None)
+
+
+@pytest.fixture(autouse=True)
 def own_signals() -> Iterator[None]:
     """A command takes its process's signals over for good; where a test calls it, they come back."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)

@@ -43,7 +43,7 @@ def compare(
     variant: ArrayLike,
     baseline: ArrayLike,
     *,
-    sesoi: float = 0.01,
+    sesoi: float = 0.0,
     alpha: float = 0.05,
     goal: Literal["minimize", "maximize"] = "minimize",
 ) -> Verdict:
@@ -52,7 +52,8 @@ def compare(
     Args:
         variant, baseline: final scores (pairs,), a pair in the same place of both; a pair that lacks one (NaN) is left
             out.
-        sesoi: smallest effect size of interest, in units of the scores; 0: none is stated.
+        sesoi: smallest effect size of interest, in units of the scores, stated before the runs; 0: none is, and no word
+            needs one.
         goal: whether lower or higher scores are better.
 
     Raises:
@@ -77,8 +78,10 @@ def compare(
     said = decide(fit, alpha=alpha, sesoi=sesoi, eligible=not flat)
     estimate, half, p = float(fit.estimate[0]), float(fit.half_width(alpha)[0]), float(said.p_adjusted[0])
     word = _word(int(said.claim[0]), goal)
-    if flat and n >= 3 and not differences.any():
-        word = "equivalent"  # the same number in every pair draws no new run, but for the setting that changed nothing
+    if flat:  # the same number in every pair draws no new run, and tells nothing of the noise
+        half = p = math.nan
+        if n >= 3 and not differences.any():  # but for the setting that changed nothing
+            word, half, p = "equivalent", 0.0, 1.0
     return Verdict(word, estimate, estimate - half, estimate + half, p, n)
 
 

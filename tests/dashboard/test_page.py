@@ -89,8 +89,9 @@ def test_trackio_shows_runs_curves_configs_and_groups_live(store: Path) -> None:
             "by arm"
         )
 
-        tab.evaluate("document.querySelector('input[aria-label=\"Group by\"]').focus()")
-        options = tab.wait(f"{texts('ul.options li')}.length && {texts('ul.options li')}")
+        box = "document.querySelector('input[aria-label=\"Group by\"]')"
+        opened = f"{texts('ul.options li')}.length || ({box}.blur(), {box}.focus(), 0)"  # the page's news may close it
+        options = tab.wait(f"({opened}) && {texts('ul.options li')}")
         keys = {option.lstrip("✓ ") for option in options}
         assert {"position.name", "optim.lr", "attention.qkv_bias", "norm.gain", "seed", "state", "label"} <= keys
         pick = (

@@ -34,13 +34,22 @@ FOLDER = Path(gpt_lab.stats.__file__).parent
 def test_the_word_is_the_report_s(effect: float, spread: float, word: str) -> None:
     study = of_size(effect, spread=spread)
     scores = study.runs.pivot(index="pair", columns="arm", values="score")
-    found = compare(scores["position=a"], scores["position=rope"])
+    found = compare(scores["position=a"], scores["position=rope"], sesoi=0.01)
     arm = row(compare_study(study), "a")
     assert found.word == arm.verdict == word
     assert arm.delta is not None
     assert (found.estimate, found.low, found.high) == (arm.delta.estimate, arm.delta.low, arm.delta.high)
     assert (found.p, found.n) == (arm.p_adjusted, arm.n)
     assert str(found).startswith(f"{word}: {effect:+.4f} [")
+
+
+def test_a_margin_that_nobody_stated_is_none() -> None:
+    """Half a hundredth is better if it is sure, and nothing is equivalent."""
+    study = of_size(-0.005, spread=0.001)
+    scores = study.runs.pivot(index="pair", columns="arm", values="score")
+    assert compare(scores["position=a"], scores["position=rope"]).word == "better"
+    noise = of_size(0.0002, spread=0.001).runs.pivot(index="pair", columns="arm", values="score")
+    assert compare(noise["position=a"], noise["position=rope"]).word == "undecided"
 
 
 def test_higher_scores_can_be_better() -> None:
@@ -50,7 +59,9 @@ def test_higher_scores_can_be_better() -> None:
 def test_what_decides_nothing() -> None:
     base = 2 + NOISE[:5]
     assert compare(base, base).word == "equivalent"
-    assert compare(base + 0.5, base).word == "undecided", "the same difference in every pair is one run"
+    same = compare(base + 0.5, base)
+    assert same.word == "undecided", "the same difference in every pair is one run"
+    assert math.isnan(same.p) and math.isnan(same.low) and math.isnan(same.high), "and tells nothing of the noise"
     lacking = np.where(np.arange(5) > 1, np.nan, base - 0.1)
     few = compare(lacking, base)
     assert (few.word, few.n) == ("undecided", 2) and math.isnan(few.p)
