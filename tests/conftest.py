@@ -73,7 +73,11 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the `cuda` tests where there is no CUDA device; torch is imported only if such a test was collected."""
+    """Skip the `cuda` tests where there is no CUDA device; torch is imported only if such a test was collected.
+
+    Slow tests come first: at the end no worker waits for one that another has just begun.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if marked:
         import torch
@@ -108,8 +112,9 @@ def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_service_of_an_earlier_test() -> None:
+def no_service_is_left() -> Iterator[None]:
     """W&B names its helper process in the environment; a program that a later test starts would look for it."""
+    yield
     os.environ.pop("WANDB_SERVICE", None)
 
 

@@ -62,8 +62,9 @@ def call(site: Path, folder: Path, name: str, *arguments: str, status: int = 0) 
 def test_an_empty_folder_has_all_that_is_shipped(site: Path, tmp_path: Path) -> None:
     said = call(site, tmp_path, "components")
     assert "rmsnorm" in said and "Select: train KIND=NAME" in said, "hints name the commands as they are called here"
-    said = call(site, tmp_path, "sweep", "pos_enc", "--dry-run", "budget.steps=4", *SHORT)
-    assert "Which position encoding learns Shakespeare best" in said and "sinusoidal" in said
+    assert "steps: 200" in call(site, tmp_path, "train", "+experiment=norm", "--cfg")
+    assert "pos_enc.yaml` makes them" in call(site, tmp_path, "report", "pos_enc", status=2)
+    assert "did you mean pos_enc?" in call(site, tmp_path, "report", "pos_encs", status=2)
     assert not (tmp_path / "conf").exists()
 
 

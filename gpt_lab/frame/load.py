@@ -170,12 +170,12 @@ def _asks(sweep: Sweep) -> tuple[Any, ...]:
 
 
 def _named_like(places: Places) -> Sweep | None:
-    """The shipped sweep of a study's name, for runs that no ledger knows (those of `wandb agent`)."""
-    from gpt_lab.frame.places import SHIPPED
+    """The sweep file of a study's name, for runs that no ledger knows (those of `wandb agent`)."""
     from gpt_lab.study import sweep_file
+    from gpt_lab.study.format import lookup
 
-    path = SHIPPED / f"{places.name}.yaml"
-    if not path.is_file():
+    path = lookup.named().get(places.name)
+    if path is None:
         return None
     try:
         sweep = sweep_file.load(str(path))

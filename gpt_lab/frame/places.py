@@ -15,10 +15,10 @@ from gpt_lab.invocation import prefix
 from gpt_lab.noise import records
 from gpt_lab.options import NonEmpty, NonNegativeFloat, Range, check
 from gpt_lab.study import sweep_file
+from gpt_lab.study.format import lookup
 from gpt_lab.study.sweep import Sweep
 
 REMOTE = "wandb:"
-SHIPPED = Path("sweeps")
 RUNS = Path("runs")
 Goal = Literal["minimize", "maximize"]
 Tier = Literal["auto", "screen", "confirm"]
@@ -160,7 +160,7 @@ def _place(places: Places, target: str) -> None:
     path = Path(target)
     if target.startswith(REMOTE):
         places.remote.append(_address(target))
-    elif path.suffix in (".yaml", ".yml") or (not path.exists() and (SHIPPED / f"{target}.yaml").is_file()):
+    elif path.suffix in (".yaml", ".yml") or (not path.exists() and target in lookup.named()):
         if places.sweep is not None:
             raise ConfigError(
                 f"{target} is a second sweep file: a report answers one (the first is {places.sweep.path})"
@@ -231,13 +231,12 @@ def studies(runs_dir: Path) -> list[str]:
 
 def _offer(target: str, runs_dir: Path) -> str:
     here = studies(runs_dir)
-    sweeps = sorted(str(path) for path in SHIPPED.glob("*.yaml"))
     names = {name: f"{runs_dir}/{name}" for name in here} | {
         f"{runs_dir}/{name}": f"{runs_dir}/{name}" for name in here
     }
-    names |= {Path(name).stem: name for name in sweeps if Path(name).stem not in names} | {
-        name: name for name in sweeps
-    }
+    for name, path in lookup.named().items():
+        text = name if path.is_absolute() else str(path)
+        names |= {text: text} | ({} if name in names else {name: text})
     close = difflib.get_close_matches(target, sorted(names), n=1, cutoff=0.5)
     if close:
         return f"did you mean {names[close[0]]}?"

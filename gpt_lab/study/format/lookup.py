@@ -22,14 +22,22 @@ def find(name: str | Path) -> Path:
         return path
     if path.parent == Path("."):
         for folder, stem in itertools.product(project.folders("sweeps"), (f"{path.name}.yaml", path.name)):
-            candidate = folder / stem
-            if os.path.isfile(candidate):
-                here = Path.cwd()
-                return candidate.relative_to(here) if candidate.is_relative_to(here) else candidate
+            if os.path.isfile(candidate := folder / stem):
+                return _from_here(candidate)
         raise ConfigError(unknown("sweep", path.name, project.files("sweeps")))
     if os.path.isdir(path):
         raise ConfigError(f"{path} is a folder: name a sweep file (YAML)")
     raise ConfigError(f"no sweep file {path}")
+
+
+def named() -> dict[str, Path]:
+    """Name -> the file, as seen from here, of every sweep of the project and of the lab."""
+    return {name: _from_here(path) for name, path in project.files("sweeps").items()}
+
+
+def _from_here(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def read(path: Path) -> dict[str, Any]:
