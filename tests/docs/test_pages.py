@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import questions
-from gpt_lab import components, config
+from gpt_lab import components, config, terminal
+from gpt_lab.analysis.compare import compare
+from gpt_lab.report import console
+from gpt_lab.report.tables import Report
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.study.format.layout import BLOCK
 from gpt_lab.study.sweep import Sweep
@@ -17,6 +20,14 @@ from tests.docs.pages import PAGES, ROOT, block, prose, shown_file, text
 
 MOST_LINES = 200
 """Of README."""
+
+
+def test_the_verdicts_are_what_report_prints_of_the_committed_runs() -> None:
+    study = questions.read("pos_enc", questions.REPORTS / "pos_enc")
+    report = Report(compare(study), study)
+    printed = [line.rstrip() for line in terminal.plain(lambda screen: console.show(report, screen))]
+    verdicts = block("verdicts").splitlines()[1:-1]
+    assert len(verdicts) > 8 and printed[: len(verdicts)] == verdicts
 
 
 def test_readme_is_short() -> None:
