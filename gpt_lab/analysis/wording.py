@@ -225,10 +225,19 @@ def _answer(comparison: Comparison) -> str:
     for word in ("better", "worse", "equivalent", "real but small", "undecided"):
         rows = [row for row in judged if row.verdict == word and row not in better[:1]]
         if rows:
-            parts.append(f"{_listed([names[row.arm] for row in rows])} {'is' if len(rows) == 1 else 'are'} {word}")
+            said = f"{_listed([names[row.arm] for row in rows])} {'is' if len(rows) == 1 else 'are'} {word}"
+            parts.append(said + (_reach(rows, design.sesoi) if word == "real but small" else ""))
     if lacking := len(compared) - len(judged):
         parts.append(f"{lacking} {'arm has' if lacking == 1 else 'arms have'} no data yet")
     return "; ".join(parts) + "."
+
+
+def _reach(rows: Sequence[Row], sesoi: float | None) -> str:
+    """How far the intervals reach beyond the margin: small was not excluded, which is not that it was shown."""
+    if not sesoi:
+        return ""
+    most = max(max(abs(row.delta.low), abs(row.delta.high)) for row in rows if row.delta is not None)
+    return f" (interval up to {most / sesoi:.1f} times the smallest effect size of interest)"
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:

@@ -13,6 +13,7 @@ from scipy import stats
 
 from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.judge import seeds_to_plan
+from gpt_lab.analysis.wording import answer
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.frame.study import COLUMNS, Study
 from gpt_lab.stats import power_analysis
@@ -31,6 +32,15 @@ def test_verdicts_follow_the_interval_and_the_band() -> None:
     assert {r.tier for r in found.rows} == {None, "confirm"}
     assert found.correction == "Holm over 5 comparisons" and found.sesoi == 0.01
     assert row(compare(of_size(0.009, spread=0.02)), "a").verdict == "undecided"
+
+
+def test_small_is_said_with_how_far_the_interval_reaches() -> None:
+    """A difference of at least 0 and at most several margins has not been shown to be small."""
+    found = compare(of_size(0.03, spread=0.02))
+    e = row(found, "a")
+    assert e.verdict == "real but small" and e.delta is not None and found.sesoi == 0.01
+    assert f"(interval up to {e.delta.high / 0.01:.1f} times the smallest effect size of interest)" in answer(found)
+    assert e.delta.high > 0.03
 
 
 def test_maximize_is_the_mirror() -> None:
