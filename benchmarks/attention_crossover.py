@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from gpt_lab import kernels
-from gpt_lab.parts.position import alibi_slopes
+from gpt_lab.parts.position.alibi import alibi_slopes
 from gpt_lab.store.record import machine
 
 OUT = Path(__file__).parent / "results" / "attention_crossover.json"

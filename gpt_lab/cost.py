@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from gpt_lab.errors import ConfigError
 from gpt_lab.model import GPT
@@ -26,7 +27,7 @@ from gpt_lab.parts.base import role
 from gpt_lab.schema import TOLERANCE, RunConfig
 
 COUNTED = {"params": "non-embedding parameters", "flops": "training FLOPs per token"}
-"""What each value of `match` makes equal, in words."""
+"""What each value of `match` makes equal, in words; parameters are those that a token uses."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Cost:
         parameters: all trained numbers, vocabulary padding included.
         embedding: those of token and position embeddings and of an untied head.
         non_embedding: the rest.
+        active: those of the rest that a token uses: less than all where experts take turns.
         train_flops_per_token: 3 x those of a forward pass, averaged over the tokens of the training context; what
             checkpointing computes again is not counted.
         mfu_flops_per_token: of training too, as MFU counts attention (above).
@@ -45,6 +47,7 @@ class Cost:
     parameters: int
     embedding: int
     non_embedding: int
+    active: int
     train_flops_per_token: int
     mfu_flops_per_token: int
 
@@ -66,19 +69,30 @@ def cost_of(model: GPT) -> Cost:
     for name, parameter in model.named_parameters():
         total += parameter.numel()
         embedding += parameter.numel() if role(name, parameter.ndim) in ("embedding", "head") else 0
-    return Cost(total, embedding, total - embedding, 3 * _forward(model, _average), 3 * _forward(model, _last))
+    rest = total - embedding
+    active = rest - sum(getattr(module, "idle_parameters", 0) for module in model.modules())
+    return Cost(total, embedding, rest, active, 3 * _forward(model, _average), 3 * _forward(model, _last))
 
 
 def _forward(model: GPT, count: Callable[[Any, int], float]) -> int:
-    """Forward FLOPs of a token."""
-    blocks: list[Any] = list(model.blocks)
+    """Forward FLOPs of a token: of every part that states its own, at each depth where it stands."""
     context = model.shape.context
-    return (
-        round(sum(count(block.attention, context) for block in blocks))
-        + round(sum(count(block.mlp, context) for block in blocks))
-        + round(count(model.position, context))
-        + 2 * model.shape.width * model.embed.num_embeddings
-    )
+    found: dict[str, float] = {}
+    for block in model.layers():
+        found["block"] = found.get("block", 0.0) + (count(block, context) if hasattr(block, "flops_per_token") else 0.0)
+        for name, child in block.named_children():
+            found[name] = found.get(name, 0.0) + _stated(child, count, context)
+    for name, part in (("position", model.position), ("streams", model.streams)):
+        if part is not None:
+            found[name] = _stated(part, count, context)
+    return sum(map(round, found.values())) + 2 * model.shape.width * model.embed.num_embeddings
+
+
+def _stated(module: nn.Module, count: Callable[[Any, int], float], context: int) -> float:
+    """What the outermost parts in a module state; what is inside one is in its number."""
+    if hasattr(module, "flops_per_token"):
+        return count(module, context)
+    return sum(_stated(child, count, context) for child in module.children())
 
 
 def _average(part: Any, context: int) -> float:
@@ -93,7 +107,7 @@ def _last(part: Any, context: int) -> float:
 
 def counted(cost: Cost, match: str) -> int:
     """What a value of `match` compares: see COUNTED."""
-    return {"params": cost.non_embedding, "flops": cost.train_flops_per_token}[match]
+    return {"params": cost.active, "flops": cost.train_flops_per_token}[match]
 
 
 def is_matched(count: int, target: int, match: str) -> bool:

@@ -135,7 +135,8 @@ def terms(cfg: RunConfig, sizes: Sizes) -> dict[str, int]:
     embedding = rows * sizes.width * (1 if cfg.model.tied else 2)
     per_layer = _layer(cfg, sizes) if sizes.per_layer is None else sizes.per_layer
     at_once = sizes.rows * sizes.context
-    kept = FLOAT * at_once * sizes.width * sizes.depth if _ours("residual", cfg.residual) else 0
+    plain = _module("residual", cfg.residual) == "gpt_lab.parts.residual.blocks"
+    kept = FLOAT * at_once * sizes.width * sizes.depth if plain else 0
     trained = "weights, gradients and optimizer state of"
     return {
         f"{trained} an embedding of {rows:,} tokens": each * embedding,
@@ -202,17 +203,17 @@ def _said(cfg: RunConfig, sizes: Sizes, name: str) -> str:
 
 
 def _layer(cfg: RunConfig, sizes: Sizes) -> int:
-    """Parameters of a layer of the lab's own parts, at the least; 0 of others."""
+    """Parameters of a layer's plain parts, at the least; 0 of others."""
     width, count = sizes.width, 0
-    if _ours("attention", cfg.attention):
+    if _module("attention", cfg.attention) == "gpt_lab.parts.attention.softmax":
         count += 2 * width * width  # queries and output; keys and values may be few
-    if _ours("mlp", cfg.mlp):
+    if _module("mlp", cfg.mlp) == "gpt_lab.parts.mlp.dense":
         count += 2 * width * sizes.d_ff if sizes.d_ff else 7 * width * width  # 8, less what rounding takes
     return count
 
 
-def _ours(kind: str, settings: Mapping[str, object]) -> bool:
-    return registry.get(kind, str(settings["name"])).module.startswith("gpt_lab.")
+def _module(kind: str, settings: Mapping[str, object]) -> str:
+    return registry.get(kind, str(settings["name"])).module
 
 
 def _machine() -> int | None:

@@ -16,7 +16,9 @@ from torch.utils.checkpoint import checkpoint
 from gpt_lab import kernels, registry
 from gpt_lab.errors import ConfigError
 from gpt_lab.kernels.base import Memo
-from gpt_lab.parts.base import Flow, KeyedDropout, KVCacheLike, Position, Shape, role, salt
+from gpt_lab.parts.base import Flow, Position, Shape, States, role
+from gpt_lab.parts.dropout import KeyedDropout
+from gpt_lab.parts.residual.base import Streams
 from gpt_lab.schema import RunConfig
 
 
@@ -45,17 +47,22 @@ class GPT(nn.Module):
         self.logits_scale: float = init.logits_scale
         rows = math.ceil(vocab_size / flags.vocab_multiple) * flags.vocab_multiple
         self.embed = nn.Embedding(rows, shape.width)
-        self.embed_dropout = KeyedDropout(shape.dropout, salt(shape.depth, "embed"))
+        self.embed_dropout = KeyedDropout(shape.dropout, "embed")
         self.position: Position = registry.build("position", cfg.position, shape)
         make_norm = functools.partial(registry.build, "norm", cfg.norm)
         self.embed_norm = make_norm(shape.width) if flags.embed_norm else None
+        block = registry.load("residual", cfg.residual["name"])
+        options = {key: value for key, value in cfg.residual.items() if key != "name"}
+        self.order: list[int] = list(block.order(shape.depth, **options))
         self.blocks = nn.ModuleList()
-        for layer in range(shape.depth):
+        for layer in range(1 + max(self.order)):
             attention = registry.build("attention", cfg.attention, shape, layer)
             _rescale(attention, init, shape)
             mlp = registry.build("mlp", cfg.mlp, shape, layer)
-            self.blocks.append(registry.build("residual", cfg.residual, shape, layer, attention, mlp, make_norm))
-        self.norm = make_norm(shape.width) if registry.load("residual", cfg.residual["name"]).final_norm else None
+            self.blocks.append(block(shape, layer, attention, mlp, make_norm, **options))
+        first: Any = self.blocks[0]
+        self.streams: Streams | None = first.streams(shape)
+        self.norm = make_norm(shape.width) if block.final_norm else None
         self._positions = Memo(4)
         self.head = None if flags.tied else nn.Linear(shape.width, rows, bias=False)
 
@@ -65,8 +72,9 @@ class GPT(nn.Module):
         *,
         positions_T: Tensor | None = None,
         documents_BT: Tensor | None = None,
-        cache: KVCacheLike | None = None,
+        states: States | None = None,
         keys_B: Tensor | None = None,
+        losses: list[Tensor] | None = None,
     ) -> Tensor:
         """Logits of the token after each token.
 
@@ -74,8 +82,9 @@ class GPT(nn.Module):
             tokens_BT: int64 token ids.
             positions_T: int64 absolute positions; None: 0 to T-1.
             documents_BT: int64 document numbers; attention stays inside equal numbers. None: each row is one document.
-            cache: keys and values of earlier tokens, to which these are added.
-            keys_B: int64 dropout key of each row (base.row_keys); None: no dropout.
+            states: what parts kept of earlier tokens, to which these are added.
+            keys_B: int64 dropout key of each row (dropout.row_keys); None: no dropout.
+            losses: parts append here what is to be minimised beside the objective; None: it is not computed.
 
         Returns:
             (B, T, V) in the activations' type, V = vocab_size.
@@ -84,17 +93,21 @@ class GPT(nn.Module):
             length, device = tokens_BT.shape[1], tokens_BT.device
             # the same tensor in every pass, so that tables built from it are remembered
             positions_T = self._positions((length, device), (), lambda: torch.arange(length, device=device))
-        flow = Flow(self.position, positions_T, documents_BT, cache, keys_B)
+        shared: dict[str, Tensor] = {}
+        flow = Flow(self.position, positions_T, documents_BT, states, keys_B, 0, shared, losses)
         x = self.position.embed(self.embed(tokens_BT), positions_T)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
-        x = self.embed_dropout(x, keys_B)
-        if self.checkpointing and self.training and cache is None:
-            for block in self.blocks:  # dropout is keyed: no generator's state to keep
-                x = checkpoint(block, x, flow, use_reentrant=False, preserve_rng_state=False)
-        else:
-            for block in self.blocks:
-                x = block(x, flow)
+        x = shared["x0"] = self.embed_dropout(x, keys_B, self.shape.depth)
+        stream = x if self.streams is None else self.streams.enter(x, flow)
+        recompute = self.checkpointing and self.training and states is None
+        for layer, block in enumerate(self.layers()):
+            here = flow._replace(layer=layer)
+            if recompute:  # dropout is keyed: no generator's state to keep
+                stream = checkpoint(block, stream, here, use_reentrant=False, preserve_rng_state=False)
+            else:
+                stream = block(stream, here)
+        x = stream if self.streams is None else self.streams.leave(stream, flow)
         if self.norm is not None:
             x = self.norm(x)
         if self.logits_scale != 1.0:
@@ -105,6 +118,25 @@ class GPT(nn.Module):
         if self.softcap is not None:
             logits_BTV = self.softcap * torch.tanh(logits_BTV.float() / self.softcap)
         return logits_BTV
+
+    def layers(self) -> list[nn.Module]:
+        """The block at each depth, the first first: one that is used again stands there again."""
+        return [self.blocks[number] for number in self.order]
+
+    @property
+    def draws(self) -> bool:
+        """Whether training draws random numbers in the forward pass, so that rows need dropout keys."""
+        return any(getattr(part, "draws", False) for part in self.modules() if part is not self)
+
+    def measures(self) -> dict[str, float]:
+        """What parts have to say of the last steps, as `layer<number>/<name>`: each `measures` of a part."""
+        found: dict[str, float] = {}
+        for number, block in enumerate(self.blocks):
+            for module in block.modules():
+                part: Any = module
+                if hasattr(part, "measures"):
+                    found |= {f"layer{number}/{name}": value for name, value in part.measures().items()}
+        return found
 
     def choose_kernels(
         self, device: str | torch.device, dtype_name: str, documents: bool = False, times: int = 1
@@ -122,12 +154,13 @@ class GPT(nn.Module):
         """
         choices = []
         for block in self.blocks:
-            attention: Any = block.attention
-            if not hasattr(attention, "request"):  # attention of another package that computes without these kernels
-                continue
-            request = attention.request(torch.device(device), dtype_name, self.position.bias_kind, documents)
-            choices.append(kernels.choose(self.kernel_name, replace(request, context=times * request.context)))
-            attention.kernel = choices[-1].name
+            for module in block.modules():
+                attention: Any = module
+                if not hasattr(attention, "request"):  # one that computes without these kernels
+                    continue
+                request = attention.request(torch.device(device), dtype_name, self.position.bias_kind, documents)
+                choices.append(kernels.choose(self.kernel_name, replace(request, context=times * request.context)))
+                attention.kernel = choices[-1].name
         return choices
 
 
@@ -152,19 +185,31 @@ def _name(part: nn.Module) -> str:
 def initialize(model: GPT, cfg: RunConfig) -> None:
     """Sets every parameter from (cfg.draw_seed, its name): two models that share a parameter start equal there.
 
-    Biases become 0, other vectors keep what their constructor gave, the padding rows of the vocabulary become 0.
+    A part may draw its own, by a method `draw(name, generator)` that returns the values of one of its parameters or
+    None. Otherwise biases become 0, other vectors keep what their constructor gave, the padding rows of the vocabulary
+    become 0.
     """
     init = registry.build("init", cfg.init, model.shape)
+    own: list[tuple[str, Any]] = [
+        (prefix, module) for prefix, module in model.named_modules() if hasattr(module, "draw")
+    ]
     for name, parameter in model.named_parameters():
         kind = role(name, parameter.ndim)
-        if name.endswith(".bias"):
+        generator = torch.Generator().manual_seed(_parameter_seed(cfg.draw_seed, name))
+        inside = [(prefix, module) for prefix, module in own if name.startswith(f"{prefix}.")]
+        drawn = None
+        for prefix, part in reversed(inside):  # the innermost first
+            drawn = part.draw(name.removeprefix(f"{prefix}."), generator) if drawn is None else drawn
+        if drawn is not None:
+            parameter.copy_(drawn)
+        elif name.endswith(".bias"):
             parameter.zero_()
-        elif kind != "vector":
+        elif parameter.ndim > 1:
+            kind = "matrix" if kind == "vector" else kind  # a short convolution
             target = parameter.data
             if name in ("embed.weight", "head.weight"):
                 target[model.vocab_size :].zero_()
                 target = target[: model.vocab_size]
-            generator = torch.Generator().manual_seed(_parameter_seed(cfg.draw_seed, name))
             target.copy_(init.weight(name, tuple(target.shape), kind, generator))
 
 

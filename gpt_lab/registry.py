@@ -42,7 +42,7 @@ KINDS = (
     "objective",
     "tracker",
 )
-ENTRY_POINTS = "gpt_lab.parts"
+ENTRY_POINTS = PARTS = "gpt_lab.parts"
 OWN = "own_parts"
 """Package under whose name the files of one's own are imported, whatever folders of that name lie about."""
 REQUIRED = object()
@@ -263,8 +263,8 @@ def _scan(module: str, path: Path) -> Iterator[Part]:
         tree = ast.parse(text, str(path))
     except (SyntaxError, ValueError, OSError) as error:  # ValueError: not UTF-8, or a null byte
         raise ConfigError(f"{_where(error, path)} cannot be read as Python: {_said(error)}") from None
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    for node in classes.values():
+    classes = _classes(tree)
+    for node in [node for node in tree.body if isinstance(node, ast.ClassDef)]:
         for decorator in node.decorator_list:
             match decorator:
                 case ast.Call(
@@ -277,6 +277,24 @@ def _scan(module: str, path: Path) -> Iterator[Part]:
                     yield Part(kind, name, module, path, node.name, _doc(node, taken, classes), taken)
 
 
+def _classes(tree: ast.Module) -> dict[str, ast.ClassDef]:
+    """The classes that a file defines or imports by name from a part of this package, and theirs in turn."""
+    found: dict[str, ast.ClassDef] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PARTS}."):
+            inside = _package_classes(str(node.module))
+            found |= inside  # the bases of what is imported must be found as well
+            found |= {name.asname: inside[name.name] for name in node.names if name.asname and name.name in inside}
+    return found | {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+@functools.cache
+def _package_classes(module: str) -> dict[str, ast.ClassDef]:
+    """As _classes, of a module of this package."""
+    path = project.PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    return _classes(ast.parse(path.read_text(encoding="utf-8"), str(path))) if path.is_file() else {}
+
+
 def explained(doc: str, key: str) -> str:
     """The lines of a docstring that say what an option means: `key: ...`, continuation lines (deeper indented) too."""
     found = re.search(rf"^([ ]*)`{{0,2}}{re.escape(key)}`{{0,2}}: *.+(?:\n\1[ ]+\S.*)*", doc, re.MULTILINE)
@@ -284,14 +302,14 @@ def explained(doc: str, key: str) -> str:
 
 
 def _base(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> ast.ClassDef | None:
-    """The first base that is in the same file."""
+    """The first base that is in the same file, or imported by it from gpt_lab.parts."""
     return next((classes[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in classes), None)
 
 
 def _options(where: str, node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> dict[str, Option]:
     """Keyword-only arguments of the class's own __init__; where it has none, or takes `**`, then those of its base.
 
-    A base is one in the same file: others would have to be imported.
+    A base is one in the same file or imported from gpt_lab.parts.
     """
     own: dict[str, Option] = {}
     complete = False

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gpt_lab.errors import ConfigError
 from gpt_lab.kernels import Request, attention, choose
-from gpt_lab.parts.position import alibi_slopes
+from gpt_lab.parts.position.alibi import alibi_slopes
 
 HEADS, HEAD_DIM, ROWS = 4, 8, 2
 SLOPES = torch.tensor(alibi_slopes(HEADS))

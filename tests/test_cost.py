@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gpt_lab import registry
 from gpt_lab.cost import cost, cost_of
-from gpt_lab.infer.cache import KVCache
+from gpt_lab.infer.cache import Cache
 from gpt_lab.kernels.base import View, visible
 from gpt_lab.model import GPT
 from gpt_lab.parts.base import keys_seen
@@ -38,10 +38,10 @@ def test_exact(variant: dict[str, Any]) -> None:
     assert price.parameters == sum(p.numel() for p in model.parameters())
     assert price.parameters == price.embedding + price.non_embedding
     tokens = torch.zeros(1, cfg.scale.context, dtype=torch.long)
-    cache = KVCache.for_model(model)
+    cache = Cache()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         for place in torch.arange(cfg.scale.context).split(1):
-            model(tokens[:, place], positions_T=place, cache=cache)
+            model(tokens[:, place], positions_T=place, states=cache)
     assert 3 * counter.get_total_flops() == price.train_flops_per_token * tokens.numel()
 
 

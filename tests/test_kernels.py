@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpt_lab.kernels import attention, available
 from gpt_lab.kernels.base import Memo, View, visible
-from gpt_lab.parts.base import dropped
+from gpt_lab.parts.dropout import dropped
 from tests.kernel_cases import CASES, FP32, HEAD_DIM, HEADS, can, expected, inputs, options, request, run
 
 DENSE = [(k, c) for k in ("math", "sdpa") for c, case in CASES.items() if can(k, request(case))]

@@ -11,8 +11,9 @@ from torch import Tensor
 from gpt_lab import registry
 from gpt_lab.errors import ConfigError
 from gpt_lab.model import GPT, initialize
-from gpt_lab.parts import attention
-from gpt_lab.parts.base import Flow, Shape, row_keys
+from gpt_lab.parts.attention import softmax as attention
+from gpt_lab.parts.base import Flow, Shape
+from gpt_lab.parts.dropout import row_keys
 from gpt_lab.parts.objective import CrossEntropy
 from gpt_lab.schema import RunConfig
 from tests.helpers import tiny_config

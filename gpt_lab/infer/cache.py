@@ -1,167 +1,65 @@
-"""Keys and values of the tokens already read, so that each new token costs one position and not the whole text.
-
-Shapes: B samples, G key/value heads, T new tokens, S tokens held, K head size.
-"""
+"""The decoding states of a whole model: what its parts keep of the tokens already read (gpt_lab/parts/states.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from typing import TypeVar
 
 from gpt_lab.model import GPT
+from gpt_lab.parts.base import State
 
-FIRST_CAPACITY = 64
-"""Slots of the first allocation; each later one at least doubles, so that n tokens cost O(n) copying in all."""
+S = TypeVar("S", bound=State)
 
 
-class LayerCache:
-    """One layer's keys and values. With a window it is a ring buffer that never holds more than `window` slots.
+class Cache:
+    """Every part's state, by depth and site. A part makes its own when it reads its first token.
 
-    Only the key/value heads are kept (G of them, not one per query head), so grouped attention stores H / G times less.
-    The order of the slots of a ring is arbitrary: the returned positions say which key stands where.
+    Fields:
+        seen: tokens read, which is the position of the next one.
+        usable: whether every attention that needs earlier tokens has kept them.
     """
 
-    def __init__(self, window: int | None = None) -> None:
-        self.window = window
+    def __init__(self) -> None:
         self.seen = 0
-        self._keys: Tensor | None = None
-        self._values: Tensor | None = None
-        self._positions: Tensor | None = None
-
-    @property
-    def held(self) -> int:
-        """Tokens whose keys are in the buffer now."""
-        return self.seen if self.window is None else min(self.seen, self.window)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes allocated, spare slots included."""
-        return sum(t.numel() * t.element_size() for t in (self._keys, self._values, self._positions) if t is not None)
-
-    def update(self, k_BGTK: Tensor, v_BGTK: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Adds T tokens; returns keys (B,G,S,K), values (B,G,S,K) and positions (S,) that these T may look back on.
-
-        With a window and T > 1 the older ring comes first and all T new keys follow, as the first of the T still needs
-        keys that the last of them pushes out. What is returned may share memory with the cache: use it before the
-        next update.
-        """
-        new = k_BGTK.shape[2]
-        before = self.held
-        keys, values, positions = self._room(k_BGTK, v_BGTK, positions_T, new)
-        if self.window is not None and new > 1 and before > 0:
-            found = (
-                torch.cat([keys[:, :, :before], k_BGTK], dim=2),
-                torch.cat([values[:, :, :before], v_BGTK], dim=2),
-                torch.cat([positions[:before], positions_T]),
-            )
-            self._write(keys, values, positions, k_BGTK, v_BGTK, positions_T)
-            return found
-        self._write(keys, values, positions, k_BGTK, v_BGTK, positions_T)
-        if self.window is not None and new > self.window:
-            return k_BGTK, v_BGTK, positions_T
-        return keys[:, :, : self.held], values[:, :, : self.held], positions[: self.held]
-
-    def expand(self, rows: int) -> None:
-        """Repeats the one row held for `rows` samples that go on from the same prompt."""
-        if self._keys is not None and self._values is not None:
-            self._keys = self._keys.expand(rows, -1, -1, -1).contiguous()
-            self._values = self._values.expand(rows, -1, -1, -1).contiguous()
-
-    def clear(self) -> None:
-        """Forgets the tokens; the buffers stay allocated."""
-        self.seen = 0
-
-    def _write(
-        self, keys: Tensor, values: Tensor, positions: Tensor, k: Tensor, v: Tensor, positions_T: Tensor
-    ) -> None:
-        new = k.shape[2]
-        kept = new if self.window is None else min(new, self.window)
-        first = self.seen + new - kept
-        self.seen += new
-        slot = first if self.window is None else first % self.window
-        if self.window is None or slot + kept <= self.window:
-            keys[:, :, slot : slot + kept] = k[:, :, new - kept :]
-            values[:, :, slot : slot + kept] = v[:, :, new - kept :]
-            positions[slot : slot + kept] = positions_T[new - kept :]
-            return
-        slots = torch.arange(first, first + kept, device=k.device) % self.window
-        keys.index_copy_(2, slots, k[:, :, new - kept :])
-        values.index_copy_(2, slots, v[:, :, new - kept :])
-        positions.index_copy_(0, slots, positions_T[new - kept :])
-
-    def _room(self, k: Tensor, v: Tensor, positions_T: Tensor, new: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The buffers, grown where `new` more tokens do not fit."""
-        if self.seen == 0 and self._keys is not None and self._keys.shape[0] != k.shape[0]:
-            self._keys = self._values = self._positions = None
-        needed = self.seen + new if self.window is None else min(self.seen + new, self.window)
-        have = 0 if self._keys is None else self._keys.shape[2]
-        if self._keys is None or self._values is None or self._positions is None or needed > have:
-            capacity = max(needed, 2 * have, FIRST_CAPACITY)
-            if self.window is not None:
-                capacity = min(capacity, self.window)
-            old = self._keys, self._values, self._positions
-            self._keys = k.new_empty(*k.shape[:2], capacity, k.shape[3])
-            self._values = v.new_empty(*v.shape[:2], capacity, v.shape[3])
-            self._positions = positions_T.new_empty(capacity)
-            if old[0] is not None and old[1] is not None and old[2] is not None:
-                self._keys[:, :, :have] = old[0]
-                self._values[:, :, :have] = old[1]
-                self._positions[:have] = old[2]
-        return self._keys, self._values, self._positions
-
-
-class KVCache:
-    """The caches of all layers of one model: `cache[layer].update(...)`.
-
-    windows: for each layer its sliding window in tokens, None for a layer that sees everything.
-    """
-
-    def __init__(self, depth: int, windows: Sequence[int | None] | None = None) -> None:
-        self._windows = list(windows or [None] * depth)
-        if len(self._windows) != depth:
-            raise ValueError(f"{len(self._windows)} windows for {depth} layers")
-        self._layers = [LayerCache(window) for window in self._windows]
         self.usable = True
+        self._states: dict[tuple[int, str], State] = {}
 
-    @classmethod
-    def for_model(cls, model: GPT) -> KVCache:
-        """An empty cache with a ring buffer wherever `model.blocks[i].attention.window` is set."""
-        return cls(len(model.blocks), [getattr(block.attention, "window", None) for block in model.blocks])
-
-    def __getitem__(self, layer: int) -> LayerCache:
-        return self._layers[layer]
-
-    def __len__(self) -> int:
-        return len(self._layers)
-
-    @property
-    def seen(self) -> int:
-        """Tokens read so far, which is the position of the next one."""
-        return self._layers[0].seen
+    def slot(self, layer: int, site: str, make: Callable[[], S]) -> S:
+        """The state of one part at one depth, made when it is first asked for."""
+        state = self._states.get((layer, site))
+        if state is None:
+            state = self._states[layer, site] = make()
+        return state  # type: ignore[return-value]  # a site belongs to one part, which always makes the same
 
     @property
     def nbytes(self) -> int:
         """Bytes allocated in all layers."""
-        return sum(layer.nbytes for layer in self._layers)
+        return sum(state.nbytes for state in self._states.values())
 
-    def check(self, seen: int) -> bool:
-        """Whether all layers have kept the `seen` tokens read; if not, the cache is emptied and no longer usable.
+    def read(self, model: GPT, tokens: int) -> bool:
+        """Notes that the model has read `tokens` more; whether all its attentions have kept them.
 
-        An attention of another package may leave the cache alone. Its later passes would then see the new tokens only.
+        If not, all is forgotten and the cache no longer usable: an attention of another package that leaves the states
+        alone would see nothing but the new tokens in its later passes.
         """
-        if any(layer.seen != seen for layer in self._layers):
-            self._layers = [LayerCache(window) for window in self._windows]
-            self.usable = False
+        self.seen += tokens
+        for layer, block in enumerate(model.layers()):
+            attention = getattr(block, "attention", None)
+            if attention is None or getattr(attention, "stateless", False):
+                continue
+            state = self._states.get((layer, "attention"))
+            if state is None or state.seen != self.seen:
+                self._states, self.usable = {}, False
+                break
         return self.usable
 
     def expand(self, rows: int) -> None:
         """Repeats the one row held for `rows` samples that go on from the same prompt."""
-        for layer in self._layers:
-            layer.expand(rows)
+        for state in self._states.values():
+            state.expand(rows)
 
     def clear(self) -> None:
-        """Forgets the tokens; the buffers stay allocated."""
-        for layer in self._layers:
-            layer.clear()
+        """Forgets the tokens; buffers of keys and values stay allocated."""
+        self.seen = 0
+        for state in self._states.values():
+            state.clear()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gpt_lab.errors import ConfigError, LabError
-from gpt_lab.infer.cache import KVCache
+from gpt_lab.infer.cache import Cache
 from gpt_lab.model import GPT
 
 ENDED = -1
@@ -144,7 +144,7 @@ def _steps(
     usage: Usage,
 ) -> Generator[list[int], None, None]:
     device = next(model.parameters()).device
-    cache = KVCache.for_model(model) if use_cache else None
+    cache = Cache() if use_cache else None
     streams = [_stream(seed, i) for i in range(samples)]
     over = [False] * samples
     tokens_BT = torch.tensor([prompt_ids], device=device)
@@ -172,7 +172,7 @@ def _steps(
 
 
 @torch.no_grad()  # not inference_mode: tables that a part builds here must still serve training
-def next_logits(model: GPT, tokens_BT: Tensor, cache: KVCache | None) -> Tensor:
+def next_logits(model: GPT, tokens_BT: Tensor, cache: Cache | None) -> Tensor:
     """Logits (B, V) of the token after `tokens_BT`; with a cache that holds the first of them, only the rest are read.
 
     Where an attention does not use the cache, neither does this.
@@ -192,9 +192,9 @@ def next_logits(model: GPT, tokens_BT: Tensor, cache: KVCache | None) -> Tensor:
     else:
         for first in range(cache.seen, length, PREFILL):
             chunk = slice(first, min(first + PREFILL, length))
-            logits_BTV = model(tokens_BT[:, chunk], positions_T=positions_T[chunk], cache=cache)
-        if not cache.check(length):
-            return next_logits(model, tokens_BT, None)
+            logits_BTV = model(tokens_BT[:, chunk], positions_T=positions_T[chunk], states=cache)
+            if not cache.read(model, len(positions_T[chunk])):
+                return next_logits(model, tokens_BT, None)
     logits_BV: Tensor = logits_BTV[:, -1].float()
     if not torch.isfinite(logits_BV).all():
         raise LabError("the model's logits are not finite: its weights diverged; try checkpoint=best or another run")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gpt_lab.kernels.base import Request, View, additive, constant, visible
-from gpt_lab.parts.base import dropped
+from gpt_lab.parts.dropout import dropped
 from gpt_lab.registry import register
 
 _HOPPER_ORDER = [

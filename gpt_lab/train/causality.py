@@ -27,7 +27,7 @@ from torch import Tensor
 from gpt_lab import registry
 from gpt_lab.errors import ConfigError
 from gpt_lab.model import initialize
-from gpt_lab.parts.base import row_keys
+from gpt_lab.parts.dropout import row_keys
 from gpt_lab.parts.objective import IGNORED
 from gpt_lab.schema import RunConfig
 from gpt_lab.train import ending
@@ -140,9 +140,9 @@ class _Twin:
         self.vocab_size = min(vocab_size, VOCABULARY)
         self.model = bare_model(cfg, self.vocab_size).to(self.device)
         self.model.choose_kernels(device, precision.name, documents=cfg.batch.document_mask)
-        attentions: list[Any] = [getattr(block, "attention", None) for block in self.model.blocks]
-        self.attentions = [(part, part.kernel) for part in attentions if hasattr(part, "kernel")]
-        dropout = longest is None and (cfg.model.dropout > 0 or cfg.attention.get("dropout"))  # its masks cost most
+        parts: list[Any] = [part for part in self.model.modules() if hasattr(part, "request")]
+        self.attentions = [(part, part.kernel) for part in parts if hasattr(part, "kernel")]
+        dropout = longest is None and self.model.draws  # its masks cost most
         self.keys_B = row_keys(SEED, 0, torch.arange(16)).to(self.device) if dropout else None
         self.buffers: dict[str, Tensor] = {}
         self.together = cfg.batch.micro or cfg.rows

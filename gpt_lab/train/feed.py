@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gpt_lab.data.dataset import Batch, Dataset
-from gpt_lab.parts.base import row_keys
+from gpt_lab.parts.dropout import row_keys
 from gpt_lab.parts.objective import IGNORED
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,8 @@ class Stepper:
         self.clip = clip
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.update = light_step(optimizer)
+        # parts that also learn by a rule of their own, such as a router's biases
+        self.learners: list[Any] = [part for part in model.modules() if hasattr(part, "after_step")]
         # the function is compiled, not the module: parameter names stay as they are
         self.forward = torch.compile(self._forward, dynamic=False) if compiled else self._forward
 
@@ -66,6 +68,8 @@ class Stepper:
         else:
             scaler.step(self.optimizer)
             scaler.update()
+        for part in self.learners:
+            part.after_step()
         self._drop_gradients()
         return Outcome(nll_sum, norm)
 
@@ -102,8 +106,11 @@ class Stepper:
     def _forward(
         self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None, keys_B: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        logits_BTV = self.model(tokens_BT, documents_BT=documents_BT, keys_B=keys_B)
+        losses: list[Tensor] = []
+        logits_BTV = self.model(tokens_BT, documents_BT=documents_BT, keys_B=keys_B, losses=losses)
         loss, nll_sum, _ = self.objective(logits_BTV, targets_BT)
+        for extra in losses:  # of parts, such as a router's load balance
+            loss = loss + extra
         return loss, nll_sum.detach()
 
     def _drop_gradients(self) -> None:

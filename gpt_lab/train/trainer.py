@@ -87,7 +87,7 @@ class Trainer:
         self.stepper = Stepper(
             self.model, self.optimizer, self.objective, plan.precision, recipe.clip, compiled=plan.compile
         )
-        dropout_seed = cfg.draw_seed if cfg.model.dropout > 0 or cfg.attention.get("dropout") else None
+        dropout_seed = cfg.draw_seed if self.model.draws else None
         self.feed = Feed(dataset, plan.device, cfg.rows, cfg.batch.micro or cfg.rows, dropout_seed)
         self.eval_rows = eval_rows(plan.device, cfg.scale.context, dataset.vocab_size)
         self.peak = peak_flops("cuda", plan.precision.name) if plan.device == "cuda" else None
@@ -194,6 +194,7 @@ class Trainer:
         share = mfu(rate, self.plan.cost.mfu_flops_per_token, self.peak)
         if share is not None:
             values["perf/mfu"] = share
+        values |= self.model.measures()
         self.write(values)
         self.view.log(step, seconds, values)
 

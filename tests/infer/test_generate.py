@@ -12,9 +12,10 @@ from torch import Tensor
 
 from gpt_lab import registry
 from gpt_lab.errors import ConfigError, LabError
-from gpt_lab.infer.cache import KVCache
+from gpt_lab.infer.cache import Cache
 from gpt_lab.infer.generate import ENDED, Usage, complete, generate, next_logits
 from gpt_lab.model import GPT, initialize
+from gpt_lab.parts.states import KeyValues
 from tests.helpers import tiny_config
 
 VOCAB = 37
@@ -56,11 +57,11 @@ def variants(norms: bool = True) -> list[Any]:
 
 
 @torch.no_grad()
-def in_chunks(model: GPT, tokens_BT: Tensor, sizes: list[int]) -> tuple[Tensor, KVCache]:
-    cache, logits, first = KVCache.for_model(model), [], 0
+def in_chunks(model: GPT, tokens_BT: Tensor, sizes: list[int]) -> tuple[Tensor, Cache]:
+    cache, logits, first = Cache(), [], 0
     for size in sizes:
         positions_T = torch.arange(first, first + size)
-        logits.append(model(tokens_BT[:, first : first + size], positions_T=positions_T, cache=cache))
+        logits.append(model(tokens_BT[:, first : first + size], positions_T=positions_T, states=cache))
         first += size
     return torch.cat(logits, dim=1), cache
 
@@ -183,7 +184,7 @@ def test_a_sliding_window_bounds_the_cache() -> None:
     assert 5 in windows
     for layer, window in enumerate(windows):
         slots = 256 if window is None else window
-        assert cache[layer].nbytes == slots * (2 * 32 * 4 + 8)
+        assert cache.slot(layer, "attention", KeyValues).nbytes == slots * (2 * 32 * 4 + 8)
 
 
 def test_the_model_is_left_as_it_was() -> None:
@@ -225,7 +226,7 @@ def test_wrong_input_is_refused_before_the_first_step(prompt: list[int], options
 
 def test_next_logits_with_a_cache_reads_only_what_is_new() -> None:
     model, tokens_BT = make(), random_tokens(2, 12)
-    cache = KVCache.for_model(model)
+    cache = Cache()
     for length in (5, 6, 12):
         got = next_logits(model, tokens_BT[:, :length], cache)
         with torch.no_grad():
@@ -243,6 +244,6 @@ def test_an_attention_that_ignores_the_cache_is_still_right(ignoring: list[int])
     for layer in ignoring:
         attention = model.blocks[layer].attention
         plain = attention.forward
-        attention.forward = lambda x, flow, plain=plain: plain(x, flow._replace(cache=None))
+        attention.forward = lambda x, flow, plain=plain: plain(x, flow._replace(states=None))
     assert complete(model, [1, 2, 3], usage=usage, **options) == expected
     assert usage.cache_bytes == 0

@@ -21,9 +21,11 @@ from transformers.models.qwen3 import modeling_qwen3
 
 from gpt_lab import kernels, registry
 from gpt_lab.errors import ConfigError
-from gpt_lab.parts.attention import GroupedQuery, MultiHead, MultiQuery, SelfAttention, Sliding
-from gpt_lab.parts.base import Flow, Position, Shape, row_keys
-from gpt_lab.parts.position import Rope
+from gpt_lab.parts.attention.sliding import Sliding
+from gpt_lab.parts.attention.softmax import GroupedQuery, MultiHead, MultiQuery, SelfAttention
+from gpt_lab.parts.base import Flow, Position, Shape
+from gpt_lab.parts.dropout import row_keys
+from gpt_lab.parts.position.rope import Rope
 
 WIDTH, HEADS, CONTEXT = 32, 4, 16
 SHAPE = Shape(depth=4, width=WIDTH, heads=HEADS, context=CONTEXT)
@@ -277,7 +279,7 @@ class TestDropout:
 
     def test_layers_differ(self) -> None:
         keys, x = row_keys(0, 0, torch.arange(2)), tokens(9)
-        outs = [make("mha", layer, dropout=0.4)(x, flow(9, keys_B=keys)) for layer in (0, 1)]
+        outs = [make("mha", layer, dropout=0.4)(x, flow(9, keys_B=keys, layer=layer)) for layer in (0, 1)]
         assert (outs[0] - outs[1]).abs().max() > 0.1
 
 

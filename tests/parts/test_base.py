@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from gpt_lab.parts.base import KeyedDropout, dropped, role, row_keys, salt
+from gpt_lab.parts.base import role
+from gpt_lab.parts.dropout import KeyedDropout, dropped, row_keys, salt
 
 
 @pytest.mark.parametrize(
@@ -54,30 +55,30 @@ def test_rate_and_independence(p: float) -> None:
 
 
 def test_keeps_the_expectation_and_scales() -> None:
-    layer = KeyedDropout(0.25, salt=3)
+    layer = KeyedDropout(0.25, "mlp_out")
     x = torch.ones(8, 100, 100)
-    out = layer(x, row_keys(0, 0, torch.arange(8)))
+    out = layer(x, row_keys(0, 0, torch.arange(8)), 0)
     assert out.unique().tolist() == [0.0, pytest.approx(1 / 0.75)]
     assert out.mean().item() == pytest.approx(1.0, abs=0.01)
 
 
 def test_identity_when_off() -> None:
     x, keys = torch.randn(2, 3), row_keys(0, 0, torch.arange(2))
-    assert KeyedDropout(0.0, 0)(x, keys) is x
-    assert KeyedDropout(0.5, 0)(x, None) is x
-    assert KeyedDropout(0.5, 0).eval()(x, keys) is x
+    assert KeyedDropout(0.0, "mlp_out")(x, keys, 0) is x
+    assert KeyedDropout(0.5, "mlp_out")(x, None, 0) is x
+    assert KeyedDropout(0.5, "mlp_out").eval()(x, keys, 0) is x
 
 
 def test_same_mask_for_any_micro_batch() -> None:
-    layer, x, keys = KeyedDropout(0.5, 1), torch.randn(6, 5, 7), row_keys(3, 4, torch.arange(6))
-    parts = [layer(x[i : i + 2], keys[i : i + 2]) for i in range(0, 6, 2)]
-    assert torch.equal(layer(x, keys), torch.cat(parts))
+    layer, x, keys = KeyedDropout(0.5, "mlp_out"), torch.randn(6, 5, 7), row_keys(3, 4, torch.arange(6))
+    parts = [layer(x[i : i + 2], keys[i : i + 2], 0) for i in range(0, 6, 2)]
+    assert torch.equal(layer(x, keys, 0), torch.cat(parts))
 
 
 def test_gradient_is_the_mask() -> None:
-    layer, keys = KeyedDropout(0.5, 1), row_keys(3, 4, torch.arange(2))
+    layer, keys = KeyedDropout(0.5, "mlp_out"), row_keys(3, 4, torch.arange(2))
     x = torch.randn(2, 50, requires_grad=True)
-    out = layer(x, keys)
+    out = layer(x, keys, 0)
     (grad,) = torch.autograd.grad(out.sum(), x)
     assert torch.equal(grad, torch.where(out == 0, 0.0, 2.0))
 
@@ -93,5 +94,5 @@ def test_mask_is_pinned() -> None:
 
 @pytest.mark.slow
 def test_compiled_mask_is_the_same() -> None:
-    layer, x, keys = KeyedDropout(0.3, 1), torch.randn(4, 33), row_keys(3, 4, torch.arange(4))
-    assert torch.equal(torch.compile(layer, fullgraph=True)(x, keys), layer(x, keys))
+    layer, x, keys = KeyedDropout(0.3, "mlp_out"), torch.randn(4, 33), row_keys(3, 4, torch.arange(4))
+    assert torch.equal(torch.compile(layer, fullgraph=True)(x, keys), layer(x, keys, 0))

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from gpt_lab.parts.norm import LayerNorm, NoNorm, RMSNorm
+from gpt_lab.parts.norm.layernorm import LayerNorm, NoNorm
+from gpt_lab.parts.norm.rmsnorm import RMSNorm
 
 
 def _with_grads(norm: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:

@@ -19,7 +19,10 @@ from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 from gpt_lab import registry
 from gpt_lab.errors import ConfigError
 from gpt_lab.parts.base import Position, Shape
-from gpt_lab.parts.position import Alibi, Learned, NoPosition, Rope, Sinusoidal, alibi_slopes
+from gpt_lab.parts.position.alibi import Alibi, alibi_slopes
+from gpt_lab.parts.position.learned import Learned, NoPosition
+from gpt_lab.parts.position.rope import Rope
+from gpt_lab.parts.position.sinusoidal import Sinusoidal
 
 SHAPE = Shape(depth=2, width=32, heads=4, context=16)
 POSITIONS = {"from 0": torch.arange(9), "offset": torch.arange(40, 49), "any": torch.tensor([7, 0, 100, 3])}

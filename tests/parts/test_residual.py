@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from gpt_lab import registry
-from gpt_lab.parts.base import Flow, Shape, row_keys
+from gpt_lab.parts.base import Flow, Shape
+from gpt_lab.parts.dropout import row_keys
 
 WIDTH = 6
 SHAPE = Shape(depth=2, width=WIDTH, heads=1, context=4)

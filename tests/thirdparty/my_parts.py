@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gpt_lab.options import PositiveFloat
-from gpt_lab.parts.attention import MultiHead
+from gpt_lab.parts.attention.softmax import MultiHead
 from gpt_lab.parts.base import Flow, Shape
 from gpt_lab.registry import register
 

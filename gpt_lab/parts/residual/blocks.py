@@ -1,37 +1,19 @@
-"""How a block joins attention, MLP and norms to the residual stream.
+"""One residual stream: where in a layer the norms stand, and whether its branches follow each other.
 
 Constructor: (shape, layer, attention, mlp, make_norm, *, options); forward: (B, T, D), Flow -> (B, T, D).
-`final_norm` tells the model whether a norm must follow the last block. Dropout acts on the output of each branch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
-
 from torch import Tensor, nn
 
-from gpt_lab.parts.base import Flow, KeyedDropout, Shape, salt
+from gpt_lab.parts.base import Flow, Shape
+from gpt_lab.parts.residual.base import Block, MakeNorm
 from gpt_lab.registry import register
-
-MakeNorm = Callable[[int], nn.Module]
-
-
-class _Block(nn.Module):
-    """The two branches and their dropout."""
-
-    final_norm: ClassVar[bool] = True
-
-    def __init__(self, shape: Shape, layer: int, attention: nn.Module, mlp: nn.Module) -> None:
-        super().__init__()
-        self.attention = attention
-        self.attention_dropout = KeyedDropout(shape.dropout, salt(layer, "attention_out"))
-        self.mlp = mlp
-        self.mlp_dropout = KeyedDropout(shape.dropout, salt(layer, "mlp_out"))
 
 
 @register("residual", "pre")
-class PreNorm(_Block):
+class PreNorm(Block):
     """x + f(norm(x)): the stream itself is never normalised, as in GPT-2 and Llama.
 
     Paper: Xiong et al. 2020, arXiv:2002.04745
@@ -43,12 +25,12 @@ class PreNorm(_Block):
         self.mlp_norm = make_norm(shape.width)
 
     def forward(self, x: Tensor, flow: Flow) -> Tensor:
-        x = x + self.attention_dropout(self.attention(self.attention_norm(x), flow), flow.keys_B)
-        return x + self.mlp_dropout(self.mlp(self.mlp_norm(x)), flow.keys_B)
+        x = x + self.attend(self.attention_norm(x), flow)
+        return x + self.feed(self.mlp_norm(x), flow)
 
 
 @register("residual", "post")
-class PostNorm(_Block):
+class PostNorm(Block):
     """norm(x + f(x)): the stream is normalised after each branch, as in the first Transformer; no final norm.
 
     Paper: Vaswani et al. 2017, arXiv:1706.03762
@@ -62,13 +44,13 @@ class PostNorm(_Block):
         self.mlp_norm = make_norm(shape.width)
 
     def forward(self, x: Tensor, flow: Flow) -> Tensor:
-        x = self.attention_norm(x + self.attention_dropout(self.attention(x, flow), flow.keys_B))
-        out: Tensor = self.mlp_norm(x + self.mlp_dropout(self.mlp(x), flow.keys_B))
+        x = self.attention_norm(x + self.attend(x, flow))
+        out: Tensor = self.mlp_norm(x + self.feed(x, flow))
         return out
 
 
 @register("residual", "sandwich")
-class Sandwich(_Block):
+class Sandwich(Block):
     """x + norm(f(norm(x))): each branch is normalised before and after, four norms a block, as in Gemma 2.
 
     Paper: Ding et al. 2021, arXiv:2105.13290
@@ -82,14 +64,12 @@ class Sandwich(_Block):
         self.mlp_out_norm = make_norm(shape.width)
 
     def forward(self, x: Tensor, flow: Flow) -> Tensor:
-        branch = self.attention_out_norm(self.attention(self.attention_norm(x), flow))
-        x = x + self.attention_dropout(branch, flow.keys_B)
-        branch = self.mlp_out_norm(self.mlp(self.mlp_norm(x)))
-        return x + self.mlp_dropout(branch, flow.keys_B)
+        x = x + self.attend(self.attention_norm(x), flow, self.attention_out_norm)
+        return x + self.feed(self.mlp_norm(x), flow, self.mlp_out_norm)
 
 
 @register("residual", "olmo2")
-class ReorderedNorm(_Block):
+class ReorderedNorm(Block):
     """x + norm(f(x)): the norm moves to the branch's output, as in OLMo 2; stable like pre, and the branch stays O(1).
 
     Paper: OLMo et al. 2024, arXiv:2501.00656
@@ -101,12 +81,12 @@ class ReorderedNorm(_Block):
         self.mlp_out_norm = make_norm(shape.width)
 
     def forward(self, x: Tensor, flow: Flow) -> Tensor:
-        x = x + self.attention_dropout(self.attention_out_norm(self.attention(x, flow)), flow.keys_B)
-        return x + self.mlp_dropout(self.mlp_out_norm(self.mlp(x)), flow.keys_B)
+        x = x + self.attend(x, flow, self.attention_out_norm)
+        return x + self.feed(x, flow, self.mlp_out_norm)
 
 
 @register("residual", "parallel")
-class Parallel(_Block):
+class Parallel(Block):
     """x + attention(norm(x)) + mlp(norm(x)): both branches read the same stream, as in GPT-J and GPT-NeoX.
 
     Paper: Black et al. 2022, arXiv:2204.06745
@@ -131,5 +111,5 @@ class Parallel(_Block):
     def forward(self, x: Tensor, flow: Flow) -> Tensor:
         attention_in = self.attention_norm(x)
         mlp_in = attention_in if self.mlp_norm is None else self.mlp_norm(x)
-        x = x + self.attention_dropout(self.attention(attention_in, flow), flow.keys_B)
-        return x + self.mlp_dropout(self.mlp(mlp_in), flow.keys_B)
+        x = x + self.attend(attention_in, flow)
+        return x + self.feed(mlp_in, flow)

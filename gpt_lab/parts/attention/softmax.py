@@ -1,4 +1,4 @@
-"""Self-attention: (B, T, D) -> (B, T, D). Constructor: (shape, layer, *, options).
+"""Softmax attention: (B, T, D) -> (B, T, D). Constructor: (shape, layer, *, options).
 
 Shape letters as in parts/base.py.
 """
@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from gpt_lab import kernels
 from gpt_lab.errors import ConfigError
+from gpt_lab.kernels.base import View, visible
 from gpt_lab.options import PositiveFloat, PositiveInt, Probability
-from gpt_lab.parts.base import Flow, Shape, keys_seen, salt
-from gpt_lab.parts.norm import RMSNorm
+from gpt_lab.parts.base import Flow, Position, Shape, keys_seen
+from gpt_lab.parts.dropout import salt
+from gpt_lab.parts.norm.rmsnorm import RMSNorm
+from gpt_lab.parts.states import KeyValues
 from gpt_lab.registry import register
 
 
@@ -63,9 +66,9 @@ class SelfAttention(nn.Module):
         self.window = window
         self.softcap = softcap
         self.dropout = dropout
+        self.draws = dropout > 0.0
         self.scale = 1.0 / math.sqrt(self.head_dim)
         self.kernel = "math"
-        self._salt = salt(layer, "attention")
         self._widths = (shape.width, kv_heads * self.head_dim, kv_heads * self.head_dim)
         self.qkv = nn.Linear(shape.width, sum(self._widths), bias=shape.bias if qkv_bias is None else qkv_bias)
         self.o_proj = nn.Linear(shape.width, shape.width, bias=shape.bias)
@@ -75,42 +78,65 @@ class SelfAttention(nn.Module):
             self.q_norm, self.k_norm = (RMSNorm(dim, gain=qk_norm != "unit") for dim in dims)
 
     def forward(self, x_BTD: Tensor, flow: Flow) -> Tensor:
-        batch, length, width = x_BTD.shape
         q_BHTK, k_BGTK, v_BGTK = self.project(x_BTD)
-        dtype = v_BGTK.dtype  # autocast may leave norms in fp32
+        q_BHTK, k_BGTK = self.place(q_BHTK, k_BGTK, v_BGTK.dtype, flow)  # autocast may leave norms in fp32
+        y_BHTK = self.attend(q_BHTK, k_BGTK, v_BGTK, flow)
+        batch, length, _ = x_BTD.shape
+        return self.output(y_BHTK.transpose(1, 2).reshape(batch, length, -1), x_BTD)
+
+    def place(self, q_BHTK: Tensor, k_BGTK: Tensor, dtype: torch.dtype, flow: Flow) -> tuple[Tensor, Tensor]:
+        """Queries and keys, normalised as asked and rotated by their positions."""
         if self.qk_norm == "head":
             q_BHTK, k_BGTK = self.q_norm(q_BHTK).to(dtype), self.k_norm(k_BGTK).to(dtype)
-        position = flow.position
-        q_BHTK, k_BGTK = position.rotate(q_BHTK, k_BGTK, flow.positions_T)
+        q_BHTK, k_BGTK = flow.position.at(flow.layer).rotate(q_BHTK, k_BGTK, flow.positions_T)
         if self.qk_norm == "unit":
             q_BHTK, k_BGTK = self.q_norm(q_BHTK).to(dtype), self.k_norm(k_BGTK).to(dtype)
+        return q_BHTK, k_BGTK
+
+    def attend(self, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTV: Tensor, flow: Flow) -> Tensor:
+        """The weighted values of these and all earlier tokens: (B, H, T, V)."""
+        position = flow.position.at(flow.layer)
         positions_q = positions_k = None
-        if flow.cache is not None:
+        state = flow.state("attention", lambda: KeyValues(self.window))
+        if state is not None:
             positions_q = flow.positions_T
-            k_BGTK, v_BGTK, positions_k = flow.cache[self.layer].update(k_BGTK, v_BGTK, positions_q)
-        bias_HTS = None
-        if position.bias_kind == "tensor":
-            positions_T = flow.positions_T
-            bias_HTS = position.bias(positions_T, positions_T if positions_k is None else positions_k)
-        y_BHTK = kernels.attention(
+            k_BGTK, v_BGTV, positions_k = state.update(k_BGTK, v_BGTV, positions_q)
+        return kernels.attention(
             q_BHTK,
             k_BGTK,
-            v_BGTK,
+            v_BGTV,
             kernel=self.kernel,
             scale=self.scale,
             window=self.window,
             slopes_H=position.slopes_H,
-            bias_HTS=bias_HTS,
+            bias_HTS=self.bias(q_BHTK, k_BGTK, positions_k, position, flow),
             softcap=self.softcap,
             dropout=self.dropout if self.training else 0.0,
             keys_B=flow.keys_B,
-            salt=self._salt,
+            salt=salt(flow.layer, "attention"),
             positions_q=positions_q,
             positions_k=positions_k,
             documents_q=flow.documents_BT,
             documents_k=flow.documents_BT,
         )
-        out_BTD: Tensor = self.o_proj(y_BHTK.transpose(1, 2).reshape(batch, length, width))
+
+    def bias(
+        self, q_BHTK: Tensor, k_BGSK: Tensor, positions_k: Tensor | None, position: Position, flow: Flow
+    ) -> Tensor | None:
+        """What the position encoding adds to the scores: (H, T, S), or (B, H, T, S) where it depends on them."""
+        if position.bias_kind == "tensor":
+            return position.bias(flow.positions_T, flow.positions_T if positions_k is None else positions_k)
+        if position.bias_kind == "content":
+            positions_q = None if positions_k is None else flow.positions_T
+            documents_BT = flow.documents_BT
+            view = View(self.window, None, None, positions_q, positions_k, documents_BT, documents_BT)
+            seen = visible(q_BHTK.shape[2], k_BGSK.shape[2], q_BHTK.device, view)
+            return position.content_bias(q_BHTK, k_BGSK, self.scale, seen)
+        return None
+
+    def output(self, y_BTD: Tensor, x_BTD: Tensor) -> Tensor:
+        """The heads' values, side by side, back to the model's width; x is what attention read."""
+        out_BTD: Tensor = self.o_proj(y_BTD)
         return out_BTD
 
     def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -141,7 +167,7 @@ class SelfAttention(nn.Module):
             head_dim=self.head_dim,
             context=self.context,
             window=self.window,
-            bias_kind=bias_kind,
+            bias_kind="tensor" if bias_kind == "content" else bias_kind,
             softcap=self.softcap,
             dropout=self.dropout,
             documents=documents,
@@ -191,35 +217,3 @@ class MultiQuery(SelfAttention):
 
     def __init__(self, shape: Shape, layer: int, **options: Any) -> None:
         super().__init__(shape, layer, kv_heads=1, **options)
-
-
-@register("attention", "sliding")
-class Sliding(SelfAttention):
-    """Sliding-window attention in some or all layers: a query sees only the latest tokens.
-
-    Paper: Beltagy et al. 2020, arXiv:2004.05150
-
-    window: tokens a query sees, itself included; null: a quarter of scale.context.
-    pattern: one letter a layer, repeated over the layers: S sliding, L long (the whole context).
-    kv_heads: key/value heads, which must divide scale.heads; null: as many as query heads.
-    """
-
-    def __init__(
-        self,
-        shape: Shape,
-        layer: int,
-        *,
-        window: PositiveInt | None = None,
-        pattern: str = "SSSL",
-        kv_heads: PositiveInt | None = None,
-        **options: Any,
-    ) -> None:
-        if not pattern or set(pattern) - set("SL"):
-            raise ConfigError(f"attention.pattern={pattern!r} must be letters S (sliding) and L (long), such as SSSL")
-        if window is not None and window > shape.context:
-            raise ConfigError(
-                f"attention.window={window} is larger than scale.context={shape.context}: "
-                f"choose at most {shape.context}, or attention=mha"
-            )
-        wanted = max(1, shape.context // 4) if window is None else window
-        super().__init__(shape, layer, kv_heads, wanted if pattern[layer % len(pattern)] == "S" else None, **options)

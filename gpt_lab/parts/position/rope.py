@@ -1,0 +1,118 @@
+"""Rotary position encoding. Constructor: (shape, *, options). Shape letters as in parts/base.py."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gpt_lab.errors import ConfigError
+from gpt_lab.kernels.base import Memo
+from gpt_lab.options import Fraction, PositiveFloat
+from gpt_lab.parts.base import Position, Shape
+from gpt_lab.registry import register
+
+
+@register("position", "rope")
+class Rope(Position):
+    """Rotary: queries and keys are rotated by their position, so that scores depend on distance alone.
+
+    Paper: Su et al. 2021, arXiv:2104.09864. A head's first half is paired with its second, as in Llama.
+
+    base: ratio of the slowest rotation's period to the fastest's (theta); larger for longer contexts.
+    partial: share of the head dimension that is rotated, 0 to 1; the rest carries no position (GPT-NeoX: 0.25).
+    scaling: for contexts beyond training: linear divides positions by factor, ntk (arXiv:2309.00071) raises the base.
+    factor: how much longer the context becomes; needed by linear and ntk, refused without them.
+    """
+
+    rates: Tensor
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        base: PositiveFloat = 10000.0,
+        partial: Fraction = 1.0,
+        scaling: Literal["none", "linear", "ntk"] = "none",
+        factor: PositiveFloat | None = None,
+    ) -> None:
+        super().__init__(shape)
+        self.head_dim = shape.width // shape.heads
+        self.share = partial
+        if self.rotated(self.head_dim) < 2 or self.rotated(self.head_dim) % 2:
+            raise ConfigError(
+                f"position.partial={partial:g} of a head dimension of {self.head_dim} rotates "
+                f"{self.rotated(self.head_dim)} dimensions, not an even number of at least 2: change position.partial, "
+                "scale.width or scale.heads, or use position=none"
+            )
+        if (scaling == "none") != (factor is None):
+            raise ConfigError(
+                f"position.scaling={scaling} "
+                + ("needs position.factor, such as 2.0" if factor is None else "takes no position.factor: remove it")
+            )
+        self.base = base
+        self.scaling = scaling
+        self.factor = 1.0 if factor is None else factor
+        self.register_buffer("rates", torch.empty(self.rotated(self.head_dim) // 2), persistent=False)
+        self.register_buffer("cos", torch.empty(shape.context, self.rotated(self.head_dim)), persistent=False)
+        self.register_buffer("sin", torch.empty(shape.context, self.rotated(self.head_dim)), persistent=False)
+        self.fill_tables()
+        self._memo = Memo(4)
+
+    cos: Tensor
+    sin: Tensor
+
+    def rotated(self, head_dim: int) -> int:
+        """How many of a head's dimensions are rotated; the rest come after them."""
+        return int(head_dim * self.share)
+
+    def frequencies(self, rotated: int, device: torch.device) -> Tensor:
+        """Radians per position of each pair of dimensions, fastest first: (rotated / 2,) in fp32."""
+        base, stretch = self.base, 1.0
+        if self.scaling == "linear":
+            stretch = self.factor
+        elif self.scaling == "ntk" and rotated > 2:  # a single rate, 1, knows no base
+            base = base * self.factor ** (rotated / (rotated - 2))
+        return base ** -(torch.arange(0, rotated, 2, device=device, dtype=torch.float32) / rotated) / stretch
+
+    def fill_tables(self) -> None:
+        device = self.rates.device
+        self.rates = self.frequencies(self.rotated(self.head_dim), device)
+        self.cos, self.sin = _waves(torch.arange(self.shape.context, device=device), self.rates)
+
+    def waves(self, positions_T: Tensor, dtype: torch.dtype, head_dim: int) -> tuple[Tensor, Tensor]:
+        """cos and signed sin of the positions in the type of queries and keys; computed once for all layers."""
+        if torch.compiler.is_compiling() and positions_T.shape[0] <= self.shape.context and head_dim == self.head_dim:
+            # sines inside the graph would be fused into, and repeated for, every query of every layer
+            return self.cos[positions_T].to(dtype), self.sin[positions_T].to(dtype)
+
+        def build() -> tuple[Tensor, Tensor]:
+            usual = head_dim == self.head_dim
+            rates = self.rates if usual else self.frequencies(self.rotated(head_dim), positions_T.device)
+            cos, sin = _waves(positions_T, rates)
+            return cos.to(dtype), sin.to(dtype)
+
+        waves: tuple[Tensor, Tensor] = self._memo((dtype, head_dim), (positions_T, self.rates), build)
+        return waves
+
+    def rotate(self, q_BHTK: Tensor, k_BGTK: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = self.waves(positions_T, q_BHTK.dtype, q_BHTK.shape[-1])
+        return _turn(q_BHTK, cos, sin), _turn(k_BGTK, cos, sin)
+
+
+def _waves(positions_T: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and signed sin, (T, rotated) each: x cos + roll(x) sin rotates, roll swapping the halves."""
+    angles = positions_T.float()[:, None] * rates
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates as many of the last dimension's first entries as there are waves."""
+    rotated = cos.shape[-1]
+    if rotated < x.shape[-1]:
+        turned, kept = x.split((rotated, x.shape[-1] - rotated), dim=-1)
+        return torch.cat((_turn(turned, cos, sin), kept), dim=-1)
+    x = x.contiguous()  # a copy that the kernel would make otherwise; the rest then runs on whole rows
+    return x.roll(x.shape[-1] // 2, -1).mul_(sin).addcmul_(x, cos)
