@@ -1,6 +1,6 @@
 """The runs of a study to its answer: one row per arm, best first.
 
-What is compared: `pairing` gives one score per arm and pair, `judge` what the numbers say, `fairness` what forbids it.
+What is compared: `pairing` gives one score per arm and pair, `judge` what the numbers say, `validity/` what forbids it.
 A verdict that a doubt forbids becomes undecided and the doubt its warning.
 """
 
@@ -26,9 +26,10 @@ from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import correlation, shrunken
 from gpt_lab.stats.tiers import CONFIRMS, FEWEST
 from gpt_lab.study.design import Design
-from gpt_lab.validity import results
 from gpt_lab.validity.afterwards import doubts, information
-from gpt_lab.validity.rules import Doubt
+from gpt_lab.validity.measures import above_floor, says
+from gpt_lab.validity.rule import Doubt
+from gpt_lab.validity.seen import Seen
 
 MEDIANS = {
     "parameters": "parameters",
@@ -98,7 +99,7 @@ class _Comparing:
         self.variants = [i for i, base in enumerate(self.base) if base != i]
         self.notes: list[str] = []
         self.worth: dict[str, pairing_gain.Worth] = {}
-        waiting = (runs["state"] == "missing") & ~results.ended(runs) | (runs["state"] == "running")
+        waiting = (runs["state"] == "missing") & ~says(runs, "error") | (runs["state"] == "running")
         self.coming: dict[str, int] = runs["arm"][waiting & paired.chosen].value_counts().to_dict()
         self.verdicts: Verdicts | None = None
         self.planned = study.stated.pairs if study.stated is not None else None
@@ -137,7 +138,7 @@ class _Comparing:
             notes=tuple(self.notes),
             details=tuple(self._details(rows)),
             post_hoc=tuple(wording.post_hoc(self.design, self.study.stated)),
-            caveat=results.above_floor(self.runs[self.paired.finished], self.paired, self.design),
+            caveat=above_floor(self.runs[self.paired.finished], self.paired, self.design),
         )
 
     def _described(self) -> list[Row]:
@@ -184,9 +185,9 @@ class _Comparing:
         for base in self.baselines:
             own = {arms[i] for i, other in enumerate(self.base) if other == base}
             mask = self.runs["arm"].isin(own).to_numpy()
-            runs, paired = self.runs[mask], part(self.paired, own, mask)
-            doubted |= doubts(runs, paired, self.design, arms[base])
-            self.notes += information(runs, paired, self.design, arms[base])
+            study = Seen(self.runs[mask], part(self.paired, own, mask), self.design, arms[base])
+            doubted |= doubts(study)
+            self.notes += information(study)
         for k, i in enumerate(self.variants):
             found: list[Doubt | str] = [*doubted[arms[i]], *self._weak(verdicts, k, i, self.base[i])]
             rows.append(self._variant(verdicts, k, i, self.base[i], found))

@@ -24,7 +24,8 @@ from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger
 from gpt_lab.sweep.search import trunk
 from gpt_lab.sweep.search import tuner as tuner_
-from gpt_lab.validity import beforehand
+from gpt_lab.validity.beforehand import beforehand
+from gpt_lab.validity.planned import Side
 
 if TYPE_CHECKING:
     pass
@@ -94,7 +95,7 @@ def estimate(
     }
     whole = run_time.whole([(arm.seconds, parts[arm.arm]) for arm in arms], jobs, took.start)
     sides = [
-        beforehand.Side(arm.arm, group, cfg, made.fingerprint, arm.parameters, arm.tokens, arm.flops, made.text)
+        Side(arm.arm, group, cfg, made.fingerprint, arm.parameters, arm.tokens, arm.flops, made.text)
         for arm, group, cfg, made in zip(arms, by_arm.values(), configs, plans, strict=True)
     ]
     notes = dict.fromkeys((*(note for made in plans for note in made.notes), *builder.warnings))
@@ -102,7 +103,7 @@ def estimate(
     return Plan(tuple(arms), jobs, whole, took.basis, said, tuple(matched_sizes.lines(sweep, configs)))
 
 
-def warnings(sweep: Sweep, arms: Sequence[ArmPlan], sides: Sequence[beforehand.Side]) -> list[str]:
+def warnings(sweep: Sweep, arms: Sequence[ArmPlan], sides: Sequence[Side]) -> list[str]:
     """What will weaken or forbid a verdict, known beforehand.
 
     Args:
@@ -114,7 +115,7 @@ def warnings(sweep: Sweep, arms: Sequence[ArmPlan], sides: Sequence[beforehand.S
     found = []
     if design.baseline is None and len(arms) > 1:
         found.append("no baseline: name one in gpt_lab.baseline, or give the report --baseline")
-    found += beforehand.beforehand(sweep, [(side, sides[i]) for side, i in zip(sides, against, strict=True)])
+    found += beforehand(sweep, [(side, sides[i]) for side, i in zip(sides, against, strict=True)])
     for arm, i in zip(arms, against, strict=True):
         if arm.pairs != arms[i].pairs:
             found.append(f"unequal pairs: {arm.arm} has {arm.pairs}, {arms[i].arm} {arms[i].pairs}")

@@ -28,7 +28,7 @@ from gpt_lab.study.place import folder_of
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger.ledger import Ledger, entries
 from gpt_lab.train.bare import bare_model
-from gpt_lab.validity import beforehand
+from gpt_lab.validity import planned
 
 TINY = {
     "tokenizer": "byte",
@@ -270,7 +270,7 @@ def test_code_and_data_that_changed_since_a_part_was_run(
     sweep = make()
     found = cells.cells(sweep)
     git = {"commit": "e" * 40, "dirty": False, "changes": None}
-    monkeypatch.setattr(beforehand.record, "git", lambda: git)
+    monkeypatch.setattr(planned.record, "git", lambda: git)
     ledger = Ledger.open(folder_of(sweep))
     ledger.begin(sweep, found)
     cfg = config.compose(found[0].overrides)

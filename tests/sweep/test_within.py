@@ -12,7 +12,7 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.plan import cost_table, dry_run
 from gpt_lab.study import sweep_file
 from gpt_lab.study.sweep import Sweep
-from gpt_lab.validity import beforehand
+from gpt_lab.validity.planned import Side
 
 PARAMETERS: dict[str, Any] = {
     "scale": {"values": ["tiny", "nano"]},
@@ -73,6 +73,6 @@ def test_the_plan_compares_each_arm_with_its_own_baseline() -> None:
         )
     ]
     cfg = config.compose()
-    sides = [beforehand.Side(arm.arm, (), cfg, "", arm.parameters, arm.tokens, arm.flops) for arm in arms]
+    sides = [Side(arm.arm, (), cfg, "", arm.parameters, arm.tokens, arm.flops) for arm in arms]
     (said,) = dry_run.warnings(sweep, arms, sides)
     assert said.startswith("scale=nano, position=alibi: +20.0% parameters against the baseline")

@@ -24,14 +24,14 @@ from gpt_lab.stats.paired import Array, Fit
 from gpt_lab.stats.speedup import FEWEST_PAIRS, Matched, Ratio, Reach, usable
 from gpt_lab.stats.tiers import CONFIRMS
 from gpt_lab.study.design import Design
-from gpt_lab.validity import results
 from gpt_lab.validity.afterwards import doubts
-from gpt_lab.validity.rules import SAME, Doubt
+from gpt_lab.validity.compared import PLACES, SAME
+from gpt_lab.validity.measures import uneven
+from gpt_lab.validity.rule import Doubt
+from gpt_lab.validity.seen import Seen
 
 COSTS = {"tokens": "per token", "flops": "per FLOP", "seconds": "per second"}
 NAMES = {"tokens": "tokens", "flops": "FLOPs", "seconds": "seconds"}
-PLACES = ("device", "cpu", "gpu", "threads")
-"""Where two runs must agree for their seconds to be compared."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,7 @@ def answer(comparison: Comparison, study: Study) -> Answer | None:
         if apart:
             line.ratios.pop("seconds", None)
     used = runs[paired.finished]
-    uneven = {base: results.uneven(used, paired.arms[base]) for base in bases}
-    _judge(found, apart, uneven, blocked, comparison)
+    _judge(found, apart, {base: uneven(used, paired.arms[base]) for base in bases}, blocked, comparison)
     return found
 
 
@@ -142,19 +141,19 @@ def _reach(line: Line, found: Answer, runs: pd.DataFrame, alpha: float) -> str:
 def _judge(
     found: Answer,
     apart: str,
-    uneven: Mapping[int, Mapping[str, str]],
+    unlike: Mapping[int, Mapping[str, str]],
     blocked: Mapping[str, Sequence[Doubt]],
     comparison: Comparison,
 ) -> None:
     """Fills in the verdicts, those of all kinds of cost corrected together.
 
     Args:
-        apart: why no seconds compare. uneven: by baseline and arm, why theirs do not.
+        apart: why no seconds compare. unlike: by baseline and arm, why theirs do not.
     """
     estimates: dict[tuple[int, str], Matched] = {}
     for number, line in enumerate(found.lines):
         of_base = found.curves[line.base]
-        busy = uneven.get(line.base, {}).get(line.row.arm, "")
+        busy = unlike.get(line.base, {}).get(line.row.arm, "")
         for cost in COSTS:
             spent, elsewhere = found.spent[cost], (apart or busy) if cost == "seconds" else ""
             base, mine = spent[line.base, line.compared], spent[line.index, line.compared]
@@ -212,7 +211,7 @@ def _blocked(
     for base in sorted({other for other in known.values() if other is not None}):
         own = {arm for arm, other in known.items() if other == base}
         mask = runs["arm"].isin(own).to_numpy()
-        found |= doubts(runs[mask], part(paired, own, mask), design, base, spent=False)
+        found |= doubts(Seen(runs[mask], part(paired, own, mask), design, base), given="equal cost")
     return found
 
 

@@ -46,6 +46,7 @@ from gpt_lab.stats.paired import Array
 from gpt_lab.study import arm_names
 from gpt_lab.study.design import Design, shown
 from gpt_lab.validity.afterwards import doubts
+from gpt_lab.validity.seen import Seen
 
 MOST_ARMS = 512
 """Arms up to which interactions of every order are computed, which one replicate needs."""
@@ -119,9 +120,9 @@ def analyse(comparison: Comparison, study: Study) -> Effects | None:
         if values:
             found[tuple(values.values())] = i
     against = str(design.baseline_arm)
-    doubted = doubts(study.runs, paired, design, against) if against in paired.arms else {}
-    unfair = {arm for arm, each in doubted.items() if any(one.rule != "reused" for one in each)}
-    blocked = frozenset(i for i, name in enumerate(paired.arms) if name in unfair)  # of reused seeds Grid.scores tells
+    seen = Seen(study.runs, paired, design, against) if against in paired.arms else None
+    doubted = {} if seen is None else doubts(seen, given="fresh seeds")  # which Grid.scores sees to
+    blocked = frozenset(i for i, name in enumerate(paired.arms) if doubted.get(name))
     grid = Grid(comparison, paired, found, base, blocked)
     return differences(grid) if design.factorial is None else _coded(grid, design.factorial)
 

@@ -29,7 +29,7 @@ from gpt_lab.report.figures.base import (
     tokens_axis,
 )
 from gpt_lab.report.figures.material import Material, together
-from gpt_lab.validity.rules import SAME
+from gpt_lab.validity.compared import SAME
 
 ZOOM = 0.6
 """Share of the tokens that the lower panel leaves out."""

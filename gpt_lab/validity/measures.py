@@ -1,0 +1,63 @@
+"""What rules and other parts of the report measure in runs: what they say, uneven speeds, the bigram floor."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from gpt_lab import metrics
+from gpt_lab.frame.pairing import Paired
+from gpt_lab.stats.paired import paired_t
+from gpt_lab.study.design import Design
+
+APART = 0.1
+"""Relative difference of training FLOPs per second from which on two arms did not have the machine alike."""
+SURE = 0.05
+"""p-value below which a difference of speeds is no noise."""
+
+
+def says(runs: pd.DataFrame, column: str) -> pd.Series[bool]:
+    """Of runs, those of which a column says something, in words."""
+    if column not in runs:
+        return pd.Series(False, index=runs.index)
+    return runs[column].map(lambda text: isinstance(text, str) and text != "").astype(bool)
+
+
+def uneven(used: pd.DataFrame, baseline: str) -> dict[str, str]:
+    """Of each arm whose training FLOPs per second differ from the baseline's beyond noise: by how much, in words."""
+    if not {"tokens_per_s", "train_flops_per_token"} <= set(used.columns):
+        return {}
+    rate = np.log(used["tokens_per_s"].astype(float) * used["train_flops_per_token"].astype(float))
+    table = pd.DataFrame({"arm": used["arm"], "pair": used["pair"], "rate": rate}).pivot_table(
+        index="arm", columns="pair", values="rate", dropna=False
+    )
+    if baseline not in table.index:
+        return {}
+    said = {}
+    for arm in table.index:
+        apart = (table.loc[arm] - table.loc[baseline]).to_numpy(float)
+        known = apart[np.isfinite(apart)]
+        if arm == baseline or not len(known):
+            continue
+        fit = paired_t([known])
+        sure = len(known) < 2 or not fit.p()[0] > SURE
+        if abs(known.mean()) > math.log1p(APART) and sure:
+            said[str(arm)] = (
+                f"{math.exp(known.mean()):.2f} times the baseline's training FLOPs per second: a machine that was "
+                "busy, or another efficiency"
+            )
+    return said
+
+
+def above_floor(used: pd.DataFrame, paired: Paired, design: Design) -> str:
+    """That no arm is below the bigram floor of its corpus; empty where one is, or where no floor is known."""
+    if not metrics.has_floors(design.metric) or "floor_bigram" not in used or not len(used):
+        return ""
+    floor = float(used["floor_bigram"].astype(float).median())
+    with np.errstate(invalid="ignore"):
+        means = [row[~np.isnan(row)].mean() for row in paired.scores if (~np.isnan(row)).any()]
+    if not math.isfinite(floor) or not means or min(means) < floor:
+        return ""
+    return f"every arm is above the bigram floor of the corpus ({floor:.3f}): counting pairs of tokens does better"

@@ -1,0 +1,48 @@
+"""Values from the middle of a schedule: of a run that says it ended early, of a metric that is read on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gpt_lab.validity.compared import SAME
+from gpt_lab.validity.rule import Doubt, Rule
+
+if TYPE_CHECKING:
+    from gpt_lab.validity.seen import Seen
+
+MIDDLE = Rule(
+    "middle",
+    150,
+    title="A run that ended before its budget did, or a value read on the way: in the middle of the schedule",
+    withheld="all",
+    way="runs that end with their schedule, and a metric of their end",
+)
+
+
+@MIDDLE.seen()
+def middle(study: Seen) -> Iterator[tuple[str, Doubt]]:
+    """By the metric, and by the steps, tokens or FLOPs that were asked for and spent."""
+    metric, early = study.design.metric, _early(study)
+    for arm in study.arms:
+        if metric.startswith("best/"):
+            yield arm, MIDDLE.doubt(f"{metric} is the best of all evaluations, not that of the end", "all")
+        for whose, name in (("a run", arm), ("a run of the baseline", study.baseline)):
+            if name in early:
+                text = f"{whose} ended at {early[name]:.0%} of its budget, in the middle of its schedule"
+                yield arm, MIDDLE.doubt(text, "all")
+
+
+def _early(study: Seen) -> dict[str, float]:
+    """Of each arm with runs that ended early the smallest share of the budget, by the last kind that tells."""
+    import pandas as pd
+
+    used, early = study.used, dict[str, float]()
+    for kind in ("steps", "tokens", "flops"):
+        if kind not in used or f"config.budget.{kind}" not in used or "steps" not in used:
+            continue
+        asked = pd.to_numeric(used[f"config.budget.{kind}"], errors="coerce")
+        spent, steps = used[kind].astype(float), used["steps"].astype(float)
+        short = (asked - spent > SAME * asked) & (asked - spent > spent / steps)
+        early |= (spent / asked)[short].groupby(used["arm"][short]).min().to_dict()
+    return early

@@ -1,0 +1,28 @@
+"""Arms of a sweep with `tune` whose tuning is not sound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gpt_lab.validity.rule import EITHER, Doubt, Rule
+
+if TYPE_CHECKING:
+    from gpt_lab.validity.seen import Seen
+
+TUNE = Rule(
+    "tune",
+    120,
+    title="The tuning runs of `tune` are not there, not over, or choose another value than the one compared",
+    withheld=EITHER,
+    way="the same sweep command, which runs what is missing",
+)
+
+
+@TUNE.seen()
+def tune(study: Seen) -> Iterator[tuple[str, Doubt]]:
+    """What frame/tuned.py found of the arm or of the baseline."""
+    for arm in study.arms:
+        for whose, name in (("", arm), ("of the baseline: ", study.baseline)):
+            for problem in study.paired.choices[name].problems:
+                yield arm, TUNE.doubt(f"{whose}{problem}", "better", "worse")

@@ -1,0 +1,32 @@
+"""Runs of the same settings whose results differ: one of them is not what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gpt_lab.validity.rule import Doubt, Rule
+
+if TYPE_CHECKING:
+    from gpt_lab.validity.seen import Seen
+
+TWICE = Rule(
+    "twice",
+    30,
+    title="Runs of the same settings with different results",
+    withheld="all",
+    way="find out which one is wrong; study=NAME runs all of them anew",
+)
+
+
+@TWICE.seen()
+def conflicts(study: Seen) -> Iterator[tuple[str, Doubt]]:
+    """Conflicts that the loader found."""
+    from gpt_lab.validity.measures import says
+
+    told = study.used[says(study.used, "conflict")]
+    texts = told.groupby("arm")["conflict"].first().to_dict() if len(told) else {}
+    for arm in study.arms:
+        for whose, name in (("", arm), ("of the baseline ", study.baseline)):
+            if name in texts:
+                yield arm, TWICE.doubt(f"{whose}{texts[name]}", "all")
