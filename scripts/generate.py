@@ -104,6 +104,13 @@ def fairness_table() -> list[str]:
     return rows + [f"| {rule.title} | {rule.withheld} | {rule.way} |" for rule in RULES.values()]
 
 
+def smallest_rule() -> list[str]:
+    """The shortest file of a rule, as an example."""
+    files = (ROOT / "gpt_lab" / "validity" / "rules").glob("[a-z]*.py")
+    text = min((path.read_text(encoding="utf-8") for path in sorted(files)), key=len)
+    return ["```python", *text.splitlines(), "```"]
+
+
 def gate_table() -> list[str]:
     """The exit statuses of `report --gate`, by the verdict."""
     rows = ["| status | decision | verdict |", "|---|---|---|"]
@@ -117,6 +124,7 @@ TABLES: Mapping[str, Callable[[], list[str]]] = {
     "components": components_table,
     "sweeps": sweeps_table,
     "fairness": fairness_table,
+    "rule": smallest_rule,
     "gate": gate_table,
 }
 

@@ -83,7 +83,7 @@ def planned(sweep: Sweep, sides: Sequence[tuple[Side, Side]]) -> list[Planned]:
         sides: each arm and the one that it is compared with.
     """
     design = sweep.design
-    budgets = [_part(mine.cfg.flat(), "budget.") for mine, _ in sides]
+    budgets = [mine.cfg.to_dict()["budget"] for mine, _ in sides]
     cost, made = cost_kind(budgets, design), _made(sweep, sides)
     found = []
     for mine, base in sides:
@@ -115,10 +115,6 @@ def planned(sweep: Sweep, sides: Sequence[tuple[Side, Side]]) -> list[Planned]:
 
 def _counts(key: str) -> bool:
     return key.split(".")[0] not in schema.NOT_IDENTITY
-
-
-def _part(flat: Mapping[str, Any], head: str) -> dict[str, Any]:
-    return {key.removeprefix(head): value for key, value in flat.items() if key.startswith(head)}
 
 
 def _value(key: str, flat: Mapping[str, Any]) -> Any:

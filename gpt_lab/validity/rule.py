@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-if TYPE_CHECKING:  # the report's side needs pandas, which a dry run does without
+if TYPE_CHECKING:
     from gpt_lab.validity.compared import Compared
     from gpt_lab.validity.planned import Planned
     from gpt_lab.validity.seen import Seen

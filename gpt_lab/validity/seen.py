@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from itertools import product
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from gpt_lab import schema
-from gpt_lab.frame.pairing import Paired
 from gpt_lab.study.design import Design, shown
 from gpt_lab.validity.compared import LEARNING_RATE, Compared, cost_kind, tuned_rate
+
+if TYPE_CHECKING:  # a dry run, which imports the rules too, needs no pandas
+    import pandas as pd
+
+    from gpt_lab.frame.pairing import Paired
 
 COUNTS = {"params": "parameters_non_embedding", "flops": "train_flops_per_token"}
 """What each value of `match` makes equal."""
@@ -38,6 +40,8 @@ class Seen:
     @cached_property
     def compared(self) -> dict[str, Compared]:
         """What is known of each arm and the baseline."""
+        import pandas as pd
+
         design, paired, used, baseline = self.design, self.paired, self.used, self.baseline
         differing, matched, text, rates = self._differing(), self._matched(), self._text(), self._rates()
         budgets = [name for name in used if str(name).startswith("config.budget.")]
@@ -73,6 +77,12 @@ class Seen:
         """Whether runs have a budget in seconds."""
         return "config.budget.seconds" in self.used and bool(self.used["config.budget.seconds"].notna().any())
 
+    def both(self, own: str, of_baseline: str) -> Iterator[tuple[str, str, str]]:
+        """Each arm twice: with the words for its own runs and its name, then with those for the baseline's."""
+        for arm in self.arms:
+            yield arm, own, arm
+            yield arm, of_baseline, self.baseline
+
     def resting_on(self, name: Any) -> tuple[str, ...]:
         """Arms whose comparison rests on the runs of an arm: itself, or all on the baseline's."""
         return self.arms if name == self.baseline else (str(name),)
@@ -85,6 +95,8 @@ class Seen:
         Args:
             names: columns of what runs say of themselves (`env.`). same: of the values of two runs.
         """
+        import pandas as pd
+
         used, columns = self.used, [f"env.{name}" for name in names]
         known = [name for name in columns if name in used]
         if not known or not any(used[name].nunique(dropna=False) > 1 for name in known):
@@ -119,6 +131,8 @@ class Seen:
 
     def _differing(self) -> dict[str, list[str]]:
         """Of each arm the flat settings whose values are not those of the baseline's runs."""
+        import pandas as pd
+
         used, found = self.used, dict[str, list[str]]()
         for column in used.columns:
             key = str(column).removeprefix("config.")

@@ -7,7 +7,7 @@ import numpy as np
 from gpt_lab.analysis.compare import compare
 from gpt_lab.study.design import Design
 from tests.report.made import of_size, row, study, warned
-from tests.validity.test_afterwards import by_design, changed
+from tests.validity.cases import by_design, changed
 
 
 def test_versions_may_change_between_pairs() -> None:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from gpt_lab.validity.compared import SAME
+from gpt_lab.validity.compared import SAME, Compared
 from gpt_lab.validity.rule import Doubt, Rule
-
-if TYPE_CHECKING:
-    from gpt_lab.validity.compared import Compared
 
 UNITS = {"flops": "FLOPs", "tokens": "tokens"}
 BUDGET = Rule(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from gpt_lab.options import is_number
 from gpt_lab.study.design import shown
+from gpt_lab.validity.planned import Planned, Side
 from gpt_lab.validity.rule import Doubt, Rule
-
-if TYPE_CHECKING:
-    from gpt_lab.validity.planned import Planned, Side
-    from gpt_lab.validity.seen import Seen
+from gpt_lab.validity.seen import Seen
 
 EDGE = Rule(
     "edge",

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from gpt_lab.lines import count_of
 from gpt_lab.validity.rule import Doubt, Rule
-
-if TYPE_CHECKING:
-    from gpt_lab.validity.seen import Seen
+from gpt_lab.validity.seen import Seen
 
 LOST = Rule(
     "lost",

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from gpt_lab.validity.rule import Doubt, Rule
-
-if TYPE_CHECKING:
-    from gpt_lab.validity.seen import Seen
+from gpt_lab.validity.seen import Seen
 
 FLOOR = Rule(
     "floor",

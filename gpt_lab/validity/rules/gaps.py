@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from gpt_lab.validity.rule import Doubt, Rule
-
-if TYPE_CHECKING:
-    from gpt_lab.validity.seen import Seen
+from gpt_lab.validity.seen import Seen
 
 GAPS = Rule(
     "gaps",
@@ -22,8 +19,7 @@ GAPS = Rule(
 @GAPS.seen()
 def gaps(study: Seen) -> Iterator[tuple[str, Doubt]]:
     """Of the arm or of the baseline."""
-    for arm in study.arms:
-        for whose, name in (("its", arm), ("the baseline's", study.baseline)):
-            if not study.paired.choices[name].complete:
-                text = f"none of {whose} tuning values has all its pairs: chosen among those with the most"
-                yield arm, GAPS.doubt(text, "better")
+    for arm, whose, name in study.both("its", "the baseline's"):
+        if not study.paired.choices[name].complete:
+            text = f"none of {whose} tuning values has all its pairs: chosen among those with the most"
+            yield arm, GAPS.doubt(text, "better")

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from gpt_lab.validity.compared import SAME
 from gpt_lab.validity.rule import Doubt, Rule
-
-if TYPE_CHECKING:
-    from gpt_lab.validity.seen import Seen
+from gpt_lab.validity.seen import Seen
 
 MIDDLE = Rule(
     "middle",
@@ -24,13 +21,12 @@ MIDDLE = Rule(
 def middle(study: Seen) -> Iterator[tuple[str, Doubt]]:
     """By the metric, and by the steps, tokens or FLOPs that were asked for and spent."""
     metric, early = study.design.metric, _early(study)
-    for arm in study.arms:
-        if metric.startswith("best/"):
-            yield arm, MIDDLE.doubt(f"{metric} is the best of all evaluations, not that of the end", "all")
-        for whose, name in (("a run", arm), ("a run of the baseline", study.baseline)):
-            if name in early:
-                text = f"{whose} ended at {early[name]:.0%} of its budget, in the middle of its schedule"
-                yield arm, MIDDLE.doubt(text, "all")
+    for arm in study.arms if metric.startswith("best/") else ():
+        yield arm, MIDDLE.doubt(f"{metric} is the best of all evaluations, not that of the end", "all")
+    for arm, whose, name in study.both("a run", "a run of the baseline"):
+        if name in early:
+            text = f"{whose} ended at {early[name]:.0%} of its budget, in the middle of its schedule"
+            yield arm, MIDDLE.doubt(text, "all")
 
 
 def _early(study: Seen) -> dict[str, float]:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from gpt_lab.validity.compared import LEARNING_RATE
+from gpt_lab.validity.compared import LEARNING_RATE, Compared
 from gpt_lab.validity.rule import EITHER, Doubt, Rule
-
-if TYPE_CHECKING:
-    from gpt_lab.validity.compared import Compared
 
 MOVES = {"optim.name": "optimizer", "batch.tokens": "batch size"}
 """Settings whose values each have a best learning rate of their own, often several times apart."""

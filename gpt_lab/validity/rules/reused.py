@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from gpt_lab.stats.tiers import CONFIRMS
 from gpt_lab.study.design import Design
+from gpt_lab.validity.planned import Planned, Side
 from gpt_lab.validity.rule import Doubt, Rule
-
-if TYPE_CHECKING:
-    from gpt_lab.validity.planned import Planned, Side
-    from gpt_lab.validity.seen import Seen
+from gpt_lab.validity.seen import Seen
 
 REUSED = Rule(
     "reused",

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from gpt_lab import metrics, schema
 from gpt_lab.lines import count_of, some
 from gpt_lab.study.design import Design
-from gpt_lab.validity.compared import HARMLESS, PRESETS, TO_COME, swept
+from gpt_lab.validity.compared import HARMLESS, PRESETS, TO_COME, Compared, swept
+from gpt_lab.validity.planned import Planned
 from gpt_lab.validity.rule import EITHER, Doubt, Rule
-
-if TYPE_CHECKING:
-    from gpt_lab.validity.compared import Compared
-    from gpt_lab.validity.planned import Planned
-    from gpt_lab.validity.seen import Seen
+from gpt_lab.validity.seen import Seen
 
 LISTED = 4
 DATA = Rule(

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from gpt_lab.lines import count_of
 from gpt_lab.validity.compared import PLACES, swept
 from gpt_lab.validity.rule import Doubt, Rule
-
-if TYPE_CHECKING:
-    from gpt_lab.validity.seen import Seen
+from gpt_lab.validity.seen import Seen
 
 BUSY = Rule(
     "busy",

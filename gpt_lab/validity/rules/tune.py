@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from gpt_lab.validity.rule import EITHER, Doubt, Rule
-
-if TYPE_CHECKING:
-    from gpt_lab.validity.seen import Seen
+from gpt_lab.validity.seen import Seen
 
 TUNE = Rule(
     "tune",
@@ -22,7 +19,6 @@ TUNE = Rule(
 @TUNE.seen()
 def tune(study: Seen) -> Iterator[tuple[str, Doubt]]:
     """What frame/tuned.py found of the arm or of the baseline."""
-    for arm in study.arms:
-        for whose, name in (("", arm), ("of the baseline: ", study.baseline)):
-            for problem in study.paired.choices[name].problems:
-                yield arm, TUNE.doubt(f"{whose}{problem}", "better", "worse")
+    for arm, whose, name in study.both("", "of the baseline: "):
+        for problem in study.paired.choices[name].problems:
+            yield arm, TUNE.doubt(f"{whose}{problem}", "better", "worse")

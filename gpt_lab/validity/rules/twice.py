@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from gpt_lab.validity.rule import Doubt, Rule
-
-if TYPE_CHECKING:
-    from gpt_lab.validity.seen import Seen
+from gpt_lab.validity.seen import Seen
 
 TWICE = Rule(
     "twice",
@@ -26,7 +23,6 @@ def conflicts(study: Seen) -> Iterator[tuple[str, Doubt]]:
 
     told = study.used[says(study.used, "conflict")]
     texts = told.groupby("arm")["conflict"].first().to_dict() if len(told) else {}
-    for arm in study.arms:
-        for whose, name in (("", arm), ("of the baseline ", study.baseline)):
-            if name in texts:
-                yield arm, TWICE.doubt(f"{whose}{texts[name]}", "all")
+    for arm, whose, name in study.both("", "of the baseline "):
+        if name in texts:
+            yield arm, TWICE.doubt(f"{whose}{texts[name]}", "all")

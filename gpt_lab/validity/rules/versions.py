@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpt_lab.lines import count_of
 from gpt_lab.store import record
 from gpt_lab.validity.compared import TO_COME, swept
+from gpt_lab.validity.planned import Planned
 from gpt_lab.validity.rule import EITHER, Doubt, Rule
-
-if TYPE_CHECKING:
-    from gpt_lab.validity.planned import Planned
-    from gpt_lab.validity.seen import Seen
+from gpt_lab.validity.seen import Seen
 
 CODE = Rule(
     "code",
