@@ -22,7 +22,7 @@ from gpt_lab import components, registry
 from gpt_lab.report import gate
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.sweep.search import search
-from gpt_lab.validity.rules import RULES
+from gpt_lab.validity import rules
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "uv run python scripts/generate.py"
@@ -101,13 +101,13 @@ def sweeps_table() -> list[str]:
 def fairness_table() -> list[str]:
     """Each rule on fair comparison, what it withholds, and the way out."""
     rows = ["| what is not fair | withheld | way out |", "|---|---|---|"]
-    return rows + [f"| {rule.title} | {rule.withheld} | {rule.way} |" for rule in RULES.values()]
+    return rows + [f"| {rule.title} | {rule.withheld} | {rule.way} |" for rule in rules.RULES.values()]
 
 
 def smallest_rule() -> list[str]:
     """The shortest file of a rule, as an example."""
-    files = (ROOT / "gpt_lab" / "validity" / "rules").glob("[a-z]*.py")
-    text = min((path.read_text(encoding="utf-8") for path in sorted(files)), key=len)
+    files = sorted(Path(rules.__file__).parent.glob("[a-z]*.py"))
+    text = min((path.read_text(encoding="utf-8") for path in files), key=len)
     return ["```python", *text.splitlines(), "```"]
 
 
