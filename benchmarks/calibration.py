@@ -15,20 +15,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from benchmarks.simulated_studies import Condition, Method, Noise, Result, Shape, calibrate
+from benchmarks.simulated_studies import Analysis, Condition, Distribution, ErrorRates, NoiseModel, calibrate
 from gpt_lab.stats.power_analysis import detectable
 from gpt_lab.store.record import machine, packages
 
 RESULTS = Path(__file__).parent / "results"
 STUDIES = 20_000
-SLOW: dict[Method, int] = {"token bootstrap": 2_000, "seed bootstrap": 2_000, "token z": 2_000}
+SLOW: dict[Analysis, int] = {"token bootstrap": 2_000, "seed bootstrap": 2_000, "token z": 2_000}
 
 
-def conditions() -> Iterator[tuple[Method, Condition]]:
+def conditions() -> Iterator[tuple[Analysis, Condition]]:
     """The lab's verdicts under each noise, what pairing changes, planted effects, then the controls."""
     for arms, seeds in ((1, 3), (4, 3), (9, 3), (1, 5), (4, 5), (4, 10)):
-        for shape in get_args(Shape):
-            for noise in get_args(Noise):
+        for shape in get_args(Distribution):
+            for noise in get_args(NoiseModel):
                 yield "lab", Condition(arms, seeds, shape=shape, noise=noise)
     for rho in (0.0, 0.9):
         yield "lab", Condition(4, 5, rho=rho)
@@ -42,7 +42,7 @@ def conditions() -> Iterator[tuple[Method, Condition]]:
         yield "seed bootstrap", Condition(1, seeds)
 
 
-def line(method: str, condition: Condition, found: Result) -> str:
+def line(method: str, condition: Condition, found: ErrorRates) -> str:
     """One line of the table on the screen."""
 
     def percent(value: float | None) -> str:

@@ -23,7 +23,7 @@ import yaml
 
 from gpt_lab.analysis.compare import compare
 from gpt_lab.frame import load
-from gpt_lab.frame.places import Options
+from gpt_lab.frame.places import StudyOptions
 from gpt_lab.frame.study import Study
 from gpt_lab.stats.paired import correlation
 from gpt_lab.stats.pairing_gain import of_arm
@@ -58,7 +58,7 @@ QUICK = [
 
 def measured(runs_dir: Path, name: str) -> dict[str, Any]:
     """What the runs of one recipe say: at the end, and at the evaluations on the way."""
-    study = load.load([str(runs_dir / name)], Options())
+    study = load.load([str(runs_dir / name)], StudyOptions())
     comparison = compare(study)
     row = next(row for row in comparison.rows if row.verdict != "baseline")
     base = next(row for row in comparison.rows if row.verdict == "baseline")

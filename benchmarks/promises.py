@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.judge import judge
-from gpt_lab.frame.pairing import Choice, Paired
+from gpt_lab.frame.paired_scores import NuisanceChoice, Paired
 from gpt_lab.frame.study import Study
 from gpt_lab.stats import decision, optimum, power_analysis
 from gpt_lab.store.record import machine, packages
@@ -45,7 +45,7 @@ def judged(scores: Array, sesoi: float = 0.0, planned: int | None = None) -> tup
     """Claims, tiers and whether the interval holds 0, of arms (1 + arms, seeds) of which the first is the baseline."""
     arms, seeds = scores.shape
     names, pairs = tuple(map(str, range(arms))), tuple(map(str, range(seeds)))
-    choice = Choice("", 1, True, np.zeros(seeds, bool), ())
+    choice = NuisanceChoice("", 1, True, np.zeros(seeds, bool), ())
     none = np.zeros(0, bool)
     paired = Paired(names, pairs, scores, dict.fromkeys(names, choice), none, none, 0)
     known = None if planned is None else pairs[:planned]

@@ -24,7 +24,7 @@ import yaml
 from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.frame import load
-from gpt_lab.frame.places import Options
+from gpt_lab.frame.places import StudyOptions
 from gpt_lab.frame.study import Study
 from gpt_lab.store.record import machine
 
@@ -53,7 +53,7 @@ def trained(file: Path, runs_dir: Path, overrides: Sequence[str]) -> Study:
     study = yaml.safe_load(file.read_text(encoding="utf-8"))["gpt_lab"]["study"]
     command = [*SWEEP, str(file), f"study={study}", f"runs_dir={runs_dir}", "tracker=none", *overrides]
     subprocess.run(command, check=True, cwd=ROOT)
-    return load.load([str(runs_dir / study)], Options())
+    return load.load([str(runs_dir / study)], StudyOptions())
 
 
 def split(study: Study, size: int) -> list[Study]:
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given += ["eval.tokens=256", "data=synthetic", "compile=off"]
         given += ["budget.steps=6", "eval.every=3"]
         count = ["--seeds", "6"]
-    metric = Options(metric="val/loss") if chosen.quick else Options()
+    metric = StudyOptions(metric="val/loss") if chosen.quick else StudyOptions()
     with tempfile.TemporaryDirectory() as folder:
         runs_dir = (chosen.runs_dir or Path(folder)).resolve()
         file = Path(folder) / "planted.yaml"

@@ -54,7 +54,7 @@ QUICK = [
 
 
 @dataclasses.dataclass(frozen=True)
-class Block:
+class RecipeBlock:
     """Recipes that are compared with each other: one model, one length, the same arms and seeds."""
 
     scale: str
@@ -101,16 +101,16 @@ values in hundredths."""
 CHOSEN = "std5b95"
 """The recipe whose values are the defaults: at these widths initial values have a deviation of 0.049 and 0.05."""
 BLOCKS = [
-    Block(
+    RecipeBlock(
         *("micro", 300, 4, ("baseline", "alibi", "learned", "gelu")),
         ("w05", "w25", "w50", "lr6", "b95", "lr6b95", "std7b95", "std5b95"),
     ),
-    Block("tiny", 250, 3, ("baseline", "alibi", "learned", "gelu", "learned and gelu"), ("b95", "std5b95")),
-    Block("tiny", 1000, 1, ("baseline",), ("w05", "b95", "std5b95")),
+    RecipeBlock("tiny", 250, 3, ("baseline", "alibi", "learned", "gelu", "learned and gelu"), ("b95", "std5b95")),
+    RecipeBlock("tiny", 1000, 1, ("baseline",), ("w05", "b95", "std5b95")),
 ]
 
 
-def trained(block: Block, recipe: str, runs_dir: Path, jobs: str, quick: bool) -> dict[str, Any]:
+def trained(block: RecipeBlock, recipe: str, runs_dir: Path, jobs: str, quick: bool) -> dict[str, Any]:
     """Trains one recipe of a block and reads what came out."""
     study = f"{block.name}-{recipe}"
     words = [f"study={study}", f"runs_dir={runs_dir}", *COMMON, f"scale={block.scale}"]
@@ -125,7 +125,7 @@ def trained(block: Block, recipe: str, runs_dir: Path, jobs: str, quick: bool) -
     return {"settings": RECIPES[recipe], **summary(scores(block, runs_dir, study))}
 
 
-def scores(block: Block, runs_dir: Path, study: str) -> dict[str, np.ndarray]:
+def scores(block: RecipeBlock, runs_dir: Path, study: str) -> dict[str, np.ndarray]:
     """Arm -> bits per byte by seed; not a number for a run that diverged."""
     found = {arm: np.full(block.seeds, math.nan) for arm in block.arms}
     for run in all_runs(runs_dir, study):

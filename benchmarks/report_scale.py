@@ -27,15 +27,15 @@ from typing import Any
 
 from rich.console import Console
 
-from gpt_lab import config
 from gpt_lab.analysis.compare import compare
+from gpt_lab.config import composition
 from gpt_lab.frame import load
-from gpt_lab.frame.places import Options, find
+from gpt_lab.frame.places import StudyOptions, find
 from gpt_lab.report import console, facts
 from gpt_lab.report.tables import Report
 from gpt_lab.report.write import figure_files, write
 from gpt_lab.store import Run
-from gpt_lab.store.files import write_json
+from gpt_lab.store.atomic_files import write_json
 from gpt_lab.store.record import machine
 
 RESULTS = Path(__file__).parent / "results"
@@ -46,7 +46,7 @@ ARMS, LINES = 20, 50
 
 def make(runs_dir: Path, count: int) -> Path:
     """A study of `count` finished runs: one real folder, then copies with their own settings and results."""
-    cfg = config.compose(["study=many"])
+    cfg = composition.compose(["study=many"])
     template = Run.create(runs_dir, "many", "template", cfg.to_dict(), {"config": cfg.flat(), "command": "train"})
     record = json.loads((template.path / "run.json").read_text(encoding="utf-8"))
     draw = random.Random(0)
@@ -89,7 +89,7 @@ def _summary(bpb: float) -> dict[str, float]:
 
 def measure(study: Path, count: int) -> dict[str, float]:
     """Seconds of each stage in this process, and of the whole command in one of its own."""
-    options = Options(baseline="optim.lr=0.001")
+    options = StudyOptions(baseline="optim.lr=0.001")
     seconds: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from benchmarks.simulated_looks import Looked, beyond, calibrate_looks
-from benchmarks.simulated_studies import Condition, Noise, Shape
+from benchmarks.simulated_studies import Condition, Distribution, NoiseModel
 from gpt_lab.stats.alpha_spending import SHAPE
 from gpt_lab.store.record import machine, packages
 
@@ -40,10 +40,10 @@ Kind = tuple[str, float, float, Condition, int]
 def conditions() -> Iterator[Kind]:
     """Nulls of every noise, edges, then arms outside and inside the band."""
     for arms in (1, 4):
-        for shape in get_args(Shape):
+        for shape in get_args(Distribution):
             for rho in (0.0, 0.5):
                 yield "null", 0.0, 0.0, Condition(arms, LAST, rho=rho, shape=shape), FIRST
-    for noise in get_args(Noise)[1:]:
+    for noise in get_args(NoiseModel)[1:]:
         yield "null", 0.0, 0.0, Condition(4, LAST, noise=noise), FIRST
     yield "null", 0.0, 0.0, Condition(4, 6), FIRST
     yield "null", 0.0, 0.0, Condition(4, 20), 5

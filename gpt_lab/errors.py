@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one line, with the way out."""
+"""User errors: one line each, with the way out."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def cut(text: str, most: int = QUOTED) -> str:
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
-def unknown(what: str, name: object, allowed: Iterable[str], meant: Iterable[str] = ()) -> str:
+def unknown(what: str, name: object, allowed: Iterable[str], closest: Iterable[str] = ()) -> str:
     """One line that names what was probably meant first, then what is allowed.
 
     Args:
-        meant: what was; empty: the closest of `allowed`.
+        closest: the names to offer; empty: the closest of `allowed`.
     """
     names = sorted(allowed)
     text = name if isinstance(name, str) else quoted(name)
-    close = list(meant) or difflib.get_close_matches(text[: 2 * QUOTED], names, n=1, cutoff=0.5)
+    close = list(closest) or difflib.get_close_matches(text[: 2 * QUOTED], names, n=1, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
     listed = ", ".join(cut(one) for one in names[:LISTED]) or "none"
     more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""

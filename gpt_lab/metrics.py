@@ -1,11 +1,11 @@
-"""What is measured of a run: one row a metric, from which goals, units, labels, axes and dashboards follow."""
+"""Table of metrics, one row each: goal, unit, labels, axes, dashboards."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from gpt_lab import lengths
+from gpt_lab import context_multiples
 
 Goal = Literal["minimize", "maximize"]
 
@@ -86,10 +86,10 @@ FLOORS = {"unigram": "single tokens", "bigram": "pairs of tokens", "trigram": "t
 
 def find(name: str) -> Metric | None:
     """The row of a metric, also of what is measured at multiples of the context: val/loss of val/loss_beyond_2x."""
-    base, times = lengths.split(name)
+    base, times = context_multiples.split(name)
     if times == 1:
         return TABLE.get(name)
-    row = TABLE.get("val/loss" if base in (lengths.BEYOND, lengths.EXCESS) else base)
+    row = TABLE.get("val/loss" if base in (context_multiples.BEYOND, context_multiples.EXCESS) else base)
     return row if row is not None and row.longer is not None else None
 
 
@@ -127,4 +127,4 @@ def per_byte(name: str) -> bool:
 
 def has_floors(name: str) -> bool:
     """Whether the n-gram floors of a corpus, which are of windows of one context, can stand beside the metric."""
-    return per_byte(name) and lengths.split(name)[1] == 1
+    return per_byte(name) and context_multiples.split(name)[1] == 1

@@ -1,4 +1,4 @@
-"""Where settings, experiments, sweeps and parts lie: those of the user's project, then those that the lab ships.
+"""Project folders: settings, experiments, sweeps and parts of the user's project, then those that the lab ships.
 
 A project is the working folder: its conf/, experiments/ and sweeps/ add to the shipped files and win by name.
 """

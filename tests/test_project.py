@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from gpt_lab import components, config, names, project, registry
+from gpt_lab import project, registry
+from gpt_lab.config import components, composition, setting_names
 from gpt_lab.errors import ConfigError
 from gpt_lab.study import sweep_file
 from gpt_lab.study.format import lookup
 
 Write = Callable[..., None]
-DEFAULT = config.compose().flat()
+DEFAULT = composition.compose().flat()
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def refusal(call: Callable[[], Any]) -> str:
 
 
 def differing(*overrides: str) -> dict[str, Any]:
-    flat = config.compose(overrides).flat()
+    flat = composition.compose(overrides).flat()
     return {key: value for key, value in flat.items() if value != DEFAULT.get(key) and key != "label"}
 
 
@@ -59,7 +60,7 @@ def test_a_preset_of_one_s_own(write: Write) -> None:
     """It is seen by every command, and the shipped ones stay."""
     text = "# @package _global_\n# Mine, after nobody\ndefaults:\n  - override /attention: gqa\nmodel: {tied: true}\n"
     write("conf/model/mine.yaml", text)
-    assert {"mine", "llama", "qwen3"} < set(names.choices("model"))
+    assert {"mine", "llama", "qwen3"} < set(setting_names.choices("model"))
     assert differing("model=mine") == {
         "attention.name": "gqa",
         "attention.kv_heads": 2,
@@ -74,8 +75,11 @@ def test_a_file_of_one_s_own_wins_by_name(write: Write) -> None:
     write("conf/optim/adamw.yaml", "name: adamw\nlr: 0.5\n")
     write("conf/optim/slow.yaml", "name: muon\nlr: 0.25\n")
     assert differing() == {"optim.lr": 0.5}
-    assert (config.compose(["optim=slow"]).optim["name"], config.compose(["optim=slow"]).optim["lr"]) == ("muon", 0.25)
-    assert config.compose(["optim=lion"]).optim["name"] == "lion"
+    assert (composition.compose(["optim=slow"]).optim["name"], composition.compose(["optim=slow"]).optim["lr"]) == (
+        "muon",
+        0.25,
+    )
+    assert composition.compose(["optim=lion"]).optim["name"] == "lion"
 
 
 def test_some_defaults_are_laid_over_the_shipped_ones(write: Write) -> None:
@@ -83,11 +87,13 @@ def test_some_defaults_are_laid_over_the_shipped_ones(write: Write) -> None:
         "conf/config.yaml",
         "defaults:\n  - optim: lion\n  - scale: nano\nseed: 3\nbudget: {tokens: 4.0e+4}\nsample: {tokens: 0}\n",
     )
-    expected = config.compose(["optim=lion", "scale=nano", "seed=3", "budget.tokens=4e4", "sample.tokens=0"]).flat()
+    expected = composition.compose(
+        ["optim=lion", "scale=nano", "seed=3", "budget.tokens=4e4", "sample.tokens=0"]
+    ).flat()
     monkey = {key: value for key, value in expected.items() if value != DEFAULT.get(key) and key != "label"}
     assert differing() == monkey
     assert differing()["budget.steps"] is None, "naming one budget lifts the shipped one"
-    assert config.compose(["optim=adamw", "seed=0"]).flat()["seed"] == 0, "the command line has the last word"
+    assert composition.compose(["optim=adamw", "seed=0"]).flat()["seed"] == 0, "the command line has the last word"
 
 
 def test_a_whole_copy_changes_nothing(write: Write) -> None:
@@ -118,7 +124,7 @@ def test_a_whole_copy_changes_nothing(write: Write) -> None:
 )
 def test_what_cannot_hold_is_refused(text: str, words: str, write: Write) -> None:
     write("conf/config.yaml", text)
-    assert words in refusal(config.compose)
+    assert words in refusal(composition.compose)
 
 
 @pytest.mark.parametrize(
@@ -131,13 +137,13 @@ def test_what_cannot_hold_is_refused(text: str, words: str, write: Write) -> Non
 def test_a_preset_that_names_what_is_not_there(item: str, words: str, write: Write) -> None:
     """Hydra would print its search path."""
     write("conf/model/mine.yaml", f"# @package _global_\ndefaults:\n  - {item}\n")
-    assert words in refusal(lambda: config.compose(["model=mine"]))
+    assert words in refusal(lambda: composition.compose(["model=mine"]))
 
 
 def test_experiments_and_sweeps_of_one_s_own(write: Write) -> None:
     write("experiments/mine.yaml", "# @package _global_\nseed: 5\n")
     write("experiments/norm.yaml", "# @package _global_\nseed: 6\n")
-    assert {"mine", "norm", "muon"} <= set(names.choices("experiment"))
+    assert {"mine", "norm", "muon"} <= set(setting_names.choices("experiment"))
     assert differing("+experiment=mine") == {"seed": 5}
     assert differing("+experiment=norm") == {"seed": 6}
     sweep = "method: grid\nmetric: {name: val/bpb, goal: minimize}\nparameters: {seed: {values: [0, 1]}}\n"

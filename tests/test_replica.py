@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gpt_lab.errors import ConfigError
-from gpt_lab.model import initialize
-from gpt_lab.train.bare import bare_model
+from gpt_lab.model.gpt import initialize
+from gpt_lab.model.skip_init import bare_model
 from tests.helpers import tiny_config
 
 

@@ -19,7 +19,7 @@ from gpt_lab.analysis.comparison import Comparison, Row, VerdictName
 from gpt_lab.analysis.judge import Verdicts, judge, judge_looks, seeds_to_plan, verdict
 from gpt_lab.errors import ConfigError, DataError, unknown
 from gpt_lab.frame import noise_floor
-from gpt_lab.frame.pairing import Choice, Paired, pair_up, part, references
+from gpt_lab.frame.paired_scores import NuisanceChoice, Paired, pair_up, part, references
 from gpt_lab.frame.study import Study
 from gpt_lab.stats import decision, pairing_gain
 from gpt_lab.stats.interval import Interval
@@ -98,7 +98,7 @@ class _Comparing:
         self.baselines = [i for i, base in enumerate(self.base) if base == i]
         self.variants = [i for i, base in enumerate(self.base) if base != i]
         self.notes: list[str] = []
-        self.worth: dict[str, pairing_gain.Worth] = {}
+        self.worth: dict[str, pairing_gain.PairingGain] = {}
         waiting = (runs["state"] == "missing") & ~says(runs, "error") | (runs["state"] == "running")
         self.coming: dict[str, int] = runs["arm"][waiting & paired.chosen].value_counts().to_dict()
         self.verdicts: Verdicts | None = None
@@ -294,7 +294,7 @@ class _Comparing:
     def _row(self, i: int, name: VerdictName, *, n: int, warnings: Sequence[str] = (), **found: Any) -> Row:
         """What a row says of its own runs, beside what was found by comparing."""
         arm = self.paired.arms[i]
-        choice: Choice = self.paired.choices[arm]
+        choice: NuisanceChoice = self.paired.choices[arm]
         mine = self.by_arm.get(arm, {})
         numbers: dict[str, Any] = {"tier": None, "delta": None, "p_adjusted": None, "rho": None}
         return Row(
@@ -377,7 +377,7 @@ class _Comparing:
         ):
             self.notes.append(text)
         if self.floor is not None:
-            self.notes.append(noise_floor.said(self.floor, self.runs))
+            self.notes.append(noise_floor.describe(self.floor, self.runs))
 
     def _critical(self, row: Row) -> float:
         """Standard errors in half of an arm's interval."""
@@ -391,4 +391,4 @@ class _Comparing:
             return []
         variances = self.variances[self.variants] + self.variances[[self.base[i] for i in self.variants]]
         paid = pairing_gain.of_all(self.verdicts.differences, variances, len(self.baselines), self.design.alpha)
-        return [] if paid is None else [pairing_gain.said(paid, self.design.pair, self.worth)]
+        return [] if paid is None else [pairing_gain.describe(paid, self.design.pair, self.worth)]

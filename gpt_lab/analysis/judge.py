@@ -17,7 +17,7 @@ from scipy.special import chdtri, stdtrit
 
 from gpt_lab.analysis import looks
 from gpt_lab.analysis.comparison import RowTier, VerdictName
-from gpt_lab.frame.pairing import Paired, fresh
+from gpt_lab.frame.paired_scores import Paired, fresh
 from gpt_lab.stats import decision, power_analysis
 from gpt_lab.stats.paired import ROUNDING, Array, Fit, paired_t
 from gpt_lab.stats.robustness import LeftOut, by_medians, left_out, medians
@@ -134,7 +134,7 @@ def judge_looks(
     every = scores[list(variants)] - scores[list(bases)]
     ordered, places = looks.ordered(every, pairs, design)
     found = looks.decide(ordered, design.looks, design.alpha, sesoi)
-    differences = np.where(looks.used(found.stand, places, len(pairs)), every, np.nan)
+    differences = np.where(looks.used(found.standings, places, len(pairs)), every, np.nan)
     fit = paired_t(differences)
     flat = _flat(differences, scores)
     without = left_out(differences, found.claim, alpha=design.alpha, sesoi=sesoi, eligible=~flat)

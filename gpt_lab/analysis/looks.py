@@ -23,7 +23,7 @@ from gpt_lab.stats.alpha_spending import boundaries, spent
 from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import Array, paired_t
 from gpt_lab.study.design import Design, Looks, shown
-from gpt_lab.study.format.sequential_seeds import Stand, stand
+from gpt_lab.study.format.sequential_seeds import Standings, standings
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Verdicts:
         half: of the repeated interval; NaN before the first look. p: that holds at any look, of no difference.
     """
 
-    stand: Stand
+    standings: Standings
     half: Array
     p: Array
     p_adjusted: Array
@@ -43,7 +43,7 @@ class Verdicts:
 
 def decide(differences: ArrayLike, looks: Looks, alpha: float, sesoi: float) -> Verdicts:
     """The claims over a family (..., arms, pairs), pairs in the order of the seeds."""
-    found = stand(differences, looks, alpha, sesoi)
+    found = standings(differences, looks, alpha, sesoi)
     made = boundaries(looks.first, looks.last)
     judged = found.pairs > 0
     at = np.where(judged, found.pairs, looks.first)
@@ -82,7 +82,7 @@ def ordered(differences: Array, pairs: Sequence[str], design: Design) -> tuple[A
     return np.where(places >= 0, differences[:, places], np.nan), places
 
 
-def used(found: Stand, places: NDArray[np.int64], pairs: int) -> NDArray[np.bool_]:
+def used(found: Standings, places: NDArray[np.int64], pairs: int) -> NDArray[np.bool_]:
     """Which pairs (arms, pairs of the table) a verdict rests on: those of the look, or before it all complete ones."""
     kept = np.zeros((len(found.pairs), pairs), bool)
     counts = np.where(found.pairs > 0, found.pairs, found.whole)

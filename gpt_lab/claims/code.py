@@ -1,4 +1,4 @@
-"""The code version of a run or a checkout: its commit, what was changed since, and whether two are the same."""
+"""Code versions of runs and checkouts: commit, uncommitted changes, and whether two versions are the same code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Version:
         return f"commit {self.commit[:12]}{'' if self.dirty is False else ' with uncommitted changes'}"
 
 
-def here() -> Version:
+def of_this_checkout() -> Version:
     """That of this checkout."""
     found = record.git()
     return Version(None, None) if found is None else Version(found["commit"], found["dirty"])

@@ -1,4 +1,4 @@
-"""What a claim says, as plain data: the design, each arm's verdict, each run with its config and its score."""
+"""The content of a claim as plain data: the design, each arm's verdict, each run with its config and its score."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gpt_lab.claims import code
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.frame import arms
 from gpt_lab.frame.load import Loaded
-from gpt_lab.frame.pairing import Paired, pair_up, references
+from gpt_lab.frame.paired_scores import Paired, pair_up, references
 from gpt_lab.frame.sources.source import ENVIRONMENT
 from gpt_lab.report import facts
 from gpt_lab.store import record
@@ -58,7 +58,7 @@ def content(comparison: Comparison, study: Loaded, name: str, command: str) -> C
     cells = [
         _cell(study, index, bool(paired.finished[index]), environments, configs) for index in range(len(study.runs))
     ]
-    now = code.here()
+    now = code.of_this_checkout()
     patch = code.patch() if now.dirty else b""
     files = {**configs, "seeds.csv": _seeds(cells, paired, references(design, paired.arms))}
     if patch:

@@ -1,4 +1,4 @@
-"""A claim's folder: written whole or not at all, and refused when any of its files is not as it was written.
+"""The folder of a claim: written atomically, its files held to SHA-256 sums when read.
 
 claim.json    the claim as data, with the SHA-256 of every other file and of itself
 configs/      the config of every run
@@ -21,10 +21,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt_lab.console.invocation import prefix
 from gpt_lab.digests import sha256
 from gpt_lab.errors import ConfigError, DataError
-from gpt_lab.invocation import prefix
-from gpt_lab.store.files import decode, read_json, sync_folder, write_atomic, write_json, writing
+from gpt_lab.store.atomic_files import (
+    decode,
+    read_json,
+    sync_folder,
+    write_atomic,
+    write_json,
+    writing,
+)
 
 CLAIM = "claim.json"
 CLAIMS = Path("claims")
@@ -65,7 +72,7 @@ class Claim:
         return list(self.content["arms"])
 
 
-def place(name: str, out: Path | None, force: bool) -> Path:
+def new_folder(name: str, out: Path | None, force: bool) -> Path:
     """The folder of a claim to be made.
 
     Raises:
@@ -116,7 +123,7 @@ def write(folder: Path, claim: dict[str, Any], fill: Callable[[Path], None], for
             shutil.rmtree(old, ignore_errors=True)
 
 
-def put(folder: Path, name: str, data: bytes) -> None:
+def write_file(folder: Path, name: str, data: bytes) -> None:
     """Writes one file of a claim, its own folder made if missing.
 
     Raises:

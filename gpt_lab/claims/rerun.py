@@ -1,4 +1,4 @@
-"""Runs a cell of a claim again, in a store of its own, and compares: identical, within noise, or different.
+"""Reproduction of a claim's cell: runs it again in a store of its own and compares the scores.
 
 On a CPU a run is the same bit for bit wherever code, CPU model, threads and torch are the same, so there any difference
 is one. Elsewhere (another CPU or code version, a GPU) rounding differs, and small differences grow over training up to
@@ -17,24 +17,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from gpt_lab import config
 from gpt_lab.claims import code
 from gpt_lab.claims.folder import Claim
+from gpt_lab.config import composition
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import ConfigError, DataError
-from gpt_lab.schema import RunConfig
 from gpt_lab.store import record
 
 if TYPE_CHECKING:
-    from gpt_lab.train.plan import Plan
+    from gpt_lab.train.resolve_auto import ResolvedRun
 
 NOISE = 2.0
 """In standard deviations of a run. Two runs that share nothing differ by less in 84 of 100 cases, two that correlate by
 1/2, as those of one seed do at least, in 95."""
-Word = Literal["identical", "within noise", "different"]
+Reproduction = Literal["identical", "within noise", "different"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RerunOutcome:
     """What became of one cell.
 
     Fields:
@@ -43,7 +43,7 @@ class Outcome:
         unequal: facts in which the runs are not the same, beside the score; any of them makes the cell different.
     """
 
-    word: Word
+    word: Reproduction
     claimed: float
     score: float | None
     tolerance: float
@@ -79,14 +79,14 @@ class Prepared:
         self, claim: Claim, cell: Mapping[str, Any], runs_dir: Path, study: str, tolerance: float | None
     ) -> None:
         from gpt_lab.data.dataset import open_dataset
-        from gpt_lab.train.plan import resolve
+        from gpt_lab.train.resolve_auto import resolve
 
         self.claim, self.cell = claim, cell
         self.metric = str(claim.design["metric"])
         self.environment = claim.content["environment"]["runs"][cell["environment"]]
         self.cfg = _config(claim, cell, runs_dir, study)
         dataset = open_dataset(self.cfg)
-        self.plan: Plan = resolve(self.cfg, dataset)
+        self.plan: ResolvedRun = resolve(self.cfg, dataset)
         self.unequal = tuple(self._planned())
         self.tolerance, self.basis = self._held_to(tolerance)
 
@@ -100,9 +100,9 @@ class Prepared:
         if plan.budget.steps is not None:
             yield from _numbers("tokens", plan.budget.steps * self.cfg.tokens_per_step, cell["tokens"])
 
-    def _held_to(self, asked: float | None) -> tuple[float, str]:
-        if asked is not None:
-            return asked, "as asked for"
+    def _held_to(self, stated: float | None) -> tuple[float, str]:
+        if stated is not None:
+            return stated, "as asked for"
         reasons = list(self._other())
         if not reasons:
             return 0.0, "same code, CPU, threads and torch: equal to the last bit"
@@ -141,9 +141,9 @@ class Prepared:
     def code(self) -> tuple[bool, str]:
         """Whether the run was surely made by this code, and what to say of it."""
         then = code.Version(self.environment.get("commit"), self.environment.get("dirty"))
-        return code.compare(then, code.here())
+        return code.compare(then, code.of_this_checkout())
 
-    def run(self, console: Console) -> Outcome:
+    def run(self, console: Console) -> RerunOutcome:
         """Trains, and compares. Nothing is trained if the data, the model or the budget are others than claimed.
 
         Raises:
@@ -151,7 +151,7 @@ class Prepared:
         """
         claimed = self.cell["score"]
         if self.unequal:
-            return Outcome("different", claimed, None, self.tolerance, self.basis, self.unequal)
+            return RerunOutcome("different", claimed, None, self.tolerance, self.basis, self.unequal)
         from gpt_lab.train.start import run_training
 
         with _threads(self.environment.get("threads")):
@@ -169,15 +169,17 @@ class Prepared:
         return judge(claimed, score, self.tolerance, self.basis, tuple(unequal))
 
 
-def judge(claimed: float, score: float | None, tolerance: float, basis: str, unequal: tuple[str, ...] = ()) -> Outcome:
+def judge(
+    claimed: float, score: float | None, tolerance: float, basis: str, unequal: tuple[str, ...] = ()
+) -> RerunOutcome:
     """The outcome of a run that has ended with this score."""
-    word: Word = "different"
+    word: Reproduction = "different"
     if not unequal and score is not None and math.isfinite(score):
         if score == claimed:
             word = "identical"
         elif abs(score - claimed) <= tolerance:
             word = "within noise"
-    return Outcome(word, claimed, score, tolerance, basis, unequal)
+    return RerunOutcome(word, claimed, score, tolerance, basis, unequal)
 
 
 def versions(environment: Mapping[str, Any]) -> dict[str, str]:
@@ -196,7 +198,7 @@ def _config(claim: Claim, cell: Mapping[str, Any], runs_dir: Path, study: str) -
         raise DataError(f"cannot read {path}: {error}") from error
     own = {"runs_dir": str(runs_dir), "study": study, "tracker": {"name": "none"}, "force": False}
     try:
-        cfg = config.from_dict({**tree, **own})
+        cfg = composition.from_dict({**tree, **own})
     except ConfigError as error:
         raise ConfigError(f"{path} is no config of this code: {error}") from None
     if cfg.identity() != cell["identity"]:

@@ -1,4 +1,4 @@
-"""Holds a claim against new runs of some of its cells, and says what came of it."""
+"""Verification of a claim: runs some of its cells again and prints whether the scores are reproduced."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gpt_lab import lines
-from gpt_lab.claims import choose, code
-from gpt_lab.claims.choose import Cell
+from gpt_lab.claims import code, selection
 from gpt_lab.claims.folder import Claim
-from gpt_lab.claims.rerun import Interrupted, Outcome, Prepared
-from gpt_lab.terminal import Terminal
+from gpt_lab.claims.rerun import Interrupted, Prepared, RerunOutcome
+from gpt_lab.claims.selection import ClaimCell
+from gpt_lab.console import lines
+from gpt_lab.console.terminal import Terminal
 
 VERIFIED, NOT_VERIFIED = 0, 1
 
 
 def verify(
-    claim: Claim, cells: Sequence[Cell], console: Console, tolerance: float | None = None, runs_dir: Path | None = None
+    claim: Claim,
+    cells: Sequence[ClaimCell],
+    console: Console,
+    tolerance: float | None = None,
+    runs_dir: Path | None = None,
 ) -> int:
     """Runs the cells again, one after the other, and prints what each came to; progress goes to standard error.
 
@@ -51,7 +55,7 @@ def verify(
         progress = Terminal(file=sys.stderr, quiet=runs_dir is None)  # its last lines name a folder that will be gone
         good = 0
         for number, one in enumerate(ready, 1):
-            lines.say(f"run {number} of {len(ready)}: {choose.label(claim, one.cell)}", sys.stderr)
+            lines.print_lines(f"run {number} of {len(ready)}: {selection.label(claim, one.cell)}", sys.stderr)
             try:
                 outcome = one.run(progress)
             except Interrupted as end:
@@ -85,7 +89,7 @@ def _heading(claim: Claim, say: _Says) -> None:
     say(f"claim {claim.name} of {str(content['made'])[:10]}, made by {then}: {content['answer']}")
     if claim.others:
         say(f"not of the claim, and not used: {', '.join(claim.others)}")
-    now = code.here()
+    now = code.of_this_checkout()
     if then != now:
         say(f"this checkout is {now}")
     elif then.dirty:
@@ -101,10 +105,10 @@ def _store(runs_dir: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _lines(claim: Claim, one: Prepared, outcome: Outcome) -> Iterator[str]:
+def _lines(claim: Claim, one: Prepared, outcome: RerunOutcome) -> Iterator[str]:
     """What a cell came to, then the facts in which it differs."""
     metric, claimed = claim.design["metric"], outcome.claimed
-    name = choose.label(claim, one.cell)
+    name = selection.label(claim, one.cell)
     if outcome.score is None:
         yield f"{name}: different: {'; '.join(outcome.unequal)}"
         return

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from gpt_lab import signals, streams
+from gpt_lab.console import signals, streams
+from gpt_lab.console.lines import print_lines
 from gpt_lab.errors import ConfigError, LabError, one_line, quoted
-from gpt_lab.lines import say
 
 BAD_INPUT = 2
 Works = Callable[[Sequence[str]], bool]
@@ -30,13 +30,13 @@ def entry(
     """
 
     def main() -> None:
-        streams.keep()
+        streams.install()
         signals.listen()
         argv = sys.argv[1:]
         try:
             status = run(_utf8(argv))
         except LabError as error:
-            say(f"error: {one_line(str(error))}", sys.stderr)
+            print_lines(f"error: {one_line(str(error))}", sys.stderr)
             status = BAD_INPUT
         except KeyboardInterrupt as stop:
             number = stop.number if isinstance(stop, signals.Leave) else signal.SIGINT
@@ -45,22 +45,22 @@ def entry(
         except OSError as error:  # a path that is too long, or that nobody may read
             if error.filename is None:
                 raise
-            say(f"error: cannot use {quoted(str(error.filename))}: {error.strerror}", sys.stderr)
+            print_lines(f"error: cannot use {quoted(str(error.filename))}: {error.strerror}", sys.stderr)
             status = BAD_INPUT
         except SystemExit as end:  # argparse, after --help
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
-        signals.over()
-        leave(_told(status, works(argv) and not {"--help", "-h"} & {*argv}))
+        signals.ignore_from_now_on()
+        leave(_exit_status(status, works(argv) and not {"--help", "-h"} & {*argv}))
 
     return main
 
 
-def _told(status: int, worked: bool) -> int:
+def _exit_status(status: int, worked: bool) -> int:
     """The exit status, once it is clear whether the output has arrived."""
     for text in (sys.stdout, sys.stderr):
         if text is not None:
             text.flush()
-    lost = streams.lost(sys.stdout)
+    lost = streams.output_error(sys.stdout)
     if lost is None or lost.errno == errno.EPIPE or status > 128:
         return status
     if worked and status != BAD_INPUT:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gpt_lab import lines
+from gpt_lab.console import lines
 from gpt_lab.errors import ConfigError, quoted
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{self.prog}: {message} (see {self.prog} --help)")
 
 
-def whole(low: int, high: int) -> Callable[[str], int]:
+def whole_number(low: int, high: int) -> Callable[[str], int]:
     """The type of an option that is a whole number from `low` to `high`."""
 
     def read(text: str) -> int:
@@ -80,7 +80,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 def output(show: Callable[[Console], None]) -> None:
     """Calls `show` on the terminal; into a pipe it writes plain lines of fixed width without trailing blanks."""
-    from gpt_lab.terminal import Terminal, plain
+    from gpt_lab.console.terminal import Terminal, plain
 
     if sys.stdout.isatty():
         show(Terminal(highlight=False))

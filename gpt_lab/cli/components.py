@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from gpt_lab import components
 from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser, output
+from gpt_lab.config import components
 
 
 def run(arguments: list[str]) -> int:

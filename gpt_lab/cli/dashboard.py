@@ -7,9 +7,9 @@ import sys
 from typing import NoReturn
 
 from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import Parser, whole
+from gpt_lab.cli._parser import Parser, whole_number
+from gpt_lab.console.lines import print_lines
 from gpt_lab.errors import ConfigError
-from gpt_lab.lines import say
 
 EXAMPLES = """examples:
   dashboard                                   all studies of runs/
@@ -30,7 +30,7 @@ def run(argv: list[str]) -> int:
         epilog=EXAMPLES,
     )
     parser.add_argument("folders", nargs="*", metavar="FOLDER", help="store, study or run, or a study's name [runs]")
-    parser.add_argument("--port", type=whole(1, 65535), help="port on 127.0.0.1 [the first free one]")
+    parser.add_argument("--port", type=whole_number(1, 65535), help="port on 127.0.0.1 [the first free one]")
     parser.add_argument("--tensorboard", action="store_true", help="in TensorBoard instead of trackio")
     parser.add_argument("--project", metavar="NAME", help="one trackio project for all [one for each study]")
     parser.add_argument("--metric", action="append", metavar="NAME", help="mirror this metric only; may be repeated")
@@ -45,7 +45,7 @@ def run(argv: list[str]) -> int:
     from gpt_lab.dashboard import mirror
     from gpt_lab.dashboard.follow import check_targets
 
-    options = mirror.Options(
+    options = mirror.MirrorOptions(
         targets=tuple(check_targets(chosen.folders or ["runs"])),
         project=chosen.project,
         metrics=frozenset(chosen.metric) if chosen.metric else None,
@@ -56,7 +56,7 @@ def run(argv: list[str]) -> int:
     )
     global _served
     _served = not chosen.once
-    return mirror.show(options, say)
+    return mirror.show(options, print_lines)
 
 
 def _leave(status: int) -> NoReturn:

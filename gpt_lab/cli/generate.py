@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, TextIO, get_type_hints
 
 from gpt_lab.cli._main import entry
+from gpt_lab.console.lines import print_lines, show_help
+from gpt_lab.console.streams import output_error
 from gpt_lab.errors import ConfigError, LabError, cut, quoted, unknown
-from gpt_lab.infer.request import Request, start
-from gpt_lab.lines import say, show_help
+from gpt_lab.infer.request import GenerationRequest, start
 from gpt_lab.options import NonEmpty, check
-from gpt_lab.streams import lost
 
 HELP = """\
 usage: generate [key=value ...] [--no-cache] [--help]
@@ -47,7 +47,7 @@ TEXTS = ("run", "prompt", "runs_dir")
 
 
 @dataclass(frozen=True)
-class Arguments(Request):
+class Arguments(GenerationRequest):
     """What the command line may set; the annotations are the check."""
 
     run: NonEmpty = "latest"
@@ -100,7 +100,7 @@ def run(argv: list[str]) -> int:
     found = find_run(Path(arguments.runs_dir), arguments.run, left_out)
     for line in left_out.values():
         print(line, file=sys.stderr)
-    from gpt_lab.train.bare import is_out_of_memory
+    from gpt_lab.model.skip_init import is_out_of_memory
 
     try:
         _write(found, arguments, sys.stdout, sys.stderr)
@@ -116,10 +116,10 @@ def run(argv: list[str]) -> int:
 
 def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
     from gpt_lab.infer.generate import ENDED, Usage, generate
-    from gpt_lab.infer.load import load_run
     from gpt_lab.infer.stream import TextStream
+    from gpt_lab.infer.trained_model import load_run
 
-    tell = functools.partial(say, file=err)
+    tell = functools.partial(print_lines, file=err)
     model, tokenizer, _, checkpoint = load_run(found, arguments.checkpoint, arguments.device, tell)
     tell(f"run {found.path}, checkpoint {checkpoint}, {next(model.parameters()).device.type}")
     prompt_ids, shown = start(tokenizer, arguments.text(found))
@@ -135,7 +135,7 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
     began = time.perf_counter()
     print(label(0, arguments.samples) + shown, end="", file=out, flush=True)
     for step in steps:
-        if lost(out):
+        if output_error(out):
             break
         for i, token in enumerate(step):
             if token == ENDED:
@@ -150,7 +150,7 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO) -> None:
     for i in range(1, arguments.samples):
         print(label(i, arguments.samples) + shown + texts[i] + streams[i].close(), file=out, flush=True)
     memory = f"cache {usage.cache_bytes / 1e6:.2f} MB" if usage.cache_bytes else "no cache"
-    say(f"{count} tokens in {seconds:.2f} s: {count / seconds:.0f} tokens/s, {memory}", err)
+    print_lines(f"{count} tokens in {seconds:.2f} s: {count / seconds:.0f} tokens/s, {memory}", err)
 
 
 def label(sample: int, samples: int) -> str:

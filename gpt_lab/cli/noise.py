@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import MOST_JOBS, MOST_SEEDS, Parser, whole
+from gpt_lab.cli._parser import MOST_JOBS, MOST_SEEDS, Parser, whole_number
 from gpt_lab.errors import ConfigError, quoted
 
 PIPE_WIDTH = 160
@@ -31,12 +31,17 @@ def parser() -> Parser:
     made = Parser(prog="noise", description=DESCRIPTION, epilog=EXAMPLES)
     made.add_argument("words", nargs="*", metavar="SWEEP | key=value", help="a sweep file or name; settings of train")
     made.add_argument(
-        "--seeds", type=whole(1, MOST_SEEDS), metavar="N", help="null pairs there shall be (default: 5, 3 at least)"
+        "--seeds",
+        type=whole_number(1, MOST_SEEDS),
+        metavar="N",
+        help="null pairs there shall be (default: 5, 3 at least)",
     )
     made.add_argument(
-        "--jobs", type=whole(1, MOST_JOBS), metavar="N", help="runs at a time (default: one per GPU, else cores)"
+        "--jobs", type=whole_number(1, MOST_JOBS), metavar="N", help="runs at a time (default: one per GPU, else cores)"
     )
-    made.add_argument("--threads", type=whole(1, MOST_JOBS), metavar="N", help="CPU threads of each run (default: 1)")
+    made.add_argument(
+        "--threads", type=whole_number(1, MOST_JOBS), metavar="N", help="CPU threads of each run (default: 1)"
+    )
     made.add_argument("--list", action="store_true", help="show what is known and leave")
     made.add_argument("--metric", metavar="KEY", help="metric of --list (val/bpb)")
     return made
@@ -55,8 +60,8 @@ def run(argv: list[str]) -> int:
     if chosen.metric is not None and not chosen.list:
         raise ConfigError("--metric is for --list: a sweep file says its own, settings are measured in val/bpb")
 
+    from gpt_lab.console.terminal import Terminal
     from gpt_lab.sweep import measure_noise
-    from gpt_lab.terminal import Terminal
 
     console = Terminal(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     if chosen.list:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpt_lab.cli._main import entry
-from gpt_lab.lines import show_help
+from gpt_lab.console.lines import show_help
 
 HELP = """usage: prepare [SETTING ...]
 
@@ -19,12 +19,12 @@ def run(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
         show_help(HELP)
         return 0
-    from gpt_lab import config
+    from gpt_lab.config import composition
 
-    cfg = config.compose(argv)
+    cfg = composition.compose(argv)
 
+    from gpt_lab.console.terminal import Terminal
     from gpt_lab.data.prepare import prepare
-    from gpt_lab.terminal import Terminal
 
     prepare(cfg, Terminal())
     return 0

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser, output
+from gpt_lab.console.invocation import prefix
+from gpt_lab.console.lines import print_lines
 from gpt_lab.errors import ConfigError
-from gpt_lab.frame.places import REMOTE, Options, find
-from gpt_lab.invocation import prefix
-from gpt_lab.lines import say
+from gpt_lab.frame.places import REMOTE, StudyOptions, find
 from gpt_lab.report.gate import EXIT, TABLE
 
 EPILOG = f"""\
@@ -63,7 +63,7 @@ def run(arguments: list[str]) -> int:
     """Exit status: 0 shown, 2 bad input; with --gate 0 keep, 1 discard, 2 more runs needed or bad input."""
     chosen = parser().parse_args(arguments)
     _refuse_contradictions(chosen)
-    options = Options(
+    options = StudyOptions(
         runs_dir=chosen.runs_dir,
         remote=chosen.remote,
         baseline=chosen.baseline,
@@ -81,14 +81,14 @@ def run(arguments: list[str]) -> int:
         from gpt_lab.report import gate
 
         found = gate.ask(places, options, chosen.gate)
-        print(found.json()) if chosen.json else say(found.line)
+        print(found.json()) if chosen.json else print_lines(found.line)
         return found.status
     command = prefix() + shlex.join(["report", *arguments])
     claim = None
     if chosen.claim is not None:
         from gpt_lab.claims import folder as claims
 
-        claim = claims.place(chosen.claim, chosen.out, chosen.force)
+        claim = claims.new_folder(chosen.claim, chosen.out, chosen.force)
     from gpt_lab.report import console as terminal
     from gpt_lab.report import write
     from gpt_lab.report.tables import Report
@@ -97,13 +97,13 @@ def run(arguments: list[str]) -> int:
     report = Report(comparison, study)
     output(lambda console: terminal.show(report, console))
     if claim is not None:
-        from gpt_lab.claims.make import make
+        from gpt_lab.claims.write_claim import write_claim
 
-        make(report, study, claim, chosen.claim, command, chosen.force)
-        say(f"wrote {claim}; {prefix()}verify {shlex.quote(str(claim))} checks it")
+        write_claim(report, study, claim, chosen.claim, command, chosen.force)
+        print_lines(f"wrote {claim}; {prefix()}verify {shlex.quote(str(claim))} checks it")
     folder = None if chosen.no_files or claim else chosen.out or places.folder
     if folder is not None or chosen.wandb:
-        output(lambda console: write.keep(report, console, command, folder, chosen.wandb))
+        output(lambda console: write.publish(report, console, command, folder, chosen.wandb))
     return 0
 
 

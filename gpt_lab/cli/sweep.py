@@ -6,9 +6,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import MOST_JOBS, MOST_SEEDS, Parser, whole
+from gpt_lab.cli._parser import MOST_JOBS, MOST_SEEDS, Parser, whole_number
+from gpt_lab.console.lines import print_lines
 from gpt_lab.errors import ConfigError, quoted
-from gpt_lab.lines import say
 from gpt_lab.study import place
 
 if TYPE_CHECKING:
@@ -37,10 +37,15 @@ def parser() -> Parser:
     made.add_argument("file", help="a sweep file, or a name of sweeps/")
     made.add_argument("overrides", nargs="*", metavar="key=value", help="settings of train, for every cell")
     made.add_argument(
-        "--jobs", type=whole(1, MOST_JOBS), metavar="N", help="trials at a time (default: one per GPU, else cores)"
+        "--jobs",
+        type=whole_number(1, MOST_JOBS),
+        metavar="N",
+        help="trials at a time (default: one per GPU, else cores)",
     )
-    made.add_argument("--threads", type=whole(1, MOST_JOBS), metavar="N", help="CPU threads of each trial (default: 1)")
-    made.add_argument("--seeds", type=whole(1, MOST_SEEDS), metavar="N", help="N values of the pairing setting")
+    made.add_argument(
+        "--threads", type=whole_number(1, MOST_JOBS), metavar="N", help="CPU threads of each trial (default: 1)"
+    )
+    made.add_argument("--seeds", type=whole_number(1, MOST_SEEDS), metavar="N", help="N values of the pairing setting")
     made.add_argument(
         "--target-effect", type=_effect, metavar="X", help="seeds enough to show X, in units of the metric"
     )
@@ -48,7 +53,7 @@ def parser() -> Parser:
     made.add_argument("--report", action="store_true", help="then say what is better, as `report` does")
     made.add_argument("--fail-fast", action="store_true", help="stop all when a trial fails")
     made.add_argument(
-        "--retries", type=whole(0, 100), metavar="N", help="tries after a failure (1; 0 with --fail-fast)"
+        "--retries", type=whole_number(0, 100), metavar="N", help="tries after a failure (1; 0 with --fail-fast)"
     )
     return made
 
@@ -79,14 +84,14 @@ def run(argv: list[str]) -> int:
     if chosen.seeds is not None:
         sweep = sweep_file.with_seeds(sweep, chosen.seeds)
 
+    from gpt_lab.console.terminal import Terminal
     from gpt_lab.sweep import runner
-    from gpt_lab.terminal import Terminal
 
     console = Terminal(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     if chosen.target_effect is not None:
         from gpt_lab.plan import sample_size
 
-        sweep, line = sample_size.reach(sweep, chosen.target_effect)
+        sweep, line = sample_size.with_enough_seeds(sweep, chosen.target_effect)
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if chosen.dry_run:
         return runner.dry_run(sweep, console, chosen.jobs, chosen.threads)
@@ -102,9 +107,9 @@ def _report(sweep: Sweep, status: int) -> int:
     from gpt_lab.errors import LabError
 
     try:
-        return max(status, report.run([str(place.named(sweep))]))
+        return max(status, report.run([str(place.report_target(sweep))]))
     except LabError as error:
-        say(f"error: {error}", sys.stderr)
+        print_lines(f"error: {error}", sys.stderr)
         return 1
 
 

@@ -6,7 +6,7 @@ import shlex
 import sys
 
 from gpt_lab.cli._main import entry
-from gpt_lab.lines import show_help
+from gpt_lab.console.lines import show_help
 
 HELP = """usage: train [SETTING ...] [--cfg]
 
@@ -28,10 +28,10 @@ groups (option in use by default first):
 
 def help_text() -> str:
     """The usage with every group and its options, read from conf/ and the registry."""
-    from gpt_lab import config
-    from gpt_lab.names import GROUPS, SECTIONS, choices
+    from gpt_lab.config import composition
+    from gpt_lab.config.setting_names import GROUPS, SECTIONS, choices
 
-    tree = config.compose_tree([])
+    tree = composition.compose_tree([])
     lines = []
     for group in GROUPS:
         names = choices(group)
@@ -58,7 +58,8 @@ def _complete() -> None:
     """Hydra's own completion, over the same groups."""
     import hydra
 
-    from gpt_lab import conf_source, project
+    from gpt_lab import project
+    from gpt_lab.config import conf_source
 
     conf_source.install()
     hydra.main(version_base="1.3", config_path=str(project.shipped("conf")), config_name="config")(lambda cfg: None)()
@@ -66,7 +67,7 @@ def _complete() -> None:
 
 def run(argv: list[str]) -> int:
     """Exit status: 0 finished, 2 bad input, 1 diverged or failed, 130 or 143 stopped by a signal."""
-    from gpt_lab import match
+    from gpt_lab.cost import match
 
     if "--help" in argv or "-h" in argv:
         show_help(help_text())
@@ -81,7 +82,7 @@ def run(argv: list[str]) -> int:
 
         print(yaml.safe_dump(cfg.to_dict(), sort_keys=False, allow_unicode=True), end="")
         return 0
-    from gpt_lab.terminal import Terminal
+    from gpt_lab.console.terminal import Terminal
     from gpt_lab.train.start import run_training
 
     command = shlex.join(["train", *argv])

@@ -52,7 +52,7 @@ def run(arguments: list[str]) -> int:
             if one.holder() is not None:
                 print(f"{path}: is being trained: left alone")
                 continue
-            from gpt_lab.train.live import summary_rows  # costs seconds: it imports torch
+            from gpt_lab.train.run_display import summary_rows  # costs seconds: it imports torch
 
             rows = summary_rows(one.summary) if one.state == "finished" else ()
             print(f"{path}: {len(one.metrics())} rows", flush=True)

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import MOST_SEEDS, Parser, whole
+from gpt_lab.cli._parser import MOST_SEEDS, Parser, whole_number
 from gpt_lab.errors import ConfigError
 
 DESCRIPTION = """\
@@ -32,7 +32,7 @@ def parser() -> Parser:
     which = made.add_mutually_exclusive_group()
     which.add_argument("--cell", action="append", metavar="ARM,PAIR", help="this run; may be repeated")
     which.add_argument(
-        "--cells", type=whole(1, MOST_SEEDS), metavar="N", help="so many runs, the cheapest of each arm (2)"
+        "--cells", type=whole_number(1, MOST_SEEDS), metavar="N", help="so many runs, the cheapest of each arm (2)"
     )
     which.add_argument("--all", action="store_true", help="every run that the verdicts rest on")
     made.add_argument("--tolerance", type=float, metavar="X", help="largest difference of the metric that is none")
@@ -45,15 +45,15 @@ def run(arguments: list[str]) -> int:
     chosen = parser().parse_args(arguments)
     if chosen.tolerance is not None and not (math.isfinite(chosen.tolerance) and chosen.tolerance >= 0):
         raise ConfigError(f"--tolerance must be 0 or a positive number, not {chosen.tolerance:g}")
-    from gpt_lab.claims import choose, folder
+    from gpt_lab.claims import folder, selection
 
     claim = folder.read(folder.find(chosen.claim))
-    cells = choose.choose(claim, chosen.cell or (), chosen.cells, chosen.all)
+    cells = selection.choose(claim, chosen.cell or (), chosen.cells, chosen.all)
 
     import sys
 
     from gpt_lab.claims.verify import verify
-    from gpt_lab.terminal import Terminal
+    from gpt_lab.console.terminal import Terminal
 
     return verify(claim, cells, Terminal(file=sys.stdout), chosen.tolerance, chosen.runs_dir)
 

@@ -3,6 +3,6 @@
 follow.py       finds runs and reads what is new in them
 mirror.py       where a mirror lies, who writes it, the loop
 grouped.py      trackio's page, opened with the runs grouped by arm
-trackio.py      rows into trackio's database, and its page
+trackio_mirror.py  rows into trackio's database, and its page
 tensorboard.py  rows into event files, and TensorBoard's page
 """

@@ -1,4 +1,4 @@
-"""Follows runs on disk: new folders, new lines, lines that a resume took back, runs that began anew.
+"""Following of runs on disk: new folders, new lines, lines that a resume took back, runs that began anew.
 
 Every poll compares what lies there with what was seen; nothing is asked of the runs themselves, so it does not
 matter who trains them, or whether anybody does.
@@ -17,10 +17,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+from gpt_lab.console.invocation import prefix
 from gpt_lab.errors import DataError, LabError
-from gpt_lab.invocation import prefix
 from gpt_lab.store.find import folders
-from gpt_lab.store.metrics import read_line
+from gpt_lab.store.metric_lines import read_line
 from gpt_lab.store.run import read_record
 from gpt_lab.sweep.ledger import ledger
 
@@ -33,7 +33,7 @@ EPOCH = "1970-01-01T00:00:00Z"
 
 
 @dataclass(frozen=True)
-class Row:
+class StepRow:
     """One step of a run: its lines in metrics.jsonl as one, the last value of each name kept.
 
     Fields:
@@ -95,10 +95,10 @@ class Seen:
 class Sink(Protocol):
     """Where rows go. Every call takes over the run's record too, and may be repeated without writing rows twice."""
 
-    def replace(self, run: Seen, rows: Sequence[Row]) -> None:
+    def replace(self, run: Seen, rows: Sequence[StepRow]) -> None:
         """Makes these the rows of the run, all of them."""
 
-    def append(self, run: Seen, rows: Sequence[Row]) -> None:
+    def append(self, run: Seen, rows: Sequence[StepRow]) -> None:
         """Adds rows to those of the run."""
 
     def describe(self, run: Seen) -> None:
@@ -136,7 +136,7 @@ def find(target: Path) -> Iterator[Path]:
 
 
 @dataclass
-class Tail:
+class FileTail:
     """The end of one metrics.jsonl.
 
     Fields:
@@ -150,9 +150,9 @@ class Tail:
     _stamp: tuple[int, int] = (-1, -1)
     _offset: int = 0
     _last: bytes = b""
-    _row: Row | None = None
+    _row: StepRow | None = None
 
-    def read(self) -> tuple[bool, list[Row]]:
+    def read(self) -> tuple[bool, list[StepRow]]:
         """Whether what was read before is void, and the rows since (all rows, if it is).
 
         A line that is not yet whole waits for its end; one that cannot be used is skipped.
@@ -170,7 +170,7 @@ class Tail:
         except OSError as error:
             raise DataError(f"cannot read {self.path}: {error.strerror}") from error
 
-    def _read(self, file: Any) -> tuple[bool, list[Row]]:
+    def _read(self, file: Any) -> tuple[bool, list[StepRow]]:
         status = os.fstat(file.fileno())
         place, stamp = (status.st_dev, status.st_ino), (status.st_size, status.st_mtime_ns)
         if (place, stamp) == (self._place, self._stamp):
@@ -197,7 +197,7 @@ class Tail:
         self._place, self._stamp, self._offset, self._last, self._row = None, (-1, -1), 0, b"", None
         self.left_out = ""
 
-    def _rows(self, data: bytes) -> Iterator[Row]:
+    def _rows(self, data: bytes) -> Iterator[StepRow]:
         """Joins the lines of a step, also those that came with an earlier read."""
         offset, row, given = self._offset, self._row, True
         for line in data.splitlines(keepends=True):
@@ -211,11 +211,11 @@ class Tail:
             numbers = {key: float(value) for key, value in values.items() if self._wanted(key)}
             key = f"{start}:{zlib.crc32(line):08x}"
             if row is not None and row.step == step:
-                row = Row(key, step, {**row.values, **numbers}, row.key if given else row.replaces)
+                row = StepRow(key, step, {**row.values, **numbers}, row.key if given else row.replaces)
             else:
                 if row is not None and not given:
                     yield row
-                row = Row(key, step, numbers)
+                row = StepRow(key, step, numbers)
             given = False
         if row is not None and not given:
             yield row
@@ -229,7 +229,7 @@ class Tail:
 class _Known:
     run: Seen
     stamp: tuple[int, int, int]
-    tail: Tail
+    tail: FileTail
     said: str
     rows: bool = False
 
@@ -301,7 +301,7 @@ class Follower:
             self.left_out[path] = f"{error}: the run is left out"
             return
         if known is None or known.run.id != run.id or known.run.name != name:
-            known = self._known[path] = _Known(run, stamp, Tail(path / "metrics.jsonl", self.metrics), said)
+            known = self._known[path] = _Known(run, stamp, FileTail(path / "metrics.jsonl", self.metrics), said)
             _, rows = known.tail.read()
             fresh = True
         else:

@@ -1,4 +1,4 @@
-"""trackio's own page, with a few lines that group its runs by arm when it opens.
+"""trackio's page with its runs grouped by arm when it opens.
 
 trackio can serve another front end (`show(frontend_dir=...)`) and knows no way to say what runs are grouped by.
 """

@@ -1,4 +1,4 @@
-"""Where a mirror lies, who writes it, and the loop that keeps it up to date.
+"""The mirror's folder, its single writer, and the loop that keeps it up to date.
 
 A mirror belongs to what it shows: the same folders and the same choices share one, whoever looks. One process writes
 it, the others only show it; when the writer ends, however it ends, another takes over.
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from gpt_lab.dashboard.follow import CLOCKS, Follower, Seen, Sink, Tail, find
+from gpt_lab.dashboard.follow import CLOCKS, FileTail, Follower, Seen, Sink, find
 from gpt_lab.errors import ConfigError, LabError, unknown
 from gpt_lab.store.lock import Lock
 
@@ -32,7 +32,7 @@ FORMAT = 2
 
 
 @dataclass(frozen=True)
-class Options:
+class MirrorOptions:
     """What the command line may set.
 
     Fields:
@@ -62,7 +62,7 @@ class Backend(Sink, Protocol):
         """The command that shows the mirror without us."""
 
 
-def folder(options: Options) -> Path:
+def folder(options: MirrorOptions) -> Path:
     """The folder of the mirror, in the lab's cache: stores may be read-only, or shared by machines."""
     named = os.environ.get("GPT_LAB_CACHE")
     cache = Path(named).expanduser() if named else Path.home() / ".cache" / "gpt_lab"
@@ -71,7 +71,7 @@ def folder(options: Options) -> Path:
     return cache / "dashboard" / f"{kind}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]}"
 
 
-def check_metrics(options: Options) -> None:
+def check_metrics(options: MirrorOptions) -> None:
     """Refuses a metric that no run has, if any run has metrics.
 
     Raises:
@@ -83,14 +83,14 @@ def check_metrics(options: Options) -> None:
     for run in (run for target in options.targets for run in find(target)):
         if not missing:
             return
-        _, rows = Tail(run / "metrics.jsonl").read()
+        _, rows = FileTail(run / "metrics.jsonl").read()
         names |= {name for row in rows for name in row.values}
         missing -= names
     if missing and names:
         raise ConfigError(unknown("metric", min(missing), names - set(CLOCKS)))
 
 
-def show(options: Options, say: Callable[[str], None]) -> int:
+def show(options: MirrorOptions, say: Callable[[str], None]) -> int:
     """Mirrors the store and shows it until Ctrl-C (or another signal), or once without showing it; exit status 0.
 
     Raises:
@@ -117,20 +117,24 @@ def show(options: Options, say: Callable[[str], None]) -> int:
         writer.lock.release()
 
 
-def _check_backend(options: Options) -> None:
-    from gpt_lab.dashboard import trackio
+def _check_backend(options: MirrorOptions) -> None:
+    from gpt_lab.dashboard import trackio_mirror
     from gpt_lab.trackers import tensorboard
 
     if options.tensorboard:
         tensorboard.require("--tensorboard")
     else:
-        trackio.check(options.project)
+        trackio_mirror.check(options.project)
 
 
-def _backend(options: Options, place: Path) -> Backend:
-    from gpt_lab.dashboard import tensorboard, trackio
+def _backend(options: MirrorOptions, place: Path) -> Backend:
+    from gpt_lab.dashboard import tensorboard_mirror, trackio_mirror
 
-    return tensorboard.TensorBoard(place) if options.tensorboard else trackio.Trackio(place, options.project)
+    return (
+        tensorboard_mirror.TensorBoardMirror(place)
+        if options.tensorboard
+        else trackio_mirror.TrackioMirror(place, options.project)
+    )
 
 
 class Writer:
@@ -191,7 +195,7 @@ def _once(writer: Writer, backend: Backend, place: Path, say: Callable[[str], No
     return 0
 
 
-def _serve(writer: Writer, backend: Backend, options: Options, say: Callable[[str], None]) -> int:
+def _serve(writer: Writer, backend: Backend, options: MirrorOptions, say: Callable[[str], None]) -> int:
     present = [Seen(run, run.name, {}) for target in options.targets for run in find(target)]
     writes = writer.look()  # before the page: it shows what there is when it opens
     url = backend.serve(options.port, present)

@@ -1,4 +1,4 @@
-"""Which windows of the token stream a training step sees: a pure function of (seed, step).
+"""Batch order: which windows of the token stream a step sees, a pure function of (seed, step).
 
 An epoch visits every window once, in a keyed random order; windows lie side by side from an offset that is drawn anew
 for each epoch, so that over epochs a window may start at any token. Sequence number s of the run (step * rows + row)

@@ -1,4 +1,4 @@
-"""Checksums of the blocks of a file, so that a token that has changed on disk is noticed before it is used.
+"""Block checksums (CRC-32) of a token file, each checked when a token of it is first used.
 
 To read a large corpus whole at every start would take longer than many a run; so each block is checked when the first
 token of it is asked for, once in a process. A block is less than what the kernel reads ahead around a token anyway.

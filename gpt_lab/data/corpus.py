@@ -1,4 +1,4 @@
-"""What a corpus is: documents, an identity, and a fixed split into training and validation text."""
+"""Corpora: documents, an identity, and a fixed split into training and validation text."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Corpus(ABC):
             yield from divide(document, self.val_fraction)
 
 
-def whole(text: str) -> Document:
+def in_memory(text: str) -> Document:
     """A document that is in memory already."""
     return Document(pieces(text), _size(text))
 

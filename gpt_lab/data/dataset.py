@@ -1,4 +1,4 @@
-"""What training asks of data: the batch of a step, the validation set, and what to compare a loss with.
+"""Datasets: the batch of a step, the validation set, and the n-gram floors of the corpus.
 
 Legend: B rows, T context. A batch is a pure function of (data seed, step).
 """
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from gpt_lab import registry
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.data import batches
 from gpt_lab.data.corpus import Corpus
 from gpt_lab.data.floors import floors
 from gpt_lab.data.shards import Progress, Shards, open_shards
-from gpt_lab.data.synthetic import IGNORED, Examples, Plan, Synthetic
+from gpt_lab.data.synthetic import IGNORED, Examples, Synthetic, TaskSizes
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
 from gpt_lab.errors import ConfigError, DataError
-from gpt_lab.schema import RunConfig
 
 OPENING = 40
 """Characters of a text's first line that are taken for a prompt."""
@@ -211,7 +211,7 @@ class SyntheticDataset(Dataset):
         super().__init__(cfg)
         if cfg.batch.document_mask:
             raise ConfigError("batch.document_mask=true needs text: each row of data=synthetic is one document")
-        self._plan: Plan = source.plan(self._context)
+        self._plan: TaskSizes = source.plan(self._context)
         self.vocab_size = self._plan.vocab_size
         self.fingerprint = "-".join(map(str, self._plan))
         self.train_tokens = 0

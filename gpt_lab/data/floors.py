@@ -1,4 +1,4 @@
-"""What counting alone achieves on a corpus: bits per byte of n-gram models, which a trained model has to beat.
+"""N-gram baselines: bits per byte of interpolated Kneser-Ney models, which a trained model has to beat.
 
 The models are interpolated Kneser-Ney with one discount per order (Kneser and Ney 1995; Chen and Goodman 1998,
 TR-10-98), over the same tokens, training text, validation targets and bytes as the model.

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt_lab.data.corpus import Corpus, Document, whole
-from gpt_lab.data.files import files_identity, require_text
+from gpt_lab.data.corpus import Corpus, Document, in_memory
+from gpt_lab.data.file_corpora import files_identity, require_text
 from gpt_lab.errors import DataError, unknown
 from gpt_lab.options import NonEmpty, PositiveInt, Probability
 from gpt_lab.registry import register
@@ -80,7 +80,7 @@ class HuggingFace(Corpus):
             for number, row in enumerate(itertools.islice(rows, self.max_documents), 1):
                 if self.field not in row:
                     raise DataError(f"{self.path}: {unknown('data.field', self.field, row)}")
-                yield whole(require_text(row[self.field], self.field, f"{self.path}, row {number} of {split}"))
+                yield in_memory(require_text(row[self.field], self.field, f"{self.path}, row {number} of {split}"))
         except (OSError, ValueError) as error:
             raise DataError(f"{self.path}: reading stopped after row {number} of {split} ({_line(error)})") from error
 

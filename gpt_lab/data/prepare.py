@@ -9,10 +9,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from gpt_lab import registry
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.corpus import Corpus
 from gpt_lab.data.floors import floors
 from gpt_lab.data.shards import Shards, open_shards
-from gpt_lab.schema import RunConfig
 
 
 def prepare(cfg: RunConfig, console: Console) -> None:

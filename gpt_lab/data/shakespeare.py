@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt_lab.data.corpus import Corpus, Document, whole
+from gpt_lab.data.corpus import Corpus, Document, in_memory
 from gpt_lab.errors import DataError
 from gpt_lab.options import Probability
 from gpt_lab.registry import register
@@ -40,7 +40,7 @@ class Shakespeare(Corpus):
 
     def documents(self) -> Iterator[Document]:
         for path in _plays():
-            yield whole(plain(path.read_text(encoding="utf-8")))
+            yield in_memory(plain(path.read_text(encoding="utf-8")))
 
     def identity(self) -> Mapping[str, Any]:
         digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""A corpus as tokens on disk: memory-mapped, kept under a fingerprint of all that made them, built once.
+"""Token shards on disk: memory-mapped, built once for each fingerprint of corpus and tokenizer.
 
 The stream of a split is `EOT document EOT document ... EOT`: each document stands between two end-of-text tokens, so
 that its first token is predicted from one and its end is learnt. Every target costs nats, ends included, and the bytes
@@ -182,7 +182,7 @@ def _build(folder: Path, fingerprint: str, corpus: Corpus, tokenizer: Tokenizer,
         "fingerprint": fingerprint,
         "vocab_size": tokenizer.vocab_size,
         "eot": tokenizer.eot,
-        "warnings": [*warnings, *_said(lossy), *_joined(name, tokenizer, splits)],
+        "warnings": [*warnings, *_loss_warning(lossy), *_joined(name, tokenizer, splits)],
         "lossy": lossy["val"],
         "splits": splits,
     }
@@ -259,7 +259,7 @@ class _Stream:
         )
 
 
-def _said(lossy: Mapping[str, str]) -> list[str]:
+def _loss_warning(lossy: Mapping[str, str]) -> list[str]:
     """The warning that text is lost, if it is: of the validation text first, for which it matters more."""
     if lossy["val"]:
         return [f"{lossy['val']}: there will be no bits per byte; use tokenizer=byte, bpe or tiktoken"]

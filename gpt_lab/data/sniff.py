@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: so that the wrong reader is not set on it."""
+"""File type detection by the first bytes, so that a file is not read by the wrong reader."""
 
 from __future__ import annotations
 

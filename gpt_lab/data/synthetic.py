@@ -1,4 +1,4 @@
-"""Tasks that are made up on the spot: what a layer can do, without the noise of natural text."""
+"""Synthetic tasks: what a layer can do, without the noise of natural text."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Synthetic:
     ) -> None:
         self.task, self.symbols, self.items, self.val_sequences = task, symbols, items, val_sequences
 
-    def plan(self, context: int) -> Plan:
+    def plan(self, context: int) -> TaskSizes:
         """The task in a given context.
 
         Raises:
@@ -71,10 +71,10 @@ class Synthetic:
             raise ConfigError(
                 f"data.symbols must be at least {least} for {self.task} with data.items={items}, not {self.symbols}"
             )
-        return Plan(self.task, self.symbols, items, context)
+        return TaskSizes(self.task, self.symbols, items, context)
 
 
-class Plan(NamedTuple):
+class TaskSizes(NamedTuple):
     """A task whose sizes are settled."""
 
     task: str
@@ -92,7 +92,7 @@ class Plan(NamedTuple):
         """Targets that count, per sequence."""
         return self.items
 
-    def longer(self, times: int) -> Plan:
+    def longer(self, times: int) -> TaskSizes:
         """The task in `times` the context: copy has as many times the symbols to copy, the others more noise."""
         items = self.items * times if self.task == "copy" else self.items
         return self._replace(items=items, context=self.context * times)
@@ -104,7 +104,7 @@ class Plan(NamedTuple):
         return make(self, generator, rows)
 
 
-def _copy(plan: Plan, generator: np.random.Generator, rows: int) -> Examples:
+def _copy(plan: TaskSizes, generator: np.random.Generator, rows: int) -> Examples:
     symbols = generator.integers(0, plan.symbols, size=(rows, plan.items))
     whole = np.full((rows, plan.context + 1), plan.symbols)  # the separator fills what is left over
     targets = np.full((rows, plan.context), IGNORED)
@@ -114,7 +114,7 @@ def _copy(plan: Plan, generator: np.random.Generator, rows: int) -> Examples:
     return Examples(whole[:, :-1].copy(), targets)
 
 
-def _induction(plan: Plan, generator: np.random.Generator, rows: int) -> Examples:
+def _induction(plan: TaskSizes, generator: np.random.Generator, rows: int) -> Examples:
     noise = plan.context - 2 * plan.items
     tokens = generator.integers(0, plan.symbols, size=(rows, plan.context))
     targets = np.full((rows, plan.context), IGNORED)
@@ -131,7 +131,7 @@ def _induction(plan: Plan, generator: np.random.Generator, rows: int) -> Example
     return Examples(tokens, targets)
 
 
-def _mqar(plan: Plan, generator: np.random.Generator, rows: int) -> Examples:
+def _mqar(plan: TaskSizes, generator: np.random.Generator, rows: int) -> Examples:
     half = plan.symbols // 2
     keys = _distinct(generator, rows, half, plan.items)
     values = half + _distinct(generator, rows, plan.symbols - half, plan.items)

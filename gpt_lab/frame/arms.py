@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpt_lab import metrics, schema
+from gpt_lab import metrics
+from gpt_lab.config import schema
+from gpt_lab.console.lines import count_of, some
 from gpt_lab.errors import ConfigError, unknown
-from gpt_lab.frame.places import Options
+from gpt_lab.frame.places import StudyOptions
 from gpt_lab.frame.sources.source import Wanted, row
-from gpt_lab.lines import count_of, some
 from gpt_lab.options import is_number
 from gpt_lab.study.arm_lookup import find_arm
 from gpt_lab.study.design import SEEDS, Design, draws_again, join, shown
@@ -35,7 +36,9 @@ class Arranged:
     notes: list[str] = field(default_factory=list)
 
 
-def arrange(rows: Rows, wanted: Sequence[Wanted] | None, sweep: Sweep | None, options: Options, name: str) -> Arranged:
+def arrange(
+    rows: Rows, wanted: Sequence[Wanted] | None, sweep: Sweep | None, options: StudyOptions, name: str
+) -> Arranged:
     """Gives every run its arm, its tuning and its pair.
 
     Args:
@@ -83,7 +86,7 @@ def _settings(rows: Rows, wanted: Iterable[Wanted]) -> set[str]:
     return keys | {key.removesuffix(".name") for key in keys if key.endswith(".name")}
 
 
-def _overridden(design: Design, options: Options) -> tuple[Design, tuple[str, ...]]:
+def _overridden(design: Design, options: StudyOptions) -> tuple[Design, tuple[str, ...]]:
     """The design with the user's arms and pair, and the swept settings that are then averaged within a pair."""
     if not options.group_by and options.pair in (None, design.pair):
         return design, ()
@@ -219,7 +222,7 @@ def _same(a: Any, b: Any) -> bool:
     return a == b or (a is not None and b is not None and shown(a) == shown(b))
 
 
-def _by_settings(rows: Rows, options: Options, name: str) -> Arranged:
+def _by_settings(rows: Rows, options: StudyOptions, name: str) -> Arranged:
     """Arms by the settings named, else by those that differ; what else differs is averaged within a pair."""
     pair = options.pair or "seed"
     different = _different(rows)
@@ -331,7 +334,7 @@ def _result(r: Mapping[str, Any], metric: str) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _judged(found: Arranged, options: Options) -> Design:
+def _judged(found: Arranged, options: StudyOptions) -> Design:
     """The design with the user's metric, goal, smallest effect and alpha.
 
     Raises:

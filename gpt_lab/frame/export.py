@@ -1,4 +1,4 @@
-"""All runs with every column, for other programs: runs.csv and runs.parquet."""
+"""Export of all runs with every column: runs.csv and runs.parquet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from gpt_lab.frame.study import Study
-from gpt_lab.store.files import encode, write_atomic
+from gpt_lab.store.atomic_files import encode, write_atomic
 
 CSV, PARQUET = "runs.csv", "runs.parquet"
 

@@ -1,4 +1,4 @@
-"""Targets to one table of runs: where they are (places.py), who reads them (sources/), which arm each is (arms.py)."""
+"""Loading of targets into one table of runs: places.py finds them, sources/ read them, arms.py assigns arms."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
+from gpt_lab.console.invocation import prefix
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.frame import arms, noise_floor
-from gpt_lab.frame.places import Options, Places, find
+from gpt_lab.frame.places import Places, StudyOptions, find
 from gpt_lab.frame.sources import store_runs
 from gpt_lab.frame.sources.source import ENVIRONMENT, Source, Wanted
 from gpt_lab.frame.study import COLUMNS, Study
-from gpt_lab.invocation import prefix
 from gpt_lab.noise.records import Noise
 from gpt_lab.options import is_number
 from gpt_lab.study.design import Design, Stated
@@ -77,7 +77,7 @@ def _stated(design: Design, sources: Sequence[Source], sweep: Sweep | None) -> S
     return Stated(None, design.metric) if sweep is None else sweep.design.stated
 
 
-def load(targets: Sequence[str], options: Options) -> Study:
+def load(targets: Sequence[str], options: StudyOptions) -> Study:
     """The runs that the targets name, with the arm and pair of each.
 
     Raises:
@@ -87,7 +87,7 @@ def load(targets: Sequence[str], options: Options) -> Study:
     return read(find(targets, options), options)
 
 
-def read(places: Places, options: Options) -> Loaded:
+def read(places: Places, options: StudyOptions) -> Loaded:
     """As `load`, of places already found."""
     sources = _sources(places)
     rows = [r for source in sources for r in source.rows]

@@ -1,4 +1,4 @@
-"""The noise floor of a study: null pairs of its baseline that the noise ledger has, and what they say in the report."""
+"""The noise floor of a study: null pairs of its baseline in the noise ledger, and the note on them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def interval(differences: Array, runs: int, variance: float, *, alpha: float, no
     return Interval(0.0, -half, half, df, 1.0)
 
 
-def said(noise: Noise, runs: pd.DataFrame) -> str:
+def describe(noise: Noise, runs: pd.DataFrame) -> str:
     """A note on where the noise floor comes from."""
     low, high = noise.interval()
     text = (

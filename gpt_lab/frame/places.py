@@ -1,4 +1,4 @@
-"""What `report` was asked for, and where its runs are. Imports no pandas, so that mistakes show at once."""
+"""Report targets: the runs that `report` was asked for, and where they are. Imports no pandas."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from gpt_lab.console.invocation import prefix
 from gpt_lab.errors import ConfigError, DataError, quoted
-from gpt_lab.invocation import prefix
 from gpt_lab.noise import records
 from gpt_lab.options import NonEmpty, NonNegativeFloat, Range, check
 from gpt_lab.study import sweep_file
@@ -35,7 +35,7 @@ CHECKED: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Options:
+class StudyOptions:
     """The options of `report`; None leaves the sweep's own word.
 
     Fields:
@@ -114,7 +114,7 @@ class Places:
         return list({path.resolve(): path for path in reversed(beside)}.values())[::-1]
 
 
-def find(targets: Sequence[str], options: Options) -> Places:
+def find(targets: Sequence[str], options: StudyOptions) -> Places:
     """The places that the targets name; a sweep's runs are looked for in runs_dir/<study>.
 
     Raises:

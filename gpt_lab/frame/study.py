@@ -1,4 +1,4 @@
-"""The tables of a report: what one stage hands to the next."""
+"""Study: the tables that the stages of a report hand to each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `tune` chose for each arm, read back from its runs: the value, the curve it rests on, and what is lacking.
+"""Tuning results read back from the runs: each arm's value, the curve behind it, and what is missing.
 
 The choice is the runner's own (stats/optimum.py), made from the tuning seeds' runs alone, wherever they come from. Only
 fresh seeds at that value are compared.
@@ -21,7 +21,7 @@ OVER = ("finished", "diverged", "pruned")
 
 
 @dataclass(frozen=True)
-class Leg:
+class SettingTuning:
     """The tuning of one setting of an arm.
 
     Fields:
@@ -39,7 +39,7 @@ class Leg:
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmTuning:
     """The tuning of one arm.
 
     Fields:
@@ -48,7 +48,7 @@ class Arm:
     """
 
     tuning: str
-    legs: tuple[Leg, ...]
+    legs: tuple[SettingTuning, ...]
     tried: int
     problems: tuple[str, ...]
 
@@ -58,7 +58,7 @@ class Arm:
         return tuple(leg.key for leg in self.legs if leg.best.edge is not None)
 
 
-def read(runs: pd.DataFrame, design: Design) -> Arm:
+def read(runs: pd.DataFrame, design: Design) -> ArmTuning:
     """The tuning of one arm, from its rows of the table of runs."""
     mine = runs["pair"].map(design.tunes).to_numpy(bool)
     legs, chosen, open_ = _legs(runs[mine], design)
@@ -76,10 +76,10 @@ def read(runs: pd.DataFrame, design: Design) -> Arm:
         if chosen is not None:
             problems.append(f"it is compared at {used}, but its tuning runs choose {chosen}")
         chosen = used
-    return Arm(chosen, tuple(legs), sum(leg.runs for leg in legs), tuple(problems))
+    return ArmTuning(chosen, tuple(legs), sum(leg.runs for leg in legs), tuple(problems))
 
 
-def ladder(runs: pd.DataFrame, design: Design) -> tuple[Leg, ...]:
+def ladder(runs: pd.DataFrame, design: Design) -> tuple[SettingTuning, ...]:
     """The one leg of an arm whose sweep lists the values of one tuned number; none of other sweeps."""
     values = [settings(str(text), design.nuisance) for text in runs["tuning"].unique()]
     if len(design.nuisance) != 1 or not all(map(_positive, (value for found in values for value in found.values()))):
@@ -94,7 +94,7 @@ def _positive(text: str) -> bool:
         return False
 
 
-def _legs(runs: pd.DataFrame, design: Design) -> tuple[list[Leg], str | None, int]:
+def _legs(runs: pd.DataFrame, design: Design) -> tuple[list[SettingTuning], str | None, int]:
     """The legs in order, the name of the values chosen, and how many runs are not over.
 
     A leg's runs have the values chosen before and, of all such groups with the same later values, tried the most.
@@ -105,7 +105,7 @@ def _legs(runs: pd.DataFrame, design: Design) -> tuple[list[Leg], str | None, in
         if len(found) == len(design.nuisance):
             tried.setdefault(tuple(float(found[key]) for key in design.nuisance), []).append((str(state), score))
     sign = 1.0 if design.goal == "minimize" else -1.0
-    legs: list[Leg] = []
+    legs: list[SettingTuning] = []
     base: tuple[float, ...] = ()
     open_ = sum(state not in OVER for found in tried.values() for state, _ in found)
     for level, key in enumerate(design.nuisance):
@@ -122,7 +122,7 @@ def _legs(runs: pd.DataFrame, design: Design) -> tuple[list[Leg], str | None, in
         best = tuning.optimum(curve)
         lost = {value: count for value, count in lost.items() if count}
         dots = [(v, score) for v, found in known.items() for state, score in found if state == "finished"]
-        legs.append(Leg(key, curve, best, lost, sum(len(tried[values]) for values in group), dots))
+        legs.append(SettingTuning(key, curve, best, lost, sum(len(tried[values]) for values in group), dots))
         if best.value is None:
             return legs, None, open_
         base = (*base, best.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from gpt_lab.model import GPT
+from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.base import State
 
 S = TypeVar("S", bound=State)

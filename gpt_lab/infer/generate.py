@@ -1,4 +1,4 @@
-"""Sampling: tokens drawn one after another from what the model expects.
+"""Sampling of text, token by token, from the model's predictions.
 
 Shapes: B samples, T tokens, V vocabulary, K candidates that are left to draw from.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.infer.cache import Cache
-from gpt_lab.model import GPT
+from gpt_lab.model.gpt import GPT
 
 ENDED = -1
 """Stands for the tokens of a sample that has met its stop token while others go on."""

@@ -1,4 +1,4 @@
-"""What may be asked of a trained model: a text to continue, and how. Imports no torch."""
+"""Generation requests: a text to continue, and the sampling settings. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Samples = Annotated[int, Range(low=1, high=1000)]
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerationRequest:
     """A text to continue and how; the annotations are the check.
 
     Fields:

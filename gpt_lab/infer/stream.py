@@ -1,4 +1,4 @@
-"""Text out of a stream of tokens: a character is shown when all of its bytes are there, never before."""
+"""Incremental UTF-8 decoding of a stream of tokens: a character appears once all of its bytes are there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the attention kernels share: the request they are chosen by, which keys a query sees, remembered masks.
+"""The kernel interface: the request that a kernel is chosen by, which keys a query sees, cached masks.
 
 Shape letters in names: B rows, T queries, S keys, H query heads, G key/value heads, K head dimension, V that of values.
 """
@@ -26,7 +26,7 @@ def constant(function: F) -> F:
 
 
 @dataclass(frozen=True)
-class Request:
+class KernelRequest:
     """What one attention layer asks of its kernel.
 
     device: "cpu" or "cuda"; dtype: name of the precision ("fp32", "tf32", "bf16", "fp16"); window: tokens each query
@@ -49,14 +49,14 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Choice:
+class KernelChoice:
     """The kernel a layer will use, and one line that says why."""
 
     name: str
     reason: str
 
 
-class View(NamedTuple):
+class KeyView(NamedTuple):
     """What a query sees and what is added to its scores; the last T of the S keys are the queries' own tokens, unless
     positions say otherwise."""
 
@@ -78,7 +78,7 @@ class Kernel(Protocol):
         ...
 
     @staticmethod
-    def refusal(request: Request) -> str | None:
+    def refusal(request: KernelRequest) -> str | None:
         """Why it cannot do what is asked, as a sentence; None if it can."""
         ...
 
@@ -87,7 +87,7 @@ class Kernel(Protocol):
         q_BHTK: Tensor,
         k_BGSK: Tensor,
         v_BGSV: Tensor,
-        view: View,
+        view: KeyView,
         scale: float,
         softcap: float | None,
         dropout: float,
@@ -128,7 +128,7 @@ class Memo:
 _masks = Memo()
 
 
-def distance(queries: int, keys: int, device: torch.device, view: View) -> Tensor:
+def distance(queries: int, keys: int, device: torch.device, view: KeyView) -> Tensor:
     """Position of the query less that of the key: int64 (T, S)."""
     if view.positions_q is not None and view.positions_k is not None:
         return view.positions_q[:, None] - view.positions_k[None, :]
@@ -136,7 +136,7 @@ def distance(queries: int, keys: int, device: torch.device, view: View) -> Tenso
     return key_S[keys - queries :, None] - key_S[None, :]
 
 
-def visible(queries: int, keys: int, device: torch.device, view: View) -> Tensor:
+def visible(queries: int, keys: int, device: torch.device, view: KeyView) -> Tensor:
     """Which keys each query sees: bool (T, S), or (B, 1, T, S) where documents differ between rows."""
 
     def build() -> Tensor:
@@ -155,7 +155,7 @@ def visible(queries: int, keys: int, device: torch.device, view: View) -> Tensor
 
 
 def additive(
-    queries: int, keys: int, device: torch.device, dtype: torch.dtype, view: View, *, repeat: int = 1
+    queries: int, keys: int, device: torch.device, dtype: torch.dtype, view: KeyView, *, repeat: int = 1
 ) -> Tensor:
     """What is added to the scores: ALiBi's bias where there are slopes, -inf where the key is hidden.
 

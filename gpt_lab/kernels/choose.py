@@ -1,11 +1,11 @@
-"""Which kernel a layer uses, and why; the one call that runs it."""
+"""Kernel selection: which attention kernel a layer uses, and why; the one call that runs it."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from gpt_lab.errors import ConfigError, unknown
-from gpt_lab.kernels.base import Choice, Kernel, Request, View
+from gpt_lab.kernels.base import Kernel, KernelChoice, KernelRequest, KeyView
 from gpt_lab.kernels.dense import Math, Sdpa
 from gpt_lab.kernels.fused import FlashAttention, Flex
 from gpt_lab.registry import register
@@ -18,7 +18,7 @@ MEASURED = "benchmarks/results/attention_crossover.json"
 
 
 @register("kernel", "auto")
-class Auto:
+class AutoKernel:
     """The fastest kernel that can do what the layer asks, chosen once from device, precision, mask, bias and context.
 
     Reference: benchmarks/attention_crossover.py. The run's record keeps the choice and its reason. No options.
@@ -30,7 +30,7 @@ def available() -> dict[str, str | None]:
     return {name: kernel.unavailable() for name, kernel in KERNELS.items()}
 
 
-def choose(name: str, request: Request) -> Choice:
+def choose(name: str, request: KernelRequest) -> KernelChoice:
     """The kernel for a request; `auto` picks, any other name is checked.
 
     Raises:
@@ -45,44 +45,48 @@ def choose(name: str, request: Request) -> Choice:
         raise ConfigError(f"kernel={name} {missing} (kernels that can: {', '.join(_able(request))})")
     if refused is not None:
         raise ConfigError(f"kernel={name} cannot be used: {refused} (kernels that can: {', '.join(_able(request))})")
-    return Choice(name, "asked for")
+    return KernelChoice(name, "asked for")
 
 
-def _able(request: Request) -> list[str]:
+def _able(request: KernelRequest) -> list[str]:
     return ["auto", *(name for name, kernel in KERNELS.items() if _can(name, request))]
 
 
-def _can(name: str, request: Request) -> bool:
+def _can(name: str, request: KernelRequest) -> bool:
     return KERNELS[name].unavailable() is None and KERNELS[name].refusal(request) is None
 
 
-def _auto(request: Request) -> Choice:
+def _auto(request: KernelRequest) -> KernelChoice:
     if not _can("sdpa", request) and (request.device == "cpu" or request.dropout > 0.0):
-        return Choice("math", f"only math can do this here: of sdpa, {Sdpa.refusal(request)}")
+        return KernelChoice("math", f"only math can do this here: of sdpa, {Sdpa.refusal(request)}")
     if request.device == "cpu":
         longest = CPU_MATH_CONTEXT.get(request.dtype, 0)
         if request.context <= longest:
-            return Choice("math", f"cpu, {request.dtype}, context {request.context} <= {longest}: faster ({MEASURED})")
-        return Choice("sdpa", f"cpu, {request.dtype}, context {request.context} > {longest}: faster ({MEASURED})")
+            return KernelChoice(
+                "math", f"cpu, {request.dtype}, context {request.context} <= {longest}: faster ({MEASURED})"
+            )
+        return KernelChoice("sdpa", f"cpu, {request.dtype}, context {request.context} > {longest}: faster ({MEASURED})")
     windowed = request.window is not None and request.window < request.context
     if not windowed and not request.documents and request.bias_kind == "none" and request.softcap is None:
         first = "cuDNN's attention" if (request.capability or (0, 0))[0] == 9 else "flash attention"
-        return Choice("sdpa", f"cuda, {request.dtype}, plain causal: {first if _half(request) else 'memory-efficient'}")
+        return KernelChoice(
+            "sdpa", f"cuda, {request.dtype}, plain causal: {first if _half(request) else 'memory-efficient'}"
+        )
     for name, why in (
         ("flash_attn", "it needs no mask in memory"),
         ("flex", "it skips hidden blocks and needs no mask in memory"),
         ("sdpa", "its memory-efficient kernel takes the mask"),
     ):
         if _can(name, request):
-            return Choice(name, f"cuda, {request.dtype}, {_what(request)}: {why}")
-    return Choice("math", f"cuda, {request.dtype}, {_what(request)}: no fused kernel here can do it")
+            return KernelChoice(name, f"cuda, {request.dtype}, {_what(request)}: {why}")
+    return KernelChoice("math", f"cuda, {request.dtype}, {_what(request)}: no fused kernel here can do it")
 
 
-def _half(request: Request) -> bool:
+def _half(request: KernelRequest) -> bool:
     return request.dtype in ("bf16", "fp16")
 
 
-def _what(request: Request) -> str:
+def _what(request: KernelRequest) -> str:
     parts = {
         f"window {request.window}": request.window is not None and request.window < request.context,
         "documents": request.documents,
@@ -125,5 +129,5 @@ def attention(
             last T of the S tokens.
         documents_q, documents_k: (B, T) and (B, S): a query sees only keys of its own document.
     """
-    view = View(window, slopes_H, bias_HTS, positions_q, positions_k, documents_q, documents_k)
+    view = KeyView(window, slopes_H, bias_HTS, positions_q, positions_k, documents_q, documents_k)
     return KERNELS[kernel].run(q_BHTK, k_BGSK, v_BGSV, view, scale, softcap, dropout, keys_B, salt)

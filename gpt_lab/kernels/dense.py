@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gpt_lab.kernels.base import Request, View, additive, constant, visible
+from gpt_lab.kernels.base import KernelRequest, KeyView, additive, constant, visible
 from gpt_lab.parts.dropout import dropped
 from gpt_lab.registry import register
 
@@ -33,7 +33,7 @@ class Math:
         return None
 
     @staticmethod
-    def refusal(request: Request) -> str | None:
+    def refusal(request: KernelRequest) -> str | None:
         return None
 
     @staticmethod
@@ -41,7 +41,7 @@ class Math:
         q_BHTK: Tensor,
         k_BGSK: Tensor,
         v_BGSV: Tensor,
-        view: View,
+        view: KeyView,
         scale: float,
         softcap: float | None,
         dropout: float,
@@ -85,7 +85,7 @@ class Math:
         return torch.bmm(weights.to(v.dtype), v).view(batch, heads, queries, -1)
 
 
-def _block(queries: int, keys: int, view: View, dropout: float) -> int:
+def _block(queries: int, keys: int, view: KeyView, dropout: float) -> int:
     """Queries that are computed at a time, so that most of the keys that causality hides are left out.
 
     Four blocks save 3 % of a training step at context 256 on CPU; at 64 two cost more than they save.
@@ -108,7 +108,7 @@ class Sdpa:
         return None
 
     @staticmethod
-    def refusal(request: Request) -> str | None:
+    def refusal(request: KernelRequest) -> str | None:
         if request.dropout > 0.0:
             return "it cannot do reproducible attention dropout"
         if request.softcap is not None:
@@ -120,7 +120,7 @@ class Sdpa:
         q_BHTK: Tensor,
         k_BGSK: Tensor,
         v_BGSV: Tensor,
-        view: View,
+        view: KeyView,
         scale: float,
         softcap: float | None,
         dropout: float,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt_lab.kernels.base import Memo, Request, View, constant
+from gpt_lab.kernels.base import KernelRequest, KeyView, Memo, constant
 from gpt_lab.kernels.dense import Math, Sdpa
 from gpt_lab.registry import register
 
@@ -39,7 +39,7 @@ class FlashAttention:
         return None if torch.cuda.is_available() else "needs a CUDA device"
 
     @staticmethod
-    def refusal(request: Request) -> str | None:
+    def refusal(request: KernelRequest) -> str | None:
         lowest = (8, 0) if flash_version() == 2 else (9, 0)
         if request.device != "cuda":
             return "it needs a CUDA device"
@@ -64,7 +64,7 @@ class FlashAttention:
         q_BHTK: Tensor,
         k_BGSK: Tensor,
         v_BGSV: Tensor,
-        view: View,
+        view: KeyView,
         scale: float,
         softcap: float | None,
         dropout: float,
@@ -109,7 +109,7 @@ class Flex:
         return None if importlib.util.find_spec("triton") else "needs the triton package"
 
     @staticmethod
-    def refusal(request: Request) -> str | None:
+    def refusal(request: KernelRequest) -> str | None:
         if request.device != "cuda":
             return "it needs a CUDA device (on CPU it has no backward pass)"
         if request.dropout > 0.0:
@@ -125,7 +125,7 @@ class Flex:
         q_BHTK: Tensor,
         k_BGSK: Tensor,
         v_BGSV: Tensor,
-        view: View,
+        view: KeyView,
         scale: float,
         softcap: float | None,
         dropout: float,
@@ -145,7 +145,7 @@ class Flex:
         )
 
 
-def _dense(q: Tensor, k: Tensor, v: Tensor, view: View, scale: float, softcap: float | None) -> Tensor:
+def _dense(q: Tensor, k: Tensor, v: Tensor, view: KeyView, scale: float, softcap: float | None) -> Tensor:
     kernel = Sdpa if softcap is None else Math
     return kernel.run(q, k, v, view, scale, softcap, 0.0, None, 0)
 
@@ -183,7 +183,7 @@ def flex_call() -> Callable[..., Any]:
     return _compiled["flex"]
 
 
-def block_mask(batch: int, queries: int, keys: int, device: torch.device, view: View) -> Any:
+def block_mask(batch: int, queries: int, keys: int, device: torch.device, view: KeyView) -> Any:
     """The BlockMask of a view, kept between layers and steps; the last T of the S keys are the queries' tokens."""
     from torch.nn.attention.flex_attention import create_block_mask
 

@@ -1,4 +1,4 @@
-"""The baseline against itself as a sweep: which recipe a baseline is, and the null pairs that it still needs."""
+"""A/A pairs as a sweep: the recipe of a baseline, and the null pairs that it still needs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gpt_lab import metrics
+from gpt_lab.config.overrides import key_of
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.console.invocation import prefix
 from gpt_lab.errors import ConfigError, unknown
-from gpt_lab.invocation import prefix
 from gpt_lab.noise import records
-from gpt_lab.overrides import key_of
-from gpt_lab.schema import RunConfig
 from gpt_lab.study import cells
 from gpt_lab.study import sweep_file as spec
 from gpt_lab.study.design import Cell
@@ -55,13 +55,13 @@ class Recipe:
         return records.folder_of(self.cfg.runs_dir, self.cfg.flat())
 
 
-def of_settings(words: Sequence[str]) -> Recipe:
+def of_settings(overrides: Sequence[str]) -> Recipe:
     """The recipe of train's settings.
 
     Raises:
         ConfigError: settings that no run could have, or that null pairs set themselves.
     """
-    for text in words:
+    for text in overrides:
         key = key_of(text)
         if key in records.DRAWN:
             raise ConfigError(f"{text}: null pairs draw their own seeds and replicas: --seeds N says how many")
@@ -69,7 +69,9 @@ def of_settings(words: Sequence[str]) -> Recipe:
             raise ConfigError(f"{text}: the study of null pairs is named by its recipe: leave study out")
         if key in parameters.NEVER:
             raise ConfigError(f"{text}: {key} cannot be set here: {parameters.NEVER[key]}")
-    return Recipe(tuple(words), cells.composer().compose(words), metrics.HEADLINE, metrics.goal(metrics.HEADLINE))
+    return Recipe(
+        tuple(overrides), cells.composer().compose(overrides), metrics.HEADLINE, metrics.goal(metrics.HEADLINE)
+    )
 
 
 def of_sweep(sweep: Sweep, chosen: Sequence[str] = ()) -> Recipe:
@@ -128,11 +130,11 @@ def recipes(sweep: Sweep, chosen: Sequence[str] = ()) -> list[Recipe]:
     return found
 
 
-def split(sweep_file: str | Path, words: Sequence[str]) -> tuple[list[str], list[str]]:
+def split(sweep_file: str | Path, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """Settings for all cells of a sweep file, and those that choose among the values that it tunes."""
     design = spec.load(sweep_file).design
-    chosen = [text for text in words if key_of(text) in (*design.nuisance, *design.within)]
-    return [text for text in words if text not in chosen], chosen
+    chosen = [text for text in overrides if key_of(text) in (*design.nuisance, *design.within)]
+    return [text for text in overrides if text not in chosen], chosen
 
 
 def missing(recipe: Recipe, there: Collection[int], pairs: int) -> list[int]:
@@ -165,9 +167,9 @@ def null_sweep(recipe: Recipe, seeds: Sequence[int]) -> Sweep:
     return spec.read(recipe.folder / ledger.COPY, raw)
 
 
-def again(file: str | None, words: Sequence[str]) -> str:
+def again(file: str | None, overrides: Sequence[str]) -> str:
     """The command that measures this noise."""
-    return prefix() + shlex.join(["noise", *([file] if file else []), *words])
+    return prefix() + shlex.join(["noise", *([file] if file else []), *overrides])
 
 
 def _tuning(sweep: Sweep, recipe: Recipe) -> list[str]:

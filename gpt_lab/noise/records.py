@@ -1,4 +1,4 @@
-"""The noise ledger: how far two runs of one recipe are apart by chance alone. Read from runs, never written by hand.
+"""The noise ledger: the spread of A/A pairs (two runs of one recipe), read from runs, never written by hand.
 
 A recipe is all that a run was told but its seed and replica. Its null pairs, replica 0 and replica 1 of a seed (the
 same data, other initial values and dropout), are ordinary runs of the study `noise-<recipe>`, so a study whose
@@ -18,9 +18,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt_lab import schema
+from gpt_lab.config import schema
+from gpt_lab.config.overrides import key_of
 from gpt_lab.options import is_number
-from gpt_lab.overrides import key_of
 
 if TYPE_CHECKING:
     from gpt_lab.store import Run
@@ -130,7 +130,7 @@ class Noise:
         return low, high
 
 
-def known(folder: Path, metric: str, without: Collection[int] = ()) -> list[Noise]:
+def measured(folder: Path, metric: str, without: Collection[int] = ()) -> list[Noise]:
     """What the study of a recipe tells: one Noise for each way that its runs were computed, most pairs first.
 
     Args:
@@ -158,14 +158,14 @@ def find(folder: Path, metric: str, resolved: Mapping[str, Any], without: Collec
 
     Args:
         resolved: of RESOLVED what is known (not None).
-        without: as in `known`.
+        without: as in `measured`.
     """
     if metric.startswith(OF_THE_MACHINE) or not folder.is_dir():
         return None
     asked = {key: resolved[key] for key in RESOLVED if resolved.get(key) is not None}
     fitting = [
         noise
-        for noise in known(folder, metric, without)
+        for noise in measured(folder, metric, without)
         if all(noise.resolved.get(key) == value for key, value in asked.items())
     ]
     return fitting[0] if len(fitting) == 1 and fitting[0].usable else None
@@ -181,7 +181,7 @@ def everything(runs_dir: str | Path, metric: str) -> list[Noise]:
         folders = sorted(path for path in Path(runs_dir).iterdir() if is_noise(path.name) and path.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return []
-    found = [noise for folder in folders for noise in known(folder, metric)]
+    found = [noise for folder in folders for noise in measured(folder, metric)]
     return sorted(found, key=lambda noise: noise.last, reverse=True)
 
 
@@ -204,7 +204,7 @@ def _noise(folder: Path, metric: str, runs: Sequence[Run]) -> Noise | None:
         folder=folder,
         metric=metric,
         seeds=tuple(pairs),
-        scores=tuple((_known(pair[0], metric), _known(pair[1], metric)) for pair in pairs.values()),
+        scores=tuple((_known_score(pair[0], metric), _known_score(pair[1], metric)) for pair in pairs.values()),
         diverged=diverged,
         resolved={key: resolved.get(key) for key in RESOLVED},
         settings=settings(str(used[-1].record.get("command") or "")),
@@ -232,7 +232,7 @@ def _score(run: Run, metric: str) -> float | None:
     return float(value) if fine and value is not None else None
 
 
-def _known(run: Run, metric: str) -> float:
+def _known_score(run: Run, metric: str) -> float:
     value = _score(run, metric)
     assert value is not None
     return value

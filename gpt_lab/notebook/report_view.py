@@ -96,13 +96,13 @@ class ReportView:
         return write.write(found, drawn, place, "")
 
     def __repr__(self) -> str:
-        from gpt_lab import terminal
+        from gpt_lab.console import terminal
         from gpt_lab.report import console
 
         return "\n".join(terminal.plain(lambda screen: console.show(self._report, screen)))
 
     def _repr_html_(self) -> str:
-        first, *others = self._report.of("console")
+        first, *others = self._report.in_form("console")
         lines = [f"<h4>{escape(self._report.title)}</h4>", f"<p><b>{escape(self.answer)}</b></p>", _table(first)]
         lines += ["<ul>", *(f"<li>{escape(line)}</li>" for line in self.notes), "</ul>"]
         for table in others:

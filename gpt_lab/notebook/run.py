@@ -6,15 +6,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gpt_lab.infer.request import Request, start
+from gpt_lab.infer.request import GenerationRequest, start
 from gpt_lab.store import Run, find_run
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from gpt_lab.data.tokenizers.tokenizer import Tokenizer
-    from gpt_lab.infer.load import Trained
-    from gpt_lab.model import GPT
+    from gpt_lab.infer.trained_model import Trained
+    from gpt_lab.model.gpt import GPT
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -106,7 +106,7 @@ class RunView:
         """
         from gpt_lab.infer import generate, stream
 
-        request = Request(
+        request = GenerationRequest(
             prompt=prompt,
             max_tokens=max_tokens,
             temperature=temperature,
@@ -122,7 +122,7 @@ class RunView:
         return shown + stream.text(trained.tokenizer, tokens, ids)
 
     def _trained(self, checkpoint: str | None, device: Device) -> Trained:
-        from gpt_lab.infer.load import load_run
+        from gpt_lab.infer.trained_model import load_run
 
         if (checkpoint, device) not in self._loaded:
             self._loaded[checkpoint, device] = load_run(self._run, checkpoint, device)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from gpt_lab.errors import ConfigError, unknown
-from gpt_lab.frame.places import Goal, Options, Places, Tier, find
+from gpt_lab.frame.places import Goal, Places, StudyOptions, Tier, find
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,14 +52,14 @@ def study(*targets: str | os.PathLike[str], runs_dir: str | os.PathLike[str] | N
     Raises:
         ConfigError: a sweep file that cannot be, or several studies to choose from. DataError: no such place, no runs.
     """
-    options = Options(runs_dir=None if runs_dir is None else Path(runs_dir))
+    options = StudyOptions(runs_dir=None if runs_dir is None else Path(runs_dir))
     return StudyView(find([os.fspath(target) for target in targets], options), options)
 
 
 class StudyView:
     """The runs of one study."""
 
-    def __init__(self, places: Places, options: Options) -> None:
+    def __init__(self, places: Places, options: StudyOptions) -> None:
         self._places, self._options = places, options
 
     @property
@@ -142,13 +142,13 @@ class StudyView:
         return f"study {self.name}: {facts.counts(self._read)}"
 
 
-def with_options(options: Options, given: Any) -> Options:
+def with_options(options: StudyOptions, given: Any) -> StudyOptions:
     """The options with some replaced.
 
     Raises:
         ConfigError: one that there is not, or a value that it cannot have.
     """
-    allowed = {one.name for one in fields(Options)} - {"runs_dir", "remote"}
+    allowed = {one.name for one in fields(StudyOptions)} - {"runs_dir", "remote"}
     for key in given:
         if key not in allowed:
             raise ConfigError(unknown("option", key, allowed))

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from gpt_lab.notebook.study import StudyView, study
-from gpt_lab.notebook.train import words
+from gpt_lab.notebook.train import to_overrides
 from gpt_lab.options import PositiveInt, check
 from gpt_lab.study import place, sweep_file
 
@@ -32,16 +32,16 @@ def sweep(
         LabError: the study's folder cannot be written.
         KeyboardInterrupt: it was interrupted; the same call goes on.
     """
+    from gpt_lab.console.terminal import Terminal
     from gpt_lab.sweep import runner
-    from gpt_lab.terminal import Terminal
 
     for key, number in (("seeds", seeds), ("jobs", jobs), ("threads", threads)):
         if number is not None:
             check(key, number, PositiveInt)
-    found = sweep_file.load(os.fspath(file), words(overrides, settings))
+    found = sweep_file.load(os.fspath(file), to_overrides(overrides, settings))
     if seeds is not None:
         found = sweep_file.with_seeds(found, seeds)
     status = runner.run_sweep(found, Terminal(file=sys.stdout, force_jupyter=False), jobs, threads)
     if status > 128:
         raise KeyboardInterrupt
-    return study(place.named(found))
+    return study(place.report_target(found))

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gpt_lab import match, signals
+from gpt_lab.console import signals
+from gpt_lab.cost import match
 from gpt_lab.errors import ConfigError, quoted
 from gpt_lab.notebook.run import RunView
 from gpt_lab.store import Run
@@ -27,17 +28,17 @@ def train(*overrides: str, **settings: Any) -> RunView:
         ConfigError: a setting that cannot be; the line names the closest. DataError: its data cannot be used.
         LabError: the folder cannot be written, another process trains this run, memory is too small.
     """
-    from gpt_lab.terminal import Terminal
+    from gpt_lab.console.terminal import Terminal
     from gpt_lab.train.start import run_training
 
-    given = words(overrides, settings)
+    given = to_overrides(overrides, settings)
     console = Terminal(file=sys.stdout, force_jupyter=False)
     asked = signals.Signals(at_once=_interrupt)
     result = run_training(match.compose(given), console, shlex.join(["train", *given]), asked=asked)
     return RunView(Run.open(result.path))
 
 
-def words(overrides: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+def to_overrides(overrides: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
     """Overrides and settings as the words of a command line.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which rule for which parameter: parameters sorted by role, learning-rate multiplier and weight decay."""
+"""Parameter groups: parameters by role, with learning-rate multiplier and weight decay."""
 
 from __future__ import annotations
 

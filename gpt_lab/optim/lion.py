@@ -1,4 +1,4 @@
-"""Lion: the sign of a momentum."""
+"""Lion: the sign of a momentum (Chen et al. 2023, arXiv:2302.06675)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Muon: momentum made orthogonal, all matrices of one shape at a time."""
+"""Muon: orthogonalized momentum, all matrices of one shape at a time."""
 
 from __future__ import annotations
 

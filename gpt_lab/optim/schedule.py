@@ -1,4 +1,4 @@
-"""The learning rate over training, as a factor on its peak. Imports no torch.
+"""Learning-rate schedules, as a factor on the peak. Imports no torch.
 
 A schedule maps progress in (0, 1] and the step to a factor. The trainer passes (t + 1) / (N + 1) and t for step
 t = 0, 1, ... of N, or the share spent of another budget and t. So with a warm-up fraction of (W + 1) / (N + 1) the

@@ -1,4 +1,4 @@
-"""Initial values, and what must go with them: learning-rate multipliers, the scale of logits and of attention.
+"""Initialization: the standard deviation of each weight, learning-rate multipliers, scales of logits and attention.
 
 Constructor: (shape, *, options). Vectors are not drawn: gains keep their constructor's values and biases start at 0.
 """

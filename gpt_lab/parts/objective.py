@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""Training objectives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each arm of a sweep costs, and all of them."""
+"""Cost table of a sweep: each arm, and all of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ArmPlan:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepCost:
     """A sweep's cost.
 
     Fields:

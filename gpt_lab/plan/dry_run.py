@@ -1,4 +1,4 @@
-"""What a sweep will cost and what it can detect, before anything is paid for; and whether its cells can be built."""
+"""The dry run: cost and detectable effects of a sweep, and whether its cells can be built."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from gpt_lab import footprint
+from gpt_lab.cost import memory
 from gpt_lab.noise import null_pairs
 from gpt_lab.plan import expected_runs, matched_sizes, run_time, sample_size, tuning_cost
-from gpt_lab.plan.cost_table import ArmPlan, Plan
+from gpt_lab.plan.cost_table import ArmPlan, SweepCost
 from gpt_lab.plan.paces import Machine
 from gpt_lab.stats import two_level
 from gpt_lab.stats.tiers import FEWEST
@@ -39,7 +39,7 @@ def estimate(
     builder: Builder | None = None,
     trunks: trunk.Trunks | None = None,
     gpus: Sequence[str] = (),
-) -> Plan:
+) -> SweepCost:
     """The cost of the cells, each arm's told from its first one. Imports torch; builds shards that are missing.
 
     Args:
@@ -49,10 +49,10 @@ def estimate(
     Raises:
         ConfigError, DataError: as Builder.check.
     """
-    from gpt_lab.study.place import folder_of
+    from gpt_lab.study.place import runs_folder
 
     builder = builder or Builder()
-    ended = [e for e in ledger.entries(folder_of(sweep)) if e.state in ("finished", "diverged", "pruned")]
+    ended = [e for e in ledger.entries(runs_folder(sweep)) if e.state in ("finished", "diverged", "pruned")]
     over = {e.key for e in ended}
     by_arm: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -60,7 +60,7 @@ def estimate(
     firsts = [group[0] for group in by_arm.values()]
     configs = cells_.configs(firsts)
     plans = [builder.plan(cfg, cell) for cfg, cell in zip(configs, firsts, strict=True)]
-    jobs = jobs if gpus else footprint.at_once(configs, footprint.free(), jobs)
+    jobs = jobs if gpus else memory.at_once(configs, memory.free(), jobs)
     machine = Machine(min(jobs, max(len(cells), 1)), threads, tuple(gpus))
     took = run_time.times(configs, plans, [builder.dataset(cfg).val_tokens for cfg in configs], machine)
     arms = []
@@ -93,14 +93,14 @@ def estimate(
         else [1.0] * max(arm.runs - arm.done, 0)
         for arm in arms
     }
-    whole = run_time.whole([(arm.seconds, parts[arm.arm]) for arm in arms], jobs, took.start)
+    whole = run_time.sweep_seconds([(arm.seconds, parts[arm.arm]) for arm in arms], jobs, took.start)
     sides = [
         Side(arm.arm, group, cfg, made.fingerprint, arm.parameters, arm.tokens, arm.flops, made.text)
         for arm, group, cfg, made in zip(arms, by_arm.values(), configs, plans, strict=True)
     ]
     notes = dict.fromkeys((*(note for made in plans for note in made.notes), *builder.warnings))
     said = (*warnings(sweep, arms, sides), *notes)
-    return Plan(tuple(arms), jobs, whole, took.basis, said, tuple(matched_sizes.lines(sweep, configs)))
+    return SweepCost(tuple(arms), jobs, whole, took.basis, said, tuple(matched_sizes.lines(sweep, configs)))
 
 
 def warnings(sweep: Sweep, arms: Sequence[ArmPlan], sides: Sequence[Side]) -> list[str]:
@@ -162,7 +162,7 @@ def show(
     if design.question:
         console.print(design.question, **said)
     console.print(table(sweep, plan))
-    stated = () if design.factorial is None else (two_level.said(design.factorial, design.factors),)
+    stated = () if design.factorial is None else (two_level.describe(design.factorial, design.factors),)
     powers = effects(sweep, plan, sample_size.spread(sweep, builder))
     counted = totals(sweep, plan) if tuner is None else tuning_cost.lines(sweep, tuner, plan)
     for line in (*plan.matched, *counted, *trunk.lines(sweep, trunks), *stated, *powers):
@@ -171,7 +171,7 @@ def show(
         console.print(f"warning: {line}", style="yellow", **said)
 
 
-def table(sweep: Sweep, plan: Plan) -> Table:
+def table(sweep: Sweep, plan: SweepCost) -> Table:
     """One row for each arm."""
     made = Table(title=f"{sweep.design.study} ({sweep.method})", title_justify="left")
     headings = ("runs", "done", "time per run", "parameters", "non-embedding", "FLOPs/token", "FLOPs in all")
@@ -197,7 +197,7 @@ def table(sweep: Sweep, plan: Plan) -> Table:
     return made
 
 
-def totals(sweep: Sweep, plan: Plan) -> list[str]:
+def totals(sweep: Sweep, plan: SweepCost) -> list[str]:
     """How many trials, how long, and how that is known."""
     done = sum(arm.done for arm in plan.arms)
     most = "" if sweep.design.looks is None else "at most "
@@ -221,11 +221,11 @@ def totals(sweep: Sweep, plan: Plan) -> list[str]:
     return lines
 
 
-def effects(sweep: Sweep, plan: Plan, known: sample_size.Spread | None = None) -> list[str]:
+def effects(sweep: Sweep, plan: SweepCost, noise: sample_size.Spread | None = None) -> list[str]:
     """What the design can say with a power of 80 %, and the seeds that differences need.
 
     Args:
-        known: what is known of the noise.
+        noise: of a pair's difference; None: not known.
     """
     design = sweep.design
     pairs = min(arm.pairs for arm in plan.arms)
@@ -233,9 +233,9 @@ def effects(sweep: Sweep, plan: Plan, known: sample_size.Spread | None = None) -
         return []
     family = max(len(plan.arms) - len({arm.baseline for arm in plan.arms}), 1)
     if design.looks is not None:
-        return expected_runs.lines(design, known)
-    found = sample_size.lines(design, pairs, family, known)
-    if found and known is None and design.pair == null_pairs.PAIR and design.baseline is not None:
+        return expected_runs.lines(design, noise)
+    found = sample_size.lines(design, pairs, family, noise)
+    if found and noise is None and design.pair == null_pairs.PAIR and design.baseline is not None:
         way = null_pairs.again(str(sweep.path), sweep.overrides)
         found.append(f"the noise of the baseline is not known here: `{way}` measures it")
     return found

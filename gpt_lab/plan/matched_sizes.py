@@ -1,10 +1,10 @@
-"""What a dry run says of matched arms."""
+"""Matched sizes of the arms, as the dry run prints them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpt_lab.schema import MATCHED, TOLERANCE, RunConfig
+from gpt_lab.config.schema import MATCHED, TOLERANCE, RunConfig
 from gpt_lab.study import sweep_file
 from gpt_lab.study.design import Cell
 from gpt_lab.study.sweep import Sweep
@@ -25,7 +25,7 @@ def lines(sweep: Sweep, configs: Sequence[RunConfig]) -> list[str]:
     Args:
         configs: one of each arm.
     """
-    from gpt_lab.cost import COUNTED
+    from gpt_lab.cost.flops import COUNTED
 
     targets = list(dict.fromkeys((cfg.match, cfg.match_to) for cfg in configs))
     found = [

@@ -1,4 +1,4 @@
-"""The pace of models that no run has timed: measured in processes of their own, and kept in the lab's cache.
+"""Step times of models that no run has timed: measured in processes of their own, kept in the lab's cache.
 
 As many processes at once as the sweep will have runs, since they share memory and caches. A measurement beside other
 work is used and not kept.
@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import DataError, LabError
-from gpt_lab.schema import RunConfig
-from gpt_lab.store.files import read_json, write_json
+from gpt_lab.store.atomic_files import read_json, write_json
 from gpt_lab.store.record import cores
 from gpt_lab.study.build import tuned
 
 if TYPE_CHECKING:
-    from gpt_lab.train.pace import Pace
-    from gpt_lab.train.plan import Plan
+    from gpt_lab.train.resolve_auto import ResolvedRun
+    from gpt_lab.train.speed.pace import Pace
 
 FORMAT = 1
 """Counts up when a pace means another thing than before: then old ones are measured anew."""
@@ -51,7 +51,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Found:
+class MeasuredPaces:
     """Paces in the order asked for, None where there is none; seconds until a sweep's first run can begin."""
 
     paces: tuple[Pace | None, ...]
@@ -59,7 +59,7 @@ class Found:
     basis: str
 
 
-def find(wanted: Sequence[tuple[RunConfig, Plan]], machine: Machine) -> Found:
+def find(wanted: Sequence[tuple[RunConfig, ResolvedRun]], machine: Machine) -> MeasuredPaces:
     """The pace of each config, from the cache or measured now, in about two seconds for each that is new."""
     keys = [_key(cfg, plan, machine) for cfg, plan in wanted]
     distinct = dict(zip(keys, wanted, strict=True))
@@ -77,11 +77,11 @@ def find(wanted: Sequence[tuple[RunConfig, Plan]], machine: Machine) -> Found:
             how, trouble = "", f"a few steps could not be timed: {error}"
     start = max((seconds for _, seconds in known.values()), default=0.0)
     paces = tuple(known[key][0] if key in known else None for key in keys)
-    return Found(paces, start, "; ".join(word for word in (how, trouble) if word))
+    return MeasuredPaces(paces, start, "; ".join(word for word in (how, trouble) if word))
 
 
 def _measure(
-    new: Sequence[tuple[str, RunConfig, Plan]], machine: Machine, known: dict[str, tuple[Pace, float]]
+    new: Sequence[tuple[str, RunConfig, ResolvedRun]], machine: Machine, known: dict[str, tuple[Pace, float]]
 ) -> bool:
     """Measures, keeps, and says whether other work was going on.
 
@@ -112,7 +112,7 @@ def _measure(
     return busy
 
 
-def _at_once(machine: Machine, plan: Plan) -> int:
+def _at_once(machine: Machine, plan: ResolvedRun) -> int:
     """Processes that measure at a time: as many as runs, if their weights fit into half of the memory."""
     if plan.device == "cuda":
         return max(1, machine.jobs)
@@ -124,7 +124,7 @@ def _gpu(machine: Machine, number: int) -> str | None:
     return machine.gpus[number % len(machine.gpus)] if machine.gpus else None
 
 
-def _key(cfg: RunConfig, plan: Plan, machine: Machine) -> str:
+def _key(cfg: RunConfig, plan: ResolvedRun, machine: Machine) -> str:
     """Equal for runs of one pace: the model, the data, what `auto` became, the code, the machine and its load."""
     from importlib.metadata import version
 
@@ -162,7 +162,7 @@ def _pace(fields: dict[str, Any]) -> Pace:
     Raises:
         TypeError, ValueError, KeyError: it is none.
     """
-    from gpt_lab.train.pace import Pace
+    from gpt_lab.train.speed.pace import Pace
 
     validation = {int(times): float(seconds) for times, seconds in fields["validation"].items()}
     pace = Pace(**{**fields, "validation": validation})

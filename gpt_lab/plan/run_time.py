@@ -1,4 +1,4 @@
-"""How long runs will take: as runs of the same settings took on this machine, else as a few of their steps do."""
+"""Run time prediction: from runs of the same settings on this machine, else from a few timed steps."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.plan import paces
 from gpt_lab.plan.paces import Machine
-from gpt_lab.schema import RunConfig
 from gpt_lab.study.build import tuned
 
 if TYPE_CHECKING:
     from gpt_lab.store import Run
-    from gpt_lab.train.pace import Pace
-    from gpt_lab.train.plan import Plan
+    from gpt_lab.train.resolve_auto import ResolvedRun
+    from gpt_lab.train.speed.pace import Pace
 
 MIRROR = {"auto": 2.0, "wandb": 2.0, "tensorboard": 0.5}
 """Seconds that a tracker costs a run: its client is imported while the run trains, on the same cores."""
@@ -39,7 +39,9 @@ class Times:
     basis: str
 
 
-def times(configs: Sequence[RunConfig], plans: Sequence[Plan], val_tokens: Sequence[int], machine: Machine) -> Times:
+def times(
+    configs: Sequence[RunConfig], plans: Sequence[ResolvedRun], val_tokens: Sequence[int], machine: Machine
+) -> Times:
     """How long a run of each config takes; what no earlier run tells is measured.
 
     Args:
@@ -60,7 +62,7 @@ def times(configs: Sequence[RunConfig], plans: Sequence[Plan], val_tokens: Seque
     return Times(tuple(seconds), measured.start, "; ".join(basis) or "no run to estimate")
 
 
-def run_seconds(cfg: RunConfig, plan: Plan, val_tokens: int, pace: Pace) -> float:
+def run_seconds(cfg: RunConfig, plan: ResolvedRun, val_tokens: int, pace: Pace) -> float:
     """Seconds of one run: its start, its steps, and what it does beside them."""
     every, saving = cfg.eval.every, cfg.checkpoint.every or cfg.eval.every
     if plan.budget.seconds is not None:
@@ -94,7 +96,7 @@ def together(seconds: Sequence[float], jobs: int) -> float:
     return max(ends)
 
 
-def whole(arms: Sequence[tuple[float | None, Sequence[float]]], jobs: int, start: float) -> float | None:
+def sweep_seconds(arms: Sequence[tuple[float | None, Sequence[float]]], jobs: int, start: float) -> float | None:
     """Seconds of a sweep; None where those of one of its runs are not known.
 
     Args:
@@ -107,7 +109,7 @@ def whole(arms: Sequence[tuple[float | None, Sequence[float]]], jobs: int, start
     return together(left, jobs) + start if left else 0.0
 
 
-def _earlier(runs: Sequence[Run], cfg: RunConfig, plan: Plan, machine: Machine) -> list[float]:
+def _earlier(runs: Sequence[Run], cfg: RunConfig, plan: ResolvedRun, machine: Machine) -> list[float]:
     """Seconds from start to end of the runs that were made as this one would be, but for their seeds."""
     from gpt_lab.store.record import machine as hardware
 
@@ -142,9 +144,9 @@ def _wall(record: Mapping[str, Any]) -> float | None:
 
 def shown(value: float) -> str:
     """A duration: 42 s, 3 min 20 s, 2 h 5 min."""
-    whole = max(1, round(value))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    seconds = max(1, round(value))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s" if seconds % 60 else f"{seconds // 60} min"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

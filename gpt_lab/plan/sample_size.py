@@ -1,4 +1,4 @@
-"""What a design can say, before anything is paid for: the differences that earn `better`, and when `equivalent` is due.
+"""Power and sample size of a sweep: differences that earn `better`, and when `equivalent` is due.
 
 Everything is planned for the printed word (stats/power_analysis.py): `better` must clear the smallest effect size of
 interest, `equivalent` must lie inside it with both ends. The noise is that of the study's own finished runs where they
@@ -22,7 +22,7 @@ from gpt_lab.sweep.ledger import ledger
 
 if TYPE_CHECKING:
     from gpt_lab.study.build import Builder
-    from gpt_lab.sweep.ledger.ledger import Entry
+    from gpt_lab.sweep.ledger.ledger import LedgerEntry
 
 RHOS = (0.0, 0.5, 0.9)
 """Correlations of a pair's runs for which a plan is told where no run tells it."""
@@ -57,7 +57,7 @@ class Spread:
         return self.sd * (self.df / low) ** 0.5, self.sd * (self.df / high) ** 0.5
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         """In one line."""
         low, high = self.ends()
         rho = "" if math.isnan(self.rho) else f", rho {self.rho:.2f}"
@@ -73,12 +73,12 @@ def spread(sweep: Sweep, builder: Builder | None = None) -> Spread | None:
     Raises:
         ConfigError, DataError: the baseline cannot be built here.
     """
-    from gpt_lab.study.place import folder_of
+    from gpt_lab.study.place import runs_folder
 
-    return of_runs(sweep.design, ledger.entries(folder_of(sweep))) or of_null_pairs(sweep, builder)
+    return of_runs(sweep.design, ledger.entries(runs_folder(sweep))) or of_null_pairs(sweep, builder)
 
 
-def of_runs(design: Design, entries: Sequence[Entry]) -> Spread | None:
+def of_runs(design: Design, entries: Sequence[LedgerEntry]) -> Spread | None:
     """The noise of the finished runs of a study, pooled over its arms; None below FEWEST_DF degrees of freedom."""
     import numpy as np
 
@@ -147,7 +147,7 @@ def of_null_pairs(sweep: Sweep, builder: Builder | None = None) -> Spread | None
     )
 
 
-def reach(sweep: Sweep, effect: float) -> tuple[Sweep, str]:
+def with_enough_seeds(sweep: Sweep, effect: float) -> tuple[Sweep, str]:
     """The sweep with as many seeds as call an effect (in units of the metric) better, and a line that says so.
 
     Raises:
@@ -178,12 +178,12 @@ def reach(sweep: Sweep, effect: float) -> tuple[Sweep, str]:
         for sd in (known.sd, *known.ends())
     ]
     if counts[0] is None:
-        raise ConfigError(f"--target-effect {effect:g}: not within reach of {power_analysis.MOST} seeds: {known.said}")
+        raise ConfigError(f"--target-effect {effect:g}: not within reach of {power_analysis.MOST} seeds: {known.text}")
     ends = ["any number" if count is None else f"{count:,}" for count in counts[1:]]
     beyond = f" with a smallest effect size of interest of {band:g}" if band else ""
     line = (
         f"a difference of {effect:g} in {known.metric} is called better{beyond} in 80 % of studies of {counts[0]:,} "
-        f"seeds ({ends[0]} to {ends[1]} as far as the noise is known): {known.said}"
+        f"seeds ({ends[0]} to {ends[1]} as far as the noise is known): {known.text}"
     )
     return sweep_file.with_seeds(sweep, counts[0]), line
 
@@ -194,7 +194,7 @@ def comparisons(sweep: Sweep) -> int:
     return len({sweep.design.arm(row) for row in rows}) - len({sweep.design.reference(row) for row in rows})
 
 
-def lines(design: Design, pairs: int, compared: int, known: Spread | None) -> list[str]:
+def lines(design: Design, pairs: int, compared: int, noise: Spread | None) -> list[str]:
     """What a fixed design of this many pairs can say, and the seeds that differences need."""
     from gpt_lab.stats import power_analysis
 
@@ -206,27 +206,27 @@ def lines(design: Design, pairs: int, compared: int, known: Spread | None) -> li
     inside = power_analysis.narrowest(pairs, arms=compared, alpha=alpha)
     head = f"{pairs} {design.pair}s ({tier}), power 80 %"
     found = []
-    if known is None:
+    if noise is None:
         units = ", ".join(f"{beyond * math.sqrt(2 * (1 - rho)):.2f} at rho {rho:g}" for rho in RHOS)
         start = "a true difference" if band is None else f"a true difference of {band:g} and"
         found.append(f"{head}: better from {start} {units} on, in run sd")
         if band is not None:
             found.append(f"{head}: equivalent if a pair's difference has a sd of {band / inside:.2g} or less")
         return [*found, _seeds(1.0, "sd of a pair's difference", band, compared, alpha)]
-    found.append(f"noise: {known.said}")
+    found.append(f"noise: {noise.text}")
     found.append(
-        f"{head}: better from a true difference of {(band or 0.0) + beyond * known.sd:.4f} in {known.metric} on"
+        f"{head}: better from a true difference of {(band or 0.0) + beyond * noise.sd:.4f} in {noise.metric} on"
     )
     if band is not None:
-        enough = inside * known.sd <= band
-        needed = power_analysis.sample_size(band / known.sd, word="equivalent", arms=compared, alpha=alpha)
+        enough = inside * noise.sd <= band
+        needed = power_analysis.sample_size(band / noise.sd, word="equivalent", arms=compared, alpha=alpha)
         more = "not within reach" if needed is None else f"{needed:,} seeds"
         found.append(
             f"{head}: an arm without any difference is called equivalent"
             if enough
             else f"equivalent (within {band:g}) of an arm without any difference, power 80 %: {more}"
         )
-    return [*found, _seeds(known.sd, known.metric, band, compared, alpha)]
+    return [*found, _seeds(noise.sd, noise.metric, band, compared, alpha)]
 
 
 def _seeds(unit: float, name: str, band: float | None, compared: int, alpha: float) -> str:

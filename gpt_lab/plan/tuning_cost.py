@@ -1,4 +1,4 @@
-"""What a sweep with `tune` will cost: the tuning of every arm, at least and at most, and the comparison."""
+"""Cost of tuning: runs of every arm, at least and at most, and the comparison."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gpt_lab.plan import run_time
-from gpt_lab.stats.optimum import Ladder
+from gpt_lab.stats.optimum import ValueGrid
 from gpt_lab.study.design import shown
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.search.tuner import Tuner
 
 if TYPE_CHECKING:
-    from gpt_lab.plan.cost_table import Plan
+    from gpt_lab.plan.cost_table import SweepCost
 
 
-def lines(sweep: Sweep, tuner: Tuner, plan: Plan) -> list[str]:
+def lines(sweep: Sweep, tuner: Tuner, plan: SweepCost) -> list[str]:
     """How many runs, in which stages, and how long."""
     design, ladders = sweep.design, tuner.arms[0].ladders
     keys = " then ".join(
@@ -50,5 +50,5 @@ def _between(least: int, most: int) -> str:
     return f"{least}" if least == most else f"{least} to {most}"
 
 
-def _values(ladders: Sequence[Ladder]) -> str:
+def _values(ladders: Sequence[ValueGrid]) -> str:
     return "; ".join(f"{one.key} {', '.join(map(shown, one.values))}" for one in ladders)

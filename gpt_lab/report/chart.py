@@ -1,4 +1,4 @@
-"""What the page's chart of learning curves is drawn from: points that runs logged, thinned, never interpolated."""
+"""Data of the page's chart of learning curves: logged points, thinned, never interpolated."""
 
 from __future__ import annotations
 

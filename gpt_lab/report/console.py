@@ -1,4 +1,4 @@
-"""The answer in the terminal: arms with their intervals and verdicts, their cost, and what a reader must know."""
+"""The report in the terminal: arms with intervals and verdicts, their cost, notes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STYLES = {
 
 def show(report: Report, console: Console) -> None:
     """Prints the whole report but its figures; arms and costs as one table where it fits."""
-    arms, *others = report.of("console")
+    arms, *others = report.in_form("console")
     _say(console, "", report.title, style="bold")
     _say(console, "", report.answer, style="bold green")
     costs = next((table for table in others if table.name == "costs"), None)

@@ -1,4 +1,4 @@
-"""What a report says beside its verdicts: what is lost, floors, how the arms differ, where the runs ran, commands."""
+"""Facts beside the verdicts: lost runs, floors, differences between arms, environment, commands."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import pandas as pd
 from gpt_lab import metrics
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison
+from gpt_lab.config.schema import NOT_IDENTITY
+from gpt_lab.console.invocation import prefix
 from gpt_lab.errors import ConfigError
 from gpt_lab.frame.study import Study
-from gpt_lab.invocation import prefix
-from gpt_lab.schema import NOT_IDENTITY
 from gpt_lab.study.design import shown
 from gpt_lab.study.sweep import Sweep
 
@@ -251,7 +251,7 @@ def _seeds(sweep: Sweep) -> list[str]:
 
 def fixed(study: Study) -> list[str]:
     """`key=value` of what all runs share: budget, scale, data, tokenizer and what is not the default; no seeds."""
-    from gpt_lab import config, names
+    from gpt_lab.config import composition, setting_names
 
     runs = study.runs[study.runs["state"] != "missing"]
     shared = {}
@@ -262,18 +262,18 @@ def fixed(study: Study) -> list[str]:
         first = runs[column].iat[0]
         if runs[column].map(_text).nunique() == 1 and _text(first) != "–":
             shared[key] = _text(first)
-    groups = [f"{group}={shared[f'{group}.name']}" for group in names.GROUPS if f"{group}.name" in shared]
+    groups = [f"{group}={shared[f'{group}.name']}" for group in setting_names.GROUPS if f"{group}.name" in shared]
     usual: dict[str, str] = {}
     with contextlib.suppress(ConfigError):  # a part of a package that is not installed here
-        usual = {key: _text(value) for key, value in config.compose(groups).flat().items()}
-    default = {key: _text(value) for key, value in config.compose([]).flat().items()}
+        usual = {key: _text(value) for key, value in composition.compose(groups).flat().items()}
+    default = {key: _text(value) for key, value in composition.compose([]).flat().items()}
     compared = {factor.split(".")[0] for factor in (*study.design.factors, *study.design.nuisance)}
     found = []
     for key, value in shared.items():
         group, _, option = key.partition(".")
         if key in ("seed", "replica", "batch.seed", study.design.pair) or key in study.design.factors:
             continue
-        if option == "name" and group in names.GROUPS:
+        if option == "name" and group in setting_names.GROUPS:
             if group in ("scale", "data", "tokenizer") or value != default.get(key):
                 found.append(f"{group}={value}")
         elif group == "budget" or (value != usual.get(key, default.get(key)) and group not in compared):

@@ -1,4 +1,4 @@
-"""A verdict as an exit status: keep, discard, or more runs needed. Imports no pandas until it is asked."""
+"""The gate: a verdict as an exit status, keep, discard or more runs. Imports no pandas until it is asked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt_lab.errors import ConfigError
-from gpt_lab.frame.places import Options, Places
+from gpt_lab.frame.places import Places, StudyOptions
 from gpt_lab.stats.tiers import FEWEST
 
 if TYPE_CHECKING:
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from gpt_lab.analysis.comparison import Comparison, Row
     from gpt_lab.study.design import Design
 
-Decision = Literal["keep", "discard", "more runs"]
+GateDecision = Literal["keep", "discard", "more runs"]
 TO_COME = ("missing", "running", "stopped", "failed")
 """States of runs that the same sweep command still makes."""
-EXIT: dict[Decision, int] = {"keep": 0, "discard": 1, "more runs": 2}
-TABLE: dict[str, Decision] = {
+EXIT: dict[GateDecision, int] = {"keep": 0, "discard": 1, "more runs": 2}
+TABLE: dict[str, GateDecision] = {
     "better": "keep",
     "better, by a screen": "discard",
     "worse": "discard",
@@ -51,7 +51,7 @@ class Gate:
     facts: dict[str, Any]
 
     @property
-    def decision(self) -> Decision:
+    def decision(self) -> GateDecision:
         return TABLE[self.why]
 
     @property
@@ -64,7 +64,7 @@ class Gate:
         return json.dumps({"decision": self.decision, "exit": self.status, "arm": self.arm, **self.facts})
 
 
-def ask(places: Places, options: Options, asked: str) -> Gate:
+def ask(places: Places, options: StudyOptions, variant: str) -> Gate:
     """Reads the runs, compares them, and decides on one variant.
 
     Raises:
@@ -73,14 +73,14 @@ def ask(places: Places, options: Options, asked: str) -> Gate:
     """
     from gpt_lab.analysis.compare import compare
     from gpt_lab.frame import load
-    from gpt_lab.frame.pairing import references
+    from gpt_lab.frame.paired_scores import references
     from gpt_lab.study.arm_lookup import find_arm
     from gpt_lab.study.arm_names import settings
 
     study = load.read(places, options)
     design, stated = study.design, study.stated
     arms = list(dict.fromkeys(study.runs["arm"]))
-    arm = find_arm(asked, {arm: settings(arm, design.factors) for arm in arms}, "variant")
+    arm = find_arm(variant, {arm: settings(arm, design.factors) for arm in arms}, "variant")
     if design.baseline_arm is None:
         raise ConfigError(f"no baseline is stated, so nothing decides on {arm}: choose one with --baseline")
     against = references(design, arms)[arm] or design.baseline_arm
@@ -149,7 +149,7 @@ def _gate(
 
 
 def _line(
-    decision: Decision, arm: str, why: str, row: Row | None, comparison: Comparison | None, facts: dict[str, Any]
+    decision: GateDecision, arm: str, why: str, row: Row | None, comparison: Comparison | None, facts: dict[str, Any]
 ) -> str:
     """`keep: norm=layernorm is better than norm=rmsnorm: −0.031 [−0.041, −0.021] bits per byte, 5 pairs (confirm)`."""
     from gpt_lab import metrics

@@ -1,4 +1,4 @@
-"""A figure's SVG as part of the page: ids of its own, colours of the page's scheme, nothing that reaches beyond it."""
+"""Inline SVG for the page: ids of its own, colours of the page's scheme, nothing that reaches beyond it."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def markdown(report: Report, figures: Sequence[Figure], command: str = "") -> st
         command: the command line that made this report.
     """
     comparison, study = report.comparison, report.study
-    arms, *others = report.of("markdown")
+    arms, *others = report.in_form("markdown")
     parts = [
         f"# {_line(report.title)}",
         f"**{_line(report.answer)}**",

@@ -1,4 +1,4 @@
-"""The report as one HTML file that asks nobody for anything: the answer, tables, curves, sample texts, runs."""
+"""The report as one self-contained HTML file: the answer, tables, curves, sample texts, runs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def page(report: Report, figures: Sequence[Figure], command: str = "") -> str:
     made.globals |= {"mark": mark, "sort_key": sort_key}
     comparison, study = report.comparison, report.study
     design = comparison.design
-    arms, *others = report.of("page")
+    arms, *others = report.in_form("page")
     counted, *summary = facts.summary(comparison, study)
     sesoi = comparison.sesoi
     material = Material(comparison, study)

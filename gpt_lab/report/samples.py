@@ -1,4 +1,4 @@
-"""Sample texts of the arms side by side: the same prompt and the same seed, each the last that its run wrote."""
+"""Sample texts of the arms side by side: the same prompt and seed, the last that each run wrote."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SETTINGS = ("config.sample.prompt", "config.sample.tokens", "config.sample.tempe
 
 
 @dataclass(frozen=True)
-class Text:
+class SampleText:
     """What one arm wrote.
 
     Fields:
@@ -36,7 +36,7 @@ class Sheet:
 
     title: str
     said: str
-    texts: tuple[Text, ...]
+    texts: tuple[SampleText, ...]
 
 
 def sheets(material: Material) -> list[Sheet]:
@@ -57,7 +57,7 @@ def sheets(material: Material) -> list[Sheet]:
 def _sheet(pair: str, runs: Mapping[str, str], texts: Mapping[str, tuple[int, str]], material: Material) -> Sheet:
     start = _prompt(runs, texts, material)
     columns = tuple(
-        Text(material.names[arm] or arm or "all runs", f"step {step:,}", start, _cut(text[len(start) :]))
+        SampleText(material.names[arm] or arm or "all runs", f"step {step:,}", start, _cut(text[len(start) :]))
         for arm, run in runs.items()
         for step, text in (texts[run],)
     )

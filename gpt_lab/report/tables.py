@@ -57,13 +57,13 @@ class Report:
             *environment(self.study),
         )
 
-    def of(self, form: str) -> list[Table]:
+    def in_form(self, form: str) -> list[Table]:
         """The tables of one form: console, markdown, or page."""
         return [table for table in self.tables if form in table.forms]
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostColumn:
     """What an arm costs: its key in Row.medians, its column, and its number as text."""
 
     key: str
@@ -76,12 +76,12 @@ def _exact(value: float) -> str:
 
 
 COSTS = (
-    Cost("parameters", Column("parameters", "", True, "params"), wording.count),
-    Cost("non_embedding", Column("without embeddings", "parameters", True, "no emb.", spare=True), wording.count),
-    Cost("flops_per_token", Column("FLOPs/token", "training", True, "FLOPs/tok"), _exact),
-    Cost("tokens_per_s", Column("tokens/s", "", True, "tok/s"), wording.count),
-    Cost("peak_memory_gb", Column("peak memory, GB", "", True, "peak GB"), "{:.2f}".format),
-    Cost("seconds", Column("seconds", "", True), "{:,.1f}".format),
+    CostColumn("parameters", Column("parameters", "", True, "params"), wording.count),
+    CostColumn("non_embedding", Column("without embeddings", "parameters", True, "no emb.", spare=True), wording.count),
+    CostColumn("flops_per_token", Column("FLOPs/token", "training", True, "FLOPs/tok"), _exact),
+    CostColumn("tokens_per_s", Column("tokens/s", "", True, "tok/s"), wording.count),
+    CostColumn("peak_memory_gb", Column("peak memory, GB", "", True, "peak GB"), "{:.2f}".format),
+    CostColumn("seconds", Column("seconds", "", True), "{:,.1f}".format),
 )
 
 
@@ -210,7 +210,7 @@ def _tuning(row: Row) -> Cell:
     return Cell(row.tuning + edge, short=row.tuning + " (edge)" * row.on_edge)
 
 
-def _cost(row: Row, cost: Cost) -> Cell:
+def _cost(row: Row, cost: CostColumn) -> Cell:
     value = row.medians.get(cost.key, math.nan)
     if not math.isfinite(value):
         return Cell(NOTHING, math.nan)

@@ -1,4 +1,4 @@
-"""A report as a W&B run of its own: its table, its figures, and what was compared."""
+"""The report as a W&B run of its own: its table, its figures, and what was compared."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_lab.analysis.comparison import Comparison, Row
+from gpt_lab.console.invocation import prefix
 from gpt_lab.errors import LabError
 from gpt_lab.frame.study import Study
-from gpt_lab.invocation import prefix
 from gpt_lab.trackers.wandb import Wandb
 from gpt_lab.trackers.wandb_env import as_client, base_url, choose_mode, setting
 from gpt_lab.trackers.wandb_process import refusal, unreachable

@@ -1,4 +1,4 @@
-"""From places to an answer, and from an answer to files, each whole or not there."""
+"""Report files: from places to an answer, from an answer to files, each whole or not there."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from rich.console import Console
 
 from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.comparison import Comparison
+from gpt_lab.console.invocation import prefix
 from gpt_lab.errors import DataError
 from gpt_lab.frame import load
-from gpt_lab.frame.places import Options, Places
+from gpt_lab.frame.places import Places, StudyOptions
 from gpt_lab.frame.study import Study
-from gpt_lab.invocation import prefix
 from gpt_lab.report import facts
 from gpt_lab.report.figures import Figure, draw
 from gpt_lab.report.tables import Report
-from gpt_lab.store.files import write_atomic, writing
+from gpt_lab.store.atomic_files import write_atomic, writing
 
 
-def answer(places: Places, options: Options) -> tuple[Comparison, load.Loaded]:
+def answer(places: Places, options: StudyOptions) -> tuple[Comparison, load.Loaded]:
     """Reads the runs and compares them.
 
     Raises:
@@ -33,7 +33,7 @@ def answer(places: Places, options: Options) -> tuple[Comparison, load.Loaded]:
     return judged(study, options), study
 
 
-def judged(study: Study, options: Options) -> Comparison:
+def judged(study: Study, options: StudyOptions) -> Comparison:
     """The comparison of a study that was read with these options.
 
     Raises:
@@ -45,7 +45,7 @@ def judged(study: Study, options: Options) -> Comparison:
     return replace(found, notes=(*found.notes, *found.details)) if options.details else found
 
 
-def keep(report: Report, console: Console, command: str, folder: Path | None, push: bool) -> None:
+def publish(report: Report, console: Console, command: str, folder: Path | None, push: bool) -> None:
     """Writes the files, logs to W&B, and says where.
 
     Args:
@@ -62,13 +62,13 @@ def keep(report: Report, console: Console, command: str, folder: Path | None, pu
         figures = figure_files(comparison, study, folder or Path(temporary))
         if folder is not None:
             for path in write(report, figures, folder, command):
-                _say(console, f"wrote {path}")
+                _print_line(console, f"wrote {path}")
         if push:
             from gpt_lab.report.wandb_push import push as log
 
-            _say(console, log(comparison, study, figures))
+            _print_line(console, log(comparison, study, figures))
     for note in study.notes[told:]:  # on the curves, which were not read before
-        _say(console, note)
+        _print_line(console, note)
 
 
 def figure_files(comparison: Comparison, study: Study, folder: Path) -> list[Figure]:
@@ -98,7 +98,7 @@ def write(report: Report, figures: Sequence[Figure], folder: Path, command: str)
     return [html, text, *export(report.study, folder), *([folder / "figures"] if figures else [])]
 
 
-def _say(console: Console, line: str) -> None:
+def _print_line(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

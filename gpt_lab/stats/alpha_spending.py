@@ -1,4 +1,4 @@
-"""Critical values of a paired t-test that looks after every pair, exact for normal differences.
+"""Group sequential t-test: exact critical values with a look after every pair, by alpha spending.
 
 A looked-at t-test is a walk on a sphere. With k differences x and S = sum x, R^2 = sum x^2, the cosine
 w_k = S / (R sqrt(k)) is sin(phi) and the t-statistic is sqrt(k - 1) tan(phi). Where the true mean is 0 the direction of
@@ -84,7 +84,7 @@ def boundaries(first: int, last: int) -> Boundaries:
         beyond = _tail(weight[:, None] * survived) / _tail(weight)[0]
         before = spent(pairs - 1, last, 1.0) if table else 0.0
         wished = LEVELS * (spent(pairs, last, 1.0) - before)
-        cut = np.array([_place(beyond[:, j], wished[j]) for j in range(len(LEVELS))])
+        cut = np.array([_crossing(beyond[:, j], wished[j]) for j in range(len(LEVELS))])
         table.append(math.sqrt(pairs - 1) * np.tan(math.pi / 2 * (1 - (1 - cut / CELLS) ** 2)))
         survived = survived * _below(cut)
     return Boundaries(first, last, np.array(table))
@@ -117,13 +117,13 @@ def _tail(values: Array) -> Array:
     return np.concatenate([np.cumsum(steps[::-1], axis=0)[::-1], np.zeros_like(values[:1])])
 
 
-def _place(beyond: Array, wished: float) -> float:
+def _crossing(beyond: Array, target: float) -> float:
     """Where a falling tail has come down to what is wished for, in cells."""
-    after = int(np.searchsorted(-beyond, -wished))
+    after = int(np.searchsorted(-beyond, -target))
     if after == 0:
         return 0.0
     high, low = beyond[after - 1], beyond[after]
-    return after - 1 + float((high - wished) / (high - low))
+    return after - 1 + float((high - target) / (high - low))
 
 
 def _below(cut: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Effects of two-level factors as contrasts of arms, and their scale where nothing is repeated.
+"""Contrasts of two-level factors, and their scale without replicates (Lenth 1989).
 
 Effect coding: x = -1 at a factor's low level (the baseline's), +1 at its high one; the x of an interaction is the
 product of its factors'. An effect is the mean of the arms with x = +1 minus the mean of those with x = -1 (Box, Hunter

@@ -1,4 +1,4 @@
-"""From differences to claims.
+"""Verdicts from paired differences: interval against the sesoi, TOST, Holm's correction.
 
 Each arm is compared with the baseline; e is the smallest effect size of interest (sesoi) that was stated. Three claims
 are possible, each with the p-value that is below alpha exactly when the interval at level 1 - alpha says so:

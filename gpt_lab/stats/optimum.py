@@ -1,4 +1,4 @@
-"""The best value of a tuned number from the runs that tried it: widened at an edge, then a parabola in its logarithm.
+"""Optimum of a tuned number: widened at an edge, then a parabola in its logarithm.
 
 Pure functions of what was tried, so that runner and report choose alike. Lower scores are better here.
 """
@@ -21,7 +21,7 @@ DIGITS = 3
 
 
 @dataclass(frozen=True)
-class Ladder:
+class ValueGrid:
     """The values of one setting that an arm begins with, in ascending order, and how many it may add."""
 
     key: str

@@ -1,4 +1,4 @@
-"""Paired t: the difference of two runs with the same seed, its standard error, its interval.
+"""Paired t-test: the difference of two runs with the same seed, its standard error, its interval.
 
 Differences are (..., arms, pairs): score of the arm's run minus score of the baseline's run with the same seed, NaN
 where one of them is missing. Leading axes are independent studies, so that thousands of simulated ones go the same way

@@ -1,4 +1,4 @@
-"""What pairing was worth: how runs of one seed correlate, and the unpaired runs that would have told as much."""
+"""Gain of pairing: the correlation of runs of one seed, and the unpaired runs with the same interval."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST = 1e9
 
 
 @dataclass(frozen=True)
-class Worth:
+class PairingGain:
     """Pairing in a study of n pairs.
 
     Fields:
@@ -37,7 +37,7 @@ class Worth:
     saved: int
 
 
-def worth(pairs: int, rho: float, *, arms: int = 2, alpha: float = 0.05) -> Worth | None:
+def pairing_gain(pairs: int, rho: float, *, arms: int = 2, alpha: float = 0.05) -> PairingGain | None:
     """What n pairs of runs that correlate by rho are worth; None where rho is 1 or not known, or n below 3.
 
     Args:
@@ -52,7 +52,7 @@ def worth(pairs: int, rho: float, *, arms: int = 2, alpha: float = 0.05) -> Wort
     paired = float(stdtrit(pairs - 1, 1 - alpha / 2)) ** 2 * (1 - rho) / pairs
     unpaired = 2.0 if width(2.0) <= paired else float(brentq(lambda m: width(m) - paired, 2.0, MOST))
     ends = correlation_interval(rho, pairs, alpha)
-    return Worth(
+    return PairingGain(
         pairs=pairs,
         rho=rho,
         low=ends[0] if ends else None,
@@ -63,15 +63,15 @@ def worth(pairs: int, rho: float, *, arms: int = 2, alpha: float = 0.05) -> Wort
     )
 
 
-def of_arm(variant: Array, baseline: Array, alpha: float) -> Worth | None:
+def of_arm(variant: Array, baseline: Array, alpha: float) -> PairingGain | None:
     """Of the scores of one arm and its baseline over the same pairs, none missing."""
     both = np.var([variant, baseline], axis=1, ddof=1).sum() if len(variant) > 1 else 0.0
     if not both > 0:
         return None
-    return worth(len(variant), max(-1.0, 1 - float(np.var(variant - baseline, ddof=1) / both)), alpha=alpha)
+    return pairing_gain(len(variant), max(-1.0, 1 - float(np.var(variant - baseline, ddof=1) / both)), alpha=alpha)
 
 
-def of_all(differences: Array, variances: Array, baselines: int, alpha: float) -> Worth | None:
+def of_all(differences: Array, variances: Array, baselines: int, alpha: float) -> PairingGain | None:
     """Of all variants together.
 
     Args:
@@ -84,10 +84,10 @@ def of_all(differences: Array, variances: Array, baselines: int, alpha: float) -
     if not noise > 0:
         return None
     rho = max(-1.0, 1 - float((fit.error**2 * fit.pairs)[enough].sum()) / noise)
-    return worth(int(np.median(fit.pairs[enough])), rho, arms=int(enough.sum()) + baselines, alpha=alpha)
+    return pairing_gain(int(np.median(fit.pairs[enough])), rho, arms=int(enough.sum()) + baselines, alpha=alpha)
 
 
-def said(found: Worth, pair: str, by_arm: dict[str, Worth]) -> str:
+def describe(found: PairingGain, pair: str, by_arm: dict[str, PairingGain]) -> str:
     """The note below the table.
 
     Args:

@@ -1,4 +1,4 @@
-"""One variant against one baseline on plain arrays: the word, the estimate with its interval, p, the pairs."""
+"""Comparison of one variant with one baseline on plain arrays: verdict, interval, p, pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sample size for the word that will be printed: how often a design earns `better` or `equivalent`.
+"""Power analysis for the printed verdict: how often a design earns `better` or `equivalent`.
 
 All sizes are in units of the standard deviation of a pair's difference, sqrt(2 (1 - rho)) run deviations where the runs
 of a pair correlate by rho. `better` (or `worse`) must clear the smallest effect size of interest e, so a true
@@ -154,16 +154,16 @@ def _drawn(pairs: int, arms: int) -> tuple[NDArray[np.float64], NDArray[np.float
 
 
 @lru_cache(maxsize=1024)
-def _size(pairs: int, word: Word, arms: int, alpha: float, wished: float) -> float:
+def _size(pairs: int, word: Word, arms: int, alpha: float, target: float) -> float:
     """The size with this power, by bisection."""
     if pairs < FEWEST:
         return math.inf
     low, high = 0.0, 1.0
-    while _power(high, pairs, word, arms, alpha) < wished:
+    while _power(high, pairs, word, arms, alpha) < target:
         low, high = high, 2 * high
         if high > FAR:
             return math.inf
     while high - low > 1e-3 * high:
         middle = (low + high) / 2
-        low, high = (low, middle) if _power(middle, pairs, word, arms, alpha) >= wished else (middle, high)
+        low, high = (low, middle) if _power(middle, pairs, word, arms, alpha) >= target else (middle, high)
     return high

@@ -1,4 +1,4 @@
-"""Loss curves L = E + A * D^-a through few points, many sets of points at once.
+"""Power-law fits of loss curves L = E + A * D^-a, many sets of points at once.
 
 For an exponent the best E and A are a line's, so only the exponent is searched: on a logarithmic grid, then ever finer
 around its best value. E >= 0 and A > 0 always: a loss cannot be negative, nor grow with training.

@@ -1,4 +1,4 @@
-"""Whether a claim rests on one seed, or on a mean that stands apart from its median.
+"""Robustness of a verdict: leave one pair out, and the median in place of the mean.
 
 A t interval is honest for normal differences. Where an arm has occasional bad runs that the baseline does not have, a
 few seeds often miss them and the arm looks better than its mean is: with 5 pairs, a tenth of an arm's runs bad and 2 to

@@ -1,7 +1,7 @@
-"""How much more a baseline must spend to end where a variant ended, and what is left of a difference at equal cost.
+"""Speed-up and difference at equal cost, from the baseline's loss curve, with jackknife intervals.
 
-Both read the baseline's loss curve L = E + A D^-a (powerlaw.py), shifted to pass through the baseline's own runs at the
-budget that the variant is compared at; so a variant without a difference has a speed-up of exactly 1:
+Both read the baseline's loss curve L = E + A D^-a (power_law.py), shifted to pass through the baseline's own runs at
+the budget that the variant is compared at; so a variant without a difference has a speed-up of exactly 1:
 
     speed-up           B C_b / (b C_v)   where f(B) = f(b) + d
     at equal cost      d + f(b) - f(b C_v / C_b)

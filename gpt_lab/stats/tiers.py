@@ -1,4 +1,4 @@
-"""How many seeds a claim takes. Imports nothing, so that a plan can be checked at once."""
+"""Tiers of evidence: how many seeds a verdict takes. Imports nothing, so that a plan can be checked at once."""
 
 FEWEST = 3
 """Pairs below which nothing is claimed."""

@@ -1,4 +1,4 @@
-"""Two-level factorial designs: which of the 2^k combinations a fraction runs, and what it then cannot tell apart.
+"""Two-level fractional factorial designs: generators, resolution, aliases.
 
 A regular fraction is given by its defining words (Box & Hunter 1961, Technometrics 3:311). A generator `d: [a, b, c]`
 says that the level of d follows from those of a, b and c; its word is abcd. The baseline holds every factor at its low
@@ -51,7 +51,7 @@ def effect_name(effect: frozenset[str], factors: Sequence[str]) -> str:
     return " × ".join(name for name in factors if name in effect)
 
 
-def said(words: Sequence[Word], factors: Sequence[str]) -> str:
+def describe(words: Sequence[Word], factors: Sequence[str]) -> str:
     """One sentence on the size and the resolution of a design."""
     k, p = len(factors), len(words)
     if not p:

@@ -1,4 +1,4 @@
-"""Runs by name, by signature, by result."""
+"""Lookup of runs by name, signature or result."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from gpt_lab import metrics
+from gpt_lab.console.invocation import prefix
 from gpt_lab.errors import DataError
-from gpt_lab.invocation import prefix
 from gpt_lab.store.run import Run, read_record
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from gpt_lab.digests import Damaged, check_sums, write_sums
 from gpt_lab.errors import DataError
-from gpt_lab.store.files import read_json, sync_folder, write_json, writing
+from gpt_lab.store.atomic_files import read_json, sync_folder, write_json, writing
 
 FOLDER = "forks"
 FACTS = "fork.json"
@@ -26,7 +26,7 @@ METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 
 
-def place(run: Path, step: int) -> Path:
+def fork_point(run: Path, step: int) -> Path:
     """Where the fork point of a run after `step` steps is, if it is there."""
     return run / FOLDER / f"step-{step}"
 
@@ -52,7 +52,7 @@ def check(path: Path) -> dict[str, Any]:
     return facts
 
 
-def leave(run: Path, step: int, facts: Mapping[str, Any]) -> None:
+def write_fork_point(run: Path, step: int, facts: Mapping[str, Any]) -> None:
     """Keeps a run whose newest checkpoint is of `step` and whose metrics end there; nothing if it is kept already.
 
     Args:
@@ -61,7 +61,7 @@ def leave(run: Path, step: int, facts: Mapping[str, Any]) -> None:
     Raises:
         LabError: it cannot be written; nothing half-written is left.
     """
-    final = place(run, step)
+    final = fork_point(run, step)
     if read(final) is not None:
         return
     temporary = final.with_name(f".tmp-{step}")

@@ -1,4 +1,4 @@
-"""One process per run: a lock that dies with its holder."""
+"""Run lock: one process per run, released when its holder dies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_lab.errors import LabError
-from gpt_lab.store.files import parse, writing
+from gpt_lab.store.atomic_files import parse, writing
 
 
 class Busy(LabError):

@@ -1,4 +1,4 @@
-"""What a run must remember about where it came from: code version, machine, packages, command."""
+"""Provenance of a run: code version, machine, packages, command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run's folder: create, open, log, record, finish."""
+"""The folder of a run: create, open, log, record, finish."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ import yaml
 
 from gpt_lab.errors import ConfigError, DataError, LabError, unknown
 from gpt_lab.store import fork
-from gpt_lab.store.files import Lines, read_json, sync_folder, write_atomic, write_json, writing
+from gpt_lab.store.atomic_files import (
+    Lines,
+    read_json,
+    sync_folder,
+    write_atomic,
+    write_json,
+    writing,
+)
 from gpt_lab.store.lock import Lock
-from gpt_lab.store.metrics import plain, read_lines, shorten, shown, usable
+from gpt_lab.store.metric_lines import plain, read_lines, shorten, shown, usable
 
 STATES = ("running", "finished", "stopped", "failed", "diverged")
 """running: training, or killed while it was (then nobody holds its lock); stopped: by a signal, can be resumed."""

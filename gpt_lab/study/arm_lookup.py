@@ -1,4 +1,4 @@
-"""The arm that a user means, by its whole name, some of its settings, or one value."""
+"""Arm lookup by whole name, some of its settings, or one value."""
 
 from __future__ import annotations
 

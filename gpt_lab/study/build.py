@@ -1,17 +1,17 @@
-"""Whether the cells of a sweep can be built on this machine."""
+"""Build check: whether the cells of a sweep can be built on this machine."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import ConfigError, DataError
-from gpt_lab.schema import RunConfig
 from gpt_lab.study.design import Cell, join
 
 if TYPE_CHECKING:
     from gpt_lab.data.dataset import Dataset
-    from gpt_lab.train.plan import Plan as RunPlan
+    from gpt_lab.train.resolve_auto import ResolvedRun
 
 
 NOT_BUILT = frozenset({"seed", "replica", "study", "runs_dir", "label", "force", "eval", "log", "sample", "checkpoint"})
@@ -23,7 +23,7 @@ class Builder:
 
     def __init__(self) -> None:
         self._datasets: dict[str, Dataset] = {}
-        self._plans: dict[str, RunPlan] = {}
+        self._plans: dict[str, ResolvedRun] = {}
 
     def dataset(self, cfg: RunConfig) -> Dataset:
         """The data of a config."""
@@ -41,11 +41,11 @@ class Builder:
         """What the data opened so far have to say."""
         return list(dict.fromkeys(line for dataset in self._datasets.values() for line in dataset.warnings))
 
-    def plan(self, cfg: RunConfig, cell: Cell) -> RunPlan:
+    def plan(self, cfg: RunConfig, cell: Cell) -> ResolvedRun:
         """What the trainer would decide for a config, which can be built, and whose parts see no future."""
         from gpt_lab import trackers
-        from gpt_lab.train import causality
-        from gpt_lab.train.plan import check_size, resolve
+        from gpt_lab.train.leak_probe import causality
+        from gpt_lab.train.resolve_auto import check_size, resolve
 
         key = repr([(k, v) for k, v in cfg.flat().items() if _built(k) and not tuned(k, v)])
         if key not in self._plans:

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt_lab import config, project
-from gpt_lab import match as match_
+from gpt_lab import project
+from gpt_lab.config import composition
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.cost import match as match_
 from gpt_lab.errors import ConfigError
-from gpt_lab.schema import RunConfig
 from gpt_lab.study import context_lengths, sweep_file
 from gpt_lab.study.design import Cell, join
 from gpt_lab.study.sweep import Sweep
@@ -64,14 +65,14 @@ def configs(cells: Sequence[Cell]) -> list[RunConfig]:
     return [shared.compose(one.overrides) for one in cells]
 
 
-def composer() -> config.Composer:
+def composer() -> composition.Composer:
     """One for the whole process: what Hydra made for planning (0.1 s each) is there again when a cell is run."""
     return _composer(*project.folders("conf"))
 
 
 @functools.cache
-def _composer(*conf: Path) -> config.Composer:
-    return config.Composer()
+def _composer(*conf: Path) -> composition.Composer:
+    return composition.Composer()
 
 
 def _cell(
@@ -79,7 +80,7 @@ def _cell(
     index: int,
     values: Mapping[str, Any],
     fixed: tuple[str, ...],
-    composer: config.Composer,
+    composer: composition.Composer,
     models: match_.Models,
 ) -> Cell:
     *settings, study = fixed

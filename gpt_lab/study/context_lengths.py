@@ -1,15 +1,15 @@
-"""What a sweep asks of windows longer than the training context."""
+"""Check of a sweep's windows longer than the training context."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpt_lab import lengths
+from gpt_lab import context_multiples
 from gpt_lab.errors import ConfigError
 from gpt_lab.study.design import Design
 
 if TYPE_CHECKING:
-    from gpt_lab.schema import RunConfig
+    from gpt_lab.config.schema import RunConfig
 
 
 def check(design: Design, cfg: RunConfig) -> None:
@@ -18,7 +18,7 @@ def check(design: Design, cfg: RunConfig) -> None:
     Raises:
         ConfigError: the multiple is none of eval.contexts.
     """
-    _, times = lengths.split(design.metric)
+    _, times = context_multiples.split(design.metric)
     if times > 1 and times not in cfg.eval.contexts:
         raise ConfigError(
             f"metric {design.metric} needs a validation at {times} times the context, and eval.contexts is "

@@ -1,4 +1,4 @@
-"""Where the runs of a sweep are, and how a report finds them."""
+"""Run folder of a sweep, and the target by which `report` finds it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from gpt_lab.study import sweep_file
 from gpt_lab.study.sweep import Sweep
 
 
-def folder_of(sweep: Sweep) -> Path:
+def runs_folder(sweep: Sweep) -> Path:
     """`runs_dir/<study>` of a sweep."""
     given = [text for text in sweep_file.fixed(sweep) if text.startswith("runs_dir=")]
     return Path(cells_.composer().tree(given)["runs_dir"]) / sweep.design.study
 
 
-def named(sweep: Sweep) -> Path:
+def report_target(sweep: Sweep) -> Path:
     """What `report` is given to find the runs of a sweep: its file, or their folder where settings were added."""
-    return folder_of(sweep) if sweep.overrides else sweep.path
+    return runs_folder(sweep) if sweep.overrides else sweep.path

@@ -1,4 +1,4 @@
-"""A sweep, read and checked: what it compares, and how its runs are drawn. Made by sweep_file.py alone."""
+"""The typed sweep: what it compares, and how its runs are drawn. Made by sweep_file.py alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpt_lab.study.format import grid
 from gpt_lab.study.format.early_terminate import Hyperband
 from gpt_lab.study.format.grid import Rules, Values
 from gpt_lab.study.format.parameters import Parameter
-from gpt_lab.study.format.tune_block import Block
+from gpt_lab.study.format.tune_block import TuneBlock
 
 Method = Literal["grid", "random", "bayes"]
 
@@ -43,7 +43,7 @@ class Sweep:
     method: Method = "grid"
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     rules: Rules = field(default_factory=Rules)
-    tune: Block | None = None
+    tune: TuneBlock | None = None
     trunk: bool = False
     match: Literal["params", "flops"] | None = None
     command: tuple[str, ...] = ()

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from gpt_lab import metrics
+from gpt_lab.config.overrides import key_of, word
 from gpt_lab.errors import ConfigError, cut, quoted, unknown
 from gpt_lab.options import is_number, is_whole
-from gpt_lab.overrides import key_of, word
 from gpt_lab.study.design import SEEDS, Design, draws_again, shown
 from gpt_lab.study.format import (
     distributions,
@@ -162,7 +162,7 @@ def _typed(
     raw: Mapping[str, Any],
     design: Design,
     found: Mapping[str, Parameter],
-    tune: tune_block.Block | None,
+    tune: tune_block.TuneBlock | None,
     overrides: Sequence[str],
     run_cap: int | None,
 ) -> Sweep:
@@ -197,7 +197,7 @@ def _design(
     found: Mapping[str, Parameter],
     overrides: Sequence[str],
     study: str | None,
-) -> tuple[Design, tune_block.Block | None]:
+) -> tuple[Design, tune_block.TuneBlock | None]:
     swept, method = swept_of(found), raw["method"]
     pair = block.get("pair", "seed")
     if "pair" in block:
@@ -235,7 +235,7 @@ def _design(
         sesoi=_number("sesoi", block, lambda x: 0 < x < math.inf, "above 0"),
         alpha=_number("alpha", block, lambda x: 0 < x < 1, "between 0 and 1") or 0.05,
         values=values,
-        factorial=factorial_block.words(block, factors, values, baseline),
+        factorial=factorial_block.generator_words(block, factors, values, baseline),
         tuning_pairs=() if tune is None else tune.pairs,
     )
     return design, tune

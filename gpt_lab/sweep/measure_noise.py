@@ -1,4 +1,4 @@
-"""What the command `noise` does: trains the null pairs that are missing, and says what they tell."""
+"""The command `noise`: trains the missing null pairs and prints the noise."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt_lab import metrics
+from gpt_lab.console.invocation import prefix
 from gpt_lab.errors import ConfigError, DataError, unknown
-from gpt_lab.invocation import prefix
 from gpt_lab.noise import null_pairs, records
 from gpt_lab.noise.null_pairs import Recipe
 from gpt_lab.noise.records import Noise
@@ -26,12 +26,17 @@ PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
 
 def measure(
-    console: Console, file: str | None, words: Sequence[str], pairs: int | None, jobs: int | None, threads: int | None
+    console: Console,
+    file: str | None,
+    overrides: Sequence[str],
+    pairs: int | None,
+    jobs: int | None,
+    threads: int | None,
 ) -> int:
     """Trains what is missing of `pairs` null pairs, and prints the noise floor.
 
     Args:
-        file: a sweep file whose baseline is meant; None: the settings alone. words: `key=value` of train.
+        file: a sweep file whose baseline is meant; None: the settings alone. overrides: `key=value` of train.
         pairs: that there shall be in the end; None: PAIRS, or what there is if that is more.
 
     Returns:
@@ -42,11 +47,11 @@ def measure(
     """
     if pairs is not None and pairs < records.FEWEST:
         raise ConfigError(f"--seeds {pairs}: {records.FEWEST} null pairs are the fewest that tell anything")
-    recipe = recipe_of(file, words)
+    recipe = recipe_of(file, overrides)
     if recipe.metric.startswith(records.OF_THE_MACHINE):
         raise ConfigError(f"{recipe.metric} measures the machine as well: its noise is not kept")
     resolved = _resolved(recipe)
-    there = _here(recipe, resolved)
+    there = _of_this_machine(recipe, resolved)
     seeds = list(there.seeds) if there is not None else []
     fresh = null_pairs.missing(recipe, seeds, pairs or max(PAIRS, len(seeds)))
     status = 0
@@ -58,7 +63,7 @@ def measure(
             return status
     else:
         console.print(f"{recipe.folder} has {len(seeds)} null pairs: nothing to run", **PLAIN)
-    found = _here(recipe, resolved)
+    found = _of_this_machine(recipe, resolved)
     if found is None or not found.usable:
         whole = 0 if found is None else found.pairs
         same = " that differ" if found is not None and found.pairs >= records.FEWEST else ""
@@ -70,15 +75,15 @@ def measure(
     return status
 
 
-def recipe_of(file: str | None, words: Sequence[str]) -> Recipe:
+def recipe_of(file: str | None, overrides: Sequence[str]) -> Recipe:
     """What the command line means.
 
     Raises:
         ConfigError: it means no recipe.
     """
     if file is None:
-        return null_pairs.of_settings(words)
-    settings, chosen = null_pairs.split(file, words)
+        return null_pairs.of_settings(overrides)
+    settings, chosen = null_pairs.split(file, overrides)
     return null_pairs.of_sweep(sweep_file.load(file, settings), chosen)
 
 
@@ -109,14 +114,14 @@ def show(console: Console, found: Noise) -> None:
         console.print(line, **PLAIN)
 
 
-def show_all(console: Console, words: Sequence[str], metric: str | None) -> int:
+def show_all(console: Console, overrides: Sequence[str], metric: str | None) -> int:
     """Prints what the folder of runs knows. Returns 0.
 
     Args:
-        words: at most `runs_dir=DIR`.
+        overrides: at most `runs_dir=DIR`.
         metric: whose noise; None: val/bpb, and val/loss of runs without it.
     """
-    runs_dir = cells.composer().tree(list(words))["runs_dir"]
+    runs_dir = cells.composer().tree(list(overrides))["runs_dir"]
     asked = metric or metrics.HEADLINE
     if asked not in metrics.DECIDING or asked.startswith(records.OF_THE_MACHINE):
         kept = [name for name in metrics.DECIDING if not name.startswith(records.OF_THE_MACHINE)]
@@ -169,16 +174,16 @@ def _origin(one: Noise) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def _here(recipe: Recipe, resolved: Mapping[str, Any]) -> Noise | None:
+def _of_this_machine(recipe: Recipe, resolved: Mapping[str, Any]) -> Noise | None:
     """The null pairs as this machine computes them, usable or not."""
-    every = (one for metric in recipe.metrics for one in records.known(recipe.folder, metric, recipe.taken))
+    every = (one for metric in recipe.metrics for one in records.measured(recipe.folder, metric, recipe.taken))
     return next((one for one in every if one.resolved == dict(resolved)), None)
 
 
 def _resolved(recipe: Recipe) -> dict[str, str]:
     """What `auto` becomes here. Imports torch; builds shards that are missing."""
     from gpt_lab.data.dataset import open_dataset
-    from gpt_lab.train.plan import check_size, resolve
+    from gpt_lab.train.resolve_auto import check_size, resolve
 
     check_size(recipe.cfg)
     return resolve(recipe.cfg, open_dataset(recipe.cfg)).resolved

@@ -12,23 +12,26 @@ from typing import Any
 
 from rich.console import Console
 
-from gpt_lab import footprint, schema, signals, trackers
+from gpt_lab import trackers
+from gpt_lab.config import schema
+from gpt_lab.console import signals
+from gpt_lab.console.invocation import prefix
+from gpt_lab.cost import memory
 from gpt_lab.errors import DataError
-from gpt_lab.invocation import prefix
-from gpt_lab.store.files import read_json, writing
+from gpt_lab.store.atomic_files import read_json, writing
 from gpt_lab.store.record import cores
 from gpt_lab.study import cells as cells_
 from gpt_lab.study import sweep_file
 from gpt_lab.study.design import Cell
 from gpt_lab.study.format import sequential_seeds
-from gpt_lab.study.place import folder_of, named
+from gpt_lab.study.place import report_target, runs_folder
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger as ledger_
-from gpt_lab.sweep.ledger.ledger import Entry, Ledger
-from gpt_lab.sweep.ledger.liveness import Watch
-from gpt_lab.sweep.live import View, show_result
+from gpt_lab.sweep.ledger.ledger import Ledger, LedgerEntry
+from gpt_lab.sweep.ledger.liveness import OwnerWatch
 from gpt_lab.sweep.search import asked, search, trunk
-from gpt_lab.sweep.tail import Tail
+from gpt_lab.sweep.sweep_display import SweepDisplay, show_result
+from gpt_lab.sweep.tail import MetricsTail
 from gpt_lab.sweep.trial import Trial
 from gpt_lab.sweep.work import Prune, Runner
 from gpt_lab.sweep.workers.client import ForkServer
@@ -46,7 +49,7 @@ def run_sweep(
     threads: int | None = None,
     fail_fast: bool = False,
     retries: int | None = None,
-    watch: Watch | None = None,
+    watch: OwnerWatch | None = None,
 ) -> int:
     """Runs what is left of a sweep, and says what became of it. Call it from the main thread.
 
@@ -63,7 +66,7 @@ def run_sweep(
     Raises:
         ConfigError: a cell that no run could have; nothing has been written. LabError: the folder cannot be written.
     """
-    folder = folder_of(sweep)
+    folder = runs_folder(sweep)
     if said := ledger_.mend(folder):
         console.print(said, markup=False, highlight=False, soft_wrap=True)
     known = [entry for entry in ledger_.entries(folder) if entry.wanted]
@@ -106,7 +109,7 @@ def run_sweep(
                 (folder / "logs").mkdir(exist_ok=True)
             per_job = ledger.threads(threads, DEFAULT_THREADS)
             at_once = jobs or len(visible) or max(1, cores() // per_job)
-            if not visible and (fit := footprint.at_once(configs, footprint.free(), at_once)) < at_once:
+            if not visible and (fit := memory.at_once(configs, memory.free(), at_once)) < at_once:
                 console.print(f"the memory holds {fit} at a time", markup=False, highlight=False, soft_wrap=True)
                 at_once = fit
             total = searching.most
@@ -115,7 +118,7 @@ def run_sweep(
             begun = f"{count} of {total} runs are left" if searching.cells is not None else f"up to {total} runs"
             each = f"{at_once} at a time, {per_job} thread{'s' * (per_job > 1)} each"
             console.print(f"{sweep.design.study}: {begun}, {each}", markup=False, highlight=False, soft_wrap=True)
-            with View(console, sweep, total, at_once) as view:
+            with SweepDisplay(console, sweep, total, at_once) as view:
                 number = Runner(
                     sweep,
                     folder,
@@ -149,7 +152,7 @@ def run_sweep(
     return 0 if _whole(sweep, entries) else 1
 
 
-def _whole(sweep: Sweep, entries: Sequence[Entry]) -> bool:
+def _whole(sweep: Sweep, entries: Sequence[LedgerEntry]) -> bool:
     """Whether nothing failed or diverged; a tuning run may diverge, if its arm is compared all the same."""
     tuned = [entry for entry in entries if sweep.design.tunes(entry.pair)]
     compared = [entry for entry in entries if not sweep.design.tunes(entry.pair)]
@@ -186,14 +189,14 @@ def uses_gpu(sweep: Sweep, cells: Sequence[Cell]) -> bool:
 
 def _gpus(count: int) -> list[str]:
     """What CUDA_VISIBLE_DEVICES is for each GPU that this process may use."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",")[:count] if named else [str(number) for number in range(count)]
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return listed.split(",")[:count] if listed else [str(number) for number in range(count)]
 
 
-def _left(planned: Sequence[Cell] | None, known: Sequence[Entry], folder: Path) -> list[Cell]:
+def _left(planned: Sequence[Cell] | None, entries: Sequence[LedgerEntry], folder: Path) -> list[Cell]:
     """Cells that are not over, as far as the ledger and the run folders say."""
-    over = {entry.key for entry in known if entry.state in OVER and is_there(entry, folder)}
-    cells = planned if planned is not None else [entry.cell for entry in known]
+    over = {entry.key for entry in entries if entry.state in OVER and is_there(entry, folder)}
+    cells = planned if planned is not None else [entry.cell for entry in entries]
     return [cell for cell in cells if cell.key not in over]
 
 
@@ -208,7 +211,7 @@ def _ended(folder: Path) -> set[str]:
     return found
 
 
-def is_there(entry: Entry, folder: Path) -> bool:
+def is_there(entry: LedgerEntry, folder: Path) -> bool:
     """Whether the run folder of an ended cell still holds what the ledger says."""
     if entry.run is None:
         return False
@@ -219,21 +222,23 @@ def is_there(entry: Entry, folder: Path) -> bool:
     return state in (("stopped", "finished") if entry.state == "pruned" else (entry.state,))
 
 
-def _begin(ledger: Ledger, sweep: Sweep, searching: search.Search, known: Sequence[Entry], watch: Watch | None) -> None:
+def _begin(
+    ledger: Ledger, sweep: Sweep, searching: search.Search, entries: Sequence[LedgerEntry], watch: OwnerWatch | None
+) -> None:
     """Brings the ledger up to date: cells of this file, trials of the dead, runs that were removed, failed ones."""
-    ledger.begin(sweep, searching.cells, searching.kept(_done(known)))
-    ledger.bury((watch or Watch()).dead)
+    ledger.begin(sweep, searching.cells, searching.kept(_done(entries)))
+    ledger.bury((watch or OwnerWatch()).dead)
     gone = [e.key for e in ledger.entries() if e.wanted and e.state in OVER and not is_there(e, ledger.folder)]
     ledger.repeat(gone)
     ledger.revive(("stopped",) if ledger.others() else ("stopped", "failed"))
 
 
-def _done(entries: Sequence[Entry]) -> list[asked.Done]:
+def _done(entries: Sequence[LedgerEntry]) -> list[asked.Done]:
     """What a search is told of the cells that it has asked for."""
     return [asked.Done(entry.index, entry.values, entry.state, entry.score, entry.key) for entry in entries]
 
 
-def reached(sweep: Sweep, entries: Sequence[Entry]) -> bool:
+def reached(sweep: Sweep, entries: Sequence[LedgerEntry]) -> bool:
     """Whether a run has come to the metric's target, should the file state one: then no other is begun."""
     target = sweep.target
     scores = [entry.score for entry in entries if entry.state == "finished" and entry.score is not None]
@@ -252,14 +257,14 @@ def _prune(sweep: Sweep, folder: Path) -> Prune | None:
         return None
     ended: dict[str, list[tuple[int, float]]] = {}
 
-    def curve(entry: Entry) -> list[tuple[int, float]]:
+    def curve(entry: LedgerEntry) -> list[tuple[int, float]]:
         if entry.key not in ended:
-            tail = Tail(folder / str(entry.run) / "metrics.jsonl", sweep.design.metric)
+            tail = MetricsTail(folder / str(entry.run) / "metrics.jsonl", sweep.design.metric)
             tail.poll()
             ended[entry.key] = tail.curve
         return ended[entry.key]
 
-    def prune(trial: Trial, running: Sequence[Trial], entries: Sequence[Entry]) -> bool:
+    def prune(trial: Trial, running: Sequence[Trial], entries: Sequence[LedgerEntry]) -> bool:
         mine = trial.entry.arm, trial.entry.pair
         if sweep.design.tuning_pairs:
             before = [e for e in entries if e.wanted and (e.arm, e.pair) == mine and e.index < trial.entry.index]
@@ -272,7 +277,9 @@ def _prune(sweep: Sweep, folder: Path) -> Prune | None:
     return prune
 
 
-def _show_next(console: Console, sweep: Sweep, folder: Path, entries: Sequence[Entry], number: int | None) -> None:
+def _show_next(
+    console: Console, sweep: Sweep, folder: Path, entries: Sequence[LedgerEntry], number: int | None
+) -> None:
     """The command that comes next."""
     line: str
     if number is not None:
@@ -285,7 +292,7 @@ def _show_next(console: Console, sweep: Sweep, folder: Path, entries: Sequence[E
     elif any(entry.state == "failed" and sweep.design.tunes(entry.pair) for entry in entries):
         line = "the comparison waits for tuning runs that failed: the same command tries them again"
     else:
-        line = f"what is better, and how surely:  {prefix()}report {named(sweep)}"
+        line = f"what is better, and how surely:  {prefix()}report {report_target(sweep)}"
     said: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
     if late := trackers.lacking(folder / entry.run for entry in entries if entry.run is not None):
         console.print(f"W&B lacks {late} of the runs, or a part:  {prefix()}upload {shlex.quote(str(folder))}", **said)

@@ -1,14 +1,14 @@
-"""Following a run's metrics.jsonl while it is written: only new bytes are read."""
+"""Incremental reading of a run's metrics.jsonl while it is written."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
 
-from gpt_lab.store.metrics import read_line
+from gpt_lab.store.metric_lines import read_line
 
 
-class Tail:
+class MetricsTail:
     """The latest values of a run and the curve of one metric.
 
     A resumed run's file is replaced by a shorter one: then everything is read again.

@@ -1,4 +1,4 @@
-"""A trial while it runs: what the ledger says of it, what its process has said, what its curve looks like."""
+"""A trial while it runs: its ledger entry, the messages of its process, its curve."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from gpt_lab.signals import ASKING
+from gpt_lab.console.signals import ASKING
 from gpt_lab.study.design import Design, join, shown
-from gpt_lab.sweep.ledger.ledger import Entry
-from gpt_lab.sweep.tail import Tail
+from gpt_lab.sweep.ledger.ledger import LedgerEntry
+from gpt_lab.sweep.tail import MetricsTail
 
 LAST_LINES = 8
 
@@ -27,9 +27,9 @@ class Trial:
         ending: why it was told to stop.
     """
 
-    entry: Entry
+    entry: LedgerEntry
     slot: int
-    tail: Tail
+    tail: MetricsTail
     log: Path
     log_from: int
     began: float = field(default_factory=time.monotonic)
@@ -41,7 +41,7 @@ class Trial:
     busy: bool = False
     ending: Literal["stop", "prune", "lost"] | None = None
 
-    def hear(self, message: dict[str, Any], folder: Path) -> None:
+    def receive(self, message: dict[str, Any], folder: Path) -> None:
         """Takes a message of its process."""
         if "run" in message and self.run is None:
             self.run = message["run"]
@@ -83,12 +83,12 @@ class Trial:
         return [line for line in text.splitlines() if line.strip() and not line.startswith("--- ")][-LAST_LINES:]
 
 
-def title(entry: Entry, design: Design) -> str:
+def title(entry: LedgerEntry, design: Design) -> str:
     """Arm, tuning and pair in one line, as people tell trials apart."""
     pair = "" if entry.pair is None else f"{design.pair}={shown(entry.pair)}"
     named = [word for word in (entry.arm, entry.tuning) if word] or [join(_others(entry, design), entry.values)]
     return ", ".join(word for word in (*named, pair) if word) or f"trial {entry.index}"
 
 
-def _others(entry: Entry, design: Design) -> tuple[str, ...]:
+def _others(entry: LedgerEntry, design: Design) -> tuple[str, ...]:
     return tuple(key for key in entry.values if key != design.pair)

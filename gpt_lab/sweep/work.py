@@ -1,4 +1,4 @@
-"""The loop of a runner: claims trials, has the fork server train them, notes in the ledger what became of them."""
+"""The runner's loop: claims trials, has the fork server train them, records their outcomes in the ledger."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpt_lab.console.signals import SAME, Signals, leave_at_once
 from gpt_lab.errors import LabError
-from gpt_lab.signals import SAME, Signals, leave_at_once
 from gpt_lab.study import cells
 from gpt_lab.study.design import Cell
 from gpt_lab.study.sweep import Sweep
-from gpt_lab.sweep.ledger.ledger import Entry, Ledger
-from gpt_lab.sweep.ledger.liveness import BEAT_EVERY, Watch
-from gpt_lab.sweep.live import View
+from gpt_lab.sweep.ledger.ledger import Ledger, LedgerEntry
+from gpt_lab.sweep.ledger.liveness import BEAT_EVERY, OwnerWatch
 from gpt_lab.sweep.search.trunk import Trunks
-from gpt_lab.sweep.tail import Tail
+from gpt_lab.sweep.sweep_display import SweepDisplay
+from gpt_lab.sweep.tail import MetricsTail
 from gpt_lab.sweep.trial import Trial
 from gpt_lab.sweep.workers.client import ForkServer, how_ended
 
@@ -29,9 +29,9 @@ IDLE_PAUSE = 0.5
 """Seconds between two questions to the ledger while all that is left is in other runners' hands."""
 SERVER_DEATHS = 5
 """Deaths of the fork server in a row, without a trial that ended in between, after which the sweep gives up."""
-Draw = Callable[[Sequence[Entry]], Cell | None]
+Draw = Callable[[Sequence[LedgerEntry]], Cell | None]
 """The next cell of a search, given all entries so far; None when it is over."""
-Prune = Callable[[Trial, Sequence[Trial], Sequence[Entry]], bool]
+Prune = Callable[[Trial, Sequence[Trial], Sequence[LedgerEntry]], bool]
 """Whether a running trial is to end for its curve."""
 
 
@@ -54,7 +54,7 @@ class Runner:
         folder: Path,
         ledger: Ledger,
         server: ForkServer,
-        view: View,
+        view: SweepDisplay,
         *,
         jobs: int,
         threads: int,
@@ -63,15 +63,15 @@ class Runner:
         fail_fast: bool = False,
         draw: Draw | None = None,
         prune: Prune | None = None,
-        enough: Callable[[Sequence[Entry]], bool] | None = None,
-        watch: Watch | None = None,
+        enough: Callable[[Sequence[LedgerEntry]], bool] | None = None,
+        watch: OwnerWatch | None = None,
         trunks: Trunks | None = None,
     ) -> None:
         self.sweep, self.folder, self.ledger, self.server, self.view = sweep, folder, ledger, server, view
         self.jobs, self.threads, self.gpus = jobs, threads, tuple(gpus)
         self.retries, self.fail_fast = retries, fail_fast
         self.draw, self.prune, self.enough = draw, prune, enough
-        self.watch = watch or Watch()
+        self.watch = watch or OwnerWatch()
         self.trunks = trunks or Trunks()
         self.running: dict[str, Trial] = {}
         self.signals = Signals(at_once=self._hurry)
@@ -171,7 +171,7 @@ class Runner:
             return set(self._later)
         return {*self._later, *self.trunks.waiting(self.ledger.entries(), self.folder)}
 
-    def _drawn(self) -> Entry | None:
+    def _drawn(self) -> LedgerEntry | None:
         """A new cell of the search, claimed."""
         while self.draw is not None:
             wanted = [entry for entry in self.ledger.entries() if entry.wanted]
@@ -188,11 +188,11 @@ class Runner:
                 return entry
         return None
 
-    def _start(self, entry: Entry) -> None:
+    def _start(self, entry: LedgerEntry) -> None:
         slot = min(set(range(self.jobs)) - {trial.slot for trial in self.running.values()})
         log = self.folder / "logs" / f"{entry.key}.log"
         size = log.stat().st_size if log.exists() else 0
-        tail = Tail(log.with_suffix(".none"), self.sweep.design.metric)
+        tail = MetricsTail(log.with_suffix(".none"), self.sweep.design.metric)
         trial = Trial(entry, slot, tail, log, size)
         self.running[entry.key] = trial
         shared = {}
@@ -216,7 +216,7 @@ class Runner:
             return
         if event["event"] == "said":
             named = trial.run
-            trial.hear(event["message"], self.folder)
+            trial.receive(event["message"], self.folder)
             if trial.run != named and trial.run is not None and not self.ledger.name_run(trial.entry.key, trial.run):
                 self._lose(trial)
         elif event["event"] == "ended":

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpt_lab import registry
-from gpt_lab.schema import RunConfig
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.trackers.base import Tracker
 from gpt_lab.trackers.replay import behind, lacking, replay, upload

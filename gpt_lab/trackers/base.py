@@ -1,4 +1,4 @@
-"""What a tracker is, and the thread that keeps it off the training loop's path."""
+"""The tracker interface, and the thread that keeps it off the training loop's path."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.registry import register
-from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.trackers.base import Tracker
 

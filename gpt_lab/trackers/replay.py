@@ -1,4 +1,4 @@
-"""Runs that have ended, told to W&B from their folders: one that an agent asks for, and what a server lacks."""
+"""Replay of ended runs to W&B from their folders: for an agent, or for what a server lacks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt_lab import config, registry
+from gpt_lab import registry
+from gpt_lab.config import composition
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import DataError
-from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
-from gpt_lab.store.files import read_json
+from gpt_lab.store.atomic_files import read_json
 from gpt_lab.trackers.wandb import Wandb
 from gpt_lab.trackers.wandb_env import agent
 
@@ -60,7 +61,7 @@ def upload(run: Run, rows: Sequence[Sequence[Any]] = ()) -> list[str]:
         LabError: the run is being trained.
     """
     Wandb.check(mode="online")
-    cfg = config.from_dict(run.config)
+    cfg = composition.from_dict(run.config)
     chosen = cfg.tracker if cfg.tracker["name"] in ("auto", "wandb") else {}
     settings = {**chosen, "name": "wandb", "mode": "online"}
     with run.lock():

@@ -9,23 +9,23 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, BinaryIO
 
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import ConfigError
 from gpt_lab.registry import register
-from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.trackers.base import Background, Event
 
 FOLDER = "tensorboard"
 
 
-def require(asked: str) -> None:
-    """Refuses where the package is missing; `asked` is what needs it.
+def require(option: str) -> None:
+    """Refuses where the package is missing; `option` is what needs it.
 
     Raises:
         ConfigError: tensorboard is not installed.
     """
     if importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError(f"{asked} needs its package: run `uv sync --extra tensorboard`")
+        raise ConfigError(f"{option} needs its package: run `uv sync --extra tensorboard`")
 
 
 @register("tracker", "tensorboard")

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from gpt_lab import signals
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.console import signals
+from gpt_lab.console.invocation import prefix
 from gpt_lab.errors import ConfigError, LabError
-from gpt_lab.invocation import prefix
 from gpt_lab.options import NonEmpty
 from gpt_lab.registry import register
-from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.trackers.base import Background, Event, logged
 from gpt_lab.trackers.wandb_env import AGENT, Mode, agent, choose_mode, client, login, setting
@@ -143,7 +143,7 @@ class Wandb(Background):
     def open(self) -> None:
         log = _log_file(self.run.path / "wandb")
         try:
-            with signals.sheltered():  # whoever tells every process to leave means training, which then says goodbye
+            with signals.blocked():  # whoever tells every process to leave means training, which then says goodbye
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-c", f"{_LAUNCH}; wandb_process.main()", os.pathsep.join(sys.path)],
                     stdin=subprocess.PIPE,
@@ -261,7 +261,7 @@ class Wandb(Background):
 
 
 @register("tracker", "auto")
-class Auto(Wandb):
+class AutoTracker(Wandb):
     """Weights & Biases online when logged in, otherwise offline; WANDB_MODE decides where it is set.
 
     Reference: https://docs.wandb.ai

@@ -1,4 +1,4 @@
-"""What the environment says of W&B: its variables, its settings files, the login. Imports no wandb, asks no server."""
+"""W&B settings of the environment: variables, settings files, login. Imports no wandb, asks no server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process that speaks to W&B: JSON lines in, one per event, JSON lines out, one per notice.
+"""The W&B process: JSON lines in, one per event, JSON lines out, one per notice.
 
 It is a process of its own so that importing wandb (1 to 2 s), a server that hangs, or a crash of the client costs the
 training process nothing, and so that after a kill -9 of training the last events still reach the server or the disk.

@@ -1,4 +1,4 @@
-"""How long to train: steps and seconds, and how far along a run is."""
+"""Training budget in steps and seconds, and how far along a run is."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from gpt_lab.cost import Cost
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.cost.flops import Cost
 from gpt_lab.errors import ConfigError
-from gpt_lab.schema import RunConfig
 
 
 @dataclass(frozen=True)
-class Budget:
+class TrainingLimit:
     """Exactly one of the two is set. Steps are optimizer steps; seconds are those spent training."""
 
     steps: int | None
@@ -38,7 +38,7 @@ class Budget:
         return self.seconds
 
 
-def budget(cfg: RunConfig, cost: Cost) -> Budget:
+def budget(cfg: RunConfig, cost: Cost) -> TrainingLimit:
     """The budget of a config in steps or seconds; a budget of tokens or FLOPs is never exceeded.
 
     Raises:
@@ -46,9 +46,9 @@ def budget(cfg: RunConfig, cost: Cost) -> Budget:
     """
     limit = cfg.budget
     if limit.seconds is not None:
-        return Budget(None, limit.seconds)
+        return TrainingLimit(None, limit.seconds)
     if limit.steps is not None:
-        return Budget(limit.steps, None)
+        return TrainingLimit(limit.steps, None)
     tokens = cfg.tokens_per_step
     for name, total, price in (
         ("tokens", limit.tokens, tokens),
@@ -57,7 +57,7 @@ def budget(cfg: RunConfig, cost: Cost) -> Budget:
         if total is not None:
             if total < price:
                 raise ConfigError(f"budget.{name}={total:g} does not pay for one step of {price:g}: raise it")
-            return Budget(int(total // price), None)
+            return TrainingLimit(int(total // price), None)
     raise ConfigError("exactly one of budget.steps, budget.tokens, budget.flops, budget.seconds is needed")
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whole or not used, no pickle.
+"""Checkpoints on disk: atomic, checked by digests, no pickle.
 
 checkpoints/
   step-200/             one checkpoint: renamed into place when all of it is on stable storage
@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from gpt_lab.digests import Damaged, check_sums, write_sums
 from gpt_lab.errors import DataError
-from gpt_lab.store.files import parse, sync_folder, writing
-from gpt_lab.train.state import State
+from gpt_lab.store.atomic_files import parse, sync_folder, writing
+from gpt_lab.train.state import TrainingState
 
 MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
 ANEW = "force=true trains the run anew"
@@ -78,7 +78,7 @@ class Checkpoints:
 
     def resume(
         self, model: nn.Module, optimizer: Stateful, scaler: Stateful | None, damaged: list[str]
-    ) -> State | None:
+    ) -> TrainingState | None:
         """Loads the newest checkpoint that is whole; None, and nothing changed, if there is none.
 
         Args:
@@ -96,7 +96,7 @@ class Checkpoints:
                 continue
             self._whole.add(step)
             try:
-                return State.of(saved)
+                return TrainingState.from_checkpoint(saved)
             except DataError as error:
                 raise DataError(f"cannot resume from {path}: {error} ({ANEW})") from None
         return None

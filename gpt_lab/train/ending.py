@@ -12,16 +12,16 @@ from typing import Any
 from rich.console import Console
 
 from gpt_lab import trackers
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.console.invocation import prefix
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.errors import LabError
-from gpt_lab.invocation import prefix
-from gpt_lab.schema import RunConfig
+from gpt_lab.model.skip_init import is_out_of_memory
 from gpt_lab.store import Run
-from gpt_lab.train import live
-from gpt_lab.train.bare import is_out_of_memory
-from gpt_lab.train.metrics import peak_memory_gb
-from gpt_lab.train.plan import Plan
-from gpt_lab.train.state import State
+from gpt_lab.train import run_display
+from gpt_lab.train.loss_history import peak_memory_gb
+from gpt_lab.train.resolve_auto import ResolvedRun
+from gpt_lab.train.state import TrainingState
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ def already_done(run: Run, cfg: RunConfig, console: Console) -> Result:
     else:
         line = f"{run.path} is already done (finished {when})"
     console.print(f"{line}: nothing to train; force=true repeats it", markup=False, highlight=False, soft_wrap=True)
-    rows = live.summary_rows(run.summary)
-    verdict = live.verdict(run.summary)
-    live.show_end(console, run.name, rows, [verdict] if verdict else [])
+    rows = run_display.summary_rows(run.summary)
+    verdict = run_display.verdict(run.summary)
+    run_display.show_end(console, run.name, rows, [verdict] if verdict else [])
     for message in trackers.replay(cfg.tracker, run, cfg):
         console.print(message, markup=False, highlight=False, soft_wrap=True)
     return Result(run.path, run.state, run.summary, done=True)
@@ -79,14 +79,14 @@ def show(
     prompt: str,
 ) -> None:
     """Prints the table of a finished run, the verdict, the folder, and the commands that come next."""
-    verdict = live.verdict(summary)
+    verdict = run_display.verdict(summary)
     lines = [
         *([verdict] if verdict else []),
         f"run folder: {run.path}",
         *([f"no bits per byte: {dataset.lossy}"] if dataset.lossy else []),
         *next_commands(run, cfg, command, prompt if dataset.is_text else None),
     ]
-    live.show_end(console, run.name, rows, lines)
+    run_display.show_end(console, run.name, rows, lines)
 
 
 def next_commands(run: Run, cfg: RunConfig, command: str, prompt: str | None) -> list[str]:
@@ -98,7 +98,7 @@ def next_commands(run: Run, cfg: RunConfig, command: str, prompt: str | None) ->
     return [*([] if prompt is None else [f"continue a text:  {generate}"]), f"another seed:     {again}"]
 
 
-def spent(state: State, tokens: int, seconds: float, plan: Plan) -> dict[str, Any]:
+def spent(state: TrainingState, tokens: int, seconds: float, plan: ResolvedRun) -> dict[str, Any]:
     """The summary of a run as far as it is known without evaluating it again."""
     cost = plan.cost
     return {
@@ -117,7 +117,12 @@ def spent(state: State, tokens: int, seconds: float, plan: Plan) -> dict[str, An
 
 @contextmanager
 def failures(
-    run: Run, cfg: RunConfig, plan: Plan, view: live.View, tracker: trackers.Tracker, step: Callable[[], int]
+    run: Run,
+    cfg: RunConfig,
+    plan: ResolvedRun,
+    view: run_display.RunDisplay,
+    tracker: trackers.Tracker,
+    step: Callable[[], int],
 ) -> Iterator[None]:
     """Leaves word of an error that ends the run; earlier checkpoints stay.
 

@@ -1,4 +1,4 @@
-"""Batches on their way to the device. B rows, T tokens."""
+"""Batches on their way to the device, prefetched. B rows, T tokens."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def _cuda_native_bf16() -> bool:
 
 
 @register("precision", "auto")
-class Auto:
+class AutoPrecision:
     """bf16 where the hardware multiplies it natively, else fp32.
 
     Reference: benchmarks/README.md, what bf16 gains on CPU and CUDA

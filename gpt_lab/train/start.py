@@ -1,4 +1,4 @@
-"""From a config to a run that trains: what is checked before anything is written, and who may train it."""
+"""Start of a run: checks before anything is written, and the claim of its folder."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 from rich.console import Console
 
 from gpt_lab import trackers
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.console.signals import Signals
+from gpt_lab.console.terminal import Terminal
 from gpt_lab.data.dataset import open_dataset
-from gpt_lab.schema import RunConfig
-from gpt_lab.signals import Signals
 from gpt_lab.store import Run
-from gpt_lab.terminal import Terminal
-from gpt_lab.train import causality, ending, live
-from gpt_lab.train.claim import claim
+from gpt_lab.train import ending, run_display
+from gpt_lab.train.claim_run import claim
 from gpt_lab.train.ending import Result
-from gpt_lab.train.plan import check_size, resolve
+from gpt_lab.train.leak_probe import causality
+from gpt_lab.train.resolve_auto import check_size, resolve
 from gpt_lab.train.trainer import Trainer
 
 
@@ -47,7 +48,7 @@ def run_training(
     console = console or Terminal()
     trackers.check(cfg.tracker)
     check_size(cfg)
-    with live.preparing(console) as progress:
+    with run_display.preparing(console) as progress:
         dataset = open_dataset(cfg, progress)
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     for warning in dataset.warnings:

@@ -1,4 +1,4 @@
-"""Where a run is, and how it can be cut short."""
+"""Training state in a checkpoint, and the stop of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpt_lab.options import is_number, is_whole
 
 
 @dataclass
-class State:
+class TrainingState:
     """Where a run is: what a checkpoint holds beside tensors.
 
     Fields:
@@ -30,7 +30,7 @@ class State:
     norms: list[float] = field(default_factory=list)
 
     @classmethod
-    def of(cls, saved: Mapping[str, Any]) -> Self:
+    def from_checkpoint(cls, saved: Mapping[str, Any]) -> Self:
         """The state in a checkpoint.
 
         Raises:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from gpt_lab.errors import LabError
-from gpt_lab.train.eager import light_step
 from gpt_lab.train.feed import Micro, StepBatch
 from gpt_lab.train.precision import Precision
+from gpt_lab.train.speed.eager import light_step
 
 
 class Objective(Protocol):
@@ -20,7 +20,7 @@ class Objective(Protocol):
     def __call__(self, logits_BTV: Tensor, targets_BT: Tensor, /) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
-class Outcome(NamedTuple):
+class StepOutcome(NamedTuple):
     """What a step leaves behind, still on the device: nats summed over its targets, gradient norm before clipping."""
 
     nll_sum: Tensor
@@ -56,7 +56,7 @@ class Stepper:
         # the function is compiled, not the module: parameter names stay as they are
         self.forward = torch.compile(self._forward, dynamic=False) if compiled else self._forward
 
-    def __call__(self, batch: StepBatch, multiplier: float) -> Outcome:
+    def __call__(self, batch: StepBatch, multiplier: float) -> StepOutcome:
         """One step at `multiplier` times each group's base learning rate."""
         nll_sum = self._gradients(batch.micro)
         norm = self._clip()
@@ -71,7 +71,7 @@ class Stepper:
         for part in self.learners:
             part.after_step()
         self._drop_gradients()
-        return Outcome(nll_sum, norm)
+        return StepOutcome(nll_sum, norm)
 
     def warm_up(self, batch: StepBatch) -> None:
         """Compiles before the clock runs; changes no parameter.

@@ -1,4 +1,4 @@
-"""One training run, from a config to its result: load, step, log, validate, save; resume where it was left."""
+"""The trainer: load, step, log, validate, save; resume where a run was left."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from gpt_lab import registry, signals, trackers
+from gpt_lab import registry, trackers
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.console import signals
+from gpt_lab.console.signals import Signals
 from gpt_lab.data.dataset import Dataset
-from gpt_lab.model import initialize
+from gpt_lab.model.gpt import initialize
+from gpt_lab.model.skip_init import bare_model
 from gpt_lab.optim.groups import groups
-from gpt_lab.schema import RunConfig
-from gpt_lab.signals import Signals
 from gpt_lab.store import Run, fork
-from gpt_lab.train import checkpoint, ending, live
-from gpt_lab.train.bare import bare_model
+from gpt_lab.train import checkpoint, ending, run_display
 from gpt_lab.train.budget import Clock
-from gpt_lab.train.claim import shared
+from gpt_lab.train.claim_run import shared
 from gpt_lab.train.ending import Result
-from gpt_lab.train.evaluate import eval_rows, evaluate
 from gpt_lab.train.feed import Feed
-from gpt_lab.train.lengths import evaluate_longer
-from gpt_lab.train.memory import keep_freed_memory
-from gpt_lab.train.metrics import Diverged, History, peak_memory_gb
-from gpt_lab.train.peak import mfu, peak_flops
-from gpt_lab.train.plan import Plan
-from gpt_lab.train.sample import draw, save_tokenizer
-from gpt_lab.train.state import State, Stopped
+from gpt_lab.train.loss_history import Diverged, History, peak_memory_gb
+from gpt_lab.train.resolve_auto import ResolvedRun
+from gpt_lab.train.speed.freed_memory import keep_freed_memory
+from gpt_lab.train.speed.peak_flops import mfu, peak_flops
+from gpt_lab.train.state import Stopped, TrainingState
 from gpt_lab.train.step import Stepper
+from gpt_lab.train.validation.context_extrapolation import evaluate_longer
+from gpt_lab.train.validation.evaluate import eval_rows, evaluate
+from gpt_lab.train.validation.sample import draw, save_tokenizer
 
 READ_AT_LEAST_EVERY = 100
 """Steps between two looks at the losses where the log is rarer, so that divergence is seen in time."""
@@ -45,7 +46,7 @@ class Trainer:
     def __init__(
         self,
         cfg: RunConfig,
-        plan: Plan,
+        plan: ResolvedRun,
         dataset: Dataset,
         run: Run,
         console: Console,
@@ -55,12 +56,12 @@ class Trainer:
     ) -> None:
         self.cfg, self.plan, self.dataset, self.run = cfg, plan, dataset, run
         self.asked, self.command, self.forks = asked, command, frozenset(forks)
-        self.view = live.View(console, plan.budget, cfg.eval.every)
+        self.view = run_display.RunDisplay(console, plan.budget, cfg.eval.every)
         self.tracker = trackers.build_tracker(cfg.tracker, run, cfg)
         self.checkpoints = checkpoint.Checkpoints(
             run.checkpoints, cfg.checkpoint.every or cfg.eval.every, cfg.checkpoint.keep
         )
-        self.state = State()
+        self.state = TrainingState()
         self.clock = Clock()
         self.history = History(overflow_allowed=plan.precision.scaler is not None)
         self.multiplier = 0.0
@@ -110,7 +111,9 @@ class Trainer:
         damaged: list[str] = []
         found = self.checkpoints.resume(self.model, self.optimizer, self.plan.precision.scaler, damaged)
         self.state = found or self.state
-        self.view.say(live.opening(self.run.path, found.step if found else None, self.plan.resolved.values(), damaged))
+        self.view.say(
+            run_display.opening(self.run.path, found.step if found else None, self.plan.resolved.values(), damaged)
+        )
         if found is not None:
             self.run.update(resumed=True)  # from its start to its end is not how long it took
         if (self.run.record.get("forked") or {}).get("step", 0) > self.state.step:  # what its trunk gave is damaged
@@ -129,7 +132,7 @@ class Trainer:
         if self.plan.compile and not self.finished:
             self.tracker.start()
             self.view.say("compiling (compile=off trains without)")
-            with signals.sheltered():  # the compiler's processes
+            with signals.blocked():  # the compiler's processes
                 self.stepper.warm_up(self.feed.take(self.state.step))
 
     @property
@@ -233,7 +236,7 @@ class Trainer:
         if self.state.step in self.forks:
             with self.clock.paused():
                 facts = {"run": self.run.name, "id": self.run.record.get("id")}
-                fork.leave(
+                fork.write_fork_point(
                     self.run.path, self.state.step, {**facts, "shared": shared(self.cfg, self.plan, self.run.record)}
                 )
 
@@ -316,7 +319,7 @@ class Trainer:
         self.run.finish(state, summary)
         if line:
             self.view.say(line)
-        rows = live.summary_rows(summary)
+        rows = run_display.summary_rows(summary)
         if state == "finished":
             self.tracker.table("summary", ["metric", "value"], rows)
             told = self.dataset, self.prompt

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpt_lab import schema
-from gpt_lab.lines import some
+from gpt_lab.config import schema
+from gpt_lab.console.lines import some
 from gpt_lab.study.design import Design
 
 SAME = 0.01

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from gpt_lab import metrics
-from gpt_lab.frame.pairing import Paired
+from gpt_lab.frame.paired_scores import Paired
 from gpt_lab.stats.paired import paired_t
 from gpt_lab.study.design import Design
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpt_lab import schema
+from gpt_lab.config import schema
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import LabError
-from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, record
 from gpt_lab.study.design import Cell, shown
 from gpt_lab.study.sweep import Sweep
@@ -122,9 +122,9 @@ def _value(key: str, flat: Mapping[str, Any]) -> Any:
 
 
 def _made(sweep: Sweep, sides: Sequence[tuple[Side, Side]]) -> dict[tuple[str, str], Made]:
-    from gpt_lab.study.place import folder_of
+    from gpt_lab.study.place import runs_folder
 
-    folder = folder_of(sweep)
+    folder = runs_folder(sweep)
     done = {e.key: e.run for e in ledger.entries(folder) if e.state == "finished" and e.run is not None}
     if not done:
         return {}

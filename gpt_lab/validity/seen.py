@@ -7,14 +7,14 @@ from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from gpt_lab import schema
+from gpt_lab.config import schema
 from gpt_lab.study.design import Design, shown
 from gpt_lab.validity.compared import LEARNING_RATE, Compared, cost_kind, tuned_rate
 
 if TYPE_CHECKING:  # a dry run, which imports the rules too, needs no pandas
     import pandas as pd
 
-    from gpt_lab.frame.pairing import Paired
+    from gpt_lab.frame.paired_scores import Paired
 
 COUNTS = {"params": "parameters_non_embedding", "flops": "train_flops_per_token"}
 """What each value of `match` makes equal."""

@@ -139,5 +139,5 @@ def test_holm_may_say_more_than_the_looks_and_never_less() -> None:
     d = np.random.default_rng(0).standard_normal((4000, 4, 10)) + np.array([3.0, 3.0, 1.2, 1.2])[:, None]
     found = looks.decide(d, Looks(3, 10, 4), 0.05, 0.0)
     named = np.isin(found.claim, (decision.LOWER, decision.HIGHER, decision.EQUIVALENT))
-    assert not (found.stand.decided & ~named).any()
-    assert (named & ~found.stand.decided).any()
+    assert not (found.standings.decided & ~named).any()
+    assert (named & ~found.standings.decided).any()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import recipes
-from gpt_lab.config import compose
+from gpt_lab.config.composition import compose
 from gpt_lab.parts.init import usual_std
 from gpt_lab.study import cells, sweep_file
 

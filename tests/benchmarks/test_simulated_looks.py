@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.simulated_looks import Looked, beyond, calibrate_looks
-from benchmarks.simulated_studies import Condition, Noise, Shape
+from benchmarks.simulated_studies import Condition, Distribution, NoiseModel
 
 ROOT = Path(__file__).parent.parent.parent
 STUDIES = 10_000
@@ -23,7 +23,7 @@ def result(condition: Condition, sesoi: float = 0.0, studies: int = STUDIES) -> 
 @pytest.mark.parametrize("shape", ["normal", "t3"])
 @pytest.mark.parametrize("rho", [0.0, 0.5])
 @pytest.mark.parametrize("arms", [1, 4])
-def test_false_verdicts_and_coverage(arms: int, rho: float, shape: Shape) -> None:
+def test_false_verdicts_and_coverage(arms: int, rho: float, shape: Distribution) -> None:
     """5 % over the family, intervals cover 95 % after stopping; both with three standard errors of 10,000 studies."""
     found = result(Condition(arms, 10, rho=rho, shape=shape))
     assert found.false_differences <= 0.0565
@@ -33,7 +33,7 @@ def test_false_verdicts_and_coverage(arms: int, rho: float, shape: Shape) -> Non
 
 
 @pytest.mark.parametrize("noise", ["noisy arm", "noisy baseline", "dispersed"])
-def test_unequal_noise_does_not_break_the_level(noise: Noise) -> None:
+def test_unequal_noise_does_not_break_the_level(noise: NoiseModel) -> None:
     assert result(Condition(4, 10, noise=noise)).false_differences <= 0.0565
 
 

@@ -16,11 +16,11 @@ import pytest
 from benchmarks.simulated_studies import (
     COVERED,
     FALSE,
+    Analysis,
     Condition,
-    Method,
-    Noise,
-    Result,
-    Shape,
+    Distribution,
+    ErrorRates,
+    NoiseModel,
     calibrate,
     judge,
     simulate,
@@ -34,16 +34,16 @@ from gpt_lab.study.design import Design
 
 ROOT = Path(__file__).parent.parent.parent
 STUDIES = 10_000
-NOISES: tuple[Noise, ...] = ("equal", "noisy arm", "noisy baseline", "dispersed")
+NOISES: tuple[NoiseModel, ...] = ("equal", "noisy arm", "noisy baseline", "dispersed")
 
 
-def result(condition: Condition, method: Method, studies: int = STUDIES) -> Result:
+def result(condition: Condition, method: Analysis, studies: int = STUDIES) -> ErrorRates:
     return calibrate(condition, method, studies=studies)
 
 
 @pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("arms, seeds", [(1, 3), (1, 5), (4, 3), (4, 5)])
-def test_the_lab_is_right_for_normal_noise(arms: int, seeds: int, noise: Noise) -> None:
+def test_the_lab_is_right_for_normal_noise(arms: int, seeds: int, noise: NoiseModel) -> None:
     """False verdicts at 5 % +/- 1 %, two-sided; Holm's family of four stays below that."""
     found = result(Condition(arms, seeds, noise=noise), "lab")
     assert found.rejected is not None and FALSE[0] <= found.rejected <= FALSE[1]
@@ -66,7 +66,7 @@ def test_the_lab_is_right_whatever_pairing_is_worth(rho: float) -> None:
         ("lognormal", "dispersed", 0.04),
     ],
 )
-def test_the_lab_errs_to_the_safe_side_for_heavy_tails(shape: Shape, noise: Noise, least: float) -> None:
+def test_the_lab_errs_to_the_safe_side_for_heavy_tails(shape: Distribution, noise: NoiseModel, least: float) -> None:
     """The difference of two equally skewed runs is not skewed: tails alone make the t-test cautious."""
     found = result(Condition(4, 5, shape=shape, noise=noise), "lab")
     assert found.rejected is not None and least <= found.rejected <= FALSE[1]
@@ -84,7 +84,7 @@ def test_where_theory_does_not_hold(seeds: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["token z", "token bootstrap"])
-def test_naive_token_errors_fail(method: Method) -> None:
+def test_naive_token_errors_fail(method: Analysis) -> None:
     """The control: the harness calls the token-level test wrong, by far."""
     found = result(Condition(1, 5), method, 500)
     assert found.false_verdicts is not None and found.false_verdicts > 0.5

@@ -41,7 +41,7 @@ def commit(folder: Path) -> str:
 
 
 def test_clean(root: Path) -> None:
-    assert code.here() == Version(git(root, "rev-parse", "HEAD"), False)
+    assert code.of_this_checkout() == Version(git(root, "rev-parse", "HEAD"), False)
     assert code.patch() == b""
 
 
@@ -60,7 +60,7 @@ def test_clean(root: Path) -> None:
 def test_what_can_change_a_run_is_a_change(root: Path, name: str, dirty: bool) -> None:
     (root / name).parent.mkdir(exist_ok=True)
     (root / name).write_text("changed\n")
-    assert code.here().dirty is dirty
+    assert code.of_this_checkout().dirty is dirty
     found = record.git()
     assert found is not None and (found["commit"], found["dirty"]) == (git(root, "rev-parse", "HEAD"), dirty)
     assert (found["changes"] is not None) is dirty
@@ -86,7 +86,7 @@ def test_the_patch_brings_the_code_back(root: Path, tmp_path: Path) -> None:
 
 
 def test_the_same_code(root: Path) -> None:
-    first = code.here()
+    first = code.of_this_checkout()
     assert code.compare(first, first) == (True, "")
     (root / "README.md").write_text("more words\n")
     words = Version(commit(root), False)
@@ -107,7 +107,7 @@ def test_the_same_code(root: Path) -> None:
 def test_without_git(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(root / ".git")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(root.parent))
-    assert code.here() == Version(None, None)
-    assert str(code.here()) == "code of no known commit"
+    assert code.of_this_checkout() == Version(None, None)
+    assert str(code.of_this_checkout()) == "code of no known commit"
     with pytest.raises(LabError, match="git diff did not answer"):
         code.patch()

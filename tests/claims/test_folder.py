@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from gpt_lab import config
-from gpt_lab.claims import choose, folder
+from gpt_lab.claims import folder, selection
 from gpt_lab.cli import report, verify
+from gpt_lab.config import composition
 from gpt_lab.errors import ConfigError, DataError, LabError
-from gpt_lab.store.files import write_json
+from gpt_lab.store.atomic_files import write_json
 from tests.helpers import flip, tiny_config
 from tests.report.stores import finished, save, study
 
@@ -82,7 +82,7 @@ def test_it_holds_the_claim_and_the_report(claim: Path) -> None:
 
 def test_every_config_is_that_of_its_run(claim: Path) -> None:
     for cell in folder.read(claim).cells:
-        cfg = config.from_dict(yaml.safe_load((claim / cell["config"]).read_text()))
+        cfg = composition.from_dict(yaml.safe_load((claim / cell["config"]).read_text()))
         assert cfg.identity() == cell["identity"]
         assert f"position={cfg.position['name']}" == cell["arm"] and str(cfg.seed) == cell["pair"]
         assert cell["overrides"] == [f"position={cfg.position['name']}", f"seed={cfg.seed}"]
@@ -205,15 +205,15 @@ def test_a_claim_is_found_by_name(claim: Path) -> None:
 
 def test_which_cells_are_run_again(claim: Path) -> None:
     read = folder.read(claim)
-    by_default = [(cell["arm"], cell["pair"]) for cell in choose.choose(read)]
+    by_default = [(cell["arm"], cell["pair"]) for cell in selection.choose(read)]
     assert by_default == [("position=rope", "0"), ("position=alibi", "0")]  # alibi is worse, learned is neither
-    four = [(cell["arm"], cell["pair"]) for cell in choose.choose(read, number=4)]
+    four = [(cell["arm"], cell["pair"]) for cell in selection.choose(read, number=4)]
     assert four == [*by_default, ("position=learned", "0"), ("position=rope", "1")]
-    assert len(choose.choose(read, everything=True)) == 12
+    assert len(selection.choose(read, everything=True)) == 12
     for arm in read.content["arms"]:
         arm["verdict"] = {"position=learned": "better"}.get(arm["arm"], arm["verdict"])
-    assert [cell["arm"] for cell in choose.choose(read)] == ["position=rope", "position=learned"]
-    (one,) = choose.choose(read, ["learned,3", "position=learned, seed=3"])
+    assert [cell["arm"] for cell in selection.choose(read)] == ["position=rope", "position=learned"]
+    (one,) = selection.choose(read, ["learned,3", "position=learned, seed=3"])
     assert (one["arm"], one["pair"]) == ("position=learned", "3")
 
 
@@ -223,7 +223,7 @@ def test_the_cheapest_come_first(runs: Path, capsys: pytest.CaptureFixture[str])
     run.update(summary={**run.summary, "flops": 1.0})
     assert report.run([*WORDS, "--out", "deep/er"]) == 0
     assert "wrote deep/er; uv run verify deep/er checks it" in capsys.readouterr().out
-    cells = choose.choose(folder.read(Path("deep/er")))
+    cells = selection.choose(folder.read(Path("deep/er")))
     assert [(cell["arm"], cell["pair"]) for cell in cells] == [("position=rope", "0"), ("position=alibi", "7")]
 
 
@@ -238,10 +238,10 @@ def test_the_cheapest_come_first(runs: Path, capsys: pytest.CaptureFixture[str])
 )
 def test_cells_that_cannot_be(claim: Path, named: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        choose.choose(folder.read(claim), [named])
+        selection.choose(folder.read(claim), [named])
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_more_cells_than_there_are(claim: Path) -> None:
     with pytest.raises(ConfigError, match="rest on 12 runs; --all takes all"):
-        choose.choose(folder.read(claim), number=13)
+        selection.choose(folder.read(claim), number=13)

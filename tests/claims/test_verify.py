@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from gpt_lab.claims import choose, code, folder, rerun
+from gpt_lab.claims import code, folder, rerun, selection
 from gpt_lab.cli import report, verify
 from gpt_lab.errors import ConfigError, DataError, LabError
 from gpt_lab.store import Run
-from gpt_lab.store.files import read_json, write_json
-from tests.sweep.helpers import CLI as SWEEP
-from tests.sweep.helpers import write_sweep
+from gpt_lab.store.atomic_files import read_json, write_json
+from tests.sweep.sweep_helpers import CLI as SWEEP
+from tests.sweep.sweep_helpers import write_sweep
 
 CLEAN = code.Version("c" * 40, False)
 
@@ -33,7 +33,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for record in place.glob("runs/*/*/run.json"):
         edit(record, git={"commit": CLEAN.commit, "dirty": False})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(code, "here", lambda: CLEAN)
+        patch.setattr(code, "of_this_checkout", lambda: CLEAN)
         assert report.run([str(path), "--claim", "slow", "--out", str(place / "slow")]) == 0
     return place
 
@@ -45,7 +45,7 @@ def here(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     shutil.copytree(runs / "slow", "claims/slow")
     kept = [runs / "words.txt", *runs.glob("runs/*/*/run.json")]
     texts = {path: path.read_bytes() for path in kept}
-    monkeypatch.setattr(code, "here", lambda: CLEAN)
+    monkeypatch.setattr(code, "of_this_checkout", lambda: CLEAN)
     yield runs
     for path, text in texts.items():
         path.write_bytes(text)
@@ -184,7 +184,7 @@ def test_facts_that_were_never_so(here: Path, capsys: pytest.CaptureFixture[str]
 def test_what_is_said_of_the_code(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(code, "here", lambda: code.Version("d" * 40, True))
+    monkeypatch.setattr(code, "of_this_checkout", lambda: code.Version("d" * 40, True))
     status, out = verified(capsys, "--cells", "1")
     assert status == 0 and ": identical: " in out
     assert "this checkout is commit dddddddddddd with uncommitted changes" in out
@@ -198,7 +198,7 @@ def prepared(made: folder.Claim, cell: dict[str, Any], store: Path, tolerance: f
 @pytest.mark.slow
 def test_what_a_run_is_held_to(here: Path, tmp_path: Path) -> None:
     made = claim()
-    (cell,) = choose.choose(made, number=1)
+    (cell,) = selection.choose(made, number=1)
     assert prepared(made, cell, tmp_path).tolerance == 0
     assert prepared(made, cell, tmp_path, 0.5).tolerance == 0.5
     (env,) = made.content["environment"]["runs"]
@@ -231,7 +231,7 @@ def test_what_a_run_is_held_to(here: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_config_that_means_another_run(here: Path, tmp_path: Path) -> None:
     made = claim()
-    (cell,) = choose.choose(made, number=1)
+    (cell,) = selection.choose(made, number=1)
     with pytest.raises(ConfigError, match="means another run to this code .* check out cccc"):
         prepared(made, {**cell, "identity": "0" * 12}, tmp_path)
     path = made.folder / cell["config"]

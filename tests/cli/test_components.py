@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gpt_lab import components, registry
+from gpt_lab import registry
 from gpt_lab.cli import components as cli
+from gpt_lab.config import components
 
 PARTS = [(kind, name) for kind, parts in registry.index().items() for name in parts]
 

@@ -19,7 +19,7 @@ import pytest
 from gpt_lab.cli import dashboard
 from gpt_lab.errors import LabError
 from gpt_lab.store import Run
-from tests.dashboard.store import free_port, log, make
+from tests.dashboard.run_folders import free_port, log, make
 
 
 @pytest.fixture

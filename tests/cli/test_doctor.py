@@ -16,7 +16,7 @@ from gpt_lab.cli import doctor as cli
 from gpt_lab.kernels import available
 
 
-def found(rows: list[doctor.Row], section: str, name: str) -> doctor.Row:
+def found(rows: list[doctor.Finding], section: str, name: str) -> doctor.Finding:
     (row,) = [row for row in rows if (row.section, row.name) == (section, name)]
     return row
 
@@ -85,7 +85,9 @@ def test_a_cuda_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: device)
-    monkeypatch.setattr(doctor, "_auto_precision", lambda device: doctor.Row("gpu", "precision=auto", "note", device))
+    monkeypatch.setattr(
+        doctor, "_auto_precision", lambda device: doctor.Finding("gpu", "precision=auto", "note", device)
+    )
     row, precision = doctor.gpu()
     assert row.found.startswith("H200, 139 GiB, capability 9.0")
     assert precision.found == "cuda"
@@ -138,7 +140,7 @@ def test_login(
 
 
 def test_a_check_that_breaks_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> list[doctor.Row]:
+    def broken() -> list[doctor.Finding]:
         raise RuntimeError("no such thing\nsecond line")
 
     monkeypatch.setattr(doctor, "CHECKS", (("cpu", broken, True), ("disk", doctor.disk, True)))

@@ -15,8 +15,8 @@ from gpt_lab.cli import report
 from gpt_lab.errors import LabError
 from tests.helpers import tiny_config
 from tests.report.stores import finished, save, study
-from tests.sweep.helpers import CLI as SWEEP
-from tests.sweep.helpers import ROOT, write_sweep
+from tests.sweep.sweep_helpers import CLI as SWEEP
+from tests.sweep.sweep_helpers import ROOT, write_sweep
 
 FILES = ("report.html", "report.md", "runs.csv", "runs.parquet")
 

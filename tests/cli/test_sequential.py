@@ -17,7 +17,7 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.sweep import runner
 from gpt_lab.sweep.ledger.ledger import entries
 from gpt_lab.sweep.workers.client import ForkServer
-from tests.sweep.helpers import ROOT, command, until, write_sweep
+from tests.sweep.sweep_helpers import ROOT, command, until, write_sweep
 
 pytestmark = pytest.mark.slow
 BASE, SLOW, SAME = (f"optim.lr={lr}, replica={r}" for lr, r in (("0.004", 0), ("1e-05", 0), ("0.004", 1)))

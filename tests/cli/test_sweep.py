@@ -9,7 +9,7 @@ import pytest
 
 from gpt_lab.cli import sweep
 from gpt_lab.errors import ConfigError
-from tests.sweep.helpers import write_sweep
+from tests.sweep.sweep_helpers import write_sweep
 from tests.test_imports import heavy_after
 
 

@@ -17,14 +17,16 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gpt_lab import components, doctor, lines, registry
+from gpt_lab import doctor, registry
+from gpt_lab.config import components
+from gpt_lab.console import lines
+from gpt_lab.console.terminal import Terminal, fit
 from gpt_lab.plan import cost_table, dry_run
 from gpt_lab.study import sweep_file
-from gpt_lab.sweep import live
-from gpt_lab.sweep.ledger.ledger import Entry
-from gpt_lab.terminal import Terminal, fit
-from gpt_lab.train import live as train_live
-from gpt_lab.train.budget import Budget
+from gpt_lab.sweep import sweep_display
+from gpt_lab.sweep.ledger.ledger import LedgerEntry
+from gpt_lab.train import run_display as train_live
+from gpt_lab.train.budget import TrainingLimit
 
 WIDTHS = (80, 60)
 COMMANDS = ("train", "generate", "components", "doctor", "prepare", "sweep", "noise", "report", "verify", "dashboard")
@@ -85,9 +87,13 @@ def test_components() -> None:
 
 def test_doctor() -> None:
     rows = [
-        doctor.Row("environment", "python", "ok", "3.11.7", needed=True),
-        doctor.Row("compiler", "Python headers", "missing", "no /usr/include/python3.11/" + "deep/" * 9, "apt-get it"),
-        doctor.Row("kernels", "flex", "note", "trains on CUDA only, where torch.compile makes it worth its while " * 3),
+        doctor.Finding("environment", "python", "ok", "3.11.7", needed=True),
+        doctor.Finding(
+            "compiler", "Python headers", "missing", "no /usr/include/python3.11/" + "deep/" * 9, "apt-get it"
+        ),
+        doctor.Finding(
+            "kernels", "flex", "note", "trains on CUDA only, where torch.compile makes it worth its while " * 3
+        ),
     ]
     hold(printed(lambda console: doctor.show(rows, console)), sticking_out=2)
 
@@ -107,19 +113,19 @@ def test_the_dry_run(tmp_path: Path) -> None:
         )
         for arm in ARMS
     )
-    made = cost_table.Plan(arms, 2, 9e4, "told from a few steps of each model", ())
+    made = cost_table.SweepCost(arms, 2, 9e4, "told from a few steps of each model", ())
     hold(rendered(dry_run.table(a_sweep(tmp_path), made)))
 
 
 def test_the_last_table_of_a_sweep(tmp_path: Path) -> None:
     entries = [
-        Entry(
+        LedgerEntry(
             *(f"k{i}", i, {}, arm, "optim.lr=0.004", 17, (), "", "finished", f"sinusoidal-full-lr0.004-seed{i}"),
             *(1, None, True, 2.0546, 1234.5),
         )
         for i, arm in enumerate(ARMS)
     ]
-    hold(printed(lambda console: live.show_result(console, a_sweep(tmp_path), entries)))
+    hold(printed(lambda console: sweep_display.show_result(console, a_sweep(tmp_path), entries)))
 
 
 def test_the_table_of_a_run() -> None:
@@ -131,7 +137,7 @@ def test_the_table_of_a_run() -> None:
 
 def test_the_view_of_a_run() -> None:
     def show(console: Console) -> None:
-        view = train_live.View(console, Budget(1000, None), 200)
+        view = train_live.RunDisplay(console, TrainingLimit(1000, None), 200)
         view.values = {"train/loss": 2.7312, "val/loss": 2.6903, "val/bpb": 2.0442, "train/lr": 4e-4, "perf/mfu": 0.299}
         view.sample("Thisbe:\nO wall, full often hast thou heard my moans, for parting my fair Pyramus and me")
         console.print(view._render())
@@ -143,7 +149,7 @@ def test_the_view_of_a_sweep(tmp_path: Path) -> None:
     """What is least asked for is left out."""
 
     def show(console: Console) -> None:
-        view = live.View(console, a_sweep(tmp_path), 90, 2)
+        view = sweep_display.SweepDisplay(console, a_sweep(tmp_path), 90, 2)
         for arm in ARMS:
             view._recent.append(tuple(map(Text, (arm, "17", "finished", "2.7312", "2.0546", "0:17", "17,400"))))
         console.print(view._render())

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from gpt_lab.dashboard import tensorboard, trackio
+from gpt_lab.dashboard import tensorboard_mirror, trackio_mirror
 from gpt_lab.dashboard.follow import CLOCKS, Follower, Seen
 from gpt_lab.errors import ConfigError
 from gpt_lab.store import Run, all_runs
-from tests.dashboard.store import log, make
+from tests.dashboard.run_folders import log, make
 
 Curves = dict[str, dict[str, list[tuple[int, float]]]]
 HERE = Path(os.environ["HOME"]) / f"trackio_{os.getpid()}"
@@ -27,7 +27,7 @@ def _imported_for_here() -> Iterator[None]:
     """Whichever test comes first."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "environ", os.environ.copy())
-        trackio.Trackio(HERE)
+        trackio_mirror.TrackioMirror(HERE)
         yield
 
 
@@ -35,7 +35,7 @@ class TrackioCase:
     clocks = True
 
     def __init__(self) -> None:
-        self.sink = trackio.Trackio(HERE)
+        self.sink = trackio_mirror.TrackioMirror(HERE)
 
     def curves(self) -> Curves:
         storage, found = self.sink._storage, {}
@@ -68,7 +68,7 @@ class TensorBoardCase:
     clocks = False
 
     def __init__(self, folder: Path) -> None:
-        self.sink = tensorboard.TensorBoard(folder)
+        self.sink = tensorboard_mirror.TensorBoardMirror(folder)
 
     def curves(self) -> Curves:
         found = {}
@@ -182,7 +182,7 @@ def test_values_that_are_not_finite_are_kept(case: Any, tmp_path: Path) -> None:
 def test_trackio_holds_settings_and_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", os.environ.copy())
     run = make(tmp_path, "pos_enc", "a", 3, position="alibi", seed=4)
-    sink = trackio.Trackio(HERE)
+    sink = trackio_mirror.TrackioMirror(HERE)
     follower = Follower([tmp_path], sink)
     follower.poll()
     configs = sink._storage.get_all_run_configs("pos_enc")
@@ -194,7 +194,7 @@ def test_trackio_holds_settings_and_state(tmp_path: Path, monkeypatch: pytest.Mo
     (config,) = sink._storage.get_all_run_configs("pos_enc").values()
     assert config == expected | {"state": "finished"}
     run.update(state="failed")  # while no dashboard looks
-    Follower([tmp_path], trackio.Trackio(HERE)).poll()
+    Follower([tmp_path], trackio_mirror.TrackioMirror(HERE)).poll()
     (config,) = sink._storage.get_all_run_configs("pos_enc").values()
     assert config["state"] == "failed"
     (record,) = sink._storage.get_run_records("pos_enc")
@@ -205,7 +205,7 @@ def test_trackio_holds_settings_and_state(tmp_path: Path, monkeypatch: pytest.Mo
 def test_trackio_shows_a_run_before_its_first_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", os.environ.copy())
     run = make(tmp_path, "pos_enc", "a")
-    sink = trackio.Trackio(HERE, project="all")
+    sink = trackio_mirror.TrackioMirror(HERE, project="all")
     follower = Follower([tmp_path], sink)
     follower.poll()
     (record,) = sink._storage.get_run_records("all")
@@ -222,7 +222,7 @@ def test_nothing_of_the_users_environment_sends_data_away(monkeypatch: pytest.Mo
     for name in ("TRACKIO_SPACE_ID", "TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID", "GRADIO_SHARE", "GRADIO_SERVER_NAME"):
         monkeypatch.setenv(name, "true")
     monkeypatch.setenv("TRACKIO_PLOT_ORDER", "mine")
-    trackio.Trackio(HERE)
+    trackio_mirror.TrackioMirror(HERE)
     kept = {name for name in os.environ if name.startswith(("TRACKIO_", "GRADIO_"))}
     assert kept == {"TRACKIO_DIR", "TRACKIO_PLOT_ORDER"} and os.environ["TRACKIO_PLOT_ORDER"] == "mine"
     assert (os.environ["HF_HUB_OFFLINE"], os.environ["HF_HUB_DISABLE_TELEMETRY"]) == ("1", "1")
@@ -232,19 +232,19 @@ def test_nothing_of_the_users_environment_sends_data_away(monkeypatch: pytest.Mo
 def test_studies_that_trackio_cannot_name_get_a_name_of_their_own(study: str) -> None:
     from trackio.sqlite_storage import SQLiteStorage
 
-    name = trackio.project_name(study)
+    name = trackio_mirror.project_name(study)
     assert name != study and SQLiteStorage.get_project_db_filename(name) == f"{name}.db"
     SQLiteStorage.validate_project_name(name)
-    assert len({trackio.project_name(text) for text in (study, study + " ", study + ".")}) == 3
+    assert len({trackio_mirror.project_name(text) for text in (study, study + " ", study + ".")}) == 3
     with pytest.raises(ConfigError, match="letters, digits"):
-        trackio.check(study)
+        trackio_mirror.check(study)
 
 
 @pytest.mark.parametrize("study", ["pos_enc", "gqa-heads", "A1"])
 def test_ordinary_studies_keep_their_name(study: str) -> None:
     from trackio.sqlite_storage import SQLiteStorage
 
-    assert trackio.project_name(study) == study
+    assert trackio_mirror.project_name(study) == study
     SQLiteStorage.validate_project_name(study)
 
 
@@ -253,7 +253,7 @@ def test_tensorboard_holds_settings_and_nothing_but_curves(tmp_path: Path) -> No
     from tensorboard.plugins.hparams import metadata
 
     run = make(tmp_path / "runs", "pos_enc", "a", 3, position="alibi")
-    sink = tensorboard.TensorBoard(tmp_path / "mirror")
+    sink = tensorboard_mirror.TensorBoardMirror(tmp_path / "mirror")
     follower = Follower([tmp_path / "runs"], sink)
     follower.poll()
     run.finish("finished", {"val/bpb": 1.5, "note": "text"})

@@ -11,27 +11,27 @@ from types import SimpleNamespace
 import pytest
 
 from gpt_lab.dashboard import follow
-from gpt_lab.dashboard.follow import Follower, Row, Seen, Tail, check_targets
+from gpt_lab.dashboard.follow import FileTail, Follower, Seen, StepRow, check_targets
 from gpt_lab.dashboard.mirror import Writer
 from gpt_lab.errors import DataError
 from gpt_lab.store import Run
 from gpt_lab.store.lock import Lock
-from tests.dashboard.store import log, make
+from tests.dashboard.run_folders import log, make
 
 
 class Recorder:
     """Keeps what a sink is told, by the run's name."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, dict[str, Row]] = {}
+        self.rows: dict[str, dict[str, StepRow]] = {}
         self.states: dict[str, str] = {}
         self.calls = 0
 
-    def replace(self, run: Seen, rows: Sequence[Row]) -> None:
+    def replace(self, run: Seen, rows: Sequence[StepRow]) -> None:
         self.rows[run.id] = {}
         self.append(run, rows)
 
-    def append(self, run: Seen, rows: Sequence[Row]) -> None:
+    def append(self, run: Seen, rows: Sequence[StepRow]) -> None:
         for row in rows:
             if row.replaces:
                 del self.rows[run.id][row.replaces]
@@ -120,7 +120,7 @@ def test_lines_that_a_resume_took_back_are_gone(tmp_path: Path) -> None:
 
 def test_a_replaced_file_is_seen_although_its_inode_number_is_the_same(tmp_path: Path) -> None:
     run = make(tmp_path, "pos_enc", "a", 3)
-    tail = Tail(run.path / "metrics.jsonl")
+    tail = FileTail(run.path / "metrics.jsonl")
     assert [row.step for row in tail.read()[1]] == [1, 2, 3]
     (run.path / "metrics.jsonl").write_bytes(b'{"step":7,"train/loss":1.0,"pad":"' + b"x" * 2000 + b'"}\n')
     fresh, rows = tail.read()
@@ -267,7 +267,7 @@ def test_after_trouble_everything_is_compared_again(tmp_path: Path) -> None:
     class Broken(Recorder):
         broken = True
 
-        def append(self, run: Seen, rows: Sequence[Row]) -> None:
+        def append(self, run: Seen, rows: Sequence[StepRow]) -> None:
             if self.broken and run.name == "b":
                 raise OSError("disk full")
             super().append(run, rows)

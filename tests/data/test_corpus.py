@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gpt_lab.data import corpus
-from gpt_lab.data.corpus import Corpus, Document, Passage, pieces, whole
+from gpt_lab.data.corpus import Corpus, Document, Passage, in_memory, pieces
 from gpt_lab.data.tokenizers.bpe import WORD
 from gpt_lab.errors import ConfigError
 
@@ -19,10 +19,10 @@ class Listed(Corpus):
         self.texts, self.val_fraction, self.val = texts, val_fraction, val
 
     def documents(self) -> Iterator[Document]:
-        return map(whole, self.texts)
+        return map(in_memory, self.texts)
 
     def held_out(self) -> Iterator[Document] | None:
-        return None if self.val is None else map(whole, self.val)
+        return None if self.val is None else map(in_memory, self.val)
 
     def identity(self) -> Mapping[str, Any]:
         return {}

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.data.tokenizers.tokenizer import load_tokenizer
 from gpt_lab.errors import ConfigError, DataError
-from gpt_lab.schema import RunConfig
 
 Make = Callable[..., RunConfig]
 SYNTHETIC = {"name": "synthetic", "task": "mqar", "items": 4}

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from rich.console import Console
 
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.prepare import prepare
-from gpt_lab.schema import RunConfig
 
 
 def printed(cfg: RunConfig) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpt_lab.data.synthetic import IGNORED, Plan, Synthetic
+from gpt_lab.data.synthetic import IGNORED, Synthetic, TaskSizes
 from gpt_lab.errors import ConfigError
 
 CASES = [("copy", 16, None), ("copy", 17, 5), ("induction", 16, 3), ("induction", 33, None), ("mqar", 64, None)]
 
 
-def plan(task: str, context: int, items: int | None) -> Plan:
+def plan(task: str, context: int, items: int | None) -> TaskSizes:
     return Synthetic(task=task, symbols=32, items=items).plan(context)  # type: ignore[arg-type]
 
 

@@ -98,7 +98,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run mypy": Elsewhere(".ci/run", "types are a step of its own"),
     'uv run pytest -m "not slow"': Elsewhere(".ci/run", "part of the whole run"),
     "uv run pytest -n 0 tests/test_registry.py": Elsewhere("tests/test_registry.py", "part of the whole run"),
-    "uv add some-package": Elsewhere("tests/test_portable_lock.py", "needs an index"),
-    "uv run python scripts/portable_lock.py": Elsewhere("tests/test_portable_lock.py", "rewrites uv.lock"),
-    "git add pyproject.toml uv.lock": Elsewhere("tests/test_portable_lock.py", "changes the checkout"),
+    "uv add some-package": Elsewhere("tests/scripts/test_portable_lock.py", "needs an index"),
+    "uv run python scripts/portable_lock.py": Elsewhere("tests/scripts/test_portable_lock.py", "rewrites uv.lock"),
+    "git add pyproject.toml uv.lock": Elsewhere("tests/scripts/test_portable_lock.py", "changes the checkout"),
 }

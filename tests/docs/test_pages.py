@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import questions
-from gpt_lab import components, config, terminal
 from gpt_lab.analysis.compare import compare
+from gpt_lab.config import components, composition
+from gpt_lab.console import terminal
 from gpt_lab.report import console
 from gpt_lab.report.tables import Report
 from gpt_lab.study import cells, sweep_file
@@ -109,7 +110,7 @@ def test_settings_exist(page: str) -> None:
     for kind, name in re.findall(r"`(\w+)=([\w.]+)`", prose(page)):
         if kind in components.KINDS:
             assert name in components.catalogue(kind)[kind], f"{kind}={name}"
-    tree = config.compose([]).flat()
+    tree = composition.compose([]).flat()
     for key in re.findall(r"`((?:batch|budget|eval|checkpoint|log|sample|scale|model)\.\w+)`", prose(page)):
         assert key in tree, key
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from gpt_lab import match
-from gpt_lab.schema import RunConfig
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.cost import match
 from tests.docs.expected import STEPS
 from tests.docs.pages import ROOT, text
 from tests.docs.test_commands import make_short

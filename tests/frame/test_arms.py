@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from gpt_lab.config.schema import identity
 from gpt_lab.errors import ConfigError
 from gpt_lab.frame import arms
-from gpt_lab.frame.places import Options
+from gpt_lab.frame.places import StudyOptions
 from gpt_lab.frame.sources.source import Wanted, row
-from gpt_lab.schema import identity
 from gpt_lab.study import sweep_file
 from gpt_lab.study.design import Design
 from gpt_lab.study.sweep import Sweep
@@ -42,7 +42,7 @@ def arrange(
     rows: list[dict[str, Any]], design: Design | None = None, cells: Any = None, **options: Any
 ) -> arms.Arranged:
     sweep = None if design is None else grid(design)
-    return arms.arrange(rows, cells, sweep, Options(**options), "pos")
+    return arms.arrange(rows, cells, sweep, StudyOptions(**options), "pos")
 
 
 def placed(found: arms.Arranged) -> list[tuple[str, str, str, str]]:
@@ -311,7 +311,7 @@ def test_drawn_cells_are_known_by_their_fixed_values(tmp_path: Path) -> None:
     )
     sweep = sweep_file.load(path)
     rows = [run(**{"optim.lr": 0.0125}), run(position="alibi", seed=1), run(**{"budget.steps": 999})]
-    found = arms.arrange(rows, None, sweep, Options(), "drawn")
+    found = arms.arrange(rows, None, sweep, StudyOptions(), "drawn")
     assert placed(found) == [
         ("position=rope", "optim.lr=0.0125", "0", "finished"),
         ("position=alibi", f"optim.lr={rows[1]['config']['optim.lr']}", "1", "finished"),
@@ -319,5 +319,5 @@ def test_drawn_cells_are_known_by_their_fixed_values(tmp_path: Path) -> None:
     assert found.notes == ["1 run in the folder with other fixed settings than the sweep's: left out"]
     path.write_text(path.read_text().replace("gpt_lab: {", "gpt_lab: {match: params, "))
     both = [run(**{"optim.lr": 0.0125, "match": "params", "match_to": 9}), run(**{"optim.lr": 0.0125})]
-    matched = arms.arrange(both, None, sweep_file.load(path), Options(), "drawn")
+    matched = arms.arrange(both, None, sweep_file.load(path), StudyOptions(), "drawn")
     assert [r["run"] for r in matched.rows] == [both[0]["run"]] and len(matched.notes) == 1

@@ -12,7 +12,7 @@ import pytest
 from gpt_lab.errors import LabError
 from gpt_lab.frame import load
 from gpt_lab.frame.export import export
-from gpt_lab.frame.places import Options
+from gpt_lab.frame.places import StudyOptions
 from tests.helpers import tiny_config
 from tests.report import fabricated
 from tests.report.stores import save, study
@@ -21,7 +21,7 @@ from tests.report.stores import save, study
 def test_both_files_hold_all_runs_and_columns(tmp_path: Path) -> None:
     place = study(tmp_path, {"rope": 0.0, "alibi": 0.1}, seeds=2)
     save(tmp_path, tiny_config(study="pos", seed=5)).finish("failed", {"val/bpb": math.nan})
-    found = load.load([str(place)], Options())
+    found = load.load([str(place)], StudyOptions())
     paths = export(found, tmp_path)
     assert [path.name for path in paths] == ["runs.csv", "runs.parquet"]
     csv, parquet = pd.read_csv(paths[0]), pd.read_parquet(paths[1])

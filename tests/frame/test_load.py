@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gpt_lab import config
+from gpt_lab.config import composition
 from gpt_lab.errors import ConfigError, DataError, LabError
 from gpt_lab.frame import load as frame
-from gpt_lab.frame.places import Options, Places, find
+from gpt_lab.frame.places import Places, StudyOptions, find
 from gpt_lab.frame.sources import store_runs
 from gpt_lab.frame.sources.source import ENVIRONMENT, Source, row
 from gpt_lab.frame.study import COLUMNS
@@ -55,7 +55,7 @@ def run_cells(path: Path, leave: int = 0) -> list[Cell]:
     """The cells of a sweep file as finished runs without a ledger (as `wandb agent` leaves them), all but `leave`."""
     made = cells.cells(sweep_file.load(path))
     for cell in made[: len(made) - leave]:
-        cfg = config.compose(cell.overrides)
+        cfg = composition.compose(cell.overrides)
         save(Path("runs"), cfg).finish(
             "finished", summary(2.0 + 0.1 * (cell.arm != "position=rope") + 0.01 * cell.pair)
         )
@@ -65,7 +65,7 @@ def run_cells(path: Path, leave: int = 0) -> list[Cell]:
 def test_columns_and_their_kinds(folder: Path) -> None:
     study(folder / "runs", {"rope": 0.0, "alibi": 0.1}, seeds=2)
     save(folder / "runs", tiny_config(study="pos", seed=9)).finish("failed", {})
-    found = frame.load(["runs/pos"], Options())
+    found = frame.load(["runs/pos"], StudyOptions())
     runs = found.runs
     assert tuple(runs.columns[: len(COLUMNS)]) == COLUMNS
     assert {f"env.{key}" for key in ENVIRONMENT} <= set(runs.columns)
@@ -84,7 +84,7 @@ def test_a_sweep_file_names_arms_and_what_is_missing(folder: Path) -> None:
     path = write_sweep(folder)
     run_cells(path, leave=1)
     for target in ("sweeps/mine.yaml", "mine", "runs/mine"):  # the last one is matched to the sweep of its name
-        found = frame.load([target], Options())
+        found = frame.load([target], StudyOptions())
         assert found.design.question == "Which?" and found.design.baseline_arm == "position=rope"
         assert list(found.runs["arm"]) == ["position=rope", "position=alibi"] * 2
         assert list(found.runs["state"]) == ["finished"] * 3 + ["missing"]
@@ -95,7 +95,7 @@ def test_a_sweep_file_names_arms_and_what_is_missing(folder: Path) -> None:
 def test_runs_of_other_settings_are_not_taken_for_the_sweep_of_that_name(folder: Path) -> None:
     write_sweep(folder)
     finished(folder / "runs", 2.0, study="mine")
-    found = frame.load(["runs/mine"], Options())
+    found = frame.load(["runs/mine"], StudyOptions())
     assert found.design.question != "Which?" and len(found.runs) == 1
 
 
@@ -121,7 +121,7 @@ def test_a_ledger_is_the_truth(folder: Path) -> None:
     made = run_cells(path, leave=2)
     ledger(folder, path, made, end=2)
     finished(folder / "runs", 1.0, study="mine", seed=77)
-    found = frame.load(["runs/mine"], Options())
+    found = frame.load(["runs/mine"], StudyOptions())
     assert list(found.runs["state"]) == ["finished"] * 2 + ["missing"] * 2
     assert found.sweep is not None and found.sweep.design.sesoi == 0.01  # type: ignore[attr-defined]
     assert "1 run in the folder that match no cell of the sweep: left out" in found.notes
@@ -132,39 +132,39 @@ def test_the_file_may_change_its_question_but_not_what_ran(folder: Path) -> None
     made = run_cells(path)
     ledger(folder, path, made, end=4)
     write_sweep(folder, SWEEP.replace("Which?", "Really?").replace("sesoi: 0.01", "sesoi: 0.5"))
-    design = frame.load(["mine"], Options()).design
+    design = frame.load(["mine"], StudyOptions()).design
     assert (design.question, design.sesoi) == ("Really?", 0.5)
     write_sweep(folder, SWEEP.replace("[rope, alibi]", "[rope, alibi, none]"))
-    changed = frame.load(["mine"], Options())
+    changed = frame.load(["mine"], StudyOptions())
     assert changed.runs["arm"].value_counts().to_dict() == dict.fromkeys(
         ("position=rope", "position=alibi", "position=none"), 2
     )
     assert (changed.runs["state"][changed.runs["arm"] == "position=none"] == "missing").all()
     assert any("has changed since the sweep ran: 2 of its cells have not been run" in note for note in changed.notes)
     write_sweep(folder, SWEEP.replace("[rope, alibi]", "[rope]"))
-    fewer = frame.load(["mine"], Options())
+    fewer = frame.load(["mine"], StudyOptions())
     assert set(fewer.runs["arm"]) == {"position=rope"} and any(
         "2 runs that it does not ask for" in n for n in fewer.notes
     )
     other = SWEEP.replace("budget.steps: {value: 20}", "budget.steps: {values: [20, 30]}")
     write_sweep(folder, other.replace("{position: rope}", "{position: rope, budget.steps: 20}"))
-    kept = frame.load(["mine"], Options())
+    kept = frame.load(["mine"], StudyOptions())
     assert kept.design.factors == ("position",)
     assert any("compares other settings than when the sweep ran" in note for note in kept.notes)
 
 
 def test_a_sweep_puts_its_runs_where_it_says(folder: Path) -> None:
     path = write_sweep(folder, SWEEP.replace("parameters:", "parameters:\n  runs_dir: {value: elsewhere}"))
-    cfg = config.compose(cells.cells(sweep_file.load(path))[0].overrides)
+    cfg = composition.compose(cells.cells(sweep_file.load(path))[0].overrides)
     save(Path("elsewhere"), cfg).finish("finished", summary(2.0))
-    places = find(["mine"], Options())
+    places = find(["mine"], StudyOptions())
     assert places.studies == [Path("elsewhere/mine")]
-    assert find(["mine"], Options(runs_dir=folder / "elsewhere")).studies == [folder / "elsewhere" / "mine"]
+    assert find(["mine"], StudyOptions(runs_dir=folder / "elsewhere")).studies == [folder / "elsewhere" / "mine"]
 
 
 def test_curves_come_from_the_source_of_each_run(folder: Path) -> None:
     study(folder / "runs", {"rope": 0.0}, seeds=2)
-    found = frame.load(["pos"], Options())
+    found = frame.load(["pos"], StudyOptions())
     names = list(found.runs["run"])
     assert list(found.curves(names[:1])) == names[:1]
     assert found.curves(["missing:key"]) == {}
@@ -173,14 +173,14 @@ def test_curves_come_from_the_source_of_each_run(folder: Path) -> None:
 def test_several_folders_are_one_study(folder: Path) -> None:
     study(folder / "a", {"rope": 0.0, "alibi": 0.1}, seeds=2)
     finished(folder / "b", 2.6, study="more", position="alibi", seed=5)
-    found = frame.load(["a/pos", "b/more"], Options())
+    found = frame.load(["a/pos", "b/more"], StudyOptions())
     assert len(found.runs) == 5
     assert "runs of 2 studies together: more, pos" in found.notes
 
 
 def test_one_run_folder(folder: Path) -> None:
     run = finished(folder / "runs", 2.0)
-    found = frame.load([str(run.path)], Options())
+    found = frame.load([str(run.path)], StudyOptions())
     assert list(found.runs["run"]) == [str(run.path)]
 
 
@@ -190,7 +190,7 @@ def test_runs_of_a_server_join_the_sweep_file(folder: Path, monkeypatch: pytest.
 
     path = write_sweep(folder)
     cell = cells.cells(sweep_file.load(path))[0]
-    flat = config.compose(cell.overrides).flat()
+    flat = composition.compose(cell.overrides).flat()
     made = row("me/lab/abc", "wandb", "mine", "abc", "finished", flat, summary(2.5))
     asked: list[str] = []
 
@@ -199,7 +199,7 @@ def test_runs_of_a_server_join_the_sweep_file(folder: Path, monkeypatch: pytest.
         return Source([made], lambda runs: {run: pd.DataFrame({"step": [1]}) for run in runs})
 
     monkeypatch.setattr(wandb_server, "load", load)
-    found = frame.load(["mine"], Options(remote="wandb:me/lab/swp"))
+    found = frame.load(["mine"], StudyOptions(remote="wandb:me/lab/swp"))
     assert asked == ["wandb:me/lab/swp"]
     assert list(found.runs["state"]) == ["finished", "missing", "missing", "missing"]
     assert found.runs["score"].iloc[0] == 2.5
@@ -210,7 +210,7 @@ def test_a_result_that_is_no_number_does_not_count(folder: Path) -> None:
     study(folder / "runs", {"rope": 0.0}, seeds=1)
     save(folder / "runs", tiny_config(study="pos", seed=7)).finish("finished", {"val/bpb": math.inf})
     save(folder / "runs", tiny_config(study="pos", seed=8)).finish("finished", {"val/loss": 1.0})
-    found = frame.load(["pos"], Options())
+    found = frame.load(["pos"], StudyOptions())
     assert found.runs["score"].tolist()[:2] == [found.runs["score"].iloc[0], math.inf]
     assert np.isfinite(found.runs["score"]).sum() == 1
     assert "2 finished runs have no finite val/bpb and do not count" in found.notes
@@ -241,7 +241,7 @@ def test_wrong_targets(folder: Path, targets: list[str], options: dict[str, Any]
     write_sweep(folder)
     (folder / "empty").mkdir()
     with pytest.raises(LabError) as caught:
-        find(targets, Options(**options))
+        find(targets, StudyOptions(**options))
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -260,38 +260,38 @@ def test_where_the_files_go(folder: Path) -> None:
         (["wandb:me/lab/x"], "runs/me-lab-x/report"),
         (["mine", "wandb:me/lab/x"], "runs/mine/report"),
     ):
-        assert find(targets, Options()).folder == Path(place)
+        assert find(targets, StudyOptions()).folder == Path(place)
 
 
 def test_the_only_study_needs_no_name(folder: Path) -> None:
     study(folder / "runs", {"rope": 0.0}, seeds=1)
-    assert find([], Options()).name == "pos"
+    assert find([], StudyOptions()).name == "pos"
 
 
 def test_nothing_readable(folder: Path) -> None:
     run = finished(folder / "runs", 2.0)
     (run.path / "run.json").write_text("{")
     with pytest.raises(DataError, match="no readable run in runs/pos"):
-        frame.load(["pos"], Options())
+        frame.load(["pos"], StudyOptions())
 
 
 def test_a_folder_that_went_away(folder: Path) -> None:
     places = Places(studies=[folder / "gone"])
     with pytest.raises(DataError, match="cannot read .*gone"):
-        frame.read(places, Options())
+        frame.read(places, StudyOptions())
 
 
 def test_a_wrong_baseline_is_told_before_a_table_is_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study(folder / "runs", {"rope": 0.0}, seeds=1)
     monkeypatch.setattr(frame, "_table", lambda arranged: pytest.fail("too late"))
     with pytest.raises(ConfigError, match="unknown baseline 'nope'"):
-        frame.load(["pos"], Options(baseline="nope"))
+        frame.load(["pos"], StudyOptions(baseline="nope"))
 
 
 def test_a_copied_run_counts_once(folder: Path) -> None:
     place = study(folder / "runs", {"rope": 0.0, "alibi": 0.1}, seeds=1)
     run = next(path for path in place.iterdir() if path.name.startswith("rope"))
     shutil.copytree(run, run.with_name("copy"))
-    found = frame.load(["pos"], Options())
+    found = frame.load(["pos"], StudyOptions())
     assert len(found.runs) == 2
     assert any("same settings as another" in note for note in found.notes)

@@ -15,7 +15,7 @@ from scipy import stats as scipy_stats
 from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.frame import load
-from gpt_lab.frame.places import Options, find
+from gpt_lab.frame.places import StudyOptions, find
 from gpt_lab.frame.study import Study
 from gpt_lab.noise import records as ledger
 from tests.noise.test_records import A, B, made, pairs
@@ -50,7 +50,7 @@ def test_compare_shows_it_and_judges_without_it() -> None:
 
 
 def report(root: Path, *targets: str) -> Comparison:
-    options = Options(runs_dir=root, baseline="rope")
+    options = StudyOptions(runs_dir=root, baseline="rope")
     return compare(load.read(find(targets or ("pos",), options), options))
 
 
@@ -68,8 +68,10 @@ def test_a_study_finds_its_floor(tmp_path: Path) -> None:
     found = report(tmp_path)
     assert used(found) and found.noise is not None and found.noise.df == 4
     assert report(tmp_path).rows == found.rows
-    assert used(compare(load.read(find([str(tmp_path / "pos")], Options(baseline="rope")), Options(baseline="rope"))))
-    assert find([], Options(runs_dir=tmp_path)).name == "pos", "null pairs are no study that anyone means"
+    assert used(
+        compare(load.read(find([str(tmp_path / "pos")], StudyOptions(baseline="rope")), StudyOptions(baseline="rope")))
+    )
+    assert find([], StudyOptions(runs_dir=tmp_path)).name == "pos", "null pairs are no study that anyone means"
 
 
 @pytest.mark.parametrize(
@@ -100,14 +102,14 @@ def test_seeds_of_the_study_do_not_count(tmp_path: Path) -> None:
 
 def test_the_floor_of_null_pairs_is_not_themselves(tmp_path: Path) -> None:
     place = pairs(tmp_path)
-    options = Options(runs_dir=tmp_path, group_by=("replica",), baseline="0")
+    options = StudyOptions(runs_dir=tmp_path, group_by=("replica",), baseline="0")
     assert not used(compare(load.read(find([str(place)], options), options)))
 
 
 def test_a_baseline_of_several_recipes_has_no_floor(tmp_path: Path) -> None:
     stored(tmp_path, ARMS)
     pairs(tmp_path)
-    options = Options(runs_dir=tmp_path, baseline="rope", group_by=("position",))
+    options = StudyOptions(runs_dir=tmp_path, baseline="rope", group_by=("position",))
     assert used(compare(load.read(find(["pos"], options), options)))
     finished(tmp_path, 2.5, seed=3, **{"optim.weight_decay": 0.5})
     assert not used(compare(load.read(find(["pos"], options), options)))

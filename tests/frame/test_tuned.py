@@ -16,7 +16,7 @@ from gpt_lab.analysis.comparison import Comparison, Row
 from gpt_lab.analysis.sections import every
 from gpt_lab.analysis.sections import tuning as robustness
 from gpt_lab.frame import tuned
-from gpt_lab.frame.pairing import pair_up
+from gpt_lab.frame.paired_scores import pair_up
 from gpt_lab.frame.study import Study
 from gpt_lab.report.figures import tuning as figure
 from gpt_lab.report.figures.material import Material
@@ -101,7 +101,7 @@ def test_a_tuning_run_at_the_chosen_value_is_not_compared() -> None:
 
 
 def test_the_choice_is_the_tuner_s() -> None:
-    made_ = tuner.of(read({"optim.lr": {}}, ("adamw", "muon")))
+    made_ = tuner.build_tuner(read({"optim.lr": {}}, ("adamw", "muon")))
     for seed in range(5):
         rng = np.random.default_rng(seed)
         noise: dict[str, float] = {}
@@ -121,7 +121,7 @@ def test_the_choice_is_the_tuner_s() -> None:
 def test_two_settings_are_read_back_without_the_file() -> None:
     tune = {"optim.lr": {"points": 3}, "optim.weight_decay": {"start": 0.1, "points": 3, "widen": 2}}
     sweep = read(tune, ("adamw", "muon"))
-    made_ = tuner.of(sweep)
+    made_ = tuner.build_tuner(sweep)
     done = play(
         made_,
         lambda v: 2 + math.log2(v["optim.lr"] / 0.003) ** 2 + math.log2(v["optim.weight_decay"] / 0.5) ** 2,

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from gpt_lab.data.tokenizers.simple import Byte, Char
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
 from gpt_lab.digests import write_sums
-from gpt_lab.model import GPT, initialize
+from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.store import Run
-from gpt_lab.train.sample import save_tokenizer
+from gpt_lab.train.validation.sample import save_tokenizer
 from tests.helpers import tiny_config
 
 MakeRun = Callable[..., Run]

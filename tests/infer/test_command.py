@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt_lab import streams
 from gpt_lab.cli import generate as command
+from gpt_lab.console import streams
 from gpt_lab.data.tokenizers.simple import Byte, Char
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.store import Run

@@ -14,7 +14,7 @@ from gpt_lab import registry
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.infer.cache import Cache
 from gpt_lab.infer.generate import ENDED, Usage, complete, generate, next_logits
-from gpt_lab.model import GPT, initialize
+from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.parts.states import KeyValues
 from tests.helpers import tiny_config
 

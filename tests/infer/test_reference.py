@@ -11,9 +11,9 @@ import transformers
 from torch import Tensor
 
 from gpt_lab.infer.generate import complete
-from gpt_lab.model import GPT
-from tests import parity_maps
+from gpt_lab.model.gpt import GPT
 from tests.helpers import tiny_config
+from tests.parity import parity_maps
 
 VOCAB, WIDTH, HEADS, CONTEXT, HIDDEN = 61, 32, 4, 48, 40
 SIZES = {

@@ -14,11 +14,11 @@ from scipy import stats
 
 from gpt_lab.cli import noise as command
 from gpt_lab.cli import sweep as sweep_command
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import ConfigError, DataError, LabError
 from gpt_lab.noise import null_pairs, records
 from gpt_lab.noise.records import Noise
 from gpt_lab.plan import sample_size
-from gpt_lab.schema import RunConfig
 from gpt_lab.stats import power_analysis
 from gpt_lab.store import Run
 from gpt_lab.study import cells, sweep_file
@@ -28,7 +28,7 @@ from gpt_lab.sweep.ledger.ledger import entries
 from gpt_lab.sweep.workers.client import ForkServer
 from tests.helpers import tiny_config
 from tests.report.stores import finished
-from tests.sweep.helpers import write_sweep
+from tests.sweep.sweep_helpers import write_sweep
 
 A = (2.00, 2.03, 1.98, 2.01, 2.05)
 B = (2.02, 2.01, 1.99, 2.04, 2.02)
@@ -84,7 +84,7 @@ def test_the_interval_covers_as_it_says() -> None:
 
 def test_what_runs_say(tmp_path: Path) -> None:
     place = pairs(tmp_path)
-    (found,) = records.known(place, "val/bpb")
+    (found,) = records.measured(place, "val/bpb")
     d = np.subtract(B, A)
     assert (found.seeds, found.pairs) == ((1000, 1001, 1002, 1003, 1004), 5)
     assert found.sd == pytest.approx(d.std(ddof=1))
@@ -93,9 +93,9 @@ def test_what_runs_say(tmp_path: Path) -> None:
     assert (found.resolved, found.commits, found.machines) == (ENDED, ("a" * 12,), ("a CPU",))
     assert found.seconds == 2.5 and found.first <= found.last and found.last.startswith("20")
     assert found.settings == "position=rope"
-    (loss,) = records.known(place, "val/loss")
+    (loss,) = records.measured(place, "val/loss")
     assert loss.sd == pytest.approx(1.2 * found.sd)
-    assert records.known(place, "val/accuracy") == []
+    assert records.measured(place, "val/accuracy") == []
     assert records.everything(tmp_path, "val/bpb") == [found]
     assert records.everything(tmp_path / "nowhere", "val/bpb") == []
 
@@ -141,7 +141,7 @@ def test_what_does_not_count(tmp_path: Path) -> None:
     finished(tmp_path, math.inf, **alone, replica=1)
     run = Run.create(tmp_path, place.name, "lost", {}, {"config": tiny_config(seed=2001).flat(), "resolved": ENDED})
     run.finish("diverged", {"val/bpb": 50.0})
-    (found,) = records.known(place, "val/bpb")
+    (found,) = records.measured(place, "val/bpb")
     assert (found.pairs, found.diverged) == (5, 1)
 
 
@@ -155,7 +155,7 @@ def test_runs_that_were_computed_differently_are_never_mixed(tmp_path: Path) -> 
             record = {**gpu, "config": config.flat(), "signature": f"gpu{number}{replica}"}
             run = Run.create(tmp_path, place.name, "gpu", config.to_dict(), record)
             run.finish("finished", {"val/bpb": 3.0 + replica * number})
-    assert [one.pairs for one in records.known(place, "val/bpb")] == [5, 3]
+    assert [one.pairs for one in records.measured(place, "val/bpb")] == [5, 3]
     assert records.find(place, "val/bpb", ENDED).pairs == 5  # type: ignore[union-attr]
     assert records.find(place, "val/bpb", {**ENDED, "device": "cuda", "precision": "bf16"}).pairs == 3  # type: ignore[union-attr]
     assert records.find(place, "val/bpb", {}) is None, "no telling which"
@@ -164,7 +164,7 @@ def test_runs_that_were_computed_differently_are_never_mixed(tmp_path: Path) -> 
 def test_a_replica_that_draws_nothing_is_no_noise(tmp_path: Path) -> None:
     place = pairs(tmp_path, A, A)
     assert records.find(place, "val/bpb", ENDED) is None
-    assert not records.known(place, "val/bpb")[0].usable
+    assert not records.measured(place, "val/bpb")[0].usable
 
 
 SWEPT = {"position": ["rope", "none"], "seed": [0, 1, 2]}
@@ -266,7 +266,7 @@ def test_nothing_known_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def resolved(cfg: RunConfig) -> dict[str, str]:
     from gpt_lab.data.dataset import open_dataset
-    from gpt_lab.train.plan import resolve
+    from gpt_lab.train.resolve_auto import resolve
 
     return resolve(cfg, open_dataset(cfg)).resolved
 
@@ -289,28 +289,28 @@ def planted(sweep: Sweep, metric: str = "val/bpb") -> Noise:
 def test_the_target_effect_sets_the_seeds(tmp_path: Path) -> None:
     sweep = load(tmp_path)
     with pytest.raises(ConfigError, match=r"not known here: `uv run noise \S+tiny.yaml` first"):
-        sample_size.reach(sweep, 0.02)
+        sample_size.with_enough_seeds(sweep, 0.02)
     floor = planted(sweep)
     for effect in (0.2, 0.08, 0.03):
-        grown, line = sample_size.reach(sweep, effect)
+        grown, line = sample_size.with_enough_seeds(sweep, effect)
         n = len(grown.design.values["seed"])
         assert n == power_analysis.sample_size(effect / floor.sd) and f"in 80 % of studies of {n} seeds" in line
         assert grown.design.values["seed"] == tuple(range(n))
     assert "null pairs of" in line
     with_margin = load(tmp_path, gpt_lab={**BASE, "sesoi": 0.02})
-    planned = sample_size.reach(with_margin, 0.05)[0]
+    planned = sample_size.with_enough_seeds(with_margin, 0.05)[0]
     assert len(planned.design.values["seed"]) == power_analysis.sample_size(0.03, sd=floor.sd)
     with pytest.raises(ConfigError, match="no number of seeds calls it better"):
-        sample_size.reach(with_margin, 0.02)
+        sample_size.with_enough_seeds(with_margin, 0.02)
     with pytest.raises(ConfigError, match="number above 0"):
-        sample_size.reach(sweep, -1.0)
+        sample_size.with_enough_seeds(sweep, -1.0)
     with pytest.raises(ConfigError, match="not within reach of 1000 seeds"):
-        sample_size.reach(sweep, 1e-9)
+        sample_size.with_enough_seeds(sweep, 1e-9)
     with pytest.raises(ConfigError, match="two arms or more"):
-        sample_size.reach(load(tmp_path, {"seed": [0, 1]}, gpt_lab={}), 0.1)
+        sample_size.with_enough_seeds(load(tmp_path, {"seed": [0, 1]}, gpt_lab={}), 0.1)
     other = load(tmp_path, None, "budget.steps=25")
     with pytest.raises(ConfigError, match=r"uv run noise \S+ budget.steps=25` first"):
-        sample_size.reach(other, 0.02)
+        sample_size.with_enough_seeds(other, 0.02)
 
 
 def test_data_that_is_no_text_is_planned_in_its_loss(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_data_that_is_no_text_is_planned_in_its_loss(tmp_path: Path) -> None:
     floor = planted(sweep, "val/loss")
     known = sample_size.spread(sweep)
     assert known is not None and (known.metric, known.sd, known.df) == ("val/loss", floor.sd, floor.df)
-    assert "a difference of 0.02 in val/loss is called better" in sample_size.reach(sweep, 0.02)[1]
+    assert "a difference of 0.02 in val/loss is called better" in sample_size.with_enough_seeds(sweep, 0.02)[1]
 
 
 def test_the_dry_run_speaks_in_units_of_the_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -330,7 +330,7 @@ def test_the_dry_run_speaks_in_units_of_the_metric(tmp_path: Path, capsys: pytes
     floor = planted(sweep)
     assert sweep_command.run([str(sweep.path), "--dry-run", "--target-effect", "0.04"]) == 0
     after = capsys.readouterr().out
-    seeds = len(sample_size.reach(sweep, 0.04)[0].design.values["seed"])
+    seeds = len(sample_size.with_enough_seeds(sweep, 0.04)[0].design.values["seed"])
     size = 0.011 + floor.sd * power_analysis.detectable(seeds)
     assert seeds >= 5 and f"{2 * seeds} trials: 2 arms x {seeds} values of seed" in after
     assert f"{seeds} seeds (confirm), power 80 %: better from a true difference of {size:.4f} in val/bpb on" in after
@@ -353,7 +353,7 @@ def test_from_the_command_to_the_floor_and_on(
     place = null_pairs.of_sweep(sweep_file.load(path)).folder
     assert command.run([str(path), "--seeds", "3", "--jobs", "2"]) == 0
     text = capsys.readouterr().out
-    (found,) = records.known(place, "val/bpb")
+    (found,) = records.measured(place, "val/bpb")
     assert found.seeds == (1001, 1002, 1003) and found.usable and found.machines and found.resolved["device"] == "cpu"
     assert f"sd of a null pair's difference  {found.sd:.4f}" in text and "3 seeds" in text and "code " in text
     times = {run: run.stat().st_mtime_ns for run in place.glob("*/run.json")}
@@ -367,7 +367,7 @@ def test_from_the_command_to_the_floor_and_on(
     again = {run: run.stat().st_mtime_ns for run in place.glob("*/run.json")}
     assert len(again) == 8 and len({*times.items()} & {*again.items()}) == 5
     assert {entry.state for entry in entries(place)} == {"finished"}
-    (grown,) = records.known(place, "val/bpb")
+    (grown,) = records.measured(place, "val/bpb")
     assert grown.seeds == (1001, 1002, 1003, 1004) and grown.scores[:3] == found.scores, "on a CPU bit for bit"
 
     assert command.run(["--list", f"runs_dir={tmp_path / 'runs'}"]) == 0

@@ -15,13 +15,13 @@ from benchmarks import questions
 from gpt_lab.analysis import wording
 from gpt_lab.cli import generate, report
 from gpt_lab.errors import ConfigError, DataError, LabError
-from gpt_lab.frame.places import Options
+from gpt_lab.frame.places import StudyOptions
 from gpt_lab.notebook.report_view import ReportView
 from gpt_lab.report.tables import Report
 from gpt_lab.report.write import judged
 from gpt_lab.stats.interval import Interval
 from tests.report.stores import study as save_study
-from tests.sweep.helpers import TINY, write_sweep
+from tests.sweep.sweep_helpers import TINY, write_sweep
 
 ROOT = Path(__file__).parent.parent.parent
 SCALE = {"depth": 2, "width": 16, "heads": 2, "context": 16}
@@ -69,7 +69,7 @@ def test_verdicts_are_those_of_a_committed_report(name: str, monkeypatch: pytest
     place = ROOT / "sweeps" / "results" / name
     found = questions.read(name, place)
     monkeypatch.setattr(found, "curves", lambda runs: {}, raising=False)  # they are not committed
-    shown = ReportView(Report(judged(found, Options()), found))
+    shown = ReportView(Report(judged(found, StudyOptions()), found))
     lines = (place / "report.md").read_text(encoding="utf-8").splitlines()
     html = shown._repr_html_()
     assert len(shown.verdicts) > 2

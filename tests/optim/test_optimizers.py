@@ -164,7 +164,7 @@ def test_no_optimizer_imports_the_compiler() -> None:
 import sys, torch
 from gpt_lab import registry
 from gpt_lab.optim.groups import Group
-from gpt_lab.train.eager import light_step, spare_compiler
+from gpt_lab.train.speed.eager import light_step, spare_compiler
 spare_compiler()
 for name in registry.index()["optim"]:
     weight = torch.nn.Parameter(torch.ones(4, 4))

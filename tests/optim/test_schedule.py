@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from gpt_lab import registry
-from gpt_lab.config import compose
+from gpt_lab.config.composition import compose
 from gpt_lab.errors import ConfigError
 from gpt_lab.optim.schedule import WSD, Constant, Cosine, Linear, check_length
 

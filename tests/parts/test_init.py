@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from gpt_lab import registry
-from gpt_lab.model import GPT, initialize
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.parts.base import Shape, role
 from gpt_lab.parts.init import MuP, usual_std
 from gpt_lab.parts.objective import CrossEntropy
-from gpt_lab.schema import RunConfig
 from tests.helpers import tiny_config
 
 ROLES = {

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from gpt_lab import registry
-from gpt_lab.model import GPT, initialize
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.optim.groups import groups
 from gpt_lab.parts.objective import CrossEntropy
-from gpt_lab.schema import RunConfig
 from tests.helpers import tiny_config
 
 WIDTHS = (64, 128, 256, 512)

@@ -13,21 +13,21 @@ import pytest
 import tokenizers
 from rich.console import Console
 
-from gpt_lab import config
-from gpt_lab.cost import Cost, cost_of
+from gpt_lab.config import composition
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.cost.flops import Cost, cost_of
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError
+from gpt_lab.model.skip_init import bare_model
 from gpt_lab.plan import dry_run, sample_size
-from gpt_lab.schema import RunConfig
 from gpt_lab.stats import power_analysis
 from gpt_lab.stats.power_analysis import detectable, narrowest
 from gpt_lab.store import Run
 from gpt_lab.study import build, cells, sweep_file
 from gpt_lab.study.design import Cell
-from gpt_lab.study.place import folder_of
+from gpt_lab.study.place import runs_folder
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger.ledger import Ledger, entries
-from gpt_lab.train.bare import bare_model
 from gpt_lab.validity import planned
 
 TINY = {
@@ -82,7 +82,7 @@ def test_costs_are_those_of_the_models(make: Any) -> None:
     made = dry_run.estimate(sweep, found, jobs=2, threads=1)
     assert [arm.arm for arm in made.arms] == ["position=rope", "position=learned"]
     for arm in made.arms:
-        cfg = config.compose(next(cell for cell in found if cell.arm == arm.arm).overrides)
+        cfg = composition.compose(next(cell for cell in found if cell.arm == arm.arm).overrides)
         exact = cost_of_run(cfg)
         assert (arm.parameters, arm.non_embedding) == (exact.parameters, exact.non_embedding)
         assert arm.flops_per_token == exact.train_flops_per_token
@@ -98,7 +98,7 @@ def test_what_the_ledger_has_is_not_paid_again(make: Any) -> None:
     sweep = make()
     found = cells.cells(sweep)
     before = dry_run.estimate(sweep, found, 1, 1)
-    ledger = Ledger.open(folder_of(sweep))
+    ledger = Ledger.open(runs_folder(sweep))
     ledger.begin(sweep, found)
     for score in (2.0, 2.02, 2.04):
         entry = ledger.claim()
@@ -129,7 +129,7 @@ def test_runs_that_exist_tell_the_noise(make: Any) -> None:
     """Five pairs that correlate by 0.96: their own spread is planned with, not a guess."""
     sweep = sweep_file.with_seeds(make(gpt_lab={"baseline": {"position": "rope"}, "sesoi": 0.01}), 5)
     found = cells.cells(sweep)
-    ledger = Ledger.open(folder_of(sweep))
+    ledger = Ledger.open(runs_folder(sweep))
     ledger.begin(sweep, found)
     seeds = [0.00, 0.05, 0.02, 0.09, 0.04]
     own = [0.003, -0.002, 0.001, 0.004, -0.006]
@@ -137,7 +137,7 @@ def test_runs_that_exist_tell_the_noise(make: Any) -> None:
         score = 2 + seeds[entry.pair] + (own[entry.pair] if entry.arm != "position=rope" else 0.0)
         ledger.end(entry.key, "finished", score=score)
     ledger.close()
-    known = sample_size.of_runs(sweep.design, entries(folder_of(sweep)))
+    known = sample_size.of_runs(sweep.design, entries(runs_folder(sweep)))
     assert known is not None and known.sd == pytest.approx(np.std(own, ddof=1)) and known.df == 4
     assert known.rho == pytest.approx(
         1 - np.var(own, ddof=1) / (np.var(seeds, ddof=1) + np.var(np.add(seeds, own), ddof=1))
@@ -271,9 +271,9 @@ def test_code_and_data_that_changed_since_a_part_was_run(
     found = cells.cells(sweep)
     git = {"commit": "e" * 40, "dirty": False, "changes": None}
     monkeypatch.setattr(planned.record, "git", lambda: git)
-    ledger = Ledger.open(folder_of(sweep))
+    ledger = Ledger.open(runs_folder(sweep))
     ledger.begin(sweep, found)
-    cfg = config.compose(found[0].overrides)
+    cfg = composition.compose(found[0].overrides)
     resolved = {"data": open_dataset(cfg).fingerprint}
     for number in range(4):  # both arms of seed 0, then of seed 1
         entry = ledger.claim()
@@ -289,7 +289,7 @@ def test_code_and_data_that_changed_since_a_part_was_run(
     git = {"commit": "f" * 40, "dirty": False, "changes": None}
     assert "warning" not in shown(sweep), "both runs of the third pair would be made now"
     with_more = sweep_file.with_seeds(make({**ARMS, "position": {"values": ["rope", "learned", "alibi"]}}), 3)
-    ledger = Ledger.open(folder_of(sweep))
+    ledger = Ledger.open(runs_folder(sweep))
     ledger.begin(with_more, cells.cells(with_more))
     ledger.close()
     printed = shown(with_more)
@@ -337,7 +337,7 @@ def test_longer_contexts_that_an_arm_cannot_be_validated_at(make: Any) -> None:
     longer, usual = (
         dry_run.estimate(sweep, cells.cells(sweep), 1, 1) for sweep in (make(ARMS, "eval.contexts=[1,4,8]"), make())
     )
-    tokens = open_dataset(config.compose(cells.cells(make())[0].overrides)).val_tokens
+    tokens = open_dataset(composition.compose(cells.cells(make())[0].overrides)).val_tokens
     for one, other, passes in zip(longer.arms, usual.arms, (2 * 2e-5 + 1e-5, 0.0), strict=True):
         assert one.seconds is not None and other.seconds is not None
         assert one.seconds - other.seconds == pytest.approx(passes * tokens), "two longer passes, one to compare with"

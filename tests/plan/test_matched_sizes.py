@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gpt_lab import match
 from gpt_lab.analysis.compare import compare
+from gpt_lab.cost import match
 from gpt_lab.errors import ConfigError
 from gpt_lab.frame import load
-from gpt_lab.frame.places import Options
+from gpt_lab.frame.places import StudyOptions
 from gpt_lab.plan import dry_run
 from gpt_lab.store import all_runs
 from gpt_lab.study import cells, sweep_file
@@ -132,7 +132,11 @@ def test_a_ladder_has_a_baseline_on_each_rung() -> None:
     "swept, block, expected",
     [
         (MLP, {"match": "params"}, "cell 0 (mlp=swiglu, seed=0): match needs gpt_lab.baseline"),
-        (MLP, {"baseline": BASE, "match": "param"}, "unknown value of gpt_lab.match: 'param'; did you mean 'params'?"),
+        (
+            MLP,
+            {"baseline": BASE, "match": "param"},
+            "unknown value of gpt_lab.match: 'param'; did you mean 'params'?",
+        ),
         ({**MLP, "match": {"value": "flops"}}, {"baseline": BASE, "match": "params"}, "match is set in gpt_lab and in"),
         ({"match": {"values": ["params", "all"]}}, {}, "unknown value for match: 'all'"),
         (
@@ -192,7 +196,7 @@ def test_trained_and_reported_without_a_doubt(tmp_path: Path) -> None:
     whole = [r for r in records if r["config"]["attention.name"] == "mha"]
     assert {r["parameters_non_embedding"] for r in (*matched, *whole)} == {TARGET}
 
-    study = load.load([str(tmp_path / "matched")], Options(baseline="attention=mha"))
+    study = load.load([str(tmp_path / "matched")], StudyOptions(baseline="attention=mha"))
     arms = {"attention=mha, match=null", "attention=mqa, match=null", "attention=mqa, match=params"}
     assert set(study.runs["arm"]) == arms, "without the sweep's file too"
     assert not any("mlp.d_ff" in w or "match" in w for row in compare(study).rows for w in row.warnings)

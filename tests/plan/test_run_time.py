@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import LabError
 from gpt_lab.plan import paces, run_time
 from gpt_lab.plan.paces import Machine
-from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.store.record import machine as hardware
-from gpt_lab.train.plan import Plan, resolve
+from gpt_lab.train.resolve_auto import ResolvedRun, resolve
 from tests.helpers import pace, stand_in, tiny_config
 
 ONE = Machine(1, 1)
 TOKENS = 5000
-Make = Callable[..., tuple[RunConfig, Plan]]
+Make = Callable[..., tuple[RunConfig, ResolvedRun]]
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def make(tmp_path: Path) -> Make:
     path = tmp_path / "words.txt"
     path.write_text("To be, or not to be, that is the question.\n" * 400)
 
-    def make(**settings: Any) -> tuple[RunConfig, Plan]:
+    def make(**settings: Any) -> tuple[RunConfig, ResolvedRun]:
         plain = {"data": {"name": "text", "path": str(path)}, "runs_dir": str(tmp_path / "runs"), "eval.tokens": 2000}
         cfg = tiny_config(**{**plain, **settings})
         return cfg, resolve(cfg, open_dataset(cfg))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt_lab.schema import RunConfig
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.store import Run
 from tests.helpers import tiny_config
 

@@ -12,7 +12,7 @@ import pytest
 from gpt_lab.cli import report
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.frame import load
-from gpt_lab.frame.places import Options, Places
+from gpt_lab.frame.places import Places, StudyOptions
 from gpt_lab.report.gate import EXIT, TABLE
 from gpt_lab.study.design import Design
 from gpt_lab.validity.rules import RULES
@@ -112,7 +112,7 @@ def test_asking_again_with_more_seeds_keeps_nothing(tmp_path: Path, capsys: pyte
         finished(tmp_path, 1.5 + 0.011 * seed, position="alibi", seed=seed)
     read = load.read
 
-    def planned(places: Places, options: Options) -> load.Loaded:
+    def planned(places: Places, options: StudyOptions) -> load.Loaded:
         found = read(places, options)
         found.stated = design.stated
         return found

@@ -31,7 +31,7 @@ def test_every_form_has_every_value(name: str) -> None:
     forms = {"console": wide(report), "markdown": markdown(report, []), "page": unescape(page(report, []))}
     forms["markdown"] = re.sub(r"\\(.)", r"\1", forms["markdown"])
     for form, text in forms.items():
-        tables = report.of(form)
+        tables = report.in_form(form)
         assert tables[0].name == "arms"
         for table in tables:
             assert table.title in text or table.name in ("arms", "costs"), "these need no title where they come first"

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from gpt_lab.stats import optimum
-from gpt_lab.stats.optimum import Ladder
+from gpt_lab.stats.optimum import ValueGrid
 
 
 def bowl(best: float, bend: float = 0.05, *values: float) -> dict[float, float | None]:
@@ -72,8 +72,8 @@ def test_finer_halves_the_wider_gap_beside_the_best_and_never_repeats() -> None:
 
 
 def test_the_middle_is_tried_first() -> None:
-    assert Ladder("optim.lr", (1e-3, 2e-3, 4e-3, 8e-3, 0.016), 3).outwards == (4e-3, 2e-3, 8e-3, 1e-3, 0.016)
-    assert Ladder("optim.lr", (1e-3, 2e-3, 0.016), 3).start == 2e-3
+    assert ValueGrid("optim.lr", (1e-3, 2e-3, 4e-3, 8e-3, 0.016), 3).outwards == (4e-3, 2e-3, 8e-3, 1e-3, 0.016)
+    assert ValueGrid("optim.lr", (1e-3, 2e-3, 0.016), 3).start == 2e-3
 
 
 def test_the_width_of_an_optimum() -> None:

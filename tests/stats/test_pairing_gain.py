@@ -15,7 +15,7 @@ from tests.report.made import arm, of_size, row, study
 
 @pytest.mark.parametrize("pairs, correlation", [(3, 0.9), (5, 0.5), (5, 0.8), (5, 0.0), (7, -0.5), (20, 0.8)])
 def test_an_unpaired_interval_of_so_many_runs_is_as_wide(pairs: int, correlation: float) -> None:
-    found = pairing_gain.worth(pairs, correlation)
+    found = pairing_gain.pairing_gain(pairs, correlation)
     assert found is not None
     paired = stats.t.ppf(0.975, pairs - 1) ** 2 * 2 * (1 - correlation) / pairs
     unpaired = stats.t.ppf(0.975, 2 * found.unpaired - 2) ** 2 * 2 / found.unpaired
@@ -27,21 +27,21 @@ def test_an_unpaired_interval_of_so_many_runs_is_as_wide(pairs: int, correlation
 def test_saved_runs() -> None:
     """5 pairs at 0.8 stand for 13.7 unpaired runs of each arm, 17 more in both; many pairs come near n / (1 - rho)."""
     for pairs, correlation, saved in ((5, 0.8, 17), (5, 0.5, 2), (5, 0.0, -2), (5, -0.5, -3), (3, 0.5, 0)):
-        found = pairing_gain.worth(pairs, correlation)
+        found = pairing_gain.pairing_gain(pairs, correlation)
         assert found is not None and found.saved == saved
-    many = pairing_gain.worth(400, 0.8)
+    many = pairing_gain.pairing_gain(400, 0.8)
     assert many is not None and many.unpaired == pytest.approx(many.by_error, rel=0.01)
-    four = pairing_gain.worth(5, 0.8, arms=4)
+    four = pairing_gain.pairing_gain(5, 0.8, arms=4)
     assert four is not None and four.saved == 34
-    least = pairing_gain.worth(3, -1.0)
+    least = pairing_gain.pairing_gain(3, -1.0)
     assert least is not None and least.unpaired == 2, "fewer have no interval"
 
 
 def test_where_nothing_can_be_said() -> None:
     assert (
-        pairing_gain.worth(2, 0.5) is None
-        and pairing_gain.worth(5, 1.0) is None
-        and pairing_gain.worth(5, math.nan) is None
+        pairing_gain.pairing_gain(2, 0.5) is None
+        and pairing_gain.pairing_gain(5, 1.0) is None
+        and pairing_gain.pairing_gain(5, math.nan) is None
     )
     same = np.array([1.0, 1.0, 1.0, 1.0])
     assert pairing_gain.of_arm(same, same, 0.05) is None
@@ -75,7 +75,7 @@ def test_in_words() -> None:
     assert "runs with the same seed correlate by 0.9" in note and "between 0." in note
     assert "as narrow as these 7 pairs give" in note and "pairing saved" in note
     assert "Each arm against its baseline: position=a 0.9" in note
-    costs = pairing_gain.worth(5, -0.5)
-    assert costs is not None and pairing_gain.said(costs, "seed", {}).endswith("pairing cost 3 runs.")
-    nothing = pairing_gain.worth(3, 0.5)
-    assert nothing is not None and pairing_gain.said(nothing, "seed", {}).endswith("pairing saved no run.")
+    costs = pairing_gain.pairing_gain(5, -0.5)
+    assert costs is not None and pairing_gain.describe(costs, "seed", {}).endswith("pairing cost 3 runs.")
+    nothing = pairing_gain.pairing_gain(3, 0.5)
+    assert nothing is not None and pairing_gain.describe(nothing, "seed", {}).endswith("pairing saved no run.")

@@ -130,7 +130,7 @@ PUBLISHED = {
 def test_published_resolutions(k: int, p: int) -> None:
     block = {"fraction": f"1/{2**p}"}
     values = {name: tuple(SETTINGS[name]) for name in NAMES[:k]}
-    words = factorial_block.words(
+    words = factorial_block.generator_words(
         {"design": "factorial", **block}, NAMES[:k], values, {n: v[0] for n, v in values.items()}
     )
     assert words is not None and two_level.resolution(words) == PUBLISHED[k, p]
@@ -237,7 +237,7 @@ def test_only_for_grids_and_for_two_factors() -> None:
 def test_a_baseline_without_a_level_of_each_factor() -> None:
     values = {"a": (0, 1), "b": (0, 1)}
     with pytest.raises(ConfigError, match=r"add gpt_lab\.baseline with a level of b$"):
-        factorial_block.words({"design": "factorial"}, ("a", "b"), values, {"a": 0})
+        factorial_block.generator_words({"design": "factorial"}, ("a", "b"), values, {"a": 0})
 
 
 def test_more_factors_than_are_tried_need_generators() -> None:
@@ -245,6 +245,6 @@ def test_more_factors_than_are_tried_need_generators() -> None:
     values = dict.fromkeys(names, (0, 1))
     low = dict.fromkeys(names, 0)
     with pytest.raises(ConfigError, match="chosen for up to 9 factors, not 10: state them"):
-        factorial_block.words({"design": "factorial", "fraction": "1/2"}, names, values, low)
+        factorial_block.generator_words({"design": "factorial", "fraction": "1/2"}, names, values, low)
     stated = {"design": "factorial", "generators": {"f9": names[:9]}}
-    assert factorial_block.words(stated, names, values, low) == (tuple(names),)
+    assert factorial_block.generator_words(stated, names, values, low) == (tuple(names),)

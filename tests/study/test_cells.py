@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gpt_lab import config, schema
-from gpt_lab.config import Composer
+from gpt_lab.config import composition, schema
+from gpt_lab.config.composition import Composer
 from gpt_lab.errors import ConfigError
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.study.design import Cell
@@ -112,7 +112,7 @@ def test_a_key_names_a_cell_for_good() -> None:
 
 def identical(found: list[Cell]) -> None:
     for cell in found:
-        assert config.compose(cell.overrides).identity() == cell.identity
+        assert composition.compose(cell.overrides).identity() == cell.identity
 
 
 FACTORED = [
@@ -129,7 +129,7 @@ FACTORED = [
 @pytest.mark.parametrize("overrides", FACTORED, ids=" ".join)
 def test_groups_put_together_are_what_hydra_composes_at_once(overrides: list[str]) -> None:
     try:
-        expected: Any = config.compose(overrides).to_dict()
+        expected: Any = composition.compose(overrides).to_dict()
     except ConfigError as error:
         expected = str(error)
     composer = Composer()
@@ -152,7 +152,7 @@ def test_a_group_that_changes_another_is_composed_as_a_whole(tmp_path: Path, mon
     overrides = ["norm=none", "position=alibi", "mlp=gelu"]
     cfg = Composer().compose(overrides)
     assert (cfg.norm["name"], cfg.model.dropout, cfg.position["name"]) == ("none", 0.25, "alibi")
-    assert cfg == config.compose(overrides)
+    assert cfg == composition.compose(overrides)
 
 
 def test_a_thousand_cells_each_as_train_composes_it() -> None:
@@ -173,18 +173,20 @@ def test_shipped_cells_are_what_train_composes(name: str) -> None:
 
 def test_identity_is_that_of_the_flat_settings() -> None:
     """Of what is asked for: where a run is kept, and by whom it is watched, is no part of it."""
-    cfg = config.compose(["position=alibi", "seed=3"])
+    cfg = composition.compose(["position=alibi", "seed=3"])
     assert schema.identity(cfg.flat()) == cfg.identity()
-    elsewhere = config.compose(["seed=3", "position=alibi", "study=x", "tracker=none", "runs_dir=y", "log.every=3"])
+    elsewhere = composition.compose(
+        ["seed=3", "position=alibi", "study=x", "tracker=none", "runs_dir=y", "log.every=3"]
+    )
     assert elsewhere.identity() == cfg.identity()
     for other in ("seed=4", "replica=1", "eval.every=7", "precision=fp32", "device=cpu", "optim.lr=0.0041"):
         same = [] if other.startswith("seed=") else ["seed=3"]
-        assert config.compose(["position=alibi", *same, other]).identity() != cfg.identity()
+        assert composition.compose(["position=alibi", *same, other]).identity() != cfg.identity()
 
 
 def test_identity_survives_json() -> None:
     """Also a server's that writes 1.0 as 1."""
-    flat = config.compose(["optim.clip=1.0", "data=synthetic"]).flat()
+    flat = composition.compose(["optim.clip=1.0", "data=synthetic"]).flat()
     there_and_back = json.loads(json.dumps(flat))
     assert schema.identity(there_and_back) == schema.identity(flat)
     whole = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in there_and_back.items()}

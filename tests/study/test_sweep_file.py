@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gpt_lab import config
+from gpt_lab.config import composition
 from gpt_lab.errors import ConfigError
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.study.sweep import Sweep
@@ -100,14 +100,14 @@ def test_every_cell_has_what_command_constants_and_command_line_say() -> None:
     raw = with_parameters(**{"budget.steps": {"value": 30}, "eval.every": {"value": 10}})
     raw["command"] = ["uv", "run", "train", "+experiment=modern", "study=pos", "log.every=5", "${args_no_hyphens}"]
     for cell in cells.cells(read(raw, "scale.depth=2", "eval.every=15")):
-        cfg = config.compose(cell.overrides)
+        cfg = composition.compose(cell.overrides)
         assert (cfg.budget.steps, cfg.eval.every, cfg.log.every, cfg.scale.depth) == (30, 15, 5, 2)
         assert (cfg.optim["name"], cfg.study) == ("muon", "pos-scale.depth-2-eval.every-15")
         assert cfg.position["name"] == cell.values["position"] and cfg.seed == cell.pair
 
 
 def test_a_budget_of_the_command_line_lifts_the_file_s() -> None:
-    cfg = config.compose(
+    cfg = composition.compose(
         cells.cells(read(with_parameters(**{"budget.steps": {"value": 30}}), "budget.tokens=1e5"))[0].overrides
     )
     assert (cfg.budget.steps, cfg.budget.tokens) == (None, 1e5)

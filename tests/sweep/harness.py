@@ -24,14 +24,14 @@ from typing import Any
 
 from rich.console import Console
 
-from gpt_lab import signals
+from gpt_lab.console import signals
 from gpt_lab.store import Run
 from gpt_lab.study import cells, place, sweep_file
 from gpt_lab.sweep import runner
 from gpt_lab.sweep.ledger.ledger import entries
 from gpt_lab.sweep.search import search
 from gpt_lab.sweep.workers import client, forkserver
-from tests.sweep.helpers import children, tree
+from tests.sweep.sweep_helpers import children, tree
 
 PR_SET_CHILD_SUBREAPER = 36
 KILLS = 10
@@ -60,7 +60,7 @@ class Forked:
 def launch(server: client.ForkServer, number: int) -> Any:
     """In place of ForkServer._launch: the same server, without importing torch again."""
     parent = os.getpid()
-    with signals.sheltered():
+    with signals.blocked():
         pid = os.fork()
         if pid == 0:
             try:
@@ -79,7 +79,7 @@ class Scenario:
     def __init__(self, path: Path, seed: int) -> None:
         self.sweep = sweep_file.load(path)
         cells.configs(search.Search(self.sweep).planned or ())  # Hydra's part, once for all runners
-        self.folder = place.folder_of(self.sweep)
+        self.folder = place.runs_folder(self.sweep)
         self.draw = random.Random(seed)
         self.out = path.with_suffix(".out")
         self.facts: dict[str, Any] = {"kills": 0, "codes": []}

@@ -19,7 +19,16 @@ from gpt_lab.store import Run
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.sweep.ledger.ledger import entries
 from tests.sweep.harness import whole
-from tests.sweep.helpers import ROOT, children, command, curves, name_of, tree, until, write_sweep
+from tests.sweep.sweep_helpers import (
+    ROOT,
+    children,
+    command,
+    curves,
+    name_of,
+    tree,
+    until,
+    write_sweep,
+)
 
 pytestmark = pytest.mark.slow
 SWEPT = {"position": ["rope", "none", "alibi"], "seed": [0, 1]}
@@ -154,7 +163,7 @@ def test_the_real_command(tmp_path: Path) -> None:
 
 def undisturbed(path: Path) -> dict[str, Any]:
     """The curves of a sweep's cells, each trained by itself."""
-    from tests.train.helpers import curve, train
+    from tests.train.train_helpers import curve, train
 
     found = cells.cells(sweep_file.load(path))
     return {name_of(cell): curve(train(cfg).path) for cell, cfg in zip(found, cells.configs(found), strict=True)}

@@ -15,18 +15,25 @@ from typing import Any
 
 import pytest
 
-from gpt_lab import footprint
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.cost import memory
 from gpt_lab.errors import ConfigError, LabError
-from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
-from gpt_lab.store.files import read_json
+from gpt_lab.store.atomic_files import read_json
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.study.design import Cell
 from gpt_lab.sweep import runner
-from gpt_lab.sweep.ledger.ledger import FILE, Entry, Ledger, entries
+from gpt_lab.sweep.ledger.ledger import FILE, Ledger, LedgerEntry, entries
 from gpt_lab.sweep.workers.client import ForkServer
 from tests.helpers import flip
-from tests.sweep.helpers import children, curves, quiet, said, until, write_sweep
+from tests.sweep.sweep_helpers import (
+    children,
+    curves,
+    quiet,
+    said,
+    until,
+    write_sweep,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -293,7 +300,7 @@ def test_threads_are_kept(tmp_path: Path) -> None:
 
 
 def test_no_more_at_a_time_than_the_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(footprint, "free", lambda: footprint.Room(1))
+    monkeypatch.setattr(memory, "free", lambda: memory.Room(1))
     code, text = run(write_sweep(tmp_path, {"seed": [0, 1]}, fixed={"budget.steps": 4}), jobs=2)
     assert code == 0
     assert "the memory holds 1 at a time" in text and "2 runs are left, 1 at a time" in text
@@ -318,5 +325,5 @@ def test_entries_are_cells(tmp_path: Path) -> None:
     path = write_sweep(tmp_path, {"seed": [0]})
     run(path)
     (entry,) = entries(tmp_path / "runs" / "tiny")
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, LedgerEntry)
     assert [entry.cell] == cells.cells(sweep_file.load(path))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gpt_lab import match
+from gpt_lab.cost import match
 from gpt_lab.study import build, cells, sweep_file
 from gpt_lab.study.design import Cell
 from gpt_lab.study.sweep import Sweep

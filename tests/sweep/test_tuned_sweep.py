@@ -13,11 +13,11 @@ import pytest
 
 from gpt_lab.analysis.compare import compare
 from gpt_lab.frame import load
-from gpt_lab.frame.places import Options
+from gpt_lab.frame.places import StudyOptions
 from gpt_lab.study import place, sweep_file
 from gpt_lab.sweep import runner
 from gpt_lab.sweep.ledger.ledger import entries
-from tests.sweep.helpers import ROOT, curves, quiet, said, write_sweep
+from tests.sweep.sweep_helpers import ROOT, curves, quiet, said, write_sweep
 
 pytestmark = pytest.mark.slow
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -52,10 +52,10 @@ def test_killed_at_any_moment_it_makes_the_same_runs(tmp_path: Path) -> None:
     assert 12 <= len(found["undisturbed"]) <= 14
     kept = entries(paths["undisturbed"].parent / "runs" / "tiny")
     assert [entry.index for entry in kept] == [e.index for e in entries(paths["kill_runner"].parent / "runs" / "tiny")]
-    judged = compare(load.load([str(paths["undisturbed"])], Options()))
+    judged = compare(load.load([str(paths["undisturbed"])], StudyOptions()))
     for file in (paths["undisturbed"].parent / "runs" / "tiny").glob("sweep.sqlite*"):
         file.unlink()
-    again = compare(load.load([str(paths["undisturbed"])], Options()))
+    again = compare(load.load([str(paths["undisturbed"])], StudyOptions()))
     assert again.rows == judged.rows, "the runs alone tell what was chosen"
 
 
@@ -69,11 +69,11 @@ def test_runs_dry_run_report_and_more_seeds(tmp_path: Path) -> None:
     assert "comparison: 6 runs on fresh values of seed" in text and "in all 12 to 14 runs" in text
     assert "optim=adamw begins with optim.lr 0.00333, 0.01, 0.03" in text and " at most with 2 at a time" in text
     assert runner.run_sweep(sweep, quiet(), jobs=2, threads=1) == 0
-    folder = place.folder_of(sweep)
+    folder = place.runs_folder(sweep)
     states = {(e.arm, e.tuning, e.pair): (e.state, e.score) for e in entries(folder)}
     assert {state for (_, _, pair), (state, _) in states.items() if pair < 3} == {"finished"}, "never the comparison"
     assert "pruned" in {state for state, _ in states.values()}
-    study = load.load([str(folder)], Options())
+    study = load.load([str(folder)], StudyOptions())
     comparison = compare(study)
     assert {row.n for row in comparison.rows} == {3} and all(row.tuning for row in comparison.rows)
     tuning = {e.arm: e.tuning for e in entries(folder) if e.pair == 0}

@@ -20,15 +20,15 @@ from typing import Any
 import pytest
 import yaml
 
-from gpt_lab.config import compose
+from gpt_lab.config.composition import compose
+from gpt_lab.config.schema import identity
 from gpt_lab.frame.load import load
-from gpt_lab.frame.places import Options
+from gpt_lab.frame.places import StudyOptions
 from gpt_lab.frame.sources.wandb_server import stated
 from gpt_lab.frame.study import Study
-from gpt_lab.schema import identity
 from gpt_lab.store import Run, all_runs
 from gpt_lab.study import sweep_file
-from tests.sweep.helpers import tree
+from tests.sweep.sweep_helpers import tree
 from tests.trackers.sweep_double import SweepDouble, cells
 
 ROOT = Path(__file__).parent.parent.parent
@@ -251,9 +251,9 @@ def report_reads_them(swept: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in swept.server.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(swept.path)
-    as_stored(load(["runs/small"], Options(baseline="position=rope")))
-    as_stored(load(["sweeps/small.yaml"], Options()))
-    as_stored(load(["wandb:tester/lab/sweep0"], Options()))
+    as_stored(load(["runs/small"], StudyOptions(baseline="position=rope")))
+    as_stored(load(["sweeps/small.yaml"], StudyOptions()))
+    as_stored(load(["wandb:tester/lab/sweep0"], StudyOptions()))
 
 
 def as_stored(study: Study) -> None:

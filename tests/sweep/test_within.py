@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpt_lab import config
+from gpt_lab.config import composition
 from gpt_lab.errors import ConfigError
 from gpt_lab.plan import cost_table, dry_run
 from gpt_lab.study import sweep_file
@@ -72,7 +72,7 @@ def test_the_plan_compares_each_arm_with_its_own_baseline() -> None:
             ("scale=nano, position=alibi", 6000, "scale=nano, position=rope"),
         )
     ]
-    cfg = config.compose()
+    cfg = composition.compose()
     sides = [Side(arm.arm, (), cfg, "", arm.parameters, arm.tokens, arm.flops) for arm in arms]
     (said,) = dry_run.warnings(sweep, arms, sides)
     assert said.startswith("scale=nano, position=alibi: +20.0% parameters against the baseline")

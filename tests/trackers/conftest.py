@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_lab import schema
+from gpt_lab.config import schema
 from gpt_lab.store import Run
 from tests.trackers.plain import plain_config
 from tests.trackers.wandb_double import WandbDouble

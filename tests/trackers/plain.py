@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpt_lab import schema
+from gpt_lab.config import schema
 from gpt_lab.registry import KINDS
 
 
@@ -17,7 +17,7 @@ def plain_config() -> schema.RunConfig:
         scale=schema.Scale("test", depth=2, width=32, heads=4, context=16),
         model=schema.Model(),
         budget=schema.Budget(steps=20),
-        batch=schema.Batch(),
+        batch=schema.Batching(),
         eval=schema.Eval(),
         checkpoint=schema.Checkpoint(),
         log=schema.Log(),

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpt_lab.schema import RunConfig
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.trackers import build_tracker
 from tests.trackers import offline
-from tests.train.helpers import fork, status
+from tests.train.train_helpers import fork, status
 
 TRIALS = 4
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpt_lab.schema import RunConfig
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.trackers import replay
 from tests.trackers.wandb_double import WandbDouble

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import ConfigError
-from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.trackers import build_tracker
 from gpt_lab.trackers.wandb import Wandb

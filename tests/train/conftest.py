@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from gpt_lab.schema import RunConfig
+from gpt_lab.config.schema import RunConfig
 from tests.helpers import tiny_config
 
 

@@ -20,7 +20,7 @@ from gpt_lab.digests import Damaged
 from gpt_lab.errors import DataError, LabError
 from gpt_lab.train import checkpoint
 from gpt_lab.train.checkpoint import Checkpoints
-from gpt_lab.train.state import State
+from gpt_lab.train.state import TrainingState
 from tests.helpers import flip
 
 
@@ -150,14 +150,14 @@ def test_what_is_damaged_is_passed_over_and_named(tmp_path: Path, damage: str) -
     checkpoints = Checkpoints(tmp_path, every=1, keep=5)
     for number in (1, 2):
         step(model, optimizer)
-        checkpoints.save(model, optimizer, None, asdict(State(step=number)), best=True)
+        checkpoints.save(model, optimizer, None, asdict(TrainingState(step=number)), best=True)
     DAMAGE[damage](tmp_path / "step-2")
     before = [parameter.clone() for parameter in model.parameters()]
     with pytest.raises(Damaged):
         checkpoint.load(tmp_path / "step-2", model, optimizer, None)
     assert all(map(torch.equal, before, model.parameters())), "nothing of it was taken"
     said: list[str] = []
-    assert checkpoints.resume(model, optimizer, None, said) == State(step=1)
+    assert checkpoints.resume(model, optimizer, None, said) == TrainingState(step=1)
     assert len(said) == 1
     assert said[0].startswith("step-2 is damaged (")
     (tmp_path / ".tmp-step-3-1").mkdir()
@@ -170,7 +170,7 @@ def test_what_is_damaged_is_passed_over_and_named(tmp_path: Path, damage: str) -
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("wrong", [{"step": 1}, {**asdict(State(step=1)), "losses": [None]}])
+@pytest.mark.parametrize("wrong", [{"step": 1}, {**asdict(TrainingState(step=1)), "losses": [None]}])
 def test_a_state_of_another_version_is_one_line(tmp_path: Path, wrong: dict[str, Any]) -> None:
     model, optimizer = make()
     checkpoints = Checkpoints(tmp_path, every=1, keep=1)
@@ -240,7 +240,7 @@ def test_death_at_every_system_call_leaves_a_valid_last(tmp_path: Path) -> None:
     model, optimizer = make()
     step(model, optimizer)
     codes: list[int] = []
-    first, second = asdict(State(step=1)), asdict(State(step=2))
+    first, second = asdict(TrainingState(step=1)), asdict(TrainingState(step=2))
     while not codes or codes[-1] == 9:
         folder = tmp_path / str(len(codes))
         checkpoints = Checkpoints(folder, 1, 1)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from gpt_lab.schema import RunConfig
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.train import precision
-from tests.train.helpers import curve, train
+from tests.train.train_helpers import curve, train
 
 
 def test_bf16_follows_the_loss_curve_of_fp32(make: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:

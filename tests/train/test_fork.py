@@ -10,11 +10,20 @@ from typing import Any
 
 import pytest
 
-from gpt_lab.schema import RunConfig
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.store import Run, fork
-from gpt_lab.train import checkpoint, claim, start, trainer
+from gpt_lab.train import checkpoint, claim_run, start, trainer
 from tests.helpers import flip
-from tests.train.helpers import CLOCKED, assert_mirrored, assert_same, mirrored, quiet, said, train, weights
+from tests.train.train_helpers import (
+    CLOCKED,
+    assert_mirrored,
+    assert_same,
+    mirrored,
+    quiet,
+    said,
+    train,
+    weights,
+)
 
 Make = Callable[..., RunConfig]
 WSD = {"name": "wsd", "warmup": 4, "cooldown": 0.25}
@@ -77,7 +86,7 @@ def test_a_branch_is_the_straight_run(make: Make, name: str) -> None:
     trunk = run(forked[LONG], forks=tuple(FORKS.values())).path
     assert_identical(trunk, straight[LONG])
     for steps, at in FORKS.items():
-        point = fork.place(trunk, at)
+        point = fork.fork_point(trunk, at)
         before = {path: path.read_bytes() for path in point.rglob("*") if path.is_file()}
         result = run(forked[steps], trunk=point)
         assert_identical(result.path, straight[steps])
@@ -95,7 +104,7 @@ def test_one_step_earlier_or_later_would_be_another_run(make: Make) -> None:
     trunk = run(forked[LONG], forks=(36,)).path
     with pytest.raises(AssertionError):
         assert_same(
-            run(dataclasses.replace(forked[20], budget=forked[28].budget), fork.place(trunk, 36)).path, straight
+            run(dataclasses.replace(forked[20], budget=forked[28].budget), fork.fork_point(trunk, 36)).path, straight
         )
 
 
@@ -117,11 +126,11 @@ def test_a_killed_trunk_leaves_a_whole_fork_point(make: Make, moment: str, monke
         if moment == "after it":
             inner.setattr(trainer.Trainer, "step", dying)
         else:
-            inner.setattr(fork, "leave" if moment == "before the fork point" else "_link", die)
+            inner.setattr(fork, "write_fork_point" if moment == "before the fork point" else "_link", die)
         with pytest.raises(Dead):
             run(forked[LONG], forks=(15,))
     (folder,) = (p.parent for p in Path(forked[LONG].runs_dir, "forked").glob("*/run.json"))
-    point = fork.place(folder, 15)
+    point = fork.fork_point(folder, 15)
     assert (fork.read(point) is not None) == (moment == "after it")
     if moment == "while it is written":
         (folder / "forks" / ".tmp-15").mkdir(parents=True)  # what kill -9 leaves, which runs no handler
@@ -137,7 +146,7 @@ def test_a_killed_branch_goes_on_without_its_trunk(make: Make, monkeypatch: pyte
     straight = run(make_all(make, "straight")[28]).path
     forked = make_all(make, "forked")
     trunk = run(forked[LONG], forks=(21,)).path
-    point = fork.place(trunk, 21)
+    point = fork.fork_point(trunk, 21)
     link, step = fork._link, trainer.Trainer.step
 
     def torn(source: str, target: str) -> str:
@@ -172,7 +181,7 @@ def test_what_differs_in_more_than_the_budget_is_trained_from_the_start(
 ) -> None:
     forked = make_all(make, "forked")
     trunk = run(forked[LONG], forks=(15,)).path
-    point = fork.place(trunk, 15)
+    point = fork.fork_point(trunk, 15)
     others = {
         "another seed": make_all(make, "forked", seed=1)[20],
         "another rate": make_all(make, "forked", **{"optim.lr": 0.5})[20],
@@ -182,7 +191,7 @@ def test_what_differs_in_more_than_the_budget_is_trained_from_the_start(
     for what, cfg in others.items():
         assert "forked" not in Run.open(run(cfg, trunk=point).path).record, what
     with monkeypatch.context() as inner:
-        inner.setattr(claim, "code", lambda: "of another day")
+        inner.setattr(claim_run, "code", lambda: "of another day")
         other_code = dataclasses.replace(forked[20], study="other_code")
         assert "forked" not in Run.open(run(other_code, trunk=point).path).record
         mixed = dataclasses.replace(forked[LONG], study="mixed")
@@ -192,18 +201,18 @@ def test_what_differs_in_more_than_the_budget_is_trained_from_the_start(
     begun.update(state="running")
     run(mixed, forks=(15,))  # begun by other code, and gone on with by this
     after = dataclasses.replace(forked[20], study="after")
-    assert "forked" not in Run.open(run(after, trunk=fork.place(begun.path, 15)).path).record
+    assert "forked" not in Run.open(run(after, trunk=fork.fork_point(begun.path, 15)).path).record
 
 
 @pytest.mark.parametrize("name", ["checkpoints/step-15/training.safetensors", "metrics.jsonl", "fork.json"])
 def test_a_damaged_fork_point_is_not_begun_from(make: Make, name: str) -> None:
     forked = make_all(make, "forked")
     trunk = run(forked[LONG], forks=(15, 21)).path
-    flip(fork.place(trunk, 15), name)
+    flip(fork.fork_point(trunk, 15), name)
     console = quiet()
-    result = start.run_training(forked[20], console, "train", trunk=fork.place(trunk, 15))
+    result = start.run_training(forked[20], console, "train", trunk=fork.fork_point(trunk, 15))
     assert "forked" not in Run.open(result.path).record
-    why = f"{fork.place(trunk, 15)} is damaged ({Path(name).name} is not what was written)"
+    why = f"{fork.fork_point(trunk, 15)} is damaged ({Path(name).name} is not what was written)"
     assert f"{why}: the run is trained from the start\n" in said(console)
     straight = run(make_all(make, "straight")[20]).path
     assert_identical(result.path, straight)
@@ -217,7 +226,7 @@ def test_a_branch_whose_checkpoints_are_damaged_is_no_branch_any_more(
     with monkeypatch.context() as inner:
         inner.setattr(trainer.Trainer, "step", lambda _: die())
         with pytest.raises(Dead):
-            run(forked[20], trunk=fork.place(trunk, 15))
+            run(forked[20], trunk=fork.fork_point(trunk, 15))
     (branch,) = {path.parent for path in trunk.parent.glob("*/run.json")} - {trunk}
     assert Run.open(branch).record["forked"]["step"] == 15
     for path in (branch / "checkpoints").glob("step-*"):
@@ -229,7 +238,7 @@ def test_a_branch_whose_checkpoints_are_damaged_is_no_branch_any_more(
 def test_force_trains_a_forked_run_from_the_start(make: Make) -> None:
     forked = make_all(make, "forked")
     trunk = run(forked[LONG], forks=(15,)).path
-    branch = run(forked[20], trunk=fork.place(trunk, 15)).path
+    branch = run(forked[20], trunk=fork.fork_point(trunk, 15)).path
     assert run(dataclasses.replace(forked[20], force=True)).path == branch
     assert "forked" not in Run.open(branch).record
     assert_identical(branch, run(make_all(make, "straight")[20]).path)
@@ -241,6 +250,6 @@ def test_the_mirror_of_a_branch_has_the_steps_before_the_fork(make: Make, monkey
     forked = make_all(make, "forked")
     trunk = run(forked[LONG], forks=(15,)).path
     kept = mirrored(monkeypatch)
-    branch = run(forked[20], trunk=fork.place(trunk, 15)).path
+    branch = run(forked[20], trunk=fork.fork_point(trunk, 15)).path
     assert_mirrored(kept, branch)
     assert len(kept) == 20

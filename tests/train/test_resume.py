@@ -17,12 +17,23 @@ import pytest
 import torch
 
 from gpt_lab import registry
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import LabError
-from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, all_runs
 from gpt_lab.train import checkpoint, start, trainer
 from tests.helpers import flip
-from tests.train.helpers import assert_mirrored, assert_same, curve, fork, mirrored, quiet, said, status, train, weights
+from tests.train.train_helpers import (
+    assert_mirrored,
+    assert_same,
+    curve,
+    fork,
+    mirrored,
+    quiet,
+    said,
+    status,
+    train,
+    weights,
+)
 
 Make = Callable[..., RunConfig]
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from gpt_lab import registry
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.dataset import Batch, Dataset, open_dataset
-from gpt_lab.model import GPT, initialize
+from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.optim.groups import groups
-from gpt_lab.schema import RunConfig
 from gpt_lab.train import precision
-from gpt_lab.train.eager import light_step
 from gpt_lab.train.feed import Feed
-from gpt_lab.train.metrics import Diverged, History
-from gpt_lab.train.step import Outcome, Stepper
-from tests.train.helpers import curve, train
+from gpt_lab.train.loss_history import Diverged, History
+from gpt_lab.train.speed.eager import light_step
+from gpt_lab.train.step import StepOutcome, Stepper
+from tests.train.train_helpers import curve, train
 
 Make = Callable[..., RunConfig]
 
@@ -195,8 +195,8 @@ def test_the_light_step_is_the_optimizers_own(make: Make, name: str) -> None:
 # -- what steps leave behind --
 
 
-def outcome(nll: float, norm: float = 1.0) -> Outcome:
-    return Outcome(torch.tensor(nll), torch.tensor(norm))
+def outcome(nll: float, norm: float = 1.0) -> StepOutcome:
+    return StepOutcome(torch.tensor(nll), torch.tensor(norm))
 
 
 def test_history_means() -> None:

@@ -17,14 +17,22 @@ import tokenizers
 import torch
 from safetensors.torch import load_file
 
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError, LabError
-from gpt_lab.schema import RunConfig
 from gpt_lab.store import Run, all_runs
 from gpt_lab.train import checkpoint, start, trainer
-from gpt_lab.train.plan import resolve
+from gpt_lab.train.resolve_auto import resolve
 from gpt_lab.train.step import Stepper
-from tests.train.helpers import assert_mirrored, curve, mirrored, quiet, said, train, weights
+from tests.train.train_helpers import (
+    assert_mirrored,
+    curve,
+    mirrored,
+    quiet,
+    said,
+    train,
+    weights,
+)
 
 Make = Callable[..., RunConfig]
 ROOT = Path(__file__).parent.parent.parent
@@ -85,9 +93,9 @@ def test_lost_text_is_said_and_has_no_bits_per_byte(make: Make, tmp_path: Path) 
 def test_final_weights_are_saved_and_are_those_validated(make: Make) -> None:
     from gpt_lab import registry
     from gpt_lab.data.dataset import open_dataset
-    from gpt_lab.infer.load import load_run
+    from gpt_lab.infer.trained_model import load_run
     from gpt_lab.train import precision
-    from gpt_lab.train.evaluate import evaluate
+    from gpt_lab.train.validation.evaluate import evaluate
 
     cfg = make(**{"budget.steps": 7, "eval.tokens": 100, "eval.every": 3})
     result = train(cfg)
@@ -343,7 +351,7 @@ STARTS = """
 import sys
 from gpt_lab.train.start import run_training
 from gpt_lab.train.trainer import Trainer
-from tests.train.helpers import quiet
+from tests.train.train_helpers import quiet
 from tests.helpers import tiny_config
 
 text = {"name": "text", "path": sys.argv[1]}

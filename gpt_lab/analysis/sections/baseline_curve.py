@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from gpt_lab.frame.pairing import Paired
+from gpt_lab.frame.paired_scores import Paired
 from gpt_lab.frame.study import Study
 from gpt_lab.stats.paired import Array
 from gpt_lab.stats.power_law import FEWEST_POINTS, fit

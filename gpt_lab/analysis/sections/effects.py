@@ -10,7 +10,7 @@ import numpy as np
 
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison
-from gpt_lab.frame.pairing import Paired
+from gpt_lab.frame.paired_scores import Paired
 from gpt_lab.stats.contrasts import Lenth
 from gpt_lab.stats.decision import EQUIVALENT, HIGHER, LOWER, SMALL, decide
 from gpt_lab.stats.interval import Interval

@@ -16,7 +16,7 @@ from gpt_lab.analysis.comparison import Comparison, Row, VerdictName
 from gpt_lab.analysis.judge import verdict
 from gpt_lab.analysis.sections.baseline_curve import Curve, curve, per_pair, same_schedule, shared
 from gpt_lab.analysis.table import Table, columns
-from gpt_lab.frame.pairing import Paired, fresh, pair_up, part, references
+from gpt_lab.frame.paired_scores import Paired, fresh, pair_up, part, references
 from gpt_lab.frame.study import Study
 from gpt_lab.stats.decision import decide
 from gpt_lab.stats.interval import Interval

@@ -38,7 +38,7 @@ from gpt_lab.analysis.sections.effects import (
 )
 from gpt_lab.analysis.sections.interactions import differences
 from gpt_lab.analysis.table import Table, columns
-from gpt_lab.frame.pairing import pair_up
+from gpt_lab.frame.paired_scores import pair_up
 from gpt_lab.frame.study import Study
 from gpt_lab.stats import contrasts, two_level
 from gpt_lab.stats.contrasts import Lenth
@@ -138,7 +138,7 @@ def _coded(grid: Grid, words: Sequence[two_level.Word]) -> Effects:
     rows = [row for row in itertools.product((False, True), repeat=len(names)) if _even(row, names, words)]
     keys = [tuple(h if up else low for up, h, low in zip(row, highs, base, strict=True)) for row in rows]
     chosen = (
-        f"A {two_level.said(words, names)}. Low levels are the baseline's; the high ones are "
+        f"A {two_level.describe(words, names)}. Low levels are the baseline's; the high ones are "
         f"{', '.join(f'{name}={level}' for name, level in zip(names, highs, strict=True))}."
     )
     meaning = (

@@ -17,7 +17,7 @@ import pandas as pd
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison, Row
 from gpt_lab.analysis.table import Table, columns
-from gpt_lab.frame.pairing import Paired, fresh, pair_up, references
+from gpt_lab.frame.paired_scores import Paired, fresh, pair_up, references
 from gpt_lab.frame.study import Study
 from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import Array, paired_t

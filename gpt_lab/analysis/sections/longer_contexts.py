@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from gpt_lab import lengths, metrics
+from gpt_lab import context_multiples, metrics
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.analysis.sections.baseline_curve import per_pair
 from gpt_lab.analysis.table import Table, columns
-from gpt_lab.frame.pairing import Paired, fresh, pair_up, references
+from gpt_lab.frame.paired_scores import Paired, fresh, pair_up, references
 from gpt_lab.frame.study import Study
 from gpt_lab.stats.decision import holm
 from gpt_lab.stats.interval import Interval
@@ -82,7 +82,7 @@ def measure(comparison: Comparison, study: Study) -> Lengths | None:
     if not times:
         return None
     paired = pair_up(runs, design)
-    values = np.stack([per_pair(runs, paired, f"summary.{lengths.at(metric, k)}") for k in (1, *times)])
+    values = np.stack([per_pair(runs, paired, f"summary.{context_multiples.at(metric, k)}") for k in (1, *times)])
     values = np.where(np.isfinite(values), values, np.nan)
     if np.isnan(values[1:]).all():
         return None
@@ -116,7 +116,7 @@ def measure(comparison: Comparison, study: Study) -> Lengths | None:
             change = _interval(changes[number - 1], i, alpha) if number else None
             shown = p if p is not None and math.isfinite(p) else None
             lines.append(Line(arm, k, _mean(values[number, i]), change, delta, shown))
-    names = [f"summary.{lengths.part(times[-1], part)}" for part in range(2, times[-1] + 1)]
+    names = [f"summary.{context_multiples.part(times[-1], part)}" for part in range(2, times[-1] + 1)]
     parts = [per_pair(runs, paired, name) for name in names]
     excess = {arm: np.array([_mean(part[place[arm]]) for part in parts], float) for arm in order}
     return Lengths(metric, (1, *times), paired, values, tuple(lines), judged, excess)
@@ -154,10 +154,14 @@ def _measured(runs: pd.DataFrame, headline: str) -> tuple[str, tuple[int, ...]]:
     """The metric that is shown of longer windows, and the multiples beyond 1 that some run has."""
     by_metric: dict[str, set[int]] = {}
     for column in runs.columns:
-        metric, times = lengths.split(str(column).removeprefix("summary."))
-        if times > 1 and str(column) == f"summary.{lengths.at(metric, times)}" and f"summary.{metric}" in runs:
+        metric, times = context_multiples.split(str(column).removeprefix("summary."))
+        if (
+            times > 1
+            and str(column) == f"summary.{context_multiples.at(metric, times)}"
+            and f"summary.{metric}" in runs
+        ):
             by_metric.setdefault(metric, set()).add(times)
-    for metric in (lengths.split(headline)[0], *MEASURES):
+    for metric in (context_multiples.split(headline)[0], *MEASURES):
         if metric in by_metric and metric in MEASURES:
             return metric, tuple(sorted(by_metric[metric]))
     return "", ()

@@ -10,7 +10,7 @@ from gpt_lab.analysis.comparison import Comparison, Row
 from gpt_lab.analysis.table import Table, columns
 from gpt_lab.frame import tuned
 from gpt_lab.frame.study import Study
-from gpt_lab.frame.tuned import Leg
+from gpt_lab.frame.tuned import SettingTuning
 from gpt_lab.stats import optimum
 from gpt_lab.study.arm_names import settings
 from gpt_lab.study.design import Design, shown
@@ -35,14 +35,14 @@ def make(comparison: Comparison, study: Study) -> list[Table]:
     return [Table("Tuning", tuple(sentences), columns(HEADS, {2, 3, 4}), rows)]
 
 
-def _legs(row: Row, study: Study, design: Design) -> tuple[Leg, ...]:
+def _legs(row: Row, study: Study, design: Design) -> tuple[SettingTuning, ...]:
     runs = study.runs[study.runs["arm"] == row.arm]
     if not design.nuisance or runs.empty:
         return ()
     return tuned.read(runs, design).legs if design.tuning_pairs else tuned.ladder(runs, design)
 
 
-def _how(design: Design, found: list[tuple[Row, Leg]]) -> list[str]:
+def _how(design: Design, found: list[tuple[Row, SettingTuning]]) -> list[str]:
     if not design.tuning_pairs:
         return []
     counts: dict[str, int] = {}
@@ -62,7 +62,7 @@ def _how(design: Design, found: list[tuple[Row, Leg]]) -> list[str]:
     return [text + more]
 
 
-def _cells(row: Row, leg: Leg, comparison: Comparison) -> tuple[str, ...]:
+def _cells(row: Row, leg: SettingTuning, comparison: Comparison) -> tuple[str, ...]:
     chosen = settings(row.tuning, comparison.design.nuisance).get(leg.key, "–")
     lost = sum(leg.diverged.values())
     return (
@@ -76,7 +76,7 @@ def _cells(row: Row, leg: Leg, comparison: Comparison) -> tuple[str, ...]:
     )
 
 
-def _width(leg: Leg, loss: float | None) -> tuple[str, str]:
+def _width(leg: SettingTuning, loss: float | None) -> tuple[str, str]:
     """The range of good values, and how wide it is."""
     found = None if loss is None else optimum.range_within(leg.curve, loss)
     if found is None:

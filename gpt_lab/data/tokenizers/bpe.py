@@ -1,4 +1,4 @@
-"""Byte-pair encoding, written to be read: trainer and encoder.
+"""Byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909), written to be read: trainer and encoder.
 
 The result equals the Hugging Face library's `BpeTrainer` for the same pre-tokenisation: the same merges in the same
 order and the same token numbers. A test holds the two against each other on Shakespeare.

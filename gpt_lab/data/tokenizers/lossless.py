@@ -1,4 +1,4 @@
-"""Whether text comes back from its tokens, byte for byte: of text that does not, no loss tells the bits per byte."""
+"""Round-trip check of tokenizers: without the same bytes back, a loss has no bits per byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tokenizer is: text to numbers and back to the very same bytes, fitted on a corpus, saved in a folder."""
+"""The tokenizer interface: text to tokens and back to the very same bytes, fitted on a corpus, saved in a folder."""
 
 from __future__ import annotations
 

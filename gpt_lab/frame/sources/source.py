@@ -1,7 +1,7 @@
-"""What a loader of runs hands to the report, whether it reads folders or a W&B server.
+"""The interface of run sources: the columns that the store and a W&B server give alike.
 
 A loader is one function, `load(...) -> Source`; it makes its rows with `row`, so that every source fills the same
-columns from the same metric names. Arms, pairs and scores are frame.py's business. Imports no pandas.
+columns from the same metric names. Arms, pairs and scores are frame/arms.py's business. Imports no pandas.
 """
 
 from __future__ import annotations

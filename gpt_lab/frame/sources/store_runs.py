@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt_lab import schema
+from gpt_lab.config import schema
+from gpt_lab.console.lines import count_of, some
 from gpt_lab.errors import DataError, LabError
 from gpt_lab.frame.sources.source import Source, Wanted, row
-from gpt_lab.lines import count_of, some
 from gpt_lab.store import Run
 from gpt_lab.store.lock import Lock
 from gpt_lab.store.run import read_record
@@ -20,7 +20,7 @@ from gpt_lab.store.run import read_record
 if TYPE_CHECKING:
     import pandas as pd
 
-    from gpt_lab.sweep.ledger.ledger import Entry
+    from gpt_lab.sweep.ledger.ledger import LedgerEntry
 
 OWN = frozenset({"report", "logs", "wandb"})
 """Folders of a study that are no runs."""
@@ -166,6 +166,6 @@ def _shape(design: Any) -> tuple[Any, ...]:
     return design.factors, design.nuisance, design.pair, design.metric, design.goal
 
 
-def _wanted(study: Path, entry: Entry) -> Wanted:
+def _wanted(study: Path, entry: LedgerEntry) -> Wanted:
     run = None if entry.run is None else str(study / entry.run)
     return Wanted(entry.key, entry.values, entry.identity, entry.state, run, entry.error or "")

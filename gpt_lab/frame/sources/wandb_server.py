@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from gpt_lab.console.invocation import prefix
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.frame.sources.source import Source
 from gpt_lab.frame.sources.wandb_row import merged, table, wandb_row
-from gpt_lab.invocation import prefix
-from gpt_lab.store.files import decode
+from gpt_lab.store.atomic_files import decode
 from gpt_lab.study import sweep_file
 from gpt_lab.study.format import layout
 from gpt_lab.study.sweep import Sweep
@@ -73,11 +73,11 @@ def load(address: str) -> Source:
 
     kept: dict[str, pd.DataFrame] = {}  # the figures and the page ask for the same ones, each a download
 
-    def curves(asked: Sequence[str]) -> Mapping[str, pd.DataFrame]:
-        new = [name for name in asked if name not in kept]
+    def curves(names: Sequence[str]) -> Mapping[str, pd.DataFrame]:
+        new = [name for name in names if name not in kept]
         with _quiet(), _refusals(address):
             kept.update(zip(new, _each(_history, [runs[name] for name in new]), strict=True))
-        return {name: kept[name] for name in asked}
+        return {name: kept[name] for name in names}
 
     return Source([_row(name, run) for name, run in runs.items()], curves, sweep=sweep, notes=notes)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gpt_lab import kernels
 from gpt_lab.errors import ConfigError
-from gpt_lab.kernels.base import View, visible
+from gpt_lab.kernels.base import KeyView, visible
 from gpt_lab.options import PositiveFloat, PositiveInt, Probability
 from gpt_lab.parts.base import Flow, Position, Shape, keys_seen
 from gpt_lab.parts.dropout import salt
@@ -129,7 +129,7 @@ class SelfAttention(nn.Module):
         if position.bias_kind == "content":
             positions_q = None if positions_k is None else flow.positions_T
             documents_BT = flow.documents_BT
-            view = View(self.window, None, None, positions_q, positions_k, documents_BT, documents_BT)
+            view = KeyView(self.window, None, None, positions_q, positions_k, documents_BT, documents_BT)
             seen = visible(q_BHTK.shape[2], k_BGSK.shape[2], q_BHTK.device, view)
             return position.content_bias(q_BHTK, k_BGSK, self.scale, seen)
         return None
@@ -155,11 +155,11 @@ class SelfAttention(nn.Module):
 
     def request(
         self, device: str | torch.device, dtype: str, bias_kind: str = "none", documents: bool = False
-    ) -> kernels.Request:
+    ) -> kernels.KernelRequest:
         """What this layer asks of its kernel on a device, in a precision (fp32, tf32, bf16, fp16)."""
         where = torch.device(device)
         capability = torch.cuda.get_device_capability(where) if where.type == "cuda" else None
-        return kernels.Request(
+        return kernels.KernelRequest(
             device=where.type,
             dtype=dtype,
             heads=self.heads,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.errors import ConfigError, DataError, unknown
 from gpt_lab.frame.study import Study
-from gpt_lab.store.files import writing
+from gpt_lab.store.atomic_files import writing
 
 if TYPE_CHECKING:
     from gpt_lab.report.figures.base import Drawing

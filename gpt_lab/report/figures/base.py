@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from gpt_lab.analysis.wording import SUPERSCRIPTS
-from gpt_lab.store.files import write_atomic
+from gpt_lab.store.atomic_files import write_atomic
 
 WIDTH = 6.9
 """Inches: 8 point text is 11 pixels high when the figure is shown 640 pixels wide."""

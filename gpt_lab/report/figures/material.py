@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gpt_lab.analysis.comparison import Comparison, Row
-from gpt_lab.frame.pairing import references
+from gpt_lab.frame.paired_scores import references
 from gpt_lab.frame.study import Study
 from gpt_lab.report.figures.base import COLOURS, DASHES, INK, MARKERS
 from gpt_lab.study.arm_names import settings, short_names

@@ -1,4 +1,4 @@
-"""A number between 0 and 1 to a value of a parameter: the inverse distribution functions of W&B's distributions."""
+"""Inverse distribution functions of W&B's distributions: from a number in [0, 1] to a parameter's value."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXTREME = (2.0**-53, 1 - 2.0**-53)
 def value_at(parameter: Parameter, u: float) -> Any:
     """The value of a parameter below which a share `u` (0 < u < 1) of its draws lie."""
     if not parameter.drawn:
-        return parameter.values[_place(parameter, u)]
+        return parameter.values[_position(parameter, u)]
     n, name = parameter.numbers, parameter.distribution
     if name == "int_uniform":
         return int(n["min"]) + int(u * (n["max"] - n["min"] + 1))
@@ -100,7 +100,7 @@ def check(parameters: Mapping[str, Parameter]) -> None:
                 raise ConfigError(f"{error} (drawn from {parameter.distribution})") from None
 
 
-def _place(parameter: Parameter, u: float) -> int:
+def _position(parameter: Parameter, u: float) -> int:
     last = len(parameter.values) - 1
     if parameter.probabilities is None:
         return min(int(u * (last + 1)), last)

@@ -18,7 +18,7 @@ MOST_CHOSEN = 9
 """Factors up to which the generators are chosen here: all choices are tried."""
 
 
-def words(
+def generator_words(
     block: Mapping[str, Any],
     factors: Sequence[str],
     values: Mapping[str, Sequence[Any]],

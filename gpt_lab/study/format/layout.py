@@ -1,4 +1,4 @@
-"""Which key stands where in a sweep file: W&B's on the top level, the lab's under gpt_lab:, settings in parameters:."""
+"""Layout of a sweep file: W&B's keys on the top level, the lab's under gpt_lab:, settings in parameters:."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt_lab import names, yamlfile
+from gpt_lab import yamlfile
+from gpt_lab.config import setting_names
 from gpt_lab.errors import ConfigError, quoted, unknown
 from gpt_lab.study.format import factorial_block, parameters
 
@@ -49,7 +50,7 @@ def check(path: Path, raw: Mapping[str, Any]) -> None:
     if "parameters" not in raw or raw["parameters"] == {}:
         raise ConfigError("parameters is missing or empty: name the settings to sweep")
     for key in mapping("parameters", raw["parameters"]):
-        if key not in names.settings() and (line := _elsewhere(path, key, "parameters")):
+        if key not in setting_names.settings() and (line := _elsewhere(path, key, "parameters")):
             raise ConfigError(line)
 
 
@@ -65,26 +66,26 @@ def mapping(where: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _known(path: Path, level: Mapping[str, Any], here: str, allowed: tuple[str, ...]) -> None:
+def _known(path: Path, level: Mapping[str, Any], level_name: str, allowed: tuple[str, ...]) -> None:
     for key in level:  # first of all: a level is often empty because its keys are not indented
         if key not in allowed:
-            what = f"key of {here}:" if here else "key"
-            raise ConfigError(_elsewhere(path, key, here) or unknown(what, key, allowed))
+            what = f"key of {level_name}:" if level_name else "key"
+            raise ConfigError(_elsewhere(path, key, level_name) or unknown(what, key, allowed))
     for key, value in level.items():
         if value is None:
-            raise ConfigError(f"{here}{'.' if here else ''}{key} is empty: fill it in or leave it out")
+            raise ConfigError(f"{level_name}{'.' if level_name else ''}{key} is empty: fill it in or leave it out")
 
 
-def _elsewhere(path: Path, key: Any, here: str) -> str | None:
+def _elsewhere(path: Path, key: Any, current: str) -> str | None:
     """The line of a key that belongs to another level than here; None if it belongs to none."""
-    levels = {"": TOP, "gpt_lab:": BLOCK, "parameters:": tuple(names.settings())}
-    if here == "":
+    levels = {"": TOP, "gpt_lab:": BLOCK, "parameters:": tuple(setting_names.settings())}
+    if current == "":
         levels |= {"metric:": METRIC, "early_terminate:": EARLY, "the name of a parameter": parameters.KEYS}
-    level = next((level for level, keys in levels.items() if level.rstrip(":") != here and key in keys), None)
+    level = next((level for level, keys in levels.items() if level.rstrip(":") != current and key in keys), None)
     if level is None:
         return None
     if level == "":
-        return f"{key} belongs to the top level, not under {here}: begin its line in the first column"
-    line = yamlfile.line_of(path, key) if here == "" and os.path.isfile(path) else None
+        return f"{key} belongs to the top level, not under {current}: begin its line in the first column"
+    line = yamlfile.line_of(path, key) if current == "" and os.path.isfile(path) else None
     at = f"line {line}: " if line else ""
     return f"{at}{key} belongs under {level}, two spaces further in"

@@ -1,4 +1,4 @@
-"""Finds a sweep file, and reads it."""
+"""Sweep file lookup and reading."""
 
 from __future__ import annotations
 

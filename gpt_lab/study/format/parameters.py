@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpt_lab import names, options
+from gpt_lab import options
+from gpt_lab.config import setting_names
+from gpt_lab.config.schema import NOT_IDENTITY
 from gpt_lab.errors import ConfigError, cut, quoted, unknown
 from gpt_lab.options import is_number, is_whole
-from gpt_lab.schema import NOT_IDENTITY
 from gpt_lab.study.design import shown
 
 DISTRIBUTIONS: dict[str, tuple[tuple[str, ...], dict[str, float]]] = {
@@ -89,10 +90,10 @@ def check_name(name: object) -> str:
     head, _, rest = name.partition(".")
     if name in NEVER:
         raise ConfigError(f"parameter {quoted(name)} cannot be set in a sweep: {NEVER[name]}")
-    if rest == "name" and head in names.GROUPS:
+    if rest == "name" and head in setting_names.GROUPS:
         raise ConfigError(f"parameter {quoted(name)}: choose the whole part with the parameter {quoted(head)}")
-    if name not in names.settings():
-        raise ConfigError(names.unknown_setting("parameter", name, _near(name)))
+    if name not in setting_names.settings():
+        raise ConfigError(setting_names.unknown_setting("parameter", name, _near(name)))
     return name
 
 
@@ -103,16 +104,16 @@ def plain(name: str, value: Any) -> Any:
         ConfigError: YAML made something else of it than what was meant, or the setting cannot take it.
     """
     value = _scalar(name, value)
-    if name in names.GROUPS:
+    if name in setting_names.GROUPS:
         if not isinstance(value, str):
             hint = " (YAML reads yes, no, on, off as truth values, and null as nothing: use quotes)"
             raise ConfigError(f"{name} must be the name of an option, not {cut(shown(value))}{hint}")
-        allowed = names.choices(name)
+        allowed = setting_names.choices(name)
         if value not in allowed:
             raise ConfigError(unknown(name, value, allowed))
         return value
     refusal: ConfigError | None = None
-    for annotation in names.settings()[name]:
+    for annotation in setting_names.settings()[name]:
         try:
             return options.check(name, value, annotation)
         except ConfigError as error:
@@ -123,7 +124,7 @@ def plain(name: str, value: Any) -> Any:
 
 def _near(name: str) -> list[str]:
     """The names to list beside a wrong one: those of its section, or all without a dot."""
-    known = [one for one in names.settings() if one not in NEVER]
+    known = [one for one in setting_names.settings() if one not in NEVER]
     head = name.partition(".")[0]
     inside = [one for one in known if "." in name and one.startswith(f"{head}.")]
     return inside or [one for one in known if "." not in one]
@@ -185,7 +186,7 @@ def _categorical(name: str, spec: Mapping[str, Any]) -> Parameter:
 
 
 def _numbers(name: str, spec: Mapping[str, Any], stated: str | None) -> Parameter:
-    if name in names.GROUPS:
+    if name in setting_names.GROUPS:
         raise ConfigError(f"{name} is a choice of parts: give it values: [...]")
     if stated is None:
         if "min" not in spec or "max" not in spec:

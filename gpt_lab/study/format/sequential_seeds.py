@@ -5,7 +5,7 @@ pairs, all of them finished, in the order of the seeds, and asks for its repeate
 
     mean(d) +/- c_k sd(d) / sqrt(k)
 
-whose critical values c_k (spending.py) keep alpha / arms over all looks: the interval of no look misses the truth with
+whose critical values c_k keep alpha / arms over all looks: the interval of no look misses the truth with
 more than that probability. It decides where it lies wholly beyond the smallest effect size of interest (better,
 worse) or wholly inside (equivalent). False differences and false equivalences each have an alpha of their own, as in a
 fixed design. An interval that excludes 0 and overlaps the band decides nothing: more seeds would.
@@ -53,7 +53,7 @@ class Known(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class InterimPlan:
     """All that the looks of a study depend on.
 
     Fields:
@@ -70,7 +70,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Stand:
+class Standings:
     """Where arms stand, arrays (...).
 
     Fields:
@@ -170,7 +170,7 @@ def _bounds(stated: Any) -> tuple[int, int]:
     return first, last
 
 
-def plan_of(sweep: Sweep, cells: Sequence[Cell]) -> Plan:
+def plan_of(sweep: Sweep, cells: Sequence[Cell]) -> InterimPlan:
     """The plan of a sweep with sequential seeds.
 
     Args:
@@ -180,19 +180,19 @@ def plan_of(sweep: Sweep, cells: Sequence[Cell]) -> Plan:
     return plan(design, [cell.values for cell in cells])
 
 
-def plan(design: Design, rows: Sequence[Mapping[str, Any]]) -> Plan:
+def plan(design: Design, rows: Sequence[Mapping[str, Any]]) -> InterimPlan:
     """The plan of a design with sequential seeds, whose whole grid has these values, in order."""
     assert design.looks is not None and design.sesoi is not None
     baselines = {design.arm(row): str(design.reference(row)) for row in rows}
     pairs = tuple(shown(value) for value in design.values[design.pair])[: design.looks.last]
-    return Plan(design.looks, baselines, pairs, design.sesoi, design.alpha)
+    return InterimPlan(design.looks, baselines, pairs, design.sesoi, design.alpha)
 
 
-def refuse_change(sweep: Sweep, before: Sweep | None, known: Sequence[Known]) -> None:
+def refuse_change(sweep: Sweep, before: Sweep | None, earlier: Sequence[Known]) -> None:
     """Lets nobody change the rules after runs were seen: what the looks so far have spent would not be kept.
 
     Args:
-        before: the sweep as it ran last. known: its cells.
+        before: the sweep as it ran last. earlier: its cells.
 
     Raises:
         ConfigError: it looked, or now looks, by other rules, and runs have ended.
@@ -201,11 +201,11 @@ def refuse_change(sweep: Sweep, before: Sweep | None, known: Sequence[Known]) ->
         return
     new, old = (_rules(one) for one in (sweep, before))
     changed = [key for key in new if new[key] != old[key]]
-    if changed and any(one.state in ("finished", "diverged") for one in known):
+    if changed and any(one.state in ("finished", "diverged") for one in earlier):
         key = changed[0]
         raise ConfigError(
-            f"{sweep.path}: {key} was {_said(old[key])} when this sweep began and is {_said(new[key])} now: the alpha "
-            f"that looks at its runs have spent cannot be kept, so take study=NAME for a new study"
+            f"{sweep.path}: {key} was {_as_text(old[key])} when this sweep began and is {_as_text(new[key])} now: "
+            f"the alpha that looks at its runs have spent cannot be kept, so take study=NAME for a new study"
         )
 
 
@@ -223,13 +223,13 @@ def _rules(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def _said(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {shown(item)}" for key, item in value.items()) + "}"
     return f"[{', '.join(value)}]" if isinstance(value, list) else shown(value)
 
 
-def stand(differences: ArrayLike, looks: Looks, alpha: float, sesoi: float) -> Stand:
+def standings(differences: ArrayLike, looks: Looks, alpha: float, sesoi: float) -> Standings:
     """Where arms stand after the looks that their complete pairs allow.
 
     Args:
@@ -261,10 +261,10 @@ def stand(differences: ArrayLike, looks: Looks, alpha: float, sesoi: float) -> S
     def pick(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.where(seen, np.take_along_axis(values, chosen[..., None], -1)[..., 0], np.nan)
 
-    return Stand(np.where(seen, at[chosen], 0), whole, pick(estimate), pick(error), decides.any(-1))
+    return Standings(np.where(seen, at[chosen], 0), whole, pick(estimate), pick(error), decides.any(-1))
 
 
-def ask(plan: Plan, scores: Scores) -> tuple[str, str] | None:
+def next_run(plan: InterimPlan, scores: Scores) -> tuple[str, str] | None:
     """The arm and pair to run next, None while there is nothing to begin: a pure function of what was asked for.
 
     What is asked for in the end does not depend on the order in which runs end: whether an arm wants a pair follows
@@ -279,13 +279,13 @@ def ask(plan: Plan, scores: Scores) -> tuple[str, str] | None:
     return None
 
 
-def _stop(plan: Plan, arm: str, scores: Scores) -> int:
+def _stop(plan: InterimPlan, arm: str, scores: Scores) -> int:
     """How many pairs an arm wants, as far as is known: those that decided it, else those that are complete and one."""
-    found = stand(differences(plan, arm, scores), plan.looks, plan.alpha, plan.sesoi)
+    found = standings(differences(plan, arm, scores), plan.looks, plan.alpha, plan.sesoi)
     return int(found.pairs) if found.decided else int(found.whole) + 1
 
 
-def differences(plan: Plan, arm: str, scores: Scores) -> list[float]:
+def differences(plan: InterimPlan, arm: str, scores: Scores) -> list[float]:
     """An arm's score minus its baseline's, pair by pair; NaN where a pair is not complete."""
     found = []
     for pair in plan.pairs:
@@ -309,7 +309,7 @@ class Adaptive:
 
     def ask(self, done: Sequence[Known]) -> Cell | None:
         """The next cell; None: nothing to begin now."""
-        found = ask(self.plan, self.scores(done))
+        found = next_run(self.plan, self.scores(done))
         return None if found is None else self._at[found]
 
     def scores(self, done: Sequence[Known]) -> Scores:

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt_lab import schema
-from gpt_lab.combinations import check_study
+from gpt_lab.config import schema
+from gpt_lab.config.combinations import check_study
+from gpt_lab.config.overrides import key_of
 from gpt_lab.errors import ConfigError, cut, quoted
-from gpt_lab.overrides import key_of
 from gpt_lab.study.format.agent_command import command_settings
 from gpt_lab.study.format.parameters import Parameter
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpt_lab import names
+from gpt_lab.config import setting_names
+from gpt_lab.config.overrides import key_of
 from gpt_lab.errors import ConfigError, quoted, unknown
 from gpt_lab.options import is_number, is_whole
-from gpt_lab.overrides import key_of
 from gpt_lab.stats import optimum
-from gpt_lab.stats.optimum import Ladder
+from gpt_lab.stats.optimum import ValueGrid
 from gpt_lab.study.design import shown
 from gpt_lab.study.format import parameters
 from gpt_lab.study.format.parameters import Parameter
@@ -31,7 +31,7 @@ MOST = 25
 
 
 @dataclass(frozen=True)
-class Stated:
+class StatedNumbers:
     """A number, or a list of numbers: one for all arms, or one for each value of another setting.
 
     Fields:
@@ -43,7 +43,7 @@ class Stated:
     setting: str = ""
     by: Mapping[str, Any] = field(default_factory=dict)
 
-    def of(self, row: Mapping[str, Any]) -> Any:
+    def for_arm(self, row: Mapping[str, Any]) -> Any:
         """What holds for an arm of these values; None: nothing."""
         if self.setting in row:
             return self.by.get(shown(row[self.setting]))
@@ -55,13 +55,13 @@ class Tuned:
     """One tuned setting: the ladder that each arm begins with, and how often it may be widened."""
 
     key: str
-    start: Stated
-    values: Stated
+    start: StatedNumbers
+    values: StatedNumbers
     factor: float
     points: int
     widen: int
 
-    def ladder(self, row: Mapping[str, Any], default: Any, arm: str) -> Ladder:
+    def ladder(self, row: Mapping[str, Any], default: Any, arm: str) -> ValueGrid:
         """An arm's first values.
 
         Args:
@@ -70,10 +70,10 @@ class Tuned:
         Raises:
             ConfigError: nothing says where to begin.
         """
-        listed = self.values.of(row)
+        listed = self.values.for_arm(row)
         if listed is not None:
-            return Ladder(self.key, listed, self.widen)
-        start = self.start.of(row)
+            return ValueGrid(self.key, listed, self.widen)
+        start = self.start.for_arm(row)
         start = default if start is None else start
         if not is_number(start) or not 0 < start < math.inf:
             has = "has none" if start is None else f"is {shown(start)} there"
@@ -81,11 +81,11 @@ class Tuned:
                 f"gpt_lab.tune.{self.key} of {arm or 'the arm'}: its own value cannot begin a grid ({self.key} {has}): "
                 "state a start above 0"
             )
-        return Ladder(self.key, optimum.ladder(float(start), self.factor, self.points), self.widen)
+        return ValueGrid(self.key, optimum.ladder(float(start), self.factor, self.points), self.widen)
 
 
 @dataclass(frozen=True)
-class Block:
+class TuneBlock:
     """What is tuned, one setting after the other, and the values of the pairing setting that this is done on."""
 
     keys: tuple[Tuned, ...]
@@ -94,7 +94,7 @@ class Block:
 
 def read(
     raw: Mapping[str, Any], swept: Mapping[str, Parameter], found: Mapping[str, Parameter], overrides: Sequence[str]
-) -> Block | None:
+) -> TuneBlock | None:
     """The checked `tune` of a sweep file; None without one.
 
     Args:
@@ -129,7 +129,7 @@ def read(
             raise ConfigError(f"gpt_lab.tune and {other} do not go together: arms would not be tuned alike")
     if pair not in swept:
         raise ConfigError(f"gpt_lab.tune needs {pair} swept in parameters: the fresh values to compare the arms on")
-    return Block(keys, _pairs(stated.get(SEEDS, DEFAULT), swept[pair]))
+    return TuneBlock(keys, _pairs(stated.get(SEEDS, DEFAULT), swept[pair]))
 
 
 def _tuned(key: Any, stated: Any, swept: Mapping[str, Parameter], pair: str) -> Tuned:
@@ -137,7 +137,7 @@ def _tuned(key: Any, stated: Any, swept: Mapping[str, Parameter], pair: str) -> 
     where = f"gpt_lab.tune.{name}"
     if name == pair:
         raise ConfigError(f"{where}: {name} pairs the runs and cannot be tuned: that would pick the luckiest")
-    if name in names.GROUPS:
+    if name in setting_names.GROUPS:
         raise ConfigError(f"{where}: {name} is a choice of parts, and tune takes numbers: sweep it in parameters")
     parameters.plain(name, 0.123)  # a fraction: what lies between two values of a grid must be a value too
     if not isinstance(stated, Mapping):
@@ -167,11 +167,11 @@ def _tuned(key: Any, stated: Any, swept: Mapping[str, Parameter], pair: str) -> 
     return Tuned(name, start, values, float(factor), points, _whole(f"{where}.widen", stated.get("widen", 4), 0))
 
 
-def _stated(where: str, stated: Any, swept: Mapping[str, Parameter], pair: str, check: Any) -> Stated:
+def _stated(where: str, stated: Any, swept: Mapping[str, Parameter], pair: str, check: Any) -> StatedNumbers:
     if stated is None:
-        return Stated()
+        return StatedNumbers()
     if not isinstance(stated, Mapping):
-        return Stated(check(where, stated))
+        return StatedNumbers(check(where, stated))
     settings: set[str] = set()
     by: dict[str, Any] = {}
     factors = [name for name in swept if name != pair]
@@ -188,7 +188,7 @@ def _stated(where: str, stated: Any, swept: Mapping[str, Parameter], pair: str, 
         by[word] = check(where, value)
     if len(settings) != 1:
         raise ConfigError(f"{where}: its values must depend on one other parameter, not on {len(settings)}")
-    return Stated(setting=settings.pop(), by=by)
+    return StatedNumbers(setting=settings.pop(), by=by)
 
 
 def _one(where: str, value: Any) -> float:

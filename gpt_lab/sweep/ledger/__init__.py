@@ -1,1 +1,1 @@
-"""The truth of a sweep: one sqlite file, and who works on what."""
+"""The sweep's ledger: one sqlite file, and who works on what."""

@@ -1,4 +1,4 @@
-"""The sqlite file of a sweep: opened so that several machines may write, checked, errors as one line.
+"""The ledger's sqlite file: several machines may write, schema checked, errors as one line.
 
 sqlite finds damage to its own structure, not to what the rows say: so each row has a digest of its values, kept by
 triggers of the connection and checked by whoever reads it.
@@ -19,7 +19,7 @@ from typing import Any
 
 from gpt_lab.digests import Damaged
 from gpt_lab.errors import DataError, LabError
-from gpt_lab.store.files import writing
+from gpt_lab.store.atomic_files import writing
 from gpt_lab.store.lock import Lock
 
 VERSION = 2

@@ -1,4 +1,4 @@
-"""The truth of a sweep: one sqlite file that says of every cell what became of it, and who works on it.
+"""The sweep's ledger: the state of every cell, and who works on it.
 
 States of a cell: waiting (nobody works on it), running, finished, failed (as often as it may be tried), diverged,
 pruned (ended early for a poor curve), stopped (by a signal; the same command goes on with it).
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from gpt_lab.digests import Damaged
 from gpt_lab.errors import ConfigError
-from gpt_lab.store.files import decode, encode, write_atomic
+from gpt_lab.store.atomic_files import decode, encode, write_atomic
 from gpt_lab.study.design import Cell, Stated
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import sweep_text
@@ -25,12 +25,12 @@ from gpt_lab.sweep.ledger.liveness import Owner
 
 FILE = "sweep.sqlite"
 COPY = "sweep.yaml"
-State = Literal["waiting", "running", "finished", "failed", "diverged", "pruned", "stopped"]
-STATES: tuple[State, ...] = ("waiting", "running", "finished", "failed", "diverged", "pruned", "stopped")
+TrialState = Literal["waiting", "running", "finished", "failed", "diverged", "pruned", "stopped"]
+STATES: tuple[TrialState, ...] = ("waiting", "running", "finished", "failed", "diverged", "pruned", "stopped")
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """What the ledger knows of one cell.
 
     Fields:
@@ -49,7 +49,7 @@ class Entry:
     pair: Any
     overrides: tuple[str, ...]
     identity: str
-    state: State
+    state: TrialState
     run: str | None
     attempts: int
     error: str | None
@@ -119,7 +119,7 @@ class Ledger:
             self._set(sweep=sweep_text.to_json(sweep), search=sweep_text.search(sweep))
         write_atomic(self.folder / COPY, sweep_text.readable(sweep).encode())
 
-    def add(self, cell: Cell, known: int, claim: bool = True) -> Entry | None:
+    def add(self, cell: Cell, known: int, claim: bool = True) -> LedgerEntry | None:
         """Keeps a drawn cell before anything of it runs, and claims it if nobody has worked on it.
 
         Args:
@@ -135,12 +135,12 @@ class Ledger:
                 self._take(cell.key)
             return self._entry(cell.key)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[LedgerEntry]:
         """All cells, in the sweep's order."""
         with guarded(self.path):
             return _entries(self._database, self.path)
 
-    def counts(self) -> dict[State, int]:
+    def counts(self) -> dict[TrialState, int]:
         """How many wanted cells are in each state."""
         with guarded(self.path):
             found = self._database.execute("SELECT state, COUNT(*) FROM trials WHERE wanted GROUP BY state").fetchall()
@@ -171,7 +171,7 @@ class Ledger:
 
     # -- who does what --
 
-    def claim(self, skip: Iterable[str] = ()) -> Entry | None:
+    def claim(self, skip: Iterable[str] = ()) -> LedgerEntry | None:
         """Takes the first wanted cell that waits, for this process alone; None: nothing waits (or only `skip`)."""
         skipped = set(skip)
         with self._writing():
@@ -209,7 +209,7 @@ class Ledger:
                 ).rowcount
         return freed
 
-    def revive(self, states: Sequence[State]) -> int:
+    def revive(self, states: Sequence[TrialState]) -> int:
         """Lets wanted cells in these states wait for another try."""
         marks = ", ".join("?" * len(states))
         with self._writing():
@@ -231,7 +231,7 @@ class Ledger:
         """Notes a trial's folder, as soon as it has one."""
         return self._change(key, "run=?", run)
 
-    def end(self, key: str, state: State, *, score: float | None = None, seconds: float | None = None) -> bool:
+    def end(self, key: str, state: TrialState, *, score: float | None = None, seconds: float | None = None) -> bool:
         """Notes how a trial ended."""
         return self._change(
             key, "state=?, owner=NULL, score=?, seconds=?, error=NULL", state, encode(score), encode(seconds)
@@ -241,7 +241,7 @@ class Ledger:
         """Puts a trial back, as if it had never been claimed but for its attempts."""
         return self._change(key, "state='waiting', owner=NULL")
 
-    def fail(self, key: str, error: str, retries: int) -> State | None:
+    def fail(self, key: str, error: str, retries: int) -> TrialState | None:
         """Notes a failure; the trial waits for another try until it has failed more than `retries` times."""
         with self._writing():
             changed = self._database.execute(
@@ -264,7 +264,7 @@ class Ledger:
             "UPDATE trials SET state='running', owner=?, attempts = attempts + 1 WHERE key=?", (self.owner.id, key)
         )
 
-    def _entry(self, key: str) -> Entry:
+    def _entry(self, key: str) -> LedgerEntry:
         return _entry(self._database.execute("SELECT * FROM trials WHERE key=?", (key,)).fetchone(), self.path)
 
     def _put(self, cell: Cell) -> None:
@@ -291,7 +291,7 @@ class Ledger:
         self._database.executemany("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", values.items())
 
 
-def entries(folder: Path) -> list[Entry]:
+def entries(folder: Path) -> list[LedgerEntry]:
     """All cells that a study's ledger knows, in the sweep's order; [] without a ledger. Writes nothing.
 
     Raises:
@@ -351,13 +351,13 @@ def _read(folder: Path, read: Callable[[sqlite3.Connection, Path], Any]) -> Any:
         database.close()
 
 
-def _entries(database: sqlite3.Connection, path: Path) -> list[Entry]:
+def _entries(database: sqlite3.Connection, path: Path) -> list[LedgerEntry]:
     return [_entry(row, path) for row in database.execute("SELECT * FROM trials ORDER BY wanted DESC, place, key")]
 
 
-def _entry(row: sqlite3.Row, path: Path) -> Entry:
+def _entry(row: sqlite3.Row, path: Path) -> LedgerEntry:
     row = checked(row, "trials", path)
-    return Entry(
+    return LedgerEntry(
         key=row["key"],
         index=row["place"],
         values=json.loads(row["vals"]),

@@ -1,4 +1,4 @@
-"""Who works on a trial, and whether that process still lives: on this machine by /proc, elsewhere by its heartbeat."""
+"""Liveness of workers: by /proc on this machine, by heartbeat elsewhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Owner:
     @classmethod
     def this(cls) -> Owner:
         """This process, for one sweep."""
-        return cls(here(), os.getpid(), start_time(os.getpid()), secrets.token_hex(4))
+        return cls(process_table(), os.getpid(), start_time(os.getpid()), secrets.token_hex(4))
 
     @property
     def id(self) -> str:
@@ -41,7 +41,7 @@ class Owner:
         return self.host.split("/")[0]
 
 
-def here() -> str:
+def process_table() -> str:
     """Names what one table of processes covers: machine, boot and pid namespace (containers may share a name)."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
@@ -51,7 +51,7 @@ def here() -> str:
     return f"{platform.node()}/{boot}/{namespace}"
 
 
-class Watch:
+class OwnerWatch:
     """Tells dead owners from living ones. Only this process's own clock is used: machines disagree about the time.
 
     Args:
@@ -62,13 +62,13 @@ class Watch:
     def __init__(self, silence: float = SILENCE, clock: Callable[[], float] = time.monotonic) -> None:
         self.silence = silence
         self.clock = clock
-        self._here = here()
+        self._here = process_table()
         self._heard: dict[str, tuple[int, float]] = {}
 
     def dead(self, owner: Owner, beat: int) -> bool:
         """Whether an owner is gone, whose heartbeat counter now stands at `beat`."""
         if owner.host == self._here and owner.start is not None:
-            return gone(owner.pid, owner.start)
+            return has_ended(owner.pid, owner.start)
         known = self._heard.get(owner.id)
         if known is None or known[0] != beat:
             self._heard[owner.id] = (beat, self.clock())
@@ -76,7 +76,7 @@ class Watch:
         return self.clock() - known[1] >= self.silence
 
 
-def gone(pid: int, start: int) -> bool:
+def has_ended(pid: int, start: int) -> bool:
     """Whether a process of this machine that began at `start` has ended, be it that its parent has yet to notice."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""A sweep as text: in the ledger, to be restored as it was, and beside it, to be read."""
+"""Serialization of a sweep: JSON in the ledger, readable text beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search is told of the cells that it asked for."""
+"""Finished cells as a search sees them."""
 
 from __future__ import annotations
 

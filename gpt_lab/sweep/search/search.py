@@ -1,4 +1,4 @@
-"""Which cell comes next: a grid's order, a tuner's, W&B's random draws, Optuna's TPE; and which run to end early.
+"""Search: the next cell by grid, tuner, W&B's random draws or Optuna's TPE; early termination.
 
 Optuna never keeps anything: its study lives in memory and is rebuilt from the ledger's finished trials at every
 question, so that a killed runner loses nothing and several runners see the same.
@@ -54,7 +54,7 @@ class Search:
         self.sweep = sweep
         self.swept = sweep.swept
         self.cells: Sequence[Cell] | None = cells
-        self.tuner = tuner.of(sweep) if sweep.design.tuning_pairs else None
+        self.tuner = tuner.build_tuner(sweep) if sweep.design.tuning_pairs else None
         looks = sweep.design.looks is not None and self.tuner is None
         self.looks = sequential_seeds.Adaptive(sweep, cells_.cells(sweep)) if looks else None
         if self.tuner is not None:
@@ -90,7 +90,7 @@ class Search:
             ConfigError: one of them no run could have.
         """
         if self.tuner is not None:
-            return cells_.many(self.sweep, self.tuner.reach())
+            return cells_.many(self.sweep, self.tuner.extreme_rows())
         return self.planned or corners(self.sweep)
 
     def kept(self, known: Sequence[Done]) -> list[Cell]:
@@ -98,7 +98,7 @@ class Search:
         keys = {one.key for one in known}
         cells: Iterable[Cell] = () if self.looks is None else self.looks.cells
         if self.tuner is not None:
-            cells = (cells_.cell(self.sweep, *row) for row in self.tuner.asked(known))
+            cells = (cells_.cell(self.sweep, *row) for row in self.tuner.required_rows(known))
         return [cell for cell in cells if cell.key in keys]
 
     def ask(self, done: Sequence[Done]) -> Cell | None:

@@ -1,6 +1,6 @@
-"""Trunk and branch: cells that differ in the budget alone train what their schedules have in common once.
+"""Trunk and branch: cells that differ in the budget alone share the training that their schedules share.
 
-Of each such group the longest run is the trunk. It leaves a fork point (store/fork.py) at the step from which on a
+Of such cells the longest run is the trunk. It leaves a fork point (store/fork.py) at the step from which on a
 shorter run's learning rate is another, and the shorter run, its branch, begins there. Hägele et al. 2024,
 arXiv:2405.18392. Imports no torch.
 """
@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_lab import registry
+from gpt_lab.config.schema import Budget, RunConfig
 from gpt_lab.errors import ConfigError, DataError
-from gpt_lab.schema import Budget, RunConfig
 from gpt_lab.store import fork
-from gpt_lab.store.files import read_json
+from gpt_lab.store.atomic_files import read_json
 from gpt_lab.study.design import Cell
 from gpt_lab.study.sweep import Sweep
 
 if TYPE_CHECKING:
     from gpt_lab.study.build import Builder
-    from gpt_lab.sweep.ledger.ledger import Entry
+    from gpt_lab.sweep.ledger.ledger import LedgerEntry
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Trunks:
         """Steps at which a cell leaves a fork point."""
         return sorted({branch.step for branch in self.branches.values() if branch.trunk == key})
 
-    def waiting(self, entries: Sequence[Entry], folder: Path) -> set[str]:
+    def waiting(self, entries: Sequence[LedgerEntry], folder: Path) -> set[str]:
         """Keys of the cells whose trunk will come to their fork point, or may yet.
 
         A trunk that has ended in any way without leaving one is not waited for, and a branch that has a run neither.
@@ -88,19 +88,19 @@ class Trunks:
             and mine.run is None
             and (trunk := known.get(branch.trunk)) is not None
             and trunk.state in ("waiting", "running")
-            and (trunk.run is None or fork.read(fork.place(folder / trunk.run, branch.step)) is None)
+            and (trunk.run is None or fork.read(fork.fork_point(folder / trunk.run, branch.step)) is None)
         }
 
-    def settings(self, key: str, entries: Sequence[Entry], folder: Path) -> dict[str, Any]:
+    def settings(self, key: str, entries: Sequence[LedgerEntry], folder: Path) -> dict[str, Any]:
         """What a trial's process is told (worker.train_job): where it begins, and where it leaves fork points."""
         branch = self.branches.get(key)
         trunk = next((e for e in entries if branch is not None and e.key == branch.trunk), None)
         begins = None
         if branch is not None and trunk is not None and trunk.run is not None:
-            begins = str(fork.place(folder / trunk.run, branch.step))
+            begins = str(fork.fork_point(folder / trunk.run, branch.step))
         return {"trunk": begins, "forks": self.forks(key)}
 
-    def clear(self, entries: Sequence[Entry], folder: Path) -> None:
+    def clear(self, entries: Sequence[LedgerEntry], folder: Path) -> None:
         """Removes the fork points that all of their branches have taken."""
         known = {entry.key: entry for entry in entries if entry.wanted}
         for key in {branch.trunk for branch in self.branches.values()}:
@@ -110,10 +110,10 @@ class Trunks:
             for step in self.forks(key):
                 takers = [b.key for b in self.branches.values() if (b.trunk, b.step) == (key, step)]
                 if all(taker in known and known[taker].run is not None for taker in takers):
-                    fork.remove(fork.place(folder / trunk.run, step))
+                    fork.remove(fork.fork_point(folder / trunk.run, step))
 
 
-def missed(trunks: Trunks, entries: Sequence[Entry], folder: Path) -> list[str]:
+def missed(trunks: Trunks, entries: Sequence[LedgerEntry], folder: Path) -> list[str]:
     """A line on branches that were trained from the start all the same; [] where there are none."""
     runs = [folder / entry.run for entry in entries if entry.key in trunks.branches and entry.run is not None]
     count = sum(not _forked(run / "run.json") for run in runs if (run / "run.json").exists())
@@ -130,7 +130,7 @@ def _forked(path: Path) -> bool:
         return False
 
 
-def clear_all(entries: Sequence[Entry], folder: Path) -> None:
+def clear_all(entries: Sequence[LedgerEntry], folder: Path) -> None:
     """Removes all fork points of a sweep that is over, and copies of them that were never finished."""
     for entry in entries:
         if entry.run is not None:

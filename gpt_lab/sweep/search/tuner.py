@@ -1,4 +1,4 @@
-"""Which run a sweep with `tune` makes next: equal tuning for every arm, then fresh seeds at the value it chose.
+"""Equal tuning: every arm tries equally many values, then fresh seeds at the value it chose.
 
 Each arm tries its first values, and goes on beyond an edge that its best one is on, up to the cap. The other arms try
 as many more within what they tried, so that all are tuned equally hard. What an arm tries follows from its own scores
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_lab.errors import ConfigError
 from gpt_lab.stats import optimum
-from gpt_lab.stats.optimum import Curve, Ladder
+from gpt_lab.stats.optimum import Curve, ValueGrid
 from gpt_lab.study import cells as cells_
 from gpt_lab.study.design import Design, shown
 from gpt_lab.study.format import sequential_seeds
@@ -31,16 +31,16 @@ Outcomes = Mapping[tuple[str, str, str], tuple[str, float | None]]
 
 
 @dataclass(frozen=True)
-class Arm:
+class TunedArm:
     """An arm: the values of its factors, and where each tuned setting begins."""
 
     name: str
     values: Mapping[str, Any]
-    ladders: tuple[Ladder, ...]
+    ladders: tuple[ValueGrid, ...]
 
 
 @dataclass(frozen=True)
-class Leg:
+class SettingSearch:
     """One arm's tuning of one setting, as far as it is known.
 
     Fields:
@@ -65,9 +65,9 @@ class Tuner:
     """
 
     design: Design
-    arms: tuple[Arm, ...]
+    arms: tuple[TunedArm, ...]
     rows: tuple[Mapping[str, Any], ...]
-    looks: sequential_seeds.Plan | None = None
+    looks: sequential_seeds.InterimPlan | None = None
     one_by_one: bool = False
 
     def next_row(self, done: Sequence[Done]) -> tuple[int, Values] | None:
@@ -100,7 +100,7 @@ class Tuner:
             if values is not None:
                 yield first + number, self._row(row, values, row[self.design.pair])
 
-    def asked(self, done: Sequence[Done]) -> list[tuple[int, Values]]:
+    def required_rows(self, done: Sequence[Done]) -> list[tuple[int, Values]]:
         """Places and values of all runs that are known to be needed, those of `done` among them."""
         trials, chosen = self._tuning(self._outcomes(done))
         return [*((index, values) for index, values, _ in trials), *self.final(chosen)]
@@ -115,7 +115,7 @@ class Tuner:
             for pair in self.design.tuning_pairs
         ]
 
-    def reach(self) -> list[Values]:
+    def extreme_rows(self) -> list[Values]:
         """Cells that try each arm's first values, and the farthest that widening could bring."""
         found = []
         for arm in self.arms:
@@ -146,7 +146,7 @@ class Tuner:
         return max(len(ladder.values) + ladder.widen for arm in self.arms for ladder in arm.ladders)
 
     def _looked(
-        self, looks: sequential_seeds.Plan, chosen: Mapping[str, tuple[float, ...] | None], outcomes: Outcomes
+        self, looks: sequential_seeds.InterimPlan, chosen: Mapping[str, tuple[float, ...] | None], outcomes: Outcomes
     ) -> tuple[int, Values] | None:
         """The run of the comparison that sequential seeds ask for; an arm whose tuning found nothing gets none."""
         rows = {(self.design.arm(row), shown(row[self.design.pair])): (i, row) for i, row in self.final(chosen)}
@@ -157,7 +157,7 @@ class Tuner:
                 scores[name] = score if state == "finished" and score is not None and math.isfinite(score) else None
         lost = [arm for arm, values in chosen.items() if values is None]
         scores |= {(arm, pair): None for arm in lost for pair in looks.pairs}
-        wanted = sequential_seeds.ask(looks, scores)
+        wanted = sequential_seeds.next_run(looks, scores)
         return None if wanted is None else rows.get(wanted)
 
     def _tuning(
@@ -189,7 +189,9 @@ class Tuner:
             bases = following
         return trials, bases
 
-    def _leg(self, arm: Arm, level: int, base: tuple[float, ...], outcomes: Outcomes, rounds: int) -> Leg:
+    def _leg(
+        self, arm: TunedArm, level: int, base: tuple[float, ...], outcomes: Outcomes, rounds: int
+    ) -> SettingSearch:
         """An arm's tuning of a setting where `rounds` values are added at least."""
         ladder = arm.ladders[level]
         tried, widened = list(ladder.outwards), 0
@@ -197,17 +199,17 @@ class Tuner:
             curve = self._curve(arm, level, base, tried, outcomes)
             added = len(tried) - len(ladder.values)
             if curve is None:
-                return Leg(tuple(tried), widened, None)
+                return SettingSearch(tuple(tried), widened, None)
             if optimum.optimum(curve).edge is not None and added < ladder.widen:
                 tried.append(optimum.wider(curve))
                 widened += 1
             elif added < rounds:
                 tried.append(optimum.finer(curve))
             else:
-                return Leg(tuple(tried), widened, curve)
+                return SettingSearch(tuple(tried), widened, curve)
 
     def _curve(
-        self, arm: Arm, level: int, base: tuple[float, ...], tried: Sequence[float], outcomes: Outcomes
+        self, arm: TunedArm, level: int, base: tuple[float, ...], tried: Sequence[float], outcomes: Outcomes
     ) -> Curve | None:
         """The scores of these values, lower being better; None while one is not known."""
         found: dict[float, float | None] = {}
@@ -223,7 +225,7 @@ class Tuner:
             found[value] = mean if mean is None or self.design.goal == "minimize" else -mean
         return found
 
-    def _at(self, arm: Arm, level: int, value: float, base: tuple[float, ...] | None = None) -> tuple[float, ...]:
+    def _at(self, arm: TunedArm, level: int, value: float, base: tuple[float, ...] | None = None) -> tuple[float, ...]:
         """All tuned values of a run: those chosen before, the one that is tried, later ones at their start."""
         starts = tuple(ladder.start for ladder in arm.ladders)
         return (*(starts[:level] if base is None else base), value, *starts[level + 1 :])
@@ -244,7 +246,7 @@ class Tuner:
         return None if found is None else found[0]
 
 
-def of(sweep: Sweep) -> Tuner:
+def build_tuner(sweep: Sweep) -> Tuner:
     """The tuner of a sweep with `tune`; composes one config for each arm.
 
     Raises:
@@ -263,7 +265,7 @@ def of(sweep: Sweep) -> Tuner:
             if one.key not in flat:
                 raise ConfigError(f"{sweep.path}: gpt_lab.tune: {name} has no {one.key} that could be tuned")
         values = {key: value for key, value in row.items() if key != design.pair}
-        arms.append(Arm(name, values, tuple(one.ladder(row, flat[one.key], name) for one in sweep.tune.keys)))
+        arms.append(TunedArm(name, values, tuple(one.ladder(row, flat[one.key], name) for one in sweep.tune.keys)))
     looks = None if design.looks is None else sequential_seeds.plan(design, rows)
     if looks is not None:
         rows = [row for row in rows if shown(row[design.pair]) in looks.pairs]

@@ -1,4 +1,4 @@
-"""The runner's end of the fork server: starts it, asks for trials, hears what became of them."""
+"""Fork server client: starts the server, requests trials, receives their outcomes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from gpt_lab import signals
+from gpt_lab.console import signals
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.store.lock import start_time
-from gpt_lab.sweep.ledger.liveness import gone
+from gpt_lab.sweep.ledger.liveness import has_ended
 from gpt_lab.sweep.workers.forkserver import lines
 from gpt_lab.trackers.wandb_env import ONE_RUN
 
@@ -59,7 +59,7 @@ class ForkServer:
         """Starts the server's process, which gets the socket with this number."""
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         inherited = {name: value for name, value in os.environ.items() if name not in ONE_RUN}
-        with signals.sheltered():  # the runner says when it ends, whoever is told to leave
+        with signals.blocked():  # the runner says when it ends, whoever is told to leave
             return subprocess.Popen(
                 [sys.executable, "-P", "-c", f"{LAUNCH}; forkserver.main()", paths, str(number), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
@@ -172,7 +172,7 @@ class ForkServer:
             self.process.kill()
             self.process.wait()
         for pid, start in self.pids.values():
-            while start is not None and not gone(pid, start):
+            while start is not None and not has_ended(pid, start):
                 if time.monotonic() >= end:
                     os.kill(pid, signal.SIGKILL)
                     break

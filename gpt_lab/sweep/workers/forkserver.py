@@ -1,4 +1,4 @@
-"""The fork server: a process that has imported torch once and forks a child for each job, so that none imports it.
+"""The fork server: imports torch once and forks a child for each job.
 
 It speaks with the runner over one socket, in lines of JSON. Requests: {"op": "start", "job": id, ...},
 {"op": "signal", "job": id, "number": n}. Answers: {"event": "ready"}, {"event": "refused", "error": ...},
@@ -186,7 +186,7 @@ def prepare() -> None:
     from gpt_lab.infer import cache, generate  # noqa: F401
     from gpt_lab.store import code
     from gpt_lab.train import trainer  # noqa: F401
-    from gpt_lab.train.eager import spare_compiler
+    from gpt_lab.train.speed.eager import spare_compiler
 
     code()  # what is imported here, whatever becomes of the files while trials run
     spare_compiler()

@@ -1,4 +1,4 @@
-"""What the processes of a sweep ask of Linux: to end with their parent, and to be alone before they fork."""
+"""Linux process control: to end with the parent, and to be single-threaded before a fork."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a forked child does: one trial, from its overrides to its result, told to the fork server through a pipe."""
+"""The forked child: one trial, from its overrides to its result, reported through a pipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt_lab import signals, streams
+from gpt_lab.console import signals, streams
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.study import build
 from gpt_lab.study.design import Cell
@@ -23,26 +23,26 @@ from gpt_lab.study.design import Cell
 LOG_WIDTH = 120
 
 
-Tell = Callable[[dict[str, Any]], None]
+Send = Callable[[dict[str, Any]], None]
 
 
-def run_job(job: Mapping[str, Any], tell: Tell) -> int:
+def run_job(job: Mapping[str, Any], send: Send) -> int:
     """Does what the runner asks for: trains a trial, checks cells, or measures a pace."""
     if "measure" in job:
-        return answer(tell, lambda: measure_job(job))
-    return answer(tell, lambda: check_job(job)) if "cells" in job else train_job(job, tell)
+        return answer(send, lambda: measure_job(job))
+    return answer(send, lambda: check_job(job)) if "cells" in job else train_job(job, send)
 
 
-def answer(tell: Tell, work: Callable[[], dict[str, Any]]) -> int:
+def answer(send: Send, work: Callable[[], dict[str, Any]]) -> int:
     """Tells what `work` gives, or {"error": one line, "config": whether a setting is at fault}."""
     try:
-        tell(work())
+        send(work())
     except LabError as error:
-        tell({"error": str(error), "config": True})
+        send({"error": str(error), "config": True})
         return 2
     except BaseException as error:
         traceback.print_exc()
-        tell({"error": _line(error), "config": False})
+        send({"error": _line(error), "config": False})
         return 1
     return 0
 
@@ -56,11 +56,11 @@ def check_job(job: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         {"gpus": number, "lengths": the fields of each trunk.Length, "warnings": lines on the data}
     """
-    from gpt_lab import config
+    from gpt_lab.config import composition
     from gpt_lab.sweep.search import trunk
 
     cells = [from_fields(fields) for fields in job["cells"]]
-    configs, builder = [config.from_dict(tree) for tree in job["configs"]], build.Builder()
+    configs, builder = [composition.from_dict(tree) for tree in job["configs"]], build.Builder()
     builder.check(cells, configs)
     lengths = trunk.lengths(cells, configs, builder) if job.get("lengths") else []
     import torch
@@ -79,10 +79,10 @@ def measure_job(job: Mapping[str, Any]) -> dict[str, Any]:
         {"pace": the fields of a Pace}
     """
     _take_place(job)
-    from gpt_lab import config
-    from gpt_lab.train import pace
+    from gpt_lab.config import composition
+    from gpt_lab.train.speed import pace
 
-    return {"pace": dataclasses.asdict(pace.measure(config.from_dict(job["measure"])))}
+    return {"pace": dataclasses.asdict(pace.measure(composition.from_dict(job["measure"])))}
 
 
 def from_fields(fields: Mapping[str, Any]) -> Cell:
@@ -90,53 +90,53 @@ def from_fields(fields: Mapping[str, Any]) -> Cell:
     return Cell(**{**fields, "overrides": tuple(fields["overrides"])})
 
 
-def train_job(job: Mapping[str, Any], tell: Tell) -> int:
+def train_job(job: Mapping[str, Any], send: Send) -> int:
     """Trains one trial; returns the exit status of the process.
 
     Args:
         job: overrides, the config composed of them, its identity, log (file for what the run says), threads, gpu (what
             CUDA_VISIBLE_DEVICES shall be, or None); trunk, forks: as run_training takes them, where there are any.
-        tell: takes messages: {"run": ..., "steps": ..., "seconds": ...} once the run is locked; {"state": ...,
+        send: takes messages: {"run": ..., "steps": ..., "seconds": ...} once the run is locked; {"state": ...,
             "summary": ...} at its end; {"error": one line, "busy": whether another process trains it}.
     """
     try:
         _redirect(Path(job["log"]))
         print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {_command(job)}", flush=True)
-        return _train(job, tell)
+        return _train(job, send)
     except LabError as error:
         from gpt_lab.store.lock import Busy
 
         print(f"error: {error}", file=sys.stderr)
-        tell({"error": str(error), "busy": isinstance(error, Busy)})
+        send({"error": str(error), "busy": isinstance(error, Busy)})
         return 2
     except BaseException as error:
         traceback.print_exc()
-        tell({"error": _line(error), "busy": False})
+        send({"error": _line(error), "busy": False})
         return 1
 
 
-def _train(job: Mapping[str, Any], tell: Tell) -> int:
+def _train(job: Mapping[str, Any], send: Send) -> int:
     random.seed()  # else all children of one server would draw the same
     sys.argv = ["train", *job["overrides"]]  # what trackers show as the program
     _take_place(job)
     from rich.console import Console
 
-    from gpt_lab import config
+    from gpt_lab.config import composition
     from gpt_lab.store import Run
     from gpt_lab.train.start import run_training
 
-    cfg = config.from_dict(job["config"])
+    cfg = composition.from_dict(job["config"])
     if cfg.identity() != job["identity"]:
         raise ConfigError("the settings of this trial are not those that were planned (conf/ has changed?): try again")
 
     def started(run: Run) -> None:
-        tell({"run": run.name, "steps": run.record.get("steps"), "budget_seconds": cfg.budget.seconds})
+        send({"run": run.name, "steps": run.record.get("steps"), "budget_seconds": cfg.budget.seconds})
 
     console = Console(file=sys.stdout, width=LOG_WIDTH)
     trunk = Path(job["trunk"]) if job.get("trunk") else None
     asked = signals.Signals(at_once=lambda number: None)  # the runner kills where it has to be at once
     result = run_training(cfg, console, _command(job), started, trunk, job.get("forks", ()), asked)
-    tell({"run": result.path.name, "state": result.state, "summary": dict(result.summary), "done": result.done})
+    send({"run": result.path.name, "state": result.state, "summary": dict(result.summary), "done": result.done})
     return result.exit_code
 
 
@@ -161,7 +161,7 @@ def _command(job: Mapping[str, Any]) -> str:
 
 def _redirect(log: Path) -> None:
     """Standard output and error go to the end of the log, input comes from nowhere."""
-    from gpt_lab.store.files import writing
+    from gpt_lab.store.atomic_files import writing
 
     with writing(log):
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
@@ -174,11 +174,11 @@ def _redirect(log: Path) -> None:
     sys.stdout, sys.stderr = (streams.wrapped(streams.Stream(number)) for number in (1, 2))
 
 
-def speaker(pipe: int) -> Tell:
+def speaker(pipe: int) -> Send:
     """A `tell` that writes each message as one line of JSON into a pipe."""
 
     def tell(message: dict[str, Any]) -> None:
-        from gpt_lab.store.files import encode
+        from gpt_lab.store.atomic_files import encode
 
         data = (json.dumps(encode(message)) + "\n").encode()
         try:
@@ -194,4 +194,4 @@ def plain_signals() -> None:
     """Undoes what the server did with signals: until training begins, when there is nothing to keep, they end it."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signals.plain()
+    signals.restore_defaults()

@@ -42,7 +42,7 @@ def _chose(side: Side) -> set[str]:
 @REUSED.seen()
 def seen(study: Seen) -> Iterator[tuple[str, Doubt]]:
     """Arms that have too few pairs that chose nothing."""
-    from gpt_lab.frame.pairing import fresh
+    from gpt_lab.frame.paired_scores import fresh
 
     place, base = study.paired.arms.index, study.paired.arms.index(study.baseline)
     tested = fresh(study.paired, [place(arm) for arm in study.arms], [base] * len(study.arms), CONFIRMS).fresh

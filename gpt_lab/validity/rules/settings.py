@@ -5,8 +5,9 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 
-from gpt_lab import metrics, schema
-from gpt_lab.lines import count_of, some
+from gpt_lab import metrics
+from gpt_lab.config import schema
+from gpt_lab.console.lines import count_of, some
 from gpt_lab.study.design import Design
 from gpt_lab.validity.compared import HARMLESS, PRESETS, TO_COME, Compared, swept
 from gpt_lab.validity.planned import Planned

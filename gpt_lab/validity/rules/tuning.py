@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gpt_lab.lines import count_of
+from gpt_lab.console.lines import count_of
 from gpt_lab.validity.compared import Compared
 from gpt_lab.validity.rule import EITHER, Doubt, Rule
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from gpt_lab.lines import count_of
+from gpt_lab.console.lines import count_of
 from gpt_lab.store import record
 from gpt_lab.validity.compared import TO_COME, swept
 from gpt_lab.validity.planned import Planned

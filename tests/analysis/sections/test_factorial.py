@@ -15,7 +15,7 @@ import statsmodels.api as sm
 from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.sections import factorial
 from gpt_lab.frame import arms
-from gpt_lab.frame.places import Options
+from gpt_lab.frame.places import StudyOptions
 from gpt_lab.frame.sources.source import Wanted, row
 from gpt_lab.frame.study import Study
 from gpt_lab.report.figures import base, effects
@@ -190,7 +190,7 @@ def test_w_and_bs_full_product_is_read_as_the_fraction() -> None:
         for i, one in enumerate(cells.configs(cells.cells(whole)))
     ]
     wanted = [Wanted(cell.key, cell.values, cell.identity, "missing", None) for cell in cells.cells(part)]
-    found = arms.arrange(rows, wanted, part, Options(), "w")
+    found = arms.arrange(rows, wanted, part, StudyOptions(), "w")
     assert [r["run"] for r in found.rows] == ["e/p/0", "e/p/3", "e/p/5", "e/p/6"]
     assert "4 runs in the folder that match no cell of the sweep: left out" in found.notes
     assert found.design.factorial == (tuple(GRID),)

@@ -18,7 +18,7 @@ from gpt_lab import metrics
 from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.sections.longer_contexts import Lengths, make, measure
 from gpt_lab.frame import load
-from gpt_lab.frame.places import Options
+from gpt_lab.frame.places import StudyOptions
 from gpt_lab.frame.study import Study
 from gpt_lab.report.figures import base
 from gpt_lab.report.figures import lengths as figure
@@ -169,12 +169,12 @@ def test_any_length_may_decide(tmp_path: Path) -> None:
             }
             save(tmp_path, cfg).finish("finished", summary(bpb, **more))
     folder = str(tmp_path / "pos")
-    of_bpb = load.load([folder], Options(metric="val/bpb_8x", baseline="rope"))
+    of_bpb = load.load([folder], StudyOptions(metric="val/bpb_8x", baseline="rope"))
     rows = {row.arm: row for row in compare(of_bpb).rows}
     assert rows["position=alibi"].verdict == "better"
     (section,) = make(compare(of_bpb), of_bpb)
     assert "val/bpb" in section.heads
-    of_accuracy = load.load([folder], Options(metric="val/accuracy_8x", baseline="rope"))
+    of_accuracy = load.load([folder], StudyOptions(metric="val/accuracy_8x", baseline="rope"))
     assert of_accuracy.design.goal == "maximize"
     assert {row.arm: row for row in compare(of_accuracy).rows}["position=alibi"].verdict == "better"
 

@@ -13,9 +13,9 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from gpt_lab import config
+from gpt_lab.config import composition
 from gpt_lab.data.dataset import open_dataset
-from gpt_lab.data.files import JSONLines
+from gpt_lab.data.file_corpora import JSONLines
 from gpt_lab.data.shards import Shards, open_shards
 from gpt_lab.data.tokenizers.library import FILE
 from gpt_lab.data.tokenizers.lossless import RoundTrip
@@ -172,7 +172,7 @@ def test_tokens_beyond_the_vocabulary(token: int, tmp_path: Path, monkeypatch: p
 
 def test_half_a_surrogate_pair_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = corpus(tmp_path, ["ab"], ["ab"])
-    monkeypatch.setattr("gpt_lab.data.files.require_text", lambda *_: "\ud83d")
+    monkeypatch.setattr("gpt_lab.data.file_corpora.require_text", lambda *_: "\ud83d")
     with pytest.raises(DataError, match="half a surrogate pair"):
         open_shards(source, {"name": "byte", "eot": True}, cache=tmp_path)
 
@@ -230,7 +230,7 @@ def test_shakespeare_char_has_the_tokens_of_nanogpt(
 ) -> None:
     """data/shakespeare_char/prepare.py: the sorted characters of one text, and nothing between or around it."""
     monkeypatch.setenv("GPT_LAB_CACHE", str(tmp_path))
-    dataset = open_dataset(config.compose(["+experiment=shakespeare_char", "data=text", f"data.path={story}"]))
+    dataset = open_dataset(composition.compose(["+experiment=shakespeare_char", "data=text", f"data.path={story}"]))
     text = story.read_text(encoding="utf-8")
     numbers = {character: i for i, character in enumerate(sorted(set(text)))}
     shards = dataset._shards  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ import pytest
 from gpt_lab.frame.sources import store_runs
 from gpt_lab.frame.sources.source import Wanted
 from gpt_lab.store import Run
-from gpt_lab.store.files import read_json, write_json
+from gpt_lab.store.atomic_files import read_json, write_json
 from gpt_lab.study.design import Cell, Design
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger.ledger import FILE, Ledger

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from gpt_lab import schema
+from gpt_lab.config import schema
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.frame.sources import wandb_server
 from gpt_lab.frame.sources.wandb_row import state_of
-from gpt_lab.store.files import encode
+from gpt_lab.store.atomic_files import encode
 from tests.helpers import tiny_config
 from tests.trackers.sweep_double import RecordedSweep, SweepDouble
 from tests.trackers.wandb_double import RecordedRun

@@ -18,7 +18,7 @@ from gpt_lab.plan.sample_size import Spread
 from gpt_lab.study import sweep_file
 from gpt_lab.study.design import Design, Looks
 from gpt_lab.study.format import sequential_seeds
-from gpt_lab.study.format.sequential_seeds import Plan, ask, stand
+from gpt_lab.study.format.sequential_seeds import InterimPlan, next_run, standings
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger.sweep_text import from_json, to_json
 from gpt_lab.sweep.search import search
@@ -128,7 +128,7 @@ def test_the_commands_numbers_of_seeds_are_for_fixed_designs() -> None:
     with pytest.raises(ConfigError, match="gpt_lab.seeds says how many seeds"):
         sweep_file.with_seeds(sweep(), 4)
     with pytest.raises(ConfigError, match="--target-effect sets the seeds of a fixed design"):
-        sample_size.reach(sweep(), 0.1)
+        sample_size.with_enough_seeds(sweep(), 0.1)
 
 
 def test_rules_cannot_change_after_a_run_was_seen() -> None:
@@ -154,7 +154,7 @@ def test_rules_cannot_change_after_a_run_was_seen() -> None:
 def test_a_look_by_hand() -> None:
     """The paired t's mean and standard error; intervals by the committed critical values."""
     d = np.array([1.0, 1.2, 0.9, 1.1, 1.0, 1.05])
-    found = stand(d, Looks(3, 6, 1), 0.05, 0.1)
+    found = standings(d, Looks(3, 6, 1), 0.05, 0.1)
     critical = {3: 7.422, 4: 5.098}
     halves = {k: critical[k] * d[:k].std(ddof=1) / math.sqrt(k) for k in critical}
     assert d[:3].mean() - halves[3] < 0.5, "the first look is wide"
@@ -167,39 +167,41 @@ def test_a_look_by_hand() -> None:
 def test_looks_take_complete_pairs_from_the_first_on() -> None:
     looks = Looks(3, 6, 1)
     d = [5.0, 5.1, math.nan, 5.0, 4.9, 5.0]
-    found = stand(d, looks, 0.05, 0.5)
+    found = standings(d, looks, 0.05, 0.5)
     assert (int(found.whole), int(found.pairs), bool(found.decided)) == (2, 0, False)
     assert math.isnan(float(found.estimate))
     d[2] = 4.9
-    found = stand(d, looks, 0.05, 0.5)
+    found = standings(d, looks, 0.05, 0.5)
     assert (int(found.whole), int(found.pairs), bool(found.decided)) == (6, 3, True)
-    inside = stand([0.0, 0.01, -0.01, 0.0], looks, 0.05, 0.5)
+    inside = standings([0.0, 0.01, -0.01, 0.0], looks, 0.05, 0.5)
     assert (int(inside.pairs), bool(inside.decided)) == (3, True), "equivalence stops too"
-    small = stand([0.4, 0.41, 0.39, 0.4, 0.4, 0.4], looks, 0.05, 0.41)
-    assert not bool(stand([0.4, 0.41, 0.39], looks, 0.05, 0.41).decided), "real but small is open"
+    small = standings([0.4, 0.41, 0.39, 0.4, 0.4, 0.4], looks, 0.05, 0.41)
+    assert not bool(standings([0.4, 0.41, 0.39], looks, 0.05, 0.41).decided), "real but small is open"
     assert int(small.pairs) > 3
-    same = stand([0.7] * 6, looks, 0.05, 0.5)
+    same = standings([0.7] * 6, looks, 0.05, 0.5)
     assert (int(same.pairs), float(same.error)) == (3, 0.0)
 
 
 def test_more_arms_need_more() -> None:
     d = np.random.default_rng(0).standard_normal((500, 6)) + 3
-    alone, many = (stand(d, Looks(3, 6, family), 0.05, 0.5) for family in (1, 8))
+    alone, many = (standings(d, Looks(3, 6, family), 0.05, 0.5) for family in (1, 8))
     assert many.pairs.mean() > alone.pairs.mean() + 0.3
     assert not (many.decided & ~alone.decided).any()
 
 
 # -- what comes next --
 
-PLAN = Plan(Looks(3, 6, 2), {"rope": "rope", "none": "rope", "alibi": "rope"}, tuple("012345"), 0.5, 0.05)
+PLAN = InterimPlan(Looks(3, 6, 2), {"rope": "rope", "none": "rope", "alibi": "rope"}, tuple("012345"), 0.5, 0.05)
 
 
-def play(plan: Plan, jobs: int, order: random.Random, lost: frozenset[tuple[str, str]] = frozenset()) -> dict[Any, Any]:
+def play(
+    plan: InterimPlan, jobs: int, order: random.Random, lost: frozenset[tuple[str, str]] = frozenset()
+) -> dict[Any, Any]:
     """The scores of all runs that were asked for, with `jobs` at a time that end in a random order."""
     scores: dict[tuple[str, str], float | None] = {}
     running: list[tuple[str, str]] = []
     while True:
-        while len(running) < jobs and (found := ask(plan, scores)) is not None:
+        while len(running) < jobs and (found := next_run(plan, scores)) is not None:
             assert found not in scores
             scores[found] = None
             running.append(found)
@@ -228,10 +230,12 @@ def test_nobody_looks_before_the_pair_is_complete() -> None:
     scores: dict[tuple[str, str], float | None] = {
         (arm, seed): score(arm, int(seed)) for seed in "012" for arm in PLAN.baselines
     }
-    assert ask(PLAN, {**scores, ("rope", "2"): None}) is None
-    assert ask(PLAN, scores) == ("rope", "3")
-    assert ask(PLAN, {**scores, ("none", "2"): None, ("rope", "3"): None}) == ("alibi", "3"), "others need not wait"
-    assert ask(PLAN, {**scores, ("rope", "3"): 2.3, ("alibi", "3"): None}) is None
+    assert next_run(PLAN, {**scores, ("rope", "2"): None}) is None
+    assert next_run(PLAN, scores) == ("rope", "3")
+    assert next_run(PLAN, {**scores, ("none", "2"): None, ("rope", "3"): None}) == ("alibi", "3"), (
+        "others need not wait"
+    )
+    assert next_run(PLAN, {**scores, ("rope", "3"): 2.3, ("alibi", "3"): None}) is None
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from gpt_lab.errors import ConfigError, DataError, LabError
 from gpt_lab.store import Run
 from gpt_lab.sweep.ledger import database
 from gpt_lab.sweep.ledger.ledger import COPY, FILE, Ledger, entries, mend, stored_sweep
-from gpt_lab.sweep.ledger.liveness import Owner, Watch, here
+from gpt_lab.sweep.ledger.liveness import Owner, OwnerWatch, process_table
 from tests.helpers import flip
-from tests.sweep.helpers import ROOT, fake_cells, fake_sweep
+from tests.sweep.sweep_helpers import ROOT, fake_cells, fake_sweep
 
 CLAIM_ALL = """
 import sys
@@ -93,7 +93,7 @@ def test_a_dead_owner_loses_its_trial(ledger: Ledger) -> None:
     process = claimer(ledger.folder, CLAIM_ONE)
     assert process.stdout is not None
     key = process.stdout.readline().strip()
-    watch = Watch()
+    watch = OwnerWatch()
     assert ledger.bury(watch.dead) == 0
     assert states(ledger.folder)[0] == "running"
     os.kill(process.pid, signal.SIGKILL)
@@ -108,7 +108,7 @@ def test_a_dead_owner_loses_its_trial(ledger: Ledger) -> None:
 
 def test_another_machine_is_dead_when_its_heart_stands_still() -> None:
     now = [100.0]
-    watch = Watch(clock=lambda: now[0])
+    watch = OwnerWatch(clock=lambda: now[0])
     owner = Owner("elsewhere/1/2", os.getpid(), 1, "t")
     assert not watch.dead(owner, 7)
     now[0] += 59
@@ -122,9 +122,9 @@ def test_another_machine_is_dead_when_its_heart_stands_still() -> None:
 
 def test_this_machine_is_asked_about_its_own() -> None:
     now = [0.0]
-    watch = Watch(clock=lambda: now[0])
+    watch = OwnerWatch(clock=lambda: now[0])
     mine = Owner.this()
-    assert mine.host == here()
+    assert mine.host == process_table()
     assert not watch.dead(mine, 0)
     now[0] += 1e6
     assert not watch.dead(mine, 0), "a process that lives needs no heartbeat here"

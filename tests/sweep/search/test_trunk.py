@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 
 from gpt_lab import registry
-from gpt_lab.config import compose
+from gpt_lab.config.composition import compose
 from gpt_lab.errors import ConfigError
 from gpt_lab.store import fork
-from gpt_lab.store.files import read_json
+from gpt_lab.store.atomic_files import read_json
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.study.design import Cell
 from gpt_lab.study.format import trunk_block
 from gpt_lab.sweep import runner
-from gpt_lab.sweep.ledger.ledger import Entry, entries
+from gpt_lab.sweep.ledger.ledger import LedgerEntry, entries
 from gpt_lab.sweep.search import trunk
 from gpt_lab.sweep.search.trunk import Branch, Length, Trunks
 from gpt_lab.sweep.workers.client import ForkServer
-from gpt_lab.train.budget import Budget
-from tests.sweep.helpers import curves, quiet, said, write_sweep
+from gpt_lab.train.budget import TrainingLimit
+from tests.sweep.sweep_helpers import curves, quiet, said, write_sweep
 
 WSD = {"schedule": "wsd", "schedule.warmup": 4}
 BUDGETS = {"budget.steps": [16, 24, 40], "seed": [0, 1]}
@@ -59,7 +59,7 @@ def test_the_fork_is_where_the_cooldown_begins(shape: str, steps: int, cooldown:
     found = trunk.shared_steps(settings, steps, 200)
     schedule = registry.build("schedule", settings)
     # as the trainer does it: the first step whose factor is not the peak's
-    factors = [schedule(Budget(steps, None).progress(t, 0.0), t) for t in range(steps)]
+    factors = [schedule(TrainingLimit(steps, None).progress(t, 0.0), t) for t in range(steps)]
     assert found == next((t for t in range(4, steps) if factors[t] < 1), steps)
     assert found == expected
 
@@ -123,9 +123,9 @@ def test_bad_files_are_one_line(tmp_path: Path) -> None:
 # -- who waits for whom --
 
 
-def entry(index: int, state: str, run: str | None = None) -> Entry:
+def entry(index: int, state: str, run: str | None = None) -> LedgerEntry:
     one = dataclasses.asdict(cell(index))
-    return Entry(**one, state=state, run=run, attempts=0, error=None, wanted=True, score=None, seconds=None)  # type: ignore[arg-type]
+    return LedgerEntry(**one, state=state, run=run, attempts=0, error=None, wanted=True, score=None, seconds=None)  # type: ignore[arg-type]
 
 
 def test_a_branch_waits_while_its_trunk_may_come_to_the_fork(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_branch_waits_while_its_trunk_may_come_to_the_fork(tmp_path: Path) -> 
         assert not trunks.waiting([entry(0, "waiting"), entry(1, state, "trunk")], tmp_path), "it trains by itself"
     assert not trunks.waiting([entry(0, "waiting", "begun"), entry(1, "running")], tmp_path), "it has begun by itself"
     assert not trunks.waiting([entry(0, "waiting")], tmp_path), "its trunk is not asked for any more"
-    point = fork.place(tmp_path / "trunk", 13)
+    point = fork.fork_point(tmp_path / "trunk", 13)
     point.mkdir(parents=True)
     (point / fork.FACTS).write_text("{}")
     there = [entry(0, "waiting"), entry(1, "running", "trunk")]
@@ -204,13 +204,13 @@ def test_the_same_numbers_as_straight_runs(tmp_path: Path) -> None:
     from gpt_lab.analysis.compare import compare
     from gpt_lab.analysis.sections import every
     from gpt_lab.frame import load
-    from gpt_lab.frame.places import Options
+    from gpt_lab.frame.places import StudyOptions
 
-    study = load.load([str(folder)], Options())
+    study = load.load([str(folder)], StudyOptions())
     (found,) = [s for s in every.sections(compare(study), study) if s.title == "Trunk and branch"]
     assert "6 runs for the cost of 3.6 (40% of the training FLOPs saved)" in found.sentences[0]
     assert found.sentences[1].startswith("4 of them were forked")
-    study = load.load([str(straight)], Options())
+    study = load.load([str(straight)], StudyOptions())
     assert not [s for s in every.sections(compare(study), study) if s.title == "Trunk and branch"]
 
 

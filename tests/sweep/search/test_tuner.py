@@ -60,7 +60,7 @@ def names(done: list[Done]) -> list[tuple[Any, ...]]:
 
 @pytest.fixture(scope="module")
 def three() -> Tuner:
-    return tuner.of(read({"optim.lr": {}}))
+    return tuner.build_tuner(read({"optim.lr": {}}))
 
 
 def tuned(made: Tuner, done: list[Done]) -> dict[str, list[float]]:
@@ -134,7 +134,7 @@ def test_a_failed_run_holds_up_the_comparison(three: Tuner) -> None:
 
 
 def test_an_edge_is_widened_up_to_the_cap_and_no_further() -> None:
-    made = tuner.of(read({"optim.lr": {"start": 0.001, "widen": 3}}, ("adamw", "muon")))
+    made = tuner.build_tuner(read({"optim.lr": {"start": 0.001, "widen": 3}}, ("adamw", "muon")))
     far = {"adamw": 0.001, "muon": 1.0}
     done = play(made, lambda values: 2 + math.log2(values["optim.lr"] / far[values["optim"]]) ** 2)
     tried = tuned(made, done)
@@ -144,13 +144,13 @@ def test_an_edge_is_widened_up_to_the_cap_and_no_further() -> None:
 
 
 def test_without_an_edge_nobody_gets_more() -> None:
-    made = tuner.of(read({"optim.lr": {}}, ("adamw", "muon"), seeds=4))
+    made = tuner.build_tuner(read({"optim.lr": {}}, ("adamw", "muon"), seeds=4))
     done = play(made, lambda values: 2 + math.log2(values["optim.lr"] / 0.005) ** 2)
     assert len(done) == made.least + 8 and set(map(len, tuned(made, done).values())) == {5}
 
 
 def test_divergence_is_a_bad_place_and_costs_a_run() -> None:
-    made = tuner.of(read({"optim.lr": {}}, ("adamw", "muon")))
+    made = tuner.build_tuner(read({"optim.lr": {}}, ("adamw", "muon")))
     low = lambda values: planted(values) if values["optim"] == "adamw" or values["optim.lr"] < 0.003 else None  # noqa: E731
     done = play(made, low)
     assert made.chosen(done)["optim=muon"] == (0.002,) and len(tuned(made, done)["optim=muon"]) == 5
@@ -161,7 +161,7 @@ def test_divergence_is_a_bad_place_and_costs_a_run() -> None:
 
 
 def test_several_tuning_seeds_are_averaged() -> None:
-    made = tuner.of(read({"optim.lr": {}, "seeds": 2}, ("adamw", "muon")))
+    made = tuner.build_tuner(read({"optim.lr": {}, "seeds": 2}, ("adamw", "muon")))
     shift = {tune_block.FIRST: 2.0, tune_block.FIRST + 1: 0.5}
     done = play(made, lambda v: 2 + math.log2(v["optim.lr"] / (0.004 * shift.get(v["seed"], 1.0))) ** 2, jobs=3, seed=5)
     assert made.chosen(done) == {"optim=adamw": (0.004,), "optim=muon": (0.004,)}
@@ -172,7 +172,7 @@ def test_two_settings_are_tuned_one_after_the_other() -> None:
     sweep = read(
         {"optim.lr": {"points": 3}, "optim.weight_decay": {"start": 0.1, "points": 3, "widen": 2}}, ("adamw", "muon")
     )
-    made = tuner.of(sweep)
+    made = tuner.build_tuner(sweep)
 
     def score(values: Mapping[str, Any]) -> float:
         return 2 + math.log2(values["optim.lr"] / 0.003) ** 2 + math.log2(values["optim.weight_decay"] / 0.5) ** 2
@@ -188,7 +188,7 @@ def test_two_settings_are_tuned_one_after_the_other() -> None:
 
 def test_with_early_terminate_the_runs_of_an_arm_follow_each_other() -> None:
     stop = {"type": "hyperband", "min_iter": 1}
-    made = tuner.of(read({"optim.lr": {}}, ("adamw", "muon"), early_terminate=stop))
+    made = tuner.build_tuner(read({"optim.lr": {}}, ("adamw", "muon"), early_terminate=stop))
     done: list[Done] = []
     running = []
     while (row := made.next_row([*done, *running])) is not None:
@@ -216,7 +216,7 @@ def test_the_runner_s_rule_prunes_tuning_runs_only(tmp_path: Path, monkeypatch: 
     assert prune is not None
     curves = {"good": [(1, 2.0), (2, 1.0)], "poor": [(1, 3.0), (2, 3.0)]}
     monkeypatch.setattr(
-        runner, "Tail", lambda path, metric: SimpleNamespace(poll=lambda: 0, curve=curves[path.parent.name])
+        runner, "MetricsTail", lambda path, metric: SimpleNamespace(poll=lambda: 0, curve=curves[path.parent.name])
     )
 
     def trial(index: int, arm: str, seed: int, run: str) -> Any:
@@ -246,8 +246,8 @@ def test_a_search_asks_the_tuner() -> None:
 
 def test_more_seeds_keep_the_tuning() -> None:
     sweep = read({"optim.lr": {}}, ("adamw", "muon"))
-    done = play(tuner.of(sweep))
-    more = tuner.of(sweep_file.with_seeds(sweep, 5))
+    done = play(tuner.build_tuner(sweep))
+    more = tuner.build_tuner(sweep_file.with_seeds(sweep, 5))
     left = [one for one in play(more) if names([one])[0][1:] not in {name[1:] for name in names(done)}]
     assert sorted((one.values["optim"], one.values["seed"]) for one in left) == [
         (optim, seed) for optim in ("adamw", "muon") for seed in (3, 4)
@@ -316,7 +316,7 @@ def test_bad_blocks(tune: Any, more: dict[str, Any], says: str) -> None:
 
 def test_a_setting_without_a_value_needs_a_start() -> None:
     with pytest.raises(ConfigError, match=r"optim\.adam_lr of optim=muon, norm=rmsnorm: .* state a start above 0"):
-        tuner.of(
+        tuner.build_tuner(
             read(
                 {"optim.adam_lr": {}},
                 ("muon",),
@@ -325,12 +325,12 @@ def test_a_setting_without_a_value_needs_a_start() -> None:
             )
         )
     with pytest.raises(ConfigError, match=r"optim=sgd has no optim.beta2"):
-        tuner.of(read({"optim.beta2": {"start": 0.5}}, ("adamw", "sgd")))
+        tuner.build_tuner(read({"optim.beta2": {"start": 0.5}}, ("adamw", "sgd")))
 
 
 def test_equal_arms_are_called_different_as_seldom_as_promised() -> None:
     """Tuned on noise, compared on fresh seeds; on the seeds that chose, the arm that was tuned more would win."""
-    made = tuner.of(read({"optim.lr": {"points": 3, "widen": 2}}, ("adamw", "muon"), seeds=5))
+    made = tuner.build_tuner(read({"optim.lr": {"points": 3, "widen": 2}}, ("adamw", "muon"), seeds=5))
     rng = np.random.default_rng(3)
     fresh, lucky = [], []
     for _ in range(700):
@@ -361,7 +361,7 @@ def looked(apart: float, noise: float, jobs: int = 1, seed: int = 0) -> tuple[Tu
     sweep = sweep_file.read(
         Path("a.yaml"), {"method": "grid", "metric": {"name": "val/bpb"}, "parameters": raw, "gpt_lab": block}
     )
-    made = tuner.of(sweep)
+    made = tuner.build_tuner(sweep)
 
     def score(values: Mapping[str, Any]) -> float:
         luck = random.Random(str(sorted(values.items()))).gauss(0, noise)

@@ -15,7 +15,7 @@ from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.sweep.workers import forkserver, process, worker
 from gpt_lab.sweep.workers.client import ForkServer, how_ended
-from tests.sweep.helpers import ROOT, children, until, write_sweep
+from tests.sweep.sweep_helpers import ROOT, children, until, write_sweep
 
 HOLD = """
 import sys, time

@@ -1,0 +1,127 @@
+"""Checks of settings against each other: impossible combinations, and settings without an effect. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.errors import ConfigError, quoted
+
+STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=-]{0,199}")
+"""Names of studies: folders on any disk, groups in W&B."""
+TRIED = 100_000
+"""Numbers that are looked through for those to offer."""
+OFFERED = 8
+
+
+def check(cfg: RunConfig) -> None:
+    """Refuses a config that no model, batch or folder could have.
+
+    Raises:
+        ConfigError: the line names the settings, and values that would do.
+    """
+    _check_model(cfg)
+    _check_budget(cfg)
+    _check_batch(cfg)
+    contexts = cfg.eval.contexts
+    if contexts[:1] != [1] or any(b <= a for a, b in itertools.pairwise(contexts)):
+        raise ConfigError(f"eval.contexts must begin with 1 and rise, such as [1, 2, 4, 8], not {quoted(contexts)}")
+    if cfg.match is None and cfg.match_to is not None:
+        raise ConfigError(f"match_to={cfg.match_to} needs match=params or match=flops: it says how many of what")
+    check_study("study", cfg.study)
+
+
+def check_study(where: str, name: str) -> None:
+    """Refuses a name that cannot be a study's.
+
+    Raises:
+        ConfigError: the line says what can.
+    """
+    if not STUDY.fullmatch(name):
+        raise ConfigError(f"{where} must be a plain folder name (200 letters, digits, . _ = -), not {quoted(name)}")
+
+
+def refuse_ignored(stated: Collection[str], tree: Mapping[str, Any]) -> None:
+    """Refuses a setting that the others leave without any effect: whoever gave it expects one.
+
+    Args:
+        stated: keys that somebody gave. tree: the composed settings.
+
+    Raises:
+        ConfigError: the line names the setting that rules it out.
+    """
+    for key, why in _ignored(tree):
+        given = next((one for one in stated if one == key or one.startswith(f"{key}.")), None)
+        if given is not None:
+            raise ConfigError(f"{given} would change nothing: {why}")
+
+
+def _ignored(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    data, tokenizer, sample = tree["data"], tree["tokenizer"], tree["sample"]
+    if data["name"] == "synthetic":
+        own = "data=synthetic makes its own symbols (data.symbols says how many) and no text: leave it out"
+        yield from ((key, own) for key in ("tokenizer", "sample.prompt", "sample.temperature"))
+        if sample.get("tokens"):
+            yield "sample.tokens", own
+    elif sample.get("tokens") == 0:
+        yield from ((f"sample.{key}", "sample.tokens=0 draws no text") for key in ("prompt", "temperature"))
+    for other in ("val_path", "val_split"):
+        if data.get(other) is not None:
+            yield "data.val_fraction", f"data.{other} names the validation text: leave one of them out"
+    for kind, settings in (("data", data), ("tokenizer", tokenizer)):
+        path = settings.get("path")
+        if settings["name"] == "hf" and isinstance(path, str) and os.path.exists(os.path.expanduser(path)):
+            yield f"{kind}.revision", f"{kind}.path={path} is here and no name on the Hub: leave it out"
+
+
+def _check_model(cfg: RunConfig) -> None:
+    scale, attention = cfg.scale, cfg.attention
+    if scale.width % scale.heads:
+        fitting = [h for h in _divisors(scale.width) if h <= 4 * scale.heads][-OFFERED:]
+        raise ConfigError(
+            f"scale.heads={scale.heads} does not divide scale.width={scale.width} (heads that do: "
+            f"{', '.join(map(str, fitting))})"
+        )
+    kv_heads = attention.get("kv_heads")
+    if kv_heads and scale.heads % kv_heads:
+        raise ConfigError(f"attention.kv_heads={kv_heads} does not divide scale.heads={scale.heads}")
+    window = attention.get("window")
+    if window and window > scale.context:
+        raise ConfigError(
+            f"attention.window={window} is larger than scale.context={scale.context}: "
+            "make the window smaller or choose attention=mha"
+        )
+
+
+def _check_budget(cfg: RunConfig) -> None:
+    given = [f.name for f in dataclasses.fields(cfg.budget) if getattr(cfg.budget, f.name) is not None]
+    if len(given) != 1:
+        said = "none is" if not given else " and ".join(given) + " are"
+        raise ConfigError(
+            f"exactly one of budget.steps, budget.tokens, budget.flops, budget.seconds is needed: {said} set"
+        )
+
+
+def _check_batch(cfg: RunConfig) -> None:
+    batch, context = cfg.batch, cfg.scale.context
+    if batch.tokens % context:
+        below = batch.tokens // context * context
+        near = f"{below or context} or {below + context}" if below else str(context)
+        raise ConfigError(f"batch.tokens={batch.tokens} is not a multiple of scale.context={context} (nearest: {near})")
+    if batch.micro is not None and cfg.rows % batch.micro:
+        micro = batch.micro
+        fitting = sorted(sorted(_divisors(cfg.rows), key=lambda m: abs(m - micro))[:OFFERED])
+        raise ConfigError(
+            f"batch.micro={micro} does not divide the {cfg.rows} rows of a step (nearest that do: "
+            f"{', '.join(map(str, fitting))})"
+        )
+
+
+def _divisors(number: int) -> list[int]:
+    """What divides a number, up to TRIED."""
+    return [n for n in range(1, min(number, TRIED) + 1) if number % n == 0]

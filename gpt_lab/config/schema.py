@@ -1,0 +1,286 @@
+"""RunConfig: the settings of one run, typed, checked and immutable. Imports neither torch nor hydra."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_type_hints
+
+from gpt_lab.errors import ConfigError
+from gpt_lab.options import (
+    NonEmpty,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    SampleLength,
+    check,
+)
+
+Settings = Mapping[str, Any]
+"""One group's choice: `name` and the options of that part."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the model is."""
+
+    name: str
+    depth: PositiveInt
+    width: PositiveInt
+    heads: PositiveInt
+    context: PositiveInt
+
+
+@dataclass(frozen=True)
+class Model:
+    """Flags of the assembled model that belong to no single part.
+
+    embed_norm puts a norm on the embeddings, added positions included, as BERT, BLOOM and nanochat have one.
+    """
+
+    tied: bool = True
+    bias: bool = False
+    dropout: Probability = 0.0
+    embed_norm: bool = False
+    logit_softcap: PositiveFloat | None = None
+    vocab_multiple: PositiveInt = 1
+    checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: exactly one of these is set."""
+
+    steps: PositiveInt | None = None
+    tokens: PositiveFloat | None = None
+    flops: PositiveFloat | None = None
+    seconds: PositiveFloat | None = None
+
+
+@dataclass(frozen=True)
+class Batching:
+    """Tokens per optimizer step, rows per micro-batch (null: all at once), data order, document mask."""
+
+    tokens: PositiveInt = 3072
+    micro: PositiveInt | None = None
+    seed: NonNegativeInt | None = None
+    document_mask: bool = False
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Validation during training: each `every` steps, on about `tokens` tokens spread over the split (null: all).
+
+    At the end the final weights are validated in windows of each of `contexts`, multiples of the training context.
+    """
+
+    every: PositiveInt = 200
+    tokens: PositiveInt | None = None
+    contexts: list[PositiveInt] = field(default_factory=lambda: [1])
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Steps between checkpoints (null: at each evaluation) and how many of the periodic ones stay."""
+
+    every: PositiveInt | None = None
+    keep: NonNegativeInt = 1
+
+
+@dataclass(frozen=True)
+class Log:
+    """Steps between lines in metrics.jsonl."""
+
+    every: PositiveInt = 10
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The text drawn at each evaluation; `tokens=0` draws none. Without a prompt it continues words of the corpus."""
+
+    prompt: str | None = None
+    tokens: SampleLength = 64
+    temperature: NonNegativeFloat = 0.8
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run. Groups are `{name, option: value, ...}`; the rest are fixed keys."""
+
+    attention: Settings
+    position: Settings
+    norm: Settings
+    mlp: Settings
+    residual: Settings
+    init: Settings
+    optim: Settings
+    schedule: Settings
+    precision: Settings
+    kernel: Settings
+    data: Settings
+    tokenizer: Settings
+    objective: Settings
+    tracker: Settings
+    scale: Scale
+    model: Model
+    budget: Budget
+    batch: Batching
+    eval: Eval
+    checkpoint: Checkpoint
+    log: Log
+    sample: Sample
+    seed: NonNegativeInt = 0
+    replica: NonNegativeInt = 0
+    """Another draw of all that is random in a run but the order of its data."""
+    study: NonEmpty = "default"
+    runs_dir: NonEmpty = "runs"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    force: bool = False
+    match: Literal["params", "flops"] | None = None
+    """What the model was made equal in, by gpt_lab.cost.match: parameters beside the embeddings, or FLOPs per token."""
+    match_to: PositiveInt | None = None
+    """How many of them."""
+    label: str = field(default="", metadata={"derived": True})
+    """Readable name of what differs from the default, derived from the command line."""
+
+    @property
+    def data_seed(self) -> int:
+        """The seed of the data order: the run's, unless batch.seed fixes another."""
+        return self.seed if self.batch.seed is None else self.batch.seed
+
+    @property
+    def draw_seed(self) -> int:
+        """The seed of initial values and dropout: the run's, or another for each replica of it."""
+        if self.replica == 0:
+            return self.seed
+        digest = hashlib.sha256(f"{self.seed}/{self.replica}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+    @property
+    def rows(self) -> int:
+        """Sequences per optimizer step."""
+        return self.batch.tokens // self.scale.context
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of an optimizer step: whole sequences."""
+        return self.rows * self.scale.context
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as written to config.yaml."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted keys to scalars and lists, as trackers and tables want them."""
+        return dict(_flatten("", self.to_dict()))
+
+    def identity(self) -> str:
+        """12 hex digits over what was asked for: equal for a run of the same settings, whoever ran it and wherever."""
+        return identity(self.flat())
+
+    def signature(self, resolved: Mapping[str, Any]) -> str:
+        """12 hex digits over all that changes the result: the settings but NOT_IDENTITY, and what `auto` became.
+
+        Args:
+            resolved: device, compile, precision and kernel as chosen on this machine, fingerprint of the data.
+        """
+        kept = {k: v for k, v in self.flat().items() if _counts(k, v) and k not in RESOLVED}
+        text = json.dumps([kept, dict(resolved)], sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def identity(flat: Mapping[str, Any]) -> str:
+    """RunConfig.identity() of flat settings, such as a run's record keeps under `config`."""
+    kept = {k: _number(v) for k, v in flat.items() if _counts(k, v)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:12]
+
+
+def misfit(flat: Mapping[str, Any]) -> str:
+    """What of flat settings, read from a file, cannot be a setting, in one sentence; "" if nothing.
+
+    A part's options are not held against the part, which may be of another package: they are plain values, or lists
+    of such, and its name is text.
+    """
+    for key, value in flat.items():
+        try:
+            _check_flat(key, tuple(value) if isinstance(value, list) else value, type(value).__name__)
+        except (ConfigError, TypeError) as error:  # TypeError: a list in a list has no hash
+            return str(error) if isinstance(error, ConfigError) else f"{key} holds what is no setting"
+    return ""
+
+
+@functools.lru_cache(maxsize=4096)
+def _check_flat(key: str, value: Any, kind: str) -> None:
+    """Refuses one setting; `kind` tells 1, 1.0 and true apart, which are equal."""
+    hint = str if key.endswith(".name") else _flat_hints().get(key, float | None if key == "optim.lr" else Any)
+    check(key, list(value) if kind == "list" else value, hint)
+
+
+@functools.cache
+def _flat_hints() -> dict[str, Any]:
+    """Dotted fixed keys and their types."""
+    found = {}
+    for field_name, hint in get_type_hints(RunConfig, include_extras=True).items():
+        inner = get_type_hints(hint, include_extras=True) if dataclasses.is_dataclass(hint) else None
+        if inner is None and hint is not Settings:
+            found[field_name] = hint
+        found |= {f"{field_name}.{name}": kind for name, kind in (inner or {}).items()}
+    return found
+
+
+NOT_IDENTITY = frozenset({"study", "runs_dir", "tracker", "log", "sample", "checkpoint", "force", "label"})
+"""Top-level keys that change where a run is kept or what is shown of it, never its numbers."""
+
+LATER: Mapping[str, Any] = {
+    "match": None,
+    "match_to": None,
+    "eval.contexts": [1],
+    "model.embed_norm": False,
+    "data.raw": False,
+}
+"""Keys that came later, with the value that changes nothing: older runs, without them, keep their identity."""
+
+MATCHED = ("mlp.d_ff", "scale.depth", "scale.width")
+"""Sizes that `match` may set, the first that will do."""
+
+TOLERANCE = {"params": 0.005, "flops": 0.01}
+"""Relative difference up to which two models are matched, for each value of `match`."""
+
+RESOLVED = frozenset({"device", "compile", "precision.name", "kernel.name"})
+"""Keys whose meaning on this machine is in `resolved`: `auto` and the choice it made are the same run."""
+
+
+def _counts(key: str, value: Any) -> bool:
+    return key.split(".")[0] not in NOT_IDENTITY and not (key in LATER and value == LATER[key])
+
+
+def _number(value: Any) -> Any:
+    """1.0 as 1: a server that keeps JSON may drop the point."""
+    if isinstance(value, list | tuple):
+        return [_number(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _flatten(prefix: str, tree: Mapping[str, Any]) -> Any:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(f"{prefix}{key}.", value)
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,1 @@
+"""GPT assembled from parts."""

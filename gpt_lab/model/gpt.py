@@ -1,0 +1,218 @@
+"""GPT assembled from parts. Says nothing about training. Shape letters as in parts/base.py."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from gpt_lab import kernels, registry
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.errors import ConfigError
+from gpt_lab.kernels.base import Memo
+from gpt_lab.parts.base import Flow, Position, Shape, States, role
+from gpt_lab.parts.dropout import KeyedDropout
+from gpt_lab.parts.residual.base import Streams
+
+
+class GPT(nn.Module):
+    """A decoder-only Transformer made of the parts that a config names.
+
+    Args:
+        cfg: which parts, how large, which flags.
+        vocab_size: tokens that logits speak of; embedding and head are padded up to a multiple of
+            cfg.model.vocab_multiple, and the padding never shows.
+
+    Raises:
+        ConfigError: the parts and sizes do not fit together.
+    """
+
+    def __init__(self, cfg: RunConfig, vocab_size: int) -> None:
+        super().__init__()
+        scale, flags = cfg.scale, cfg.model
+        shape = Shape(scale.depth, scale.width, scale.heads, scale.context, flags.bias, flags.dropout)
+        self.shape = shape
+        self.vocab_size = vocab_size
+        self.kernel_name: str = cfg.kernel["name"]
+        self.softcap = flags.logit_softcap
+        self.checkpointing = flags.checkpointing
+        init = registry.build("init", cfg.init, shape)
+        self.logits_scale: float = init.logits_scale
+        rows = math.ceil(vocab_size / flags.vocab_multiple) * flags.vocab_multiple
+        self.embed = nn.Embedding(rows, shape.width)
+        self.embed_dropout = KeyedDropout(shape.dropout, "embed")
+        self.position: Position = registry.build("position", cfg.position, shape)
+        make_norm = functools.partial(registry.build, "norm", cfg.norm)
+        self.embed_norm = make_norm(shape.width) if flags.embed_norm else None
+        block = registry.load("residual", cfg.residual["name"])
+        options = {key: value for key, value in cfg.residual.items() if key != "name"}
+        self.order: list[int] = list(block.order(shape.depth, **options))
+        self.blocks = nn.ModuleList()
+        for layer in range(1 + max(self.order)):
+            attention = registry.build("attention", cfg.attention, shape, layer)
+            _rescale(attention, init, shape)
+            mlp = registry.build("mlp", cfg.mlp, shape, layer)
+            self.blocks.append(block(shape, layer, attention, mlp, make_norm, **options))
+        first: Any = self.blocks[0]
+        self.streams: Streams | None = first.streams(shape)
+        self.norm = make_norm(shape.width) if block.final_norm else None
+        self._positions = Memo(4)
+        self.head = None if flags.tied else nn.Linear(shape.width, rows, bias=False)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        *,
+        positions_T: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        states: States | None = None,
+        keys_B: Tensor | None = None,
+        losses: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Logits of the token after each token.
+
+        Args:
+            tokens_BT: int64 token ids.
+            positions_T: int64 absolute positions; None: 0 to T-1.
+            documents_BT: int64 document numbers; attention stays inside equal numbers. None: each row is one document.
+            states: what parts kept of earlier tokens, to which these are added.
+            keys_B: int64 dropout key of each row (dropout.row_keys); None: no dropout.
+            losses: parts append here what is to be minimised beside the objective; None: it is not computed.
+
+        Returns:
+            (B, T, V) in the activations' type, V = vocab_size.
+        """
+        if positions_T is None:
+            length, device = tokens_BT.shape[1], tokens_BT.device
+            # the same tensor in every pass, so that tables built from it are remembered
+            positions_T = self._positions((length, device), (), lambda: torch.arange(length, device=device))
+        shared: dict[str, Tensor] = {}
+        flow = Flow(self.position, positions_T, documents_BT, states, keys_B, 0, shared, losses)
+        x = self.position.embed(self.embed(tokens_BT), positions_T)
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
+        x = shared["x0"] = self.embed_dropout(x, keys_B, self.shape.depth)
+        stream = x if self.streams is None else self.streams.enter(x, flow)
+        recompute = self.checkpointing and self.training and states is None
+        for layer, block in enumerate(self.layers()):
+            here = flow._replace(layer=layer)
+            if recompute:  # dropout is keyed: no generator's state to keep
+                stream = checkpoint(block, stream, here, use_reentrant=False, preserve_rng_state=False)
+            else:
+                stream = block(stream, here)
+        x = stream if self.streams is None else self.streams.leave(stream, flow)
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.logits_scale != 1.0:
+            x = x * self.logits_scale
+        logits_BTV = F.linear(x, self.embed.weight if self.head is None else self.head.weight)
+        if logits_BTV.shape[-1] != self.vocab_size:
+            logits_BTV = logits_BTV[..., : self.vocab_size]
+        if self.softcap is not None:
+            logits_BTV = self.softcap * torch.tanh(logits_BTV.float() / self.softcap)
+        return logits_BTV
+
+    def layers(self) -> list[nn.Module]:
+        """The block at each depth, the first first: one that is used again stands there again."""
+        return [self.blocks[number] for number in self.order]
+
+    @property
+    def draws(self) -> bool:
+        """Whether training draws random numbers in the forward pass, so that rows need dropout keys."""
+        return any(getattr(part, "draws", False) for part in self.modules() if part is not self)
+
+    def measures(self) -> dict[str, float]:
+        """What parts have to say of the last steps, as `layer<number>/<name>`: each `measures` of a part."""
+        found: dict[str, float] = {}
+        for number, block in enumerate(self.blocks):
+            for module in block.modules():
+                part: Any = module
+                if hasattr(part, "measures"):
+                    found |= {f"layer{number}/{name}": value for name, value in part.measures().items()}
+        return found
+
+    def choose_kernels(
+        self, device: str | torch.device, dtype_name: str, documents: bool = False, times: int = 1
+    ) -> list[kernels.KernelChoice]:
+        """Sets each layer's attention kernel to what cfg.kernel means on this device; returns the choices, by layer.
+
+        Args:
+            device: where the model will run.
+            dtype_name: fp32, tf32, bf16 or fp16.
+            documents: whether batches carry document numbers.
+            times: length of the sequences, in training contexts.
+
+        Raises:
+            ConfigError: the kernel asked for cannot do what a layer needs; the line names those that can.
+        """
+        choices = []
+        for block in self.blocks:
+            for module in block.modules():
+                attention: Any = module
+                if not hasattr(attention, "request"):  # one that computes without these kernels
+                    continue
+                request = attention.request(torch.device(device), dtype_name, self.position.bias_kind, documents)
+                choices.append(kernels.choose(self.kernel_name, replace(request, context=times * request.context)))
+                attention.kernel = choices[-1].name
+        return choices
+
+
+def _rescale(attention: nn.Module, init: Any, shape: Shape) -> None:
+    """Gives scores the init's scale, relative to 1/sqrt(head dimension): a part may have a scale of its own."""
+    head_dim = shape.width // shape.heads
+    factor = init.attention_scale(head_dim) * math.sqrt(head_dim)
+    if math.isclose(factor, 1.0):
+        return
+    if not isinstance(scale := getattr(attention, "scale", None), float):
+        raise ConfigError(
+            f"this init scales attention scores, and attention={_name(attention)} has none: use init=normal"
+        )
+    attention.scale = scale * factor
+
+
+def _name(part: nn.Module) -> str:
+    return str(getattr(type(part), "part", ("", type(part).__name__))[1])
+
+
+@torch.no_grad()
+def initialize(model: GPT, cfg: RunConfig) -> None:
+    """Sets every parameter from (cfg.draw_seed, its name): two models that share a parameter start equal there.
+
+    A part may draw its own, by a method `draw(name, generator)` that returns the values of one of its parameters or
+    None. Otherwise biases become 0, other vectors keep what their constructor gave, the padding rows of the vocabulary
+    become 0.
+    """
+    init = registry.build("init", cfg.init, model.shape)
+    own: list[tuple[str, Any]] = [
+        (prefix, module) for prefix, module in model.named_modules() if hasattr(module, "draw")
+    ]
+    for name, parameter in model.named_parameters():
+        kind = role(name, parameter.ndim)
+        generator = torch.Generator().manual_seed(_parameter_seed(cfg.draw_seed, name))
+        inside = [(prefix, module) for prefix, module in own if name.startswith(f"{prefix}.")]
+        drawn = None
+        for prefix, part in reversed(inside):  # the innermost first
+            drawn = part.draw(name.removeprefix(f"{prefix}."), generator) if drawn is None else drawn
+        if drawn is not None:
+            parameter.copy_(drawn)
+        elif name.endswith(".bias"):
+            parameter.zero_()
+        elif parameter.ndim > 1:
+            kind = "matrix" if kind == "vector" else kind  # a short convolution
+            target = parameter.data
+            if name in ("embed.weight", "head.weight"):
+                target[model.vocab_size :].zero_()
+                target = target[: model.vocab_size]
+            target.copy_(init.weight(name, tuple(target.shape), kind, generator))
+
+
+def _parameter_seed(seed: int, name: str) -> int:
+    """63 bits of a hash, the same on every machine and Python."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,1 @@
+"""Before training: whether any output depends on a later token."""

@@ -1,0 +1,155 @@
+"""Resolution of `auto`: device, precision, kernels, compile, and how long to train."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from gpt_lab import registry
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.cost import memory
+from gpt_lab.cost.flops import Cost, check_match, cost_of
+from gpt_lab.data.dataset import Dataset
+from gpt_lab.errors import ConfigError
+from gpt_lab.model.skip_init import bare_model
+from gpt_lab.optim.groups import groups
+from gpt_lab.optim.schedule import check_length
+from gpt_lab.train import precision
+from gpt_lab.train.budget import TrainingLimit, budget
+from gpt_lab.train.precision import Precision
+from gpt_lab.train.speed.eager import spare_compiler
+from gpt_lab.train.validation.context_extrapolation import longer
+
+RATE = {"cpu": 1.5e11, "cuda": 2e14}
+"""FLOP/s of training assumed by compile=auto: of the class of device, not measured, so that the choice is stable."""
+LAUNCH_SECONDS = 0.6e-3
+"""Host time to launch one layer's kernels, forward and backward: what small models on a GPU wait for."""
+REPAID_AFTER = {"cpu": 400.0, "cuda": 60.0}
+"""Seconds of training that repay compiling: 10-28 s for 3-6 % on CPU, 20-40 s for half and more on CUDA."""
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """One run's choices.
+
+    Fields:
+        kernels: attention kernel of each layer.
+        reasons: for each choice, why.
+        fingerprint: of the data. text: for text, what its tokens lose (Dataset.lossy) and whether they mark ends.
+        longer: multiples of the training context, beyond 1, at which the final weights are validated.
+        notes: what was asked for and cannot be had, said before training.
+    """
+
+    device: str
+    precision: Precision
+    kernels: tuple[str, ...]
+    compile: bool
+    budget: TrainingLimit
+    cost: Cost
+    fingerprint: str
+    reasons: Mapping[str, str]
+    text: Mapping[str, str | bool] = field(default_factory=dict)
+    longer: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def resolved(self) -> dict[str, str]:
+        """What makes this run's numbers beside its settings; part of its signature."""
+        return {
+            "device": self.device,
+            "precision": self.precision.name,
+            "kernel": ",".join(dict.fromkeys(self.kernels)),
+            "compile": "on" if self.compile else "off",
+            "data": self.fingerprint,
+        }
+
+
+def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
+    """The plan of a config on this machine: all that training needs can be built. Touches no weight.
+
+    Raises:
+        ConfigError: a device, precision or kernel that this machine lacks; too little memory; parts that do not fit
+            together; a budget too small for one step.
+        DataError: a validation split shorter than one of eval.contexts.
+    """
+    device, device_reason = _device(cfg)
+    chosen = precision.resolve(cfg.precision["name"], device)
+    room = _room(device)
+    memory.check(cfg, room, dataset.vocab_size)
+    model = bare_model(cfg, dataset.vocab_size)
+    layers = model.choose_kernels(device, chosen.name, documents=cfg.batch.document_mask)
+    cost = cost_of(model)
+    memory.check(cfg, room, dataset.vocab_size, cost.parameters)
+    check_match(cfg, cost)
+    limit = budget(cfg, cost)
+    check_length(cfg.schedule, limit.steps)
+    spare_compiler()
+    registry.build("optim", cfg.optim).build(groups(model, registry.build("init", cfg.init, model.shape)))
+    registry.build("schedule", cfg.schedule)
+    registry.build("objective", cfg.objective)
+    compiled, compile_reason = _compile(cfg, device, limit, cost)
+    reasons = {
+        "device": device_reason,
+        "precision": chosen.reason,
+        "kernel": "; ".join(dict.fromkeys(f"{layer.name}: {layer.reason}" for layer in layers)),
+        "compile": compile_reason,
+    }
+    names = tuple(layer.name for layer in layers)
+    times, notes = longer(cfg, dataset, model, device, chosen)
+    text: dict[str, str | bool] = {"lossy": dataset.lossy, "ends": dataset.ends} if dataset.is_text else {}
+    return ResolvedRun(device, chosen, names, compiled, limit, cost, dataset.fingerprint, reasons, text, times, notes)
+
+
+def check_size(cfg: RunConfig) -> None:
+    """Refuses what its settings alone say to be too large for the device, before data is read or anything is built.
+
+    Raises:
+        ConfigError: as footprint.check; a device that is not there.
+    """
+    memory.check(cfg, _room(_device(cfg)[0]))
+
+
+def _room(device: str) -> memory.Room | None:
+    if device == "cuda":
+        return memory.Room(torch.cuda.mem_get_info()[0], "on the GPU")
+    return memory.free()
+
+
+def _device(cfg: RunConfig) -> tuple[str, str]:
+    there = torch.cuda.is_available()
+    if cfg.device == "cuda" and not there:
+        raise ConfigError("device=cuda, but PyTorch finds no CUDA device here: use device=cpu or device=auto")
+    if cfg.device != "auto":
+        return cfg.device, "asked for"
+    return ("cuda", "a CUDA device is there") if there else ("cpu", "no CUDA device")
+
+
+def _compile(cfg: RunConfig, device: str, limit: TrainingLimit, cost: Cost) -> tuple[bool, str]:
+    if cfg.compile != "auto":
+        if cfg.compile == "on" and _compiler() is None:
+            raise ConfigError("compile=on needs a C++ compiler, and none is found: install g++ or use compile=off")
+        return cfg.compile == "on", "asked for"
+    if _compiler() is None:
+        return False, "no C++ compiler"
+    seconds, least = _training_seconds(cfg, device, limit, cost), REPAID_AFTER[device]
+    long = seconds >= least
+    return long, f"about {seconds:.0f} s of training {'repay' if long else 'do not repay'} it (from {least:.0f} s)"
+
+
+def _training_seconds(cfg: RunConfig, device: str, limit: TrainingLimit, cost: Cost) -> float:
+    if limit.seconds is not None:
+        return limit.seconds
+    assert limit.steps is not None
+    per_step = cfg.tokens_per_step * cost.mfu_flops_per_token / RATE[device]
+    launches = LAUNCH_SECONDS * cfg.scale.depth if device == "cuda" else 0.0
+    return limit.steps * max(per_step, launches)
+
+
+def _compiler() -> str | None:
+    """The C++ compiler that torch.compile would call."""
+    named = os.environ.get("CXX")
+    return shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++")
