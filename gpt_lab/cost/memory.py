@@ -135,7 +135,7 @@ def terms(cfg: RunConfig, sizes: SizeSettings) -> dict[str, int]:
     embedding = rows * sizes.width * (1 if cfg.model.tied else 2)
     per_layer = _layer(cfg, sizes) if sizes.per_layer is None else sizes.per_layer
     at_once = sizes.rows * sizes.context
-    plain = _module("residual", cfg.residual) == "gpt_lab.parts.residual.blocks"
+    plain = _module("residual", cfg.residual) == "gpt_lab.parts.residual.single_stream"
     kept = FLOAT * at_once * sizes.width * sizes.depth if plain else 0
     trained = "weights, gradients and optimizer state of"
     return {
@@ -207,7 +207,7 @@ def _layer(cfg: RunConfig, sizes: SizeSettings) -> int:
     width, count = sizes.width, 0
     if _module("attention", cfg.attention) == "gpt_lab.parts.attention.softmax":
         count += 2 * width * width  # queries and output; keys and values may be few
-    if _module("mlp", cfg.mlp) == "gpt_lab.parts.mlp.dense":
+    if _module("mlp", cfg.mlp) == "gpt_lab.parts.mlp.feed_forward":
         count += 2 * width * sizes.d_ff if sizes.d_ff else 7 * width * width  # 8, less what rounding takes
     return count
 

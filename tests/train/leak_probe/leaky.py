@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from gpt_lab.options import PositiveInt
 from gpt_lab.parts.attention.softmax import MultiHead
 from gpt_lab.parts.base import Flow, Shape
-from gpt_lab.parts.mlp.dense import SwiGLU
+from gpt_lab.parts.mlp.feed_forward import SwiGLU
 from gpt_lab.parts.objective import IGNORED, CrossEntropy
 from gpt_lab.parts.position.learned import NoPosition
 from gpt_lab.parts.position.rope import Rope
 from gpt_lab.parts.residual.base import MakeNorm
-from gpt_lab.parts.residual.blocks import PreNorm
+from gpt_lab.parts.residual.single_stream import PreNorm
 from gpt_lab.registry import register
 
 
