@@ -47,10 +47,11 @@ ALLOWED: dict[str, set[str]] = {
     "infer": MODEL | {"data", "store", "infer"},
     "train": TRAIN,
     "doctor": TRAIN,
+    "certify": TRAIN | {"certify"},
     **{name: TRAIN | set(ABOVE[: place + 1]) for place, name in enumerate(ABOVE)},
     "notebook": TRAIN | {*ABOVE, "notebook"},
     "dashboard": TRAIN | {*ABOVE[: ABOVE.index("plan")], "dashboard"},
-    "cli": TRAIN | {*ABOVE, "dashboard", "cli", "doctor"},
+    "cli": TRAIN | {*ABOVE, "certify", "dashboard", "cli", "doctor"},
 }
 """What the files of each unit (a module or folder directly under gpt_lab/) may import, at any depth of nesting."""
 

@@ -16,18 +16,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gpt_lab import config
+from gpt_lab.config import composition
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import ConfigError
 from gpt_lab.infer.cache import Cache
 from gpt_lab.infer.generate import context_limit
-from gpt_lab.model import GPT, initialize
+from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.parts.objective import CrossEntropy
-from gpt_lab.schema import RunConfig
-from gpt_lab.train import causality
+from gpt_lab.train.leak_probe import causality
 
 VOCABULARY, ROWS, STEPS = 32, 3, 20
 SIZES = (
@@ -74,7 +75,7 @@ def contract(words: Sequence[str], compiled: bool = True) -> Iterator[Finding]:
     """
     stated = {word.partition("=")[0] for word in words}
     sizes = [size for size in SIZES if size.partition("=")[0] not in stated]
-    cfg = config.compose([*sizes, *words])
+    cfg = composition.compose([*sizes, *words])
     model = drawn(cfg)
     yield leaks(cfg)
     yield decoding(model)
@@ -177,14 +178,14 @@ def training(cfg: RunConfig) -> Finding:
     place_T = torch.arange(model.shape.context + 1)
     tokens_BT = torch.stack([(place_T * step + 1) % 7 for step in (1, 2, 3)])  # each row repeats itself
     losses = []
+    learners: list[Any] = [part for part in model.modules() if hasattr(part, "after_step")]
     for _ in range(STEPS):
         loss = loss_of(tokens_BT)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        for part in model.modules():
-            if part is not model and hasattr(part, "after_step"):
-                part.after_step()
+        for part in learners:
+            part.after_step()
         losses.append(loss.item())
     ratio = losses[-1] / losses[0]
     return Finding("training", ratio, 0.9, f"loss {losses[0]:.3f} to {losses[-1]:.3f} in {STEPS} steps")

@@ -6,12 +6,13 @@ import re
 import textwrap
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_lab import options, project, registry, yamlfile
-from gpt_lab.config import schema
+from gpt_lab.config import certificates, schema
+from gpt_lab.config.certificates import Certificate
 from gpt_lab.console.invocation import prefix
 from gpt_lab.console.lines import hang
 from gpt_lab.errors import ConfigError, unknown
@@ -37,6 +38,7 @@ KINDS = {
     "objective": "training loss",
     "tracker": "where metrics are mirrored to",
 }
+NOTHING = Certificate()
 PRESETS = ("scale", "model")
 """Groups that are YAML files in conf/ and no classes."""
 
@@ -70,6 +72,7 @@ class CatalogueEntry:
     line: int
     paper: str = ""
     choices: Mapping[str, PartOption] = field(default_factory=dict)
+    certificate: Certificate = NOTHING
 
     @property
     def usage(self) -> str:
@@ -127,9 +130,8 @@ def show(found: Catalogue, console: Console) -> None:
         wide = max(12, *map(len, entries))
         for entry in entries.values():
             keys = "  ".join(f"{key}={choice.shown}" for key, choice in entry.choices.items())
-            told = [
-                (text, style) for text, style in ((entry.summary, ""), (keys, "green"), (entry.paper, "dim")) if text
-            ]
+            shown = ((entry.summary, ""), (keys, "green"), (entry.paper, "dim"), (entry.certificate.brief, "dim"))
+            told = [(text, style) for text, style in shown if text]
             for number, (text, style) in enumerate(told or [("", "")]):
                 name = "" if number else entry.name
                 first, *rest = hang(f"  {name:<{wide}}  ", text, console.width)
@@ -166,6 +168,10 @@ def show_one(entry: CatalogueEntry, console: Console) -> None:
     else:
         console.print("It takes no options.")
     console.print()
+    if entry.certificate.cost:
+        console.print(Text(f"Cost:   {entry.certificate.cost}"), soft_wrap=True)
+    for parity in entry.certificate.parity:
+        console.print(Text(f"Parity: {parity}"), soft_wrap=True)
     console.print(Text(f"Source: {project.near(entry.source)}:{entry.line}"), soft_wrap=True)
     console.print(Text(f"Select: {entry.usage}"), soft_wrap=True)
 
@@ -183,22 +189,28 @@ def _entry_dict(entry: CatalogueEntry) -> dict[str, Any]:
         "source": str(entry.source),
         "line": entry.line,
         "usage": entry.usage,
+        "certificate": asdict(entry.certificate),
         "options": keys,
     }
 
 
 def _parts(kind: str) -> dict[str, CatalogueEntry]:
-    return {name: _part(part) for name, part in registry.index()[kind].items()}
+    measured = certificates.read()
+    own = [name for name, part in registry.index()[kind].items() if part.module.startswith("gpt_lab.")]
+    known = {name: measured[kind, name] for name in own if (kind, name) in measured}
+    return {name: _part(part, known.get(name, NOTHING)) for name, part in registry.index()[kind].items()}
 
 
-def _part(part: registry.Part) -> CatalogueEntry:
+def _part(part: registry.Part, certificate: Certificate) -> CatalogueEntry:
     above = part.path.read_text(encoding="utf-8").partition(f"class {part.qualname}")[0]
     choices = {
         key: PartOption(option.default, options.describe(option.annotation), meaning(part.doc, key))
         for key, option in part.options.items()
     }
     line = above.count("\n") + 1
-    return CatalogueEntry(part.kind, part.name, part.summary, part.doc, part.path, line, paper(part.doc), choices)
+    return CatalogueEntry(
+        part.kind, part.name, part.summary, part.doc, part.path, line, paper(part.doc), choices, certificate
+    )
 
 
 def paper(doc: str) -> str:
