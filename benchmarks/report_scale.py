@@ -87,15 +87,20 @@ def _summary(bpb: float) -> dict[str, float]:
     }
 
 
-def measure(study: Path, count: int) -> dict[str, float]:
-    """Seconds of each stage in this process, and of the whole command in one of its own."""
+def measure(study: Path, count: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds of each stage in this process, and of the whole command in one of its own; the same of processor time.
+
+    The second hardly depends on what else the machine does.
+    """
     options = StudyOptions(baseline="optim.lr=0.001")
     seconds: dict[str, float] = {}
+    processor: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), sum(os.times()[:4])
         result = work()
         seconds[name] = round(time.perf_counter() - start, 3)
+        processor[name] = round(sum(os.times()[:4]) - before, 2)
         return result
 
     loaded = timed("read", lambda: load.read(find([str(study)], options), options))
@@ -112,7 +117,7 @@ def measure(study: Path, count: int) -> dict[str, float]:
         done = timed(name, partial(subprocess.run, command, capture_output=True, text=True))
         if done.returncode:
             raise SystemExit(done.stderr)
-    return seconds
+    return seconds, processor
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -131,14 +136,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "load_before": round(os.getloadavg()[0], 2),
     }
     with tempfile.TemporaryDirectory() as folder:
-        seconds = measure(make(Path(folder), count), count)
+        seconds, processor = measure(make(Path(folder), count), count)
     named["load_after"] = round(os.getloadavg()[0], 2)
     for name, value in seconds.items():
-        print(f"{name:30s} {value:7.3f} s")
+        print(f"{name:30s} {value:7.3f} s, {processor[name]:6.2f} s of a processor")
     slug = re.sub(r"[^a-z0-9]+", "-", f"{named['cpu']}-{named['cores']}-cores".lower()).strip("-")
     out = chosen.out or RESULTS / f"report_scale-{slug}{'-quick' if chosen.quick else ''}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     found = {"machine": named, "runs": count, "arms": ARMS, "lines_per_run": LINES, "seconds": seconds}
+    found["processor_seconds"] = processor
     out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(f"written: {out}")
 

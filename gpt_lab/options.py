@@ -95,6 +95,15 @@ def is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def constant(values: Sequence[Any]) -> bool:
+    """Whether all values are equal, of one type and written alike; a quick look at thousands, False of lists."""
+    if not values or len(set(map(type, values))) > 1 or not values[0].__hash__:
+        return False
+    if values.count(values[0]) < len(values):
+        return False
+    return not (isinstance(values[0], float) and values[0] == 0) or len(set(map(repr, values))) == 1
+
+
 def is_whole(value: object) -> TypeGuard[int]:
     """Whether a value is a whole number; true and false are none."""
     return isinstance(value, int) and not isinstance(value, bool)

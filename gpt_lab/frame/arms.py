@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +17,9 @@ from gpt_lab.config import schema
 from gpt_lab.console.lines import count_of, some
 from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.frame.places import StudyOptions
+from gpt_lab.frame.sources import source
 from gpt_lab.frame.sources.source import Wanted, row
-from gpt_lab.options import is_number
+from gpt_lab.options import constant, is_number
 from gpt_lab.study.arm_lookup import find_arm
 from gpt_lab.study.design import SEEDS, Design, draws_again, join, shown
 from gpt_lab.study.sweep import Sweep
@@ -25,6 +27,8 @@ from gpt_lab.study.sweep import Sweep
 Rows = list[dict[str, Any]]
 ALIKE = 1e-3
 """Relative difference of two results of the same settings that another order of additions explains."""
+_NOWHERE = object()
+"""Stands for the value of a setting that a run does not have."""
 
 
 @dataclass
@@ -253,15 +257,17 @@ def _averaged(pair: str, also: Sequence[str]) -> str:
 
 def _different(rows: Rows) -> list[str]:
     """Settings that change a result and whose values are not the same in all runs, group choices by their group."""
-    seen: dict[str, set[Any]] = {}
-    for r in rows:
-        for key, value in r["config"].items():
-            if key not in seen:
-                seen[key] = set()
-            seen[key].add((isinstance(value, bool), value) if value.__hash__ else repr(value))
-    uneven = [key for key in seen if any(key not in r["config"] for r in rows)]
-    keys = [key for key, values in seen.items() if len(values) > 1 or key in uneven]
-    return [key.removesuffix(".name") for key in keys if key.split(".")[0] not in schema.NOT_IDENTITY]
+    columns = source.columns([r["config"] for r in rows], _NOWHERE)
+    different = [key for key in columns if key.split(".")[0] not in schema.NOT_IDENTITY and _differs(columns[key])]
+    return [key.removesuffix(".name") for key in different]
+
+
+def _differs(values: Sequence[Any]) -> bool:
+    """Whether the runs have not all the same value of a setting, or some none; 1 and 1.0 are one, 1 and true two."""
+    if constant(values):
+        return False
+    seen = {(isinstance(value, bool), value) if value.__hash__ else repr(value) for value in values}
+    return len(seen) > 1
 
 
 def _independent(rows: Rows, keys: Sequence[str]) -> list[str]:
@@ -306,9 +312,11 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 
 def _without_doubles(found: Arranged) -> Rows:
     """One run per arm, tuning, pair and identity: the latest finished one, else the latest."""
+    places = [(r["arm"], r["tuning"], r["pair"], r["stratum"]) for r in found.rows]
+    held = Counter(places)
     groups: dict[tuple[str, ...], Rows] = {}
-    for r in found.rows:
-        key = (r["arm"], r["tuning"], r["pair"], r["stratum"], identity(r))
+    for place, r in zip(places, found.rows, strict=True):
+        key = (*place, identity(r)) if held[place] > 1 else place
         groups.setdefault(key, []).append(r)
 
     def rank(r: dict[str, Any]) -> tuple[bool, str, str]:

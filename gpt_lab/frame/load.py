@@ -16,6 +16,7 @@ from gpt_lab.frame import arms, noise_floor
 from gpt_lab.frame.places import Places, StudyOptions, find
 from gpt_lab.frame.sources import store_runs
 from gpt_lab.frame.sources.source import ENVIRONMENT, Source, Wanted
+from gpt_lab.frame.sources.source import columns as by_key
 from gpt_lab.frame.study import COLUMNS, Study
 from gpt_lab.noise.records import Noise
 from gpt_lab.options import is_number
@@ -23,6 +24,9 @@ from gpt_lab.study.design import Design, Stated
 from gpt_lab.study.sweep import Sweep
 
 TEXT = frozenset({"run", "source", "study", "name", "state", "arm", "tuning", "pair", "stratum", "error", "conflict"})
+
+MOST_KEPT = 10_000_000
+"""Numbers of curves that stay in memory: 80 MB."""
 
 
 class Loaded(Study):
@@ -39,6 +43,7 @@ class Loaded(Study):
         super().__init__(arranged.design, runs, arranged.notes, _stated(arranged.design, sources, sweep), sweep)
         self._sources = {r["run"]: source for source in sources for r in source.rows}
         self._rows, self._runs_dirs = arranged.rows, tuple(runs_dirs)
+        self._curves: dict[str, pd.DataFrame] = {}
         self._origins = {r["run"]: r for source in sources for r in source.rows}
 
     def origin(self, run: str) -> Mapping[str, Any]:
@@ -47,14 +52,24 @@ class Loaded(Study):
 
     def curves(self, runs: list[str]) -> Mapping[str, pd.DataFrame]:
         """Curves by run: step, tokens, flops, seconds and metrics; runs that never began have none."""
-        found: dict[str, pd.DataFrame] = {}
+        found = {run: self._curves[run] for run in runs if run in self._curves}
         for source in {id(s): s for s in self._sources.values()}.values():
-            own = [run for run in runs if self._sources.get(run) is source]
+            own = [run for run in runs if self._sources.get(run) is source and run not in found]
             if own:
                 told = len(source.notes)
-                found.update(source.curves(own))
+                new = source.curves(own)
                 self.notes += source.notes[told:]
+                found.update(new)
+                self._keep(new)
         return found
+
+    def _keep(self, curves: Mapping[str, pd.DataFrame]) -> None:
+        """Tables, figures and the page ask for the same curves: those that fit are read once."""
+        room = MOST_KEPT - sum(table.size for table in self._curves.values())
+        for run, table in curves.items():
+            room -= table.size
+            if room >= 0:
+                self._curves[run] = table
 
     def samples(self, runs: list[str]) -> Mapping[str, tuple[int, str]]:
         """The step and the text that each of these runs wrote last, of the runs whose source keeps texts."""
@@ -212,9 +227,9 @@ def _table(arranged: arms.Arranged) -> pd.DataFrame:
         values = [r[name] for r in rows]
         columns[name] = pd.Series(values, dtype="str" if name in TEXT else "float64")
     for part in ("config", "summary"):
-        keys = dict.fromkeys(key for r in rows for key in r[part])
-        columns |= {f"{part}.{key}": _column([r[part].get(key) for r in rows]) for key in keys}
-    columns |= {f"env.{key}": _column([r["env"].get(key) for r in rows]) for key in ENVIRONMENT}
+        columns |= {f"{part}.{key}": _column(values) for key, values in by_key([r[part] for r in rows]).items()}
+    known = by_key([r["env"] for r in rows])
+    columns |= {f"env.{key}": _column(known.get(key, [None] * len(rows))) for key in ENVIRONMENT}
     return pd.DataFrame(columns)
 
 
@@ -229,9 +244,11 @@ def _score(value: Any) -> float:
 
 def _column(values: list[Any]) -> pd.Series:
     """Floats and integers as such where all are; else objects as they came, None where there is none."""
-    kinds = {type(value) for value in values}
-    if kinds == {int} and all(abs(value) < 2**63 for value in values):
+    kinds = set(map(type, values))
+    if kinds == {int} and max(map(abs, values)) < 2**63:
         return pd.Series(values, dtype="int64")
+    if kinds == {float}:
+        return pd.Series(values, dtype="float64")
     if float in kinds and kinds <= {int, float, type(None)}:
         return pd.Series([math.nan if value is None else float(value) for value in values], dtype="float64")
     return pd.Series(values, dtype="object")

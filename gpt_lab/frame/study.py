@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from gpt_lab.noise.records import Noise
+from gpt_lab.stats.paired import Array
 from gpt_lab.study.design import Design, Stated
 from gpt_lab.study.sweep import Sweep
 
@@ -40,6 +42,38 @@ COLUMNS = (
     "conflict",  # what another run of the same settings says otherwise; ""
 )
 """Beside these a `config.<flat key>` for each setting and a `summary.<metric>` for each metric."""
+
+
+def numbers(table: pd.DataFrame, name: str) -> Array:
+    """A column as floats, NaN for what is no number; all NaN for a column that is not there."""
+    if name not in table:
+        return np.full(len(table), np.nan)
+    column = table[name]
+    known = column.dtype.kind in "if"
+    return (column if known else pd.to_numeric(column, errors="coerce")).to_numpy(float)
+
+
+def over_tokens(table: pd.DataFrame | None, metric: str) -> pd.Series[float]:
+    """The finite values of a metric over tokens, of a run's table of curves; the last of equal places, in order."""
+    if table is None or metric not in table or "tokens" not in table:
+        return pd.Series(dtype=float)
+    values, places = numbers(table, metric), numbers(table, "tokens")
+    keep = np.isfinite(values) & np.isfinite(places)
+    values, places = values[keep], places[keep]
+    line = pd.Series(values, index=places, dtype=float)
+    if (np.diff(places) > 0).all():
+        return line
+    return line[~line.index.duplicated(keep="last")].sort_index()
+
+
+def side_by_side(curves: Sequence[pd.Series[float]], names: Sequence[str | int]) -> pd.DataFrame:
+    """Curves as columns, at the places (rows, in order) that all of them have."""
+    if not curves:
+        return pd.DataFrame()
+    first, *others = (line.index.to_numpy(float) for line in curves)
+    if all(np.array_equal(first, places) for places in others):  # as a sweep's runs are, and thousands go quickly
+        return pd.DataFrame(np.column_stack([line.to_numpy() for line in curves]), index=curves[0].index, columns=names)
+    return pd.concat(list(curves), axis=1, keys=names).dropna().sort_index()
 
 
 @dataclass

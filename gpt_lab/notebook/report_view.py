@@ -33,7 +33,7 @@ class ReportView:
 
         found = self._report
         return [
-            *facts.summary(found.comparison, found.study),
+            *found.summary,
             *facts.lost_lines(found.study),
             *facts.remarks(found.comparison, found.study),
         ]

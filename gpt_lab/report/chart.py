@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import pandas as pd
 
 from gpt_lab import metrics
 from gpt_lab.analysis.comparison import Row
+from gpt_lab.frame.study import numbers
 from gpt_lab.report.figures.base import VARIABLES, near
 from gpt_lab.report.figures.curves import ZOOM
 from gpt_lab.report.figures.material import MOST_ARMS, Material
@@ -174,10 +174,12 @@ def _points(table: pd.DataFrame | None, metric: str) -> pd.DataFrame:
     """Axes and `y` of the places with finite tokens and metric, the last of equal tokens, in order."""
     if table is None or metric not in table or "tokens" not in table:
         return pd.DataFrame(columns=[*AXES, "y"], dtype=float)
-    columns = {axis: table.get(axis, math.nan) for axis in AXES} | {"y": table[metric]}
-    numbers = pd.DataFrame(columns, index=table.index).apply(pd.to_numeric, errors="coerce").astype(float)
-    numbers = numbers[np.isfinite(numbers["y"]) & np.isfinite(numbers["tokens"])]
-    return numbers.drop_duplicates("tokens", keep="last").sort_values("tokens")
+    columns = {axis: numbers(table, axis) for axis in AXES} | {"y": numbers(table, metric)}
+    keep = np.isfinite(columns["y"]) & np.isfinite(columns["tokens"])
+    points = pd.DataFrame(np.column_stack([*columns.values()])[keep], columns=[*columns])
+    if (np.diff(columns["tokens"][keep]) > 0).all():
+        return points
+    return points.drop_duplicates("tokens", keep="last").sort_values("tokens")
 
 
 def _common(tables: Sequence[pd.DataFrame]) -> list[float]:

@@ -40,7 +40,7 @@ def show(report: Report, console: Console) -> None:
         else:
             _print(arms, console, title=False)
             _print(costs, console)
-    for line in facts.summary(report.comparison, report.study):
+    for line in report.summary:
         _say(console, "", line)
     for line in facts.lost_lines(report.study, MOST_LOST):
         _say(console, "", line, style="yellow")

@@ -19,6 +19,7 @@ from gpt_lab.config.schema import NOT_IDENTITY
 from gpt_lab.console.invocation import prefix
 from gpt_lab.errors import ConfigError
 from gpt_lab.frame.study import Study
+from gpt_lab.options import constant
 from gpt_lab.study.design import shown
 from gpt_lab.study.sweep import Sweep
 
@@ -157,11 +158,11 @@ def differences(study: Study) -> dict[str, dict[str, str]]:
         key = column.removeprefix("config.")
         if key == column or key.split(".")[0] in NOT_IDENTITY or key in (study.design.pair, "seed"):
             continue
-        texts = [_text(value) for value in runs[column].tolist()]
+        texts = _texts(runs[column])
         if len(set(texts)) < 2:
             continue
         values: dict[str, dict[str, None]] = {name: {} for name in names}
-        for arm, text in zip(arms, texts, strict=True):
+        for arm, text in dict.fromkeys(zip(arms, texts, strict=True)):
             values[arm][text] = None
         if len({frozenset(own) for own in values.values()}) > 1:
             found[key] = {arm: _several(list(own)) for arm, own in values.items()}
@@ -180,6 +181,12 @@ def _text(value: Any) -> str:
     return shown(value)
 
 
+def _texts(column: pd.Series) -> list[str]:
+    """`_text` of each value; of a setting that all runs share it is made once."""
+    values = column.tolist()
+    return [_text(values[0])] * len(values) if constant(values) else [_text(value) for value in values]
+
+
 def environment(study: Study) -> dict[str, Counter[str]]:
     """Where the runs ran: what -> value -> number of runs. Runs that never began are left out."""
     runs = study.runs[study.runs["state"] != "missing"]
@@ -187,7 +194,7 @@ def environment(study: Study) -> dict[str, Counter[str]]:
     for column in runs.columns:
         key = column.removeprefix("env.")
         if key != column and key not in ("command", "started", "finished", "lossy", "ends"):
-            values = Counter(_text(value) for value in runs[column].tolist())
+            values = Counter(_texts(runs[column]))
             if set(values) != {"–"} and set(values) != {""}:
                 found[key] = values
     return found
@@ -259,14 +266,16 @@ def fixed(study: Study) -> list[str]:
         key = str(column).removeprefix("config.")
         if key == column or not len(runs) or key.split(".")[0] in NOT_IDENTITY:
             continue
-        first = runs[column].iat[0]
-        if runs[column].map(_text).nunique() == 1 and _text(first) != "–":
-            shared[key] = _text(first)
-    groups = [f"{group}={shared[f'{group}.name']}" for group in setting_names.GROUPS if f"{group}.name" in shared]
-    usual: dict[str, str] = {}
-    with contextlib.suppress(ConfigError):  # a part of a package that is not installed here
-        usual = {key: _text(value) for key, value in composition.compose(groups).flat().items()}
+        texts = set(_texts(runs[column]))
+        if len(texts) == 1 and "–" not in texts:
+            shared[key] = texts.pop()
     default = {key: _text(value) for key, value in composition.compose([]).flat().items()}
+    chosen = {f"{group}.name": f"{group}={shared.get(f'{group}.name')}" for group in setting_names.GROUPS}
+    usual = default
+    if groups := [text for key, text in chosen.items() if key in shared and shared[key] != default.get(key)]:
+        usual = {}
+        with contextlib.suppress(ConfigError):  # a part of a package that is not installed here
+            usual = {key: _text(value) for key, value in composition.compose(groups).flat().items()}
     compared = {factor.split(".")[0] for factor in (*study.design.factors, *study.design.nuisance)}
     found = []
     for key, value in shared.items():

@@ -8,6 +8,9 @@ from gpt_lab.report.figures.base import VARIABLES
 
 PROLOGUE = re.compile(r"^.*?(?=<svg\b)", re.DOTALL)
 DROPPED = re.compile(r"<metadata>.*?</metadata>|<style\b.*?</style>|<!--.*?-->", re.DOTALL)
+PATH = re.compile(r'\bd="[^"]*"')
+FINER = re.compile(r"(\.\d\d)\d+")
+"""Digits of a coordinate that nobody sees: a hundredth of a point is less than one of a screen's pixels."""
 SIZE = re.compile(r'(<svg\b[^>]*?) width="[^"]*" height="[^"]*"')
 
 
@@ -22,6 +25,7 @@ def inline(svg: str, name: str) -> str:
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'(href="#)([^"]+)"', rf'\1{name}-\2"', svg)
     svg = re.sub(r"(url\(#)([^)]+)\)", rf"\1{name}-\2)", svg)
+    svg = PATH.sub(lambda path: FINER.sub(r"\1", path[0]), svg)
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable}, {colour})")
     return svg.strip()

@@ -27,7 +27,7 @@ def markdown(report: Report, figures: Sequence[Figure], command: str = "") -> st
         f"# {_line(report.title)}",
         f"**{_line(report.answer)}**",
         _body(arms),
-        _listed(facts.summary(comparison, study)),
+        _listed(report.summary),
         _section("Not finished", _listed(facts.lost_lines(study))),
         _section("Notes", _listed(facts.remarks(comparison, study))),
         _section("Figures", _figures(comparison, figures)),

@@ -55,7 +55,7 @@ def page(report: Report, figures: Sequence[Figure], command: str = "") -> str:
     comparison, study = report.comparison, report.study
     design = comparison.design
     arms, *others = report.in_form("page")
-    counted, *summary = facts.summary(comparison, study)
+    counted, *summary = report.summary
     sesoi = comparison.sesoi
     material = Material(comparison, study)
     curves = chart.data(material) if any(figure.name == "curves" for figure in figures) else None

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from gpt_lab import metrics
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison, Row
@@ -44,6 +46,11 @@ class Report:
     def answer(self) -> str:
         """What the comparison says, in one or two sentences."""
         return wording.answer(self.comparison)
+
+    @cached_property
+    def summary(self) -> list[str]:
+        """How many runs the verdicts rest on, and how they were made."""
+        return facts.summary(self.comparison, self.study)
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
@@ -172,7 +179,7 @@ def runs(study: Study) -> Table:
     columns = [Column("run"), Column("state"), Column("arm"), *[Column("tuned to")] * tuned, Column(design.pair)]
     columns += [Column(head, number=True) for head in (design.metric, "tokens", "seconds", "tokens/s")]
     columns += [Column("error")] * failed
-    order = sorted(range(len(every)), key=lambda i: every["state"].iat[i] == "finished")[:MOST_RUNS]
+    order = np.argsort((every["state"] == "finished").to_numpy(bool), kind="stable")[:MOST_RUNS]
     rows = tuple(_run(row, tuned, failed) for row in every.iloc[order].to_dict("records"))
     said = () if len(every) <= MOST_RUNS else (f"The first {MOST_RUNS} of {len(every)} runs; runs.csv holds all.",)
     return Table("Runs", said, tuple(columns), rows, "runs", frozenset({"page"}))

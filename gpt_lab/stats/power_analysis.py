@@ -70,11 +70,10 @@ def alone(size: float, pairs: int, word: Word, level: float) -> float:
     """Power of one comparison at a level of its own, size as in power()."""
     if pairs < FEWEST:
         return 0.0
-    bound = float(stdtrit(pairs - 1, 1 - level / 2)) * _deviations(pairs - 1)
-    shift = size * math.sqrt(pairs)
-    if word == "better":
-        return float(ndtr(shift - bound).mean())
-    return float(np.maximum(2 * ndtr(shift - bound) - 1, 0.0).mean())
+    share = ndtr(size * math.sqrt(pairs) - _bounds(pairs, level))
+    if word == "equivalent":
+        share = np.maximum(2 * share - 1, 0.0)
+    return float(np.add.reduce(share) / NODES)
 
 
 def _power(size: float, pairs: int, word: Word, arms: int, alpha: float) -> float:
@@ -142,6 +141,12 @@ def _fewest(earned: Callable[[int], bool]) -> int | None:
 def _deviations(df: int) -> NDArray[np.float64]:
     """Quantiles of the ratio of estimated to true deviation, equally likely."""
     return np.asarray(np.sqrt(chdtri(df, (np.arange(NODES) + 0.5) / NODES) / df))
+
+
+@lru_cache(maxsize=2048)
+def _bounds(pairs: int, level: float) -> NDArray[np.float64]:
+    """Half widths of the intervals of that many pairs, in true standard errors, equally likely."""
+    return np.asarray(float(stdtrit(pairs - 1, 1 - level / 2)) * _deviations(pairs - 1))
 
 
 @lru_cache(maxsize=64)

@@ -75,11 +75,19 @@ class Matched:
 class Reach:
     """A variant's difference on the baseline's curve, for all its pairs (place 0) and for all but one (1 to n)."""
 
-    def __init__(self, budgets: ArrayLike, losses: ArrayLike, differences: ArrayLike, anchor: float) -> None:
+    def __init__(
+        self,
+        budgets: ArrayLike,
+        losses: ArrayLike,
+        differences: ArrayLike,
+        anchor: float,
+        law: PowerLaw | None = None,
+    ) -> None:
         """
         Args:
             budgets: tokens (points,). losses: of the baseline there (pairs, points).
             differences: of the variant to the baseline at `anchor` tokens (pairs,).
+            law: of another variant on the same budgets and losses, which need not be fitted again.
 
         Raises:
             ValueError: too few pairs or budgets.
@@ -89,7 +97,7 @@ class Reach:
         if self.pairs < FEWEST_PAIRS:
             raise ValueError(f"{self.pairs} pairs: {FEWEST_PAIRS} are the fewest")
         self.change = left_out(differences)
-        self.law: PowerLaw = fit(self.budgets, left_out(self.losses))
+        self.law: PowerLaw = fit(self.budgets, left_out(self.losses)) if law is None else law
         with np.errstate(over="ignore"):
             self.reached = self.law.budget(self.law.at(anchor) + self.change) / anchor
 

@@ -12,6 +12,9 @@ from gpt_lab.store.atomic_files import NON_FINITE, parse
 BELOW = 2**63
 """Whole numbers at or above it are no counts, and tables cannot hold them."""
 
+SIMPLE = frozenset({str, float, bool, type(None)})
+"""Kinds of values that are always plain: thousands of records have hundreds of them each."""
+
 
 def read_lines(path: Path, lines: Sequence[bytes]) -> tuple[list[dict[str, Any]], str]:
     """Whole lines of a metrics.jsonl as `read_line` has them, and one sentence on what was left out, or "".
@@ -20,8 +23,13 @@ def read_lines(path: Path, lines: Sequence[bytes]) -> tuple[list[dict[str, Any]]
         path: of the file, for the sentence.
     """
     rows, wrong = [], []
+    try:
+        parsed = parse(b"[" + b",".join(lines) + b"]")  # thrice as fast as one by one
+    except ValueError:
+        parsed = []
+    whole = len(parsed) == len(lines)  # else one is damaged, and only one by one tells which
     for number, line in enumerate(lines, 1):
-        row, why = read_line(line)
+        row, why = _checked(parsed[number - 1]) if whole else read_line(line)
         if row is not None:
             rows.append(row)
         if why:
@@ -40,9 +48,12 @@ def read_line(line: bytes) -> tuple[dict[str, Any] | None, str]:
     Of a line that is no JSON object, or whose step is none, nothing can be: then the first is None.
     """
     try:
-        row = parse(line)
+        return _checked(parse(line))
     except ValueError:
         return None, "not valid JSON"
+
+
+def _checked(row: Any) -> tuple[dict[str, Any] | None, str]:
     if not isinstance(row, dict):
         return None, f"{shown(row)} instead of an object"
     step = row.pop("step", None)
@@ -68,7 +79,7 @@ def usable(values: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:
 
 def plain(value: Any) -> bool:
     """Whether a value out of JSON is null, a truth value, text, or a number that tables can hold."""
-    return value is None or isinstance(value, str | float) or (isinstance(value, int) and abs(value) < BELOW)
+    return value is None or isinstance(value, (str, float)) or (isinstance(value, int) and abs(value) < BELOW)
 
 
 def shown(value: Any) -> str:

@@ -25,7 +25,7 @@ from gpt_lab.store.atomic_files import (
     writing,
 )
 from gpt_lab.store.lock import Lock
-from gpt_lab.store.metric_lines import plain, read_lines, shorten, shown, usable
+from gpt_lab.store.metric_lines import SIMPLE, plain, read_lines, shorten, shown, usable
 
 STATES = ("running", "finished", "stopped", "failed", "diverged")
 """running: training, or killed while it was (then nobody holds its lock); stopped: by a signal, can be resumed."""
@@ -46,11 +46,15 @@ def read_record(folder: Path) -> tuple[dict[str, Any], str]:
         return DataError(f"{path} is not that of a run: its {key} is {shown(value)}")
 
     for key in MAPPINGS:
-        if not isinstance(record.get(key), dict | None):
-            raise refuse(key, record[key])
-        for name, value in (record.get(key) or {}).items() if key != "summary" else ():
-            inner = list(value.values()) if (key, name) == ("wandb", "sweep") and isinstance(value, dict) else [value]
-            if not all(map(plain, inner)) and not (key == "config" and isinstance(value, list)):
+        values = record.get(key)
+        if not isinstance(values, dict | None):
+            raise refuse(key, values)
+        if not values or key == "summary":
+            continue
+        for name in [name for name, value in values.items() if type(value) not in SIMPLE and not plain(value)]:
+            value = values[name]
+            nested = (key, name) == ("wandb", "sweep") and isinstance(value, dict) and all(map(plain, value.values()))
+            if not nested and not (key == "config" and isinstance(value, list)):
                 raise refuse(f"{key}.{shorten(name)}", value)
     if record.get("state") not in STATES:
         raise refuse("state", record.get("state"))

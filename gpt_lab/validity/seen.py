@@ -8,6 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from gpt_lab.config import schema
+from gpt_lab.options import constant
 from gpt_lab.study.design import Design, shown
 from gpt_lab.validity.compared import LEARNING_RATE, Compared, cost_kind, tuned_rate
 
@@ -138,6 +139,8 @@ class Seen:
             key = str(column).removeprefix("config.")
             if key == column or key.split(".")[0] in schema.NOT_IDENTITY:
                 continue
+            if constant(used[column].tolist()):
+                continue
             codes, values = pd.factorize(used[column].astype(str).where(used[column].notna()))
             if len(values) < 2:
                 continue
@@ -177,10 +180,12 @@ class Seen:
     def _text(self) -> dict[str, dict[str, Any]]:
         """What the runs of each arm say of their tokens as text."""
         known = [key for key in ("lossy", "ends") if f"env.{key}" in self.chosen]
-        found: dict[str, dict[str, Any]] = {}
-        for arm, own in self.chosen.groupby("arm", sort=False):
-            values = {key: [value for value in own[f"env.{key}"] if isinstance(value, str | bool)] for key in known}
-            found[str(arm)] = {key: max(said, default=None) for key, said in values.items()}
+        found: dict[str, dict[str, Any]] = {str(arm): dict.fromkeys(known) for arm in self.chosen["arm"].unique()}
+        for key in known:
+            for arm, value in zip(self.chosen["arm"], self.chosen[f"env.{key}"], strict=True):
+                if isinstance(value, (str, bool)):
+                    before = found[arm][key]
+                    found[arm][key] = value if before is None else max(before, value)
         return found
 
     def _matched(self) -> set[str]:
@@ -190,6 +195,8 @@ class Seen:
         """
         used, found = self.used, set[str]()
         if "config.match" not in used or "config.match_to" not in used:
+            return found
+        if not any(isinstance(kind, str) for kind in used["config.match"].unique()):
             return found
         base = used[used["arm"] == self.baseline]
         for arm, own in used.groupby("arm", sort=False):

@@ -80,6 +80,23 @@ def test_columns_and_their_kinds(folder: Path) -> None:
     assert sorted(runs["pair"].unique()) == ["0", "1", "9"]
 
 
+def test_curves_that_fit_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study(folder / "runs", {"rope": 0.0, "alibi": 0.1}, seeds=1)
+    asked: list[str] = []
+    read = store_runs.curves
+    monkeypatch.setattr(store_runs, "curves", lambda runs, notes: asked.extend(runs) or read(runs, notes))
+    found = frame.load(["runs/pos"], StudyOptions())
+    first, second = found.runs["run"]
+    one = found.curves([first])[first]
+    both = found.curves([first, second])
+    assert both[first] is one and list(both) == [first, second] and asked == [first, second]
+    monkeypatch.setattr(frame, "MOST_KEPT", 0)
+    again = frame.load(["runs/pos"], StudyOptions())
+    for _ in range(2):
+        pd.testing.assert_frame_equal(again.curves([first])[first], one)
+    assert asked == [first, second, first, first]
+
+
 def test_a_sweep_file_names_arms_and_what_is_missing(folder: Path) -> None:
     path = write_sweep(folder)
     run_cells(path, leave=1)

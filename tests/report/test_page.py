@@ -11,6 +11,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -38,6 +39,8 @@ from tests.report.fabricated import (
     ugly,
 )
 
+LARGEST = 1_500_000
+"""Characters of a page with three arms of five runs, each evaluated 5,000 times."""
 VOID = {"meta", "link", "input", "br"}
 
 
@@ -301,3 +304,12 @@ class TestWording:
             "Not within reach: c."
         )
         assert wording.states(replace(row, states={"without score": 2})) == "2 without score"
+
+
+def test_a_page_of_long_curves_is_small(tmp_path: Path) -> None:
+    runs = study({"position=learned": 0.0, "position=rope": -0.06, "position=alibi": 0.01}, seeds=5, design=pos_enc())
+    runs.points = np.linspace(1e3, 1e6, 5000)
+    found = comparison(runs)
+    text = page(Report(found, runs), draw(found, runs, tmp_path))
+    assert {"curves", "differences"} <= {path.stem for path in tmp_path.iterdir()}
+    assert 50_000 < len(text) < LARGEST

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from gpt_lab.analysis.compare import compare
 from gpt_lab.stats import pairing_gain
@@ -22,6 +22,19 @@ def test_an_unpaired_interval_of_so_many_runs_is_as_wide(pairs: int, correlation
     assert unpaired == pytest.approx(paired, rel=1e-6)
     assert found.by_error == pytest.approx(pairs / (1 - correlation))
     assert found.unpaired <= found.by_error, "pairing halves the degrees of freedom, which is never free"
+
+
+def test_the_unpaired_runs_are_those_of_a_root_finder() -> None:
+    for pairs in (3, 5, 50):
+        for rho in (-0.9, 0.0, 0.7, 0.999, 1 - 1e-7):
+            found = pairing_gain.pairing_gain(pairs, rho)
+            wanted = stats.t.ppf(0.975, pairs - 1) ** 2 * (1 - rho) / pairs
+            assert found is not None
+            if found.unpaired > 2:
+                width = lambda m, wanted=wanted: stats.t.ppf(0.975, 2 * m - 2) ** 2 / m - wanted  # noqa: E731
+                assert found.unpaired == pytest.approx(optimize.brentq(width, 2, 1e9), rel=1e-8)
+    beyond = pairing_gain.pairing_gain(500, 1 - 2e-9)
+    assert beyond is not None and beyond.unpaired == pairing_gain.MOST
 
 
 def test_saved_runs() -> None:

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from gpt_lab.frame.paired_scores import Paired
-from gpt_lab.frame.study import Study
+from gpt_lab.frame.study import Study, over_tokens, side_by_side
+from gpt_lab.options import constant
 from gpt_lab.stats.paired import Array
 from gpt_lab.stats.power_law import FEWEST_POINTS, fit
 from gpt_lab.study.arm_names import settings
@@ -73,8 +74,8 @@ def shared(tokens: Array) -> float | None:
 def same_schedule(runs: pd.DataFrame, first: str, second: str) -> bool:
     """Whether the runs of two arms have one schedule and one number of tokens."""
     columns = [name for name in runs if str(name).startswith("config.schedule.")]
-    both = runs[runs["arm"].isin([first, second])]
-    one = all(both[name].astype(str).nunique() == 1 for name in columns)
+    both = runs.loc[runs["arm"].isin([first, second]), [*columns, "tokens"]]
+    one = all(constant(both[name].tolist()) or both[name].astype(str).nunique() == 1 for name in columns)
     return bool(columns) and one and shared(both["tokens"].to_numpy(float)) is not None
 
 
@@ -111,9 +112,9 @@ def _evaluations(study: Study, paired: Paired, design: Design, base: int) -> Cur
     tables = study.curves(runs["run"].astype(str).tolist())
     lines = []
     for run, end in zip(runs["run"], runs["tokens"].astype(float), strict=True):
-        line = _line(tables.get(str(run)), design.metric)
+        line = over_tokens(tables.get(str(run)), design.metric)
         lines.append(line[(line.index >= max(EARLIEST, warmup) * end) & (line.index <= end)])
-    frame = pd.concat(lines, axis=1, keys=runs["pair"].astype(str)).dropna().sort_index() if lines else pd.DataFrame()
+    frame = side_by_side(lines, runs["pair"].astype(str).tolist())
     if len(frame) < FEWEST_EVALUATIONS:
         few = f"fewer than {FEWEST_EVALUATIONS} evaluations (eval.every)"
         return f"the baseline has no runs with three budgets, and {few}"
@@ -127,15 +128,3 @@ def _evaluations(study: Study, paired: Paired, design: Design, base: int) -> Cur
     decays = names != {"constant"}
     said = f"the {len(budgets)} last evaluations of its runs, under a {names.pop()} schedule"
     return Curve(budgets, losses, said, evaluations=True, rough=decays)
-
-
-def _line(table: pd.DataFrame | None, metric: str) -> pd.Series[float]:
-    """The finite values of a metric over tokens, the last of equal places."""
-    if table is None or metric not in table or "tokens" not in table:
-        return pd.Series(dtype=float)
-    line = pd.Series(
-        pd.to_numeric(table[metric], errors="coerce").to_numpy(float),
-        index=pd.to_numeric(table["tokens"], errors="coerce").to_numpy(float),
-    )
-    line = line[np.isfinite(line.to_numpy()) & np.isfinite(line.index.to_numpy(float))]
-    return line[~line.index.duplicated(keep="last")].sort_index()

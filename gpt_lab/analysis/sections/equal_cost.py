@@ -21,6 +21,7 @@ from gpt_lab.frame.study import Study
 from gpt_lab.stats.decision import decide
 from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import Array, Fit
+from gpt_lab.stats.power_law import PowerLaw
 from gpt_lab.stats.speedup import FEWEST_PAIRS, Matched, Ratio, Reach, usable
 from gpt_lab.stats.tiers import CONFIRMS
 from gpt_lab.study.design import Design
@@ -102,18 +103,23 @@ def answer(comparison: Comparison, study: Study) -> Answer | None:
     )
     blocked = _blocked(runs, paired, design, known)
     apart = _apart(runs[paired.finished])
+    used = runs[paired.finished]
+    laws: dict[tuple[int, bytes], PowerLaw] = {}
     for line in found.lines:
         forbidden = next((doubt.text for doubt in blocked[line.row.arm] if "all" in doubt.blocks), "")
-        line.reason = forbidden or _reach(line, found, runs[paired.finished], design.alpha)
+        line.reason = forbidden or _reach(line, found, used, design.alpha, laws)
         if apart:
             line.ratios.pop("seconds", None)
-    used = runs[paired.finished]
     _judge(found, apart, {base: uneven(used, paired.arms[base]) for base in bases}, blocked, comparison)
     return found
 
 
-def _reach(line: Line, found: Answer, runs: pd.DataFrame, alpha: float) -> str:
-    """Fills in a variant's reach and speed-ups; why there are none, or nothing."""
+def _reach(line: Line, found: Answer, runs: pd.DataFrame, alpha: float, laws: dict[tuple[int, bytes], PowerLaw]) -> str:
+    """Fills in a variant's reach and speed-ups; why there are none, or nothing.
+
+    Args:
+        laws: takes each fitted law by its baseline and pairs, which most variants share.
+    """
     of_base = found.curves[line.base]
     if isinstance(of_base, str):
         return of_base
@@ -127,7 +133,9 @@ def _reach(line: Line, found: Answer, runs: pd.DataFrame, alpha: float) -> str:
     if anchor is None or shared(found.spent["tokens"][line.index, line.used]) is None:
         return "its runs, or the baseline's, differ in tokens"
     scores = found.paired.scores[:, line.used]
-    reach = Reach(of_base.budgets, of_base.losses[line.used], scores[line.index] - scores[line.base], anchor)
+    losses, fitted = of_base.losses[line.used], (line.base, line.used.tobytes())
+    reach = Reach(of_base.budgets, losses, scores[line.index] - scores[line.base], anchor, laws.get(fitted))
+    laws[fitted] = reach.law
     if reach.refused:
         return reach.refused
     line.reach = reach

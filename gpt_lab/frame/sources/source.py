@@ -6,6 +6,7 @@ columns from the same metric names. Arms, pairs and scores are frame/arms.py's b
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -153,6 +154,15 @@ def row(
         "summary": summary,
         "env": env or {},
     }
+
+
+def columns(rows: Sequence[Mapping[str, Any]], nowhere: Any = None) -> dict[str, list[Any]]:
+    """The values of all rows by key, keys in the order in which they first appear; `nowhere` for a row without one."""
+    first = [*rows[0]] if rows else []
+    if all([*row] == first for row in rows):  # thousands of runs in one pass over the memory that holds them
+        return dict(zip(first, map(list, zip(*(row.values() for row in rows), strict=True)), strict=True))
+    keys = dict.fromkeys(itertools.chain.from_iterable(rows))
+    return {key: [row.get(key, nowhere) for row in rows] for key in keys}
 
 
 def number(value: Any) -> float:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpt_lab.config import schema
 from gpt_lab.console.lines import count_of, some
 from gpt_lab.errors import DataError, LabError
-from gpt_lab.frame.sources.source import Source, Wanted, row
+from gpt_lab.frame.sources.source import Source, Wanted, columns, row
 from gpt_lab.store import Run
 from gpt_lab.store.lock import Lock
 from gpt_lab.store.run import read_record
@@ -38,7 +38,12 @@ def load(studies: Sequence[Path], runs: Sequence[Path] = ()) -> Source:
     paths = [str(path) for path in runs]
     for study in studies:
         paths += [path for path in _folders(study, notes) if path not in paths]
-    rows = [r for path in paths if (r := _read(path, notes)) is not None]
+    last: dict[str, Any] = {}
+    rows = []
+    for path in paths:
+        if (r := _read(path, notes, last)) is not None:
+            rows.append(r)
+            last = r["config"]
     source = Source(rows, functools.partial(curves, notes=notes), notes=notes, samples=samples)
     for study in studies:
         _add_ledger(source, study, alone=len(studies) == 1)
@@ -54,14 +59,15 @@ def curves(runs: Sequence[str], notes: list[str]) -> Mapping[str, pd.DataFrame]:
     Raises:
         DataError: a file is there but cannot be read.
     """
+    import numpy as np
     import pandas as pd
 
     found = {}
     for run in runs:
         lines, said = Run(Path(run), {}).read_metrics()
-        keys = dict.fromkeys(key for line in lines for key in line)
-        order = [key for key in AXES if key in keys] + [key for key in keys if key not in AXES]
-        found[run] = pd.DataFrame({key: [line.get(key, math.nan) for line in lines] for key in order})
+        values = columns(lines, math.nan)
+        order = [key for key in AXES if key in values] + [key for key in values if key not in AXES]
+        found[run] = pd.DataFrame({key: np.array(values[key]) for key in order})
         notes += [said] if said and said not in notes else []
     return found
 
@@ -89,19 +95,33 @@ def _folders(study: Path, notes: list[str]) -> list[str]:
     return whole
 
 
-def _read(path: str, notes: list[str]) -> dict[str, Any] | None:
-    """A run folder as a row; None, with a note, if its run.json cannot be used."""
+def _read(path: str, notes: list[str], last: dict[str, Any]) -> dict[str, Any] | None:
+    """A run folder as a row; None, with a note, if its run.json cannot be used.
+
+    Args:
+        last: settings of another run, found good. Thousands of runs differ in a few of theirs, so only these are
+            looked at, and the others are kept once; 1 is neither 1.0 nor true, and lists and -0.0 are the run's own.
+    """
     try:
         record, said = read_record(Path(path))
-        if not record.get("config"):
+        config = record.get("config")
+        if not config:
             raise DataError(f"{path}/run.json is not that of a run: it has no config")
-        if wrong := schema.misfit(record["config"]):
+        own = {
+            key: value
+            for key, value in config.items()
+            if value is not (other := last.get(key, last))
+            and (value != other or type(value) is not type(other) or isinstance(value, list) or not value)
+        }
+        if wrong := schema.misfit(own):
             raise DataError(f"{path}/run.json is not that of a run: {wrong}")
     except DataError as error:
         notes.append(f"{path} left out: {error}")
         return None
     notes += [said] if said else []
-    return _row(path, record, record["config"], record["summary"], record["state"])
+    if len(own) < len(config) and [*config] == [*last]:
+        config = {**last, **own}
+    return _row(path, record, config, record["summary"], record["state"])
 
 
 def _row(

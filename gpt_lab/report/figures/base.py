@@ -12,16 +12,21 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.style
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
 
 from gpt_lab.analysis.wording import SUPERSCRIPTS
+from gpt_lab.stats.paired import Array
 from gpt_lab.store.atomic_files import write_atomic
 
 WIDTH = 6.9
 """Inches: 8 point text is 11 pixels high when the figure is shown 640 pixels wide."""
 PNG_DPI = 200
+COLUMNS = 400
+"""Pixel columns of axes in a figure that is shown 640 pixels wide: no line needs more places than these show."""
 
 INK = "#1f2329"
 MUTED = "#5b6570"
@@ -200,6 +205,25 @@ def near(values: Sequence[float], keep: Sequence[float] = (), jump: float = 6.0)
         if before > 0 and abs(by_distance[i] - middle) > jump * before:
             return by_distance[:i]
     return finite
+
+
+def thinned(x: Array, low: Array, high: Array | None = None, columns: int = COLUMNS) -> NDArray[np.intp]:
+    """Which points of a line, or of the band between two, are drawn: all, or where there are more than pixel columns
+    those that make the same picture, of each column the first, the last, the lowest and the highest.
+
+    Paper: Jugel et al. 2014, M4, a visualization-oriented time series data aggregation.
+
+    Args:
+        x: ascending (points,). low, high: the values there, without NaN (points,); high None: a line.
+    """
+    if len(x) <= columns:
+        return np.arange(len(x))
+    column = np.minimum((x - x[0]) / (x[-1] - x[0]) * columns, columns - 1).astype(np.intp)
+    first = np.flatnonzero(np.diff(column, prepend=-1))
+    last = np.append(first[1:], len(x)) - 1
+    lowest = np.lexsort((low, column))[first]
+    highest = np.lexsort((low if high is None else high, column))[last]
+    return np.unique(np.concatenate([first, last, lowest, highest]))
 
 
 def tokens_axis(ax: Axes, most: float, label: bool = True) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from gpt_lab.analysis.wording import percent, plain, signed, within
 from gpt_lab.metrics import axis
 from gpt_lab.report.figures.base import (
     BAND,
+    COLUMNS,
     INK,
     MUTED,
     PAPER,
@@ -26,9 +28,11 @@ from gpt_lab.report.figures.base import (
     label_ends,
     near,
     reach,
+    thinned,
     tokens_axis,
 )
 from gpt_lab.report.figures.material import Material, together
+from gpt_lab.stats.paired import Array
 from gpt_lab.validity.compared import SAME
 
 ZOOM = 0.6
@@ -62,11 +66,12 @@ def draw(material: Material) -> Drawing | None:
     figure = canvas(6.3)
     whole, end = figure.subplots(2, 1, height_ratios=(1, 1.2))
     floors = _floors(material)
-    for ax in (whole, end):
-        for line in lines:
-            _curve(ax, line, material)
+    left = start - 0.02 * (most - start)
+    for line in lines:
+        _curve(whole, line, material)
+        _curve(end, line, material, left)
     for run in material.diverged.values():
-        whole.plot(run.index, run.to_numpy(), color=MUTED, lw=0.8, ls=(0, (1, 1.5)), zorder=2)
+        _line(whole, run.index.to_numpy(float), run.to_numpy(), color=MUTED, lw=0.8, ls=(0, (1, 1.5)), zorder=2)
         whole.plot(run.index[-1:], run.to_numpy()[-1:], "x", color=MUTED, ms=5, zorder=3)
     values = np.concatenate([line.values.to_numpy().ravel() for line in lines])
     whole.set_ylim(*reach((), keep=[*values, *floors.values()]))
@@ -74,7 +79,7 @@ def draw(material: Material) -> Drawing | None:
     inside = near([float(line.mean.iloc[-1]) for line in lines], jump=3.0)
     late = [ln.values[ln.values.index >= start].to_numpy().ravel() for ln in lines if ln.mean.iloc[-1] in inside]
     end.set_ylim(*reach((), keep=np.concatenate(late).tolist()))
-    end.set_xlim(start - 0.02 * (most - start), most + 0.02 * (most - start))
+    end.set_xlim(left, most + 0.02 * (most - start))
     whole.axvspan(start, most, color=BAND, zorder=0, lw=0)
     for ax in (whole, end):
         _draw_floors(ax, floors, beside=ax is whole)
@@ -92,15 +97,28 @@ def draw(material: Material) -> Drawing | None:
     return Drawing("curves", "Learning curves", _caption(material, lines, floors, end.get_ylim()), figure)
 
 
-def _curve(ax: Axes, line: Line, material: Material) -> None:
+def _curve(ax: Axes, line: Line, material: Material, left: float = 0.0) -> None:
+    """Args: left: where the axes begin, in tokens."""
     style = material.styles[line.arm]
-    grid = line.values.index.to_numpy(float)
-    above = line.arm == material.baseline
-    if line.values.shape[1] > 1:
-        low, high = line.values.min(axis=1), line.values.max(axis=1)
-        ax.fill_between(grid, low, high, color=style.colour, alpha=0.16, lw=0, zorder=2)
-    ax.plot(grid, line.mean, color=style.colour, ls=style.dash, lw=style.width, zorder=5 if above else 4)
-    ax.plot(grid[-1:], line.mean.iloc[-1:], style.marker, color=style.colour, ms=4.5, zorder=6)
+    values, above = line.values, line.arm == material.baseline
+    if len(values) > COLUMNS:
+        values = values.iloc[max(int(values.index.searchsorted(left)) - 1, 0) :]
+    grid, mean = values.index.to_numpy(float), values.mean(axis=1).to_numpy()
+    if values.shape[1] > 1:
+        low, high = values.min(axis=1).to_numpy(), values.max(axis=1).to_numpy()
+        _band(ax, grid, low, high, color=style.colour, alpha=0.16, lw=0, zorder=2)
+    _line(ax, grid, mean, color=style.colour, ls=style.dash, lw=style.width, zorder=5 if above else 4)
+    ax.plot(grid[-1:], mean[-1:], style.marker, color=style.colour, ms=4.5, zorder=6)
+
+
+def _line(ax: Axes, x: Array, y: Array, columns: int = COLUMNS, **look: Any) -> None:
+    kept = thinned(x, y, columns=columns)
+    ax.plot(x[kept], y[kept], **look)
+
+
+def _band(ax: Axes, x: Array, low: Array, high: Array, columns: int = COLUMNS, **look: Any) -> None:
+    kept = thinned(x, low, high, columns)
+    ax.fill_between(x[kept], low[kept], high[kept], **look)
 
 
 def _floors(material: Material) -> dict[str, float]:
@@ -172,7 +190,7 @@ def differences(material: Material) -> Drawing | None:
     limits = _limits(found, material)
     sizes = {line.values.shape[1] for _, line in found}
     for ax, (row, line) in zip(panels.flat, found, strict=False):
-        _panel(ax, row, line, material)
+        _panel(ax, row, line, material, COLUMNS // columns)
         title = folded(material.names[row.arm], 52 // columns + 10)
         ax.set_title(title if len(sizes) == 1 else f"{title} (n = {line.values.shape[1]})")
         ax.set_ylim(*limits)
@@ -213,7 +231,8 @@ def _limits(found: list[tuple[Row, Line]], material: Material) -> tuple[float, f
     )
 
 
-def _panel(ax: Axes, row: Row, line: Line, material: Material) -> None:
+def _panel(ax: Axes, row: Row, line: Line, material: Material, columns: int) -> None:
+    """Args: columns: of pixels."""
     style = material.styles[row.arm]
     grid = line.values.index.to_numpy(float)
     band = material.comparison.band
@@ -221,10 +240,11 @@ def _panel(ax: Axes, row: Row, line: Line, material: Material) -> None:
     ax.axhline(0, color=INK, lw=0.8, zorder=1)
     n = line.values.shape[1]
     if n > 1:
-        low, high = _interval(line.values, material.design.alpha)
-        ax.fill_between(grid, low, high, color=style.colour, alpha=0.18, lw=0, zorder=2)
-        ax.plot(grid, line.values.to_numpy(), color=style.colour, lw=0.6, alpha=0.55, zorder=3)
-    ax.plot(grid, line.mean, color=style.colour, lw=1.6, zorder=4)
+        low, high = (side.to_numpy() for side in _interval(line.values, material.design.alpha))
+        _band(ax, grid, low, high, columns, color=style.colour, alpha=0.18, lw=0, zorder=2)
+        for values in line.values.to_numpy().T:
+            _line(ax, grid, values, columns, color=style.colour, lw=0.6, alpha=0.55, zorder=3)
+    _line(ax, grid, line.mean.to_numpy(), columns, color=style.colour, lw=1.6, zorder=4)
 
 
 def _interval(values: pd.DataFrame, alpha: float) -> tuple[pd.Series[float], ...]:
@@ -269,8 +289,8 @@ def _said(
         text += f" {max(sizes)} pairs each."
     if beyond:
         text += f" Too far off for these axes: {', '.join(f'{r.arm} ({signed(_last(ln), 3)})' for r, ln in beyond)}."
-    values = [v for _, line in found for v in line.values.to_numpy().ravel()]
-    if min(values) < limits[0] or max(values) > limits[1]:
+    least, most = (np.array([end(line.values.to_numpy()) for _, line in found]) for end in (np.min, np.max))
+    if least.min() < limits[0] or most.max() > limits[1]:
         text += " The axis is cut at the first part of training, where differences are larger."
     if any(line.interpolated for _, line in found):
         text += " Runs evaluated at different tokens: values between evaluations are interpolated."

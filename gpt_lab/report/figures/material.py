@@ -11,7 +11,7 @@ import pandas as pd
 
 from gpt_lab.analysis.comparison import Comparison, Row
 from gpt_lab.frame.paired_scores import references
-from gpt_lab.frame.study import Study
+from gpt_lab.frame.study import Study, over_tokens, side_by_side
 from gpt_lab.report.figures.base import COLOURS, DASHES, INK, MARKERS
 from gpt_lab.study.arm_names import settings, short_names
 
@@ -130,7 +130,7 @@ class Material:
         tables = self.study.curves([run for runs in wanted.values() for run in runs])
         curves: dict[str, dict[str, pd.Series[float]]] = {}
         for arm, runs in wanted.items():
-            found = {str(pair): curve(tables.get(run), self.metric) for pair, run in runs.items()}
+            found = {str(pair): over_tokens(tables.get(run), self.metric) for pair, run in runs.items()}
             curves[arm] = {pair: line for pair, line in found.items() if len(line)}
         return curves
 
@@ -152,23 +152,12 @@ class Material:
             lost = lost[[(not arms[a] or t == arms[a]) and not self.design.tunes(p) for a, t, p in used]]
         lost = lost.head(20)
         tables = self.study.curves(lost["run"].astype(str).tolist()) if len(lost) else {}
-        found = {str(run): curve(tables.get(str(run)), self.metric) for run in lost["run"]}
+        found = {str(run): over_tokens(tables.get(str(run)), self.metric) for run in lost["run"]}
         return {run: line for run, line in found.items() if len(line)}
 
     def levels(self, arm: str) -> dict[str, str]:
         """The value of each factor, read back from the arm's name; empty where the name is none of Design's."""
         return settings(arm, self.design.factors)
-
-
-def curve(table: pd.DataFrame | None, metric: str) -> pd.Series[float]:
-    """The finite values of a metric over tokens, the last of equal places, in order."""
-    if table is None or metric not in table or "tokens" not in table:
-        return pd.Series(dtype=float)
-    values = pd.to_numeric(table[metric], errors="coerce").to_numpy(float)
-    places = pd.to_numeric(table["tokens"], errors="coerce").to_numpy(float)
-    keep = np.isfinite(values) & np.isfinite(places)
-    line = pd.Series(values[keep], index=places[keep], dtype=float)
-    return line[~line.index.duplicated(keep="last")].sort_index()
 
 
 def together(curves: Sequence[pd.Series[float]], points: int = 60) -> tuple[pd.DataFrame, bool]:
@@ -177,8 +166,7 @@ def together(curves: Sequence[pd.Series[float]], points: int = 60) -> tuple[pd.D
     The places that all of them have, if these are half of the shortest curve or more; else places between the latest
     first and the earliest last one.
     """
-    frame = pd.concat(list(curves), axis=1, keys=range(len(curves))) if curves else pd.DataFrame()
-    common = frame.dropna().sort_index()
+    common = side_by_side(curves, range(len(curves)))
     if not curves or 2 * len(common) >= min(len(line) for line in curves):
         return common, False
     low, high = max(line.index[0] for line in curves), min(line.index[-1] for line in curves)

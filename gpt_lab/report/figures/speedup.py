@@ -10,7 +10,7 @@ from gpt_lab.analysis.sections.baseline_curve import Curve
 from gpt_lab.analysis.sections.equal_cost import Line, answer
 from gpt_lab.analysis.wording import short
 from gpt_lab.metrics import axis
-from gpt_lab.report.figures.base import INK, MUTED, PAPER, Drawing, canvas, ellipsis
+from gpt_lab.report.figures.base import INK, MUTED, PAPER, Drawing, canvas, ellipsis, thinned
 from gpt_lab.report.figures.material import Material
 from gpt_lab.stats.speedup import LIMIT, Reach
 
@@ -57,7 +57,9 @@ def draw(material: Material) -> Drawing | None:
 
 def _curve(ax: Axes, reach: Reach) -> None:
     budgets, means = reach.budgets, reach.losses.mean(0)
-    ax.plot(budgets, means, "o", color=INK, ms=5, mfc=PAPER, zorder=3)
+    logs = np.log(budgets)
+    shown = thinned(logs, means)
+    ax.plot(budgets[shown], means[shown], "o", color=INK, ms=5, mfc=PAPER, zorder=3)
     inside = np.geomspace(budgets[0], budgets[-1], 80)
     ax.plot(inside, reach.law.at(inside[:, None])[:, 0], color=INK, lw=1.2, zorder=2)
     for low, high in ((budgets[0] / LIMIT, budgets[0]), (budgets[-1], budgets[-1] * LIMIT)):

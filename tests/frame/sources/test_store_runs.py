@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpt_lab.frame.sources import store_runs
-from gpt_lab.frame.sources.source import Wanted
+from gpt_lab.frame.sources.source import Wanted, columns
 from gpt_lab.store import Run
 from gpt_lab.store.atomic_files import read_json, write_json
 from gpt_lab.study.design import Cell, Design
@@ -39,6 +39,43 @@ def test_a_finished_run(tmp_path: Path) -> None:
     env = row["env"]
     assert env["commit"] == "a" * 40 and env["packages"] == "python 3.11.7, torch 2.11.0"  # type: ignore[index]
     assert env["device"] == "cpu" and env["data"] == "fingerprint"  # type: ignore[index]
+
+
+def test_settings_shared_with_another_run_keep_their_types(tmp_path: Path) -> None:
+    """Runs keep equal settings once, but 1, 1.0 and true are equal and not the same, and so are 0.0 and -0.0."""
+    values = {
+        "norm.one": [1, 1.0, 1.0, True],
+        "norm.zero": [0.0, -0.0, 0, False],
+        "norm.list": [[1], [1.0], [True], []],
+        "norm.text": ["a", "a", "", "a"],
+    }
+    for i in range(4):
+        run = finished(tmp_path, 2.0 + i, seed=i)
+        record = read_json(run.path / "run.json")
+        record["config"] |= {key: several[i] for key, several in values.items()}
+        write_json(run.path / "run.json", record)
+    loaded = store_runs.load([tmp_path / "pos"]).rows
+    assert [row["config"]["seed"] for row in loaded] == [0, 1, 2, 3]
+    for row in loaded:
+        own = read_json(Path(row["run"]) / "run.json")["config"]
+        assert repr(row["config"]) == repr(own)
+    assert loaded[1]["config"]["position.name"] is loaded[0]["config"]["position.name"]
+
+
+def test_a_setting_that_only_a_later_run_has_wrong_is_seen(tmp_path: Path) -> None:
+    for seed in range(3):
+        run = finished(tmp_path, 2.0, seed=seed)
+    record = read_json(run.path / "run.json")
+    record["config"]["scale.depth"] = "deep"
+    write_json(run.path / "run.json", record)
+    source = store_runs.load([tmp_path / "pos"])
+    assert len(source.rows) == 2 and "scale.depth" in source.notes[0]
+
+
+def test_columns_of_rows() -> None:
+    assert columns([{"a": 1, "b": 2}, {"a": 3, "b": 4}]) == {"a": [1, 3], "b": [2, 4]}
+    assert columns([{"a": 1}, {"b": 4, "a": 3}], "-") == {"a": [1, 3], "b": ["-", 4]}
+    assert columns([]) == {} and columns([{}, {}]) == {}
 
 
 def test_no_result_is_read_into_a_run_that_has_none(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gpt_lab.frame.study import over_tokens
 from gpt_lab.report.figures import Figure, absent, base, curves, draw, factors, forest, pareto, seeds, tuning
-from gpt_lab.report.figures.material import Material, curve, together
+from gpt_lab.report.figures.material import Material, together
 from tests.report.fabricated import (
     CASES,
     FakeStudy,
@@ -230,8 +231,29 @@ class TestCurves:
         table = pd.DataFrame(
             {"tokens": [20, 10, 10, 30, math.nan], "val/bpb": [2.0, 9.0, 3.0, math.inf, 1.0], "step": range(5)}
         )
-        assert curve(table, "val/bpb").to_dict() == {10.0: 3.0, 20.0: 2.0}
-        assert curve(table, "val/loss").empty and curve(None, "val/bpb").empty
+        assert over_tokens(table, "val/bpb").to_dict() == {10.0: 3.0, 20.0: 2.0}
+        assert over_tokens(table, "val/loss").empty and over_tokens(None, "val/bpb").empty
+
+    def test_few_points_are_all_drawn(self) -> None:
+        x = np.arange(float(base.COLUMNS))
+        assert (base.thinned(x, x) == np.arange(len(x))).all()
+
+    def test_spikes_and_ends_outlive_thinning(self) -> None:
+        rng = np.random.default_rng(0)
+        x = np.sort(rng.uniform(0, 1, 20_000))
+        low = rng.standard_normal(len(x))
+        low[1234], low[17_000] = 99.0, -99.0
+        kept = base.thinned(x, low, columns=100)
+        assert {0, 1234, 17_000, len(x) - 1} <= {*kept.tolist()} and (np.diff(kept) > 0).all() and len(kept) <= 400
+        column = np.minimum((x - x[0]) / (x[-1] - x[0]) * 100, 99).astype(int)
+        for number in range(100):
+            every, own = low[column == number], low[kept[column[kept] == number]]
+            assert (own.min(), own.max(), own[0], own[-1]) == (every.min(), every.max(), every[0], every[-1])
+        high = low + rng.uniform(0, 1, len(x))
+        band = base.thinned(x, low, high, columns=100)
+        for number in range(100):
+            mine = band[column[band] == number]
+            assert low[mine].min() == low[column == number].min() and high[mine].max() == high[column == number].max()
 
     def test_only_runs_that_are_drawn_are_read(self) -> None:
         made, runs = CASES["many"]()
