@@ -5,18 +5,22 @@ A process that starts from nothing is for the tests that are about starting: wha
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
+import re
+import runpy
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any, Literal
+from unittest import mock
 
-PRELOADED = ["torch", "hydra", "rich.live", "gpt_lab.cli.train", "gpt_lab.train.start", "gpt_lab.sweep.runner"]
-PRELOADED += ["gpt_lab.report.write", "gpt_lab.plan.dry_run", "pandas", "scipy.stats"]
-"""What most commands import; nothing of it starts a thread."""
+ROOT = Path(__file__).parent.parent
+PRELOADED = "tests.warm"
 
 
 def run(
@@ -27,38 +31,60 @@ def run(
     before: Callable[[], None] | None = None,
     timeout: float = 300,
 ) -> subprocess.CompletedProcess[str]:
-    """`uv run WORDS` in a folder; what it printed and its status.
+    """`uv run WORDS` in a folder; what it printed and its status. The fork server of a sweep is forked, too.
 
     before: what the process does first, a function at the top level of a module.
 
     Raises:
         subprocess.TimeoutExpired: it ran too long, and was ended.
     """
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(PRELOADED)
+    return call(functools.partial(_command, list(words), before), folder, environment, timeout)
+
+
+def script(path: Path, words: Sequence[str], folder: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """`uv run python PATH WORDS` in a folder; as `run`. The lab's commands that it starts are forked from it."""
+    return call(functools.partial(_script, path, list(words)), folder, timeout=timeout)
+
+
+def pytest(words: Sequence[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """`uv run pytest WORDS` in a folder; as `run`."""
+    return call(functools.partial(_pytest, list(words)), folder, environment)
+
+
+def call(
+    work: Callable[[], None],
+    folder: Path,
+    environment: dict[str, str] | None = None,
+    timeout: float = 300,
+    method: Literal["forkserver", "fork"] = "forkserver",
+) -> subprocess.CompletedProcess[str]:
+    """What `work` printed in a process of its own, and the status with which it left.
+
+    Args:
+        work: can be pickled.
+        method: fork: from this process, which must run one thread.
+
+    Raises:
+        subprocess.TimeoutExpired: it ran too long, and was ended.
+    """
+    server = multiprocessing.get_context(method)
+    multiprocessing.set_forkserver_preload([PRELOADED])
     with tempfile.TemporaryDirectory() as place:
         out, error = (Path(place, name) for name in ("out", "error"))
-        process = server.Process(
-            target=_command, args=(list(words), folder, dict(environment or os.environ), before, out, error)
-        )
-        process.start()
+        process = server.Process(target=_work, args=(work, folder, dict(environment or os.environ), out, error))
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        with mock.patch.dict(os.environ, {"PYTHONPATH": path}):  # the server imports this checkout, wherever it begins
+            process.start()
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
             process.join()
-            raise subprocess.TimeoutExpired(list(words), timeout, *(file.read_text() for file in (out, error)))
+            raise subprocess.TimeoutExpired(repr(work), timeout, *(file.read_text() for file in (out, error)))
         printed = [file.read_text(encoding="utf-8") if file.exists() else "" for file in (out, error)]
-        return subprocess.CompletedProcess(list(words), process.exitcode, *printed)
+        return subprocess.CompletedProcess(repr(work), process.exitcode, *printed)
 
 
-def _command(
-    words: list[str],
-    folder: Path,
-    environment: dict[str, str],
-    before: Callable[[], None] | None,
-    out: Path,
-    error: Path,
-) -> None:
+def _work(work: Callable[[], None], folder: Path, environment: dict[str, str], out: Path, error: Path) -> None:
     for number, file, mode in (
         (0, Path(os.devnull), os.O_RDONLY),
         (1, out, os.O_WRONLY | os.O_CREAT),
@@ -70,7 +96,47 @@ def _command(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    work()
+
+
+def _command(words: list[str], before: Callable[[], None] | None) -> None:
+    from tests.sweep import forked
+
+    forked.use()
     sys.argv = list(words)
     if before is not None:
         before()
     import_module(f"gpt_lab.cli.{words[0]}").main()
+
+
+def _script(path: Path, words: list[str]) -> None:
+    sys.argv = [str(path), *words]
+    fork, real = multiprocessing.get_context("fork"), subprocess.run
+    with (
+        mock.patch.object(multiprocessing, "get_context", return_value=fork),
+        mock.patch.object(subprocess, "run", functools.partial(_started, real)),
+    ):
+        runpy.run_path(str(path), run_name="__main__")
+
+
+def _started(real: Callable[..., Any], command: Sequence[str], **settings: Any) -> Any:
+    """subprocess.run, which forks this process where the command is one of the lab's."""
+    program = " ".join(command[1:3])
+    found = re.fullmatch(r"-c from gpt_lab\.cli\.(\w+) import main; main\(\)", program)
+    if found is None:
+        return real(command, **settings)
+    folder, environment = Path(settings.get("cwd", ".")), settings.get("env")
+    work = functools.partial(_command, [found[1], *command[3:]], None)
+    done = call(work, folder, environment, settings.get("timeout", 300), method="fork")
+    if not settings.get("capture_output"):
+        print(done.stdout, end="")
+        print(done.stderr, end="", file=sys.stderr)
+    if settings.get("check"):
+        done.check_returncode()
+    return done
+
+
+def _pytest(words: list[str]) -> None:
+    import pytest
+
+    sys.exit(pytest.main(["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning", *words]))

@@ -9,23 +9,38 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+if TYPE_CHECKING:
+    from gpt_lab.sweep.workers.client import ForkServer
+
 ALONE = "GPT_LAB_TEST_ALONE"
+MEMORY, ENOUGH = Path("/dev/shm"), 2 << 30
+"""A file system in memory, and the bytes of it that are enough for all tests: they leave 0.5 GB."""
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 SECRETS = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_RUN_ID", "WANDB_DIR", "HF_TOKEN")
 
 
+def _in_memory() -> Path | None:
+    """Where files cost no disk: the lab waits for stable storage at every checkpoint. None: there is not enough."""
+    try:
+        return MEMORY if shutil.disk_usage(MEMORY).free >= ENOUGH and os.access(MEMORY, os.W_OK) else None
+    except OSError:
+        return None
+
+
 def _isolate() -> Path:
     """Point every cache and login at a new folder, which all workers share, and switch the network off."""
-    home = Path(tempfile.mkdtemp(prefix="gpt_lab_tests_"))
+    home = Path(tempfile.mkdtemp(prefix="gpt_lab_tests_", dir=_in_memory()))
+    if home.parent == MEMORY:
+        tempfile.gettempdir()  # that of this process stays: what it leaves there is removed at its very end
+        (home / "tmp").mkdir()
+        os.environ.update(dict.fromkeys(("TMPDIR", "PYTEST_DEBUG_TEMPROOT"), str(home / "tmp")))
     git = Path.home() / ".gitconfig"
     if git.is_file():  # it may hold safe.directory, without which git refuses the checkout
         os.environ.setdefault("GIT_CONFIG_GLOBAL", str(git))
@@ -50,6 +65,7 @@ def _isolate() -> Path:
         TOKENIZERS_PARALLELISM="false",
         OMP_NUM_THREADS="1",  # one worker per core: more threads would only fight
         MKL_NUM_THREADS="1",
+        TORCHINDUCTOR_COMPILE_THREADS="1",  # more are a process that imports torch
         COLUMNS="120",
     )
     return home
@@ -73,11 +89,8 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the `cuda` tests where there is no CUDA device; torch is imported only if such a test was collected.
-
-    Slow tests come first: at the end no worker waits for one that another has just begun.
-    """
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Skip the `cuda` tests where there is no CUDA device; torch is imported only if such a test was collected."""
+    items[:] = dealt(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if marked:
         import torch
@@ -87,16 +100,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+def dealt(items: Sequence[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Slow tests first, for each worker as many: at the end none waits for one that another has just begun.
+
+    With `--dist worksteal` each of N workers begins with an N-th of the list, and takes from the end of another's part
+    once it is done with its own. Those that use the compiler go to one worker.
+    """
+    compiled = [item for item in items if item.get_closest_marker("compiles")]
+    slow = [item for item in items if item.get_closest_marker("slow") and item not in compiled]
+    others = [item for item in items if not item.get_closest_marker("slow") and item not in compiled]
+    found: list[pytest.Item] = []
+    for number in range(workers):
+        share = (len(items) - len(found)) // (workers - number)
+        mine = [*(compiled if number == 0 else ()), *slow[number::workers]]
+        found += [*mine, *others[: max(0, share - len(mine))]]
+        del others[: max(0, share - len(mine))]
+    return [*found, *others]
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Runs a `forks` test in a pytest of its own: what earlier tests started (threads of autograd) breaks forks."""
     if pyfuncitem.get_closest_marker("forks") is None or ALONE in os.environ:
         return None
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", pyfuncitem.nodeid]
+    from tests import commands
+
     inherited = {name: value for name, value in os.environ.items() if name != "PYTEST_XDIST_WORKER"}
-    done = subprocess.run(
-        command, cwd=pyfuncitem.config.rootpath, env={**inherited, ALONE: "1"}, capture_output=True, text=True
-    )
+    words = ["-n", "0", "-q", "-p", "no:cacheprovider", pyfuncitem.nodeid]
+    done = commands.pytest(words, pyfuncitem.config.rootpath, {**inherited, ALONE: "1"})
     if done.returncode != 0:
         pytest.fail((done.stdout + done.stderr)[-8000:], pytrace=False)
     return True
@@ -109,6 +140,26 @@ def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.helpers import stand_in
 
     monkeypatch.setattr(paces, "_measure", stand_in)
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """One fork server for all sweeps of this process: importing torch takes seconds."""
+    from gpt_lab.sweep.workers.client import ForkServer
+
+    server = ForkServer()
+    close = server.close
+    server.close = lambda patience=5.0: None  # type: ignore[method-assign]
+    yield server
+    close()
+
+
+@pytest.fixture
+def one_server(fork_server: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps of this process share a fork server."""
+    from gpt_lab.sweep import runner
+
+    monkeypatch.setattr(runner, "ForkServer", lambda: fork_server)
 
 
 @pytest.fixture(autouse=True)

@@ -29,10 +29,9 @@ def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_files_are_small(path: Path) -> None:
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= LONGEST, f"{relative(path)} has {lines} lines: split it by job"
+def test_files_are_small() -> None:
+    lines = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    assert not {name: count for name, count in lines.items() if count > LONGEST}, "split them by job"
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES} - {ROOT / "gpt_lab" / RULES}), ids=relative)
@@ -54,15 +53,17 @@ def test_no_two_modules_share_a_name() -> None:
     assert not shared, [str(path) for path in places if path.stem in shared]
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.stat().st_size], ids=relative)
-def test_files_say_what_they_are(path: Path) -> None:
-    assert path.read_text(encoding="utf-8").startswith(('"""', 'r"""')), f"{relative(path)} starts with a docstring"
+def test_files_say_what_they_are() -> None:
+    texts = {relative(path): path.read_text(encoding="utf-8") for path in SOURCES if path.stat().st_size}
+    assert not [name for name, text in texts.items() if not text.startswith(('"""', 'r"""'))], "begin with a docstring"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_no_path_of_one_machine(path: Path) -> None:
-    found = re.findall(r"""["'](/(?:work|root|home|Users)/[^"']*)""", path.read_text(encoding="utf-8"))
-    assert not found
+def test_no_path_of_one_machine() -> None:
+    found = {
+        relative(path): re.findall(r"""["'](/(?:work|root|home|Users)/[^"']*)""", path.read_text(encoding="utf-8"))
+        for path in SOURCES
+    }
+    assert not {name: paths for name, paths in found.items() if paths}
 
 
 def test_this_checkout_uses_its_own_conf() -> None:

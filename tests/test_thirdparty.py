@@ -36,7 +36,7 @@ def shown_files() -> dict[str, str]:
 
 def copy_of_the_clone(folder: Path) -> Path:
     for name in ("gpt_lab", "conf", "experiments", "sweeps"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("results"))
     return folder
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from gpt_lab.analysis import wording
 from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.sections import factorial
 from gpt_lab.study import cells, sweep_file
+from tests import commands
 from tests.report import factorials, made
 from tests.sweep.test_shipped import QUESTIONS
 
@@ -101,9 +99,8 @@ def test_pairing_pays_where_the_initial_values_are_shared() -> None:
 @pytest.mark.slow
 def test_the_script(tmp_path: Path) -> None:
     """One question from its one command to the answer; four steps show nothing, and the answer is the report's."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "questions.py"), "recall", "--quick", "--out", str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
+    path = ROOT / "benchmarks" / "questions.py"
+    done = commands.script(path, ["recall", "--quick", "--out", str(tmp_path)], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "questions.json").read_text(encoding="utf-8"))["questions"]["recall"]
     assert found["command"] == "uv run sweep recall --report" and found["seconds"] > 0

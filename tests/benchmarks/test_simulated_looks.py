@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.simulated_looks import Looked, beyond, calibrate_looks
 from benchmarks.simulated_studies import Condition, Distribution, NoiseModel
+from tests import commands
 
 ROOT = Path(__file__).parent.parent.parent
 STUDIES = 10_000
@@ -64,8 +63,7 @@ def test_near_arms_take_nearly_all() -> None:
 @pytest.mark.slow
 def test_the_benchmark_writes_its_table(tmp_path: Path) -> None:
     out = tmp_path / "sequential.json"
-    command = [sys.executable, str(ROOT / "benchmarks" / "sequential.py"), "--quick", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = commands.script(ROOT / "benchmarks" / "sequential.py", ["--quick", "--out", str(out)], ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"written: {out}" in done.stdout
     quick, committed = (

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from gpt_lab.frame.study import Study
 from gpt_lab.stats import decision
 from gpt_lab.stats.power_analysis import detectable
 from gpt_lab.study.design import Design
+from tests import commands
 
 ROOT = Path(__file__).parent.parent.parent
 STUDIES = 10_000
@@ -174,8 +173,7 @@ def test_the_same_seed_gives_the_same_numbers() -> None:
 @pytest.mark.slow
 def test_the_benchmark_writes_its_table(tmp_path: Path) -> None:
     out = tmp_path / "calibration.json"
-    command = [sys.executable, str(ROOT / "benchmarks" / "calibration.py"), "--quick", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = commands.script(ROOT / "benchmarks" / "calibration.py", ["--quick", "--out", str(out)], ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"written: {out}" in done.stdout
     quick, committed = (

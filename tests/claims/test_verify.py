@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from gpt_lab.cli import report, verify
 from gpt_lab.errors import ConfigError, DataError, LabError
 from gpt_lab.store import Run
 from gpt_lab.store.atomic_files import read_json, write_json
-from tests.sweep.sweep_helpers import CLI as SWEEP
+from tests import commands
 from tests.sweep.sweep_helpers import write_sweep
 
 CLEAN = code.Version("c" * 40, False)
@@ -28,7 +27,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("study")
     block = {"baseline": {"optim.lr": 0.01}, "sesoi": 0.001}
     path = write_sweep(place, {"optim.lr": [0.01, 1e-7], "seed": [0, 1, 2]}, gpt_lab=block)
-    done = subprocess.run([*SWEEP, str(path), "--jobs", "1"], capture_output=True, text=True, timeout=300)
+    done = commands.run(["sweep", str(path), "--jobs", "1"], place)
     assert done.returncode == 0, done.stdout + done.stderr
     for record in place.glob("runs/*/*/run.json"):
         edit(record, git={"commit": CLEAN.commit, "dirty": False})

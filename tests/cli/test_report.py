@@ -13,9 +13,9 @@ import pytest
 from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.cli import report
 from gpt_lab.errors import LabError
+from tests import commands
 from tests.helpers import tiny_config
 from tests.report.stores import finished, save, study
-from tests.sweep.sweep_helpers import CLI as SWEEP
 from tests.sweep.sweep_helpers import ROOT, write_sweep
 
 FILES = ("report.html", "report.md", "runs.csv", "runs.parquet")
@@ -182,9 +182,7 @@ def test_a_real_study(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A sweep of real trainings, whose learning rate matters, is read through its ledger."""
     block = {"baseline": {"optim.lr": 0.01}, "question": "Does a learning rate of nothing learn less?", "sesoi": 0.001}
     path = write_sweep(folder, {"optim.lr": [0.01, 1e-7], "seed": [0, 1, 2]}, gpt_lab=block)
-    done = subprocess.run(
-        [*SWEEP, str(path), "--jobs", "1"], capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
-    )
+    done = commands.run(["sweep", str(path), "--jobs", "1"], folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert report.run([str(path)]) == 0
     shown = lines(capsys)

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,7 @@ import yaml
 
 from gpt_lab.cli import report, sweep
 from gpt_lab.errors import ConfigError
-from gpt_lab.sweep import runner
 from gpt_lab.sweep.ledger.ledger import entries
-from gpt_lab.sweep.workers.client import ForkServer
 from tests.sweep.sweep_helpers import ROOT, command, until, write_sweep
 
 pytestmark = pytest.mark.slow
@@ -42,17 +39,6 @@ def asked(path: Path) -> dict[tuple[str, int], float | None]:
     """The final loss of each cell that was asked for."""
     wanted = [entry for entry in entries(path.parent / "runs" / "tiny") if entry.wanted]
     return {(entry.arm, entry.pair): entry.score for entry in wanted if entry.state == "finished"}
-
-
-@pytest.fixture
-def one_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One fork server for all sweeps of this process: importing torch takes seconds."""
-    server = ForkServer()
-    close = server.close
-    monkeypatch.setattr(server, "close", lambda patience=5.0: None)
-    monkeypatch.setattr(runner, "ForkServer", lambda: server)
-    yield
-    close()
 
 
 @pytest.mark.usefixtures("one_server")

@@ -34,9 +34,13 @@ ODD = (
 PATHS = tuple(text for text in ODD if text.strip())
 
 
+COMPOSER = composition.Composer(factored=False)
+"""As composition.compose, which runs Hydra anew for each."""
+
+
 def composed(*overrides: str) -> composition.RunConfig:
     path = [] if any(one.startswith("data.path=") for one in overrides) else ["data.path=x"]
-    return composition.compose(["data=text", *path, *overrides])
+    return COMPOSER.compose(["data=text", *path, *overrides])
 
 
 @pytest.mark.parametrize("value", [*PATHS, "2024", "1e5", "true", "range(1,3)", "a${b", "plain", "a b"])

@@ -25,7 +25,6 @@ from gpt_lab.study import cells, sweep_file
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep import runner
 from gpt_lab.sweep.ledger.ledger import entries
-from gpt_lab.sweep.workers.client import ForkServer
 from tests.helpers import tiny_config
 from tests.report.stores import finished
 from tests.sweep.sweep_helpers import write_sweep
@@ -342,13 +341,9 @@ def test_the_dry_run_speaks_in_units_of_the_metric(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.slow
-def test_from_the_command_to_the_floor_and_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("one_server")
+def test_from_the_command_to_the_floor_and_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Real, tiny runs: each pair once, more on request, none again; then a study uses them."""
-    server = ForkServer()  # one for all: importing torch takes seconds
-    monkeypatch.setattr(server, "close", lambda patience=5.0: None)
-    monkeypatch.setattr(runner, "ForkServer", lambda: server)
     path = write_sweep(tmp_path, {**SWEPT, "seed": [0, 1, 1000]}, gpt_lab=BASE)
     place = null_pairs.of_sweep(sweep_file.load(path)).folder
     assert command.run([str(path), "--seeds", "3", "--jobs", "2"]) == 0
@@ -375,8 +370,6 @@ def test_from_the_command_to_the_floor_and_on(
     assert place.name[:8] in listed and f"{grown.sd:.4f}" in listed
     assert sweep_command.run([str(path), "--dry-run"]) == 0
     assert f"{grown.sd:.4f} (95 %" in capsys.readouterr().out
-    monkeypatch.undo()
-    server.close()
 
 
 def test_too_few_that_end_well_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,7 @@ def test_none_is_the_identity() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_rmsnorm_compiled() -> None:
     norm, x = RMSNorm(16), torch.randn(5, 16)
     for mine, theirs in zip(_with_grads(torch.compile(norm, fullgraph=True), x), _with_grads(norm, x), strict=True):

@@ -31,6 +31,7 @@ def test_holm_is_statsmodels() -> None:
         (0.001, 0.03, EQUIVALENT),
         (-0.03, 0.01, SMALL),
         (0.01, 0.02, OPEN),
+        (0.025, 0.03, OPEN),
         (-0.03, 0.0, LOWER),
         (0.001, 0.0, OPEN),
     ],

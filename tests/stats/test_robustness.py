@@ -32,6 +32,15 @@ def test_the_seed_that_turns_a_claim_is_named() -> None:
     assert found.turns[0].any() and not found.turns[1].any()
 
 
+def test_a_seed_that_an_arm_lacks_turns_nothing_of_it() -> None:
+    """Without the first seed both claims fall, for the arms are corrected together; only one arm has that seed."""
+    d = np.array([[-1.7, -1.9, -0.6, -0.5, -1.6], [np.nan, -0.7, -0.5, -1.1, -0.3]])
+    claim = decide(paired_t(d), alpha=0.05).claim
+    assert claim.tolist() == [LOWER, LOWER]
+    assert decide(paired_t(d[:, 1:]), alpha=0.05).claim.tolist() == [OPEN, OPEN]
+    assert left_out(d, claim, alpha=0.05, sesoi=0.0, eligible=[True, True]).turns[:, 0].tolist() == [True, False]
+
+
 def test_too_few_pairs_have_nothing_to_leave_out() -> None:
     found = left_out([[np.nan, 0.5]], [OPEN], alpha=0.05, sesoi=0.0, eligible=[True])
     assert not found.turns.any() and np.isnan(found.low[0]) and np.isnan(found.high[0])

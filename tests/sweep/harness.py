@@ -1,24 +1,21 @@
 """Kills sweeps at random moments, many times in one process that has imported torch once.
 
-    python -m tests.sweep.harness SEED SCENARIO SWEEP_FILE [SCENARIO SWEEP_FILE ...]
-
 Runners are forked from here and fork their server from themselves, in place of starting a new interpreter; all else is
-the real thing. As a subreaper this process becomes the parent of every orphan, so it sees whether one is left. Prints
-what happened as JSON.
+the real thing. As a subreaper this process becomes the parent of every orphan, so it sees whether one is left.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import random
 import signal
-import socket
-import sys
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,47 +27,12 @@ from gpt_lab.study import cells, place, sweep_file
 from gpt_lab.sweep import runner
 from gpt_lab.sweep.ledger.ledger import entries
 from gpt_lab.sweep.search import search
-from gpt_lab.sweep.workers import client, forkserver
-from tests.sweep.sweep_helpers import children, tree
+from tests import commands
+from tests.sweep import forked
+from tests.sweep.sweep_helpers import ROOT, children, tree
 
 PR_SET_CHILD_SUBREAPER = 36
 KILLS = 10
-
-
-class Forked:
-    """A forked server, as subprocess.Popen shows one."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.code: int | None = None
-
-    def wait(self, timeout: float = 60) -> int:
-        end = time.monotonic() + timeout
-        while self.code is None and time.monotonic() < end:
-            done, code = os.waitpid(self.pid, os.WNOHANG)
-            self.code = os.waitstatus_to_exitcode(code) if done else None
-            time.sleep(0.002)
-        assert self.code is not None
-        return self.code
-
-    def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-
-
-def launch(server: client.ForkServer, number: int) -> Any:
-    """In place of ForkServer._launch: the same server, without importing torch again."""
-    parent = os.getpid()
-    with signals.blocked():
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.setsid()
-                forkserver.process.end_with(parent)
-                forkserver.process.close_all_but({number})
-                forkserver.Server(socket.socket(fileno=number)).serve()
-            finally:
-                os._exit(0)
-    return Forked(pid)
 
 
 class Scenario:
@@ -144,7 +106,7 @@ class Scenario:
         enough = self.trained() + self.draw.randint(1, 1500)
         limit = time.monotonic() + 30
         while self.trained() < enough and time.monotonic() < limit:
-            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
+            if over(pid):
                 return
             time.sleep(0.002)
         time.sleep(self.draw.uniform(0, 0.05))
@@ -162,8 +124,14 @@ class Scenario:
                 os.kill(one, number)
 
     def kill(self, pid: int) -> None:
-        os.kill(pid, signal.SIGKILL)
-        self.facts["kills"] += 1
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            os.kill(pid, signal.SIGKILL)
+            self.facts["kills"] += 1
+
+
+def over(pid: int) -> bool:
+    """Whether a runner has ended that nobody has waited for yet."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
 def whole(run: Run) -> bool:
@@ -198,7 +166,7 @@ def kill_trials(scenario: Scenario) -> None:
         trials = [trial for server in children(pid) for trial in children(server)]
         if trials:
             scenario.kill(scenario.draw.choice(trials))
-        elif not children(pid):
+        elif over(pid):
             break
     scenario.end(pid)
 
@@ -208,10 +176,10 @@ def kill_server(scenario: Scenario) -> None:
     pid = scenario.start()
     while scenario.facts["kills"] < 4:
         scenario.train_on(pid)
-        servers = children(pid)
-        if not servers:
+        if over(pid):
             break
-        scenario.kill(servers[0])
+        for server in children(pid):  # none while another one is begun
+            scenario.kill(server)
     scenario.end(pid)
 
 
@@ -244,19 +212,18 @@ SCENARIOS: dict[str, Callable[[Scenario], None]] = {
 }
 
 
-def main() -> None:
+def disturbed(seed: int, paths: Mapping[str, Path]) -> subprocess.CompletedProcess[str]:
+    """Plays each scenario with its sweep file, in a process of its own; it prints what happened as JSON."""
+    return commands.call(functools.partial(_play, seed, dict(paths)), ROOT, timeout=500)
+
+
+def _play(seed: int, paths: Mapping[str, Path]) -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    client.ForkServer._launch = launch  # type: ignore[method-assign]
-    forkserver.prepare()
-    seed, *words = sys.argv[1:]
+    forked.use()
     facts = {}
-    for name, path in zip(words[::2], words[1::2], strict=True):
-        scenario = Scenario(Path(path), int(seed))
+    for name, path in paths.items():
+        scenario = Scenario(path, seed)
         SCENARIOS[name](scenario)
         scenario.nothing_left()
         facts[name] = {**scenario.facts, "finished": scenario.finished()}
     print(json.dumps(facts))
-
-
-if __name__ == "__main__":
-    main()

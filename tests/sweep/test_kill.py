@@ -9,7 +9,6 @@ import pty
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,13 @@ import pytest
 from gpt_lab.store import Run
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.sweep.ledger.ledger import entries
-from tests.sweep.harness import whole
-from tests.sweep.sweep_helpers import (
-    ROOT,
-    children,
-    command,
-    curves,
-    name_of,
-    tree,
-    until,
-    write_sweep,
-)
+from tests.sweep.harness import disturbed, whole
+from tests.sweep.sweep_helpers import ROOT, children, command, curves, name_of, tree, until, write_sweep
 
 pytestmark = pytest.mark.slow
 SWEPT = {"position": ["rope", "none", "alibi"], "seed": [0, 1]}
 KILLED = -signal.SIGKILL
 Played = dict[str, tuple[dict[str, Any], Path]]
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 TRUNK: dict[str, Any] = {
@@ -60,15 +49,7 @@ def play(tmp_path: Path, *scenarios: str, undisturbed: dict[str, Any] | None = N
         chosen = undisturbed if undisturbed is not None and name == "undisturbed" else changes
         settings = {**usual, **chosen}
         paths[name] = write_sweep(tmp_path / name, settings.pop("swept"), **settings)
-    words = [str(word) for pair in paths.items() for word in pair]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.sweep.harness", "7", *words],
-        cwd=ROOT,
-        env={**os.environ, **ENVIRONMENT},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    done = disturbed(7, paths)
     outputs = [path.with_suffix(".out") for path in paths.values()]
     assert done.returncode == 0, done.stderr + "".join(p.read_text("utf-8")[-3000:] for p in outputs if p.exists())
     facts = json.loads(done.stdout)

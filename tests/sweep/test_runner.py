@@ -8,7 +8,7 @@ import shlex
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,22 +35,7 @@ from tests.sweep.sweep_helpers import (
     write_sweep,
 )
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[ForkServer]:
-    """One fork server for all tests here: importing torch takes seconds."""
-    server = ForkServer()
-    close = server.close
-    server.close = lambda patience=5.0: None  # type: ignore[method-assign]
-    yield server
-    close()
-
-
-@pytest.fixture(autouse=True)
-def _one_server(shared: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "ForkServer", lambda: shared)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_server")]
 
 
 def run(path: Path, jobs: int = 2, **settings: Any) -> tuple[int, str]:
@@ -194,13 +179,13 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path: Path) -> None
     assert entries(folder)[0].attempts > 1
 
 
-def test_a_trial_stopped_from_outside_stays_stopped(tmp_path: Path, shared: ForkServer) -> None:
-    path = write_sweep(tmp_path, {"seed": [0]}, fixed={"budget.steps": 400, "eval.every": 100})
+def test_a_trial_stopped_from_outside_stays_stopped(tmp_path: Path, fork_server: ForkServer) -> None:
+    path = write_sweep(tmp_path, {"seed": [0]}, fixed={"budget.steps": 400, "eval.every": 100, "checkpoint.every": 100})
     folder = tmp_path / "runs" / "tiny"
 
     def stop() -> None:
         until(lambda: any(p.stat().st_size for p in folder.glob("*/metrics.jsonl")))
-        for pid in children(shared.process.pid):
+        for pid in children(fork_server.process.pid):
             os.kill(pid, signal.SIGTERM)
 
     thread = threading.Thread(target=stop)
@@ -215,17 +200,17 @@ def test_a_trial_stopped_from_outside_stays_stopped(tmp_path: Path, shared: Fork
     assert curves(folder)["seed=0"][-1]["step"] == 400
 
 
-def test_a_full_disk_ends_the_sweep_with_one_line(tmp_path: Path, shared: ForkServer) -> None:
+def test_a_full_disk_ends_the_sweep_with_one_line(tmp_path: Path, fork_server: ForkServer) -> None:
     path = write_sweep(tmp_path)
     run(write_sweep(tmp_path, {"seed": [9]}))  # the corpus is prepared: nothing else is large
-    hard = resource.prlimit(shared.process.pid, resource.RLIMIT_FSIZE)[1]
+    hard = resource.prlimit(fork_server.process.pid, resource.RLIMIT_FSIZE)[1]
     path = write_sweep(tmp_path)
-    resource.prlimit(shared.process.pid, resource.RLIMIT_FSIZE, (4000, hard))
+    resource.prlimit(fork_server.process.pid, resource.RLIMIT_FSIZE, (4000, hard))
     try:
         with pytest.raises(LabError, match="no space left: free some and repeat the command") as caught:
             run(path)
     finally:
-        resource.prlimit(shared.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        resource.prlimit(fork_server.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
     assert "\n" not in str(caught.value)
     assert "failed" not in states(tmp_path / "runs" / "tiny")
     assert run(path)[0] == 0
@@ -238,7 +223,7 @@ def test_poor_curves_are_pruned_within_their_arm(tmp_path: Path) -> None:
         metric={"name": "val/bpb", "goal": "minimize"},
         early_terminate={"type": "hyperband", "min_iter": 2, "eta": 3},
         gpt_lab={"nuisance": ["optim.lr"]},
-        fixed={"budget.steps": 400, "eval.every": 40, "schedule": "constant"},
+        fixed={"budget.steps": 400, "eval.every": 40, "checkpoint.every": 40, "schedule": "constant"},
     )
     folder = tmp_path / "runs" / "tiny"
     code, text = run(path, jobs=1)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +14,10 @@ from gpt_lab.frame.places import StudyOptions
 from gpt_lab.study import place, sweep_file
 from gpt_lab.sweep import runner
 from gpt_lab.sweep.ledger.ledger import entries
-from tests.sweep.sweep_helpers import ROOT, curves, quiet, said, write_sweep
+from tests.sweep.harness import disturbed
+from tests.sweep.sweep_helpers import curves, quiet, said, write_sweep
 
 pytestmark = pytest.mark.slow
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 SWEPT = {"optim": ["adamw", "muon"], "seed": [0, 1, 2]}
 START = {"optim=adamw": 0.01, "optim=muon": 0.05}
 BLOCK: dict[str, Any] = {
@@ -37,14 +34,7 @@ def write(folder: Path, **more: Any) -> Path:
 def test_killed_at_any_moment_it_makes_the_same_runs(tmp_path: Path) -> None:
     """The undisturbed one runs one at a time, the killed one as many as there are cores."""
     paths = {name: write(tmp_path / name) for name in ("undisturbed", "kill_runner")}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.sweep.harness", "3", *(str(word) for pair in paths.items() for word in pair)],
-        cwd=ROOT,
-        env={**os.environ, **ENVIRONMENT},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    done = disturbed(3, paths)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["kill_runner"]["kills"] == 10
     found = {name: curves(path.parent / "runs" / "tiny") for name, path in paths.items()}
@@ -59,6 +49,7 @@ def test_killed_at_any_moment_it_makes_the_same_runs(tmp_path: Path) -> None:
     assert again.rows == judged.rows, "the runs alone tell what was chosen"
 
 
+@pytest.mark.usefixtures("one_server")
 def test_runs_dry_run_report_and_more_seeds(tmp_path: Path) -> None:
     path = write(tmp_path, early_terminate={"type": "hyperband", "min_iter": 2, "eta": 2})
     sweep = sweep_file.load(path)

@@ -1,7 +1,8 @@
 """`wandb sweep` and `wandb agent`, the unchanged client in real processes, against the double.
 
 The one thing that is not real: a file named `uv` on PATH stands in for `uv run COMMAND`, which would install the lab
-first, and starts COMMAND of this environment.
+first, and starts COMMAND of this environment; where the tree of processes is not what is tested, it has COMMAND forked
+from one that has imported torch.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing.connection import Client, Listener
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from gpt_lab.frame.sources.wandb_server import stated
 from gpt_lab.frame.study import Study
 from gpt_lab.store import Run, all_runs
 from gpt_lab.study import sweep_file
+from tests import commands
 from tests.sweep.sweep_helpers import tree
 from tests.trackers.sweep_double import SweepDouble, cells
 
@@ -66,10 +70,24 @@ class Clone:
         (tools / "uv").chmod(0o755)
         (path / "conf").symlink_to(ROOT / "conf")
         (path / "sweeps").mkdir()
+        self.tools = tools
         self.tiny = {**TINY, "data.path": str(text)}
         search = f"{tools}{os.pathsep}{BIN}{os.pathsep}{os.environ['PATH']}"
         self.environment = {**os.environ, **server.environment(), "PATH": search, "WANDB_SILENT": "false"}
         self.started: list[subprocess.Popen[str]] = []
+
+    @contextlib.contextmanager
+    def warm(self) -> Iterator[None]:
+        """While entered, the stand-in for uv has its command forked by `commands.run`."""
+        uv = self.tools / "uv"
+        before = uv.read_text()
+        with Listener(str(self.tools / "socket"), "AF_UNIX") as listener:
+            uv.write_text(f"#!{sys.executable} -IS\n{WARM.format(address=listener.address)}")
+            threading.Thread(target=serve, args=(listener,), daemon=True).start()
+            yield
+            with Client(listener.address) as last:
+                last.send(None)
+        uv.write_text(before)
 
     def write(self, name: str, parameters: dict[str, Any], **fixed: Any) -> Path:
         """A sweep file of the shipped form, at the smallest scale."""
@@ -113,6 +131,30 @@ class Clone:
             process.wait()
 
 
+WARM = """
+import os, sys
+from multiprocessing.connection import Client
+with Client({address!r}) as server:
+    server.send((sys.argv[2:], os.getcwd(), dict(os.environ)))
+    out, error, status = server.recv()
+print(out, end="", flush=True)
+print(error, end="", file=sys.stderr)
+sys.exit(status)
+"""
+"""`uv run COMMAND` for as long as `serve` listens at an address."""
+
+
+def serve(listener: Listener) -> None:
+    """Runs the commands that come, one after the other, until nothing comes."""
+    while True:
+        with listener.accept() as asked:
+            if (what := asked.recv()) is None:
+                return
+            words, folder, environment = what
+            done = commands.run(words, Path(folder), environment=environment)
+            asked.send((done.stdout, done.stderr, done.returncode))
+
+
 @pytest.fixture
 def here(tmp_path: Path) -> Iterator[Clone]:
     with SweepDouble() as server:
@@ -136,7 +178,8 @@ def test_small_sweep(here: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     made = here.wandb("sweep", "sweeps/small.yaml")
     assert made.returncode == 0, made.stderr
     assert "wandb agent tester/lab/sweep0" in made.stderr
-    assert here.agent().wait(400) == 0, (here.path / "agent.log").read_text()
+    with here.warm():
+        assert here.agent().wait(400) == 0, (here.path / "agent.log").read_text()
     the_file_arrives_as_written(here)
     each_cell_ran_once(here)
     runs_carry_the_whole_config(here)
@@ -281,15 +324,8 @@ def _known(run: Run) -> dict[str, Any]:
 
 def report_command(swept: Clone) -> None:
     """`report wandb:... --wandb` as a user types it: the question, the arms, the files, and the report in W&B."""
-    done = subprocess.run(
-        [str(BIN / "report"), "wandb:tester/lab/sweep0", "--wandb", "--out", "answer"],
-        cwd=swept.path,
-        env=swept.environment,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    words = ["report", "wandb:tester/lab/sweep0", "--wandb", "--out", "answer"]
+    done = commands.run(words, swept.path, environment=swept.environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "Does it work?" in done.stdout
@@ -305,15 +341,9 @@ def another_sweep_gets_finished_runs(swept: Clone) -> None:
     """What an agent asks for and the store has is not trained again, and the sweep has it all the same."""
     run = all_runs(swept.path / "runs", "small")[0]
     agent = {"SWEEP_ID": "other", "RUN_ID": "again", "SWEEP_PARAM_PATH": "none", "PROJECT": "lab", "ENTITY": "tester"}
-    done = subprocess.run(
-        [str(BIN / "train"), "study=small", "position=rope", "seed=0", *(f"{k}={v}" for k, v in swept.tiny.items())],
-        cwd=swept.path,
-        env={**swept.environment, **{f"WANDB_{name}": value for name, value in agent.items()}},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    words = ["train", "study=small", "position=rope", "seed=0", *(f"{k}={v}" for k, v in swept.tiny.items())]
+    environment = {**swept.environment, **{f"WANDB_{name}": value for name, value in agent.items()}}
+    done = commands.run(words, swept.path, environment=environment)
     assert done.returncode == 0, done.stderr
     assert "is already done" in done.stdout
     seen = swept.server.runs["again"]

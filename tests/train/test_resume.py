@@ -85,6 +85,8 @@ def test_resuming_changes_nothing(make: Make, name: str, monkeypatch: pytest.Mon
     assert result.path == path
     assert_mirrored(kept, path)
     assert_same(result.path, whole.path)
+    lines = [(one / "metrics.jsonl").read_text("utf-8").count("\n") for one in (path, whole.path)]
+    assert lines[0] == lines[1], "what the dead process logged beyond its checkpoint is gone"
     assert weights(result.path, "best").keys() == weights(whole.path, "best").keys()
 
 

@@ -152,6 +152,7 @@ def test_fp16_skips_steps_that_overflow(make: Make) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_compiled_and_eager_training_agree(make: Make) -> None:
     import shutil
 

@@ -68,6 +68,14 @@ def test_the_run_folder_holds_the_story(make: Make) -> None:
     assert "uv run train optim=adamw seed=1" in text
 
 
+def test_the_learning_rate_of_each_step(make: Make) -> None:
+    """The first step of four is a fifth on the way, so that none has a rate of 0."""
+    settings = {"budget.steps": 4, "log.every": 1, "optim.lr": 0.01}
+    result = train(make(schedule={"name": "linear", "warmup": 0.0, "final": 0.0}, **settings))
+    rates = [row["train/lr"] for row in curve(result.path) if "train/lr" in row]
+    assert rates == pytest.approx([0.008, 0.006, 0.004, 0.002])
+
+
 def test_lost_text_is_said_and_has_no_bits_per_byte(make: Make, tmp_path: Path) -> None:
     inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"e": 0, " ": 1, "<unk>": 2}, unk_token="<unk>"))
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")

@@ -134,7 +134,7 @@ CASES = {
         lambda better: by_design(tried(BOWL, EVEN, better), tuning_pairs=(0, 1)),
         lambda better: by_design(tried(EVEN, EVEN, better), tuning_pairs=(0, 1)),
     ),
-    "budget": (lambda better: spent(better, 2e6 if better else 5e5), lambda better: spent(better, 1.001e6)),
+    "budget": (lambda better: spent(better, 1.05e6 if better else 0.95e6), lambda better: spent(better, 1.001e6)),
     "schedule": (
         lambda better: changed("config.schedule.warmup", 0.3, 0.05, better=better),
         lambda better: by_design(

@@ -28,7 +28,9 @@ def test_an_arm_that_loses_pairs_to_divergence_is_not_better(state: str) -> None
     assert row(found, "b").verdict == "worse"
 
 
-@pytest.mark.parametrize("state, error", [("failed", "killed"), ("stopped", ""), ("missing", "its folder is gone")])
+@pytest.mark.parametrize(
+    "state, error", [("failed", "killed"), ("stopped", ""), ("missing", "its folder is gone"), ("finished", "")]
+)
 def test_an_arm_that_lost_runs_in_any_way_is_not_better(state: str, error: str) -> None:
     """Who deletes, stops or kills the bad ones keeps the lucky ones."""
     for arm_, word in (("position=a", "better"), ("position=rope", "worse")):
@@ -67,6 +69,12 @@ def test_nuisance_settings_are_chosen_within_each_arm() -> None:
     assert row(worse, "none").verdict == "worse"  # the arm chose the luckiest of its values, too
     assert row(compare(made, tier="confirm"), "none").verdict == "undecided"
     assert row(compare(made, tier="confirm"), "none").verdict == "undecided"
+
+
+def test_of_a_metric_that_is_maximised_the_highest_value_is_chosen() -> None:
+    made = tuned({"rope": BOWL, "none": {0.001: 2.1, 0.003: 1.95, 0.01: 2.3}})
+    made.design = dataclasses.replace(made.design, goal="maximize")
+    assert row(compare(made), "none").tuning == "optim.lr=0.01"
 
 
 def test_fresh_seeds_confirm_what_others_chose() -> None:

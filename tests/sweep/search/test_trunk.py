@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from gpt_lab.sweep import runner
 from gpt_lab.sweep.ledger.ledger import LedgerEntry, entries
 from gpt_lab.sweep.search import trunk
 from gpt_lab.sweep.search.trunk import Branch, Length, Trunks
-from gpt_lab.sweep.workers.client import ForkServer
 from gpt_lab.train.budget import TrainingLimit
 from tests.sweep.sweep_helpers import curves, quiet, said, write_sweep
 
@@ -152,21 +150,6 @@ def test_a_branch_waits_while_its_trunk_may_come_to_the_fork(tmp_path: Path) -> 
 
 
 # -- real runs --
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[ForkServer]:
-    """One fork server for all tests here: importing torch takes seconds."""
-    server = ForkServer()
-    close = server.close
-    server.close = lambda patience=5.0: None  # type: ignore[method-assign]
-    yield server
-    close()
-
-
-@pytest.fixture
-def one_server(shared: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "ForkServer", lambda: shared)
 
 
 def run(path: Path, jobs: int = 2, **settings: Any) -> tuple[int, str]:

@@ -54,6 +54,16 @@ def test_regularisers_do_not_enter(make: Make) -> None:
     assert evaluate(model, heavy, fp32, dataset, rows=4) == evaluate(model, objective, fp32, dataset, rows=4)
 
 
+def test_a_part_with_dropout_of_its_own_has_none(make: Make) -> None:
+    """The lab's own dropout is keyed, and off where there are no keys; another package's follows model.eval()."""
+    model, objective, fp32, dataset = setting(make())
+    plain = evaluate(model, objective, fp32, dataset, rows=4, limit=100)
+    model.blocks[0].mlp = torch.nn.Sequential(model.blocks[0].mlp, torch.nn.Dropout(0.5))
+    model.train()
+    assert evaluate(model, objective, fp32, dataset, rows=4, limit=100) == plain
+    assert model.training
+
+
 def test_dropout_is_off_and_comes_back(make: Make) -> None:
     model, objective, fp32, dataset = setting(make(**{"model.dropout": 0.5}))
     model.train()

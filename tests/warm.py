@@ -1,0 +1,20 @@
+"""What tests/commands.py forks from: imported once, it has torch, the lab and pytest ready.
+
+Nothing of it starts a thread but pyarrow's allocator, which minds forks.
+"""
+
+from __future__ import annotations
+
+import hydra  # noqa: F401
+import pandas  # noqa: F401
+import pytest  # noqa: F401
+import rich.live  # noqa: F401
+import scipy.stats  # noqa: F401
+
+import gpt_lab.cli.train
+import gpt_lab.plan.dry_run
+import gpt_lab.report.write
+import gpt_lab.sweep.runner  # noqa: F401
+from gpt_lab.sweep.workers import forkserver
+
+forkserver.prepare()
