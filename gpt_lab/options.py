@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeGuard
 
@@ -49,6 +49,17 @@ class Filled:
         return f"of 1 to {self.longest:,} characters"
 
 
+@dataclass(frozen=True)
+class Lettered:
+    """What says of each letter of a pattern which part it is: `{G: {name: gqa, kv_heads: 2}}`."""
+
+    def holds(self, value: dict[str, Any]) -> bool:
+        return bool(value) and all(isinstance(key, str) and len(key) == 1 and key.isalpha() for key in value)
+
+    def __str__(self) -> str:
+        return "of letters, each to a part's name and options, such as {G: {name: gqa, kv_heads: 2}}"
+
+
 LARGEST = 2**63 - 1
 """Whole numbers beyond it fit into no tensor and no file."""
 PositiveInt = Annotated[int, Range(low=1)]
@@ -69,6 +80,9 @@ SampleLength = Annotated[int, Range(low=0, high=100_000)]
 NonEmpty = Annotated[str, Filled()]
 """A path, or a name that must not be empty."""
 
+Letters = Annotated[dict[str, Any], Lettered()]
+"""The parts, of the kind of the part that takes it, of which the letters of its option `pattern` choose one a layer."""
+
 NAMESPACE: dict[str, Any] = {
     "int": int,
     "float": float,
@@ -87,6 +101,7 @@ NAMESPACE: dict[str, Any] = {
     "Probability": Probability,
     "Rounds": Rounds,
     "NonEmpty": NonEmpty,
+    "Letters": Letters,
 }
 
 
@@ -129,6 +144,7 @@ def describe(annotation: Any) -> str:
         bool: "true or false",
         str: "text",
         list: "a list",
+        dict[str, Any]: "a mapping",
     }
     return names.get(annotation, "anything")
 
@@ -169,6 +185,10 @@ def check(key: str, value: Any, annotation: Any) -> Any:
         if isinstance(value, bool):  # YAML reads a bare on/off/yes/no as a truth value
             return check(key, {True: "on", False: "off"}[value], annotation)
         raise ConfigError(unknown(f"value for {key}:", value, [str(a) for a in allowed]))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise _refusal(key, value, annotation)
+        return dict(value)
     if origin is list:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise _refusal(key, value, annotation)

@@ -144,6 +144,17 @@ def build(kind: str, settings: Mapping[str, Any], *args: Any) -> Any:
     return load(kind, settings["name"])(*args, **chosen)
 
 
+def parts_of(kind: str, settings: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The parts that a group's settings choose, each with where its options stand: its letters', else itself."""
+    taken = get(kind, settings["name"]).options
+    inside = next((key for key, option in taken.items() if option.annotation == options.Letters), None)
+    if inside is None:
+        yield where or kind, settings
+        return
+    for letter, chosen in settings[inside].items():
+        yield from parts_of(kind, chosen, f"{where or kind}.{inside}.{letter}")
+
+
 def own_dir() -> Path | None:
     """The folder of a user's own parts: $GPT_LAB_PARTS, ./parts, the one of the source tree; None: there is none.
 
@@ -309,14 +320,14 @@ def _base(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> ast.ClassD
 
 
 def _options(where: str, node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> dict[str, Option]:
-    """Keyword-only arguments of the class's own __init__; where it has none, or takes `**`, then those of its base.
+    """Keyword-only arguments of the class's own __init__ or __new__; where it has none, or takes `**`, its base's too.
 
     A base is one in the same file or imported from gpt_lab.parts.
     """
     own: dict[str, Option] = {}
     complete = False
     for item in node.body:
-        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+        if isinstance(item, ast.FunctionDef) and item.name in ("__init__", "__new__"):
             pairs = zip(item.args.kwonlyargs, item.args.kw_defaults, strict=True)
             own = {
                 arg.arg: Option(_annotation(arg.annotation), _default(where, arg.arg, value)) for arg, value in pairs

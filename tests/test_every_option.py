@@ -93,6 +93,20 @@ CHANGES: dict[str, Any] = {
     "attention.qkv_bias": True,
     "attention.window": 2,
     "attention.pattern": "L",
+    "attention.kv_rank": 8,
+    "attention.q_rank": 8,
+    "attention.nope_dim": 4,
+    "attention.rope_dim": 2,
+    "attention.v_dim": 4,
+    "attention.gate": "headwise",
+    "attention.lambda_std": 2.0,
+    "attention.eps": 1.0,
+    "attention.top_k": 2,
+    "attention.index_heads": 1,
+    "attention.index_dim": 16,
+    "attention.index_loss": 0.1,
+    "attention.index_target": "selected",
+    "attention.letters": {"A": {"name": "mqa"}, "N": {"name": "none"}},
     "position.base": 10.0,
     "position.partial": 0.5,
     "position.scaling": ("ntk", {"position.scaling": "linear", "position.factor": 4.0}),
@@ -169,6 +183,8 @@ CHANGES: dict[str, Any] = {
 
 None: the opposite of the default.
 """
+CHANGES_OF = {("hybrid", "attention.pattern"): "NA", ("differential", "attention.kv_heads"): 2}
+"""As CHANGES, for a part to which that value means something else."""
 KEYS_ELSEWHERE = {
     "data.path": "tests/config/test_composition.py and tests/data",
     "data.raw": "tests/data/test_file_corpora.py",
@@ -226,7 +242,7 @@ def usual(corpus: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> C
 def test_a_key_is_honoured(
     kind: str, name: str, key: str, corpus: dict[str, str], usual: Callable[[dict[str, Any]], Any], tmp_path: Path
 ) -> None:
-    changed = CHANGES[key]
+    changed = CHANGES_OF.get((name, key)) or CHANGES[key]
     value, under = changed if isinstance(changed, tuple) else (changed, {})
     settings: dict[str, Any] = {"budget.steps": 4, "eval.every": 3} | under
     if kind:

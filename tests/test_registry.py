@@ -77,8 +77,8 @@ def test_index_agrees_with_the_class(kind: str, name: str) -> None:
     assert cls.part == (kind, name)
     keyword_only: dict[str, Any] = {}
     for above in cls.__mro__[:-1]:
-        if "__init__" in vars(above):
-            parameters = inspect.signature(above.__init__).parameters.values()
+        if made := vars(above).get("__init__") or vars(above).get("__new__"):
+            parameters = inspect.signature(made).parameters.values()
             keyword_only |= {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | keyword_only
             if not any(p.kind is p.VAR_KEYWORD for p in parameters):
                 break

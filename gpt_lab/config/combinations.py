@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import ConfigError, quoted
 
@@ -80,22 +81,29 @@ def _ignored(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _check_model(cfg: RunConfig) -> None:
-    scale, attention = cfg.scale, cfg.attention
+    scale, pattern = cfg.scale, cfg.attention.get("pattern", "")
     if scale.width % scale.heads:
         fitting = [h for h in _divisors(scale.width) if h <= 4 * scale.heads][-OFFERED:]
         raise ConfigError(
             f"scale.heads={scale.heads} does not divide scale.width={scale.width} (heads that do: "
             f"{', '.join(map(str, fitting))})"
         )
-    kv_heads = attention.get("kv_heads")
-    if kv_heads and scale.heads % kv_heads:
-        raise ConfigError(f"attention.kv_heads={kv_heads} does not divide scale.heads={scale.heads}")
-    window = attention.get("window")
-    if window and window > scale.context:
-        raise ConfigError(
-            f"attention.window={window} is larger than scale.context={scale.context}: "
-            "make the window smaller or choose attention=mha"
-        )
+    for where, attention in registry.parts_of("attention", cfg.attention):
+        kv_heads = attention.get("kv_heads")
+        if kv_heads and scale.heads % kv_heads:
+            raise ConfigError(f"{where}.kv_heads={kv_heads} does not divide scale.heads={scale.heads}")
+        window = attention.get("window")
+        if window and window > scale.context:
+            raise ConfigError(
+                f"{where}.window={window} is larger than scale.context={scale.context}: "
+                "make the window smaller or choose attention=mha"
+            )
+        letter = where.rpartition(".")[2]
+        if where != "attention" and letter not in pattern[: scale.depth]:
+            raise ConfigError(
+                f"attention.pattern={pattern}: {scale.depth} layers (scale.depth) never come to letter {letter}: "
+                "shorten the pattern or use more layers"
+            )
 
 
 def _check_budget(cfg: RunConfig) -> None:

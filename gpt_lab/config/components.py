@@ -116,6 +116,8 @@ def literal(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list | tuple):
         return f"[{','.join(literal(v) for v in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{k}:{literal(v)}' for k, v in value.items())}}}"
     if value == "":
         return "''"
     return repr(value) if isinstance(value, str) and not re.fullmatch(r"[\w./:-]+", value) else str(value)

@@ -65,6 +65,9 @@ class Composer:
         groups = [p.input_line for p in parsed if _is_group(p)]
         tree = copy.deepcopy(self._grouped(groups))
         _drop_foreign_options(tree, {p.key_or_group for p in parsed if p.key_or_group in registry.KINDS})
+        for override in parsed:
+            if setting_names.lettered(override.key_or_group) in registry.KINDS:
+                _swap_letter(tree, override.key_or_group, override.value())
         leaves = set(_leaves(tree))
         budgets: list[str] = []
         for override in parsed:
@@ -290,6 +293,16 @@ def _drop_foreign_options(tree: Any, swapped: set[str]) -> None:
                 del tree[kind][key]
 
 
+def _swap_letter(tree: Any, key: str, name: Any) -> None:
+    """The same where the command line swaps the part of a letter, such as by attention.letters.G.name."""
+    kind, *inside = key.split(".")
+    if len(inside) == 3 and isinstance(letters := tree[kind].get(inside[0]), dict):
+        taken = {} if (part := registry.index()[kind].get(name)) is None else part.options
+        before = letters.get(inside[1])
+        if isinstance(before, dict):
+            letters[inside[1]] = {one: value for one, value in before.items() if one == "name" or one in taken}
+
+
 def _refuse_structure(override: Any, tree: Any, leaves: set[str]) -> None:
     key = override.key_or_group
     group, _, rest = key.partition(".")
@@ -301,6 +314,11 @@ def _refuse_structure(override: Any, tree: Any, leaves: set[str]) -> None:
         inner = ", ".join(f"{key}.{name}" for name in tree[key])
         raise ConfigError(f"{key} is a section, not a value: set one of {inner}")
     if group in registry.KINDS and rest:
+        option = rest.partition(".")[0]
+        taken = registry.get(group, tree[group]["name"]).options
+        if option in taken and taken[option].annotation == options.Letters:
+            return  # checked with the part of the letter
+        rest = option if options.Letters in setting_names.settings().get(f"{group}.{option}", ()) else rest
         raise ConfigError(setting_names.unknown_option(registry.get(group, tree[group]["name"]), rest))
     if group in SECTIONS and rest:
         inside = [name for name in tree[group] if name != "name"]
@@ -313,6 +331,8 @@ def _refuse_structure(override: Any, tree: Any, leaves: set[str]) -> None:
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
+        if not isinstance(tree.setdefault(section, {}), dict):
+            tree[section] = {}
         tree = tree[section]
     tree[last] = value
 
@@ -358,20 +378,38 @@ def _hints(cls: type) -> Mapping[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 
 
-def _part(kind: str, settings: Any) -> dict[str, Any]:
+def _part(kind: str, settings: Any, where: str = "") -> dict[str, Any]:
+    """The checked settings of a part. `where` they stand, unless they are the group's: a letter's, say."""
+    where, choice = where or kind, f"{where}.name" if where else kind
     if not isinstance(settings, Mapping) or "name" not in settings:
-        raise ConfigError(f"{kind} must be a part with its options, not {quoted(settings)}: choose with {kind}=NAME")
+        raise ConfigError(f"{where} must be a part with its options, not {quoted(settings)}: choose with {choice}=NAME")
     part = registry.get(kind, settings["name"])
     for key in settings:
         if key != "name" and key not in part.options:
-            raise ConfigError(setting_names.unknown_option(part, str(key)))
+            raise ConfigError(f"{where}: " * (where != kind) + setting_names.unknown_option(part, str(key)))
     checked: dict[str, Any] = {"name": part.name}
     for key, option in part.options.items():
         value = settings.get(key, option.default)
         if value is registry.REQUIRED or value == "???":
-            raise ConfigError(f"{kind}={part.name} needs {kind}.{key}=... ({options.describe(option.annotation)})")
-        checked[key] = options.check(f"{kind}.{key}", value, option.annotation)
+            raise ConfigError(f"{choice}={part.name} needs {where}.{key}=... ({options.describe(option.annotation)})")
+        checked[key] = options.check(f"{where}.{key}", value, option.annotation)
+        if option.annotation == options.Letters:
+            if where != kind:
+                raise ConfigError(f"{choice}={part.name}: a letter cannot have letters of its own")
+            checked[key] = _letters(kind, f"{where}.{key}", checked[key], checked["pattern"])
     return checked
+
+
+def _letters(kind: str, where: str, settings: Mapping[str, Any], pattern: str) -> dict[str, Any]:
+    """The checked part of each letter of a pattern; others, of which a sweep may choose, are checked and left out."""
+    found = {letter: _part(kind, chosen, f"{where}.{letter}") for letter, chosen in settings.items()}
+    for letter in pattern:
+        if letter not in found:
+            raise ConfigError(
+                f"{kind}.pattern={pattern}: letter {quoted(letter)} has no {kind}: add {where}.{letter}.name=NAME, or "
+                f"change the pattern (letters that have one: {', '.join(sorted(found))})"
+            )
+    return {letter: found[letter] for letter in dict.fromkeys(pattern)}
 
 
 def _section(name: str, settings: Any) -> Any:

@@ -28,7 +28,7 @@ def readable(text: str) -> str:
     else keeps Hydra's meaning.
     """
     key, equals, value = text.partition("=")
-    allowed = setting_names.settings().get(key, ())
+    allowed = setting_names.settings().get(setting_names.lettered(key), ())
     if not equals or not allowed:
         return text
     if value == "None" and any(type(None) in _members(one) for one in allowed):
@@ -45,7 +45,7 @@ def word(value: str) -> str:
 
 
 def key_of(text: str) -> str:
-    """The setting that an override (`optim.lr=0.01`, `+experiment=modern`) names."""
+    """The setting that an override (`optim.lr=0.01`, `+experiment=modern`) setting_names."""
     return text.lstrip("+").partition("=")[0]
 
 

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gpt_lab import project, registry
+from gpt_lab import options, project, registry
 from gpt_lab.config import schema
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import QUOTED, quoted, unknown
@@ -98,6 +98,17 @@ def settings() -> Mapping[str, tuple[Any, ...]]:
         elif f.name not in registry.KINDS and not f.metadata.get("derived"):
             found[f.name] = (hints[f.name],)
     return {name: types for name, types in found.items() if not name.endswith(".name")}
+
+
+def lettered(name: str) -> str:
+    """The setting whose values one of a letter takes, any other name as it is.
+
+    `attention.kv_heads` for `attention.letters.G.kv_heads`, the group for `attention.letters.G.name`.
+    """
+    kind, *rest = name.split(".")
+    if len(rest) == 3 and options.Letters in settings().get(f"{kind}.{rest[0]}", ()):
+        return kind if rest[2] == "name" else f"{kind}.{rest[2]}"
+    return name
 
 
 def closest_settings(name: str) -> list[str]:

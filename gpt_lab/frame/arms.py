@@ -274,8 +274,8 @@ def _independent(rows: Rows, keys: Sequence[str]) -> list[str]:
     """Without the options that follow from their group's choice: each optimizer has its own betas."""
 
     def follows(key: str) -> bool:
-        group, dot, _ = key.partition(".")
-        if not dot or group not in keys:
+        group = next((one for one in keys if key.startswith(f"{one}.")), None)  # a group, or a letter's part
+        if group is None:
             return False
         values: dict[Any, set[str]] = {}
         for r in rows:

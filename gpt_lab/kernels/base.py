@@ -30,8 +30,9 @@ class KernelRequest:
     """What one attention layer asks of its kernel.
 
     device: "cpu" or "cuda"; dtype: name of the precision ("fp32", "tf32", "bf16", "fp16"); window: tokens each query
-    sees, itself included, None for all; bias_kind: "none", "alibi" or "tensor" (any other added scores); capability:
-    the CUDA device's, None elsewhere.
+    sees, itself included, None for all; bias_kind: "none", "alibi" or "tensor" (any other added scores); value_dim: of
+    a head's values, None: as head_dim; sinks: whether a logit of each head joins its softmax; capability: the CUDA
+    device's, None elsewhere.
     """
 
     device: str
@@ -45,6 +46,8 @@ class KernelRequest:
     softcap: float | None = None
     dropout: float = 0.0
     documents: bool = False
+    value_dim: int | None = None
+    sinks: bool = False
     capability: tuple[int, int] | None = None
 
 
@@ -67,6 +70,7 @@ class KeyView(NamedTuple):
     positions_k: Tensor | None = None
     documents_q: Tensor | None = None
     documents_k: Tensor | None = None
+    sinks_H: Tensor | None = None
 
 
 class Kernel(Protocol):

@@ -65,9 +65,10 @@ def _auto(request: KernelRequest) -> KernelChoice:
             return KernelChoice(
                 "math", f"cpu, {request.dtype}, context {request.context} <= {longest}: faster ({MEASURED})"
             )
+        if request.sinks or request.value_dim not in (None, request.head_dim):
+            return KernelChoice("math", "cpu: faster (sdpa fuses neither sinks nor values of another width than keys)")
         return KernelChoice("sdpa", f"cpu, {request.dtype}, context {request.context} > {longest}: faster ({MEASURED})")
-    windowed = request.window is not None and request.window < request.context
-    if not windowed and not request.documents and request.bias_kind == "none" and request.softcap is None:
+    if not _what(request):
         first = "cuDNN's attention" if (request.capability or (0, 0))[0] == 9 else "flash attention"
         return KernelChoice(
             "sdpa", f"cuda, {request.dtype}, plain causal: {first if _half(request) else 'memory-efficient'}"
@@ -91,6 +92,7 @@ def _what(request: KernelRequest) -> str:
         f"window {request.window}": request.window is not None and request.window < request.context,
         "documents": request.documents,
         f"{request.bias_kind} bias": request.bias_kind != "none",
+        "sinks": request.sinks,
         "capped scores": request.softcap is not None,
     }
     return ", ".join(part for part, asked in parts.items() if asked)
@@ -106,6 +108,7 @@ def attention(
     window: int | None = None,
     slopes_H: Tensor | None = None,
     bias_HTS: Tensor | None = None,
+    sinks_H: Tensor | None = None,
     softcap: float | None = None,
     dropout: float = 0.0,
     keys_B: Tensor | None = None,
@@ -123,11 +126,12 @@ def attention(
         scale: factor of the scores.
         window: keys that a query sees, itself included; None: all earlier ones.
         slopes_H: ALiBi's slopes. bias_HTS: any other term to add to the scores.
+        sinks_H: a logit of each head that joins its softmax, uncapped, and brings no value.
         softcap: scores become softcap * tanh(score / softcap), before any bias.
         dropout: share of the weights dropped, by the row keys `keys_B` and `salt`; off without keys.
         positions_q, positions_k: (T,) and (S,) int64, where keys come from a cache; without them the queries are the
             last T of the S tokens.
         documents_q, documents_k: (B, T) and (B, S): a query sees only keys of its own document.
     """
-    view = KeyView(window, slopes_H, bias_HTS, positions_q, positions_k, documents_q, documents_k)
+    view = KeyView(window, slopes_H, bias_HTS, positions_q, positions_k, documents_q, documents_k, sinks_H)
     return KERNELS[kernel].run(q_BHTK, k_BGSK, v_BGSV, view, scale, softcap, dropout, keys_B, salt)

@@ -48,9 +48,8 @@ class Math:
         keys_B: Tensor | None,
         salt: int,
     ) -> Tensor:
-        batch, heads, queries, head_dim = q_BHTK.shape
+        batch, heads, queries, _ = q_BHTK.shape
         groups, keys = k_BGSK.shape[1], k_BGSK.shape[2]
-        shared = heads // groups
         block = _block(queries, keys, view, dropout)
         if block < queries:
             blocks = []
@@ -60,29 +59,40 @@ class Math:
                 q, k, v = q_BHTK[:, :, first:last], k_BGSK[:, :, begin:last], v_BGSV[:, :, begin:last]
                 blocks.append(Math.run(q, k, v, view, scale, softcap, dropout, keys_B, salt))
             return torch.cat(blocks, dim=2)
-        # the query heads that share keys become rows of one product, so that keys and values are never repeated
-        q = q_BHTK.reshape(batch * groups, shared * queries, head_dim)
-        k = k_BGSK.reshape(batch * groups, keys, head_dim).transpose(1, 2)
-        v = v_BGSV.reshape(batch * groups, keys, v_BGSV.shape[3])
-        if softcap is None and view.slopes_H is None and view.bias_HTS is None and view.documents_q is None:
-            mask = additive(queries, keys, q.device, q.dtype, view, repeat=shared)
-            scores = torch.baddbmm(mask, q, k, alpha=scale)
-        else:
-            ignored = q.new_zeros(())
-            if softcap is None:
-                scores = torch.baddbmm(ignored, q, k, beta=0, alpha=scale)
-            else:
-                scores = torch.baddbmm(ignored, q, k, beta=0, alpha=scale / softcap).tanh() * softcap
-            scores = scores.view(batch, heads, queries, keys)
-            if view.bias_HTS is not None:
-                scores = scores + view.bias_HTS
-            scores = scores.add_(additive(queries, keys, q.device, q.dtype, view))
-            scores = scores.view(batch * groups, shared * queries, keys)
-        weights = scores.softmax(-1)
+        weights = softmax_weights(q_BHTK, k_BGSK, view, scale, softcap)
         if dropout > 0.0 and keys_B is not None:
             gone = dropped(keys_B, salt, (heads, queries, keys), dropout).view_as(weights)
             weights = (weights * (1.0 / (1.0 - dropout))).masked_fill(gone, 0.0)
+        v = v_BGSV.reshape(batch * groups, keys, v_BGSV.shape[3])
         return torch.bmm(weights.to(v.dtype), v).view(batch, heads, queries, -1)
+
+
+def softmax_weights(q_BHTK: Tensor, k_BGSK: Tensor, view: KeyView, scale: float, softcap: float | None) -> Tensor:
+    """The weight of each key for each query: (B G, H/G T, S), the queries of heads that share keys below each other."""
+    batch, heads, queries, head_dim = q_BHTK.shape
+    groups, keys = k_BGSK.shape[1], k_BGSK.shape[2]
+    shared = heads // groups
+    # the query heads that share keys become rows of one product, so that keys and values are never repeated
+    q = q_BHTK.reshape(batch * groups, shared * queries, head_dim)
+    k = k_BGSK.reshape(batch * groups, keys, head_dim).transpose(1, 2)
+    if softcap is None and view.slopes_H is None and view.bias_HTS is None and view.documents_q is None:
+        mask = additive(queries, keys, q.device, q.dtype, view, repeat=shared)
+        scores = torch.baddbmm(mask, q, k, alpha=scale)
+    else:
+        ignored = q.new_zeros(())
+        if softcap is None:
+            scores = torch.baddbmm(ignored, q, k, beta=0, alpha=scale)
+        else:
+            scores = torch.baddbmm(ignored, q, k, beta=0, alpha=scale / softcap).tanh() * softcap
+        scores = scores.view(batch, heads, queries, keys)
+        if view.bias_HTS is not None:
+            scores = scores + view.bias_HTS
+        scores = scores.add_(additive(queries, keys, q.device, q.dtype, view))
+        scores = scores.view(batch * groups, shared * queries, keys)
+    if view.sinks_H is None:
+        return scores.softmax(-1)
+    sinks = view.sinks_H.to(scores.dtype).view(groups, shared, 1).expand(batch, -1, -1, queries)
+    return torch.cat((scores, sinks.reshape(batch * groups, shared * queries, 1)), -1).softmax(-1)[..., :-1]
 
 
 def _block(queries: int, keys: int, view: KeyView, dropout: float) -> int:
@@ -129,7 +139,7 @@ class Sdpa:
     ) -> Tensor:
         heads, queries, groups, keys = q_BHTK.shape[1], q_BHTK.shape[2], k_BGSK.shape[1], k_BGSK.shape[2]
         device, dtype = q_BHTK.device, q_BHTK.dtype
-        biased = view.slopes_H is not None or view.bias_HTS is not None
+        biased = any(part is not None for part in (view.slopes_H, view.bias_HTS, view.sinks_H))
         masked = view.positions_q is not None or view.documents_q is not None
         causal = queries == keys and not masked and not biased and (view.window is None or view.window >= keys)
         mask: Tensor | None = None
@@ -137,9 +147,13 @@ class Sdpa:
             mask = additive(queries, keys, device, dtype, view)
             if view.bias_HTS is not None:
                 mask = view.bias_HTS.to(dtype) + mask
-            mask = mask if mask.dim() == 4 else mask[None]
+            mask = mask[(None,) * (4 - mask.dim())]
         elif not causal:
             mask = visible(queries, keys, device, view)
+        if mask is not None and view.sinks_H is not None:  # one more key, of zeros, whose score is the sink
+            sinks = view.sinks_H.to(dtype).view(1, heads, 1, 1).expand(mask.shape[0], -1, queries, -1)
+            mask = torch.cat((mask.expand(-1, heads, -1, -1), sinks), dim=-1)
+            k_BGSK, v_BGSV = (F.pad(t, (0, 0, 0, 1)) for t in (k_BGSK, v_BGSV))
         hopper = device.type == "cuda" and _is_hopper(device.index or 0)
         grouped = heads != groups
         # on CUDA only the flash kernel groups heads, and it takes neither a mask nor fp32

@@ -55,6 +55,10 @@ class FlashAttention:
             return "it cannot add a bias to the scores"
         if request.bias_kind == "alibi" and flash_version() != 2:
             return "its version 4 has no ALiBi"
+        if request.sinks:
+            return "it has no sinks"
+        if request.value_dim not in (None, request.head_dim):
+            return f"its values must be as wide as keys, {request.head_dim}, not {request.value_dim}"
         if request.head_dim > _FLASH_MAX_HEAD_DIM or request.head_dim % 8:
             return f"it needs a head dimension that 8 divides, up to {_FLASH_MAX_HEAD_DIM}, not {request.head_dim}"
         return None
@@ -116,6 +120,8 @@ class Flex:
             return "it cannot do reproducible attention dropout"
         if request.bias_kind == "tensor":
             return "it cannot add a learned bias to the scores"
+        if request.sinks:
+            return "it has no sinks here"
         if request.head_dim < _FLEX_MIN_HEAD_DIM:
             return f"it needs a head dimension of at least {_FLEX_MIN_HEAD_DIM}, not {request.head_dim}"
         return None

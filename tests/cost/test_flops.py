@@ -30,6 +30,10 @@ VARIANTS = [
 ]
 
 
+ABSORBING = ("mla", "sparse")
+"""Attentions that decode by other products than they train by."""
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_exact(variant: dict[str, Any]) -> None:
     cfg = tiny_config(**variant)
@@ -37,6 +41,8 @@ def test_exact(variant: dict[str, Any]) -> None:
     assert price == cost_of(model)
     assert price.parameters == sum(p.numel() for p in model.parameters())
     assert price.parameters == price.embedding + price.non_embedding
+    if cfg.attention["name"] in ABSORBING:  # tests/parts/test_attention_variants.py counts what all tokens at once take
+        return
     tokens = torch.zeros(1, cfg.scale.context, dtype=torch.long)
     cache = Cache()
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -22,22 +22,22 @@ from gpt_lab.parts.states import KeyValues
 from gpt_lab.registry import register
 
 
-class SelfAttention(nn.Module):
-    """Causal attention with any number of key/value heads and, if asked, a sliding window: what all options share.
+class Softmax(nn.Module):
+    """Causal attention by softmax over keys, whatever queries, keys and values are made from.
 
-    qk_norm: RMS norm of queries and keys: none, head (each head, before rotation, as in Qwen3), full (all heads
-        together, as in OLMo 2), unit (each head, after rotation, without a gain, as in nanochat).
     softcap: scores s become c tanh(s / c), as in Gemma 2; null for none.
     dropout: share of the attention weights dropped in training; only the math kernel can.
-    qkv_bias: a bias for queries, keys and values (Qwen2 has it alone); null: as model.bias says.
 
     Args:
         kv_heads: key/value heads; None: as many as query heads.
         window: tokens a query sees, itself included; None: all.
+        head_dim: of queries and keys; None: scale.width / scale.heads.
+        value_dim: of a head's values; None: as head_dim.
 
     Attributes:
         scale: factor of the scores, 1/sqrt(head_dim) unless the model's init sets another.
         kernel: name of the kernel that computes it, see gpt_lab.kernels.choose.
+        sinks_H: a logit for each head that joins the softmax and brings no value; None: no sinks.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class SelfAttention(nn.Module):
         layer: int,
         kv_heads: int | None = None,
         window: int | None = None,
+        head_dim: int | None = None,
+        value_dim: int | None = None,
         *,
-        qk_norm: Literal["none", "head", "full", "unit"] = "none",
         softcap: PositiveFloat | None = None,
         dropout: Probability = 0.0,
-        qkv_bias: bool | None = None,
     ) -> None:
         super().__init__()
         kv_heads = kv_heads or shape.heads
@@ -62,14 +62,133 @@ class SelfAttention(nn.Module):
         self.context = shape.context
         self.heads = shape.heads
         self.kv_heads = kv_heads
-        self.head_dim = shape.width // shape.heads
+        self.head_dim = head_dim or shape.width // shape.heads
+        self.value_dim = value_dim or self.head_dim
         self.window = window
         self.softcap = softcap
         self.dropout = dropout
         self.draws = dropout > 0.0
         self.scale = 1.0 / math.sqrt(self.head_dim)
         self.kernel = "math"
-        self._widths = (shape.width, kv_heads * self.head_dim, kv_heads * self.head_dim)
+        self.sinks_H: Tensor | None = None
+
+    def attend(self, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTV: Tensor, flow: Flow) -> Tensor:
+        """The weighted values of these and all earlier tokens: (B, H, T, V)."""
+        return self.weigh(q_BHTK, *self.remember(k_BGTK, v_BGTV, flow), flow)
+
+    def remember(self, k_BGTK: Tensor, v_BGTV: Tensor, flow: Flow) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys and values of these and all earlier tokens, with the keys' positions (S,); None: all are new."""
+        state = flow.state("attention", lambda: KeyValues(self.window))
+        return (k_BGTK, v_BGTV, None) if state is None else state.update(k_BGTK, v_BGTV, flow.positions_T)
+
+    def weigh(
+        self,
+        q_BHTK: Tensor,
+        k_BGSK: Tensor,
+        v_BGSV: Tensor,
+        positions_k: Tensor | None,
+        flow: Flow,
+        hidden_BHTS: Tensor | None = None,
+    ) -> Tensor:
+        """What the kernel makes of queries and of all keys and values in sight: (B, H, T, V).
+
+        Args:
+            positions_k: (S,), where the keys come from a state; None: they are the queries' own tokens.
+            hidden_BHTS: what is added to the scores beside the position encoding's bias, such as a mask; H may be 1.
+        """
+        return kernels.attention(
+            q_BHTK,
+            k_BGSK,
+            v_BGSV,
+            kernel=self.kernel,
+            scale=self.scale,
+            softcap=self.softcap,
+            dropout=self.dropout if self.training else 0.0,
+            keys_B=flow.keys_B,
+            salt=salt(flow.layer, "attention"),
+            **self.view(q_BHTK, k_BGSK, positions_k, flow, hidden_BHTS)._asdict(),
+        )
+
+    def view(
+        self,
+        q_BHTK: Tensor,
+        k_BGSK: Tensor,
+        positions_k: Tensor | None,
+        flow: Flow,
+        hidden_BHTS: Tensor | None = None,
+    ) -> KeyView:
+        """What each query sees and what is added to its scores; arguments as those of weigh."""
+        position, documents_BT = flow.position.at(flow.layer), flow.documents_BT
+        bias = self.bias(q_BHTK, k_BGSK, positions_k, position, flow)
+        if hidden_BHTS is not None:
+            bias = hidden_BHTS if bias is None else bias + hidden_BHTS
+        positions_q = None if positions_k is None else flow.positions_T
+        return KeyView(
+            self.window, position.slopes_H, bias, positions_q, positions_k, documents_BT, documents_BT, self.sinks_H
+        )
+
+    def bias(
+        self, q_BHTK: Tensor, k_BGSK: Tensor, positions_k: Tensor | None, position: Position, flow: Flow
+    ) -> Tensor | None:
+        """What the position encoding adds to the scores: (H, T, S), or (B, H, T, S) where it depends on them."""
+        if position.bias_kind == "tensor":
+            return position.bias(flow.positions_T, flow.positions_T if positions_k is None else positions_k)
+        if position.bias_kind == "content":
+            positions_q = None if positions_k is None else flow.positions_T
+            documents_BT = flow.documents_BT
+            view = KeyView(self.window, None, None, positions_q, positions_k, documents_BT, documents_BT)
+            seen = visible(q_BHTK.shape[2], k_BGSK.shape[2], q_BHTK.device, view)
+            return position.content_bias(q_BHTK, k_BGSK, self.scale, seen)
+        return None
+
+    def request(
+        self, device: str | torch.device, dtype: str, bias_kind: str = "none", documents: bool = False
+    ) -> kernels.KernelRequest:
+        """What this layer asks of its kernel on a device, in a precision (fp32, tf32, bf16, fp16)."""
+        where = torch.device(device)
+        capability = torch.cuda.get_device_capability(where) if where.type == "cuda" else None
+        return kernels.KernelRequest(
+            device=where.type,
+            dtype=dtype,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            value_dim=self.value_dim,
+            context=self.context,
+            window=self.window,
+            bias_kind="tensor" if bias_kind == "content" else bias_kind,
+            softcap=self.softcap,
+            dropout=self.dropout,
+            documents=documents,
+            sinks=self.sinks_H is not None,
+            capability=capability,
+        )
+
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}, kv_heads={self.kv_heads}, window={self.window}, kernel={self.kernel}"
+
+
+class SelfAttention(Softmax):
+    """Causal attention with any number of key/value heads and, if asked, a sliding window: what most options share.
+
+    qk_norm: RMS norm of queries and keys: none, head (each head, before rotation, as in Qwen3), full (all heads
+        together, as in OLMo 2), unit (each head, after rotation, without a gain, as in nanochat).
+    qkv_bias: a bias for queries, keys and values (Qwen2 has it alone); null: as model.bias says.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        layer: int,
+        kv_heads: int | None = None,
+        window: int | None = None,
+        *,
+        qk_norm: Literal["none", "head", "full", "unit"] = "none",
+        qkv_bias: bool | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(shape, layer, kv_heads, window, **options)
+        self._widths = (shape.width, self.kv_heads * self.head_dim, self.kv_heads * self.head_dim)
         self.qkv = nn.Linear(shape.width, sum(self._widths), bias=shape.bias if qkv_bias is None else qkv_bias)
         self.o_proj = nn.Linear(shape.width, shape.width, bias=shape.bias)
         self.qk_norm = qk_norm
@@ -93,47 +212,6 @@ class SelfAttention(nn.Module):
             q_BHTK, k_BGTK = self.q_norm(q_BHTK).to(dtype), self.k_norm(k_BGTK).to(dtype)
         return q_BHTK, k_BGTK
 
-    def attend(self, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTV: Tensor, flow: Flow) -> Tensor:
-        """The weighted values of these and all earlier tokens: (B, H, T, V)."""
-        position = flow.position.at(flow.layer)
-        positions_q = positions_k = None
-        state = flow.state("attention", lambda: KeyValues(self.window))
-        if state is not None:
-            positions_q = flow.positions_T
-            k_BGTK, v_BGTV, positions_k = state.update(k_BGTK, v_BGTV, positions_q)
-        return kernels.attention(
-            q_BHTK,
-            k_BGTK,
-            v_BGTV,
-            kernel=self.kernel,
-            scale=self.scale,
-            window=self.window,
-            slopes_H=position.slopes_H,
-            bias_HTS=self.bias(q_BHTK, k_BGTK, positions_k, position, flow),
-            softcap=self.softcap,
-            dropout=self.dropout if self.training else 0.0,
-            keys_B=flow.keys_B,
-            salt=salt(flow.layer, "attention"),
-            positions_q=positions_q,
-            positions_k=positions_k,
-            documents_q=flow.documents_BT,
-            documents_k=flow.documents_BT,
-        )
-
-    def bias(
-        self, q_BHTK: Tensor, k_BGSK: Tensor, positions_k: Tensor | None, position: Position, flow: Flow
-    ) -> Tensor | None:
-        """What the position encoding adds to the scores: (H, T, S), or (B, H, T, S) where it depends on them."""
-        if position.bias_kind == "tensor":
-            return position.bias(flow.positions_T, flow.positions_T if positions_k is None else positions_k)
-        if position.bias_kind == "content":
-            positions_q = None if positions_k is None else flow.positions_T
-            documents_BT = flow.documents_BT
-            view = KeyView(self.window, None, None, positions_q, positions_k, documents_BT, documents_BT)
-            seen = visible(q_BHTK.shape[2], k_BGSK.shape[2], q_BHTK.device, view)
-            return position.content_bias(q_BHTK, k_BGSK, self.scale, seen)
-        return None
-
     def output(self, y_BTD: Tensor, x_BTD: Tensor) -> Tensor:
         """The heads' values, side by side, back to the model's width; x is what attention read."""
         out_BTD: Tensor = self.o_proj(y_BTD)
@@ -153,27 +231,6 @@ class SelfAttention(nn.Module):
         )
         return q_BHTK, k_BGTK, v_BGTK
 
-    def request(
-        self, device: str | torch.device, dtype: str, bias_kind: str = "none", documents: bool = False
-    ) -> kernels.KernelRequest:
-        """What this layer asks of its kernel on a device, in a precision (fp32, tf32, bf16, fp16)."""
-        where = torch.device(device)
-        capability = torch.cuda.get_device_capability(where) if where.type == "cuda" else None
-        return kernels.KernelRequest(
-            device=where.type,
-            dtype=dtype,
-            heads=self.heads,
-            kv_heads=self.kv_heads,
-            head_dim=self.head_dim,
-            context=self.context,
-            window=self.window,
-            bias_kind="tensor" if bias_kind == "content" else bias_kind,
-            softcap=self.softcap,
-            dropout=self.dropout,
-            documents=documents,
-            capability=capability,
-        )
-
     def flops_per_token(self, context: int) -> float:
         """Forward matmul FLOPs of a token, averaged over a sequence of `context` tokens.
 
@@ -182,9 +239,6 @@ class SelfAttention(nn.Module):
         """
         matrices = self.qkv.weight.numel() + self.o_proj.weight.numel()
         return 2 * matrices + 4 * self.heads * self.head_dim * keys_seen(context, self.window)
-
-    def extra_repr(self) -> str:
-        return f"heads={self.heads}, kv_heads={self.kv_heads}, window={self.window}, kernel={self.kernel}"
 
 
 @register("attention", "mha")

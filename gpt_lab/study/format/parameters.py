@@ -92,7 +92,7 @@ def check_name(name: object) -> str:
         raise ConfigError(f"parameter {quoted(name)} cannot be set in a sweep: {NEVER[name]}")
     if rest == "name" and head in setting_names.GROUPS:
         raise ConfigError(f"parameter {quoted(name)}: choose the whole part with the parameter {quoted(head)}")
-    if name not in setting_names.settings():
+    if setting_names.lettered(name) not in setting_names.settings():
         raise ConfigError(setting_names.unknown_setting("parameter", name, _near(name)))
     return name
 
@@ -103,17 +103,17 @@ def plain(name: str, value: Any) -> Any:
     Raises:
         ConfigError: YAML made something else of it than what was meant, or the setting cannot take it.
     """
-    value = _scalar(name, value)
-    if name in setting_names.GROUPS:
+    value, group = _scalar(name, value), setting_names.lettered(name)
+    if group in setting_names.GROUPS:
         if not isinstance(value, str):
             hint = " (YAML reads yes, no, on, off as truth values, and null as nothing: use quotes)"
             raise ConfigError(f"{name} must be the name of an option, not {cut(shown(value))}{hint}")
-        allowed = setting_names.choices(name)
+        allowed = setting_names.choices(group)
         if value not in allowed:
             raise ConfigError(unknown(name, value, allowed))
         return value
     refusal: ConfigError | None = None
-    for annotation in setting_names.settings()[name]:
+    for annotation in setting_names.settings()[group]:
         try:
             return options.check(name, value, annotation)
         except ConfigError as error:

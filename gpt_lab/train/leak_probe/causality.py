@@ -104,7 +104,10 @@ def _refuse(refusal: str | None) -> None:
 
 def _shipped(cfg: RunConfig) -> bool:
     """Whether every part of the model is this package's own."""
-    classes = [registry.load(kind, getattr(cfg, kind)["name"]) for kind in ("position", *WATCHED)]
+    chosen = [
+        (kind, part) for kind in ("position", *WATCHED) for _, part in registry.parts_of(kind, getattr(cfg, kind))
+    ]
+    classes = [registry.load(kind, part["name"]) for kind, part in chosen]
     return all(cls.__module__.startswith("gpt_lab.") for cls in classes)
 
 

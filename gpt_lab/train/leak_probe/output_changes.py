@@ -96,12 +96,16 @@ class OutputRecord:
 
 def _parts(model: GPT, cfg: RunConfig) -> Iterator[tuple[str, nn.Module]]:
     """The modules that are parts, with the words that choose them; what is inside attention or an MLP belongs to it."""
-    kinds = {kind: registry.load(kind, getattr(cfg, kind)["name"]) for kind in WATCHED}
+    chosen = {
+        registry.load(kind, part["name"]): (kind, part["name"])
+        for kind in WATCHED
+        for _, part in registry.parts_of(kind, getattr(cfg, kind))
+    }
 
     def walk(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        kind = next((kind for kind, cls in kinds.items() if type(module) is cls), None)
+        kind, name = chosen.get(type(module), (None, ""))
         if kind is not None:
-            yield f"{kind}={getattr(cfg, kind)['name']}", module
+            yield f"{kind}={name}", module
         if kind not in ("attention", "mlp"):
             for child in module.children():
                 yield from walk(child)
