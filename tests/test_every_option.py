@@ -88,6 +88,13 @@ CHANGES: dict[str, Any] = {
     "attention.qkv_bias": True,
     "attention.window": 2,
     "attention.pattern": "L",
+    "attention.expand_k": 2.0,
+    "attention.expand_v": 0.5,
+    "attention.key_heads": 2,
+    "attention.conv": 2,
+    "attention.negative_eigenvalues": True,
+    "attention.rank": 3,
+    "attention.temperature": 2.0,
     "position.base": 10.0,
     "position.partial": 0.5,
     "position.scaling": ("ntk", {"position.scaling": "linear", "position.factor": 4.0}),
@@ -165,6 +172,7 @@ CHANGES: dict[str, Any] = {
 None: the opposite of the default.
 """
 KEYS_ELSEWHERE = {
+    "attention.chunk": "tests/parts/test_chunks.py: same numbers, other speed",
     "data.path": "test_config.py and tests/data",
     "data.raw": "tests/data/test_files.py",
     "batch.micro": "tests/train: same gradients whatever the micro-batch",

@@ -29,7 +29,7 @@ from gpt_lab.parts.position.rope import Rope
 
 WIDTH, HEADS, CONTEXT = 32, 4, 16
 SHAPE = Shape(depth=4, width=WIDTH, heads=HEADS, context=CONTEXT)
-NAMES = sorted(registry.index()["attention"])
+NAMES = [name for name, one in registry.index()["attention"].items() if "qk_norm" in one.options]
 POSITIONS = sorted(registry.index()["position"])
 
 

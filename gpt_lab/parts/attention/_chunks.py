@@ -55,6 +55,9 @@ def recurrence(
         log_decay = q.new_zeros(1, 1, length) if log_decay is None else log_decay.float()
         if log_decay.ndim == 3:
             log_decay = log_decay[..., None]
+        state = q.new_zeros(batch, heads, width, v.shape[-1]) if state_BHKV is None else state_BHKV.float()
+        if length == 1:
+            return _step(q, k, v, log_decay.exp(), None if beta_BHT is None else beta_BHT.float(), state)
         q, k, v, g = (_split(t, size) for t in (q, k, v, log_decay))
         g = g.cumsum(3)
         last = g[..., -1:, :]
@@ -66,7 +69,6 @@ def recurrence(
         wanted = [q] if beta_BHT is None else [q, k]
         scores = _scores(wanted, k, g, same)
         reading, writing = q * entering, (k * leaving).transpose(-1, -2)
-        state = q.new_zeros(batch, heads, width, v.shape[-1]) if state_BHKV is None else state_BHKV.float()
         if beta_BHT is None:
             before, state = _carry(state, writing @ v, through)
         else:
@@ -82,6 +84,15 @@ def recurrence(
             v = fresh - reread @ before
         y = reading @ before + scores[0] @ v
         return y.flatten(2, 3)[:, :, :length], state
+
+
+def _step(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The recurrence as it is defined, for a single token: three small products instead of a chunk's many."""
+    state = decay.transpose(-1, -2) * state
+    if beta is not None:
+        v = beta[..., None] * (v - k @ state)
+    state = state + k.transpose(-1, -2) @ v
+    return q @ state, state
 
 
 def runs(documents_BT: Tensor) -> Tensor:

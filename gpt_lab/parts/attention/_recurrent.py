@@ -18,8 +18,6 @@ from gpt_lab.parts.base import Flow, Shape
 from gpt_lab.parts.norm.rmsnorm import RMSNorm
 from gpt_lab.parts.states import Recurrence
 
-Chunk = Literal[16, 32, 64, 128]
-
 
 class Gates(NamedTuple):
     """How the memory changes at each token: see `recurrence`."""
@@ -56,7 +54,7 @@ class RecurrentMixer(nn.Module):
         eps: float = 1e-6,
         gain: bool = True,
         *,
-        chunk: Chunk = 32,
+        chunk: Literal[16, 32, 64, 128] = 32,
     ) -> None:
         super().__init__()
         self.layer, self.chunk = layer, chunk

@@ -1,8 +1,7 @@
 """Mixers under the delta rule: a token replaces what its key recalls. Constructor: (shape, layer, *, options).
 
 Shape letters as in _recurrent.py. None of them takes a position encoding: decays, short convolutions and the order of
-writing place the tokens, and the rotation or bias of `position` is not used; learned and sinusoidal embeddings act before
-them, as everywhere.
+writing place the tokens, and the rotation or bias of `position` is not used. Embeddings of position act before them.
 """
 
 from __future__ import annotations

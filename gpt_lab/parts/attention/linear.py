@@ -5,7 +5,7 @@ Shape letters as in _recurrent.py.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gpt_lab.errors import ConfigError
 from gpt_lab.options import PositiveFloat, PositiveInt
 from gpt_lab.parts.attention._chunks import recurrence, runs
-from gpt_lab.parts.attention._recurrent import Chunk, Gates, RecurrentMixer
+from gpt_lab.parts.attention._recurrent import Gates, RecurrentMixer
 from gpt_lab.parts.base import Flow, Shape
 from gpt_lab.parts.states import Recurrence
 from gpt_lab.registry import register
@@ -35,7 +35,7 @@ class Linear(nn.Module):
     chunk: tokens that are computed together; changes speed and memory, not the result.
     """
 
-    def __init__(self, shape: Shape, layer: int, *, chunk: Chunk = 64) -> None:
+    def __init__(self, shape: Shape, layer: int, *, chunk: Literal[16, 32, 64, 128] = 64) -> None:
         super().__init__()
         if shape.width % shape.heads:
             raise ConfigError(f"scale.width={shape.width} must be a multiple of scale.heads={shape.heads}")
