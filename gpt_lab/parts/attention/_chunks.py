@@ -70,18 +70,14 @@ def recurrence(
         scores = _scores(wanted, k, g, same)
         reading, writing = q * entering, (k * leaving).transpose(-1, -2)
         if beta_BHT is None:
-            before, state = _carry(state, writing @ v, through)
+            fresh, reread = v, None
         else:
             beta = _split(beta_BHT.float()[..., None], size)
             # unit lower triangular: the solver reads what is below the diagonal
             right = torch.cat((v, k * entering), dim=-1) * beta
             solved = torch.linalg.solve_triangular(scores[1] * beta, right, upper=False, unitriangular=True)
-            added = writing @ solved
             fresh, reread = solved.split((v.shape[-1], width), dim=-1)
-            added, removed = added.split((v.shape[-1], width), dim=-1)
-            eye = torch.eye(width, dtype=q.dtype, device=q.device)
-            before, state = _carry(state, added, through * eye - removed)
-            v = fresh - reread @ before
+        before, v, state = _carry(state, fresh, reread, writing, through)
         y = reading @ before + scores[0] @ v
         return y.flatten(2, 3)[:, :, :length], state
 
@@ -160,17 +156,27 @@ def _halve(rows: list[Tensor], k: Tensor, g: Tensor, half: int) -> tuple[list[Te
     return [row.unflatten(-2, (2, half)) for row in rows], k.unflatten(-2, (2, half)), g.unflatten(-2, (2, half))
 
 
-def _carry(state: Tensor, added: Tensor, through: Tensor) -> tuple[Tensor, Tensor]:
-    """The state before each chunk, (B, H, N, K, V), and after the last.
+def _carry(
+    state: Tensor, fresh: Tensor, reread: Tensor | None, writing: Tensor, through: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The state before each chunk, (B, H, N, K, V), what each writes, (B, H, N, C, V), and the state after the last.
 
     Args:
-        added: what each chunk writes into an empty state, (B, H, N, K, V).
-        through: what each chunk does to the state it finds: a factor (.., 1 | K, 1), or a matrix (B, H, N, K, K).
+        fresh: what each chunk would write if it found an empty state, (B, H, N, C, V).
+        reread: what it takes off for what it finds is this times the state, (B, H, N, C, K); None: nothing.
+        writing: keys as they reach the chunk's end, (B, H, N, K, C).
+        through: share of the state that passes each chunk, (.., 1 | K, 1).
     """
-    before = []
-    apply = torch.matmul if through.shape[-1] > 1 else torch.mul
+    before, written = [], []
     # unbound at once: a gradient of single chunks would fill all others with zeros, chunk by chunk
-    for chunk, new in zip(through.expand(-1, -1, added.shape[2], -1, -1).unbind(2), added.unbind(2), strict=True):
+    shares = through.expand(-1, -1, fresh.shape[2], -1, -1).unbind(2)
+    if reread is None:
+        for share, added in zip(shares, (writing @ fresh).unbind(2), strict=True):
+            before.append(state)
+            state = share * state + added
+        return torch.stack(before, dim=2), fresh, state
+    for share, new, old, keys in zip(shares, fresh.unbind(2), reread.unbind(2), writing.unbind(2), strict=True):
         before.append(state)
-        state = new + apply(chunk, state)
-    return torch.stack(before, dim=2), state
+        written.append(new - old @ state)
+        state = share * state + keys @ written[-1]
+    return torch.stack(before, dim=2), torch.stack(written, dim=2), state
