@@ -32,7 +32,8 @@ def loud(module: nn.Module) -> Any:
 
 
 def inputs(dtype: torch.dtype = torch.float32) -> Tensor:
-    drawn = torch.randn(2, LENGTH, WIDTH, generator=torch.Generator().manual_seed(1))
+    # the first token reads (q k) v and its norm: where q k happens to be near 0, rounding is all there is
+    drawn = torch.randn(2, LENGTH, WIDTH, generator=torch.Generator().manual_seed(3))
     return drawn.to(dtype).requires_grad_()
 
 
