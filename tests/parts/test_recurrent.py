@@ -134,22 +134,22 @@ def test_initial_values_follow_the_seed(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["gated_deltanet", "kda", "linear"])
 def test_compiled(name: str) -> None:
-    """One graph, the same numbers and gradients, with documents too."""
+    """One graph, the same numbers and gradients: each form of the recurrence, with documents."""
     torch.compiler.reset()
     mixer, x = part(name), tokens()
-    compiled = torch.compile(mixer, fullgraph=True, dynamic=False, backend="aot_eager")
+    # with inductor's decompositions, without its C++: plain aot_eager mistakes the strides of softplus_backward
+    compiled = torch.compile(mixer, fullgraph=True, dynamic=False, backend="aot_eager_decomp_partition")
     numbers = torch.arange(LENGTH).div(11, rounding_mode="floor").expand(2, -1)
-    for documents in (None, numbers):
-        results = []
-        for call in (mixer, compiled):
-            mixer.zero_grad()
-            y = call(x, flow(0, LENGTH, documents_BT=documents))
-            y.square().sum().backward()
-            results.append([y.detach(), *(p.grad for p in mixer.parameters())])
-        for a, b in zip(*results, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    results = []
+    for call in (mixer, compiled):
+        mixer.zero_grad()
+        y = call(x, flow(0, LENGTH, documents_BT=numbers))
+        y.square().sum().backward()
+        results.append([y.detach(), *(p.grad for p in mixer.parameters())])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_sizes_that_do_not_fit() -> None:
