@@ -107,6 +107,13 @@ CHANGES: dict[str, Any] = {
     "attention.index_loss": 0.1,
     "attention.index_target": "selected",
     "attention.letters": {"A": {"name": "mqa"}, "N": {"name": "none"}},
+    "attention.expand_k": 2.0,
+    "attention.expand_v": 0.5,
+    "attention.key_heads": 2,
+    "attention.conv": 2,
+    "attention.negative_eigenvalues": True,
+    "attention.rank": 3,
+    "attention.temperature": 2.0,
     "position.base": 10.0,
     "position.partial": 0.5,
     "position.scaling": ("ntk", {"position.scaling": "linear", "position.factor": 4.0}),
@@ -186,6 +193,7 @@ None: the opposite of the default.
 CHANGES_OF = {("hybrid", "attention.pattern"): "NA", ("differential", "attention.kv_heads"): 2}
 """As CHANGES, for a part to which that value means something else."""
 KEYS_ELSEWHERE = {
+    "attention.chunk": "tests/parts/test_chunks.py: same numbers, other speed",
     "data.path": "tests/config/test_composition.py and tests/data",
     "data.raw": "tests/data/test_file_corpora.py",
     "batch.micro": "tests/train: same gradients whatever the micro-batch",

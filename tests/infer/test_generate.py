@@ -48,10 +48,12 @@ def variants(norms: bool = True) -> list[Any]:
     """Every attention at every position encoding, with every norm of queries and keys if asked for."""
     found = []
     for attention, position in itertools.product(registry.index()["attention"], registry.index()["position"]):
-        for qk_norm in typing.get_args(registry.get("attention", attention).options["qk_norm"].annotation):
+        option = registry.get("attention", attention).options.get("qk_norm")
+        for qk_norm in ("none",) if option is None else typing.get_args(option.annotation):
             if not norms and qk_norm != "none":
                 continue
-            given = {"attention": attention, "position": position, "attention.qk_norm": qk_norm}
+            given = {"attention": attention, "position": position}
+            given |= {} if option is None else {"attention.qk_norm": qk_norm}
             found.append(pytest.param(given | OPTIONS.get(attention, {}), id=f"{attention}-{position}-{qk_norm}"))
     return found
 

@@ -17,6 +17,11 @@ from gpt_lab.parts.dropout import KeyedDropout
 MakeNorm = Callable[[int], nn.Module]
 
 
+def norm_for(branch: nn.Module, shape: Shape, make_norm: MakeNorm) -> nn.Module:
+    """The norm before or after a branch; the identity where the branch says that it is `absent`, and does nothing."""
+    return nn.Identity() if getattr(branch, "absent", False) else make_norm(shape.width)
+
+
 class Streams(nn.Module):
     """How the residual stream begins and ends, where it is more than one (B, T, D) tensor."""
 

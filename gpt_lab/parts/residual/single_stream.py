@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from gpt_lab.parts.base import Flow, Shape
-from gpt_lab.parts.residual.base import Block, MakeNorm
+from gpt_lab.parts.residual.base import Block, MakeNorm, norm_for
 from gpt_lab.registry import register
 
 
@@ -21,8 +21,8 @@ class PreNorm(Block):
 
     def __init__(self, shape: Shape, layer: int, attention: nn.Module, mlp: nn.Module, make_norm: MakeNorm) -> None:
         super().__init__(shape, layer, attention, mlp)
-        self.attention_norm = make_norm(shape.width)
-        self.mlp_norm = make_norm(shape.width)
+        self.attention_norm = norm_for(attention, shape, make_norm)
+        self.mlp_norm = norm_for(mlp, shape, make_norm)
 
     def forward(self, x: Tensor, flow: Flow) -> Tensor:
         x = x + self.attend(self.attention_norm(x), flow)
@@ -40,8 +40,8 @@ class PostNorm(Block):
 
     def __init__(self, shape: Shape, layer: int, attention: nn.Module, mlp: nn.Module, make_norm: MakeNorm) -> None:
         super().__init__(shape, layer, attention, mlp)
-        self.attention_norm = make_norm(shape.width)
-        self.mlp_norm = make_norm(shape.width)
+        self.attention_norm = norm_for(attention, shape, make_norm)
+        self.mlp_norm = norm_for(mlp, shape, make_norm)
 
     def forward(self, x: Tensor, flow: Flow) -> Tensor:
         x = self.attention_norm(x + self.attend(x, flow))
@@ -58,10 +58,10 @@ class Sandwich(Block):
 
     def __init__(self, shape: Shape, layer: int, attention: nn.Module, mlp: nn.Module, make_norm: MakeNorm) -> None:
         super().__init__(shape, layer, attention, mlp)
-        self.attention_norm = make_norm(shape.width)
-        self.attention_out_norm = make_norm(shape.width)
-        self.mlp_norm = make_norm(shape.width)
-        self.mlp_out_norm = make_norm(shape.width)
+        self.attention_norm = norm_for(attention, shape, make_norm)
+        self.attention_out_norm = norm_for(attention, shape, make_norm)
+        self.mlp_norm = norm_for(mlp, shape, make_norm)
+        self.mlp_out_norm = norm_for(mlp, shape, make_norm)
 
     def forward(self, x: Tensor, flow: Flow) -> Tensor:
         x = x + self.attend(self.attention_norm(x), flow, self.attention_out_norm)
@@ -77,8 +77,8 @@ class ReorderedNorm(Block):
 
     def __init__(self, shape: Shape, layer: int, attention: nn.Module, mlp: nn.Module, make_norm: MakeNorm) -> None:
         super().__init__(shape, layer, attention, mlp)
-        self.attention_out_norm = make_norm(shape.width)
-        self.mlp_out_norm = make_norm(shape.width)
+        self.attention_out_norm = norm_for(attention, shape, make_norm)
+        self.mlp_out_norm = norm_for(mlp, shape, make_norm)
 
     def forward(self, x: Tensor, flow: Flow) -> Tensor:
         x = x + self.attend(x, flow, self.attention_out_norm)
@@ -105,8 +105,8 @@ class Parallel(Block):
         shared_norm: bool = True,
     ) -> None:
         super().__init__(shape, layer, attention, mlp)
-        self.attention_norm = make_norm(shape.width)
-        self.mlp_norm = None if shared_norm else make_norm(shape.width)
+        self.attention_norm = make_norm(shape.width) if shared_norm else norm_for(attention, shape, make_norm)
+        self.mlp_norm = None if shared_norm else norm_for(mlp, shape, make_norm)
 
     def forward(self, x: Tensor, flow: Flow) -> Tensor:
         attention_in = self.attention_norm(x)

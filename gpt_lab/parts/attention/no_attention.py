@@ -14,11 +14,10 @@ class NoAttention(nn.Module):
     """Gives zeros: no token reads another, and a block is its MLP alone.
 
     The control that shows what attention does, and a letter for layers of MLP only. It has no parameters and keeps
-    nothing of earlier tokens; the norm before it stays in the block and learns nothing. Positions act on embeddings
-    alone.
+    nothing of earlier tokens, and blocks make no norm for it. Positions act on embeddings alone.
     """
 
-    stateless = True
+    stateless = absent = True
     scale = 1.0
     """There are no scores, so that any init's scale of them fits."""
 

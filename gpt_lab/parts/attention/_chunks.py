@@ -1,0 +1,182 @@
+"""Recurrences over a matrix of memory, computed chunk by chunk: all tokens at once, no loop over them.
+
+The state S of a head, (K, V), is read and written at each token t, with decay a_t in [0, 1] and step b_t:
+
+    S_t = a_t S_{t-1} + k_t v_t                                  linear attention
+    S_t = a_t S_{t-1} + b_t k_t (v_t - k_t a_t S_{t-1})          delta rule: what k_t already recalls is replaced
+    y_t = q_t S_t
+
+Within a chunk of C tokens both are attention under a mask of decays; the delta rule first solves a triangular system
+for what each token really writes (WY representation, UT transform: Yang et al. 2024, arXiv:2406.06484; with decay Yang
+et al. 2024, arXiv:2412.06464). From chunk to chunk the state goes by one small product, the only loop: T / C steps.
+
+Exponents are never positive, so nothing overflows however fast a channel forgets; a document ends by factors of 0, not
+by a decay of minus infinity, so nothing is undefined.
+
+Shape letters: B rows, H heads, T tokens, N chunks, C tokens of a chunk, K key dimension, V value dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DIRECT = 4
+"""Tokens of a block whose decays by channel are computed pair by pair; larger ones are halved."""
+
+
+def recurrence(
+    q_BHTK: Tensor,
+    k_BHTK: Tensor,
+    v_BHTV: Tensor,
+    log_decay: Tensor | None = None,
+    beta_BHT: Tensor | None = None,
+    *,
+    chunk: int,
+    state_BHKV: Tensor | None = None,
+    runs_BT: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What every token reads, (B, H, T, V), and the state after the last, (B, H, K, V); both fp32.
+
+    Args:
+        q_BHTK: queries, which already carry their scale.
+        log_decay: log of the decay, at most 0: (B, H, T) for one a head, (B, H, T, K) for one a channel; B and H may be
+            1. None: nothing is forgotten.
+        beta_BHT: step of the delta rule. None: linear attention.
+        chunk: C, a power of two; shorter where there are fewer tokens.
+        state_BHKV: the state before the first token, which belongs to the first token's document. None: zero.
+        runs_BT: number of the run of tokens that each belongs to (see `runs`); nothing passes from one to the next.
+    """
+    with torch.autocast(q_BHTK.device.type, enabled=False):
+        q, k, v = q_BHTK.float(), k_BHTK.float(), v_BHTV.float()
+        batch, heads, length, width = k.shape
+        size = min(chunk, 1 << (length - 1).bit_length())
+        log_decay = q.new_zeros(1, 1, length) if log_decay is None else log_decay.float()
+        if log_decay.ndim == 3:
+            log_decay = log_decay[..., None]
+        state = q.new_zeros(batch, heads, width, v.shape[-1]) if state_BHKV is None else state_BHKV.float()
+        if length == 1:
+            return _step(q, k, v, log_decay.exp(), None if beta_BHT is None else beta_BHT.float(), state)
+        q, k, v, g = (_split(t, size) for t in (q, k, v, log_decay))
+        g = g.cumsum(3)
+        last = g[..., -1:, :]
+        entering, leaving, through = g.exp(), (last - g).exp(), last.exp().transpose(-1, -2)  # through: (.., 1 | K, 1)
+        same = None
+        if runs_BT is not None:
+            same, first, final, whole = _boundaries(runs_BT, size)
+            entering, leaving, through = entering * first, leaving * final, through * whole
+        wanted = [q] if beta_BHT is None else [q, k]
+        scores = _scores(wanted, k, g, same)
+        reading, writing = q * entering, (k * leaving).transpose(-1, -2)
+        if beta_BHT is None:
+            fresh, reread = v, None
+        else:
+            beta = _split(beta_BHT.float()[..., None], size)
+            # unit lower triangular: the solver reads what is below the diagonal
+            right = torch.cat((v, k * entering), dim=-1) * beta
+            solved = torch.linalg.solve_triangular(scores[1] * beta, right, upper=False, unitriangular=True)
+            fresh, reread = solved.split((v.shape[-1], width), dim=-1)
+        before, v, state = _carry(state, fresh, reread, writing, through)
+        y = reading @ before + scores[0] @ v
+        return y.flatten(2, 3)[:, :, :length], state
+
+
+def _step(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The recurrence as it is defined, for a single token: three small products instead of a chunk's many."""
+    state = decay.transpose(-1, -2) * state
+    if beta is not None:
+        v = beta[..., None] * (v - k @ state)
+    state = state + k.transpose(-1, -2) @ v
+    return q @ state, state
+
+
+def runs(documents_BT: Tensor) -> Tensor:
+    """Documents numbered from 0 in the order in which they stand: (B, T). A document ends where its number changes."""
+    changed = documents_BT[:, 1:] != documents_BT[:, :-1]
+    return F.pad(changed.long(), (1, 0)).cumsum(1)
+
+
+def _split(x_BHTK: Tensor, size: int) -> Tensor:
+    """(B, H, T, K) to (B, H, N, C, K); what is missing of the last chunk is 0, which writes and forgets nothing."""
+    missing = -x_BHTK.shape[2] % size
+    if missing:
+        x_BHTK = F.pad(x_BHTK, (0, 0, 0, missing))
+    return x_BHTK.unflatten(2, (-1, size))
+
+
+def _boundaries(runs_BT: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Factors 0 and 1: pairs of tokens, tokens that the entering state reaches, that reach the end, whole chunks."""
+    missing = -runs_BT.shape[1] % size
+    if missing:
+        runs_BT = torch.cat((runs_BT, runs_BT[:, -1:].expand(-1, missing)), dim=1)
+    run = runs_BT.unflatten(1, (-1, size))[:, None, :, :, None]
+    final = run[..., -1:, :]
+    earlier = torch.cat((run[:, :, :1, :1], final[:, :, :-1]), dim=2)
+    same = run == run.transpose(-1, -2)
+    return same.float(), (run == earlier).float(), (run == final).float(), (earlier == final).float()
+
+
+def _scores(rows: list[Tensor], k: Tensor, g: Tensor, same: Tensor | None) -> list[Tensor]:
+    """Products of rows with keys no later than they are, under the decay between the two: (B, H, N, C, C) each."""
+    if g.shape[-1] > 1:
+        found = _halved(rows, k, g)
+        return found if same is None else [each * same for each in found]
+    decay = (g - g.transpose(-1, -2)).tril().exp().tril()
+    if same is not None:
+        decay = decay * same
+    keys = k.transpose(-1, -2)
+    return [(row @ keys) * decay for row in rows]
+
+
+def _halved(rows: list[Tensor], k: Tensor, g: Tensor) -> list[Tensor]:
+    """The same where each channel has its own decay.
+
+    The later half of a block sees the earlier one by a product of matrices, both taken from the decay at the middle, so
+    that exp(g_i - g_middle) exp(g_middle - g_j) has no positive exponent; then each half by itself.
+    """
+    size = k.shape[-2]
+    if size <= DIRECT:
+        lower = torch.ones(size, size, dtype=torch.bool, device=k.device).tril()[..., None]
+        weighted = torch.where(lower, g.unsqueeze(-2) - g.unsqueeze(-3), 0.0).exp() * k.unsqueeze(-3)
+        return [(row.unsqueeze(-2) * weighted).sum(-1).tril() for row in rows]
+    half = size // 2
+    middle = g[..., half - 1 : half, :]
+    keys = (k[..., :half, :] * (middle - g[..., :half, :]).exp()).transpose(-1, -2)
+    fade = (g[..., half:, :] - middle).exp()
+    below = [(row[..., half:, :] * fade) @ keys for row in rows]
+    halves = _halved(*_halve(rows, k, g, half))
+    return [
+        torch.cat((F.pad(own[..., 0, :, :], (0, half)), torch.cat((low, own[..., 1, :, :]), dim=-1)), dim=-2)
+        for own, low in zip(halves, below, strict=True)
+    ]
+
+
+def _halve(rows: list[Tensor], k: Tensor, g: Tensor, half: int) -> tuple[list[Tensor], Tensor, Tensor]:
+    return [row.unflatten(-2, (2, half)) for row in rows], k.unflatten(-2, (2, half)), g.unflatten(-2, (2, half))
+
+
+def _carry(
+    state: Tensor, fresh: Tensor, reread: Tensor | None, writing: Tensor, through: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The state before each chunk, (B, H, N, K, V), what each writes, (B, H, N, C, V), and the state after the last.
+
+    Args:
+        fresh: what each chunk would write if it found an empty state, (B, H, N, C, V).
+        reread: what it takes off for what it finds is this times the state, (B, H, N, C, K); None: nothing.
+        writing: keys as they reach the chunk's end, (B, H, N, K, C).
+        through: share of the state that passes each chunk, (.., 1 | K, 1).
+    """
+    before, written = [], []
+    # unbound at once: a gradient of single chunks would fill all others with zeros, chunk by chunk
+    shares = through.expand(-1, -1, fresh.shape[2], -1, -1).unbind(2)
+    if reread is None:
+        for share, added in zip(shares, (writing @ fresh).unbind(2), strict=True):
+            before.append(state)
+            state = share * state + added
+        return torch.stack(before, dim=2), fresh, state
+    for share, new, old, keys in zip(shares, fresh.unbind(2), reread.unbind(2), writing.unbind(2), strict=True):
+        before.append(state)
+        written.append(new - old @ state)
+        state = share * state + keys @ written[-1]
+    return torch.stack(before, dim=2), torch.stack(written, dim=2), state
