@@ -16,6 +16,7 @@ Trains one model. Settings are key=value; groups swap a part, dotted keys set it
   train attention=gqa attention.kv_heads=1     a part's option
   train scale=small budget.tokens=2e7 seed=1   size, budget, seed
   train +experiment=NAME                       a file of experiments/
+  train resume_from=RUN position=yarn          a run's weights and settings, with another position encoding
 
   --cfg         print the resolved config and leave
   --help        this text
@@ -40,7 +41,18 @@ def help_text() -> str:
         if names:
             lines.append(f"  {group:<10} {' '.join(names)}")
     lines.append("\nkeys:")
-    for key in ("seed", "replica", "study", "runs_dir", "device", "compile", "force", "match", "match_to"):
+    for key in (
+        "seed",
+        "replica",
+        "study",
+        "runs_dir",
+        "device",
+        "compile",
+        "force",
+        "match",
+        "match_to",
+        "resume_from",
+    ):
         lines.append(f"  {key}={_shown(tree[key])}")
     for section in SECTIONS:
         if section != "scale":
@@ -76,7 +88,12 @@ def run(argv: list[str]) -> int:
         _complete()
         return 0
     overrides = [text for text in argv if text != "--cfg"]
-    cfg = match.compose(overrides)
+    if any(text.startswith("resume_from=") for text in overrides):
+        from gpt_lab.train import continuation
+
+        cfg = continuation.compose(overrides)
+    else:
+        cfg = match.compose(overrides)
     if "--cfg" in argv:
         import yaml
 

@@ -147,6 +147,8 @@ class RunConfig:
     """What the model was made equal in, by gpt_lab.cost.match: parameters beside the embeddings, or FLOPs per token."""
     match_to: PositiveInt | None = None
     """How many of them."""
+    resume_from: NonEmpty | None = None
+    """The run whose weights this one begins with: train/continuation.py."""
     label: str = field(default="", metadata={"derived": True})
     """Readable name of what differs from the default, derived from the command line."""
 
@@ -241,9 +243,12 @@ NOT_IDENTITY = frozenset({"study", "runs_dir", "tracker", "log", "sample", "chec
 LATER: Mapping[str, Any] = {
     "match": None,
     "match_to": None,
+    "resume_from": None,
     "eval.contexts": [1],
     "model.embed_norm": False,
     "data.raw": False,
+    "position.pattern": "R",
+    "position.local_base": None,
 }
 """Keys that came later, with the value that changes nothing: older runs, without them, keep their identity."""
 

@@ -95,6 +95,7 @@ class Position(nn.Module):
         """What is added to the scores where that depends on them: (B, H, T, S).
 
         Args:
+            k_BGSK: in the order of their positions.
             scale: factor of the scores q k.
             seen: bool, (T, S) or (B, 1, T, S): the keys that each query sees.
         """

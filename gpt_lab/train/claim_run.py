@@ -17,6 +17,7 @@ from gpt_lab.digests import Damaged
 from gpt_lab.store import Run, code, find_signature, fork, gather
 from gpt_lab.store.find import unreadable
 from gpt_lab.train import checkpoint
+from gpt_lab.train.continuation import Origin
 from gpt_lab.train.resolve_auto import ResolvedRun
 
 ALIKE = ("cpu", "gpu", "gpus", "threads")
@@ -29,23 +30,27 @@ def claim(
     command: str,
     trunk: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
+    origin: Origin | None = None,
 ) -> Run:
     """The run of this signature in the study, made if it is not there. Not locked yet.
 
     Args:
         trunk: a fork point (store/fork.py) that a new run begins from, if it has come there the way this run would.
         say: told in one line what is damaged and therefore not used.
+        origin: the run that it goes on from.
 
     Raises:
         LabError: the folder cannot be made.
     """
-    signature = cfg.signature(plan.resolved)
+    signature = cfg.signature(plan.resolved if origin is None else plan.resolved | {"weights": origin.digest})
     found = find_signature(cfg.runs_dir, cfg.study, signature)
     if found is not None:
         return found
     for line in unreadable(Path(cfg.runs_dir) / cfg.study, run_name(cfg)):
         say(f"{line}; the run begins in another folder")
     made, fill = record(cfg, plan, signature, command), None
+    if origin is not None:
+        made["continues"] = origin.told()
     if trunk is not None and (trunk / fork.FACTS).exists():
         try:
             facts = fork.check(trunk)

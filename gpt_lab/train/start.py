@@ -14,7 +14,7 @@ from gpt_lab.console.signals import Signals
 from gpt_lab.console.terminal import Terminal
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.store import Run
-from gpt_lab.train import ending, run_display
+from gpt_lab.train import continuation, ending, run_display
 from gpt_lab.train.claim_run import claim
 from gpt_lab.train.ending import Result
 from gpt_lab.train.leak_probe import causality
@@ -57,7 +57,8 @@ def run_training(
     for note in plan.notes:
         say(note)
     causality.check(cfg, dataset.vocab_size, plan.device, plan.precision)
-    run = claim(cfg, plan, command, trunk, say)
+    origin = continuation.find(cfg, dataset.vocab_size)
+    run = claim(cfg, plan, command, trunk, say, origin)
     with run.lock(), asked or Signals() as asked:
         run = Run.open(run.path)  # as the last process that held the lock left it
         if started is not None:
@@ -66,4 +67,4 @@ def run_training(
             return ending.already_done(run, cfg, console)
         if cfg.force and (run.state != "running" or run.metrics()):
             run.restart()
-        return Trainer(cfg, plan, dataset, run, console, asked, command, forks).run_to_end()
+        return Trainer(cfg, plan, dataset, run, console, asked, command, forks, origin).run_to_end()

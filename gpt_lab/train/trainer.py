@@ -21,9 +21,10 @@ from gpt_lab.model.gpt import initialize
 from gpt_lab.model.skip_init import bare_model
 from gpt_lab.optim.groups import groups
 from gpt_lab.store import Run, fork
-from gpt_lab.train import checkpoint, ending, run_display
+from gpt_lab.train import checkpoint, continuation, ending, run_display
 from gpt_lab.train.budget import Clock
 from gpt_lab.train.claim_run import shared
+from gpt_lab.train.continuation import Origin
 from gpt_lab.train.ending import Result
 from gpt_lab.train.feed import Feed
 from gpt_lab.train.loss_history import Diverged, History, peak_memory_gb
@@ -53,9 +54,10 @@ class Trainer:
         asked: Signals,
         command: str = "",
         forks: Collection[int] = (),
+        origin: Origin | None = None,
     ) -> None:
         self.cfg, self.plan, self.dataset, self.run = cfg, plan, dataset, run
-        self.asked, self.command, self.forks = asked, command, frozenset(forks)
+        self.asked, self.command, self.forks, self.origin = asked, command, frozenset(forks), origin
         self.view = run_display.RunDisplay(console, plan.budget, cfg.eval.every)
         self.tracker = trackers.build_tracker(cfg.tracker, run, cfg)
         self.checkpoints = checkpoint.Checkpoints(
@@ -77,6 +79,8 @@ class Trainer:
         torch.manual_seed(cfg.draw_seed % 2**63)  # the lab's own draws are keyed; this is for parts of other packages
         self.model = bare_model(cfg, dataset.vocab_size)
         initialize(self.model, cfg)
+        if self.origin is not None:
+            continuation.load(self.model, self.origin)
         self.model.to(plan.device)
         self.model.choose_kernels(plan.device, plan.precision.name, documents=cfg.batch.document_mask)
         recipe = registry.build("optim", cfg.optim)
@@ -99,6 +103,7 @@ class Trainer:
             try:
                 self.resume()
                 self.view.start(self.state.step, self.clock.seconds)
+                self.measure_origin()
                 self.train()
                 return self.conclude()
             except Stopped as stop:
@@ -134,6 +139,38 @@ class Trainer:
             self.view.say("compiling (compile=off trains without)")
             with signals.blocked():  # the compiler's processes
                 self.stepper.warm_up(self.feed.take(self.state.step))
+
+    def measure_origin(self) -> None:
+        """Notes in the record what the origin's weights do here before the first step, at every context asked for.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        if self.origin is None or self.state.step or "before" in self.run.record["continues"]:
+            return
+        values = self.evaluate(None)
+        if values is None:
+            raise Stopped(self.asked.caught or signal.SIGTERM)
+        values |= self.evaluate_longer()
+        self.run.update(continues=self.run.record["continues"] | {"before": values})
+        said = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if name.startswith("val/loss"))
+        self.view.say(f"weights of {self.origin.told()['run']}, before the first step: {said}")
+
+    def evaluate_longer(self) -> dict[str, float]:
+        """Metrics in windows of each further multiple of the context.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        return evaluate_longer(
+            self.model,
+            self.cfg,
+            self.plan.precision,
+            self.dataset,
+            self.plan.longer,
+            self.eval_rows,
+            lambda: self.asked.caught,
+        )
 
     @property
     def finished(self) -> bool:
@@ -261,10 +298,7 @@ class Trainer:
             self.write(values)
             if state.validated < state.step:
                 self.draw_sample()
-        windows, precision = self.plan.longer, self.plan.precision
-        longer = evaluate_longer(
-            self.model, self.cfg, precision, self.dataset, windows, self.eval_rows, lambda: self.asked.caught
-        )
+        longer = self.evaluate_longer()
         if longer:
             self.write(longer)
         self.view.stop()

@@ -21,7 +21,12 @@ from tests.helpers import tiny_config
 VOCAB = 61
 KINDS = ("attention", "position", "norm", "mlp", "residual")
 VARIANTS = [
-    *(pytest.param({kind: name}, id=f"{kind}={name}") for kind in KINDS for name in registry.index()[kind]),
+    *(
+        pytest.param({kind: name}, id=f"{kind}={name}")
+        for kind in KINDS
+        for name in registry.index()[kind]
+        if name != "mod"  # what a token costs there is for its router to say
+    ),
     pytest.param({"model.bias": True, "norm": "layernorm"}, id="bias"),
     pytest.param({"model.tied": False}, id="untied"),
     pytest.param({"model.vocab_multiple": 64}, id="padded vocabulary"),
@@ -32,6 +37,11 @@ VARIANTS = [
 
 ABSORBING = ("mla", "sparse")
 """Attentions that decode by other products than they train by."""
+
+
+def grouped_flops(rows: tuple[int, int], stacked: tuple[int, int, int], *rest: Any, **kwargs: Any) -> int:
+    """Of torch's grouped_mm, which its counter leaves out: every row meets one matrix."""
+    return 2 * rows[0] * stacked[1] * stacked[2]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -45,10 +55,19 @@ def test_exact(variant: dict[str, Any]) -> None:
         return
     tokens = torch.zeros(1, cfg.scale.context, dtype=torch.long)
     cache = Cache()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    known = {torch.ops.aten._grouped_mm: grouped_flops}
+    with FlopCounterMode(display=False, custom_mapping=known) as counter, torch.no_grad():
         for place in torch.arange(cfg.scale.context).split(1):
             model(tokens[:, place], positions_T=place, states=cache)
     assert 3 * counter.get_total_flops() == price.train_flops_per_token * tokens.numel()
+
+
+def test_a_routed_share_costs_its_share() -> None:
+    """One layer of two: 0.25 of a SwiGLU, and its router."""
+    dense = cost(tiny_config(mlp="swiglu"), VOCAB)
+    routed = cost(tiny_config(mlp="mod", **{"mlp.capacity": 0.25}), VOCAB)
+    layer = 6 * 32 * 88
+    assert dense.train_flops_per_token - routed.train_flops_per_token == 3 * (0.75 * layer - 2 * 32)
 
 
 @pytest.mark.parametrize("attention", ["mha", "gqa", {"name": "sliding", "window": 16}])

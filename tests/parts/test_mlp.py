@@ -8,7 +8,9 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from gpt_lab import registry
+from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.base import Shape
+from tests.helpers import tiny_config
 
 WIDTH = 24
 SHAPE = Shape(depth=2, width=WIDTH, heads=2, context=8)
@@ -21,10 +23,23 @@ PLAIN = {
     "silu": lambda x: x * torch.sigmoid(x),
 }
 GATED = {"swiglu": PLAIN["silu"], "geglu": PLAIN["gelu_tanh"], "reglu": torch.relu}
+ELSEWHERE = {"moe", "mod", "none"}
+"""tests/parity/mlp.py; none is below."""
 
 
 def test_every_mlp_is_held_against_a_formula() -> None:
-    assert set(registry.index()["mlp"]) == {*PLAIN, *GATED}
+    assert set(registry.index()["mlp"]) == {*PLAIN, *GATED, *ELSEWHERE}
+
+
+@pytest.mark.parametrize("residual", ["pre", "sandwich", "olmo2", "parallel"])
+def test_without_an_mlp_its_norms_are_left_out(residual: str) -> None:
+    model = GPT(tiny_config(mlp="none", residual=residual), 61)
+    assert not [name for name, _ in model.named_parameters() if "mlp" in name]
+
+
+def test_none_adds_nothing() -> None:
+    mlp = registry.build("mlp", {"name": "none"}, SHAPE, 0)
+    assert not mlp(torch.randn(2, 5, WIDTH)).any() and not list(mlp.parameters()) and mlp.flops_per_token(8) == 0
 
 
 @pytest.mark.parametrize("name", PLAIN)

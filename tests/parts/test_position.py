@@ -108,6 +108,10 @@ class TestRope:
             ({"factor": 2.0}, "scaling=none takes no position.factor"),
             ({"scaling": "ntk"}, "scaling=ntk needs position.factor"),
             ({"scaling": "linear"}, "scaling=linear needs position.factor"),
+            ({"pattern": "RX"}, "pattern='RX' must be letters R"),
+            ({"pattern": ""}, "must be letters R"),
+            ({"pattern": "LR"}, "has layers L, which need position.local_base"),
+            ({"local_base": 10.0}, "has no layer L: remove position.local_base"),
         ],
     )
     def test_refusals(self, options: dict[str, Any], message: str) -> None:
@@ -187,18 +191,28 @@ class TestLearned:
 class TestAll:
     def test_one_hook_acts(self, name: str) -> None:
         """Each encoding acts in one place, or in none; the others return what they were given."""
-        position, x, q, k = make(name), torch.randn(2, 9, 32), heads(9), heads(9, seed=1)
+        position, x, q, k = make(name).at(0), torch.randn(2, 9, 32), heads(9), heads(9, seed=1)
         for parameter in position.parameters():
             torch.nn.init.normal_(parameter)
+        seen = torch.ones(9, 9).tril().bool()
         rotated = position.rotate(q, k, torch.arange(9))
         acting = {
             "embed": position.embed(x, torch.arange(9)) is not x,
             "rotate": rotated[0] is not q or rotated[1] is not k,
             "bias": position.bias(torch.arange(9), torch.arange(9)) is not None,
+            "content_bias": position.content_bias(q, k, 1.0, seen) is not None,
         }
-        where = {"rope": "rotate", "alibi": "bias", "learned": "embed", "sinusoidal": "embed"}.get(name)
-        assert [hook for hook, acts in acting.items() if acts] == ([] if where is None else [where])
-        assert (position.bias_kind != "none") == acting["bias"] == (position.slopes_H is not None)
+        where = {
+            "rotate": ("rope", "yarn", "xpos"),
+            "bias": ("alibi", "fire", "kerple", "t5"),
+            "embed": ("learned", "sinusoidal"),
+            "content_bias": ("cope",),
+        }
+        assert [hook for hook, acts in acting.items() if acts] == [hook for hook in where if name in where[hook]]
+        assert (position.bias_kind in ("alibi", "tensor")) == acting["bias"]
+        assert (position.bias_kind == "content") == acting["content_bias"]
+        assert (position.bias_kind == "alibi") == (position.slopes_H is not None)
+        assert make(name).bias_kind == position.bias_kind
 
     def test_tables_survive_moves(self, name: str) -> None:
         """Built on the meta device, emptied, rounded: constants come back exact, and none is in the state dict."""
@@ -223,9 +237,6 @@ class TestAll:
         x, q = torch.randn(2, 9, 32, requires_grad=True), heads(9).requires_grad_()
         (position.embed(x, positions_T).sum() + position.rotate(q, heads(9), positions_T)[0].sum()).backward()
         assert x.grad is not None and q.grad is not None
-
-    def test_no_matrix_products(self, name: str) -> None:
-        assert make(name).flops_per_token(16) == 0
 
 
 def test_none_has_no_state() -> None:

@@ -138,7 +138,11 @@ class Softmax(nn.Module):
             documents_BT = flow.documents_BT
             view = KeyView(self.window, None, None, positions_q, positions_k, documents_BT, documents_BT)
             seen = visible(q_BHTK.shape[2], k_BGSK.shape[2], q_BHTK.device, view)
-            return position.content_bias(q_BHTK, k_BGSK, self.scale, seen)
+            if positions_k is None or self.window is None:
+                return position.content_bias(q_BHTK, k_BGSK, self.scale, seen)
+            order_S = positions_k.argsort()  # a ring buffer's keys lie in any order
+            added = position.content_bias(q_BHTK, k_BGSK[:, :, order_S], self.scale, seen[..., order_S])
+            return None if added is None else added[..., order_S.argsort()]
         return None
 
     def request(

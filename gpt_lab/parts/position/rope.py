@@ -11,31 +11,30 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.kernels.base import Memo
 from gpt_lab.options import Fraction, PositiveFloat
 from gpt_lab.parts.base import Position, Shape
+from gpt_lab.parts.position.learned import NoPosition
 from gpt_lab.registry import register
 
 
-@register("position", "rope")
-class Rope(Position):
-    """Rotary: queries and keys are rotated by their position, so that scores depend on distance alone.
-
-    Paper: Su et al. 2021, arXiv:2104.09864. A head's first half is paired with its second, as in Llama.
+class Rotary(Position):
+    """Queries and keys are rotated by their position: what all such encodings share.
 
     base: ratio of the slowest rotation's period to the fastest's (theta); larger for longer contexts.
     partial: share of the head dimension that is rotated, 0 to 1; the rest carries no position (GPT-NeoX: 0.25).
-    scaling: for contexts beyond training: linear divides positions by factor, ntk (arXiv:2309.00071) raises the base.
-    factor: how much longer the context becomes; needed by linear and ntk, refused without them.
+    pattern: one letter a layer, repeated over the layers: R rotated, L rotated by local_base (Gemma 3: LLLLLR), N not
+        rotated (SmolLM3: RRRN).
+    local_base: the base in layers L; needed by them, refused without one.
+
+    Attributes:
+        gain: factor on rotated queries and on rotated keys.
     """
 
+    gain = 1.0
     rates: Tensor
+    cos: Tensor
+    sin: Tensor
 
     def __init__(
-        self,
-        shape: Shape,
-        *,
-        base: PositiveFloat = 10000.0,
-        partial: Fraction = 1.0,
-        scaling: Literal["none", "linear", "ntk"] = "none",
-        factor: PositiveFloat | None = None,
+        self, shape: Shape, base: float, partial: float, pattern: str = "R", local_base: float | None = None
     ) -> None:
         super().__init__(shape)
         self.head_dim = shape.width // shape.heads
@@ -46,22 +45,31 @@ class Rope(Position):
                 f"{self.rotated(self.head_dim)} dimensions, not an even number of at least 2: change position.partial, "
                 "scale.width or scale.heads, or use position=none"
             )
-        if (scaling == "none") != (factor is None):
+        if not pattern or set(pattern) - set("RLN"):
             raise ConfigError(
-                f"position.scaling={scaling} "
-                + ("needs position.factor, such as 2.0" if factor is None else "takes no position.factor: remove it")
+                f"position.pattern={pattern!r} must be letters R (rotated), L (by local_base) and N (not), such as RRRN"
+            )
+        if ("L" in pattern) != (local_base is not None):
+            raise ConfigError(
+                f"position.pattern={pattern} "
+                + (
+                    "has layers L, which need position.local_base, such as 1000.0"
+                    if local_base is None
+                    else "has no layer L: remove position.local_base, or choose a pattern such as LLLLLR"
+                )
             )
         self.base = base
-        self.scaling = scaling
-        self.factor = 1.0 if factor is None else factor
+        self.pattern = pattern
+        self.local = None if local_base is None else Rope(shape, base=local_base, partial=partial)
+        self.unrotated = NoPosition(shape) if "N" in pattern else None
         self.register_buffer("rates", torch.empty(self.rotated(self.head_dim) // 2), persistent=False)
         self.register_buffer("cos", torch.empty(shape.context, self.rotated(self.head_dim)), persistent=False)
         self.register_buffer("sin", torch.empty(shape.context, self.rotated(self.head_dim)), persistent=False)
-        self.fill_tables()
         self._memo = Memo(4)
 
-    cos: Tensor
-    sin: Tensor
+    def at(self, layer: int) -> Position:
+        other = {"R": None, "L": self.local, "N": self.unrotated}[self.pattern[layer % len(self.pattern)]]
+        return self if other is None else other
 
     def rotated(self, head_dim: int) -> int:
         """How many of a head's dimensions are rotated; the rest come after them."""
@@ -69,17 +77,12 @@ class Rope(Position):
 
     def frequencies(self, rotated: int, device: torch.device) -> Tensor:
         """Radians per position of each pair of dimensions, fastest first: (rotated / 2,) in fp32."""
-        base, stretch = self.base, 1.0
-        if self.scaling == "linear":
-            stretch = self.factor
-        elif self.scaling == "ntk" and rotated > 2:  # a single rate, 1, knows no base
-            base = base * self.factor ** (rotated / (rotated - 2))
-        return base ** -(torch.arange(0, rotated, 2, device=device, dtype=torch.float32) / rotated) / stretch
+        return powers(self.base, rotated, device)
 
     def fill_tables(self) -> None:
         device = self.rates.device
         self.rates = self.frequencies(self.rotated(self.head_dim), device)
-        self.cos, self.sin = _waves(torch.arange(self.shape.context, device=device), self.rates)
+        self.cos, self.sin = _waves(torch.arange(self.shape.context, device=device), self.rates, self.gain)
 
     def waves(self, positions_T: Tensor, dtype: torch.dtype, head_dim: int) -> tuple[Tensor, Tensor]:
         """cos and signed sin of the positions in the type of queries and keys; computed once for all layers."""
@@ -90,7 +93,7 @@ class Rope(Position):
         def build() -> tuple[Tensor, Tensor]:
             usual = head_dim == self.head_dim
             rates = self.rates if usual else self.frequencies(self.rotated(head_dim), positions_T.device)
-            cos, sin = _waves(positions_T, rates)
+            cos, sin = _waves(positions_T, rates, self.gain)
             return cos.to(dtype), sin.to(dtype)
 
         waves: tuple[Tensor, Tensor] = self._memo((dtype, head_dim), (positions_T, self.rates), build)
@@ -98,21 +101,68 @@ class Rope(Position):
 
     def rotate(self, q_BHTK: Tensor, k_BGTK: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         cos, sin = self.waves(positions_T, q_BHTK.dtype, q_BHTK.shape[-1])
-        return _turn(q_BHTK, cos, sin), _turn(k_BGTK, cos, sin)
+        return turn(q_BHTK, cos, sin), turn(k_BGTK, cos, sin)
 
 
-def _waves(positions_T: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and signed sin, (T, rotated) each: x cos + roll(x) sin rotates, roll swapping the halves."""
+@register("position", "rope")
+class Rope(Rotary):
+    """Rotary: queries and keys are rotated by their position, so that scores depend on distance alone.
+
+    Paper: Su et al. 2021, arXiv:2104.09864. A head's first half is paired with its second, as in Llama.
+
+    scaling: for contexts beyond training: linear divides positions by factor, ntk (arXiv:2309.00071) raises the base.
+    factor: how much longer the context becomes; needed by linear and ntk, refused without them.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        base: PositiveFloat = 10000.0,
+        partial: Fraction = 1.0,
+        scaling: Literal["none", "linear", "ntk"] = "none",
+        factor: PositiveFloat | None = None,
+        pattern: str = "R",
+        local_base: PositiveFloat | None = None,
+    ) -> None:
+        super().__init__(shape, base, partial, pattern, local_base)
+        if (scaling == "none") != (factor is None):
+            raise ConfigError(
+                f"position.scaling={scaling} "
+                + ("needs position.factor, such as 2.0" if factor is None else "takes no position.factor: remove it")
+            )
+        self.scaling = scaling
+        self.factor = 1.0 if factor is None else factor
+        self.fill_tables()
+
+    def frequencies(self, rotated: int, device: torch.device) -> Tensor:
+        base, stretch = self.base, 1.0
+        if self.scaling == "linear":
+            stretch = self.factor
+        elif self.scaling == "ntk" and rotated > 2:  # a single rate, 1, knows no base
+            base = base * self.factor ** (rotated / (rotated - 2))
+        return powers(base, rotated, device) / stretch
+
+
+def powers(base: float, rotated: int, device: torch.device) -> Tensor:
+    """base^(-2i / rotated) for each pair i: (rotated / 2,) in fp32."""
+    return base ** -(torch.arange(0, rotated, 2, device=device, dtype=torch.float32) / rotated)
+
+
+def _waves(positions_T: Tensor, rates: Tensor, gain: float) -> tuple[Tensor, Tensor]:
+    """gain x cos and signed sin, (T, rotated) each: x cos + roll(x) sin rotates, roll swapping the halves."""
     angles = positions_T.float()[:, None] * rates
     cos, sin = angles.cos(), angles.sin()
+    if gain != 1.0:
+        cos, sin = cos * gain, sin * gain
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotates as many of the last dimension's first entries as there are waves."""
     rotated = cos.shape[-1]
     if rotated < x.shape[-1]:
         turned, kept = x.split((rotated, x.shape[-1] - rotated), dim=-1)
-        return torch.cat((_turn(turned, cos, sin), kept), dim=-1)
+        return torch.cat((turn(turned, cos, sin), kept), dim=-1)
     x = x.contiguous()  # a copy that the kernel would make otherwise; the rest then runs on whole rows
     return x.roll(x.shape[-1] // 2, -1).mul_(sin).addcmul_(x, cos)
