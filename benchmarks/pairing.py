@@ -28,6 +28,7 @@ from gpt_lab.frame.study import Study
 from gpt_lab.stats.paired import correlation
 from gpt_lab.stats.pairing_gain import of_arm
 from gpt_lab.store.record import machine
+from gpt_lab.study.design import Settings
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -79,13 +80,13 @@ def measured(runs_dir: Path, name: str) -> dict[str, Any]:
     }
 
 
-def scores(study: Study, arm: str, values: Mapping[str, float] | None = None) -> Any:
+def scores(study: Study, arm: Settings, values: Mapping[str, float] | None = None) -> Any:
     """Of the runs of an arm, in the order of their pairs: their scores, or other values of each run."""
     runs = study.runs[study.runs["arm"] == arm].sort_values("pair")
     return np.array(runs["score"] if values is None else [values[run] for run in runs["run"]], float)
 
 
-def on_the_way(study: Study, arm: str, baseline: str) -> dict[str, float]:
+def on_the_way(study: Study, arm: Settings, baseline: Settings) -> dict[str, float]:
     """Step -> correlation at the evaluations that all runs have."""
     curves = study.curves(study.runs["run"].tolist())
     lines = {run: table.dropna(subset="val/bpb").set_index("step")["val/bpb"] for run, table in curves.items()}

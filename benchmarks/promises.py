@@ -33,7 +33,7 @@ from gpt_lab.frame.paired_scores import NuisanceChoice, Paired
 from gpt_lab.frame.study import Study
 from gpt_lab.stats import decision, optimum, power_analysis
 from gpt_lab.store.record import machine, packages
-from gpt_lab.study.design import Design
+from gpt_lab.study.design import Design, Settings
 
 RESULTS = Path(__file__).parent / "results"
 STUDIES = 4000
@@ -44,8 +44,8 @@ ALPHA = 0.05
 def judged(scores: Array, sesoi: float = 0.0, planned: int | None = None) -> tuple[NDArray[np.int64], list[str], Array]:
     """Claims, tiers and whether the interval holds 0, of arms (1 + arms, seeds) of which the first is the baseline."""
     arms, seeds = scores.shape
-    names, pairs = tuple(map(str, range(arms))), tuple(map(str, range(seeds)))
-    choice = NuisanceChoice("", 1, True, np.zeros(seeds, bool), ())
+    names, pairs = tuple(Settings((("arm", i),)) for i in range(arms)), tuple(map(str, range(seeds)))
+    choice = NuisanceChoice(Settings(), 1, True, np.zeros(seeds, bool), ())
     none = np.zeros(0, bool)
     paired = Paired(names, pairs, scores, dict.fromkeys(names, choice), none, none, 0)
     known = None if planned is None else pairs[:planned]

@@ -34,7 +34,8 @@ from gpt_lab.analysis.sections import factorial
 from gpt_lab.analysis.sections.effects import Effects
 from gpt_lab.frame.study import Study
 from gpt_lab.store.record import machine
-from gpt_lab.study import arm_names, sweep_file
+from gpt_lab.study import sweep_file
+from gpt_lab.study.arm_names import short_names
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "questions.json"
@@ -82,10 +83,15 @@ def answer(name: str, folder: Path) -> str:
 
 def read(name: str, folder: Path, metric: str = "") -> Study:
     """A question's runs as their report was made from them, scored by the metric that decides, or by another."""
-    design = sweep_file.load(ROOT / "sweeps" / f"{name}.yaml").design
+    sweep = sweep_file.load(ROOT / "sweeps" / f"{name}.yaml")
+    design = sweep.design
     words = ["pair", "arm", "tuning", "error"]
     runs = pd.read_csv(folder / "runs.csv", dtype=dict.fromkeys(words, "str"), low_memory=False)
     runs[words] = runs[words].astype(object).where(runs[words].notna(), "")
+    arms = {design.arm(row) for row in sweep.combinations()}
+    runs["arm"] = runs["arm"].map({str(arm): arm for arm in arms})
+    tuned = runs[[f"config.{key}" for key in design.nuisance]].rename(columns=lambda column: column[7:])
+    runs["tuning"] = [design.tuning(row) for row in tuned.to_dict("records")]
     if metric:
         design = dataclasses.replace(design, metric=metric)
         runs["score"] = runs[f"summary.{metric}"]
@@ -103,7 +109,7 @@ def told(effects: Effects) -> str:
 def sentence(comparison: Comparison) -> str:
     """`to gelu: geglu −0.01 [−0.02, −0.00] better, ... (bits per byte, 5 seeds)`: all arms, best first."""
     design = comparison.design
-    names = arm_names.short_names(design, [row.arm for row in comparison.rows])
+    names = short_names(row.arm for row in comparison.rows)
     compared = [row for row in comparison.rows if row.verdict != "baseline"]
     judged = ", ".join(_judged(row, names[row.arm]) for row in compared)
     seeds = sorted({row.n for row in compared if row.delta is not None})
@@ -120,7 +126,7 @@ def _judged(row: Row, name: str) -> str:
 
 
 def _tuned(row: Row) -> str:
-    values = re.sub(r"\b(\w+\.)+(?=\w+=)", "", row.tuning)
+    values = ", ".join(f"{key.rpartition('.')[2]}={text}" for key, text in row.tuning.texts)
     return f" ({values}{', the edge' if row.on_edge else ''})" if values else ""
 
 

@@ -68,7 +68,7 @@ def told(comparison: Comparison) -> dict[str, Any]:
     row = next(row for row in comparison.rows if row.verdict != "baseline")
     delta = row.delta
     return {
-        "arm": row.arm,
+        "arm": str(row.arm),
         "verdict": row.verdict,
         "tier": row.tier,
         "pairs": row.n,

@@ -66,7 +66,7 @@ def shown(comparison: Comparison, study: Study) -> dict[str, Any]:
     tables = [section for section in every.sections(comparison, study) if section.title == "Tuning"]
     return {
         **told(comparison),
-        "means": {row.arm: None if row.mean is None else round(row.mean, 5) for row in comparison.rows},
+        "means": {str(row.arm): None if row.mean is None else round(row.mean, 5) for row in comparison.rows},
         "warnings": list(row.warnings),
         "tuning": [dict(zip(table.heads, cells, strict=True)) for table in tables for cells in table.rows],
     }

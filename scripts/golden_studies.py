@@ -46,10 +46,10 @@ def _comparison(comparison: Comparison, study: Study) -> dict[str, Any]:
     found: dict[str, Any] = {
         "sesoi": comparison.sesoi,
         "alpha": comparison.design.alpha,
-        "baseline": comparison.design.baseline_arm,
+        "baseline": None if comparison.design.baseline is None else str(comparison.design.baseline_arm),
         "family": comparison.correction,
         "noise": _interval(comparison.noise),
-        "arms": {row.arm: _row(row) for row in comparison.rows},
+        "arms": {str(row.arm): _row(row) for row in comparison.rows},
     }
     if comparison.design.factorial is not None:
         effects = factorial.analyse(comparison, study)
@@ -65,6 +65,7 @@ def _row(row: Row) -> dict[str, Any]:
     """All of a row but its sentences, of which the number is kept."""
     found = {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "arm"}
     return found | {
+        "tuning": str(row.tuning),
         "delta": _interval(row.delta),
         "medians": dict(row.medians),
         "states": dict(row.states),

@@ -25,7 +25,7 @@ from gpt_lab.stats import decision, pairing_gain
 from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import correlation, shrunken
 from gpt_lab.stats.tiers import CONFIRMS, FEWEST
-from gpt_lab.study.design import Design
+from gpt_lab.study.design import Design, Settings
 from gpt_lab.validity.afterwards import doubts, information
 from gpt_lab.validity.measures import above_floor, says
 from gpt_lab.validity.rule import Doubt
@@ -72,8 +72,8 @@ def _check(design: Design, runs: pd.DataFrame, tier: str) -> None:
         raise DataError(f"study {design.study} has no runs")
     if design.baseline_arm is not None:
         arms = set(runs["arm"])
-        if not set(references(design, sorted(arms)).values()) & arms:
-            raise DataError(unknown("baseline", design.baseline_arm, arms))
+        if not set(references(design, list(arms)).values()) & arms:
+            raise DataError(unknown("baseline", str(design.baseline_arm), map(str, arms)))
 
 
 class _Comparing:
@@ -84,10 +84,11 @@ class _Comparing:
         self.study, self.design, self.runs, self.paired, self.wish = study, design, runs, paired, tier
         arms = paired.arms
         if design.baseline_arm is None and len(arms) == 1:
-            of: dict[str, str | None] = {arms[0]: arms[0]}
+            of: dict[Settings, Settings | None] = {arms[0]: arms[0]}
         else:
             of = references(design, arms)
-        self.base = [-1 if (other := of[arm]) is None else arms.index(other) for arm in arms]
+        self.place = {arm: i for i, arm in enumerate(arms)}
+        self.base = [-1 if (other := of[arm]) is None else self.place[other] for arm in arms]
         self.counts = (~np.isnan(paired.scores)).sum(1)
         with np.errstate(invalid="ignore", divide="ignore"):
             self.means = np.nansum(paired.scores, axis=1) / np.where(self.counts, self.counts, np.nan)
@@ -98,16 +99,16 @@ class _Comparing:
         self.baselines = [i for i, base in enumerate(self.base) if base == i]
         self.variants = [i for i, base in enumerate(self.base) if base != i]
         self.notes: list[str] = []
-        self.worth: dict[str, pairing_gain.PairingGain] = {}
+        self.worth: dict[Settings, pairing_gain.PairingGain] = {}
         waiting = (runs["state"] == "missing") & ~says(runs, "error") | (runs["state"] == "running")
-        self.coming: dict[str, int] = runs["arm"][waiting & paired.chosen].value_counts().to_dict()
+        self.coming: dict[Settings, int] = runs["arm"][waiting & paired.chosen].value_counts().to_dict()
         self.verdicts: Verdicts | None = None
         self.planned = study.stated.pairs if study.stated is not None else None
         used = runs[paired.finished]
         bases = used["arm"].isin([arms[i] for i in self.baselines])
         self.floor = study.noise(used["run"][bases].tolist()) if self.baselines else None
         columns = {key: pd.to_numeric(used[name], errors="coerce") for key, name in MEDIANS.items() if name in used}
-        self.by_arm: dict[str, dict[str, float]] = (
+        self.by_arm: dict[Settings, dict[str, float]] = (
             pd.DataFrame(columns).groupby(used["arm"]).median().to_dict("index") if columns and len(used) else {}
         )
         score = runs["score"].astype(float)
@@ -115,7 +116,7 @@ class _Comparing:
         self.finished = runs["arm"][done & np.isfinite(score)].value_counts().to_dict()
         other = runs["state"].mask(done & np.isinf(score), "diverged").mask(done & score.isna(), "without score")
         lost = runs[["arm"]].assign(state=other)[~(done & np.isfinite(score))]
-        self.states: dict[str, dict[str, int]] = {}
+        self.states: dict[Settings, dict[str, int]] = {}
         for (arm, state), count in lost.value_counts(sort=False).items():
             self.states.setdefault(arm, {})[state] = int(count)
 
@@ -143,7 +144,7 @@ class _Comparing:
 
     def _described(self) -> list[Row]:
         """Rows of a study whose baseline is still to be chosen."""
-        arms = "; ".join(self.paired.arms[:6]) + (" ..." if len(self.paired.arms) > 6 else "")
+        arms = "; ".join(map(str, self.paired.arms[:6])) + (" ..." if len(self.paired.arms) > 6 else "")
         self.notes.append(f"No baseline is stated, so nothing is compared: choose one with --baseline ({arms}).")
         rows = []
         for i in self.variants:
@@ -180,7 +181,7 @@ class _Comparing:
         self.verdicts = verdicts
         if verdicts.dropped:
             self.notes.append(f"{verdicts.dropped} arms are compared on the seeds that chose no nuisance value only.")
-        doubted: dict[str, list[Doubt]] = {}
+        doubted: dict[Settings, list[Doubt]] = {}
         arms = self.paired.arms
         for base in self.baselines:
             own = {arms[i] for i, other in enumerate(self.base) if other == base}
@@ -312,13 +313,13 @@ class _Comparing:
             **(numbers | found),
         )
 
-    def _rank(self, row: Row) -> tuple[int, bool, float, str]:
+    def _rank(self, row: Row) -> tuple[int, bool, float, Settings]:
         """Best first: by the difference on common pairs, else by the mean; arms that cannot be compared last.
 
         Each baseline's variants stand together.
         """
         sign = 1 if self.design.goal == "minimize" else -1
-        place = self.paired.arms.index(row.arm)
+        place = self.place[row.arm]
         base = self.base[place]
         value = 0.0 if row.verdict == "baseline" else math.nan if row.mean is None else row.mean
         if base >= 0 and base != place:
@@ -382,7 +383,7 @@ class _Comparing:
     def _critical(self, row: Row) -> float:
         """Standard errors in half of an arm's interval."""
         assert self.verdicts is not None
-        k = self.variants.index(self.paired.arms.index(row.arm))
+        k = self.variants.index(self.place[row.arm])
         return float(self.verdicts.half[k] / self.verdicts.fit.error[k])
 
     def _details(self, rows: Sequence[Row]) -> list[str]:
@@ -391,4 +392,5 @@ class _Comparing:
             return []
         variances = self.variances[self.variants] + self.variances[[self.base[i] for i in self.variants]]
         paid = pairing_gain.of_all(self.verdicts.differences, variances, len(self.baselines), self.design.alpha)
-        return [] if paid is None else [pairing_gain.describe(paid, self.design.pair, self.worth)]
+        worth = {str(arm): one for arm, one in self.worth.items()}
+        return [] if paid is None else [pairing_gain.describe(paid, self.design.pair, worth)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gpt_lab.stats.interval import Interval
-from gpt_lab.study.design import Design
+from gpt_lab.study.design import Design, Settings
 
 VerdictName = Literal["baseline", "better", "worse", "equivalent", "real but small", "undecided", "no data"]
 RowTier = Literal["screen", "confirm", "sequential"]
@@ -34,7 +34,7 @@ class Row:
         warnings: what forbids or weakens the verdict.
     """
 
-    arm: str
+    arm: Settings
     verdict: VerdictName
     tier: RowTier | None
     n: int
@@ -50,7 +50,7 @@ class Row:
     median: float | None = None
     left_out: tuple[float, float] | None = None
     turns: tuple[str, ...] = ()
-    tuning: str = ""
+    tuning: Settings = field(default_factory=Settings)
     on_edge: bool = False
     states: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

@@ -124,7 +124,7 @@ def _line(row: Row, looks: Looks, comparison: Comparison) -> tuple[str, ...]:
         why = f"all {looks.last} {comparison.design.pair}s"
     elif row.verdict in ("undecided", "real but small", "no data"):
         why = "lost a run"
-    return (row.arm, str(taken), f"{row.n} of {looks.last}", f"{share:.2g}" if taken else "0", why)
+    return (str(row.arm), str(taken), f"{row.n} of {looks.last}", f"{share:.2g}" if taken else "0", why)
 
 
 def _open(row: Row, looks: Looks) -> bool:

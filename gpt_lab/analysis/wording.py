@@ -170,7 +170,7 @@ def plans(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     within = [f"{row.arm} {_range(row.plan)}" for row in rows if row.plan is not None]
-    beyond = [row.arm for row in rows if row.plan is None]
+    beyond = [str(row.arm) for row in rows if row.plan is None]
     parts = [f"To decide an undecided arm plan a new study (power 80 %): {', '.join(within)}."] if within else []
     parts += [f"Not within reach: {', '.join(beyond)}."] if beyond else []
     return " ".join(parts)
@@ -201,19 +201,18 @@ def answer(comparison: Comparison) -> str:
 def _answer(comparison: Comparison) -> str:
     design = comparison.design
     stated = design.baseline_arm
-    baseline = stated and f"{stated}{within(design)}"
     compared = [row for row in comparison.rows if row.verdict != "baseline"]
     if len(comparison.rows) == 1:
         return f"{comparison.rows[0].arm or 'This'} is the only arm, so nothing is compared."
-    if baseline is None:
+    if stated is None:
         return "No baseline is named, so no arm is called better or worse: name one with --baseline."
     if not any(row.verdict == "baseline" and row.runs for row in comparison.rows):
-        return f"The baseline {baseline} has no finished run, so nothing can be compared yet."
+        return f"The baseline {stated}{within(design)} has no finished run, so nothing can be compared yet."
     judged = [row for row in compared if row.verdict != "no data"]
     if not judged:
-        return f"No other arm has a finished run that pairs with the baseline {baseline} yet."
-    names = short_names(design, [row.arm for row in comparison.rows])
-    base = f"{names.get(stated or '', stated)}{within(design)}"
+        return f"No other arm has a finished run that pairs with the baseline {stated}{within(design)} yet."
+    names = short_names(row.arm for row in comparison.rows)
+    base = f"{names.get(stated, stated)}{within(design)}"
     better = [row for row in judged if row.verdict == "better"]
     if better:
         lead = f"{names[better[0].arm]} leads {base} by {_amount(better[0], design)}"

@@ -8,7 +8,7 @@ import io
 import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from gpt_lab.analysis import wording
-from gpt_lab.analysis.comparison import Comparison
+from gpt_lab.analysis.comparison import Comparison, Row
 from gpt_lab.claims import code
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.frame import arms
@@ -26,8 +26,9 @@ from gpt_lab.frame.sources.source import ENVIRONMENT
 from gpt_lab.report import facts
 from gpt_lab.store import record
 from gpt_lab.store.run import timestamp
+from gpt_lab.study.design import Design, Settings
 
-FORMAT = 2
+FORMAT = 3
 """Raised when claim.json changes its meaning."""
 OF_THE_RUN = ("command", "started", "finished", "data")
 """Of ENVIRONMENT, what each run has of its own."""
@@ -60,7 +61,7 @@ def content(comparison: Comparison, study: Loaded, name: str, command: str) -> C
     ]
     now = code.of_this_checkout()
     patch = code.patch() if now.dirty else b""
-    files = {**configs, "seeds.csv": _seeds(cells, paired, references(design, paired.arms))}
+    files = {**configs, "seeds.csv": _seeds(cells, study.runs["arm"], paired, design)}
     if patch:
         files["code.diff"] = patch
     sweep = None
@@ -79,13 +80,13 @@ def content(comparison: Comparison, study: Loaded, name: str, command: str) -> C
             **{key: getattr(design, key) for key in ("study", "question", "metric", "goal", "pair", "family", "alpha")},
             "factors": list(design.factors),
             "nuisance": list(design.nuisance),
-            "baseline": design.baseline_arm,
+            "baseline": str(design.baseline_arm),
         },
         "sesoi": comparison.sesoi,
         "correction": comparison.correction,
         "noise": None if comparison.noise is None else dataclasses.asdict(comparison.noise),
         "run_sd": run_sd(paired),
-        "arms": [dataclasses.asdict(row) for row in comparison.rows],
+        "arms": [_arm(row) for row in comparison.rows],
         "remarks": facts.remarks(comparison, study),
         "cells": cells,
         "sweep": sweep,
@@ -149,6 +150,13 @@ def _cell(
     return cell
 
 
+def _arm(row: Row) -> dict[str, Any]:
+    """What the comparison says of an arm, by its name and its settings."""
+    said = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    delta = None if row.delta is None else dataclasses.asdict(row.delta)
+    return {**said, "arm": str(row.arm), "settings": dict(row.arm.given), "tuning": str(row.tuning), "delta": delta}
+
+
 def _number(value: Any) -> float | None:
     number = float(value)
     return number if math.isfinite(number) else None
@@ -163,7 +171,7 @@ def _overrides(command: Any) -> list[str] | None:
     return words[1:] if words[:1] == ["train"] else None
 
 
-def _seeds(cells: list[dict[str, Any]], paired: Paired, against: Mapping[str, str | None]) -> bytes:
+def _seeds(cells: list[dict[str, Any]], arms: Iterable[Settings], paired: Paired, design: Design) -> bytes:
     """seeds.csv: each run's score and, of those that count, its difference to its baseline's of the same pair."""
     text = io.StringIO()
     out = csv.DictWriter(text, SEEDS, extrasaction="ignore", lineterminator="\n")
@@ -172,10 +180,11 @@ def _seeds(cells: list[dict[str, Any]], paired: Paired, against: Mapping[str, st
         arm: dict(zip(paired.pairs, map(float, own), strict=True))
         for arm, own in zip(paired.arms, paired.scores, strict=True)
     }
-    for cell in cells:
-        base = against[cell["arm"]]
+    against = references(design, paired.arms)
+    for cell, arm in zip(cells, arms, strict=True):
+        base = against[arm]
         of_pair = math.nan if base is None else scores[base][cell["pair"]]
-        known = cell["counts"] and cell["arm"] != base and math.isfinite(of_pair)
+        known = cell["counts"] and arm != base and math.isfinite(of_pair)
         difference = cell["score"] - of_pair if known else None
         out.writerow({**cell, "counts": "yes" if cell["counts"] else "no", "difference": difference})
     return text.getvalue().encode("utf-8", "replace")

@@ -36,7 +36,7 @@ from gpt_lab.store.atomic_files import (
 CLAIM = "claim.json"
 CLAIMS = Path("claims")
 """Where claims are, unless the user says."""
-FORMATS = (2,)
+FORMATS = (3,)
 MOST = 5
 """Files that a refusal names."""
 

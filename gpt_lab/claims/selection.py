@@ -7,8 +7,8 @@ from typing import Any
 
 from gpt_lab.claims.folder import Claim
 from gpt_lab.errors import ConfigError, DataError, unknown
-from gpt_lab.study.arm_lookup import find_arm
-from gpt_lab.study.arm_names import settings
+from gpt_lab.study.arm_names import find_arm
+from gpt_lab.study.design import Settings
 
 ClaimCell = Mapping[str, Any]
 DEFAULT = 2
@@ -47,7 +47,7 @@ def choose(
 
 def label(claim: Claim, cell: ClaimCell) -> str:
     """`norm=layernorm, optim.lr=0.003, seed=0`."""
-    pair = cell["pair"] if "=" in cell["pair"] or not cell["pair"] else f"{claim.design['pair']}={cell['pair']}"
+    pair = cell["pair"] and f"{claim.design['pair']}={cell['pair']}"
     return ", ".join(word for word in (cell["arm"], cell["tuning"], pair) if word) or "the run"
 
 
@@ -70,11 +70,11 @@ def _named(claim: Claim, text: str) -> ClaimCell:
     words = text.split(",")
     if len(words) < 2:
         raise ConfigError(f"--cell takes ARM,PAIR, such as {_example(claim)!r}, not {text!r}")
-    arms = {cell["arm"]: settings(cell["arm"], claim.design["factors"]) for cell in claim.cells}
+    arms = {Settings(tuple(arm["settings"].items())): arm["arm"] for arm in claim.arms}
     refusal: ConfigError | None = None
     for at in range(len(words) - 1, 0, -1):
         try:
-            arm = find_arm(",".join(words[:at]).strip(), arms)
+            arm = arms[find_arm(",".join(words[:at]).strip(), arms)]
         except ConfigError as error:
             refusal = refusal or error
             continue

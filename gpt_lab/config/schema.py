@@ -22,7 +22,7 @@ from gpt_lab.options import (
     check,
 )
 
-Settings = Mapping[str, Any]
+Section = Mapping[str, Any]
 """One group's choice: `name` and the options of that part."""
 
 
@@ -113,20 +113,20 @@ class Sample:
 class RunConfig:
     """One run. Groups are `{name, option: value, ...}`; the rest are fixed keys."""
 
-    attention: Settings
-    position: Settings
-    norm: Settings
-    mlp: Settings
-    residual: Settings
-    init: Settings
-    optim: Settings
-    schedule: Settings
-    precision: Settings
-    kernel: Settings
-    data: Settings
-    tokenizer: Settings
-    objective: Settings
-    tracker: Settings
+    attention: Section
+    position: Section
+    norm: Section
+    mlp: Section
+    residual: Section
+    init: Section
+    optim: Section
+    schedule: Section
+    precision: Section
+    kernel: Section
+    data: Section
+    tokenizer: Section
+    objective: Section
+    tracker: Section
     scale: Scale
     model: Model
     budget: Budget
@@ -231,7 +231,7 @@ def _flat_hints() -> dict[str, Any]:
     found = {}
     for field_name, hint in get_type_hints(RunConfig, include_extras=True).items():
         inner = get_type_hints(hint, include_extras=True) if dataclasses.is_dataclass(hint) else None
-        if inner is None and hint is not Settings:
+        if inner is None and hint is not Section:
             found[field_name] = hint
         found |= {f"{field_name}.{name}": kind for name, kind in (inner or {}).items()}
     return found

@@ -20,7 +20,7 @@ from gpt_lab.frame.places import StudyOptions
 from gpt_lab.frame.sources import source
 from gpt_lab.frame.sources.source import Wanted, row
 from gpt_lab.options import constant, is_number
-from gpt_lab.study.arm_lookup import find_arm
+from gpt_lab.study.arm_names import find_arm
 from gpt_lab.study.design import SEEDS, Design, draws_again, join, shown
 from gpt_lab.study.sweep import Sweep
 
@@ -314,7 +314,7 @@ def _without_doubles(found: Arranged) -> Rows:
     """One run per arm, tuning, pair and identity: the latest finished one, else the latest."""
     places = [(r["arm"], r["tuning"], r["pair"], r["stratum"]) for r in found.rows]
     held = Counter(places)
-    groups: dict[tuple[str, ...], Rows] = {}
+    groups: dict[tuple[Any, ...], Rows] = {}
     for place, r in zip(places, found.rows, strict=True):
         key = (*place, identity(r)) if held[place] > 1 else place
         groups.setdefault(key, []).append(r)
@@ -385,5 +385,5 @@ def _baseline(found: Arranged, design: Design, asked: str | None) -> Mapping[str
     if asked is None:
         return design.baseline
     compared = [{key: value for key, value in r["values"].items() if key not in design.within} for r in found.rows]
-    arms: dict[str, Mapping[str, Any]] = {design.arm(values): values for values in compared}
+    arms = {design.arm(values): values for values in compared}
     return arms[find_arm(asked, arms, "baseline")]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from gpt_lab.frame.study import Study
+from gpt_lab.frame.study import Study, named
 from gpt_lab.store.atomic_files import encode, write_atomic
 
 CSV, PARQUET = "runs.csv", "runs.parquet"
@@ -24,7 +24,8 @@ def export(study: Study, folder: Path) -> list[Path]:
     Raises:
         LabError: a file cannot be written.
     """
-    table = pd.DataFrame({name: _uniform(study.runs[name]) for name in study.runs.columns})
+    runs = named(study.runs)
+    table = pd.DataFrame({name: _uniform(runs[name]) for name in runs.columns})
     csv, parquet = folder / CSV, folder / PARQUET
     write_atomic(csv, table.to_csv(index=False).encode("utf-8", "replace"))
     data = io.BytesIO()

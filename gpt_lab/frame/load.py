@@ -23,7 +23,7 @@ from gpt_lab.options import is_number
 from gpt_lab.study.design import Design, Stated
 from gpt_lab.study.sweep import Sweep
 
-TEXT = frozenset({"run", "source", "study", "name", "state", "arm", "tuning", "pair", "stratum", "error", "conflict"})
+TEXT = frozenset({"run", "source", "study", "name", "state", "pair", "stratum", "error", "conflict"})
 
 MOST_KEPT = 10_000_000
 """Numbers of curves that stay in memory: 80 MB."""
@@ -225,7 +225,11 @@ def _table(arranged: arms.Arranged) -> pd.DataFrame:
     columns: dict[str, Any] = {}
     for name in COLUMNS:
         values = [r[name] for r in rows]
-        columns[name] = pd.Series(values, dtype="str" if name in TEXT else "float64")
+        if name in ("arm", "tuning"):
+            one: dict[Any, Any] = {}  # object of each value: those that are the same are found so without a comparison
+            columns[name] = pd.Series([one.setdefault(value, value) for value in values], dtype="object")
+        else:
+            columns[name] = pd.Series(values, dtype="str" if name in TEXT else "float64")
     for part in ("config", "summary"):
         columns |= {f"{part}.{key}": _column(values) for key, values in by_key([r[part] for r in rows]).items()}
     known = by_key([r["env"] for r in rows])

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from gpt_lab.frame import tuned
 from gpt_lab.options import is_number
 from gpt_lab.stats.paired import Array
-from gpt_lab.study.arm_names import settings
-from gpt_lab.study.design import Design, shown
+from gpt_lab.study.design import Design, Settings, shown
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class NuisanceChoice:
         problems: of its `tune`, which forbid to call the arm, or one compared with it, better.
     """
 
-    tuning: str
+    tuning: Settings
     tried: int
     complete: bool
     contested: NDArray[np.bool_]
@@ -55,17 +54,17 @@ class Paired:
             and stratum. uneven: finished runs of a stratum that not every arm has in their pair.
     """
 
-    arms: tuple[str, ...]
+    arms: tuple[Settings, ...]
     pairs: tuple[str, ...]
     scores: Array
-    choices: Mapping[str, NuisanceChoice]
+    choices: Mapping[Settings, NuisanceChoice]
     chosen: NDArray[np.bool_]
     finished: NDArray[np.bool_]
     doubled: int
     uneven: int = 0
 
 
-def references(design: Design, arms: Sequence[str]) -> dict[str, str | None]:
+def references(design: Design, arms: Sequence[Settings]) -> dict[Settings, Settings | None]:
     """The arm that each is compared with: the baseline, or of several the one with its own values of `within`.
 
     A baseline's is itself. None: no baseline is named, or none of the arms is this arm's.
@@ -73,12 +72,11 @@ def references(design: Design, arms: Sequence[str]) -> dict[str, str | None]:
     base = design.baseline_arm
     if not design.within or design.baseline is None:
         return dict.fromkeys(arms, base)
-    values = {arm: settings(arm, design.factors) for arm in arms}
-    found = {arm: design.reference(own) if own else None for arm, own in values.items()}
-    return {arm: other if other in values else None for arm, other in found.items()}
+    found = {arm: design.reference(dict(arm.given)) for arm in arms}
+    return {arm: other if other in found else None for arm, other in found.items()}
 
 
-def part(paired: Paired, arms: Collection[str], rows: NDArray[np.bool_]) -> Paired:
+def part(paired: Paired, arms: Collection[Settings], rows: NDArray[np.bool_]) -> Paired:
     """The table of some arms, whose runs are these rows."""
     kept = [i for i, arm in enumerate(paired.arms) if arm in arms]
     return replace(
@@ -126,7 +124,7 @@ def pair_up(runs: pd.DataFrame, design: Design) -> Paired:
     done = (runs["state"] == "finished").to_numpy() & np.isfinite(score)
     begun = ~runs["state"].isin(["missing", "failed"]).to_numpy()
 
-    choices: dict[str, NuisanceChoice] = {}
+    choices: dict[Settings, NuisanceChoice] = {}
     chosen = np.zeros(len(runs), bool)
     order = np.argsort(arm, kind="stable")
     tuned_on = np.array([design.tunes(name) for name in pairs], bool)
@@ -166,7 +164,7 @@ def _choose(
     pair: NDArray[np.int64],
     score: Array,
     begun: NDArray[np.bool_],
-    names: tuple[str, ...],
+    names: tuple[Settings, ...],
     pairs: int,
     design: Design,
 ) -> tuple[int, NuisanceChoice]:
@@ -194,22 +192,18 @@ def _choose(
     sign = 1 if design.goal == "minimize" else -1
     best = int(np.argmin(np.where(candidates, sign * mean, np.inf)))
     complete = bool(has[best].sum() == contested.sum())
-    texts = [names[value] for value in values]
+    chosen = names[values[best]]
     ladder = [names[value] for value in np.unique(tuning[begun])]
-    return int(values[best]), NuisanceChoice(
-        texts[best], tried, complete, contested, _edges(ladder, texts[best], design)
-    )
+    return int(values[best]), NuisanceChoice(chosen, tried, complete, contested, _edges(ladder, chosen, design))
 
 
-def _edges(tunings: list[str], chosen: str, design: Design) -> tuple[str, ...]:
+def _edges(tunings: list[Settings], chosen: Settings, design: Design) -> tuple[str, ...]:
     """Settings whose chosen value ends the ladder of numbers that this arm tried."""
-    parts = [set(text.split(", ")) for text in tunings]
-    mine = set(chosen.split(", "))
     found = []
     for key in design.nuisance:
         ladder = [value for value in design.values.get(key, ()) if is_number(value)]
-        rungs = [f"{key}={shown(value)}" for value in ladder]
-        rungs = [rung for rung in rungs if any(rung in part for part in parts)]
-        if len(rungs) >= 2 and (rungs[0] in mine or rungs[-1] in mine):
+        tried = {tuning.text(key) for tuning in tunings}
+        rungs = [text for value in ladder if (text := shown(value)) in tried]
+        if len(rungs) >= 2 and chosen.text(key) in (rungs[0], rungs[-1]):
             found.append(key)
     return tuple(found)

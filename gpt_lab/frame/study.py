@@ -19,8 +19,8 @@ COLUMNS = (
     "study",
     "name",
     "state",  # finished | running | stopped | failed | diverged | pruned | missing (asked for, never begun)
-    "arm",  # Design.arm, or as group_by says
-    "tuning",  # Design.tuning; "" without nuisance settings
+    "arm",  # Settings: Design.arm, or as group_by says
+    "tuning",  # Settings: Design.tuning; empty without nuisance settings
     "pair",  # value of the pairing setting, as text
     "stratum",  # settings that are neither compared nor the pair: averaged within a pair; "" without any
     "score",  # final value of the metric; NaN unless finished
@@ -74,6 +74,11 @@ def side_by_side(curves: Sequence[pd.Series[float]], names: Sequence[str | int])
     if all(np.array_equal(first, places) for places in others):  # as a sweep's runs are, and thousands go quickly
         return pd.DataFrame(np.column_stack([line.to_numpy() for line in curves]), index=curves[0].index, columns=names)
     return pd.concat(list(curves), axis=1, keys=names).dropna().sort_index()
+
+
+def named(runs: pd.DataFrame) -> pd.DataFrame:
+    """The table with the names of its arms and tunings, for readers and other programs."""
+    return runs.assign(**{name: runs[name].map(str).astype("str") for name in ("arm", "tuning")})
 
 
 @dataclass

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from gpt_lab.stats import optimum as tuning
+from gpt_lab.options import is_number
+from gpt_lab.stats import optimum
 from gpt_lab.stats.optimum import Curve, Optimum
-from gpt_lab.study.arm_names import settings
-from gpt_lab.study.design import Design
+from gpt_lab.study.design import Design, Settings
 
 OVER = ("finished", "diverged", "pruned")
 
@@ -47,7 +48,7 @@ class ArmTuning:
         tried: runs that chose these values. problems: what forbids to call the arm, or one compared with it, better.
     """
 
-    tuning: str
+    tuning: Settings
     legs: tuple[SettingTuning, ...]
     tried: int
     problems: tuple[str, ...]
@@ -72,7 +73,7 @@ def read(runs: pd.DataFrame, design: Design) -> ArmTuning:
     elif open_:
         problems.append(f"its tuning is not over: {open_} of its runs have no outcome")
     if chosen is None or (chosen not in there and len(there)):
-        used = str(there.index[0]) if len(there) else ""
+        used = there.index[0] if len(there) else Settings()
         if chosen is not None:
             problems.append(f"it is compared at {used}, but its tuning runs choose {chosen}")
         chosen = used
@@ -81,29 +82,24 @@ def read(runs: pd.DataFrame, design: Design) -> ArmTuning:
 
 def ladder(runs: pd.DataFrame, design: Design) -> tuple[SettingTuning, ...]:
     """The one leg of an arm whose sweep lists the values of one tuned number; none of other sweeps."""
-    values = [settings(str(text), design.nuisance) for text in runs["tuning"].unique()]
-    if len(design.nuisance) != 1 or not all(map(_positive, (value for found in values for value in found.values()))):
+    if len(design.nuisance) != 1 or not all(_positive(value) for one in set(runs["tuning"]) for _, value in one.given):
         return ()
     return tuple(_legs(runs, design)[0])
 
 
-def _positive(text: str) -> bool:
-    try:
-        return 0 < float(text) < math.inf
-    except ValueError:
-        return False
+def _positive(value: Any) -> bool:
+    return is_number(value) and 0 < value < math.inf
 
 
-def _legs(runs: pd.DataFrame, design: Design) -> tuple[list[SettingTuning], str | None, int]:
-    """The legs in order, the name of the values chosen, and how many runs are not over.
+def _legs(runs: pd.DataFrame, design: Design) -> tuple[list[SettingTuning], Settings | None, int]:
+    """The legs in order, the values chosen, and how many runs are not over.
 
     A leg's runs have the values chosen before and, of all such groups with the same later values, tried the most.
     """
     tried: dict[tuple[float, ...], list[tuple[str, float]]] = {}
-    for text, state, score in zip(runs["tuning"], runs["state"], runs["score"].astype(float), strict=True):
-        found = settings(str(text), design.nuisance)
-        if len(found) == len(design.nuisance):
-            tried.setdefault(tuple(float(found[key]) for key in design.nuisance), []).append((str(state), score))
+    for tuning, state, score in zip(runs["tuning"], runs["state"], runs["score"].astype(float), strict=True):
+        if len(tuning.given) == len(design.nuisance):
+            tried.setdefault(tuple(float(value) for _, value in tuning.given), []).append((str(state), score))
     sign = 1.0 if design.goal == "minimize" else -1.0
     legs: list[SettingTuning] = []
     base: tuple[float, ...] = ()
@@ -119,7 +115,7 @@ def _legs(runs: pd.DataFrame, design: Design) -> tuple[list[SettingTuning], str 
         known = {values[level]: tried[values] for values in group if all(state in OVER for state, _ in tried[values])}
         curve = {value: _mean(found, sign) for value, found in known.items()}
         lost = {value: sum(_lost(state, score) for state, score in found) for value, found in known.items()}
-        best = tuning.optimum(curve)
+        best = optimum.optimum(curve)
         lost = {value: count for value, count in lost.items() if count}
         dots = [(v, score) for v, found in known.items() for state, score in found if state == "finished"]
         legs.append(SettingTuning(key, curve, best, lost, sum(len(tried[values]) for values in group), dots))

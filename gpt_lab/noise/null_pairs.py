@@ -17,7 +17,7 @@ from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.noise import records
 from gpt_lab.study import cells
 from gpt_lab.study import sweep_file as spec
-from gpt_lab.study.design import Cell
+from gpt_lab.study.design import Cell, Settings
 from gpt_lab.study.format import agent_command, parameters
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger
@@ -109,7 +109,7 @@ def recipes(sweep: Sweep, chosen: Sequence[str] = ()) -> list[Recipe]:
     if design.baseline is None and design.factors:
         raise ConfigError(f"{where}: gpt_lab.baseline names no arm; name it there, or {by_hand}")
     rows = sweep.combinations()
-    rows = [row for row in rows if design.arm(row) == (design.reference(row) or "")]
+    rows = [row for row in rows if design.arm(row) == (design.reference(row) or Settings())]
     for text in chosen:
         key, _, value = text.partition("=")
         if design.tuning_pairs and key in design.nuisance:  # any value: which ones the tuning tries is not known here

@@ -49,7 +49,7 @@ class ReportView:
 
         rows = [
             {
-                "arm": row.arm,
+                "arm": str(row.arm),
                 "verdict": row.verdict,
                 "estimate": row.delta.estimate if row.delta else None,
                 "low": row.delta.low if row.delta else None,
@@ -62,7 +62,7 @@ class ReportView:
                 "runs": row.runs,
                 "median": row.median,
                 "rho": row.rho,
-                "tuning": row.tuning,
+                "tuning": str(row.tuning),
                 "warnings": row.warnings,
             }
             for row in self._report.comparison.rows

@@ -69,7 +69,9 @@ class StudyView:
     @property
     def runs(self) -> pd.DataFrame:
         """A row for each run: run (its folder), state, arm, pair, score, costs, config.KEY, summary.METRIC."""
-        return self._read.runs.copy()
+        from gpt_lab.frame.study import named
+
+        return named(self._read.runs)
 
     @property
     def notes(self) -> list[str]:
@@ -87,6 +89,8 @@ class StudyView:
         """
         import pandas as pd
 
+        from gpt_lab.frame.study import named
+
         found = self._read
         pair, name = found.design.pair, found.design.metric if metric is None else metric
         every = found.curves(found.runs["run"].tolist())
@@ -94,7 +98,7 @@ class StudyView:
         if name not in known:
             raise ConfigError(unknown("metric", name, known))
         parts = []
-        for row in found.runs.to_dict("records"):
+        for row in named(found.runs).to_dict("records"):
             curve = every.get(row["run"])
             if curve is not None and name in curve:
                 here = curve.loc[curve[name].notna(), ["step", name]].rename(columns={name: "value"})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gpt_lab.study.design import Settings
+
 
 @dataclass(frozen=True)
 class ArmPlan:
@@ -16,10 +18,10 @@ class ArmPlan:
         tokens, flops: of the training of one run; None under a budget in seconds.
         seconds: of one run, evaluations included; None where nothing tells how fast it will be.
         matched: the sizes that `match` gave it, in words; empty for an arm that is not matched.
-        baseline: name of the arm that it is compared with.
+        baseline: the arm that it is compared with.
     """
 
-    arm: str
+    arm: Settings
     runs: int
     done: int
     tunings: int
@@ -31,7 +33,7 @@ class ArmPlan:
     flops: float | None
     seconds: float | None
     matched: str = ""
-    baseline: str | None = None
+    baseline: Settings | None = None
 
 
 @dataclass(frozen=True)

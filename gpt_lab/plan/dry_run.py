@@ -18,7 +18,7 @@ from gpt_lab.stats import two_level
 from gpt_lab.stats.tiers import FEWEST
 from gpt_lab.study import cells as cells_
 from gpt_lab.study.build import Builder
-from gpt_lab.study.design import Cell
+from gpt_lab.study.design import Cell, Settings
 from gpt_lab.study.format import trunk_block
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger
@@ -54,7 +54,7 @@ def estimate(
     builder = builder or Builder()
     ended = [e for e in ledger.entries(runs_folder(sweep)) if e.state in ("finished", "diverged", "pruned")]
     over = {e.key for e in ended}
-    by_arm: dict[str, list[Cell]] = {}
+    by_arm: dict[Settings, list[Cell]] = {}
     for cell in cells:
         by_arm.setdefault(cell.arm, []).append(cell)
     firsts = [group[0] for group in by_arm.values()]
@@ -73,7 +73,7 @@ def estimate(
                 runs=len(group),
                 done=sum(cell.key in over for cell in group)
                 if sweep.listed
-                else sum(e.wanted and e.arm == arm for e in ended),
+                else sum(e.wanted and sweep.design.arm(e.values) == arm for e in ended),
                 tunings=len({cell.tuning for cell in group}),
                 pairs=len({str(cell.pair) for cell in group if not sweep.design.tunes(cell.pair)}),
                 parameters=made.cost.parameters,
@@ -111,7 +111,7 @@ def warnings(sweep: Sweep, arms: Sequence[ArmPlan], sides: Sequence[Side]) -> li
     """
     design = sweep.design
     place = {arm.arm: i for i, arm in enumerate(arms)}
-    against = [place.get(arm.baseline or "", 0) for arm in arms]
+    against = [0 if arm.baseline is None else place.get(arm.baseline, 0) for arm in arms]
     found = []
     if design.baseline is None and len(arms) > 1:
         found.append("no baseline: name one in gpt_lab.baseline, or give the report --baseline")
@@ -182,7 +182,7 @@ def table(sweep: Sweep, plan: SweepCost) -> Table:
     if matched:
         made.add_column("matched by", overflow="fold")
     for arm in plan.arms:
-        name = (arm.arm or "all") + (" (baseline)" if arm.arm == arm.baseline else "")
+        name = (str(arm.arm) or "all") + (" (baseline)" if arm.arm == arm.baseline else "")
         made.add_row(
             name,
             f"{arm.runs}",

@@ -8,15 +8,15 @@ tell it, else of null pairs (noise.py), which share no initial values and so cor
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpt_lab.errors import ConfigError
 from gpt_lab.noise import null_pairs, records
 from gpt_lab.stats.tiers import CONFIRMS, FEWEST
 from gpt_lab.study import sweep_file
-from gpt_lab.study.design import Design, shown
+from gpt_lab.study.design import Design, Settings, shown
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger
 
@@ -82,8 +82,8 @@ def of_runs(design: Design, entries: Sequence[LedgerEntry]) -> Spread | None:
     """The noise of the finished runs of a study, pooled over its arms; None below FEWEST_DF degrees of freedom."""
     import numpy as np
 
-    scores: dict[tuple[str, str], dict[str, float]] = {}
-    values: dict[str, dict[str, object]] = {}
+    scores: dict[tuple[Settings, Settings], dict[str, float]] = {}
+    values: dict[Settings, Mapping[str, Any]] = {}
     for one in entries:
         if (
             one.state == "finished"
@@ -91,8 +91,9 @@ def of_runs(design: Design, entries: Sequence[LedgerEntry]) -> Spread | None:
             and math.isfinite(one.score)
             and not design.tunes(one.pair)
         ):
-            scores.setdefault((one.arm, one.tuning), {})[shown(one.pair)] = one.score
-            values.setdefault(one.arm, dict(one.values))
+            arm = design.arm(one.values)
+            scores.setdefault((arm, design.tuning(one.values)), {})[shown(one.pair)] = one.score
+            values.setdefault(arm, one.values)
     chosen = {arm: max((key for key in scores if key[0] == arm), key=lambda key: len(scores[key])) for arm in values}
     squares = both = freedom = runs = 0.0
     for arm, own in values.items():

@@ -35,7 +35,7 @@ def lines(sweep: Sweep, tuner: Tuner, plan: SweepCost) -> list[str]:
         f"in all {_between(tuner.least + fewest, tuner.most + rows)} runs" + (f"; {done} are done" if done else ""),
     ]
     if any(one.values != ladders[i].values for arm in tuner.arms for i, one in enumerate(arm.ladders)):
-        found += [f"{arm.name} begins with {_values(arm.ladders)}" for arm in tuner.arms]
+        found += [f"{arm.settings} begins with {_values(arm.ladders)}" for arm in tuner.arms]
     else:
         found.append(f"every arm begins with {_values(ladders)}")
     each = [arm.seconds for arm in plan.arms if arm.seconds is not None]

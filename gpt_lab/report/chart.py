@@ -15,6 +15,7 @@ from gpt_lab.frame.study import numbers
 from gpt_lab.report.figures.base import VARIABLES, near
 from gpt_lab.report.figures.curves import ZOOM
 from gpt_lab.report.figures.material import MOST_ARMS, Material
+from gpt_lab.study.design import Settings
 
 MOST = 30
 """Arms of the chart; as many as the static figure has are on at first."""
@@ -102,7 +103,7 @@ def rows(material: Material) -> list[Row]:
 
 def _read(material: Material, shown: Sequence[Row]) -> list[Curves]:
     finished = {row.arm: material.runs_of(row) for row in shown}
-    arms = dict(zip(material.study.runs["run"].astype(str), material.study.runs["arm"].astype(str), strict=True))
+    arms = dict(zip(material.study.runs["run"].astype(str), material.study.runs["arm"], strict=True))
     lost = list(material.diverged)
     tables = material.study.curves([*(run for runs in finished.values() for run in runs), *lost])
     points = {run: table for run, found in tables.items() if len(table := _points(found, material.metric))}
@@ -130,7 +131,7 @@ def _arm(curves: Curves, material: Material, series: Series, most: int) -> dict[
     }
 
 
-def _far(arms: Sequence[Curves], baseline: str | None) -> set[str]:
+def _far(arms: Sequence[Curves], baseline: Settings | None) -> set[Settings]:
     """Arms that end so far off that the curves of the others would lie flat beside theirs; never the baseline."""
     ends = {curves.row.arm: curves.end for curves in arms}
     inside = set(near(list(ends.values()), jump=3.0))

@@ -20,7 +20,7 @@ from gpt_lab.console.invocation import prefix
 from gpt_lab.errors import ConfigError
 from gpt_lab.frame.study import Study
 from gpt_lab.options import constant
-from gpt_lab.study.design import shown
+from gpt_lab.study.design import Settings, shown
 from gpt_lab.study.sweep import Sweep
 
 MOST_LOST = 200
@@ -53,17 +53,19 @@ CHOSEN = {
 
 @dataclass(frozen=True)
 class Lost:
-    """Runs of one arm that are not finished: their state, their names, what went wrong."""
+    """Runs of one arm that are not finished: their state, their tuning and pair, what went wrong."""
 
     state: str
-    arm: str
-    runs: tuple[str, ...]
+    arm: Settings
+    runs: tuple[Settings, ...]
     error: str
 
     def __str__(self) -> str:
-        keys = {run.partition("=")[0] for run in self.runs}
-        one = len(keys) == 1 and not any(", " in run for run in self.runs)
-        runs = f"{keys.pop()} {', '.join(r.partition('=')[2] for r in self.runs)}" if one else "; ".join(self.runs)
+        each = [run.texts for run in self.runs if run]
+        one = {len(texts) for texts in each} == {1} and len({texts[0][0] for texts in each}) == 1
+        runs = "; ".join(str(run) for run in self.runs if run)
+        if one:
+            runs = f"{each[0][0][0]} {', '.join(texts[0][1] for texts in each)}"
         where = f"{self.arm} ({runs})" if self.arm and runs else self.arm or runs or "the run"
         return f"{self.state}: {where}{f': {self.error}' if self.error else ''}"
 
@@ -71,13 +73,13 @@ class Lost:
 def lost(study: Study) -> list[Lost]:
     """Every run that is not finished, those of an arm and of one reason together, those that need somebody first."""
     runs = study.runs[study.runs["state"] != "finished"]
-    groups: dict[tuple[str, str, str], list[str]] = {}
+    groups: dict[tuple[str, Settings, str], list[Settings]] = {}
     for state, arm, tuning, pair, error in zip(
         runs["state"], runs["arm"], runs["tuning"], runs["pair"], runs["error"], strict=True
     ):
-        last = pair if "=" in pair or not pair else f"{study.design.pair}={pair}"
-        groups.setdefault((state, arm, error), []).append(", ".join(part for part in (tuning, last) if part))
-    found = [Lost(state, arm, tuple(filter(None, names)), error) for (state, arm, error), names in groups.items()]
+        own = Settings((*tuning.given, *([(study.design.pair, pair)] if pair else [])))
+        groups.setdefault((state, arm, error), []).append(own)
+    found = [Lost(state, arm, tuple(names), error) for (state, arm, error), names in groups.items()]
     return sorted(found, key=lambda one: wording.NOT_FINISHED.index(one.state))
 
 
@@ -148,7 +150,7 @@ def _arms(runs: pd.DataFrame, which: pd.Series) -> str:
     return ", ".join(f"{arm or 'all'} ({hits[arm]} of {totals[arm]} runs)" for arm in totals if hits[arm])
 
 
-def differences(study: Study) -> dict[str, dict[str, str]]:
+def differences(study: Study) -> dict[str, dict[Settings, str]]:
     """Settings that differ between arms: key -> arm -> value (`a | b` where an arm has several); seeds left out."""
     runs = study.runs[study.runs["state"] != "missing"]
     arms = runs["arm"].tolist()
@@ -161,7 +163,7 @@ def differences(study: Study) -> dict[str, dict[str, str]]:
         texts = _texts(runs[column])
         if len(set(texts)) < 2:
             continue
-        values: dict[str, dict[str, None]] = {name: {} for name in names}
+        values: dict[Settings, dict[str, None]] = {name: {} for name in names}
         for arm, text in dict.fromkeys(zip(arms, texts, strict=True)):
             values[arm][text] = None
         if len({frozenset(own) for own in values.values()}) > 1:
@@ -238,7 +240,7 @@ def remarks(comparison: Comparison, study: Study) -> list[str]:
     warned: dict[str, list[str]] = {}
     for row in comparison.rows:
         for text in row.warnings:
-            warned.setdefault(text, []).append(row.arm or "the runs")
+            warned.setdefault(text, []).append(str(row.arm) or "the runs")
     warnings = [f"{'; '.join(arms)}: {text}" for text, arms in warned.items()]
     found = [*warnings, *floors(study), *disagreements(study), *comparison.notes, *study.notes]
     return list(dict.fromkeys(found))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from gpt_lab.analysis.comparison import Comparison, Row
-    from gpt_lab.study.design import Design
+    from gpt_lab.study.design import Design, Settings
 
 GateDecision = Literal["keep", "discard", "more runs"]
 TO_COME = ("missing", "running", "stopped", "failed")
@@ -45,7 +45,7 @@ class Gate:
         why: a key of TABLE. line: the answer in one line. facts: the same as plain data.
     """
 
-    arm: str
+    arm: Settings
     why: str
     line: str
     facts: dict[str, Any]
@@ -61,7 +61,7 @@ class Gate:
 
     def json(self) -> str:
         """One line of JSON; numbers that do not exist are null."""
-        return json.dumps({"decision": self.decision, "exit": self.status, "arm": self.arm, **self.facts})
+        return json.dumps({"decision": self.decision, "exit": self.status, "arm": str(self.arm), **self.facts})
 
 
 def ask(places: Places, options: StudyOptions, variant: str) -> Gate:
@@ -74,13 +74,12 @@ def ask(places: Places, options: StudyOptions, variant: str) -> Gate:
     from gpt_lab.analysis.compare import compare
     from gpt_lab.frame import load
     from gpt_lab.frame.paired_scores import references
-    from gpt_lab.study.arm_lookup import find_arm
-    from gpt_lab.study.arm_names import settings
+    from gpt_lab.study.arm_names import find_arm
 
     study = load.read(places, options)
     design, stated = study.design, study.stated
     arms = list(dict.fromkeys(study.runs["arm"]))
-    arm = find_arm(variant, {arm: settings(arm, design.factors) for arm in arms}, "variant")
+    arm = find_arm(variant, arms, "variant")
     if design.baseline_arm is None:
         raise ConfigError(f"no baseline is stated, so nothing decides on {arm}: choose one with --baseline")
     against = references(design, arms)[arm] or design.baseline_arm
@@ -98,7 +97,7 @@ def ask(places: Places, options: StudyOptions, variant: str) -> Gate:
     return _gate(arm, why, mine, row, comparison, against, left_out)
 
 
-def reason(row: Row | None, runs: pd.DataFrame, arm: str, design: Design, *, known: bool) -> str:
+def reason(row: Row | None, runs: pd.DataFrame, arm: Settings, design: Design, *, known: bool) -> str:
     """The key of TABLE.
 
     Args:
@@ -121,18 +120,18 @@ def reason(row: Row | None, runs: pd.DataFrame, arm: str, design: Design, *, kno
 
 
 def _gate(
-    arm: str,
+    arm: Settings,
     why: str,
     runs: pd.DataFrame,
     row: Row | None,
     comparison: Comparison | None,
-    baseline: str,
+    baseline: Settings,
     left_out: int,
 ) -> Gate:
     delta = None if row is None else row.delta
     states = runs["state"][(runs["arm"] == arm) & (runs["state"] != "finished")].value_counts().to_dict()
     facts: dict[str, Any] = {
-        "baseline": baseline,
+        "baseline": str(baseline),
         "verdict": "no data" if row is None else row.verdict,
         "tier": None if row is None else row.tier,
         "seeds": 0 if row is None else row.n,
@@ -149,7 +148,12 @@ def _gate(
 
 
 def _line(
-    decision: GateDecision, arm: str, why: str, row: Row | None, comparison: Comparison | None, facts: dict[str, Any]
+    decision: GateDecision,
+    arm: Settings,
+    why: str,
+    row: Row | None,
+    comparison: Comparison | None,
+    facts: dict[str, Any],
 ) -> str:
     """`keep: norm=layernorm is better than norm=rmsnorm: −0.031 [−0.041, −0.021] bits per byte, 5 pairs (confirm)`."""
     from gpt_lab import metrics

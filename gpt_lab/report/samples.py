@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpt_lab.report.figures.material import Material
+from gpt_lab.study.design import Settings
 
 MOST_SHEETS = 3
 """Pairs that are shown, the first of them open."""
@@ -54,17 +55,17 @@ def sheets(material: Material) -> list[Sheet]:
     return found
 
 
-def _sheet(pair: str, runs: Mapping[str, str], texts: Mapping[str, tuple[int, str]], material: Material) -> Sheet:
+def _sheet(pair: str, runs: Mapping[Settings, str], texts: Mapping[str, tuple[int, str]], material: Material) -> Sheet:
     start = _prompt(runs, texts, material)
     columns = tuple(
-        SampleText(material.names[arm] or arm or "all runs", f"step {step:,}", start, _cut(text[len(start) :]))
+        SampleText(material.names[arm] or "all runs", f"step {step:,}", start, _cut(text[len(start) :]))
         for arm, run in runs.items()
         for step, text in (texts[run],)
     )
     return Sheet(f"{material.design.pair} {pair}", _said(runs, start, material), columns)
 
 
-def _prompt(runs: Mapping[str, str], texts: Mapping[str, tuple[int, str]], material: Material) -> str:
+def _prompt(runs: Mapping[Settings, str], texts: Mapping[str, tuple[int, str]], material: Material) -> str:
     """The prompt that all runs were given, else what all texts begin with; empty where there are none."""
     given = {str(prompt) for prompt in _values("config.sample.prompt", runs, material) if isinstance(prompt, str)}
     every = [texts[run][1] for run in runs.values()]
@@ -76,7 +77,7 @@ def _prompt(runs: Mapping[str, str], texts: Mapping[str, tuple[int, str]], mater
     return "".join(signs[0] for signs in same)
 
 
-def _values(column: str, runs: Mapping[str, str], material: Material) -> list[object]:
+def _values(column: str, runs: Mapping[Settings, str], material: Material) -> list[object]:
     table = material.study.runs
     if column not in table:
         return []
@@ -84,7 +85,7 @@ def _values(column: str, runs: Mapping[str, str], material: Material) -> list[ob
     return list(own[column])
 
 
-def _said(runs: Mapping[str, str], start: str, material: Material) -> str:
+def _said(runs: Mapping[Settings, str], start: str, material: Material) -> str:
     said = "The last text of each arm's run; bold, what all of them begin with."
     if not start:
         said = "The last text of each arm's run."

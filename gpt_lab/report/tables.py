@@ -16,7 +16,7 @@ from gpt_lab.analysis.sections.every import sections
 from gpt_lab.analysis.table import NOTHING, Cell, Column, Table
 from gpt_lab.frame.study import Study
 from gpt_lab.report import facts
-from gpt_lab.study import arm_names
+from gpt_lab.study.arm_names import short_names
 
 ALONE = "all runs"
 """The one arm of a study that compares no settings."""
@@ -95,9 +95,9 @@ COSTS = (
 def arms(comparison: Comparison) -> Table:
     """Every arm against the baseline, best first."""
     design, rows = comparison.design, comparison.rows
-    names = arm_names.short_names(design, [row.arm for row in rows])
+    names = short_names(row.arm for row in rows)
     factors = " · ".join(design.factors)
-    shortened = any(names[row.arm] != row.arm for row in rows) and len(factors) <= LONGEST
+    shortened = any(names[row.arm] != str(row.arm) for row in rows) and len(factors) <= LONGEST
     level, near = wording.percent(design.alpha), metrics.short(design.metric).removeprefix("val/")
     columns = [
         Column("arm", short=factors if shortened else ""),
@@ -113,7 +113,7 @@ def arms(comparison: Comparison) -> Table:
     columns += [Column("tuned to", "chosen within the arm")] * tuned + [Column("not finished", spare=True)] * lost
     cells = [
         (
-            Cell(row.arm or ALONE, kind="arm", short=names[row.arm]),
+            Cell(str(row.arm) or ALONE, kind="arm", short=names[row.arm]),
             Cell(wording.verdict(row), kind=row.verdict),
             _delta(row),
             Cell(_mean(row), _key(row.mean), short=wording.plain(row.mean)),
@@ -160,11 +160,13 @@ def settings(study: Study) -> list[Table]:
         return []
     names = list(next(iter(found.values())))
     if len(names) <= len(found):
-        heads = ("setting", *(arm or ALONE for arm in names))
+        heads = ("setting", *(str(arm) or ALONE for arm in names))
         rows = [_texts(Cell(key, kind="code"), *(values[arm] for arm in names)) for key, values in found.items()]
     else:
         heads = ("arm", *found)
-        rows = [_texts(Cell(arm or ALONE, kind="arm"), *(values[arm] for values in found.values())) for arm in names]
+        rows = [
+            _texts(Cell(str(arm) or ALONE, kind="arm"), *(values[arm] for values in found.values())) for arm in names
+        ]
     said = ["All other settings are the same in all arms."]
     if len(rows) > MOST_SETTINGS:
         said.append(f"{len(rows) - MOST_SETTINGS} more rows are in runs.csv.")
@@ -175,7 +177,7 @@ def settings(study: Study) -> list[Table]:
 def runs(study: Study) -> Table:
     """Every run: those not finished first, then by arm and pair as the sweep has them."""
     every, design = study.runs, study.design
-    tuned, failed = bool((every["tuning"] != "").any()), bool((every["error"] != "").any())
+    tuned, failed = any(every["tuning"]), bool((every["error"] != "").any())
     columns = [Column("run"), Column("state"), Column("arm"), *[Column("tuned to")] * tuned, Column(design.pair)]
     columns += [Column(head, number=True) for head in (design.metric, "tokens", "seconds", "tokens/s")]
     columns += [Column("error")] * failed
@@ -214,7 +216,7 @@ def _tuning(row: Row) -> Cell:
     if not row.tuning:
         return Cell(NOTHING)
     edge = " (edge of its ladder)" if row.on_edge else ""
-    return Cell(row.tuning + edge, short=row.tuning + " (edge)" * row.on_edge)
+    return Cell(f"{row.tuning}{edge}", short=f"{row.tuning}{' (edge)' * row.on_edge}")
 
 
 def _cost(row: Row, cost: CostColumn) -> Cell:

@@ -24,7 +24,7 @@ PROBE, INIT, FINISH = 10.0, 30.0, 120.0
 """Seconds for a first answer of the server, for the run's beginning, for the upload."""
 MEDIANS = ("parameters", "flops_per_token", "tokens_per_s", "peak_memory_gb", "seconds")
 COLUMNS: dict[str, Callable[[Row], Any]] = {
-    "arm": lambda row: row.arm,
+    "arm": lambda row: str(row.arm),
     "verdict": lambda row: row.verdict,
     "tier": lambda row: row.tier,
     "delta": lambda row: row.delta and row.delta.estimate,
@@ -37,7 +37,7 @@ COLUMNS: dict[str, Callable[[Row], Any]] = {
     "runs": lambda row: row.runs,
     "rho": lambda row: row.rho,
     "median": lambda row: row.median,
-    "tuning": lambda row: row.tuning,
+    "tuning": lambda row: str(row.tuning),
     "not_finished": lambda row: ", ".join(f"{count} {state}" for state, count in row.states.items() if count),
     "warnings": lambda row: "; ".join(row.warnings),
 }
@@ -118,7 +118,7 @@ def _log(
         dir=_folder(study),
         config={
             **{name: getattr(design, name) for name in names},
-            "baseline": design.baseline_arm,
+            "baseline": None if design.baseline is None else str(design.baseline_arm),
             "factors": list(design.factors),
             "sesoi": comparison.sesoi,
             "correction": comparison.correction,

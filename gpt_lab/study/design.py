@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,38 @@ SEEDS = ("seed", "replica", "batch.seed")
 def draws_again(key: str) -> bool:
     """Whether a setting's values replicate a run: only such ones pair the runs of two arms."""
     return key in SEEDS or key.endswith(".seed")
+
+
+@dataclass(frozen=True, order=True)
+class Settings:
+    """Settings and their values, frozen: an arm, or the nuisance values of a run within it (its tuning).
+
+    Two are equal where all values are written alike on the command line, whatever file or server they were read from.
+    `str` is the whole name, for a reader; nothing reads it back.
+
+    Fields:
+        given: each dotted key and its value, in the order of the design. texts: the same, values as one writes them.
+    """
+
+    given: tuple[tuple[str, Any], ...] = field(default=(), compare=False)
+    texts: tuple[tuple[str, str], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "texts", tuple((key, shown(value)) for key, value in self.given))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{key}={_in_a_name(text)}" for key, text in self.texts)
+
+    def __bool__(self) -> bool:
+        return bool(self.texts)
+
+    def text(self, key: str, otherwise: str = "") -> str:
+        """The value of a setting as one writes it."""
+        return dict(self.texts).get(key, otherwise)
+
+    def without(self, keys: Collection[str]) -> Settings:
+        """All but these settings."""
+        return Settings(tuple((key, value) for key, value in self.given if key not in keys))
 
 
 @dataclass(frozen=True)
@@ -85,13 +117,13 @@ class Design:
     tuning_pairs: tuple[Any, ...] = ()
     looks: Looks | None = None
 
-    def arm(self, values: Mapping[str, Any]) -> str:
-        """Name of the arm of a cell: its factors' values, `position=alibi`; several joined by a comma and a space."""
-        return join(self.factors, values)
+    def arm(self, values: Mapping[str, Any]) -> Settings:
+        """The arm of a cell: its factors' values."""
+        return Settings(tuple((key, values[key]) for key in self.factors if key in values))
 
-    def tuning(self, values: Mapping[str, Any]) -> str:
-        """Name of the nuisance values of a cell, `optim.lr=0.003`; empty without nuisance settings."""
-        return join(self.nuisance, values)
+    def tuning(self, values: Mapping[str, Any]) -> Settings:
+        """The nuisance values of a cell; empty without nuisance settings."""
+        return Settings(tuple((key, values[key]) for key in self.nuisance if key in values))
 
     def tunes(self, pair: Any) -> bool:
         """Whether a run of this pair (a value, or its text) is one of `tune`, never of the comparison."""
@@ -104,12 +136,12 @@ class Design:
         return Stated(self.sesoi, self.metric, pairs or None)
 
     @property
-    def baseline_arm(self) -> str | None:
-        """Name of the arm that all others are compared with; with `within`, what is common to the names of these."""
+    def baseline_arm(self) -> Settings | None:
+        """The arm that all others are compared with; with `within`, what is common to these."""
         return None if self.baseline is None else self.arm(self.baseline)
 
-    def reference(self, values: Mapping[str, Any]) -> str | None:
-        """Name of the arm that an arm of these values is compared with: its own where it is one."""
+    def reference(self, values: Mapping[str, Any]) -> Settings | None:
+        """The arm that an arm of these values is compared with: its own where it is one."""
         return None if self.baseline is None else self.arm({**values, **self.baseline})
 
 
@@ -120,7 +152,7 @@ class Cell:
     Fields:
         index: place in the sweep's order, from 0.
         values: each swept setting's value, the pairing one included.
-        arm, tuning: as Design names them. pair: value of the pairing setting (None if it is not swept).
+        arm, tuning: as in Design. pair: value of the pairing setting (None if it is not swept).
         overrides: complete command line of `train` for this run, in order; study=... included.
         key: 12 hex digits that name this cell for good (of its overrides).
         identity: RunConfig.identity() of the composed config: equal for a run of the same settings, whoever ran it.
@@ -128,8 +160,8 @@ class Cell:
 
     index: int
     values: Mapping[str, Any]
-    arm: str
-    tuning: str
+    arm: Settings
+    tuning: Settings
     pair: Any
     overrides: tuple[str, ...]
     key: str
@@ -139,6 +171,11 @@ class Cell:
 def join(keys: tuple[str, ...], values: Mapping[str, Any]) -> str:
     """`a=1, b=x` of the given keys."""
     return ", ".join(f"{key}={shown(values[key])}" for key in keys if key in values)
+
+
+def _in_a_name(text: str) -> str:
+    """A value in quotes where it would look like several settings; a list shows its ends itself."""
+    return f"'{text}'" if ", " in text and not (text.startswith("[") and text.endswith("]")) else text
 
 
 def shown(value: Any) -> str:

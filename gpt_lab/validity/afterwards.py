@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from gpt_lab.study.design import Settings
 from gpt_lab.validity.rule import Doubt, Given
 from gpt_lab.validity.rules import AFTERWARDS
 from gpt_lab.validity.seen import Seen
 
 
-def doubts(study: Seen, given: Given | None = None) -> dict[str, list[Doubt]]:
+def doubts(study: Seen, given: Given | None = None) -> dict[Settings, list[Doubt]]:
     """What speaks against comparing each arm with the baseline.
 
     Args:
         given: what the comparison sees to by itself, so that no rule need ask.
     """
-    found: dict[str, list[Doubt]] = {arm: [] for arm in study.arms}
+    found: dict[Settings, list[Doubt]] = {arm: [] for arm in study.arms}
     for find in AFTERWARDS:
         for arm, one in find(study):
             if given is None or one.rule.unless != given:
@@ -28,5 +29,5 @@ def information(study: Seen) -> list[str]:
     texts = [(arm, compared[arm].bundled) for arm in run] + [(arm, pair.larger) for arm, pair in compared.items()]
     for arm, text in texts:
         if text:
-            said.setdefault(text, []).append(arm)
+            said.setdefault(text, []).append(str(arm))
     return [f"{'; '.join(arms)}: {text}" for text, arms in said.items()]

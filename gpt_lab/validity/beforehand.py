@@ -21,9 +21,9 @@ def beforehand(sweep: Sweep, sides: Sequence[tuple[Side, Side]]) -> list[str]:
     for pair in planned(sweep, sides):
         for find in BEFOREHAND:
             for one in find(pair):
-                found.setdefault(one, []).append(pair.mine.arm)
+                found.setdefault(one, []).append(str(pair.mine.arm))
         for text in filter(None, (pair.larger, pair.bundled)):
-            said.setdefault(text, []).append(pair.mine.arm)
+            said.setdefault(text, []).append(str(pair.mine.arm))
     return [
         *(f"{'; '.join(arms)}: {one.text}: {one.withheld}. Way out: {one.rule.way}" for one, arms in found.items()),
         *(f"{'; '.join(arms)}: {text}" for text, arms in said.items()),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gpt_lab.config import schema
 from gpt_lab.console.lines import some
-from gpt_lab.study.design import Design
+from gpt_lab.study.design import Design, Settings
 
 SAME = 0.01
 """Relative difference of tokens or FLOPs that rounding to whole batches explains."""
@@ -33,7 +33,7 @@ class Compared:
         matched: the arm is as large as the baseline by `match`, which may set MATCHED for that.
         parameters: of each; None where they are not known.
         tried: how many values of the nuisance settings; 0 where none has been yet.
-        tunings: the names of these (Design.tuning).
+        tunings: these (Design.tuning).
         rates: the learning rates, in words; None where they are tuned, or not known.
         cost: what both must spend alike, tokens or flops; None: nothing. spent: that of one run; None or NaN where it
             is not known.
@@ -47,7 +47,7 @@ class Compared:
     matched: bool
     parameters: tuple[float | None, float | None]
     tried: tuple[int, int]
-    tunings: tuple[Sequence[str], Sequence[str]]
+    tunings: tuple[Sequence[Settings], Sequence[Settings]]
     rates: tuple[str, str] | None
     cost: str | None
     spent: tuple[float | None, float | None]

@@ -10,7 +10,7 @@ import pandas as pd
 from gpt_lab import metrics
 from gpt_lab.frame.paired_scores import Paired
 from gpt_lab.stats.paired import paired_t
-from gpt_lab.study.design import Design
+from gpt_lab.study.design import Design, Settings
 
 APART = 0.1
 """Relative difference of training FLOPs per second from which on two arms did not have the machine alike."""
@@ -25,7 +25,7 @@ def says(runs: pd.DataFrame, column: str) -> pd.Series[bool]:
     return runs[column].map(lambda text: isinstance(text, str) and text != "").astype(bool)
 
 
-def uneven(used: pd.DataFrame, baseline: str) -> dict[str, str]:
+def uneven(used: pd.DataFrame, baseline: Settings) -> dict[Settings, str]:
     """Of each arm whose training FLOPs per second differ from the baseline's beyond noise: by how much, in words."""
     if not {"tokens_per_s", "train_flops_per_token"} <= set(used.columns):
         return {}
@@ -44,7 +44,7 @@ def uneven(used: pd.DataFrame, baseline: str) -> dict[str, str]:
         fit = paired_t([known])
         sure = len(known) < 2 or not fit.p()[0] > SURE
         if abs(known.mean()) > math.log1p(APART) and sure:
-            said[str(arm)] = (
+            said[arm] = (
                 f"{math.exp(known.mean()):.2f} times the baseline's training FLOPs per second: a machine that was "
                 "busy, or another efficiency"
             )

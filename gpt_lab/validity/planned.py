@@ -12,7 +12,7 @@ from gpt_lab.config import schema
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import LabError
 from gpt_lab.store import Run, record
-from gpt_lab.study.design import Cell, shown
+from gpt_lab.study.design import Cell, Settings, shown
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger
 from gpt_lab.validity.compared import LEARNING_RATE, Compared, cost_kind, tuned_rate
@@ -35,7 +35,7 @@ class Side:
         text: what is known of its tokens as text (train.plan.Plan.text).
     """
 
-    arm: str
+    arm: Settings
     cells: Sequence[Cell]
     cfg: RunConfig
     data: str
@@ -50,7 +50,7 @@ class Side:
         return {str(cell.pair) for cell in self.cells}
 
     @property
-    def tunings(self) -> list[str]:
+    def tunings(self) -> list[Settings]:
         """Names of the nuisance values that it tries."""
         return list(dict.fromkeys(cell.tuning for cell in self.cells))
 
@@ -67,7 +67,7 @@ class Planned(Compared):
     mine: Side
     base: Side
     listed: bool
-    made: Mapping[tuple[str, str], Made]
+    made: Mapping[tuple[Settings, str], Made]
 
     def apart(self, same: Callable[[Made, Made], bool]) -> int:
         """Pairs of which one run is done and the other would be made of what is not the same."""
@@ -121,7 +121,7 @@ def _value(key: str, flat: Mapping[str, Any]) -> Any:
     return flat.get(key, flat.get(f"{key}.name"))
 
 
-def _made(sweep: Sweep, sides: Sequence[tuple[Side, Side]]) -> dict[tuple[str, str], Made]:
+def _made(sweep: Sweep, sides: Sequence[tuple[Side, Side]]) -> dict[tuple[Settings, str], Made]:
     from gpt_lab.study.place import runs_folder
 
     folder = runs_folder(sweep)
@@ -129,7 +129,7 @@ def _made(sweep: Sweep, sides: Sequence[tuple[Side, Side]]) -> dict[tuple[str, s
     if not done:
         return {}
     git = record.git()
-    found: dict[tuple[str, str], Made] = {}
+    found: dict[tuple[Settings, str], Made] = {}
     for side, _ in sides:
         for cell in side.cells:
             place = (side.arm, str(cell.pair))

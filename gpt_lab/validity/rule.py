@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from gpt_lab.study.design import Settings
+
 if TYPE_CHECKING:
     from gpt_lab.validity.compared import Compared
     from gpt_lab.validity.planned import Planned
@@ -43,7 +45,7 @@ class Doubt:
 
 KnownOf = Callable[["Compared"], Iterator[Doubt]]
 PlannedOf = Callable[["Planned"], Iterator[Doubt]]
-SeenIn = Callable[["Seen"], Iterator[tuple[str, Doubt]]]
+SeenIn = Callable[["Seen"], Iterator[tuple[Settings, Doubt]]]
 
 
 @dataclass(eq=False)

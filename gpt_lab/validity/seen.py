@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_lab.config import schema
 from gpt_lab.options import constant
-from gpt_lab.study.design import Design, shown
+from gpt_lab.study.design import Design, Settings, shown
 from gpt_lab.validity.compared import LEARNING_RATE, Compared, cost_kind, tuned_rate
 
 if TYPE_CHECKING:  # a dry run, which imports the rules too, needs no pandas
@@ -33,13 +33,13 @@ class Seen:
         arms: all but the baseline. chosen: runs of each arm's chosen nuisance values. used: those that have a score.
     """
 
-    def __init__(self, runs: pd.DataFrame, paired: Paired, design: Design, baseline: str) -> None:
+    def __init__(self, runs: pd.DataFrame, paired: Paired, design: Design, baseline: Settings) -> None:
         self.runs, self.paired, self.design, self.baseline = runs, paired, design, baseline
         self.arms = tuple(arm for arm in paired.arms if arm != baseline)
         self.chosen, self.used = runs[paired.chosen], runs[paired.finished]
 
     @cached_property
-    def compared(self) -> dict[str, Compared]:
+    def compared(self) -> dict[Settings, Compared]:
         """What is known of each arm and the baseline."""
         import pandas as pd
 
@@ -53,7 +53,7 @@ class Seen:
         )
         spent, sizes = self._median(cost), self._median("parameters")
         begun = self.runs[~self.runs["state"].isin(["missing", "failed"])] if design.nuisance else self.runs[:0]
-        tunings = {str(arm): list(own) for arm, own in begun.groupby("arm")["tuning"].unique().items()}
+        tunings = {arm: list(own) for arm, own in begun.groupby("arm")["tuning"].unique().items()}
         found = {}
         for arm in self.arms:
             tried = paired.choices[arm].tried, paired.choices[baseline].tried
@@ -78,17 +78,17 @@ class Seen:
         """Whether runs have a budget in seconds."""
         return "config.budget.seconds" in self.used and bool(self.used["config.budget.seconds"].notna().any())
 
-    def both(self, own: str, of_baseline: str) -> Iterator[tuple[str, str, str]]:
+    def both(self, own: str, of_baseline: str) -> Iterator[tuple[Settings, str, Settings]]:
         """Each arm twice: with the words for its own runs and its name, then with those for the baseline's."""
         for arm in self.arms:
             yield arm, own, arm
             yield arm, of_baseline, self.baseline
 
-    def resting_on(self, name: Any) -> tuple[str, ...]:
+    def resting_on(self, name: Any) -> tuple[Settings, ...]:
         """Arms whose comparison rests on the runs of an arm: itself, or all on the baseline's."""
-        return self.arms if name == self.baseline else (str(name),)
+        return self.arms if name == self.baseline else (name,)
 
-    def apart(self, *names: str, same: Callable[[Any, Any], bool] = agree) -> dict[str, int]:
+    def apart(self, *names: str, same: Callable[[Any, Any], bool] = agree) -> dict[Settings, int]:
         """Of each arm the pairs in which what its run and the baseline's say of themselves is not the same.
 
         What says nothing of any of these in all runs tells nothing.
@@ -106,7 +106,7 @@ class Seen:
         table = table.where(table.notna(), None)
         values = list(table.itertuples(index=False, name=None))
         codes, distinct = pd.factorize(pd.Series(values, dtype=object))
-        by_pair: dict[str, dict[str, set[int]]] = {}
+        by_pair: dict[Settings, dict[str, set[int]]] = {}
         for arm, pair, code in zip(used["arm"], used["pair"], codes, strict=True):
             by_pair.setdefault(arm, {}).setdefault(pair, set()).add(int(code))
         verdicts: dict[tuple[int, int], bool] = {}
@@ -124,17 +124,17 @@ class Seen:
         }
         return {arm: count for arm, count in counts.items() if count}
 
-    def _median(self, column: str | None) -> dict[str, float]:
+    def _median(self, column: str | None) -> dict[Settings, float]:
         if column is None or column not in self.used:
             return {}
-        medians: dict[str, float] = self.used.groupby("arm", sort=False)[column].median().to_dict()
+        medians: dict[Settings, float] = self.used.groupby("arm", sort=False)[column].median().to_dict()
         return medians
 
-    def _differing(self) -> dict[str, list[str]]:
+    def _differing(self) -> dict[Settings, list[str]]:
         """Of each arm the flat settings whose values are not those of the baseline's runs."""
         import pandas as pd
 
-        used, found = self.used, dict[str, list[str]]()
+        used, found = self.used, dict[Settings, list[str]]()
         for column in used.columns:
             key = str(column).removeprefix("config.")
             if key == column or key.split(".")[0] in schema.NOT_IDENTITY:
@@ -153,34 +153,34 @@ class Seen:
                     found.setdefault(arm, []).append(key)
         return found
 
-    def _differs(self, key: str, arm: str) -> bool:
+    def _differs(self, key: str, arm: Settings) -> bool:
         return any(own.get(arm) != own.get(self.baseline) for own in map(self._values, (key, f"{key}.name")))
 
-    def _values(self, key: str) -> Mapping[str, set[str]]:
+    def _values(self, key: str) -> Mapping[Settings, set[str]]:
         """The values of each arm, as text; {} if all have the same."""
         if key not in self._known:
             column = f"config.{key}"
             varies = column in self.used and self.used[column].map(str).nunique() > 1
             by_arm = self.used[column].groupby(self.used["arm"], sort=False) if varies else ()
-            self._known[key] = {str(arm): set(map(str, own)) for arm, own in by_arm}
+            self._known[key] = {arm: set(map(str, own)) for arm, own in by_arm}
         return self._known[key]
 
     @cached_property
-    def _known(self) -> dict[str, Mapping[str, set[str]]]:
+    def _known(self) -> dict[str, Mapping[Settings, set[str]]]:
         return {}
 
-    def _rates(self) -> dict[str, str]:
+    def _rates(self) -> dict[Settings, str]:
         """The learning rates of each arm, in words."""
         column = f"config.{LEARNING_RATE}"
         if column not in self.used:
             return {}
         by_arm = self.used[column].astype(float).groupby(self.used["arm"], sort=False)
-        return {str(arm): " and ".join(map(shown, sorted(set(own)))) for arm, own in by_arm}
+        return {arm: " and ".join(map(shown, sorted(set(own)))) for arm, own in by_arm}
 
-    def _text(self) -> dict[str, dict[str, Any]]:
+    def _text(self) -> dict[Settings, dict[str, Any]]:
         """What the runs of each arm say of their tokens as text."""
         known = [key for key in ("lossy", "ends") if f"env.{key}" in self.chosen]
-        found: dict[str, dict[str, Any]] = {str(arm): dict.fromkeys(known) for arm in self.chosen["arm"].unique()}
+        found: dict[Settings, dict[str, Any]] = {arm: dict.fromkeys(known) for arm in self.chosen["arm"].unique()}
         for key in known:
             for arm, value in zip(self.chosen["arm"], self.chosen[f"env.{key}"], strict=True):
                 if isinstance(value, (str, bool)):
@@ -188,12 +188,12 @@ class Seen:
                     found[arm][key] = value if before is None else max(before, value)
         return found
 
-    def _matched(self) -> set[str]:
+    def _matched(self) -> set[Settings]:
         """Arms that `match` made as large as the baseline is: they may differ from it in MATCHED and in the target.
 
         Where the scale is compared, each has a baseline of its own.
         """
-        used, found = self.used, set[str]()
+        used, found = self.used, set[Settings]()
         if "config.match" not in used or "config.match_to" not in used:
             return found
         if not any(isinstance(kind, str) for kind in used["config.match"].unique()):
@@ -206,5 +206,5 @@ class Seen:
                 continue
             count = float(base[COUNTS[kind]].median())
             if abs(count - to) <= schema.TOLERANCE[kind] * to or "scale" in self.design.factors:
-                found.add(str(arm))
+                found.add(arm)
         return found

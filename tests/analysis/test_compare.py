@@ -18,15 +18,18 @@ from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.frame.study import COLUMNS, Study
 from gpt_lab.stats import power_analysis
 from gpt_lab.stats.paired import correlation, paired_t
-from gpt_lab.study.design import Design, Stated
+from gpt_lab.study.design import Design, Settings, Stated
 from tests.report.made import DESIGN, NOISE, arm, of_size, row, run, study, warned
+from tests.study.arms import settings
 
 
 def test_verdicts_follow_the_interval_and_the_band() -> None:
     found = compare(of_size(-0.05, 0.05, 0.0, 0.006, -0.0095))
     verdicts = {position: row(found, position).verdict for position in "abcde"}
     assert verdicts == {"a": "better", "b": "worse", "c": "equivalent", "d": "equivalent", "e": "real but small"}
-    assert [r.arm for r in found.rows if r.arm[-1] in "abd"] == [f"position={name}" for name in "adb"]
+    assert [r.arm for r in found.rows if r.arm.text("position") in "abd"] == [
+        settings(f"position={name}") for name in "adb"
+    ]
     assert [r.delta.estimate for r in found.rows if r.delta] == pytest.approx([-0.05, -0.0095, 0, 0.006, 0.05])
     assert row(found, "rope").verdict == "baseline" and row(found, "rope").delta is None
     assert {r.tier for r in found.rows} == {None, "confirm"}
@@ -47,7 +50,7 @@ def test_maximize_is_the_mirror() -> None:
     made = of_size(-0.05, 0.05, 0.0)
     made.design = dataclasses.replace(made.design, goal="maximize")
     found = compare(made)
-    assert (found.rows[0].arm, found.rows[-1].arm) == ("position=b", "position=a")
+    assert (found.rows[0].arm, found.rows[-1].arm) == (settings("position=b"), settings("position=a"))
     assert (row(found, "a").verdict, row(found, "b").verdict) == ("worse", "better")
 
 
@@ -99,7 +102,9 @@ def test_tiers_side_by_side_are_one_family() -> None:
 def test_other_arms_do_not_move_a_verdict_but_by_their_number() -> None:
     """Noisy arms beside a sure one change its correction, never its interval or its margin."""
     quiet, loud = of_size(-0.05), of_size(-0.05, 0.0, 0.0)
-    loud.runs.loc[loud.runs["arm"].isin(["position=b", "position=c"]), "score"] += np.resize([1.0, -1.0, 0.3], 10)
+    loud.runs.loc[loud.runs["arm"].isin([settings("position=b"), settings("position=c")]), "score"] += np.resize(
+        [1.0, -1.0, 0.3], 10
+    )
     one, other = row(compare(quiet), "a"), row(compare(loud), "a")
     assert one.verdict == other.verdict == "better" and one.delta == other.delta
     for made in (quiet, loud):
@@ -142,15 +147,15 @@ def test_the_seed_is_the_unit_of_replication() -> None:
     rows = runs(3)
     three = row(compare(study(rows)), "a")
     means = pd.DataFrame(rows).groupby(["arm", "pair"])["score"].mean()
-    expected = stats.ttest_rel(means["position=a"], means["position=rope"])
+    expected = stats.ttest_rel(means[settings("position=a")], means[settings("position=rope")])
     assert (three.n, three.tier, three.verdict) == (3, "screen", "better")
     assert three.delta is not None and (three.delta.p, three.delta.df) == pytest.approx((expected.pvalue, 2))
-    lost = [r for r in rows if (r["arm"], r["pair"], r["stratum"]) != ("position=a", "1", "optim.lr=0.003")]
+    lost = [r for r in rows if (r["arm"], r["pair"], r["stratum"]) != (settings("position=a"), "1", "optim.lr=0.003")]
     found = compare(study(lost))
     frame = pd.DataFrame([r for r in lost if (r["pair"], r["stratum"]) != ("1", "optim.lr=0.003")])
     same = frame.groupby(["arm", "pair"])["score"].mean()
-    assert row(found, "a").mean == pytest.approx(same["position=a"].mean())
-    assert row(found, "rope").mean == pytest.approx(same["position=rope"].mean())
+    assert row(found, "a").mean == pytest.approx(same[settings("position=a")].mean())
+    assert row(found, "rope").mean == pytest.approx(same[settings("position=rope")].mean())
     assert any("1 runs are left out of the averages within a seed" in note for note in found.notes)
 
 
@@ -196,7 +201,7 @@ def test_no_data_is_said() -> None:
     rows += arm("c", [0, 0, 0], state="diverged")
     found = compare(study(rows))
     assert {row(found, p).verdict for p in "abc"} == {"no data"}
-    assert found.rows[0].arm == "position=rope"
+    assert found.rows[0].arm == settings("position=rope")
     assert row(found, "a").states == {"missing": 1} and row(found, "a").mean is None
     assert row(found, "b").warnings == ("no seed that the baseline finished too",)
     assert warned(found, "c") == ("3 runs diverged",)
@@ -208,9 +213,9 @@ def test_no_data_is_said() -> None:
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 def test_scores_that_are_no_number_never_enter_a_mean(bad: float) -> None:
     rows = of_size(-0.05, 0.1, seeds=7).runs.to_dict("records")
-    clean = row(compare(study([r for r in rows if (r["arm"], r["pair"]) != ("position=a", "3")])), "a")
+    clean = row(compare(study([r for r in rows if (r["arm"], r["pair"]) != (settings("position=a"), "3")])), "a")
     for r in rows:
-        if (r["arm"], r["pair"]) == ("position=a", "3"):
+        if (r["arm"], r["pair"]) == (settings("position=a"), "3"):
             r["score"] = bad
     found = row(compare(study(rows)), "a")
     assert (found.n, found.runs, found.mean, found.sd) == (6, 6, clean.mean, clean.sd)
@@ -225,7 +230,7 @@ def test_baseline_missing_or_not_stated() -> None:
         compare(made)
     made.design = dataclasses.replace(DESIGN, baseline=None)
     found = compare(made)
-    assert [r.arm for r in found.rows] == ["position=a", "position=rope", "position=b"]
+    assert [r.arm for r in found.rows] == [settings("position=a"), settings("position=rope"), settings("position=b")]
     assert {r.verdict for r in found.rows} == {"undecided"} and {r.delta for r in found.rows} == {None}
     assert found.noise is None and "--baseline" in found.notes[0]
 
@@ -233,7 +238,7 @@ def test_baseline_missing_or_not_stated() -> None:
 def test_one_arm_tells_its_noise() -> None:
     scores = 2 + NOISE
     plain = Design("seeds")
-    found = compare(study([r | {"arm": ""} for r in arm("rope", scores)], plain))
+    found = compare(study([r | {"arm": Settings()} for r in arm("rope", scores)], plain))
     assert [r.verdict for r in found.rows] == ["baseline"] and found.correction == "none: no comparison"
     half = stats.t.ppf(0.975, 6) * math.sqrt(2 * scores.var(ddof=1) / 7)
     assert found.noise is not None and (found.noise.low, found.noise.high) == pytest.approx((-half, half))
@@ -250,7 +255,9 @@ def test_noise_is_what_an_equal_arm_would_get() -> None:
 
 def test_runs_that_repeat_an_arm_and_pair_count_once() -> None:
     rows = of_size(-0.05, 0.1).runs.to_dict("records")
-    again = [r | {"run": r["run"] + "b", "score": r["score"] + 0.002} for r in rows if r["arm"] == "position=a"]
+    again = [
+        r | {"run": r["run"] + "b", "score": r["score"] + 0.002} for r in rows if r["arm"] == settings("position=a")
+    ]
     found = compare(study(rows + again))
     plain = row(compare(study(rows)), "a")
     assert row(found, "a").n == 5 and row(found, "a").runs == 10
@@ -272,15 +279,15 @@ def test_a_null_arm_is_an_arm_like_any_other() -> None:
     design = Design("seeds", factors=("replica",), baseline={"replica": 0})
     rng = np.random.default_rng(8)
     rows = [
-        run("rope", s, 2 + 0.01 * rng.standard_normal()) | {"arm": f"replica={r}", "config.replica": r}
+        run("rope", s, 2 + 0.01 * rng.standard_normal()) | {"arm": settings(f"replica={r}"), "config.replica": r}
         for r in (0, 1)
         for s in range(6)
     ]
     found = compare(study(rows, design))
-    scores = pd.DataFrame(rows).pivot(index="pair", columns="arm", values="score")
-    null = next(r for r in found.rows if r.arm == "replica=1")
+    scores = pd.DataFrame(rows).pivot(index="pair", columns="config.replica", values="score")
+    null = next(r for r in found.rows if r.arm == settings("replica=1"))
     assert null.delta is not None and (null.tier, null.warnings) == ("confirm", ())
-    assert null.delta.p == pytest.approx(stats.ttest_rel(scores["replica=1"], scores["replica=0"]).pvalue)
+    assert null.delta.p == pytest.approx(stats.ttest_rel(scores[1], scores[0]).pvalue)
 
 
 def test_a_winner_is_reported_shrunk_and_screens_ask_for_a_new_study() -> None:
@@ -342,7 +349,7 @@ def test_ten_thousand_runs(arms: int, seeds: int) -> None:
     rng = np.random.default_rng(9)
     one = pd.DataFrame([run("rope", 0, 2.0)])
     runs = one.loc[[0] * (arms * seeds)].reset_index(drop=True)
-    runs["arm"] = [f"position={i // seeds}" for i in range(len(runs))]
+    runs["arm"] = [settings(f"position={i // seeds}") for i in range(len(runs))]
     runs["pair"] = [str(i % seeds) for i in range(len(runs))]
     runs["score"] = 2 + 0.01 * rng.standard_normal(len(runs))
     for i in range(60):

@@ -15,6 +15,7 @@ from gpt_lab.analysis.sections import factorial
 from gpt_lab.study import cells, sweep_file
 from tests import commands
 from tests.report import factorials, made
+from tests.study.arms import settings
 from tests.sweep.test_shipped import QUESTIONS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -93,7 +94,7 @@ def test_pairing_pays_where_the_initial_values_are_shared() -> None:
     assert len(sweep.design.values["seed"]) == 5
     assert {cfg.scale.name for cfg in cells.configs(cells.cells(sweep))} == {"tiny"}
     rows = compare(questions.read("norm", questions.REPORTS / "norm")).rows if "norm" in COMMITTED else ()
-    assert all(row.n == 5 and (row.rho or 0) >= 0.5 for row in rows if row.arm == "norm=rmsnorm")
+    assert all(row.n == 5 and (row.rho or 0) >= 0.5 for row in rows if row.arm == settings("norm=rmsnorm"))
 
 
 @pytest.mark.slow

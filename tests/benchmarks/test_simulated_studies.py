@@ -30,6 +30,7 @@ from gpt_lab.stats import decision
 from gpt_lab.stats.power_analysis import detectable
 from gpt_lab.study.design import Design
 from tests import commands
+from tests.study.arms import settings
 
 ROOT = Path(__file__).parent.parent.parent
 STUDIES = 10_000
@@ -136,14 +137,21 @@ def test_the_harness_judges_as_compare_does(seeds: int, sesoi: float) -> None:
     seen = set()
     for number in range(len(scores)):
         runs = pd.DataFrame(
-            {"run": f"{v}-{s}", "state": "finished", "arm": f"v={v}", "tuning": "", "pair": str(s), "score": score}
+            {
+                "run": f"{v}-{s}",
+                "state": "finished",
+                "arm": settings(f"v={v}"),
+                "tuning": settings(""),
+                "pair": str(s),
+                "score": score,
+            }
             for v, of_arm in enumerate(scores[number])
             for s, score in enumerate(of_arm)
         )
         design = Design("simulated", factors=("v",), baseline={"v": 0}, sesoi=sesoi)
         rows = {row.arm: row for row in compare(Study(design, runs)).rows}
         for v in range(4):
-            row = rows[f"v={v + 1}"]
+            row = rows[settings(f"v={v + 1}")]
             assert row.verdict == CLAIMS[int(judged.claim[number, v])]
             assert row.delta is not None
             expected = (judged.low[number, v], judged.high[number, v], judged.p[number, v])

@@ -155,7 +155,7 @@ def test_an_edited_score_is_refused(claim: Path) -> None:
     edited = {
         json.dumps(raw): "claim.json was edited or is damaged",
         json.dumps(json.loads(text)): "claim.json was edited or is damaged",
-        text.replace('"format": 2', '"format": 1,\n "format": 2', 1): "claim.json was edited or is damaged",
+        text.replace('"format": 3', '"format": 1,\n "format": 3', 1): "claim.json was edited or is damaged",
         text[:-40]: "not valid JSON",
         "[" * 200_000: "not valid JSON",
         "{}": "claim.json was edited or is damaged",
@@ -166,7 +166,7 @@ def test_an_edited_score_is_refused(claim: Path) -> None:
         with pytest.raises(DataError, match=says):
             folder.read(claim)
     write_json(path, {**json.loads(text), "format": 1})
-    with pytest.raises(DataError, match="is of format 1, and this lab reads 2"):
+    with pytest.raises(DataError, match="is of format 1, and this lab reads 3"):
         folder.read(claim)
 
 

@@ -13,6 +13,7 @@ import pytest
 from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.cli import report
 from gpt_lab.errors import LabError
+from gpt_lab.study.design import Settings
 from tests import commands
 from tests.helpers import tiny_config
 from tests.report.stores import finished, save, study
@@ -94,7 +95,11 @@ def test_options_reach_the_comparison(runs: Path, monkeypatch: pytest.MonkeyPatc
     (comparison,) = seen
     design = comparison.design
     assert (design.metric, design.goal, design.alpha) == ("perf/tokens_per_s", "maximize", 0.1)
-    assert (design.factors, design.pair, design.baseline_arm) == (("position",), "seed", "position=learned")
+    assert (design.factors, design.pair, design.baseline_arm) == (
+        ("position",),
+        "seed",
+        Settings((("position", "learned"),)),
+    )
     assert comparison.sesoi == 3
     assert report.run(["runs/pos", "--no-files", "--baseline", "rope", "--tier", "confirm"]) == 0
     assert {row.tier for row in seen[1].rows} <= {"confirm", None}

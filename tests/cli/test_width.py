@@ -27,6 +27,7 @@ from gpt_lab.sweep import sweep_display
 from gpt_lab.sweep.ledger.ledger import LedgerEntry
 from gpt_lab.train import run_display as train_live
 from gpt_lab.train.budget import TrainingLimit
+from tests.study.arms import settings
 
 WIDTHS = (80, 60)
 COMMANDS = ("train", "generate", "components", "doctor", "prepare", "sweep", "noise", "report", "verify", "dashboard")
@@ -109,7 +110,7 @@ def a_sweep(folder: Path) -> sweep_file.Sweep:
 def test_the_dry_run(tmp_path: Path) -> None:
     arms = tuple(
         cost_table.ArmPlan(
-            arm, 30, 12, 3, 10, 922_752_000, 791_680_000, 5_920_000, 6e5, 1.09e13, 4_012.0, "mlp.d_ff=1_365"
+            settings(arm), 30, 12, 3, 10, 922_752_000, 791_680_000, 5_920_000, 6e5, 1.09e13, 4_012.0, "mlp.d_ff=1_365"
         )
         for arm in ARMS
     )

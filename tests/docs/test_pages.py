@@ -71,7 +71,7 @@ def sweep_of_one_s_own(name: str, folder: Path) -> Sweep:
 def test_the_sweep_file_of_one_s_own(tmp_path: Path) -> None:
     found = cells.cells(sweep_of_one_s_own("my_question.yaml", tmp_path))
     assert len(found) == 2 * 2 * 5
-    assert {cell.arm for cell in found} == {
+    assert {str(cell.arm) for cell in found} == {
         f"mlp={m}, position={p}" for m in ("gelu", "swiglu") for p in ("rope", "alibi")
     }
 

@@ -18,6 +18,7 @@ from gpt_lab.study.design import Design
 from gpt_lab.study.sweep import Sweep
 from tests.helpers import tiny_config
 from tests.report.stores import summary
+from tests.study.arms import settings
 
 NAMES = iter(range(10**6))
 
@@ -46,7 +47,7 @@ def arrange(
 
 
 def placed(found: arms.Arranged) -> list[tuple[str, str, str, str]]:
-    return [(r["arm"], r["tuning"], r["pair"], r["state"]) for r in found.rows]
+    return [(str(r["arm"]), str(r["tuning"]), r["pair"], r["state"]) for r in found.rows]
 
 
 POSITIONS = Design("pos", factors=("position",), baseline={"position": "rope"})
@@ -65,7 +66,7 @@ def test_cells_are_matched_by_settings_whoever_ran_them() -> None:
         ("position=alibi", "", "0", "missing"),
         ("position=alibi", "", "1", "finished"),
     ]
-    assert found.design.baseline_arm == "position=rope"
+    assert found.design.baseline_arm == settings("position=rope")
     assert found.notes == []
 
 
@@ -149,14 +150,14 @@ def test_group_by_makes_other_arms_and_averages_the_rest_within_a_seed() -> None
     found = arrange(rows, design, cells, group_by=("position",))
     assert placed(found) == [(f"position={p}", "", "0", "finished") for p, _ in both]
     assert [r["stratum"] for r in found.rows] == [f"norm={n}" for _, n in both]
-    assert found.design.baseline_arm == "position=rope"
+    assert found.design.baseline_arm == settings("position=rope")
     assert any("norm" in note for note in found.notes)
 
 
 def test_group_by_a_setting_that_was_not_swept() -> None:
     rows = [run(**{"optim.lr": lr, "seed": s}) for lr in (0.001, 0.004) for s in (0, 1)]
     found = arrange(rows, group_by=("optim.lr",))
-    assert {r["arm"] for r in found.rows} == {"optim.lr=0.001", "optim.lr=0.004"}
+    assert {r["arm"] for r in found.rows} == {settings("optim.lr=0.001"), settings("optim.lr=0.004")}
     assert found.design.values == {"optim.lr": (0.001, 0.004)}
 
 
@@ -165,13 +166,13 @@ def test_another_pair() -> None:
     cells = [wanted({"replica": r, "seed": s}) for r in (0, 1) for s in (0, 1)]
     rows = [run(replica=r, seed=s) for r in (0, 1) for s in (0, 1)]
     found = arrange(rows, design, cells, pair="replica", group_by=("seed",), baseline="seed=1")
-    assert [(r["arm"], r["pair"]) for r in found.rows] == [
+    assert [(str(r["arm"]), r["pair"]) for r in found.rows] == [
         ("seed=0", "0"),
         ("seed=1", "0"),
         ("seed=0", "1"),
         ("seed=1", "1"),
     ]
-    assert found.design.baseline_arm == "seed=1"
+    assert found.design.baseline_arm == settings("seed=1")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +185,7 @@ def test_another_pair() -> None:
 )
 def test_baseline(asked: str, arm: str) -> None:
     rows = [run(position=p) for p in ("rope", "alibi")]
-    assert arrange(rows, baseline=asked).design.baseline_arm == arm
+    assert arrange(rows, baseline=asked).design.baseline_arm == settings(arm)
 
 
 def test_baseline_of_several_settings() -> None:
@@ -218,7 +219,7 @@ def test_thresholds_and_metric_of_the_user_win() -> None:
     found = arrange([run()], POSITIONS, cells, metric="val/loss", goal="minimize", sesoi=0.5, alpha=0.1)
     design = found.design
     assert (design.metric, design.goal, design.sesoi, design.alpha) == ("val/loss", "minimize", 0.5, 0.1)
-    assert (design.factors, design.baseline_arm) == (("position",), "position=rope")
+    assert (design.factors, design.baseline_arm) == (("position",), settings("position=rope"))
 
 
 def test_a_goal_against_its_metric_is_refused() -> None:
@@ -295,7 +296,7 @@ def test_other_draws_are_pairs_not_arms() -> None:
 def test_equal_runs_are_one_arm() -> None:
     found = arrange([run(seed=s) for s in (0, 1)])
     assert found.design.factors == ()
-    assert {r["arm"] for r in found.rows} == {""}
+    assert {str(r["arm"]) for r in found.rows} == {""}
 
 
 # -- drawn sweeps --

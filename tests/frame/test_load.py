@@ -23,6 +23,7 @@ from gpt_lab.study.design import Cell
 from gpt_lab.sweep.ledger.ledger import Ledger
 from tests.helpers import tiny_config
 from tests.report.stores import finished, save, study, summary
+from tests.study.arms import settings
 
 SWEEP = """\
 program: train
@@ -57,7 +58,7 @@ def run_cells(path: Path, leave: int = 0) -> list[Cell]:
     for cell in made[: len(made) - leave]:
         cfg = composition.compose(cell.overrides)
         save(Path("runs"), cfg).finish(
-            "finished", summary(2.0 + 0.1 * (cell.arm != "position=rope") + 0.01 * cell.pair)
+            "finished", summary(2.0 + 0.1 * (cell.arm != settings("position=rope")) + 0.01 * cell.pair)
         )
     return made
 
@@ -102,8 +103,8 @@ def test_a_sweep_file_names_arms_and_what_is_missing(folder: Path) -> None:
     run_cells(path, leave=1)
     for target in ("sweeps/mine.yaml", "mine", "runs/mine"):  # the last one is matched to the sweep of its name
         found = frame.load([target], StudyOptions())
-        assert found.design.question == "Which?" and found.design.baseline_arm == "position=rope"
-        assert list(found.runs["arm"]) == ["position=rope", "position=alibi"] * 2
+        assert found.design.question == "Which?" and found.design.baseline_arm == settings("position=rope")
+        assert list(found.runs["arm"]) == [settings("position=rope"), settings("position=alibi")] * 2
         assert list(found.runs["state"]) == ["finished"] * 3 + ["missing"]
         assert list(found.runs["pair"]) == ["0", "0", "1", "1"]
         assert found.runs["score"].tolist()[:3] == [2.0, 2.1, 2.01]
@@ -154,13 +155,13 @@ def test_the_file_may_change_its_question_but_not_what_ran(folder: Path) -> None
     write_sweep(folder, SWEEP.replace("[rope, alibi]", "[rope, alibi, none]"))
     changed = frame.load(["mine"], StudyOptions())
     assert changed.runs["arm"].value_counts().to_dict() == dict.fromkeys(
-        ("position=rope", "position=alibi", "position=none"), 2
+        (settings("position=rope"), settings("position=alibi"), settings("position=none")), 2
     )
-    assert (changed.runs["state"][changed.runs["arm"] == "position=none"] == "missing").all()
+    assert (changed.runs["state"][changed.runs["arm"] == settings("position=none")] == "missing").all()
     assert any("has changed since the sweep ran: 2 of its cells have not been run" in note for note in changed.notes)
     write_sweep(folder, SWEEP.replace("[rope, alibi]", "[rope]"))
     fewer = frame.load(["mine"], StudyOptions())
-    assert set(fewer.runs["arm"]) == {"position=rope"} and any(
+    assert set(fewer.runs["arm"]) == {settings("position=rope")} and any(
         "2 runs that it does not ask for" in n for n in fewer.notes
     )
     other = SWEEP.replace("budget.steps: {value: 20}", "budget.steps: {values: [20, 30]}")

@@ -23,6 +23,7 @@ from gpt_lab.report.figures.material import Material
 from gpt_lab.study.design import Design, Looks
 from gpt_lab.sweep.search import tuner
 from tests.report.made import NOISE, run
+from tests.study.arms import settings
 from tests.sweep.search.test_tuner import play, read
 
 OWN = 10_000
@@ -62,7 +63,7 @@ def made(rows: Sequence[Mapping[str, Any]], design: Design = TUNE) -> Study:
 
 
 def of(comparison: Comparison, optim: str) -> Row:
-    return next(row for row in comparison.rows if row.arm.startswith(f"optim={optim}"))
+    return next(row for row in comparison.rows if row.arm.text("optim") == optim)
 
 
 def said(row: Row) -> tuple[str, ...]:
@@ -77,7 +78,7 @@ def test_fresh_seeds_at_the_choice_are_compared_and_confirm() -> None:
     found = compare(made(GOOD))
     muon, adamw = of(found, "muon"), of(found, "adamw")
     assert (muon.verdict, muon.tier, muon.n, muon.warnings) == ("better", "confirm", 5, ())
-    assert (muon.tuning, adamw.tuning, muon.on_edge) == ("optim.lr=0.0055", "optim.lr=0.004", False)
+    assert (muon.tuning, adamw.tuning, muon.on_edge) == (settings("optim.lr=0.0055"), settings("optim.lr=0.004"), False)
     assert muon.delta is not None and muon.delta.estimate == pytest.approx(-0.05, abs=1e-3)
     assert adamw.mean == pytest.approx(2.0, abs=0.01) and adamw.n == 5 and adamw.runs == 10
 
@@ -95,7 +96,9 @@ def test_sequential_seeds_look_at_fresh_seeds_alone() -> None:
 
 
 def test_a_tuning_run_at_the_chosen_value_is_not_compared() -> None:
-    lucky = [r | {"score": 1.0} if (r["pair"], r["tuning"]) == (str(OWN), "optim.lr=0.004") else r for r in GOOD]
+    lucky = [
+        r | {"score": 1.0} if (r["pair"], r["tuning"]) == (str(OWN), settings("optim.lr=0.004")) else r for r in GOOD
+    ]
     found = compare(made(lucky))
     assert of(found, "adamw").mean == pytest.approx(2.0, abs=0.01)
 
@@ -114,7 +117,7 @@ def test_the_choice_is_the_tuner_s() -> None:
         table = pd.DataFrame(
             [row(o.values["optim"], o.values["seed"], o.score or 0, o.values["optim.lr"]) for o in done]
         )
-        chosen = {arm: values and f"optim.lr={values[0]:g}" for arm, values in made_.chosen(done).items()}
+        chosen = {arm: values and settings(f"optim.lr={values[0]:g}") for arm, values in made_.chosen(done).items()}
         assert {arm: tuned.read(rows, TUNE).tuning for arm, rows in table.groupby("arm")} == chosen
 
 
@@ -130,9 +133,9 @@ def test_two_settings_are_read_back_without_the_file() -> None:
     for one in done:
         found = row(one.values["optim"], one.values["seed"], one.score or 0, one.values["optim.lr"])
         rows.append(found | {"tuning": sweep.design.tuning(one.values)})
-    mine = pd.DataFrame(rows)[lambda table: table["arm"] == "optim=muon"]
+    mine = pd.DataFrame(rows)[lambda table: table["arm"] == settings("optim=muon")]
     found = tuned.read(mine, sweep.design)
-    assert (found.tuning, found.problems, found.edges) == ("optim.lr=0.003, optim.weight_decay=0.5", (), ())
+    assert (found.tuning, found.problems, found.edges) == (settings("optim.lr=0.003, optim.weight_decay=0.5"), (), ())
     assert [leg.key for leg in found.legs] == ["optim.lr", "optim.weight_decay"]
     assert [len(leg.curve) for leg in found.legs] == [4, 5] and found.tried == 9, "3, 3 and what was added"
 
@@ -147,7 +150,7 @@ def test_an_edge_at_the_cap_forbids_better() -> None:
 
 
 def test_unequal_tuning_forbids_better() -> None:
-    rows = [r for r in GOOD if (r["arm"], r["tuning"]) != ("optim=adamw", "optim.lr=0.001")]
+    rows = [r for r in GOOD if (r["arm"], r["tuning"]) != (settings("optim=adamw"), settings("optim.lr=0.001"))]
     muon = of(compare(made(rows)), "muon")
     assert muon.verdict == "undecided" and said(muon) == ("unequal tuning: 5 values tried, the baseline 4",)
 
@@ -163,20 +166,24 @@ def test_what_w_and_b_runs_without_tuning_is_not_better() -> None:
 def test_a_comparison_elsewhere_than_the_tuning_says_is_not_better() -> None:
     rows = [*curve("adamw", 0.004), *curve("muon", 0.0055), *fresh("adamw", 0.004, 2.0), *fresh("muon", 0.008, 1.9)]
     muon = of(compare(made(rows)), "muon")
-    assert (muon.verdict, muon.tuning) == ("undecided", "optim.lr=0.008")
+    assert (muon.verdict, muon.tuning) == ("undecided", settings("optim.lr=0.008"))
     assert said(muon) == ("it is compared at optim.lr=0.008, but its tuning runs choose optim.lr=0.0055",)
 
 
 def test_tuning_that_is_not_over_is_not_better() -> None:
-    rows = [r | {"state": "running", "score": math.nan} if r["tuning"] == "optim.lr=0.016" else r for r in GOOD]
+    rows = [
+        r | {"state": "running", "score": math.nan} if r["tuning"] == settings("optim.lr=0.016") else r for r in GOOD
+    ]
     assert said(of(compare(made(rows)), "muon"))[:1] == ("its tuning is not over: 1 of its runs have no outcome",)
     before = compare(made([*curve("adamw", 0.004), *curve("muon", 0.0055)]))
     assert {r.verdict for r in before.rows} == {"baseline", "no data"}
-    assert of(before, "muon").tuning == "optim.lr=0.0055"
+    assert of(before, "muon").tuning == settings("optim.lr=0.0055")
 
 
 def test_the_table_of_optima() -> None:
-    rows = [r | {"state": "diverged", "score": math.nan} if r["tuning"] == "optim.lr=0.016" else r for r in GOOD]
+    rows = [
+        r | {"state": "diverged", "score": math.nan} if r["tuning"] == settings("optim.lr=0.016") else r for r in GOOD
+    ]
     study = made(rows)
     comparison = compare(study)
     (section,) = robustness.make(comparison, study)
@@ -197,9 +204,11 @@ def test_a_range_that_may_go_on_says_so() -> None:
 
 
 def test_the_figure_shows_fit_choice_and_fresh_seeds() -> None:
-    study = made([r | {"state": "diverged", "score": math.nan} if r["tuning"] == "optim.lr=0.016" else r for r in GOOD])
+    study = made(
+        [r | {"state": "diverged", "score": math.nan} if r["tuning"] == settings("optim.lr=0.016") else r for r in GOOD]
+    )
     material = Material(compare(study), study)
-    muon = next(r for r in material.shown() if r.arm == "optim=muon")
+    muon = next(r for r in material.shown() if r.arm == settings("optim=muon"))
     found = figure._ladder(material, muon, "optim.lr", [], True)
     assert found is not None and found.places == [1e-3, 2e-3, 4e-3, 8e-3, 0.016] and found.lost == [0.016]
     assert found.spot == (0.0055, pytest.approx(1.95, abs=0.01)) and len(found.fresh) == 5 and found.chosen is None
@@ -245,11 +254,11 @@ def test_a_rate_set_by_hand_beside_another_setting() -> None:
         for k, r in enumerate(rows[-5:]):
             r["score"] += 0.0004 * (norm != "a") * (-1) ** k
     verdicts = {row.arm: (row.verdict, row.warnings) for row in compare(made(rows, design)).rows}
-    assert verdicts["norm=c, optim.lr=0.001"] == ("better", ())
-    name, warnings = verdicts["norm=b, optim.lr=0.002"]
+    assert verdicts[settings("norm=c, optim.lr=0.001")] == ("better", ())
+    name, warnings = verdicts[settings("norm=b, optim.lr=0.002")]
     assert name == "undecided" and "it also has a learning rate that was not tuned (0.002," in warnings[0]
     crossed = dataclasses.replace(design, factorial=())
-    (row,) = [row for row in compare(made(rows, crossed)).rows if row.arm == "norm=b, optim.lr=0.002"]
+    (row,) = [row for row in compare(made(rows, crossed)).rows if row.arm == settings("norm=b, optim.lr=0.002")]
     assert (row.verdict, row.warnings) == ("better", ()), "a factorial compares at equal rates too"
 
 

@@ -178,7 +178,7 @@ def test_the_null_pairs_of_a_sweep_are_its_baseline_again(tmp_path: Path) -> Non
     sweep = load(tmp_path, None, "scale.width=32")
     recipe = null_pairs.of_sweep(sweep)
     assert (recipe.metric, recipe.taken, recipe.folder.parent) == ("val/bpb", {0, 1, 2}, tmp_path / "runs")
-    base = next(cell for cell in cells.cells(sweep) if cell.arm == "position=rope")
+    base = next(cell for cell in cells.cells(sweep) if str(cell.arm) == "position=rope")
     assert records.recipe(cells.configs([base])[0].flat()) == recipe.folder.name.removeprefix("noise-")
     asked = null_pairs.null_sweep(recipe, [1000, 1001, 1002])
     found = cells.cells(asked)

@@ -80,7 +80,7 @@ def test_costs_are_those_of_the_models(make: Any) -> None:
     sweep = make()
     found = cells.cells(sweep)
     made = dry_run.estimate(sweep, found, jobs=2, threads=1)
-    assert [arm.arm for arm in made.arms] == ["position=rope", "position=learned"]
+    assert [str(arm.arm) for arm in made.arms] == ["position=rope", "position=learned"]
     for arm in made.arms:
         cfg = composition.compose(next(cell for cell in found if cell.arm == arm.arm).overrides)
         exact = cost_of_run(cfg)

@@ -21,6 +21,7 @@ from gpt_lab.study import cells, sweep_file
 from gpt_lab.study.design import Cell
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.train.start import run_training
+from tests.study.arms import settings
 
 SMALL = {
     "data": "synthetic",
@@ -75,7 +76,7 @@ def test_each_arm_takes_the_size_of_the_baseline(sweep: Sweep) -> None:
         {"match_to": str(TARGET)},
         {"mlp.d_ff": "252", "match_to": str(TARGET)},
     ]
-    assert [cell.arm for cell in found] == 2 * ["mlp=swiglu", "mlp=gelu"]
+    assert [cell.arm for cell in found] == 2 * [settings("mlp=swiglu"), settings("mlp=gelu")]
 
 
 def test_the_reference_is_the_baseline_arm_and_no_default() -> None:
@@ -105,7 +106,7 @@ def test_runs_are_the_planned_ones_whoever_composes_them() -> None:
 def test_matched_and_unmatched_are_arms_of_their_own() -> None:
     swept = {"mlp": MLP["mlp"], "match": {"values": [None, "params", "flops"]}, "seed": {"values": [0]}}
     found = cells.cells(read(swept, {"baseline": {**BASE, "match": None}}))
-    assert [(cell.arm, given(cell).get("mlp.d_ff")) for cell in found] == [
+    assert [(str(cell.arm), given(cell).get("mlp.d_ff")) for cell in found] == [
         ("mlp=swiglu, match=null", None),
         ("mlp=swiglu, match=params", None),
         ("mlp=swiglu, match=flops", None),
@@ -198,5 +199,5 @@ def test_trained_and_reported_without_a_doubt(tmp_path: Path) -> None:
 
     study = load.load([str(tmp_path / "matched")], StudyOptions(baseline="attention=mha"))
     arms = {"attention=mha, match=null", "attention=mqa, match=null", "attention=mqa, match=params"}
-    assert set(study.runs["arm"]) == arms, "without the sweep's file too"
+    assert set(map(str, study.runs["arm"])) == arms, "without the sweep's file too"
     assert not any("mlp.d_ff" in w or "match" in w for row in compare(study).rows for w in row.warnings)

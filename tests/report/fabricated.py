@@ -22,6 +22,7 @@ from gpt_lab.frame.study import Study
 from gpt_lab.report.figures import Figure, draw
 from gpt_lab.stats.interval import Interval
 from gpt_lab.study.design import Design
+from tests.study.arms import settings
 
 SCRIPT = "position=<script>alert('x')</script>"
 FLOORS = {"floor_unigram": 3.962, "floor_bigram": 2.6904, "floor_trigram": 2.0805}
@@ -95,8 +96,8 @@ def study(
                         "study": design.study,
                         "name": f"{arm}-{tuning}-seed{seed}",
                         "state": state,
-                        "arm": arm,
-                        "tuning": tuning,
+                        "arm": settings(arm),
+                        "tuning": settings(tuning),
                         "pair": str(seed),
                         "score": score if done else math.nan,
                         "error": "CUDA out of memory" if state == "failed" else "",
@@ -134,10 +135,10 @@ def comparison(
     rows = []
     for arm in dict.fromkeys(runs["arm"]):
         mine = runs[runs["arm"] == arm]
-        tuning = (tunings or {}).get(arm, "")
+        tuning = settings((tunings or {}).get(str(arm), ""))
         done = mine[(mine["state"] == "finished") & (mine["tuning"] == tuning)].set_index("pair")["score"]
         theirs = runs[(runs["arm"] == base) & (runs["state"] == "finished")]
-        theirs = theirs[theirs["tuning"] == (tunings or {}).get(str(base), "")].set_index("pair")["score"]
+        theirs = theirs[theirs["tuning"] == settings((tunings or {}).get(str(base), ""))].set_index("pair")["score"]
         differences = (done - theirs).dropna()
         delta = None if arm == base or len(differences) < 2 else interval(differences.to_numpy())
         verdict: VerdictName = "no data"
@@ -169,9 +170,9 @@ def comparison(
                     "seconds": float(mine["seconds"].median()),
                 },
                 tuning=tuning,
-                on_edge=tuning.endswith("0.01"),
+                on_edge=tuning.text("optim.lr") == "0.01",
                 states={k: int(v) for k, v in mine["state"].value_counts().items() if k != "finished"},
-                warnings=("its learning rate is the last of its ladder",) if tuning.endswith("0.01") else (),
+                warnings=("its learning rate is the last of its ladder",) if tuning.text("optim.lr") == "0.01" else (),
             )
         )
     sign = 1 if design.goal == "minimize" else -1

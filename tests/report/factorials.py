@@ -47,9 +47,9 @@ def study(plan: Design, score: Score, seeds: int, lost: Mapping[tuple[str, int],
         x = {name: plan.values[name].index(value) for name, value in values.items()}
         arm = plan.arm(values)
         for seed in range(seeds):
-            state = (lost or {}).get((arm, seed), "finished")
+            state = (lost or {}).get((str(arm), seed), "finished")
             row = made.run("none", seed, score(x, seed), state=state)
-            row |= {"arm": arm, "run": f"{arm}-{seed}", "name": arm}
+            row |= {"arm": arm, "run": f"{arm}-{seed}", "name": str(arm)}
             rows.append({key: value for key, value in row.items() if not key.startswith("config.position")})
     return Study(plan, pd.DataFrame(rows))
 

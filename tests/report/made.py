@@ -12,7 +12,7 @@ import pandas as pd
 
 from gpt_lab.analysis.comparison import Comparison, Row
 from gpt_lab.frame.study import COLUMNS, Study
-from gpt_lab.study.design import Design
+from gpt_lab.study.design import Design, Settings
 
 DESIGN = Design("pos", factors=("position",), baseline={"position": "rope"}, sesoi=0.01)
 TUNED = dataclasses.replace(
@@ -33,8 +33,8 @@ def run(position: str, seed: int, score: float, **more: Any) -> dict[str, Any]:
         "study": "pos",
         "name": position,
         "state": state,
-        "arm": f"position={position}",
-        "tuning": "" if lr is None else f"optim.lr={lr:g}",
+        "arm": Settings((("position", position),)),
+        "tuning": Settings() if lr is None else Settings((("optim.lr", lr),)),
         "pair": str(seed),
         "stratum": "",
         "score": score if state == "finished" else math.nan,
@@ -55,7 +55,7 @@ def arm(position: str, scores: Sequence[float], **more: Any) -> list[dict[str, A
 
 
 def row(comparison: Comparison, position: str) -> Row:
-    return next(row for row in comparison.rows if row.arm == f"position={position}")
+    return next(row for row in comparison.rows if str(row.arm) == f"position={position}")
 
 
 def warned(comparison: Comparison, position: str) -> tuple[str, ...]:

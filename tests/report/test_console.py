@@ -15,6 +15,7 @@ from gpt_lab.frame.study import Study
 from gpt_lab.report import console, facts, tables
 from gpt_lab.report.tables import Report
 from tests.report import fabricated
+from tests.study.arms import settings
 
 EVERY = ("plain", "ugly", "one_seed", "no_baseline", "empty", "maximise", "factorial")
 
@@ -71,7 +72,7 @@ def test_one_table_where_it_fits_else_two() -> None:
 def test_runs_without_a_partner_are_no_pairs() -> None:
     comparison, study = fabricated.plain()
     rows = [
-        replace(row, n=0, delta=None, verdict="no data") if row.arm == "position=rope" else row
+        replace(row, n=0, delta=None, verdict="no data") if row.arm == settings("position=rope") else row
         for row in comparison.rows
     ]
     line = next(
@@ -144,8 +145,8 @@ def test_tuned_values_and_their_edge() -> None:
 def test_floors_are_told_once_with_their_arms() -> None:
     _, study = fabricated.plain()
     study.runs["score"] = 2.4
-    study.runs.loc[study.runs["arm"] == "position=none", "score"] = 2.70  # floor 2.6904
-    study.runs.loc[study.runs["arm"] == "position=rope", "score"] = 3.99  # above 3.962
+    study.runs.loc[study.runs["arm"] == settings("position=none"), "score"] = 2.70  # floor 2.6904
+    study.runs.loc[study.runs["arm"] == settings("position=rope"), "score"] = 3.99  # above 3.962
     text = facts.floors(study)
     assert len(text) == 2
     assert text[0] == "no better than counting single tokens (unigram floor): position=rope (3 of 3 runs)"
@@ -177,5 +178,5 @@ def test_settings_that_differ_between_arms_only() -> None:
     study.runs["config.label"] = [str(i) for i in range(15)]
     found = facts.differences(study)
     assert set(found) == {"position.name", "norm.eps"}
-    assert found["position.name"]["position=rope"] == "rope"
-    assert found["norm.eps"]["position=none"] == "1e-06 | –"
+    assert found["position.name"][settings("position=rope")] == "rope"
+    assert found["norm.eps"][settings("position=none")] == "1e-06 | –"

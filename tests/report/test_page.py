@@ -24,7 +24,6 @@ from gpt_lab.report.inline import inline
 from gpt_lab.report.page import page, sort_key
 from gpt_lab.report.tables import Report
 from gpt_lab.stats.interval import Interval
-from gpt_lab.study import arm_names
 from tests.report.fabricated import (
     CASES,
     FakeStudy,
@@ -38,6 +37,7 @@ from tests.report.fabricated import (
     tuned,
     ugly,
 )
+from tests.study.arms import settings
 
 LARGEST = 1_500_000
 """Characters of a page with three arms of five runs, each evaluated 5,000 times."""
@@ -139,7 +139,7 @@ def test_text_of_runs_is_never_markup(tmp_path: Path) -> None:
     runs.runs["name"] = evil
     runs.runs["run"] = [f"{evil}{i}" for i in range(len(runs.runs))]
     runs.runs["env.cpu"] = evil
-    runs.runs["config.text"] = [evil + arm for arm in runs.runs["arm"]]
+    runs.runs["config.text"] = [evil + str(arm) for arm in runs.runs["arm"]]
     runs.notes.append(evil)
     runs.texts = dict.fromkeys(runs.runs["run"], (7, f"{evil} and more"))
     answer = comparison(runs)
@@ -158,7 +158,7 @@ def test_text_of_runs_is_never_markup(tmp_path: Path) -> None:
 def test_the_table_is_the_comparison() -> None:
     answer = drawn("plain")[0]
     head, *rows = Document(made("plain")).tables["arms"]
-    assert [row[0] for row in rows] == [row.arm for row in answer.rows]
+    assert [row[0] for row in rows] == [str(row.arm) for row in answer.rows]
     assert head[1:3] == ["verdictcorrected", "Δ val/bpbvariant − baseline, 95 % interval"]
     first = answer.rows[0]
     assert first.delta is not None
@@ -282,26 +282,21 @@ class TestWording:
         assert wording.with_interval(Interval(-1.5, -2.7, -0.3, 4, 0.01)) == "−1.5 [−2.7, −0.3]"
         assert wording.with_interval(Interval(0.02, math.nan, math.nan, math.nan, math.nan)) == "+0.020"
 
-    def test_short_names_tell_arms_apart(self) -> None:
-        one = pos_enc()
-        assert arm_names.short_names(one, ["position=rope", "position=none"])["position=none"] == "none"
-        assert arm_names.short_names(one, ["position=rope", "other"])["position=rope"] == "position=rope"
-        two = replace(one, factors=("attention", "scale.depth"))
-        assert list(arm_names.short_names(two, ["attention=mqa, scale.depth=4"]).values()) == ["mqa · depth=4"]
-        clash = replace(one, factors=("a.x", "b.x"))
-        arms = ["a.x=1, b.x=2", "a.x=2, b.x=1"]
-        assert len(set(arm_names.short_names(clash, arms).values())) == 2
-
     def test_verdict_and_states(self) -> None:
-        row = Row("a", "undecided", "screen", 3, 3, 2.0, 0.1, None, None, None, {}, states={"diverged": 1})
+        row = Row(
+            settings("arm=a"), "undecided", "screen", 3, 3, 2.0, 0.1, None, None, None, {}, states={"diverged": 1}
+        )
         assert wording.verdict(row) == "undecided" and wording.states(row) == "1 diverged"
         assert wording.verdict(replace(row, withheld=True)) == "undecided: see notes", (
             "or the interval would contradict"
         )
-        ranges = [replace(row, arm=arm, plan=plan) for arm, plan in (("a", (9, 15)), ("b", (8, None)), ("c", None))]
+        ranges = [
+            replace(row, arm=settings(f"arm={arm}"), plan=plan)
+            for arm, plan in (("a", (9, 15)), ("b", (8, None)), ("c", None))
+        ]
         assert wording.plans(ranges) == (
-            "To decide an undecided arm plan a new study (power 80 %): a 9 to 15 seeds, b 8 seeds or more. "
-            "Not within reach: c."
+            "To decide an undecided arm plan a new study (power 80 %): arm=a 9 to 15 seeds, arm=b 8 seeds or more. "
+            "Not within reach: arm=c."
         )
         assert wording.states(replace(row, states={"without score": 2})) == "2 without score"
 

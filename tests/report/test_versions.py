@@ -7,6 +7,7 @@ import numpy as np
 from gpt_lab.analysis.compare import compare
 from gpt_lab.study.design import Design
 from tests.report.made import of_size, row, study, warned
+from tests.study.arms import settings
 from tests.validity.cases import by_design, changed
 
 
@@ -20,7 +21,7 @@ def test_versions_may_change_between_pairs() -> None:
     }.items():
         made.runs[column] = np.where(made.runs["pair"].astype(int) < 2, *kinds)
     assert (row(compare(made), "a").verdict, row(compare(made), "a").warnings) == ("better", ())
-    one = (made.runs["arm"] == "position=a") & (made.runs["pair"] == "0")
+    one = (made.runs["arm"] == settings("position=a")) & (made.runs["pair"] == "0")
     made.runs.loc[one, "env.commit"] = "f" * 40
     assert warned(compare(made), "a") == ("other code than the baseline's in 1 pair",)
 
@@ -79,11 +80,14 @@ def test_what_a_preset_bundles_and_how_large_it_is_are_said_and_forbid_nothing()
     design = Design("m", factors=("model",), baseline={"model": "llama"}, sesoi=0.01)
     rows = of_size(-0.05).runs.to_dict("records")
     for r in rows:
-        own = r["arm"] == "position=a"
-        r |= {"arm": "model=gpt2" if own else "model=llama", "config.norm.name": "layernorm" if own else "rmsnorm"}
+        own = r["arm"] == settings("position=a")
+        r |= {
+            "arm": settings("model=gpt2" if own else "model=llama"),
+            "config.norm.name": "layernorm" if own else "rmsnorm",
+        }
         r |= {"config.position.name": "learned" if own else "rope", "parameters": 1100 if own else 1000}
     found = compare(study(rows, design))
-    gpt2 = next(one for one in found.rows if one.arm == "model=gpt2")
+    gpt2 = next(one for one in found.rows if one.arm == settings("model=gpt2"))
     assert (gpt2.verdict, gpt2.warnings) == ("better", ())
     assert "model=gpt2: model changes position, norm: a verdict is on all of them together" in found.notes
     assert any(note.startswith("model=gpt2: +10.0% parameters") for note in found.notes)

@@ -76,7 +76,7 @@ def test_online(
     assert png() in run.files.values()
     kept = json.loads(next(data for name, data in run.files.items() if name.startswith("media/table/")))
     assert kept["columns"] == [*COLUMNS, *MEDIANS]
-    assert [line[0] for line in kept["data"]] == [arm.arm for arm in comparison.rows]
+    assert [line[0] for line in kept["data"]] == [str(arm.arm) for arm in comparison.rows]
     best = comparison.rows[0]
     assert best.delta is not None
     assert kept["data"][0][3:6] == pytest.approx([best.delta.estimate, best.delta.low, best.delta.high])

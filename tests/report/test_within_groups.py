@@ -27,6 +27,7 @@ from gpt_lab.report.figures import ladder as ladder_figure
 from gpt_lab.report.figures.material import Material
 from gpt_lab.report.tables import Report
 from gpt_lab.study.design import Design
+from tests.study.arms import settings
 
 DESIGN = Design("scales", factors=("scale", "position"), within=("scale",), baseline={"position": "rope"}, sesoi=0.01)
 SIZES = {"tiny": 1e5, "mid": 1e6, "big": 1e7}
@@ -59,7 +60,13 @@ def study(
                 rows.append(
                     dict.fromkeys(COLUMNS, math.nan)
                     | {"run": f"{arm}-{seed}", "source": "local", "study": "scales", "name": arm, "error": ""}
-                    | {"state": "finished", "arm": arm, "tuning": "", "pair": str(seed), "score": score}
+                    | {
+                        "state": "finished",
+                        "arm": settings(arm),
+                        "tuning": settings(""),
+                        "pair": str(seed),
+                        "score": score,
+                    }
                     | {"tokens": 1e6, "seconds": 60.0, "parameters": 2 * size, "parameters_non_embedding": size}
                     | {"config.scale.name": scale, "config.position.name": position, "config.seed": seed}
                     | more
@@ -68,7 +75,7 @@ def study(
 
 
 def row(comparison: Comparison, scale: str, position: str) -> Row:
-    return next(row for row in comparison.rows if row.arm == f"scale={scale}, position={position}")
+    return next(row for row in comparison.rows if row.arm == settings(f"scale={scale}, position={position}"))
 
 
 GAINS = {"alibi": {"tiny": 0.03, "mid": 0.0, "big": -0.03}, "none": {"tiny": 0.05, "mid": 0.05, "big": 0.05}}
@@ -83,9 +90,11 @@ def test_each_arm_is_compared_with_the_baseline_of_its_own_scale() -> None:
             assert delta is not None and delta.estimate == pytest.approx(effect, abs=0.003)
     verdicts = [row(found, scale, "alibi").verdict for scale in SIZES]
     assert verdicts == ["worse", "equivalent", "better"]
-    assert [r.arm for r in found.rows if r.verdict == "baseline"] == [f"scale={s}, position=rope" for s in SIZES]
+    assert [r.arm for r in found.rows if r.verdict == "baseline"] == [
+        settings(f"scale={s}, position=rope") for s in SIZES
+    ]
     assert found.correction == "Holm over 6 comparisons"
-    assert [r.arm.partition(",")[0] for r in found.rows] == [f"scale={s}" for s in SIZES for _ in range(3)]
+    assert [r.arm.text("scale") for r in found.rows] == [s for s in SIZES for _ in range(3)]
     assert not any(r.warnings for r in found.rows)
 
 
@@ -104,7 +113,7 @@ def test_an_unfair_arm_of_one_scale_is_told_by_its_own_baseline() -> None:
     made = study(GAINS)
     big = made.runs["config.scale.name"] == "big"
     made.runs.loc[big, "tokens"] = 2e6  # of all its arms: fair
-    made.runs.loc[made.runs["arm"] == "scale=tiny, position=none", "tokens"] = 3e6
+    made.runs.loc[made.runs["arm"] == settings("scale=tiny, position=none"), "tokens"] = 3e6
     found = compare(made)
     assert any("unequal budget" in text for text in row(found, "tiny", "none").warnings)
     assert not row(found, "big", "none").warnings
@@ -123,7 +132,7 @@ def test_a_scale_without_its_baseline_compares_nothing() -> None:
 
 
 def test_references() -> None:
-    names = ["scale=tiny, position=rope", "scale=tiny, position=alibi", "scale=mid, position=alibi"]
+    names = [settings(f"scale={s}, position={p}") for s, p in (("tiny", "rope"), ("tiny", "alibi"), ("mid", "alibi"))]
     assert references(DESIGN, names) == {names[0]: names[0], names[1]: names[0], names[2]: None}
     plain = dataclasses.replace(DESIGN, within=(), baseline={"scale": "tiny", "position": "rope"})
     assert set(references(plain, names).values()) == {names[0]}
@@ -133,7 +142,7 @@ def test_references() -> None:
 def test_another_baseline_can_be_asked_for(asked: str) -> None:
     """It is that of every scale."""
     rows = [
-        {"arm": f"scale={s}, position={p}", "values": {"scale": s, "position": p}}
+        {"arm": settings(f"scale={s}, position={p}"), "values": {"scale": s, "position": p}}
         for s in SIZES
         for p in ("rope", "alibi")
     ]
@@ -179,7 +188,8 @@ def test_the_slope_is_that_of_each_pair() -> None:
     scores = made.runs.set_index(["arm", "pair"])["score"]
     slopes = []
     for seed in "01234":
-        d = [scores[f"scale={s}, position=alibi", seed] - scores[f"scale={s}, position=rope", seed] for s in SIZES]
+        alibi, rope = ([scores[settings(f"scale={s}, position={p}"), seed] for s in SIZES] for p in ("alibi", "rope"))
+        d = np.subtract(alibi, rope)
         slopes.append(np.polyfit([5, 6, 7], d, 1)[0])
     assert trend.slope is not None
     assert trend.slope.estimate == pytest.approx(np.mean(slopes))

@@ -14,6 +14,7 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.study.design import Cell
 from gpt_lab.study.sweep import Sweep
+from tests.study.arms import settings
 
 
 def read(parameters: dict[str, Any], block: dict[str, Any] | None = None, **more: Any) -> Sweep:
@@ -44,7 +45,7 @@ def test_the_pair_changes_slowest_and_the_last_parameter_fastest() -> None:
     assert [cell.pair for cell in found] == [3] * 4 + [1] * 4
     assert [cell.index for cell in found] == list(range(8))
     assert [cell.arm for cell in found[:4]] == [cell.arm for cell in found[4:]]
-    assert found[0].arm == "position=rope, norm=rmsnorm"
+    assert found[0].arm == settings("position=rope, norm=rmsnorm")
 
 
 def test_run_cap_takes_the_first() -> None:
@@ -78,7 +79,7 @@ def test_per_gives_each_choice_its_own_values() -> None:
         ("lion", 0.1),
     ]
     found = cells.cells(sweep)
-    assert (found[1].arm, found[1].tuning) == ("optim=adamw", "optim.lr=0.004")
+    assert (found[1].arm, found[1].tuning) == (settings("optim=adamw"), settings("optim.lr=0.004"))
 
 
 def test_an_empty_list_leaves_the_setting_out() -> None:
@@ -90,7 +91,7 @@ def test_an_empty_list_leaves_the_setting_out() -> None:
         {"attention": "gqa", "attention.kv_heads": 1},
         {"attention": "gqa", "attention.kv_heads": 2},
     ]
-    assert found[0].arm == "attention=mha"
+    assert found[0].arm == settings("attention=mha")
 
 
 def test_exclude() -> None:

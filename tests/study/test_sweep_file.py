@@ -13,6 +13,7 @@ from gpt_lab.config import composition
 from gpt_lab.errors import ConfigError
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.study.sweep import Sweep
+from tests.study.arms import settings
 
 POSITIONS: dict[str, Any] = {
     "method": "grid",
@@ -73,7 +74,7 @@ def test_the_block_is_the_design() -> None:
     assert (design.study, design.question, design.family) == ("mine", "Which?", "all of them")
     assert (design.factors, design.nuisance, design.pair) == (("position",), ("optim.lr",), "batch.seed")
     assert (design.sesoi, design.alpha, design.metric, design.goal) == (0.01, 0.1, "val/accuracy", "maximize")
-    assert design.baseline_arm == "position=alibi"
+    assert design.baseline_arm == settings("position=alibi")
 
 
 @pytest.mark.parametrize("method", ["random", "bayes"])

@@ -18,6 +18,7 @@ from gpt_lab.store import Run
 from gpt_lab.study.design import Cell, Design
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger.ledger import LedgerEntry, entries
+from tests.study.arms import settings
 
 CLI = [sys.executable, "-c", "from gpt_lab.cli.sweep import main; main()"]
 ROOT = Path(__file__).parent.parent.parent
@@ -80,7 +81,16 @@ def fake_sweep(tmp_path: Path, **changes: Any) -> Sweep:
 def fake_cells(number: int, start: int = 0) -> list[Cell]:
     """Cells that nothing could run."""
     return [
-        Cell(i, {"norm": "a", "seed": i}, "norm=a", "", i, ("norm=a", f"seed={i}"), f"{i:012x}", f"{i:012x}")
+        Cell(
+            i,
+            {"norm": "a", "seed": i},
+            settings("norm=a"),
+            settings(""),
+            i,
+            ("norm=a", f"seed={i}"),
+            f"{i:012x}",
+            f"{i:012x}",
+        )
         for i in range(start, start + number)
     ]
 

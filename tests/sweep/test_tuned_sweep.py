@@ -68,7 +68,7 @@ def test_runs_dry_run_report_and_more_seeds(tmp_path: Path) -> None:
     comparison = compare(study)
     assert {row.n for row in comparison.rows} == {3} and all(row.tuning for row in comparison.rows)
     tuning = {e.arm: e.tuning for e in entries(folder) if e.pair == 0}
-    assert {row.arm: row.tuning for row in comparison.rows} == tuning
+    assert {str(row.arm): str(row.tuning) for row in comparison.rows} == tuning
     assert set(study.runs["state"]) == {"finished", "pruned"}
     asked = write(tmp_path, gpt_lab=BLOCK | {"question": "Which?"}, early_terminate=sweep.content["early_terminate"])
     console = quiet()

@@ -32,6 +32,7 @@ from gpt_lab.frame.study import Study
 from gpt_lab.store import Run, all_runs
 from gpt_lab.study import sweep_file
 from tests import commands
+from tests.study.arms import settings
 from tests.sweep.sweep_helpers import tree
 from tests.trackers.sweep_double import SweepDouble, cells
 
@@ -303,13 +304,13 @@ def as_stored(study: Study) -> None:
     """The arms, pairs, scores, costs and curves that the store has."""
     stored = {run.record["id"]: run for run in all_runs("runs", "small")}
     expected = {
-        (f"position={run.record['config']['position.name']}", str(run.record["seed"]), run.summary["val/bpb"])
+        (settings(f"position={run.record['config']['position.name']}"), str(run.record["seed"]), run.summary["val/bpb"])
         for run in stored.values()
     }
     runs = study.runs
     assert set(zip(runs["arm"], runs["pair"], runs["score"], strict=True)) == expected
     assert runs["state"].tolist() == ["finished"] * 4
-    assert study.design.baseline_arm == "position=rope"
+    assert study.design.baseline_arm == settings("position=rope")
     for name in ("steps", "tokens", "flops", "seconds", "parameters", "train_flops_per_token", "floor_trigram"):
         assert sorted(runs[name]) == pytest.approx(sorted(_known(run)[name] for run in stored.values())), name
     assert set(runs["env.cpu"]) == {run.record["hardware"]["cpu"] for run in stored.values()}

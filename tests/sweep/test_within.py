@@ -13,6 +13,7 @@ from gpt_lab.plan import cost_table, dry_run
 from gpt_lab.study import sweep_file
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.validity.planned import Side
+from tests.study.arms import settings
 
 PARAMETERS: dict[str, Any] = {
     "scale": {"values": ["tiny", "nano"]},
@@ -30,9 +31,13 @@ def test_the_baseline_names_the_other_factors() -> None:
     assert (design.factors, design.within, design.baseline) == (("scale", "position"), ("scale",), {"position": "rope"})
     for scale in ("tiny", "nano"):
         for position in ("rope", "alibi"):
-            assert design.reference({"scale": scale, "position": position}) == f"scale={scale}, position=rope"
+            assert design.reference({"scale": scale, "position": position}) == settings(f"scale={scale}, position=rope")
     plain = read({"baseline": {"scale": "nano", "position": "rope"}}).design
-    assert plain.reference({"scale": "tiny", "position": "alibi"}) == plain.baseline_arm == "scale=nano, position=rope"
+    assert (
+        plain.reference({"scale": "tiny", "position": "alibi"})
+        == plain.baseline_arm
+        == settings("scale=nano, position=rope")
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +69,9 @@ def test_the_plan_compares_each_arm_with_its_own_baseline() -> None:
     """Scales differ in size by design: only an arm that differs from its own scale's baseline is worth a word."""
     sweep = read({"within": ["scale"], "baseline": {"position": "rope"}})
     arms = [
-        cost_table.ArmPlan(name, 3, 0, 1, 3, size, size, 6 * size, 1e6, 6e6 * size, 1.0, baseline=baseline)
+        cost_table.ArmPlan(
+            settings(name), 3, 0, 1, 3, size, size, 6 * size, 1e6, 6e6 * size, 1.0, baseline=settings(baseline)
+        )
         for name, size, baseline in (
             ("scale=tiny, position=rope", 1000, "scale=tiny, position=rope"),
             ("scale=tiny, position=alibi", 1000, "scale=tiny, position=rope"),

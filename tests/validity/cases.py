@@ -10,12 +10,13 @@ import pandas as pd
 
 from gpt_lab.frame.study import Study
 from tests.report.made import BOWL, TUNED, of_size, study, tuned
+from tests.study.arms import settings
 
 
 def changed(column: str, arm: object, others: object = None, *, better: bool = True, pairs: int = 5) -> Study:
     """Arm a at an effect of -0.05 (better) or 0.05, whose runs of the first pairs have this in a column."""
     made = of_size(-0.05 if better else 0.05)
-    mine = (made.runs["arm"] == "position=a") & (made.runs["pair"].astype(int) < pairs)
+    mine = (made.runs["arm"] == settings("position=a")) & (made.runs["pair"].astype(int) < pairs)
     made.runs[column] = pd.Series([arm if own else others for own in mine], dtype="object")
     return made
 
@@ -27,7 +28,7 @@ def by_design(made: Study, **changes: object) -> Study:
 
 def lost(better: bool, state: str = "diverged") -> Study:
     made = of_size(-0.05 if better else 0.05, seeds=6)
-    row_of = made.runs["arm"] == ("position=a" if better else "position=rope")
+    row_of = made.runs["arm"] == (settings("position=a") if better else settings("position=rope"))
     made.runs.loc[row_of & (made.runs["pair"] == "3"), ["state", "score"]] = [state, math.nan]
     return made
 
@@ -40,7 +41,7 @@ def tried(mine: dict[float, float], base: dict[float, float], better: bool, chos
     best = min(base, key=base.__getitem__)
     rows += tuned({"rope": {best: 2.0}, "none": {chosen: 2.0 + shift}}, seeds=range(2, 7)).runs.to_dict("records")
     for r in rows:  # one name for the arm in question, whatever the case
-        r["arm"] = r["arm"].replace("position=none", "position=a")
+        r["arm"] = settings(str(r["arm"]).replace("=none", "=a"))
     return study(rows, TUNED)
 
 
@@ -65,14 +66,14 @@ def gaps(better: bool, *, whole: bool) -> Study:
     """Each value of the arm lost another of the seeds that choose, or none did."""
     made = ladder(better, edge=False)
     for place, lr in enumerate(() if whole else BOWL):
-        own = (made.runs["arm"] == "position=a") & (made.runs["tuning"] == f"optim.lr={lr:g}")
+        own = (made.runs["arm"] == settings("position=a")) & (made.runs["tuning"] == settings(f"optim.lr={lr:g}"))
         made.runs.loc[own & (made.runs["pair"] == str(place % 2)), ["state", "score"]] = ["failed", math.nan]
     return made
 
 
 def spent(better: bool, tokens: float) -> Study:
     made = of_size(-0.05 if better else 0.05)
-    made.runs.loc[made.runs["arm"] == "position=a", "tokens"] = tokens
+    made.runs.loc[made.runs["arm"] == settings("position=a"), "tokens"] = tokens
     return made
 
 
@@ -86,7 +87,7 @@ def ended(better: bool, steps: float) -> Study:
 def timed(better: bool, rate: float) -> Study:
     """A budget of 60 seconds, in which the arm's runs have this share of the baseline's tokens per second."""
     made = of_size(-0.05 if better else 0.05)
-    own = made.runs["arm"] == "position=a"
+    own = made.runs["arm"] == settings("position=a")
     made.runs["config.budget.seconds"], made.runs["train_flops_per_token"] = 60.0, 1e6
     made.runs["tokens_per_s"] = 1000.0 * np.where(own, rate, 1.0) * (1 + 0.01 * np.sin(np.arange(len(made.runs))))
     return made

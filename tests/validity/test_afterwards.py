@@ -13,6 +13,7 @@ from gpt_lab.analysis.compare import compare
 from gpt_lab.frame.study import Study
 from gpt_lab.validity.rules import RULES
 from tests.report.made import BOWL, DESIGN, NOISE, TUNED, of_size, row, run, study, tuned, warned
+from tests.study.arms import settings
 from tests.validity.cases import CASES
 
 
@@ -20,7 +21,7 @@ from tests.validity.cases import CASES
 def test_an_arm_that_loses_pairs_to_divergence_is_not_better(state: str) -> None:
     rows = of_size(-0.05, 0.1, seeds=6).runs.to_dict("records")
     for r in rows:
-        if (r["arm"], r["pair"]) in {("position=a", "3"), ("position=b", "2")}:
+        if (r["arm"], r["pair"]) in {(settings("position=a"), "3"), (settings("position=b"), "2")}:
             r["state"], r["score"] = state, math.nan
     found = compare(study(rows))
     assert (row(found, "a").verdict, row(found, "a").n, row(found, "a").plan) == ("undecided", 5, None)
@@ -35,7 +36,7 @@ def test_an_arm_that_lost_runs_in_any_way_is_not_better(state: str, error: str) 
     """Who deletes, stops or kills the bad ones keeps the lucky ones."""
     for arm_, word in (("position=a", "better"), ("position=rope", "worse")):
         rows = of_size(-0.05 if word == "better" else 0.05, seeds=6).runs.to_dict("records")
-        rows[[r["arm"] for r in rows].index(arm_) + 2] |= {"state": state, "score": math.nan, "error": error}
+        rows[[str(r["arm"]) for r in rows].index(arm_) + 2] |= {"state": state, "score": math.nan, "error": error}
         found = row(compare(study(rows)), "a")
         assert (found.verdict, found.n) == ("undecided", 5) and found.withheld
         assert found.warnings[0].startswith("of ")
@@ -61,7 +62,7 @@ def test_nuisance_settings_are_chosen_within_each_arm() -> None:
     made = tuned({"rope": BOWL, "none": {0.001: 2.1, 0.003: 1.95, 0.01: 2.3}})
     found = compare(made)
     none = row(found, "none")
-    assert (none.tuning, none.on_edge, none.n, none.runs) == ("optim.lr=0.003", False, 5, 15)
+    assert (none.tuning, none.on_edge, none.n, none.runs) == (settings("optim.lr=0.003"), False, 5, 15)
     assert none.delta is not None and none.delta.estimate == pytest.approx(-0.05, abs=1e-3)
     assert (none.verdict, none.tier, none.plan) == ("undecided", "screen", None)
     assert warned(found, "none") == ("tuned on the seeds that are compared",)
@@ -90,10 +91,10 @@ def test_fresh_seeds_confirm_what_others_chose() -> None:
 def test_only_values_with_all_their_pairs_are_chosen() -> None:
     rows = tuned({"rope": BOWL, "none": {0.001: 2.1, 0.003: 2.0, 0.01: 1.5}}).runs.to_dict("records")
     for r in rows:
-        if (r["arm"], r["tuning"], r["pair"]) == ("position=none", "optim.lr=0.01", "4"):
+        if (r["arm"], r["tuning"], r["pair"]) == (settings("position=none"), settings("optim.lr=0.01"), "4"):
             r["state"], r["score"] = "diverged", math.nan
     none = row(compare(study(rows, TUNED)), "none")
-    assert none.tuning == "optim.lr=0.003" and none.states == {"diverged": 1}
+    assert none.tuning == settings("optim.lr=0.003") and none.states == {"diverged": 1}
     assert not any("diverged" in warning for warning in none.warnings)  # that value was not chosen
 
 
@@ -110,7 +111,7 @@ def test_an_optimum_at_the_edge_forbids_better_and_worse() -> None:
     rows += [run(position, s, 0, lr=0.03, state="diverged") for s in range(2) for position in ("none", "rope")]
     rows += tuned({"rope": {0.003: 2.0}, "none": {0.01: 1.9}}, seeds=range(2, 7)).runs.to_dict("records")
     beyond = row(compare(study(rows, TUNED)), "none")
-    assert (beyond.verdict, beyond.on_edge, beyond.tuning) == ("better", False, "optim.lr=0.01")
+    assert (beyond.verdict, beyond.on_edge, beyond.tuning) == ("better", False, settings("optim.lr=0.01"))
     for r in rows:
         if r["state"] == "diverged":
             r["state"] = "missing"  # never begun: nobody knows what lies beyond
@@ -139,7 +140,7 @@ def test_drawn_values_each_on_their_own_seeds() -> None:
 
 def test_unequal_tokens_forbid_better_unless_the_budget_is_the_question() -> None:
     made = of_size(-0.05, 0.1)
-    made.runs.loc[made.runs["arm"] != "position=rope", "tokens"] = 2e6
+    made.runs.loc[made.runs["arm"] != settings("position=rope"), "tokens"] = 2e6
     found = compare(made)
     assert (row(found, "a").verdict, row(found, "b").verdict) == ("undecided", "worse")
     assert warned(found, "a") == ("unequal budget: 2e+06 tokens, the baseline 1e+06",)
@@ -153,7 +154,7 @@ def test_unequal_tokens_forbid_better_unless_the_budget_is_the_question() -> Non
 
 def test_another_tokenizer_needs_bits_per_byte() -> None:
     made = of_size(-0.05, 0.1)
-    made.runs["config.tokenizer.name"] = np.where(made.runs["arm"] == "position=a", "bytes", "chars")
+    made.runs["config.tokenizer.name"] = np.where(made.runs["arm"] == settings("position=a"), "bytes", "chars")
     made.design = dataclasses.replace(made.design, factors=("position", "tokenizer"))
     assert row(compare(made), "a").verdict == "better"
     made.design = dataclasses.replace(made.design, metric="val/loss")
@@ -165,22 +166,22 @@ def test_another_tokenizer_needs_bits_per_byte() -> None:
 def test_lost_text_is_said_of_runs_without_a_score_and_of_the_baseline() -> None:
     lossy = "tokenizer=hf loses text: at least 9 of 90 bytes of the validation text do not come back"
     made = of_size(-0.05, -0.05)
-    mine = made.runs["arm"] == "position=a"
+    mine = made.runs["arm"] == settings("position=a")
     made.runs["env.lossy"], made.runs["env.ends"] = np.where(mine, lossy, ""), True
     made.runs.loc[mine, "score"] = math.nan
     assert (row(compare(made), "a").verdict, warned(compare(made), "a")) == ("no data", (lossy,))
     assert (row(compare(made), "b").verdict, warned(compare(made), "b")) == ("better", ())
     made = of_size(-0.05)
-    made.runs["env.lossy"] = np.where(made.runs["arm"] == "position=rope", lossy, None)
+    made.runs["env.lossy"] = np.where(made.runs["arm"] == settings("position=rope"), lossy, None)
     assert (row(compare(made), "a").verdict, warned(compare(made), "a")) == ("undecided", (f"the baseline's {lossy}",))
 
 
 def test_other_data_and_other_settings() -> None:
     made = of_size(-0.05, -0.05, 0.0)
-    made.runs["config.data.name"] = np.where(made.runs["arm"] == "position=c", "ptb", "shakespeare")
-    made.runs["config.model.tied"] = made.runs["arm"] != "position=a"
-    made.runs["config.position.theta"] = made.runs["arm"].map({"position=a": 1e4})
-    made.runs["config.eval.every"] = made.runs["arm"].map(len)
+    made.runs["config.data.name"] = np.where(made.runs["arm"] == settings("position=c"), "ptb", "shakespeare")
+    made.runs["config.model.tied"] = made.runs["arm"] != settings("position=a")
+    made.runs["config.position.theta"] = made.runs["arm"].map({settings("position=a"): 1e4})
+    made.runs["config.eval.every"] = made.runs["arm"].map(lambda arm: len(str(arm)))
     found = compare(made)
     assert (row(found, "a").verdict, warned(found, "a")) == (
         "undecided",
@@ -196,7 +197,7 @@ def test_other_data_and_other_settings() -> None:
 def matched(target: float, match: object = "params") -> Study:
     """Arms a and b at an effect of -0.05; a has another d_ff, of a `match` to this target."""
     made = of_size(-0.05, -0.05)
-    own = made.runs["arm"] == "position=a"
+    own = made.runs["arm"] == settings("position=a")
     for key, value in {"match": match, "match_to": target}.items():
         made.runs[f"config.{key}"] = pd.Series([value if a else None for a in own], dtype="object")
     made.runs["config.mlp.d_ff"] = [400 if a else 344 for a in own]

@@ -17,8 +17,7 @@ from gpt_lab.frame.study import Study, over_tokens, side_by_side
 from gpt_lab.options import constant
 from gpt_lab.stats.paired import Array
 from gpt_lab.stats.power_law import FEWEST_POINTS, fit
-from gpt_lab.study.arm_names import settings
-from gpt_lab.study.design import Design
+from gpt_lab.study.design import Design, Settings
 
 EARLIEST = 0.1
 """Share of a run before which its validation curve is left out: no power law starts at the first step."""
@@ -71,7 +70,7 @@ def shared(tokens: Array) -> float | None:
     return float(known.mean()) if len(known) and known.max() <= (1 + ALIKE) * known.min() else None
 
 
-def same_schedule(runs: pd.DataFrame, first: str, second: str) -> bool:
+def same_schedule(runs: pd.DataFrame, first: Settings, second: Settings) -> bool:
     """Whether the runs of two arms have one schedule and one number of tokens."""
     columns = [name for name in runs if str(name).startswith("config.schedule.")]
     both = runs.loc[runs["arm"].isin([first, second]), [*columns, "tokens"]]
@@ -84,11 +83,10 @@ def _ends(paired: Paired, design: Design, base: int, tokens: Array) -> Curve | N
     budget = {factor for factor in design.factors if factor.split(".")[0] == "budget"}
     if not budget:
         return None
-    every = [settings(arm, design.factors) for arm in paired.arms]
-    fixed = {key: value for key, value in every[base].items() if key not in budget}
+    fixed = paired.arms[base].without(budget)
     found: dict[float, int] = {}
-    for i, own in enumerate(every):
-        if own and {key: value for key, value in own.items() if key not in budget} == fixed:
+    for i, arm in enumerate(paired.arms):
+        if arm.without(budget) == fixed:
             spent = shared(tokens[i])
             if spent is not None:
                 found[spent] = i

@@ -16,7 +16,7 @@ from gpt_lab.stats.decision import EQUIVALENT, HIGHER, LOWER, SMALL, decide
 from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import ROUNDING, Array, paired_t
 from gpt_lab.stats.tiers import CONFIRMS, FEWEST
-from gpt_lab.study.design import Design
+from gpt_lab.study.design import Design, Settings
 
 SAME = "the same in every pair"
 DOUBTED = "undecided: see notes"
@@ -27,8 +27,8 @@ WORDS = {LOWER: "matters", HIGHER: "matters", EQUIVALENT: "negligible", SMALL: "
 class Simple:
     """What one change does at two levels of another factor: `norm=none` at `residual=pre` and at `residual=post`."""
 
-    change: str
-    places: tuple[str, str]
+    change: Settings
+    places: tuple[Settings, Settings]
     at: tuple[Interval, Interval]
 
 
@@ -224,6 +224,6 @@ def turn(simple: Simple, design: Design, aliases: str, also: str = "") -> str:
     return f"{text} ({also})." if also else f"{text}."
 
 
-def listed(names: Sequence[str], most: int = 6) -> str:
+def listed(names: Sequence[object], most: int = 6) -> str:
     """The first names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

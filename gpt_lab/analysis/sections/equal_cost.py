@@ -24,7 +24,7 @@ from gpt_lab.stats.paired import Array, Fit
 from gpt_lab.stats.power_law import PowerLaw
 from gpt_lab.stats.speedup import FEWEST_PAIRS, Matched, Ratio, Reach, usable
 from gpt_lab.stats.tiers import CONFIRMS
-from gpt_lab.study.design import Design
+from gpt_lab.study.design import Design, Settings
 from gpt_lab.validity.afterwards import doubts
 from gpt_lab.validity.compared import PLACES, SAME
 from gpt_lab.validity.measures import uneven
@@ -90,8 +90,8 @@ def answer(comparison: Comparison, study: Study) -> Answer | None:
         return None
     paired = pair_up(runs, design)
     place = {arm: i for i, arm in enumerate(paired.arms)}
-    known = references(design, paired.arms)
-    at = [(place[row.arm], place[str(known[row.arm])]) for row in rows]
+    known = {arm: other for arm, other in references(design, paired.arms).items() if other is not None}
+    at = [(place[row.arm], place[known[row.arm]]) for row in rows]
     chosen = fresh(paired, [i for i, _ in at], [base for _, base in at], CONFIRMS)
     spent = {cost: per_pair(runs, paired, cost) for cost in COSTS}
     bases = {base for _, base in at}
@@ -149,8 +149,8 @@ def _reach(line: Line, found: Answer, runs: pd.DataFrame, alpha: float, laws: di
 def _judge(
     found: Answer,
     apart: str,
-    unlike: Mapping[int, Mapping[str, str]],
-    blocked: Mapping[str, Sequence[Doubt]],
+    unlike: Mapping[int, Mapping[Settings, str]],
+    blocked: Mapping[Settings, Sequence[Doubt]],
     comparison: Comparison,
 ) -> None:
     """Fills in the verdicts, those of all kinds of cost corrected together.
@@ -186,7 +186,7 @@ def _judge(
 def _decided(
     estimates: Mapping[tuple[int, str], Matched],
     lines: Sequence[Line],
-    blocked: Mapping[str, Sequence[Doubt]],
+    blocked: Mapping[Settings, Sequence[Doubt]],
     comparison: Comparison,
 ) -> dict[tuple[int, str], AtCost]:
     """Over the family of what is estimated here and of the report's own comparisons, which count as not rejected."""
@@ -212,11 +212,11 @@ def _decided(
 
 
 def _blocked(
-    runs: pd.DataFrame, paired: Paired, design: Design, known: Mapping[str, str | None]
-) -> dict[str, list[Doubt]]:
+    runs: pd.DataFrame, paired: Paired, design: Design, known: Mapping[Settings, Settings]
+) -> dict[Settings, list[Doubt]]:
     """What speaks against each variant beside an unequal budget."""
-    found: dict[str, list[Doubt]] = {}
-    for base in sorted({other for other in known.values() if other is not None}):
+    found: dict[Settings, list[Doubt]] = {}
+    for base in dict.fromkeys(known.values()):
         own = {arm for arm, other in known.items() if other == base}
         mask = runs["arm"].isin(own).to_numpy()
         found |= doubts(Seen(runs[mask], part(paired, own, mask), design, base), given="equal cost")
@@ -246,7 +246,9 @@ def make(comparison: Comparison, study: Study) -> list[Table]:
 def _speedups(found: Answer, comparison: Comparison, base: str) -> Table:
     costs = [cost for cost in COSTS if any(cost in line.ratios for line in found.lines)]
     rows = tuple(
-        (line.row.arm, *(_ratio(line, cost, found) for cost in costs)) for line in found.lines if line.reach is not None
+        (str(line.row.arm), *(_ratio(line, cost, found) for cost in costs))
+        for line in found.lines
+        if line.reach is not None
     )
     said = [
         (
@@ -263,7 +265,7 @@ def _speedups(found: Answer, comparison: Comparison, base: str) -> Table:
                 "Warning: these are losses in mid-schedule, and a run that ends there would have ended lower. The "
                 "speed-ups are rough, and no interval would cover that error: sweep several budgets for exact ones."
             )
-    said += _reasons([(line.row.arm, line.reason) for line in found.lines if line.reach is None])
+    said += _reasons([(str(line.row.arm), line.reason) for line in found.lines if line.reach is None])
     heads = ("arm", *(NAMES[cost] for cost in costs))
     return Table(f"Speed-up over {base}", tuple(said), columns(heads, {1, 2, 3}), rows)
 
@@ -277,7 +279,7 @@ def _ratio(line: Line, cost: str, found: Answer) -> str:
 
 def _verdicts(found: Answer, comparison: Comparison) -> Table:
     unit = metrics.unit(comparison.design.metric)
-    rows = tuple((line.row.arm, *(_verdict(line.verdicts[cost]) for cost in COSTS)) for line in found.lines)
+    rows = tuple((str(line.row.arm), *(_verdict(line.verdicts[cost]) for cost in COSTS)) for line in found.lines)
     said = [
         (
             f"The difference ({unit}) to a baseline that spends as many tokens, FLOPs or seconds as the arm: the "

@@ -43,8 +43,7 @@ from gpt_lab.frame.study import Study
 from gpt_lab.stats import contrasts, two_level
 from gpt_lab.stats.contrasts import Lenth
 from gpt_lab.stats.paired import Array
-from gpt_lab.study import arm_names
-from gpt_lab.study.design import Design, shown
+from gpt_lab.study.design import Design, Settings, shown
 from gpt_lab.validity.afterwards import doubts
 from gpt_lab.validity.seen import Seen
 
@@ -102,7 +101,7 @@ def _row(effect: Effect, places: int, aliased: bool) -> tuple[str, ...]:
     if effect.simple:
         one = effect.simple[0]
         low, high = (wording.signed(interval.estimate, places) for interval in one.at)
-        text = f"{one.change}: {low} at {one.places[0]}, {high} at {one.places[1].partition('=')[2]}"
+        text = f"{one.change}: {low} at {one.places[0]}, {high} at {one.places[1].texts[0][1]}"
     return (*cells, text)
 
 
@@ -114,15 +113,11 @@ def analyse(comparison: Comparison, study: Study) -> Effects | None:
         return None
     base = tuple(shown(low[name]) for name in design.factors)
     paired = pair_up(study.runs, design)
-    found = {}
-    for i, name in enumerate(paired.arms):
-        values = arm_names.settings(name, design.factors)
-        if values:
-            found[tuple(values.values())] = i
-    against = str(design.baseline_arm)
+    found = {tuple(text for _, text in arm.texts): i for i, arm in enumerate(paired.arms)}
+    against = design.arm(low)
     seen = Seen(study.runs, paired, design, against) if against in paired.arms else None
     doubted = {} if seen is None else doubts(seen, given="fresh seeds")  # which Grid.scores sees to
-    blocked = frozenset(i for i, name in enumerate(paired.arms) if doubted.get(name))
+    blocked = frozenset(i for i, arm in enumerate(paired.arms) if doubted.get(arm))
     grid = Grid(comparison, paired, found, base, blocked)
     return differences(grid) if design.factorial is None else _coded(grid, design.factorial)
 
@@ -147,7 +142,7 @@ def _coded(grid: Grid, words: Sequence[two_level.Word]) -> Effects:
         f"{'below' if design.goal == 'minimize' else 'above'} 0 is better."
     )
     notes = [chosen, meaning]
-    absent = [design.arm(dict(zip(names, key, strict=True))) for key in keys if key not in grid.levels]
+    absent: list[object] = [design.arm(dict(zip(names, key, strict=True))) for key in keys if key not in grid.levels]
     arms = [grid.levels[key] for key in keys if key in grid.levels]
     absent += [grid.lost(i) for i in arms if np.isnan(grid.paired.scores[i]).all()]
     if absent:
@@ -233,9 +228,9 @@ def _simple_coded(
             here = kept & (high[:, other] == up)
             weights = np.where(here, np.where(high[:, one], 1.0, -1.0), 0.0) * (2 / here.sum())
             ends.append(interval_of(contrasts.per_pair(weights[None], scores)[0], scores, alpha))
-        places = f"{said[other]}={base[other]}", f"{said[other]}={highs[other]}"
+        places = Settings(((said[other], base[other]),)), Settings(((said[other], highs[other]),))
         if ends[0] is not None and ends[1] is not None:
-            found.append(Simple(f"{said[one]}={highs[one]}", places, (ends[0], ends[1])))
+            found.append(Simple(Settings(((said[one], highs[one]),)), places, (ends[0], ends[1])))
     return tuple(found)
 
 

@@ -10,9 +10,7 @@ from gpt_lab import metrics
 from gpt_lab.analysis.sections.effects import Effects, Grid, Simple, interval_of, judge, listed, reversals, short
 from gpt_lab.stats import contrasts
 from gpt_lab.stats.paired import Array
-from gpt_lab.study.design import shown
-
-NOT_RUN = " (not run)"
+from gpt_lab.study.design import Settings, shown
 
 
 def differences(grid: Grid) -> Effects | None:
@@ -23,6 +21,7 @@ def differences(grid: Grid) -> Effects | None:
     simple: list[tuple[Simple, ...]] = []
     alone: list[str] = []
     absent: list[str] = []
+    lacking = False
     doubted: list[bool] = []
     used: list[int] = []
     size = len(grid.paired.arms)
@@ -31,15 +30,16 @@ def differences(grid: Grid) -> Effects | None:
             corners = [_cell(base, first, a, second, b) for a in (base[first], x) for b in (base[second], y)]
             if not all(key in grid.levels for key in corners[:3]):
                 continue
-            one, two = f"{said[first]}={x}", f"{said[second]}={y}"
+            one, two = Settings(((said[first], x),)), Settings(((said[second], y),))
             if corners[3] not in grid.levels:
-                absent.append(f"{one} × {two}{NOT_RUN}")
+                absent.append(f"{one} × {two} (not run)")
                 continue
             a, b, c, d = (grid.levels[key] for key in corners)  # baseline, second's change, first's change, both
             scores, tuned = grid.scores((a, b, c, d))
             whole = ~np.isnan(scores).any(0)
             if not whole.any():
                 gone = [grid.lost(i) for i in (a, b, c, d) if np.isnan(grid.paired.scores[i]).all()]
+                lacking = True
                 absent.append(f"{one} × {two} ({listed(gone) if gone else f'no {design.pair} has all four runs'})")
                 continue
             table = np.full((size, scores.shape[1]), np.nan)
@@ -51,7 +51,7 @@ def differences(grid: Grid) -> Effects | None:
             each = np.where(whole, contrasts.per_pair(weights, table), np.nan)
             names.append(f"{one} × {two}")
             found.append(each[4])
-            low = f"{said[first]}={base[first]}", f"{said[second]}={base[second]}"
+            low = Settings(((said[first], base[first]),)), Settings(((said[second], base[second]),))
             parts = []
             for change, ends, i in ((one, (low[1], two), 0), (two, (low[0], one), 2)):
                 before, after = (interval_of(row, scores, design.alpha) for row in each[i : i + 2])
@@ -62,8 +62,7 @@ def differences(grid: Grid) -> Effects | None:
             doubted.append(bool(grid.doubted & {a, b, c, d}))
             used += [a, b, c, d]
     if not names:
-        asked = [text for text in absent if not text.endswith(NOT_RUN)]  # without one, it is no grid
-        return Effects(False, (), notes=(_withheld(absent),)) if asked else None
+        return Effects(False, (), notes=(_withheld(absent),)) if lacking else None  # else it is no grid
     scores = grid.paired.scores[sorted(set(used))]
     effects = judge(
         names,

@@ -22,12 +22,14 @@ from gpt_lab.frame.study import Study
 from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import Array, paired_t
 from gpt_lab.stats.tiers import CONFIRMS, FEWEST
-from gpt_lab.study.arm_names import settings
-from gpt_lab.study.design import Design
+from gpt_lab.study.design import Design, Settings
 
 SIZE = "parameters_non_embedding"
 DISTINCT = 0.02
 """Relative difference from which on two scales differ in size."""
+
+
+Sizes = dict[Settings, float]
 
 
 @dataclass(frozen=True)
@@ -79,26 +81,26 @@ def trends(comparison: Comparison, study: Study) -> list[Trend]:
     if not _is_ladder(design):
         return []
     paired = pair_up(study.runs, design)
-    known = references(design, paired.arms)
+    known = {arm: other for arm, other in references(design, paired.arms).items() if other is not None}
     place = {arm: i for i, arm in enumerate(paired.arms)}
     rows = {row.arm: row for row in comparison.rows}
     sizes = _sizes(study.runs, paired)
-    variants: dict[str, list[str]] = {}
+    variants: dict[Settings, list[Settings]] = {}
     for arm in paired.arms:
-        if known[arm] not in (None, arm) and arm in rows:
-            variants.setdefault(_without(design, arm), []).append(arm)
-    order = {name: sorted(arms, key=lambda arm: sizes[str(known[arm])]) for name, arms in variants.items()}
-    scales = len({_scale(design, arm) for arm in paired.arms if settings(arm, design.factors)})
+        if known.get(arm, arm) != arm and arm in rows:
+            variants.setdefault(arm.without(design.within), []).append(arm)
+    order = {name: sorted(arms, key=lambda arm: sizes[known[arm]]) for name, arms in variants.items()}
+    scales = len({_scale(design, arm) for arm in paired.arms})
     slopes, reasons = [], []
     for arms in order.values():
-        slope, reason = _slopes(paired, [(place[arm], place[str(known[arm])]) for arm in arms], sizes, scales)
+        slope, reason = _slopes(paired, [(place[arm], place[known[arm]]) for arm in arms], sizes, scales)
         slopes.append(slope)
         reasons.append(reason)
     intervals = _intervals(slopes, design.alpha)
     found = []
     for (name, arms), interval, slope, reason in zip(order.items(), intervals, slopes, reasons, strict=True):
-        rungs = tuple(Rung(_scale(design, arm), sizes[str(known[arm])], rows[arm]) for arm in arms)
-        found.append(Trend(name, rungs, interval, int(np.isfinite(slope).sum()), reason))
+        rungs = tuple(Rung(_scale(design, arm), sizes[known[arm]], rows[arm]) for arm in arms)
+        found.append(Trend(str(name), rungs, interval, int(np.isfinite(slope).sum()), reason))
     return found
 
 
@@ -145,25 +147,21 @@ def _is_ladder(design: Design) -> bool:
     )
 
 
-def _without(design: Design, arm: str) -> str:
-    values = settings(arm, design.factors)
-    return ", ".join(f"{key}={value}" for key, value in values.items() if key not in design.within)
+def _scale(design: Design, arm: Settings) -> str:
+    texts = [(key, arm.text(key)) for key in design.within]
+    return " · ".join(text if key == "scale" else f"{key.partition('.')[2]}={text}" for key, text in texts)
 
 
-def _scale(design: Design, arm: str) -> str:
-    values = settings(arm, design.factors)
-    shown = [values[key] if key == "scale" else f"{key.partition('.')[2]}={values[key]}" for key in design.within]
-    return " · ".join(shown)
-
-
-def _sizes(runs: pd.DataFrame, paired: Paired) -> dict[str, float]:
+def _sizes(runs: pd.DataFrame, paired: Paired) -> Sizes:
     """Median size of each arm's runs; NaN where it is not known."""
     sizes = pd.to_numeric(runs[SIZE], errors="coerce") if SIZE in runs else pd.Series(math.nan, runs.index)
     medians = sizes.groupby(runs["arm"]).median()
     return {arm: float(medians.get(arm, math.nan)) for arm in paired.arms}
 
 
-def _slopes(paired: Paired, at: Sequence[tuple[int, int]], sizes: dict[str, float], scales: int) -> tuple[Array, str]:
+def _slopes(
+    paired: Paired, at: Sequence[tuple[int, int]], sizes: dict[Settings, float], scales: int
+) -> tuple[Array, str]:
     """The slope of each pair (pairs,) over log10 of the size, NaN where a scale lacks it; or why there is none."""
     none = np.full(len(paired.pairs), np.nan)
     if len(at) < scales:

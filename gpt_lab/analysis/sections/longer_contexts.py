@@ -26,7 +26,8 @@ from gpt_lab.stats.decision import holm
 from gpt_lab.stats.interval import Interval
 from gpt_lab.stats.paired import Array, Fit, paired_t
 from gpt_lab.stats.tiers import CONFIRMS, FEWEST
-from gpt_lab.study import arm_names
+from gpt_lab.study.arm_names import short_names
+from gpt_lab.study.design import Settings
 
 TITLE = "Beyond the training context"
 MEASURES = tuple(sorted(metrics.LONGER, key=lambda name: name not in metrics.FIRST))
@@ -44,7 +45,7 @@ class Line:
         change: from the same runs' windows of one context. delta: variant - baseline. p: of delta, corrected.
     """
 
-    arm: str
+    arm: Settings
     times: int
     mean: float | None
     change: Interval | None = None
@@ -68,7 +69,7 @@ class Lengths:
     values: Array
     lines: tuple[Line, ...]
     family: int
-    excess: dict[str, Array]
+    excess: dict[Settings, Array]
 
     @property
     def lower_is_better(self) -> bool:
@@ -87,13 +88,13 @@ def measure(comparison: Comparison, study: Study) -> Lengths | None:
     if np.isnan(values[1:]).all():
         return None
     rows = {row.arm: row for row in comparison.rows}
-    order = [row.arm for row in comparison.rows if row.arm in paired.arms]
     place = {arm: i for i, arm in enumerate(paired.arms)}
+    order = [row.arm for row in comparison.rows if row.arm in place]
     alpha = design.alpha
 
-    known = references(design, paired.arms)
-    variants = [arm for arm in order if known[arm] in rows and known[arm] != arm]
-    at, bases = [place[arm] for arm in variants], [place[str(known[arm])] for arm in variants]
+    known = {arm: other for arm, other in references(design, paired.arms).items() if other in rows}
+    variants = {arm: v for v, arm in enumerate(arm for arm in order if known.get(arm, arm) != arm)}
+    at, bases = [place[arm] for arm in variants], [place[known[arm]] for arm in variants]
     differences = values[:, at] - values[:, bases]
     if variants:
         differences = np.where(fresh(paired, at, bases, CONFIRMS).usable, differences, np.nan)
@@ -108,10 +109,10 @@ def measure(comparison: Comparison, study: Study) -> Lengths | None:
         for number, k in enumerate((1, *times)):
             delta, p = None, None
             if arm in variants and number:
-                v = variants.index(arm)
+                v = variants[arm]
                 delta, p = _interval(deltas[number], v, alpha), float(adjusted[number - 1, v])
             elif arm in variants:
-                own = deltas[0], variants.index(arm)
+                own = deltas[0], variants[arm]
                 delta = rows[arm].delta if design.metric == metric else _interval(*own, alpha)
             change = _interval(changes[number - 1], i, alpha) if number else None
             shown = p if p is not None and math.isfinite(p) else None
@@ -128,7 +129,7 @@ def make(comparison: Comparison, study: Study) -> list[Table]:
     if found is None:
         return []
     arms = list(dict.fromkeys(line.arm for line in found.lines))
-    shown, names = arms[:MOST], arm_names.short_names(comparison.design, arms)
+    shown, names = arms[:MOST], short_names(arms)
     places = wording.common_digits([line.delta for line in found.lines if line.delta is not None])
     finer = wording.common_digits([line.change for line in found.lines if line.change is not None])
     lines = [line for line in found.lines if line.arm in shown and (line.mean is not None or line.times == 1)]
@@ -207,7 +208,7 @@ def _explained(found: Lengths, comparison: Comparison, study: Study) -> list[str
     return [text]
 
 
-def _answers(found: Lengths, names: Mapping[str, str]) -> list[str]:
+def _answers(found: Lengths, names: Mapping[Settings, str]) -> list[str]:
     """Who gains and who loses at the longest windows, surely."""
     last = found.times[-1]
     groups: dict[str, list[str]] = {"better": [], "worse": [], "no sure change": []}
@@ -222,7 +223,7 @@ def _answers(found: Lengths, names: Mapping[str, str]) -> list[str]:
     return [f"At {last}x against 1x: {said}."] if said else []
 
 
-def _lacking(found: Lengths, study: Study, names: Mapping[str, str]) -> list[str]:
+def _lacking(found: Lengths, study: Study, names: Mapping[Settings, str]) -> list[str]:
     """Arms without numbers, and why."""
     runs = study.runs[study.runs["state"] == "finished"]
     lacking = [line.arm for line in found.lines if line.times == found.times[-1] and line.mean is None]

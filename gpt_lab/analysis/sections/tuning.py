@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import pandas as pd
+
 from gpt_lab import metrics
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison, Row
@@ -12,8 +14,7 @@ from gpt_lab.frame import tuned
 from gpt_lab.frame.study import Study
 from gpt_lab.frame.tuned import SettingTuning
 from gpt_lab.stats import optimum
-from gpt_lab.study.arm_names import settings
-from gpt_lab.study.design import Design, shown
+from gpt_lab.study.design import Design, Settings, shown
 
 HEADS = ("arm", "setting", "chosen", "best tried", "values", "within", "width", "diverged")
 
@@ -21,7 +22,10 @@ HEADS = ("arm", "setting", "chosen", "best tried", "values", "within", "width", 
 def make(comparison: Comparison, study: Study) -> list[Table]:
     """The section of a report; none where no number was tuned."""
     design = comparison.design
-    found = [(row, leg) for row in comparison.rows for leg in _legs(row, study, design)]
+    if not design.nuisance:
+        return []
+    by_arm = dict(list(study.runs.groupby("arm", sort=False)))
+    found = [(row, leg) for row in comparison.rows if row.arm in by_arm for leg in _legs(by_arm[row.arm], design)]
     if not any(len(leg.curve) > 1 for _, leg in found):
         return []
     rows = tuple(_cells(row, leg, comparison) for row, leg in found)
@@ -35,17 +39,14 @@ def make(comparison: Comparison, study: Study) -> list[Table]:
     return [Table("Tuning", tuple(sentences), columns(HEADS, {2, 3, 4}), rows)]
 
 
-def _legs(row: Row, study: Study, design: Design) -> tuple[SettingTuning, ...]:
-    runs = study.runs[study.runs["arm"] == row.arm]
-    if not design.nuisance or runs.empty:
-        return ()
+def _legs(runs: pd.DataFrame, design: Design) -> tuple[SettingTuning, ...]:
     return tuned.read(runs, design).legs if design.tuning_pairs else tuned.ladder(runs, design)
 
 
 def _how(design: Design, found: list[tuple[Row, SettingTuning]]) -> list[str]:
     if not design.tuning_pairs:
         return []
-    counts: dict[str, int] = {}
+    counts: dict[Settings, int] = {}
     for row, leg in found:
         counts[row.arm] = counts.get(row.arm, 0) + leg.runs
     each = " or ".join(map(str, sorted(set(counts.values()))))
@@ -63,10 +64,10 @@ def _how(design: Design, found: list[tuple[Row, SettingTuning]]) -> list[str]:
 
 
 def _cells(row: Row, leg: SettingTuning, comparison: Comparison) -> tuple[str, ...]:
-    chosen = settings(row.tuning, comparison.design.nuisance).get(leg.key, "–")
+    chosen = row.tuning.text(leg.key, "–")
     lost = sum(leg.diverged.values())
     return (
-        row.arm,
+        str(row.arm),
         leg.key,
         chosen + (" (edge)" if leg.best.edge is not None and leg.best.tried is not None else ""),
         "–" if leg.best.tried is None else shown(leg.best.tried),

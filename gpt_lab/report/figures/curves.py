@@ -33,6 +33,7 @@ from gpt_lab.report.figures.base import (
 )
 from gpt_lab.report.figures.material import Material, together
 from gpt_lab.stats.paired import Array
+from gpt_lab.study.design import Settings
 from gpt_lab.validity.compared import SAME
 
 ZOOM = 0.6
@@ -43,7 +44,7 @@ ZOOM = 0.6
 class Line:
     """The curves of an arm on one grid of tokens: one column per pair."""
 
-    arm: str
+    arm: Settings
     values: pd.DataFrame
     interpolated: bool
 
@@ -207,7 +208,7 @@ def differences(material: Material) -> Drawing | None:
 
 
 def _difference(row: Row, material: Material) -> Line | None:
-    variant, base = material.curves.get(row.arm, {}), material.curves.get(str(material.references[row.arm]), {})
+    variant, base = material.curves.get(row.arm, {}), material.curves.get(material.references[row.arm], {})
     columns, interpolated = [], False
     for pair in variant:
         if pair in base:
@@ -264,8 +265,8 @@ def _uneven(found: list[tuple[Row, Line]], material: Material) -> str:
     """What a reader must know where an arm and its baseline train on other numbers of tokens; "" where none do."""
     ends = {arm: max(line.index[-1] for line in lines.values()) for arm, lines in material.curves.items() if lines}
     arms = [row.arm for row, _ in found]
-    pairs = [(arm, str(material.references[arm])) for arm in arms if arm in ends]
-    uneven = [arm for arm, base in pairs if base in ends and abs(ends[arm] - ends[base]) > SAME * ends[base]]
+    pairs = [(arm, material.references[arm]) for arm in arms if arm in ends]
+    uneven = [str(arm) for arm, base in pairs if base in ends and abs(ends[arm] - ends[base]) > SAME * ends[base]]
     if not uneven:
         return ""
     return (

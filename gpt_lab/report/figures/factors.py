@@ -56,7 +56,7 @@ def draw(material: Material) -> Drawing | None:
     if len(material.design.factors) > 2:
         text += " The other factors are as in the baseline."
     if beyond:
-        text += f" Beyond the axis: {', '.join(beyond)}."
+        text += f" Beyond the axis: {', '.join(map(str, beyond))}."
     if len(squares) > MOST_PANELS:
         text += f" The first {MOST_PANELS} of {len(squares)} pairs of factors are drawn."
     if any(len(square.line_levels) > MOST_LINES for square in shown):
@@ -67,13 +67,13 @@ def draw(material: Material) -> Drawing | None:
 def _square(material: Material, first: str, second: str) -> Square | None:
     design = material.design
     others = [factor for factor in design.factors if factor not in (first, second)]
-    base = material.levels(design.baseline_arm) if design.baseline_arm else {}
+    base = dict(design.baseline_arm.texts) if design.baseline_arm else {}
     if others and not base:
         return None
     cells: dict[tuple[str, str], Row] = {}
     for row in material.rows:
-        levels = material.levels(row.arm)
-        if levels and row.mean is not None and all(levels[o] == base[o] for o in others):
+        levels = dict(row.arm.texts)
+        if row.mean is not None and all(levels[o] == base[o] for o in others):
             cells[levels[first], levels[second]] = row
     a, b = (_ordered([*dict.fromkeys(key[i] for key in cells)], design, (first, second)[i]) for i in (0, 1))
     if not any(

@@ -25,9 +25,7 @@ def draw(material: Material) -> Drawing | None:
     if not rows or design.baseline_arm is None:
         return None
     kept = rows[:MOST]
-    lines: list[tuple[str, Interval | None, Row | None]] = [
-        (material.names.get(row.arm, row.arm), row.delta, row) for row in kept
-    ]
+    lines: list[tuple[str, Interval | None, Row | None]] = [(material.names[row.arm], row.delta, row) for row in kept]
     if comparison.noise is not None:
         lines.insert(0, ("baseline against itself", comparison.noise, None))
     names = [folded(name) for name, _, _ in lines]
@@ -55,7 +53,7 @@ def draw(material: Material) -> Drawing | None:
     better, worse = ("← better", "worse →") if design.goal == "minimize" else ("← worse", "better →")
     ax.set_title(better, loc="left", color=MUTED)
     ax.set_title(worse, loc="right", color=MUTED)
-    base = folded(material.names.get(design.baseline_arm, design.baseline_arm), 40, 1)
+    base = folded(material.names.get(design.baseline_arm) or str(design.baseline_arm), 40, 1)
     ax.set_xlabel(f"difference in {axis(design.metric)} to {base}{within(design)}")
     return Drawing("forest", "Differences to the baseline", _caption(material, rows, beyond), figure)
 
@@ -115,6 +113,6 @@ def _caption(material: Material, rows: list[Row], beyond: int) -> str:
         text += f" The best {MOST} of {len(rows)} arms are drawn."
     without = [row for row in comparison.rows if row.delta is None and row.verdict != "baseline"]
     if without:
-        names = ", ".join(row.arm for row in without[:5]) + (" …" if len(without) > 5 else "")
+        names = ", ".join(str(row.arm) for row in without[:5]) + (" …" if len(without) > 5 else "")
         text += f" Without a difference to draw: {names}."
     return text

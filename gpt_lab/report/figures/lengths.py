@@ -10,6 +10,7 @@ from gpt_lab.analysis.sections.longer_contexts import TITLE, Lengths, measure
 from gpt_lab.metrics import axis
 from gpt_lab.report.figures.base import INK, PAPER, Drawing, canvas, ellipsis
 from gpt_lab.report.figures.material import Material
+from gpt_lab.study.design import Settings
 
 MOST = 12
 
@@ -48,11 +49,11 @@ def draw(material: Material) -> Drawing | None:
     return Drawing("lengths", TITLE, caption + material.cut(material.shown(MOST)), figure)
 
 
-def _last(found: Lengths, arm: str) -> float | None:
+def _last(found: Lengths, arm: Settings) -> float | None:
     return next(line.mean for line in found.lines if line.arm == arm and line.times == found.times[-1])
 
 
-def _over_multiples(ax: Axes, found: Lengths, arm: str, material: Material) -> None:
+def _over_multiples(ax: Axes, found: Lengths, arm: Settings, material: Material) -> None:
     style = material.styles[arm]
     values = found.values[:, found.paired.arms.index(arm)]
     known = np.isfinite(values).any(1)
@@ -65,7 +66,7 @@ def _over_multiples(ax: Axes, found: Lengths, arm: str, material: Material) -> N
     )  # fmt: skip
 
 
-def _over_places(ax: Axes, found: Lengths, arms: list[str], material: Material) -> None:
+def _over_places(ax: Axes, found: Lengths, arms: list[Settings], material: Material) -> None:
     ax.axhline(0, color=INK, lw=0.8, zorder=1)
     number = found.times[-1]
     for arm in arms:

@@ -13,7 +13,8 @@ from gpt_lab.analysis.comparison import Comparison, Row
 from gpt_lab.frame.paired_scores import references
 from gpt_lab.frame.study import Study, over_tokens, side_by_side
 from gpt_lab.report.figures.base import COLOURS, DASHES, INK, MARKERS
-from gpt_lab.study.arm_names import settings, short_names
+from gpt_lab.study.arm_names import short_names
+from gpt_lab.study.design import Settings
 
 MOST_ARMS = 12
 """Arms that a figure of curves shows: more cannot be told apart."""
@@ -47,7 +48,7 @@ class Material:
         self.design = comparison.design
         self.metric = comparison.design.metric
         self.rows = [row for row in comparison.rows if row.runs > 0]
-        self.names = short_names(comparison.design, [row.arm for row in comparison.rows])
+        self.names = short_names(row.arm for row in comparison.rows)
         found = [row.arm for row in self.rows if row.arm == comparison.design.baseline_arm]
         self.baseline = found[0] if found else None
         known = {row.arm for row in self.rows}
@@ -55,16 +56,17 @@ class Material:
         self.references = {arm: other for arm, other in pairs.items() if other in known}
 
     @cached_property
-    def styles(self) -> Mapping[str, Style]:
+    def styles(self) -> Mapping[Settings, Style]:
         """The baseline in ink, the others by the order of the sweep, so that a colour outlives a change of rank.
 
         Of more arms than can be told apart, those of crowded figures come first.
         """
-        order = list(dict.fromkeys([*self.study.runs["arm"].astype(str), *(row.arm for row in self.comparison.rows)]))
+        order = list(dict.fromkeys([*self.study.runs["arm"], *(row.arm for row in self.comparison.rows)]))
         if len(self.rows) > MOST_ARMS:
             first = {row.arm for row in self.shown()}
             order.sort(key=lambda arm: arm not in first)
-        styles, number = {}, 0
+        styles: dict[Settings, Style] = {}
+        number = 0
         for arm in order:
             if arm == self.design.baseline_arm:
                 styles[arm] = Style(INK, "o", "solid", 1.8)
@@ -82,11 +84,11 @@ class Material:
         if self.design.tuning_pairs:
             runs = runs[~runs["pair"].map(self.design.tunes).to_numpy(bool)]
         chosen = runs["arm"].map({row.arm: row.tuning for row in self.rows})
-        return runs[chosen.notna() & ((chosen == "") | (chosen == runs["tuning"]))]
+        return runs[chosen.notna() & (~chosen.astype(bool) | (chosen == runs["tuning"]))]
 
     @cached_property
-    def _by_arm(self) -> Mapping[str, pd.DataFrame]:
-        return {str(arm): runs for arm, runs in self.used.groupby("arm", sort=False)}
+    def _by_arm(self) -> Mapping[Settings, pd.DataFrame]:
+        return dict(list(self.used.groupby("arm", sort=False)))
 
     def finished(self, row: Row) -> pd.DataFrame:
         """The runs behind the row's numbers."""
@@ -124,11 +126,11 @@ class Material:
         return f" Of {number} pairs the first {MOST_PAIRS} are drawn." if number > MOST_PAIRS else ""
 
     @cached_property
-    def curves(self) -> Mapping[str, Mapping[str, pd.Series[float]]]:
+    def curves(self) -> Mapping[Settings, Mapping[str, pd.Series[float]]]:
         """Arm -> pair -> the metric over tokens, of the arms shown and their finished runs; empty curves left out."""
         wanted = {row.arm: self.runs_of(row) for row in self.shown()}
         tables = self.study.curves([run for runs in wanted.values() for run in runs])
-        curves: dict[str, dict[str, pd.Series[float]]] = {}
+        curves: dict[Settings, dict[str, pd.Series[float]]] = {}
         for arm, runs in wanted.items():
             found = {str(pair): over_tokens(tables.get(run), self.metric) for pair, run in runs.items()}
             curves[arm] = {pair: line for pair, line in found.items() if len(line)}
@@ -154,10 +156,6 @@ class Material:
         tables = self.study.curves(lost["run"].astype(str).tolist()) if len(lost) else {}
         found = {str(run): over_tokens(tables.get(str(run)), self.metric) for run in lost["run"]}
         return {run: line for run, line in found.items() if len(line)}
-
-    def levels(self, arm: str) -> dict[str, str]:
-        """The value of each factor, read back from the arm's name; empty where the name is none of Design's."""
-        return settings(arm, self.design.factors)
 
 
 def together(curves: Sequence[pd.Series[float]], points: int = 60) -> tuple[pd.DataFrame, bool]:

@@ -15,6 +15,7 @@ from gpt_lab.analysis.wording import count, power, short
 from gpt_lab.metrics import axis
 from gpt_lab.report.figures.base import GRID, INK, MUTED, Drawing, canvas, ellipsis, near, reach, scaled
 from gpt_lab.report.figures.material import Material
+from gpt_lab.study.design import Settings
 
 COSTS = {"flops": "training FLOPs", "parameters": "parameters"}
 SAME = {"flops": 0.002, "parameters": 0.002}
@@ -64,17 +65,17 @@ def _limits(rows: list[Row], shown: list[Row], material: Material) -> tuple[floa
     return reach((), keep=[*inside, *(end for line in strokes for end in (line.min(), line.max()))])
 
 
-def _costs(material: Material, name: str) -> dict[str, float]:
+def _costs(material: Material, name: str) -> dict[Settings, float]:
     """Median cost of the finished runs by arm; arms without one are left out."""
     values = pd.to_numeric(material.used[name], errors="coerce")
     values = values[np.isfinite(values) & (values > 0)]
-    return {str(arm): float(v) for arm, v in values.groupby(material.used["arm"]).median().items()}
+    return {arm: float(v) for arm, v in values.groupby(material.used["arm"]).median().items()}
 
 
 def _panel(
     ax: Axes,
     name: str,
-    costs: dict[str, float],
+    costs: dict[Settings, float],
     rows: list[Row],
     shown: list[Row],
     limits: tuple[float, float],
@@ -146,7 +147,7 @@ def _caption(material: Material, rows: list[Row], said: list[str], limits: tuple
     )
     if said:
         text += f" Not drawn: {'; '.join(said)}."
-    outside = [row.arm for row in rows if row.mean is not None and not limits[0] <= row.mean <= limits[1]]
+    outside = [str(row.arm) for row in rows if row.mean is not None and not limits[0] <= row.mean <= limits[1]]
     if outside:
         text += (
             f" Beyond the axis: {', '.join(outside[:5])}{f' and {len(outside) - 5} more' if len(outside) > 5 else ''}."

@@ -16,7 +16,7 @@ from gpt_lab.frame import tuned
 from gpt_lab.metrics import axis
 from gpt_lab.report.figures.base import INK, MUTED, Drawing, canvas, ellipsis, reach
 from gpt_lab.report.figures.material import Material
-from gpt_lab.study.arm_names import settings
+from gpt_lab.study.design import Settings
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,7 @@ def draw(material: Material) -> Drawing | None:
 def _values(material: Material, key: str) -> list[str]:
     """All values of a tuned setting as text, numbers in order of size, others in order of appearance."""
     runs = _tuning_runs(material)
-    found = [settings(str(t), material.design.nuisance).get(key) for t in runs["tuning"].unique()]
-    order = list(dict.fromkeys(value for value in found if value is not None))
+    order = list(dict.fromkeys(text for tuning in runs["tuning"].unique() if (text := tuning.text(key))))
     if all(_number(value) is not None for value in order):
         order.sort(key=lambda value: _number(value) or 0.0)
     return order
@@ -109,9 +108,9 @@ def _ladder(material: Material, row: Row, key: str, order: list[str], numeric: b
         return _leg(material, row, key)
     runs = material.study.runs
     runs = runs[runs["arm"] == row.arm]
-    values = pd.Series([settings(str(t), material.design.nuisance).get(key) for t in runs["tuning"]], index=runs.index)
+    values = runs["tuning"].map(lambda tuning: tuning.text(key))
     place = {value: (float(value) if numeric else float(i)) for i, value in enumerate(order)}
-    chosen_value = settings(row.tuning, material.design.nuisance).get(key)
+    chosen_value = row.tuning.text(key)
     sign = 1.0 if material.design.goal == "minimize" else -1.0
     used, means, dots, lost = [], [], [], []
     for value in order:
@@ -121,9 +120,9 @@ def _ladder(material: Material, row: Row, key: str, order: list[str], numeric: b
         done = here[(here["state"] == "finished") & here["score"].notna()]
         by_tuning = done.groupby("tuning")["score"].mean()
         if value == chosen_value and row.tuning in by_tuning.index:
-            best: str | None = row.tuning
+            best: Settings | None = row.tuning
         else:
-            best = str((sign * by_tuning).idxmin()) if len(by_tuning) else None
+            best = (sign * by_tuning).idxmin() if len(by_tuning) else None
         used.append(value)
         means.append(float(by_tuning[best]) if best is not None else math.nan)
         scores = done[done["tuning"] == best]["score"] if best is not None else []
@@ -153,7 +152,7 @@ def _leg(material: Material, row: Row, key: str) -> Ladder | None:
         return None
     places = sorted(leg.curve)
     means = [math.nan if (score := leg.curve[place]) is None else sign * score for place in places]
-    value = _number(settings(row.tuning, material.design.nuisance).get(key, ""))
+    value = _number(row.tuning.text(key))
     fresh = [] if value is None else [(value, float(score)) for score in material.finished(row)["score"]]
     fit = []
     if leg.best.fit is not None and leg.best.value is not None:
@@ -220,7 +219,7 @@ def _caption(material: Material, drawn: list[tuple[str, list[str], list[Ladder]]
         )
     elif len(material.design.nuisance) > 1:
         text += " Where other settings were tuned too, their best value is taken at each place."
-    edges = list(dict.fromkeys(ld.row.arm for _, _, found in drawn for ld in found if ld.on_edge))
+    edges = list(dict.fromkeys(str(ld.row.arm) for _, _, found in drawn for ld in found if ld.on_edge))
     if edges:
         text += (
             f" Squared: the best value is the last of its ladder, so a better one may lie beyond: {', '.join(edges)}."

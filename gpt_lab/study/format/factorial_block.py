@@ -10,7 +10,7 @@ from typing import Any
 from gpt_lab.errors import ConfigError, quoted, unknown
 from gpt_lab.options import is_whole
 from gpt_lab.stats.two_level import ROMAN, Word, _least_aberration, defining_relation, group, resolution
-from gpt_lab.study.design import Design, shown
+from gpt_lab.study.design import Design, Settings, shown
 
 KEYS = ("fraction", "generators", "resolution")
 """Keys of the `gpt_lab:` block that say which fraction."""
@@ -75,7 +75,7 @@ def generator_words(
     return found
 
 
-def check_complete(design: Design, arms: Collection[str]) -> None:
+def check_complete(design: Design, arms: Collection[Settings]) -> None:
     """Every arm of the design is among those that the grid has.
 
     Raises:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gpt_lab.errors import ConfigError, quoted, unknown
 from gpt_lab.options import is_whole
-from gpt_lab.study.design import Cell, Design, Looks, shown
+from gpt_lab.study.design import Cell, Design, Looks, Settings, shown
 from gpt_lab.study.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ KEYS = ("min", "max", "stop")
 FEWEST = 3
 """Pairs before the first look: after two of ten, only a t of 142 would decide the one arm of a study."""
 MOST = 50
-Scores = Mapping[tuple[str, str], float | None]
+Scores = Mapping[tuple[Settings, str], float | None]
 """By arm and pair, of every run that was asked for; None: it has not finished, or has no finite score."""
 
 
@@ -63,7 +63,7 @@ class InterimPlan:
     """
 
     looks: Looks
-    baselines: Mapping[str, str]
+    baselines: Mapping[Settings, Settings]
     pairs: tuple[str, ...]
     sesoi: float
     alpha: float
@@ -138,7 +138,7 @@ def designed(
             "0, 1, 2, ..."
         )
     wanted = [shown(value) for value in listed[:last]]
-    arms: dict[str, set[str]] = {}
+    arms: dict[Settings, set[str]] = {}
     for row in rows:
         arms.setdefault(design.arm(row), set()).add(shown(row[design.pair]))
     for arm, pairs in arms.items():
@@ -183,7 +183,8 @@ def plan_of(sweep: Sweep, cells: Sequence[Cell]) -> InterimPlan:
 def plan(design: Design, rows: Sequence[Mapping[str, Any]]) -> InterimPlan:
     """The plan of a design with sequential seeds, whose whole grid has these values, in order."""
     assert design.looks is not None and design.sesoi is not None
-    baselines = {design.arm(row): str(design.reference(row)) for row in rows}
+    assert design.baseline is not None
+    baselines = {design.arm(row): design.arm({**row, **design.baseline}) for row in rows}
     pairs = tuple(shown(value) for value in design.values[design.pair])[: design.looks.last]
     return InterimPlan(design.looks, baselines, pairs, design.sesoi, design.alpha)
 
@@ -216,7 +217,7 @@ def _rules(sweep: Sweep) -> dict[str, Any]:
         "gpt_lab.seeds": None if looks is None else {"min": looks.first, "max": looks.last, "stop": "decided"},
         "gpt_lab.sesoi": design.sesoi,
         "gpt_lab.alpha": design.alpha,
-        "gpt_lab.baseline": design.baseline_arm,
+        "gpt_lab.baseline": None if design.baseline is None else str(design.baseline_arm),
         "metric": design.metric,
         f"the list of {design.pair}s": [shown(value) for value in design.values.get(design.pair, ())][:last],
         "the number of arms": None if looks is None else looks.family,
@@ -264,7 +265,7 @@ def standings(differences: ArrayLike, looks: Looks, alpha: float, sesoi: float) 
     return Standings(np.where(seen, at[chosen], 0), whole, pick(estimate), pick(error), decides.any(-1))
 
 
-def next_run(plan: InterimPlan, scores: Scores) -> tuple[str, str] | None:
+def next_run(plan: InterimPlan, scores: Scores) -> tuple[Settings, str] | None:
     """The arm and pair to run next, None while there is nothing to begin: a pure function of what was asked for.
 
     What is asked for in the end does not depend on the order in which runs end: whether an arm wants a pair follows
@@ -279,13 +280,13 @@ def next_run(plan: InterimPlan, scores: Scores) -> tuple[str, str] | None:
     return None
 
 
-def _stop(plan: InterimPlan, arm: str, scores: Scores) -> int:
+def _stop(plan: InterimPlan, arm: Settings, scores: Scores) -> int:
     """How many pairs an arm wants, as far as is known: those that decided it, else those that are complete and one."""
     found = standings(differences(plan, arm, scores), plan.looks, plan.alpha, plan.sesoi)
     return int(found.pairs) if found.decided else int(found.whole) + 1
 
 
-def differences(plan: InterimPlan, arm: str, scores: Scores) -> list[float]:
+def differences(plan: InterimPlan, arm: Settings, scores: Scores) -> list[float]:
     """An arm's score minus its baseline's, pair by pair; NaN where a pair is not complete."""
     found = []
     for pair in plan.pairs:

@@ -80,7 +80,7 @@ class Search:
         """Cells as far as they are known beforehand; of a tuned sweep the comparison's stand at each arm's start."""
         if self.tuner is None:
             return self.cells if self.looks is None else self.looks.cells
-        starts = {arm.name: tuple(ladder.start for ladder in arm.ladders) for arm in self.tuner.arms}
+        starts: tuner.Bases = {arm.settings: tuple(ladder.start for ladder in arm.ladders) for arm in self.tuner.arms}
         return cells_.many(self.sweep, [*self.tuner.begins(), *(row for _, row in self.tuner.final(starts))])
 
     def to_check(self) -> Sequence[Cell]:

@@ -16,7 +16,7 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.stats import optimum
 from gpt_lab.stats.optimum import Curve, ValueGrid
 from gpt_lab.study import cells as cells_
-from gpt_lab.study.design import Design, shown
+from gpt_lab.study.design import Design, Settings, shown
 from gpt_lab.study.format import sequential_seeds
 from gpt_lab.study.sweep import Sweep
 
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 BAD = ("diverged", "pruned")
 OVER = ("finished", *BAD)
 Values = dict[str, Any]
-Outcomes = Mapping[tuple[str, str, str], tuple[str, float | None]]
+Bases = dict[Settings, tuple[float, ...] | None]
+"""The values that each arm's tuning chose; None: no run of it got a score."""
+Outcomes = Mapping[tuple[Settings, Settings, str], tuple[str, float | None]]
 """State and score of each run that was asked for, by arm, tuning and pair."""
 
 
@@ -34,7 +36,7 @@ Outcomes = Mapping[tuple[str, str, str], tuple[str, float | None]]
 class TunedArm:
     """An arm: the values of its factors, and where each tuned setting begins."""
 
-    name: str
+    settings: Settings
     values: Mapping[str, Any]
     ladders: tuple[ValueGrid, ...]
 
@@ -88,11 +90,11 @@ class Tuner:
         left = ((index, row) for index, row in self.final(chosen) if self._state(outcomes, row) is None)
         return next(left, None) if self.looks is None else self._looked(self.looks, chosen, outcomes)
 
-    def chosen(self, done: Sequence[Done]) -> dict[str, tuple[float, ...] | None]:
+    def chosen(self, done: Sequence[Done]) -> Bases:
         """The values that each arm's tuning chose, of arms whose tuning is over; None: no run of it got a score."""
         return self._tuning(self._outcomes(done))[1]
 
-    def final(self, chosen: Mapping[str, tuple[float, ...] | None]) -> Iterator[tuple[int, Values]]:
+    def final(self, chosen: Bases) -> Iterator[tuple[int, Values]]:
         """Places and values of the comparison's runs, of arms whose tuning is over."""
         first = len(self.design.nuisance) * self._slots * len(self.arms) * len(self.design.tuning_pairs)
         for number, row in enumerate(self.rows):
@@ -146,11 +148,11 @@ class Tuner:
         return max(len(ladder.values) + ladder.widen for arm in self.arms for ladder in arm.ladders)
 
     def _looked(
-        self, looks: sequential_seeds.InterimPlan, chosen: Mapping[str, tuple[float, ...] | None], outcomes: Outcomes
+        self, looks: sequential_seeds.InterimPlan, chosen: Bases, outcomes: Outcomes
     ) -> tuple[int, Values] | None:
         """The run of the comparison that sequential seeds ask for; an arm whose tuning found nothing gets none."""
         rows = {(self.design.arm(row), shown(row[self.design.pair])): (i, row) for i, row in self.final(chosen)}
-        scores: dict[tuple[str, str], float | None] = {}
+        scores: dict[tuple[Settings, str], float | None] = {}
         for name, (_, row) in rows.items():
             state, score = outcomes.get(self._name(row), (None, None))
             if state is not None:
@@ -160,32 +162,30 @@ class Tuner:
         wanted = sequential_seeds.next_run(looks, scores)
         return None if wanted is None else rows.get(wanted)
 
-    def _tuning(
-        self, outcomes: Outcomes
-    ) -> tuple[list[tuple[int, Values, Values | None]], dict[str, tuple[float, ...] | None]]:
+    def _tuning(self, outcomes: Outcomes) -> tuple[list[tuple[int, Values, Values | None]], Bases]:
         """All tuning runs that are known to be needed (place, values, those of the run before), and what is chosen."""
         trials: list[tuple[int, Values, Values | None]] = []
-        bases: dict[str, tuple[float, ...] | None] = {arm.name: () for arm in self.arms}
-        last: dict[tuple[str, int], Values] = {}
+        bases: Bases = {arm.settings: () for arm in self.arms}
+        last: dict[tuple[Settings, int], Values] = {}
         for level in range(len(self.design.nuisance)):
-            begun = [(a, arm, base) for a, arm in enumerate(self.arms) if (base := bases.get(arm.name)) is not None]
+            begun = [(a, arm, base) for a, arm in enumerate(self.arms) if (base := bases.get(arm.settings)) is not None]
             alone = [self._leg(arm, level, base, outcomes, 0) for _, arm, base in begun]
             rounds = max((leg.widened for leg in alone), default=0)
             cap = self.arms[0].ladders[level].widen
             known = len(bases) == len(self.arms) and all(leg.curve is not None for leg in alone)
             final = rounds == cap or known
-            following: dict[str, tuple[float, ...] | None] = {n: None for n, chosen in bases.items() if chosen is None}
+            following: Bases = {n: None for n, chosen in bases.items() if chosen is None}
             for a, arm, base in begun:
                 leg = self._leg(arm, level, base, outcomes, rounds)
                 for slot, value in enumerate(leg.tried):
                     for p, pair in enumerate(self.design.tuning_pairs):
                         index = ((level * self._slots + slot) * len(self.arms) + a) * len(self.design.tuning_pairs) + p
                         values = self._row(arm.values, self._at(arm, level, value, base), pair)
-                        trials.append((index, values, last.get((arm.name, p))))
-                        last[arm.name, p] = values
+                        trials.append((index, values, last.get((arm.settings, p))))
+                        last[arm.settings, p] = values
                 if leg.curve is not None and final:
                     best = optimum.optimum(leg.curve).value
-                    following[arm.name] = None if best is None else (*base, best)
+                    following[arm.settings] = None if best is None else (*base, best)
             bases = following
         return trials, bases
 
@@ -238,7 +238,7 @@ class Tuner:
     def _outcomes(self, done: Sequence[Done]) -> Outcomes:
         return {self._name(one.values): (one.state, one.score) for one in done}
 
-    def _name(self, values: Mapping[str, Any]) -> tuple[str, str, str]:
+    def _name(self, values: Mapping[str, Any]) -> tuple[Settings, Settings, str]:
         return self.design.arm(values), self.design.tuning(values), shown(values.get(self.design.pair))
 
     def _state(self, outcomes: Outcomes, values: Mapping[str, Any]) -> str | None:
@@ -265,7 +265,7 @@ def build_tuner(sweep: Sweep) -> Tuner:
             if one.key not in flat:
                 raise ConfigError(f"{sweep.path}: gpt_lab.tune: {name} has no {one.key} that could be tuned")
         values = {key: value for key, value in row.items() if key != design.pair}
-        arms.append(TunedArm(name, values, tuple(one.ladder(row, flat[one.key], name) for one in sweep.tune.keys)))
+        arms.append(TunedArm(name, values, tuple(one.ladder(row, flat[one.key], str(name)) for one in sweep.tune.keys)))
     looks = None if design.looks is None else sequential_seeds.plan(design, rows)
     if looks is not None:
         rows = [row for row in rows if shown(row[design.pair]) in looks.pairs]

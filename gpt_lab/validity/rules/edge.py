@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpt_lab.options import is_number
-from gpt_lab.study.design import shown
+from gpt_lab.study.design import Settings, shown
 from gpt_lab.validity.planned import Planned, Side
 from gpt_lab.validity.rule import Doubt, Rule
 from gpt_lab.validity.seen import Seen
@@ -36,7 +36,7 @@ def _two_numbers(key: str, side: Side) -> bool:
 
 
 @EDGE.seen()
-def seen(study: Seen) -> Iterator[tuple[str, Doubt]]:
+def seen(study: Seen) -> Iterator[tuple[Settings, Doubt]]:
     """The values that the arm or the baseline is compared at."""
     base = ", ".join(study.paired.choices[study.baseline].edges)
     for arm in study.arms:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from gpt_lab.console.lines import count_of
+from gpt_lab.study.design import Settings
 from gpt_lab.validity.rule import Doubt, Rule
 from gpt_lab.validity.seen import Seen
 
@@ -28,7 +29,7 @@ BROKEN_OFF = ("failed", "stopped", "without score")
 
 
 @LOST.seen()
-def lost(study: Seen) -> Iterator[tuple[str, Doubt]]:
+def lost(study: Seen) -> Iterator[tuple[Settings, Doubt]]:
     """Runs that ended because they went badly."""
     chosen = study.chosen
     infinite = (chosen["state"] == "finished") & (chosen["score"].astype(float).abs() == math.inf)
@@ -45,7 +46,7 @@ def lost(study: Seen) -> Iterator[tuple[str, Doubt]]:
 
 
 @GONE.seen()
-def gone(study: Seen) -> Iterator[tuple[str, Doubt]]:
+def gone(study: Seen) -> Iterator[tuple[Settings, Doubt]]:
     """Runs that ended or were broken off, and are not there: nobody sees whether they were bad ones."""
     from gpt_lab.validity.measures import says
 

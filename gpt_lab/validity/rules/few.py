@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpt_lab.study.design import Settings
 from gpt_lab.validity.rule import Doubt, Rule
 from gpt_lab.validity.seen import Seen
 
@@ -19,7 +20,7 @@ FEW = Rule(
 
 
 @FEW.seen()
-def few(study: Seen) -> Iterator[tuple[str, Doubt]]:
+def few(study: Seen) -> Iterator[tuple[Settings, Doubt]]:
     """By the smallest split of all runs."""
     if not study.design.metric.startswith("val/") or "targets" not in study.used:
         return

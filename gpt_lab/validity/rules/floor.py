@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpt_lab.study.design import Settings
 from gpt_lab.validity.rule import Doubt, Rule
 from gpt_lab.validity.seen import Seen
 
@@ -17,7 +18,7 @@ FLOOR = Rule(
 
 
 @FLOOR.seen()
-def floor(study: Seen) -> Iterator[tuple[str, Doubt]]:
+def floor(study: Seen) -> Iterator[tuple[Settings, Doubt]]:
     """By the mean score of the best arm."""
     from gpt_lab.validity.measures import above_floor
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpt_lab.study.design import Settings
 from gpt_lab.validity.rule import Doubt, Rule
 from gpt_lab.validity.seen import Seen
 
@@ -17,7 +18,7 @@ GAPS = Rule(
 
 
 @GAPS.seen()
-def gaps(study: Seen) -> Iterator[tuple[str, Doubt]]:
+def gaps(study: Seen) -> Iterator[tuple[Settings, Doubt]]:
     """Of the arm or of the baseline."""
     for arm, whose, name in study.both("its", "the baseline's"):
         if not study.paired.choices[name].complete:

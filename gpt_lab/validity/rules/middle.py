@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpt_lab.study.design import Settings
 from gpt_lab.validity.compared import SAME
 from gpt_lab.validity.rule import Doubt, Rule
 from gpt_lab.validity.seen import Seen
@@ -18,7 +19,7 @@ MIDDLE = Rule(
 
 
 @MIDDLE.seen()
-def middle(study: Seen) -> Iterator[tuple[str, Doubt]]:
+def middle(study: Seen) -> Iterator[tuple[Settings, Doubt]]:
     """By the metric, and by the steps, tokens or FLOPs that were asked for and spent."""
     metric, early = study.design.metric, _early(study)
     for arm in study.arms if metric.startswith("best/") else ():
@@ -29,11 +30,11 @@ def middle(study: Seen) -> Iterator[tuple[str, Doubt]]:
             yield arm, MIDDLE.doubt(text, "all")
 
 
-def _early(study: Seen) -> dict[str, float]:
+def _early(study: Seen) -> dict[Settings, float]:
     """Of each arm with runs that ended early the smallest share of the budget, by the last kind that tells."""
     import pandas as pd
 
-    used, early = study.used, dict[str, float]()
+    used, early = study.used, dict[Settings, float]()
     for kind in ("steps", "tokens", "flops"):
         if kind not in used or f"config.budget.{kind}" not in used or "steps" not in used:
             continue

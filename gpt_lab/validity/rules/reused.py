@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from gpt_lab.stats.tiers import CONFIRMS
-from gpt_lab.study.design import Design
+from gpt_lab.study.design import Design, Settings
 from gpt_lab.validity.planned import Planned, Side
 from gpt_lab.validity.rule import Doubt, Rule
 from gpt_lab.validity.seen import Seen
@@ -40,12 +40,13 @@ def _chose(side: Side) -> set[str]:
 
 
 @REUSED.seen()
-def seen(study: Seen) -> Iterator[tuple[str, Doubt]]:
+def seen(study: Seen) -> Iterator[tuple[Settings, Doubt]]:
     """Arms that have too few pairs that chose nothing."""
     from gpt_lab.frame.paired_scores import fresh
 
-    place, base = study.paired.arms.index, study.paired.arms.index(study.baseline)
-    tested = fresh(study.paired, [place(arm) for arm in study.arms], [base] * len(study.arms), CONFIRMS).fresh
+    place = {arm: i for i, arm in enumerate(study.paired.arms)}
+    base = place[study.baseline]
+    tested = fresh(study.paired, [place[arm] for arm in study.arms], [base] * len(study.arms), CONFIRMS).fresh
     for arm, clean in zip(study.arms, tested, strict=True):
         if not clean:
             yield arm, _said(study.design)

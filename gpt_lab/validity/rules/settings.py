@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from gpt_lab import metrics
 from gpt_lab.config import schema
 from gpt_lab.console.lines import count_of, some
-from gpt_lab.study.design import Design
+from gpt_lab.study.design import Design, Settings
 from gpt_lab.validity.compared import HARMLESS, PRESETS, TO_COME, Compared, swept
 from gpt_lab.validity.planned import Planned
 from gpt_lab.validity.rule import EITHER, Doubt, Rule
@@ -114,7 +114,7 @@ def data_to_come(pair: Planned) -> Iterator[Doubt]:
 
 
 @DATA.seen(place=195)
-def data_seen(study: Seen) -> Iterator[tuple[str, Doubt]]:
+def data_seen(study: Seen) -> Iterator[tuple[Settings, Doubt]]:
     """Pairs whose runs saw other data, or of which one does not name it."""
     if not swept(study.design) & {"data", "tokenizer"}:
         for arm, count in study.apart("data", same=operator.eq).items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpt_lab.console.lines import count_of
+from gpt_lab.study.design import Settings
 from gpt_lab.validity.compared import PLACES, swept
 from gpt_lab.validity.rule import Doubt, Rule
 from gpt_lab.validity.seen import Seen
@@ -26,7 +27,7 @@ MACHINE = Rule(
 
 
 @BUSY.seen()
-def busy(study: Seen) -> Iterator[tuple[str, Doubt]]:
+def busy(study: Seen) -> Iterator[tuple[Settings, Doubt]]:
     """Under a budget in seconds, arms that did not have the machine alike."""
     from gpt_lab.validity.measures import uneven
 
@@ -37,7 +38,7 @@ def busy(study: Seen) -> Iterator[tuple[str, Doubt]]:
 
 
 @MACHINE.seen()
-def machine(study: Seen) -> Iterator[tuple[str, Doubt]]:
+def machine(study: Seen) -> Iterator[tuple[Settings, Doubt]]:
     """Where time is what is compared or what is spent, pairs whose runs had other machines."""
     if (study.timed or study.design.metric.startswith("perf/")) and "device" not in swept(study.design):
         for arm, count in study.apart(*PLACES).items():

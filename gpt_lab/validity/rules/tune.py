@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpt_lab.study.design import Settings
 from gpt_lab.validity.rule import EITHER, Doubt, Rule
 from gpt_lab.validity.seen import Seen
 
@@ -17,7 +18,7 @@ TUNE = Rule(
 
 
 @TUNE.seen()
-def tune(study: Seen) -> Iterator[tuple[str, Doubt]]:
+def tune(study: Seen) -> Iterator[tuple[Settings, Doubt]]:
     """What frame/tuned.py found of the arm or of the baseline."""
     for arm, whose, name in study.both("", "of the baseline: "):
         for problem in study.paired.choices[name].problems:

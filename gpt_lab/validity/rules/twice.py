@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpt_lab.study.design import Settings
 from gpt_lab.validity.rule import Doubt, Rule
 from gpt_lab.validity.seen import Seen
 
@@ -17,7 +18,7 @@ TWICE = Rule(
 
 
 @TWICE.seen()
-def conflicts(study: Seen) -> Iterator[tuple[str, Doubt]]:
+def conflicts(study: Seen) -> Iterator[tuple[Settings, Doubt]]:
     """Conflicts that the loader found."""
     from gpt_lab.validity.measures import says
 

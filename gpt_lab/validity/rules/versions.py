@@ -11,6 +11,7 @@ from typing import Any
 
 from gpt_lab.console.lines import count_of
 from gpt_lab.store import record
+from gpt_lab.study.design import Settings
 from gpt_lab.validity.compared import TO_COME, swept
 from gpt_lab.validity.planned import Planned
 from gpt_lab.validity.rule import EITHER, Doubt, Rule
@@ -51,7 +52,7 @@ def code_to_come(pair: Planned) -> Iterator[Doubt]:
 
 
 @CODE.seen()
-def code(study: Seen) -> Iterator[tuple[str, Doubt]]:
+def code(study: Seen) -> Iterator[tuple[Settings, Doubt]]:
     """Pairs whose runs were made by other code."""
     for arm, count in study.apart("code", "commit", "dirty", "changes", same=_same_code).items():
         yield arm, CODE.doubt(_code(count), "better", "worse")
@@ -68,7 +69,7 @@ def _same_code(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
 
 
 @TORCH.seen()
-def torch(study: Seen) -> Iterator[tuple[str, Doubt]]:
+def torch(study: Seen) -> Iterator[tuple[Settings, Doubt]]:
     """Pairs whose runs name other versions among their packages."""
     for arm, count in study.apart("packages", same=_same_torch).items():
         yield arm, TORCH.doubt(f"another torch than the baseline's in {count_of(count, 'pair')}", "better", "worse")
@@ -80,7 +81,7 @@ def _same_torch(first: tuple[Any], second: tuple[Any]) -> bool:
 
 
 @NUMBERS.seen()
-def numbers(study: Seen) -> Iterator[tuple[str, Doubt]]:
+def numbers(study: Seen) -> Iterator[tuple[Settings, Doubt]]:
     """Pairs whose runs computed in other formats."""
     if not swept(study.design) & {"precision", "device"}:
         for arm, count in study.apart("precision").items():

@@ -23,6 +23,7 @@ from gpt_lab.report.figures.material import Material
 from gpt_lab.report.markdown import markdown
 from gpt_lab.report.tables import Report
 from gpt_lab.study.design import Design
+from tests.study.arms import settings
 
 LADDER = Design(
     "ladder",
@@ -75,7 +76,13 @@ def study(
                 rows.append(
                     dict.fromkeys(COLUMNS, math.nan)
                     | {"run": f"{arm}-{seed}", "source": "local", "study": "s", "name": arm, "error": ""}
-                    | {"state": "finished", "arm": arm, "tuning": "", "pair": str(seed), "score": score}
+                    | {
+                        "state": "finished",
+                        "arm": settings(arm),
+                        "tuning": settings(""),
+                        "pair": str(seed),
+                        "score": score,
+                    }
                     | {"tokens": budget, "flops": 6e5 * budget * cost, "seconds": budget / 2e4 * cost}
                     | {"config.mlp.name": mlp, "config.budget.tokens": budget, "config.seed": seed}
                     | {"config.schedule.name": schedule, "config.schedule.warmup": 0.05, "env.cpu": "EPYC"}
@@ -86,7 +93,7 @@ def study(
 def lines(made: Study) -> dict[str, Line]:
     found = equal_cost.answer(compare(made), made)
     assert found is not None
-    return {line.row.arm: line for line in found.lines}
+    return {str(line.row.arm): line for line in found.lines}
 
 
 def test_the_ends_of_a_ladder_of_budgets_give_planted_speedups() -> None:
@@ -120,7 +127,7 @@ def test_verdicts_at_equal_cost_turn_where_an_arm_is_dear() -> None:
 def test_unequal_tokens_are_allowed_for() -> None:
     """An arm that got 1.5 times the tokens: the report's own verdict is withheld, the one per token is not."""
     made = study(noise=1e-4)
-    more = made.runs["arm"] == "budget.tokens=4000000, mlp=gelu"
+    more = made.runs["arm"] == settings("budget.tokens=4000000, mlp=gelu")
     made.runs.loc[more, ["tokens", "flops", "seconds"]] *= 1.5
     made.runs.loc[more, "score"] += float(loss(6e6) - loss(4e6))
     line = lines(made)["budget.tokens=4000000, mlp=gelu"]
@@ -173,7 +180,7 @@ def test_it_is_withheld_where_nothing_gives_it() -> None:
 
 def test_another_schedule_than_the_curves_has_no_speedup() -> None:
     made = study((4e6,), schedule="constant")
-    made.runs.loc[made.runs["arm"] == "mlp=silu", "config.schedule.name"] = "cosine"
+    made.runs.loc[made.runs["arm"] == settings("mlp=silu"), "config.schedule.name"] = "cosine"
     found = lines(made)
     assert found["mlp=silu"].reach is None and "not those of the baseline's curve" in found["mlp=silu"].reason
     assert found["mlp=gelu"].reach is not None
@@ -198,11 +205,14 @@ def test_seconds_of_different_machines_do_not_compare() -> None:
 
 def test_a_pair_without_the_whole_curve_is_left_out() -> None:
     made = study()
-    lost = (made.runs["arm"] == "budget.tokens=1000000, mlp=relu") & (made.runs["pair"] == "2")
+    lost = (made.runs["arm"] == settings("budget.tokens=1000000, mlp=relu")) & (made.runs["pair"] == "2")
     made.runs.loc[lost, ["state", "score"]] = ["failed", math.nan]
     line = lines(made)["budget.tokens=4000000, mlp=silu"]
     assert line.row.n == 5 and line.reach is not None and line.reach.pairs == 4
-    made.runs.loc[made.runs["arm"] == "budget.tokens=1000000, mlp=relu", ["state", "score"]] = ["failed", math.nan]
+    made.runs.loc[made.runs["arm"] == settings("budget.tokens=1000000, mlp=relu"), ["state", "score"]] = [
+        "failed",
+        math.nan,
+    ]
     rough = lines(made)["budget.tokens=4000000, mlp=silu"].ratios["tokens"]  # two budgets left: the validation curve
     assert math.isnan(rough.low)
 

@@ -24,6 +24,7 @@ from gpt_lab.study import cells, sweep_file
 from tests.report import made
 from tests.report.factorials import FILTRATION, NAMES, Score, analysed, design, effect, noise, study
 from tests.report.stores import summary
+from tests.study.arms import settings
 
 GRID: dict[str, list[Any]] = {
     "residual": ["pre", "olmo2"],
@@ -41,7 +42,7 @@ def test_hand_numbers_of_a_2_by_2() -> None:
     assert [one.estimate for one in found.effects] == pytest.approx([7, 4, 3], abs=0.01)
     assert all(one.word == "matters" and one.n == 3 for one in found.effects)
     one = effect(found, "a × b").simple[0]
-    assert (one.change, one.places) == ("a=hi", ("b=lo", "b=hi"))
+    assert (str(one.change), *map(str, one.places)) == ("a=hi", "b=lo", "b=hi")
     assert [interval.estimate for interval in one.at] == pytest.approx([4, 10], abs=0.01)
 
 
@@ -53,7 +54,7 @@ def test_least_squares_agree(k: int, words: tuple[tuple[str, ...], ...]) -> None
     table = rng.normal(2, 0.1, (2,) * 5 + (4,))
     found = analysed(made_up := study(plan, lambda x, s: float(table[(*(x.get(n, 0) for n in NAMES), s)]) + s, 4))
     runs = made_up.runs
-    x = {n: np.where(runs["arm"].str.contains(f"{n}=hi"), 1.0, -1.0) for n in plan.factors}
+    x = {n: np.where(runs["arm"].map(str).str.contains(f"{n}=hi"), 1.0, -1.0) for n in plan.factors}
     columns = {one.name: np.prod([x[n] for n in one.name.split(" × ")], axis=0) for one in found.effects}
     y, pairs = runs["score"].to_numpy(float), runs["pair"].to_numpy()
     blocks = np.stack([pairs == s for s in "0123"], 1).astype(float)
@@ -144,7 +145,7 @@ def test_a_missing_arm_withholds_all_effects() -> None:
     found = analysed(made_up)
     assert found.effects == () and found.warnings == ()
     assert "needs all 4 arms" in found.notes[-1] and "a=hi, b=hi (3 diverged)" in found.notes[-1]
-    gone = Study(made_up.design, made_up.runs[made_up.runs["arm"] != "a=hi, b=hi"])
+    gone = Study(made_up.design, made_up.runs[made_up.runs["arm"] != settings("a=hi, b=hi")])
     assert "none has finished of a=hi, b=hi" in analysed(gone).notes[-1]
     assert len(factorial.sections(compare(gone), gone)) == 1
 
@@ -268,7 +269,7 @@ def test_a_grid_withholds_only_what_needs_the_missing_cell() -> None:
     found = analysed(made_up)
     assert [(one.name, one.n) for one in found.effects] == [("a=hi × b=hi", 2)]
     assert "Withheld for lack of runs: a=mid × b=hi (a=mid, b=hi (3 diverged))." in found.notes
-    part = Study(plan, made_up.runs[made_up.runs["arm"] != "a=mid, b=hi"])
+    part = Study(plan, made_up.runs[made_up.runs["arm"] != settings("a=mid, b=hi")])
     assert "Withheld for lack of runs: a=mid × b=hi (not run)." in analysed(part).notes
 
 
@@ -289,7 +290,7 @@ def test_what_is_no_grid_has_no_section() -> None:
     for made_up in (made.of_size(0.1), made.of_size(0.1, 0.2)):
         assert factorial.sections(compare(made_up), made_up) == []
     star = study(design(2, None), noise(11), 3)
-    star.runs = star.runs[star.runs["arm"] != "a=hi, b=hi"]
+    star.runs = star.runs[star.runs["arm"] != settings("a=hi, b=hi")]
     assert factorial.sections(compare(star), star) == []
     free = study(design(2, None), noise(11), 3)
     comparison = compare(free)
@@ -308,7 +309,8 @@ def test_seeds_that_chose_the_tuning_are_said() -> None:
             wave = noise(12)
             seeds = range(3 + fresh) if rate == 0.001 else range(3)
             part = study(plan, lambda x, s, r=rate, w=wave: 2 + 10 * r + w(x, s), 3 + fresh).runs
-            part = part[part["pair"].isin([str(s) for s in seeds])].assign(tuning=f"optim.lr={rate:g}")
+            part = part[part["pair"].isin([str(s) for s in seeds])]
+            part = part.assign(tuning=[plan.tuning({"optim.lr": rate})] * len(part))
             rows.append(part.assign(run=part["run"] + f"-{rate}"))
         found = analysed(Study(plan, pd.concat(rows)))
         assert {one.n for one in found.effects} == {fresh or 3}

@@ -23,14 +23,16 @@ from gpt_lab.frame.study import Study
 from gpt_lab.report.figures import base
 from gpt_lab.report.figures import lengths as figure
 from gpt_lab.report.figures.material import Material
+from gpt_lab.study.design import Settings
 from tests.helpers import tiny_config
 from tests.report.fabricated import comparison, plain, pos_enc, study
 from tests.report.stores import save, summary
+from tests.study.arms import settings
 
-HARM: Mapping[str, tuple[float, ...]] = {
-    "position=rope": (0.0, 0.1, 0.3, 0.7),
-    "position=alibi": (0.0, -0.02, -0.03, -0.04),
-    "position=none": (0.0, 0.05, 0.06, 0.07),
+HARM: Mapping[Settings, tuple[float, ...]] = {
+    settings("position=rope"): (0.0, 0.1, 0.3, 0.7),
+    settings("position=alibi"): (0.0, -0.02, -0.03, -0.04),
+    settings("position=none"): (0.0, 0.05, 0.06, 0.07),
 }
 """How much each arm's bits per byte change at 1x, 2x, 4x and 8x."""
 TIMES = (1, 2, 4, 8)
@@ -68,8 +70,8 @@ def test_differences_are_paired_at_each_length() -> None:
     tables = {k: runs.pivot(index="pair", columns="arm", values=column) for k, column in columns.items()}
     raw, lines = [], []
     for line in result.lines:
-        if line.arm in ("position=alibi", "position=none"):
-            own = tables[line.times][line.arm] - tables[line.times]["position=rope"]
+        if line.arm in (settings("position=alibi"), settings("position=none")):
+            own = tables[line.times][line.arm] - tables[line.times][settings("position=rope")]
             t = scipy_stats.ttest_1samp(own, 0)
             low, high = t.confidence_interval(0.95)
             assert line.delta is not None
@@ -80,7 +82,7 @@ def test_differences_are_paired_at_each_length() -> None:
                 lines.append(line)
     assert len(lines) == 6 == result.family
     assert [line.p for line in lines] == pytest.approx(multipletests(raw, method="holm")[1])
-    last = next(line for line in lines if (line.arm, line.times) == ("position=alibi", 8))
+    last = next(line for line in lines if (line.arm, line.times) == (settings("position=alibi"), 8))
     assert last.delta is not None and last.delta.estimate == pytest.approx(0.03 - 0.04 - 0.7, abs=0.01)
 
 
@@ -171,12 +173,12 @@ def test_any_length_may_decide(tmp_path: Path) -> None:
     folder = str(tmp_path / "pos")
     of_bpb = load.load([folder], StudyOptions(metric="val/bpb_8x", baseline="rope"))
     rows = {row.arm: row for row in compare(of_bpb).rows}
-    assert rows["position=alibi"].verdict == "better"
+    assert rows[settings("position=alibi")].verdict == "better"
     (section,) = make(compare(of_bpb), of_bpb)
     assert "val/bpb" in section.heads
     of_accuracy = load.load([folder], StudyOptions(metric="val/accuracy_8x", baseline="rope"))
     assert of_accuracy.design.goal == "maximize"
-    assert {row.arm: row for row in compare(of_accuracy).rows}["position=alibi"].verdict == "better"
+    assert {row.arm: row for row in compare(of_accuracy).rows}[settings("position=alibi")].verdict == "better"
 
 
 def test_units_are_those_of_one_context() -> None:

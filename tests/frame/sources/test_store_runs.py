@@ -13,7 +13,7 @@ from gpt_lab.frame.sources import store_runs
 from gpt_lab.frame.sources.source import Wanted, columns
 from gpt_lab.store import Run
 from gpt_lab.store.atomic_files import read_json, write_json
-from gpt_lab.study.design import Cell, Design
+from gpt_lab.study.design import Cell, Design, Settings
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger.ledger import FILE, Ledger
 from tests.helpers import tiny_config
@@ -218,7 +218,16 @@ def test_a_run_without_lines_has_an_empty_curve(tmp_path: Path) -> None:
 
 def cells(number: int) -> list[Cell]:
     return [
-        Cell(i, {"position": "rope", "seed": i}, "position=rope", "", i, (f"seed={i}",), f"key{i}", f"identity{i}")
+        Cell(
+            i,
+            {"position": "rope", "seed": i},
+            Settings((("position", "rope"),)),
+            Settings(),
+            i,
+            (f"seed={i}",),
+            f"key{i}",
+            f"identity{i}",
+        )
         for i in range(number)
     ]
 

@@ -33,6 +33,7 @@ from tests.report.fabricated import (
     tuned,
     ugly,
 )
+from tests.study.arms import settings
 
 DRAWN = {
     "plain": {"forest", "seeds", "curves", "differences"},
@@ -179,7 +180,9 @@ class TestCurves:
 
     def test_diverged_runs_are_shown_and_counted(self) -> None:
         made, runs = tuned()
-        one = runs.runs.index[(runs.runs["arm"] == "optim=muon") & (runs.runs["tuning"] == "optim.lr=0.01")][0]
+        one = runs.runs.index[
+            (runs.runs["arm"] == settings("optim=muon")) & (runs.runs["tuning"] == settings("optim.lr=0.01"))
+        ][0]
         runs.runs.loc[one, ["state", "score"]] = ["diverged", math.nan]
         material = Material(made, runs)
         assert list(material.diverged) == [runs.runs.loc[one, "run"]], "not those of values that were not chosen"
@@ -191,7 +194,7 @@ class TestCurves:
         """An arm with half the baseline's tokens ends its schedule where the baseline is in the middle of its own."""
         for share in (1.0, 0.5):
             material = Material(*plain())
-            short = material.curves["position=rope"]
+            short = material.curves[settings("position=rope")]
             for pair, line in list(short.items()):
                 short[pair] = line[line.index <= share * line.index[-1]]  # type: ignore[index]
             with base.look():
@@ -210,7 +213,7 @@ class TestCurves:
         for row in made.rows:
             if row.delta is None:
                 continue
-            ax = panels[row.arm.removeprefix("position=")]
+            ax = panels[row.arm.text("position")]
             thick = next(line for line in ax.lines if line.get_linewidth() == 1.6)
             assert thick.get_ydata()[-1] == pytest.approx(row.delta.estimate, abs=1e-9)
             low, high = row.delta.low, row.delta.high
@@ -292,7 +295,7 @@ class TestCosts:
         labels = [ax.get_xlabel() for ax in drawing.canvas.axes]
         assert labels == ["training FLOPs (10¹² FLOPs)", "parameters (10³)"]
         made = study({"position=learned": 0.0, "position=rope": -0.1}, design=pos_enc())
-        made.runs.loc[made.runs["arm"] == "position=rope", "parameters"] *= 2
+        made.runs.loc[made.runs["arm"] == settings("position=rope"), "parameters"] *= 2
         with base.look():
             drawing = pareto.draw(Material(comparison(made), made))
         assert drawing is not None and len(drawing.canvas.axes) == 1
@@ -316,8 +319,12 @@ class TestTuning:
 
     def test_one_value_is_no_curve(self) -> None:
         made, runs = tuned()
-        runs.runs = runs.runs[runs.runs["tuning"].isin(["optim.lr=0.004", "optim.lr=0.01", "optim.lr=0.1"])]
-        runs.runs = runs.runs[(runs.runs["arm"] != "optim=sgd") | (runs.runs["tuning"] == "optim.lr=0.1")]
+        runs.runs = runs.runs[
+            runs.runs["tuning"].isin([settings("optim.lr=0.004"), settings("optim.lr=0.01"), settings("optim.lr=0.1")])
+        ]
+        runs.runs = runs.runs[
+            (runs.runs["arm"] != settings("optim=sgd")) | (runs.runs["tuning"] == settings("optim.lr=0.1"))
+        ]
         with base.look():
             assert tuning.draw(Material(made, runs)) is None
 
@@ -334,7 +341,7 @@ class TestInteraction:
         ]  # fmt: skip
         means = {row.arm: row.mean for row in made.rows}
         first = next(line for line in ax.lines if len(line.get_xdata()) == 4)
-        assert first.get_ydata()[0] == means["attention=gqa, position=alibi"]
+        assert first.get_ydata()[0] == means[settings("attention=gqa, position=alibi")]
 
     def test_zipped_factors_do_not_cross(self) -> None:
         design = replace(pos_enc(), factors=("depth", "width"), baseline={"depth": 2, "width": 64})
@@ -347,7 +354,7 @@ class TestInteraction:
         cells = {f"a={i}, b={j}, c={k}": 0.1 * k + 0.01 * i for i in (1, 2) for j in (1, 2) for k in (1, 2)}
         made = study(cells, design=design)
         square = factors._square(Material(comparison(made), made), "a", "b")
-        assert square is not None and {row.arm[-1] for row in square.cells.values()} == {"1"}
+        assert square is not None and {str(row.arm)[-1] for row in square.cells.values()} == {"1"}
 
 
 class TestLook:

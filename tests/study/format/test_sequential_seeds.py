@@ -16,7 +16,7 @@ from gpt_lab.plan import expected_runs as expected
 from gpt_lab.plan import sample_size
 from gpt_lab.plan.sample_size import Spread
 from gpt_lab.study import sweep_file
-from gpt_lab.study.design import Design, Looks
+from gpt_lab.study.design import Design, Looks, Settings
 from gpt_lab.study.format import sequential_seeds
 from gpt_lab.study.format.sequential_seeds import InterimPlan, next_run, standings
 from gpt_lab.study.sweep import Sweep
@@ -24,6 +24,7 @@ from gpt_lab.sweep.ledger.sweep_text import from_json, to_json
 from gpt_lab.sweep.search import search
 from gpt_lab.sweep.search.asked import Done
 from gpt_lab.sweep.search.search import Search
+from tests.study.arms import settings
 
 PARAMETERS: dict[str, Any] = {"position": {"values": ["rope", "none", "alibi"]}}
 BLOCK: dict[str, Any] = {
@@ -191,15 +192,16 @@ def test_more_arms_need_more() -> None:
 
 # -- what comes next --
 
-PLAN = InterimPlan(Looks(3, 6, 2), {"rope": "rope", "none": "rope", "alibi": "rope"}, tuple("012345"), 0.5, 0.05)
+ROPE, NONE, ALIBI = (settings(f"position={name}") for name in ("rope", "none", "alibi"))
+PLAN = InterimPlan(Looks(3, 6, 2), dict.fromkeys((ROPE, NONE, ALIBI), ROPE), tuple("012345"), 0.5, 0.05)
 
 
 def play(
-    plan: InterimPlan, jobs: int, order: random.Random, lost: frozenset[tuple[str, str]] = frozenset()
+    plan: InterimPlan, jobs: int, order: random.Random, lost: frozenset[tuple[Settings, str]] = frozenset()
 ) -> dict[Any, Any]:
     """The scores of all runs that were asked for, with `jobs` at a time that end in a random order."""
-    scores: dict[tuple[str, str], float | None] = {}
-    running: list[tuple[str, str]] = []
+    scores: dict[tuple[Settings, str], float | None] = {}
+    running: list[tuple[Settings, str]] = []
     while True:
         while len(running) < jobs and (found := next_run(plan, scores)) is not None:
             assert found not in scores
@@ -209,48 +211,44 @@ def play(
             return scores
         ended = running.pop(order.randrange(len(running)))
         if ended not in lost:
-            scores[ended] = score(ended[0], int(ended[1]))
+            scores[ended] = score(ended[0].text("position"), int(ended[1]))
 
 
 def test_the_stopping_pattern_is_known_and_depends_on_no_order() -> None:
-    expected_runs = {(arm, seed) for arm in ("rope", "alibi") for seed in "012345"} | {("none", s) for s in "012"}
+    expected_runs = {(arm, seed) for arm in (ROPE, ALIBI) for seed in "012345"} | {(NONE, s) for s in "012"}
     for number in range(20):
         assert set(play(PLAN, 1 + number % 5, random.Random(number))) == expected_runs
 
 
 def test_the_order_of_one_job() -> None:
     asked = list(play(PLAN, 1, random.Random(0)))
-    assert asked[:4] == [("rope", "0"), ("none", "0"), ("alibi", "0"), ("rope", "1")], (
-        "the baseline first, seed by seed"
-    )
-    assert asked[9:] == [(arm, seed) for seed in "345" for arm in ("rope", "alibi")]
+    assert asked[:4] == [(ROPE, "0"), (NONE, "0"), (ALIBI, "0"), (ROPE, "1")], "the baseline first, seed by seed"
+    assert asked[9:] == [(arm, seed) for seed in "345" for arm in (ROPE, ALIBI)]
 
 
 def test_nobody_looks_before_the_pair_is_complete() -> None:
-    scores: dict[tuple[str, str], float | None] = {
-        (arm, seed): score(arm, int(seed)) for seed in "012" for arm in PLAN.baselines
+    scores: dict[tuple[Settings, str], float | None] = {
+        (arm, seed): score(arm.text("position"), int(seed)) for seed in "012" for arm in PLAN.baselines
     }
-    assert next_run(PLAN, {**scores, ("rope", "2"): None}) is None
-    assert next_run(PLAN, scores) == ("rope", "3")
-    assert next_run(PLAN, {**scores, ("none", "2"): None, ("rope", "3"): None}) == ("alibi", "3"), (
-        "others need not wait"
-    )
-    assert next_run(PLAN, {**scores, ("rope", "3"): 2.3, ("alibi", "3"): None}) is None
+    assert next_run(PLAN, {**scores, (ROPE, "2"): None}) is None
+    assert next_run(PLAN, scores) == (ROPE, "3")
+    assert next_run(PLAN, {**scores, (NONE, "2"): None, (ROPE, "3"): None}) == (ALIBI, "3"), "others need not wait"
+    assert next_run(PLAN, {**scores, (ROPE, "3"): 2.3, (ALIBI, "3"): None}) is None
 
 
 @pytest.mark.parametrize(
     "lost, arms",
     [
-        (("alibi", "1"), {"rope": 3, "none": 3, "alibi": 3}),
-        (("alibi", "4"), {"rope": 5, "none": 3, "alibi": 5}),
-        (("rope", "3"), {"rope": 4, "none": 3, "alibi": 4}),
-        (("none", "0"), {"rope": 6, "none": 3, "alibi": 6}),
+        ((ALIBI, "1"), {"rope": 3, "none": 3, "alibi": 3}),
+        ((ALIBI, "4"), {"rope": 5, "none": 3, "alibi": 5}),
+        ((ROPE, "3"), {"rope": 4, "none": 3, "alibi": 4}),
+        ((NONE, "0"), {"rope": 6, "none": 3, "alibi": 6}),
     ],
 )
-def test_an_arm_that_loses_a_run_gets_no_more(lost: tuple[str, str], arms: dict[str, int]) -> None:
+def test_an_arm_that_loses_a_run_gets_no_more(lost: tuple[Settings, str], arms: dict[str, int]) -> None:
     for number in range(6):
         runs = play(PLAN, 1 + number % 3, random.Random(number), frozenset([lost]))
-        assert {arm: sum(name == arm for name, _ in runs) for arm in arms} == arms
+        assert {arm: sum(name.text("position") == arm for name, _ in runs) for arm in arms} == arms
 
 
 def test_the_baseline_stops_with_the_last_open_arm() -> None:

@@ -15,7 +15,7 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.store import fork
 from gpt_lab.store.atomic_files import read_json
 from gpt_lab.study import cells, sweep_file
-from gpt_lab.study.design import Cell
+from gpt_lab.study.design import Cell, Settings
 from gpt_lab.study.format import trunk_block
 from gpt_lab.sweep import runner
 from gpt_lab.sweep.ledger.ledger import LedgerEntry, entries
@@ -37,7 +37,7 @@ def write(folder: Path, swept: dict[str, Any] | None = None, **settings: Any) ->
 
 
 def cell(index: int, *overrides: str) -> Cell:
-    return Cell(index, {}, "", "", 0, overrides, f"{index:012x}", f"{index:012x}")
+    return Cell(index, {}, Settings(), Settings(), 0, overrides, f"{index:012x}", f"{index:012x}")
 
 
 def found(*budgets: int, schedule: tuple[str, ...] = ("schedule=wsd", "schedule.warmup=4"), **resolved: str) -> Trunks:

@@ -23,6 +23,7 @@ from gpt_lab.sweep.search import search, tuner
 from gpt_lab.sweep.search.asked import Done
 from gpt_lab.sweep.search.search import Pruner, Search
 from gpt_lab.sweep.search.tuner import Tuner
+from tests.study.arms import settings
 
 BEST = {"adamw": 0.004, "muon": 0.013, "lion": 3.3e-5}
 Score = Callable[[Mapping[str, Any]], float | None]
@@ -65,30 +66,33 @@ def three() -> Tuner:
 
 def tuned(made: Tuner, done: list[Done]) -> dict[str, list[float]]:
     """Values that each arm tried, in order."""
-    found: dict[str, list[float]] = {arm.name: [] for arm in made.arms}
+    found: dict[str, list[float]] = {str(arm.settings): [] for arm in made.arms}
     for one in sorted(done, key=lambda one: one.index):
         if made.design.tunes(one.values["seed"]):
-            found[made.design.arm(one.values)].append(one.values["optim.lr"])
+            found[str(made.design.arm(one.values))].append(one.values["optim.lr"])
     return found
 
 
 def test_planted_optima_are_found_with_as_many_runs_for_each_arm(three: Tuner) -> None:
     done = play(three)
     assert three.chosen(done) == {
-        "optim=adamw": (0.004,),
-        "optim=muon": (pytest.approx(0.013, rel=0.03),),
-        "optim=lion": (pytest.approx(3.3e-5, rel=0.03),),
+        settings("optim=adamw"): (0.004,),
+        settings("optim=muon"): (pytest.approx(0.013, rel=0.03),),
+        settings("optim=lion"): (pytest.approx(3.3e-5, rel=0.03),),
     }
     tried = tuned(three, done)
     assert tried["optim=adamw"] == [0.004, 0.002, 0.008, 0.001, 0.016, 0.00283, 0.00566], "finer, as others are wider"
     assert tried["optim=muon"][:5] == tried["optim=adamw"][:5], "each begins with its own config's value"
-    assert tried["optim=lion"][:3] == [3e-4, 1.5e-4, 6e-4] and tried["optim=lion"][5:] == [3.75e-5, 1.87e-5]
+    assert tried["optim=lion"][:3] == [3e-4, 1.5e-4, 6e-4] and tried["optim=lion"][5:] == [
+        3.75e-5,
+        1.87e-5,
+    ]
     assert {len(values) for values in tried.values()} == {7} and all(len(set(v)) == 7 for v in tried.values())
     fresh = [one for one in done if not three.design.tunes(one.values["seed"])]
     assert Counter((one.values["optim"], one.values["seed"]) for one in fresh) == Counter(
         (optim, seed) for optim in BEST for seed in range(3)
     )
-    assert {(f"optim={one.values['optim']}", (one.values["optim.lr"],)) for one in fresh} == set(
+    assert {(settings(f"optim={one.values['optim']}"), (one.values["optim.lr"],)) for one in fresh} == set(
         three.chosen(done).items()
     )
 
@@ -139,7 +143,7 @@ def test_an_edge_is_widened_up_to_the_cap_and_no_further() -> None:
     done = play(made, lambda values: 2 + math.log2(values["optim.lr"] / far[values["optim"]]) ** 2)
     tried = tuned(made, done)
     assert tried["optim=muon"][5:] == [0.008, 0.016, 0.032] and len(tried["optim=adamw"]) == 8
-    assert made.chosen(done) == {"optim=adamw": (0.001,), "optim=muon": (0.032,)}
+    assert made.chosen(done) == {settings("optim=adamw"): (0.001,), settings("optim=muon"): (0.032,)}
     assert (made.least, made.most, len(done)) == (10, 16, 16 + 6)
 
 
@@ -153,9 +157,9 @@ def test_divergence_is_a_bad_place_and_costs_a_run() -> None:
     made = tuner.build_tuner(read({"optim.lr": {}}, ("adamw", "muon")))
     low = lambda values: planted(values) if values["optim"] == "adamw" or values["optim.lr"] < 0.003 else None  # noqa: E731
     done = play(made, low)
-    assert made.chosen(done)["optim=muon"] == (0.002,) and len(tuned(made, done)["optim=muon"]) == 5
+    assert made.chosen(done)[settings("optim=muon")] == (0.002,) and len(tuned(made, done)["optim=muon"]) == 5
     never = play(made, lambda values: planted(values) if values["optim"] == "adamw" else None)
-    assert made.chosen(never)["optim=muon"] is None
+    assert made.chosen(never)[settings("optim=muon")] is None
     assert tuned(made, never)["optim=muon"][5:] == [5e-4, 2.5e-4, 1.25e-4, 6.25e-5], "lower until the cap"
     assert {one.values["optim"] for one in never if one.values["seed"] < 3} == {"adamw"}, "it has nothing to compare"
 
@@ -164,7 +168,7 @@ def test_several_tuning_seeds_are_averaged() -> None:
     made = tuner.build_tuner(read({"optim.lr": {}, "seeds": 2}, ("adamw", "muon")))
     shift = {tune_block.FIRST: 2.0, tune_block.FIRST + 1: 0.5}
     done = play(made, lambda v: 2 + math.log2(v["optim.lr"] / (0.004 * shift.get(v["seed"], 1.0))) ** 2, jobs=3, seed=5)
-    assert made.chosen(done) == {"optim=adamw": (0.004,), "optim=muon": (0.004,)}
+    assert made.chosen(done) == {settings("optim=adamw"): (0.004,), settings("optim=muon"): (0.004,)}
     assert (made.least, len(done)) == (20, 20 + 6)
 
 
@@ -178,7 +182,7 @@ def test_two_settings_are_tuned_one_after_the_other() -> None:
         return 2 + math.log2(values["optim.lr"] / 0.003) ** 2 + math.log2(values["optim.weight_decay"] / 0.5) ** 2
 
     done = play(made, score, jobs=2, seed=3)
-    assert made.chosen(done) == dict.fromkeys(("optim=adamw", "optim=muon"), (0.003, 0.5))
+    assert made.chosen(done) == dict.fromkeys((settings("optim=adamw"), settings("optim=muon")), (0.003, 0.5))
     first = [one for one in done if one.index < made._slots * 2 and one.values["optim"] == "adamw"]
     assert {one.values["optim.weight_decay"] for one in first} == {0.1}
     later = [one for one in done if one.values["optim.weight_decay"] != 0.1]
@@ -236,7 +240,12 @@ def test_a_search_asks_the_tuner() -> None:
     made = Search(sweep)
     cell = made.ask([])
     assert cell is not None and made.cells is None and made.most == 18 + 6
-    assert (cell.arm, cell.tuning, cell.pair, cell.index) == ("optim=adamw", "optim.lr=0.0005", 77, 0)
+    assert (cell.arm, cell.tuning, cell.pair, cell.index) == (
+        settings("optim=adamw"),
+        settings("optim.lr=0.0005"),
+        77,
+        0,
+    )
     assert cell.identity == cells.cell(sweep, 9, {"optim": "adamw", "seed": 77, "optim.lr": 5e-4}).identity
     assert made.tuner is not None and made.tuner.arms[1].ladders[0].start == 0.004, "muon's own"
     assert len(made.planned or ()) == 10 + 6
@@ -375,7 +384,7 @@ def test_seeds_are_added_at_the_chosen_value_until_an_arm_is_decided() -> None:
     fresh = [one for one in done if not made.design.tunes(one.values["seed"])]
     assert len(fresh) == 2 * 3 and (made.least, len(made.rows)) == (10, 16), "decided at the first look"
     chosen = made.chosen(done)
-    assert all((one.values["optim.lr"],) == chosen[f"optim={one.values['optim']}"] for one in fresh)
+    assert all((one.values["optim.lr"],) == chosen[settings(f"optim={one.values['optim']}")] for one in fresh)
     made, done = looked(0.012, 0.03)
     fresh = [one for one in done if not made.design.tunes(one.values["seed"])]
     assert len(fresh) == 2 * 8, "never decided: all that there are"
