@@ -221,7 +221,7 @@ None: the opposite of the default.
 CHANGES_OF = {("hybrid", "attention.pattern"): "NA", ("differential", "attention.kv_heads"): 2}
 """As CHANGES, for a part to which that value means something else."""
 KEYS_ELSEWHERE = {
-    "attention.chunk": "tests/parts/test_chunks.py: same numbers, other speed",
+    "attention.chunk": "tests/parts/attention/test_chunks.py: same numbers, other speed",
     "data.path": "tests/config/test_composition.py and tests/data",
     "data.raw": "tests/data/test_file_corpora.py",
     "batch.micro": "tests/train: same gradients whatever the micro-batch",

@@ -152,7 +152,7 @@ def mla_with_a_query_latent() -> Comparison:
 def sparse() -> Comparison:
     """Twelve heads of the indexer: with few, zeros of the relu tie, and torch.topk takes any of them.
 
-    Its loss, which the reference does not have: tests/parts/test_attention_variants.py.
+    Its loss, which the reference does not have: tests/parts/attention/test_attention_variants.py.
     """
     sizes = {"q_lora_rank": 10, "index_topk": 4, "index_n_heads": 12, "index_head_dim": 8}
     config = config_of("DeepseekV32Config", **(LATENT | sizes))
