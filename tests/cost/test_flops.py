@@ -51,9 +51,7 @@ def test_exact(variant: dict[str, Any]) -> None:
     assert price == cost_of(model)
     assert price.parameters == sum(p.numel() for p in model.parameters())
     assert price.parameters == price.embedding + price.non_embedding
-    if (
-        cfg.attention["name"] in ABSORBING
-    ):  # tests/parts/attention/test_attention_variants.py counts what all tokens at once take
+    if cfg.attention["name"] in ABSORBING:  # tests/parts/attention: what all tokens at once take
         return
     tokens = torch.zeros(1, cfg.scale.context, dtype=torch.long)
     cache = Cache()
