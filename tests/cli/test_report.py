@@ -13,8 +13,8 @@ import pytest
 from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.cli import report
 from gpt_lab.errors import LabError
-from tests import commands
 from tests.helpers import tiny_config
+from tests.processes import commands
 from tests.report.stores import finished, save, study
 from tests.sweep.sweep_helpers import ROOT, write_sweep
 
