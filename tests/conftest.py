@@ -123,7 +123,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Runs a `forks` test in a pytest of its own: what earlier tests started (threads of autograd) breaks forks."""
     if pyfuncitem.get_closest_marker("forks") is None or ALONE in os.environ:
         return None
-    from tests import commands
+    from tests.processes import commands
 
     inherited = {name: value for name, value in os.environ.items() if name != "PYTEST_XDIST_WORKER"}
     words = ["-n", "0", "-q", "-p", "no:cacheprovider", pyfuncitem.nodeid]

@@ -13,7 +13,7 @@ from gpt_lab.analysis import wording
 from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.sections import factorial
 from gpt_lab.study import cells, sweep_file
-from tests import commands
+from tests.processes import commands
 from tests.report import factorials, made
 from tests.study.arms import settings
 from tests.sweep.test_shipped import QUESTIONS

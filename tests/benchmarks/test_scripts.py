@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests import commands
+from tests.processes import commands
 
 ROOT = Path(__file__).parent.parent.parent
 RATIOS = {"lab", "lab_auto", "lab_auto_short"}

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.simulated_looks import Looked, beyond, calibrate_looks
 from benchmarks.simulated_studies import Condition, Distribution, NoiseModel
-from tests import commands
+from tests.processes import commands
 
 ROOT = Path(__file__).parent.parent.parent
 STUDIES = 10_000

@@ -15,7 +15,7 @@ from gpt_lab.cli import report, verify
 from gpt_lab.errors import ConfigError, DataError, LabError
 from gpt_lab.store import Run
 from gpt_lab.store.atomic_files import read_json, write_json
-from tests import commands
+from tests.processes import commands
 from tests.sweep.sweep_helpers import write_sweep
 
 CLEAN = code.Version("c" * 40, False)

@@ -15,11 +15,11 @@ import yaml
 
 from gpt_lab.plan import paces
 from gpt_lab.sweep.workers import process
-from tests import commands
 from tests.docs.expected import COMMANDS, RECALL, STEPS, Elsewhere, Run
 from tests.docs.pages import ROOT, every_command
 from tests.docs.pages import commands as commands_of
 from tests.helpers import stand_in
+from tests.processes import commands
 
 ALL = every_command()
 OF_STUDIES = ("sweep", "report", "verify", "noise", "dashboard")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts import mutation
-from tests import commands
+from tests.processes import commands
 
 FAULTS = mutation.faults()
 

@@ -27,7 +27,7 @@ from gpt_lab.study import cells, place, sweep_file
 from gpt_lab.sweep import runner
 from gpt_lab.sweep.ledger.ledger import entries
 from gpt_lab.sweep.search import search
-from tests import commands
+from tests.processes import commands
 from tests.sweep import forked
 from tests.sweep.sweep_helpers import ROOT, children, tree
 

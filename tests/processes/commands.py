@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
 
-ROOT = Path(__file__).parent.parent
-PRELOADED = "tests.warm"
+ROOT = Path(__file__).parent.parent.parent
+PRELOADED = "tests.processes.warm"
 
 
 def run(

@@ -1,4 +1,4 @@
-"""What tests/commands.py forks from: imported once, it has torch, the lab and pytest ready.
+"""What tests/processes/commands.py forks from: imported once, it has torch, the lab and pytest ready.
 
 Nothing of it starts a thread but pyarrow's allocator, which minds forks.
 """
