@@ -15,6 +15,7 @@ from gpt_lab.config import composition, schema
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.cost import match
 from gpt_lab.errors import ConfigError
+from gpt_lab.infer.cache import Cache
 from gpt_lab.kernels import dense
 from gpt_lab.model.gpt import GPT
 from gpt_lab.model.skip_init import bare_model
@@ -50,7 +51,14 @@ def parameters(model: GPT) -> int:
 
 
 def flops(model: GPT) -> float:
-    """Forward FLOPs per token as torch counts them, less the scores that the mask hides: torch's math computes them."""
+    """Forward FLOPs per token as torch counts them, less the scores that the mask hides: torch's math computes them.
+
+    Of a recurrence those of a token by itself, which are the same at every place: chunks compute more.
+    """
+    if not hasattr(model.blocks[0].attention, "window"):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.zeros(1, 1, dtype=torch.long), states=Cache())
+        return counter.get_total_flops()
     tokens = torch.zeros(1, model.shape.context, dtype=torch.long)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(tokens)

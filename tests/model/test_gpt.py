@@ -96,7 +96,7 @@ def test_documents_do_not_see_each_other(variant: dict[str, Any]) -> None:
 def test_parts_that_two_variants_share_start_equal(variant: dict[str, Any]) -> None:
     base, other = (dict(_model(tiny_config(**kind)).named_parameters()) for kind in ({}, variant))
     shared = [name for name in base.keys() & other.keys() if base[name].shape == other[name].shape]
-    assert "blocks.1.attention.o_proj.weight" in shared
+    assert {"blocks.1.attention.o_proj.weight", "blocks.1.mlp.down_proj.weight"} & set(shared)  # retention's is wider
     for name in shared:
         assert torch.equal(base[name], other[name]), name
 

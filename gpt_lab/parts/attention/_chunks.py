@@ -58,16 +58,15 @@ def recurrence(
         state = q.new_zeros(batch, heads, width, v.shape[-1]) if state_BHKV is None else state_BHKV.float()
         if length == 1:
             return _step(q, k, v, log_decay.exp(), None if beta_BHT is None else beta_BHT.float(), state)
-        q, k, v, g = (_split(t, size) for t in (q, k, v, log_decay))
-        g = g.cumsum(3)
-        last = g[..., -1:, :]
-        entering, leaving, through = g.exp(), (last - g).exp(), last.exp().transpose(-1, -2)  # through: (.., 1 | K, 1)
+        q, k, v, decay = (_split(t, size) for t in (q, k, v, log_decay))
+        entering, leaving = decay.cumsum(3).exp(), _following(decay).exp()
+        through = decay.sum(3, keepdim=True).exp().transpose(-1, -2)  # (.., 1 | K, 1)
         same = None
         if runs_BT is not None:
             same, first, final, whole = _boundaries(runs_BT, size)
             entering, leaving, through = entering * first, leaving * final, through * whole
         wanted = [q] if beta_BHT is None else [q, k]
-        scores = _scores(wanted, k, g, same)
+        scores = _scores(wanted, k, decay, same)
         reading, writing = q * entering, (k * leaving).transpose(-1, -2)
         if beta_BHT is None:
             fresh, reread = v, None
@@ -117,43 +116,47 @@ def _boundaries(runs_BT: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Ten
     return same.float(), (run == earlier).float(), (run == final).float(), (earlier == final).float()
 
 
-def _scores(rows: list[Tensor], k: Tensor, g: Tensor, same: Tensor | None) -> list[Tensor]:
+def _following(decay: Tensor) -> Tensor:
+    """Log of the decay from after each token to the end: (.., C, K).
+
+    Summed from the end: a difference of sums from the start would lose a slow decay behind a fast one.
+    """
+    return F.pad(decay[..., 1:, :], (0, 0, 0, 1)).flip(-2).cumsum(-2).flip(-2)
+
+
+def _scores(rows: list[Tensor], k: Tensor, decay: Tensor, same: Tensor | None) -> list[Tensor]:
     """Products of rows with keys no later than they are, under the decay between the two: (B, H, N, C, C) each."""
-    if g.shape[-1] > 1:
-        found = _halved(rows, k, g)
+    if decay.shape[-1] > 1:
+        found = _halved(rows, k, decay)
         return found if same is None else [each * same for each in found]
-    decay = (g - g.transpose(-1, -2)).tril().exp().tril()
+    size = decay.shape[-2]
+    between = decay.expand(*decay.shape[:-1], size).tril(-1).cumsum(-2).exp().tril()
     if same is not None:
-        decay = decay * same
+        between = between * same
     keys = k.transpose(-1, -2)
-    return [(row @ keys) * decay for row in rows]
+    return [(row @ keys) * between for row in rows]
 
 
-def _halved(rows: list[Tensor], k: Tensor, g: Tensor) -> list[Tensor]:
+def _halved(rows: list[Tensor], k: Tensor, decay: Tensor) -> list[Tensor]:
     """The same where each channel has its own decay.
 
-    The later half of a block sees the earlier one by a product of matrices, both taken from the decay at the middle, so
-    that exp(g_i - g_middle) exp(g_middle - g_j) has no positive exponent; then each half by itself.
+    The later half of a block sees the earlier one by a product of matrices: keys as they reach the middle, rows as what
+    is there reaches them. Then each half by itself.
     """
     size = k.shape[-2]
     if size <= DIRECT:
-        lower = torch.ones(size, size, dtype=torch.bool, device=k.device).tril()[..., None]
-        weighted = torch.where(lower, g.unsqueeze(-2) - g.unsqueeze(-3), 0.0).exp() * k.unsqueeze(-3)
+        later = torch.ones(size, size, dtype=torch.bool, device=k.device).tril(-1)[..., None]
+        weighted = torch.where(later, decay.unsqueeze(-2), 0.0).cumsum(-3).exp() * k.unsqueeze(-3)
         return [(row.unsqueeze(-2) * weighted).sum(-1).tril() for row in rows]
     half = size // 2
-    middle = g[..., half - 1 : half, :]
-    keys = (k[..., :half, :] * (middle - g[..., :half, :]).exp()).transpose(-1, -2)
-    fade = (g[..., half:, :] - middle).exp()
+    keys = (k[..., :half, :] * _following(decay[..., :half, :]).exp()).transpose(-1, -2)
+    fade = decay[..., half:, :].cumsum(-2).exp()
     below = [(row[..., half:, :] * fade) @ keys for row in rows]
-    halves = _halved(*_halve(rows, k, g, half))
+    halves = _halved([row.unflatten(-2, (2, half)) for row in rows], *(t.unflatten(-2, (2, half)) for t in (k, decay)))
     return [
         torch.cat((F.pad(own[..., 0, :, :], (0, half)), torch.cat((low, own[..., 1, :, :]), dim=-1)), dim=-2)
         for own, low in zip(halves, below, strict=True)
     ]
-
-
-def _halve(rows: list[Tensor], k: Tensor, g: Tensor, half: int) -> tuple[list[Tensor], Tensor, Tensor]:
-    return [row.unflatten(-2, (2, half)) for row in rows], k.unflatten(-2, (2, half)), g.unflatten(-2, (2, half))
 
 
 def _carry(

@@ -149,7 +149,8 @@ def test_compiled(name: str) -> None:
         y.square().sum().backward()
         results.append([y.detach(), *(p.grad for p in mixer.parameters())])
     for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        # entries of a gradient are sums of much larger terms: rounding goes by the largest
+        assert (a - b).abs().max() <= 2e-5 * a.abs().max()
 
 
 def test_sizes_that_do_not_fit() -> None:
