@@ -40,7 +40,7 @@ class _Once(argparse._StoreAction):
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
         before = getattr(namespace, self.dest, self.default)
-        if option is not None and before not in (self.default, values):
+        if option is not None and repr(before) not in (repr(self.default), repr(values)):  # nan is not equal to itself
             raise argparse.ArgumentError(self, f"given twice: {quoted(before)} and {quoted(values)}")
         super().__call__(parser, namespace, values, option)
 

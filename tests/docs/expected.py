@@ -34,7 +34,7 @@ RECALL = ["budget.steps=4", "eval.every=4"]
 COMMANDS: dict[str, Run | Elsewhere] = {
     **dict.fromkeys(
         (
-            *("uv init --bare", "uv add gpt_lab", "uv run components norm centred"),
+            *("uv init --bare", "uv add ../gpt_lab", "uv run components norm centred"),
             *("uv run train model=mine norm=centred norm.scale=0.5", "uv run sweep norms --report"),
         ),
         Elsewhere("tests/test_wheel.py", "a project of one's own, with the lab installed"),
