@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,18 +15,18 @@ from pathlib import Path
 import pytest
 
 from tests.docs.expected import SHORT
-from tests.docs.pages import ROOT, text
+from tests.docs.pages import ROOT, commands, text
 
 pytestmark = pytest.mark.slow
-UV = shutil.which("uv")
-BUILD = [UV] if UV else [sys.executable, "-m", "uv"]
+FOUND = shutil.which("uv")
+UV = [FOUND] if FOUND else [sys.executable, "-m", "uv"]
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel's files, as an installation lays them out."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [*BUILD, "build", "--wheel", "--quiet", "--out-dir", str(folder), str(ROOT)]
+    command = [*UV, "build", "--wheel", "--quiet", "--out-dir", str(folder), str(ROOT)]
     built = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert built.returncode == 0, built.stderr
     (wheel,) = folder.glob("*.whl")
@@ -66,6 +67,22 @@ def test_an_empty_folder_has_all_that_is_shipped(site: Path, tmp_path: Path) -> 
     assert "pos_enc.yaml` makes them" in call(site, tmp_path, "report", "pos_enc", status=2)
     assert "did you mean pos_enc?" in call(site, tmp_path, "report", "pos_encs", status=2)
     assert not (tmp_path / "conf").exists()
+
+
+def test_the_page_s_way_to_a_project_needs_no_index(tmp_path: Path) -> None:
+    """From a clone beside the folder, as it stands on the page; what it would download is not."""
+    os.symlink(ROOT, tmp_path / "gpt_lab")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for line in commands("docs/your-project.md")[:2]:
+        words = shlex.split(line)
+        assert words[0] == "uv"
+        more = ["--frozen", "--offline"] if words[1] == "add" else []
+        done = subprocess.run([*UV, *words[1:], *more], cwd=folder, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+    made = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+    assert made["project"]["dependencies"] == ["gpt-lab"]
+    assert made["tool"]["uv"]["sources"] == {"gpt-lab": {"path": "../gpt_lab"}}
 
 
 def test_the_project_of_the_page(site: Path, project: Path) -> None:

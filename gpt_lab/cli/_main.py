@@ -81,5 +81,6 @@ def _utf8(words: list[str]) -> list[str]:
         try:
             word.encode()
         except UnicodeEncodeError:
-            raise ConfigError(f"{quoted(word)} is not UTF-8: rename the file or folder") from None
+            way = "write the text in it" if word.partition("=")[0].endswith("prompt") else "rename the file or folder"
+            raise ConfigError(f"{quoted(word)} is not UTF-8: {way}") from None
     return words

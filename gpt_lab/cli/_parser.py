@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gpt_lab.console import lines
+from gpt_lab.console import invocation, lines
 from gpt_lab.errors import ConfigError, quoted
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ MOST_SEEDS = 100_000
 """As many as a grid has cells (sweep.grid.LARGEST)."""
 
 
+UNKNOWN = "unrecognized arguments: "
+"""How argparse begins what it says of options that there are not."""
 READABLE = 118
 """Longest line of prose in a help text, however wide the terminal."""
 
@@ -40,7 +43,7 @@ class _Once(argparse._StoreAction):
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
         before = getattr(namespace, self.dest, self.default)
-        if option is not None and before not in (self.default, values):
+        if option is not None and repr(before) not in (repr(self.default), repr(values)):  # nan is not equal to itself
             raise argparse.ArgumentError(self, f"given twice: {quoted(before)} and {quoted(values)}")
         super().__call__(parser, namespace, values, option)
 
@@ -49,7 +52,7 @@ class Parser(argparse.ArgumentParser):
     """argparse whose refusals are one line, like every other error of the lab; strict where it would guess."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **{"formatter_class": Help, **settings})
+        super().__init__(*args, **{"formatter_class": Help, "allow_abbrev": False, **settings})
         self.register("action", None, _Once)
         self.register("action", "store", _Once)
 
@@ -64,7 +67,11 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{self.prog}: {message} (see {self.prog} --help)")
+        words = message.removeprefix(UNKNOWN).split() if message.startswith(UNKNOWN) else []
+        options = [option for option in self._option_string_actions if option.startswith("--")]
+        found = (difflib.get_close_matches(word.partition("=")[0], options, n=1) for word in words if word[0] == "-")
+        meant = next((f"; did you mean {close[0]}?" for close in found if close), "")
+        raise ConfigError(f"{self.prog}: {message}{meant} (see {invocation.prefix()}{self.prog} --help)")
 
 
 def whole_number(low: int, high: int) -> Callable[[str], int]:
@@ -79,11 +86,11 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
 
 
 def output(show: Callable[[Console], None]) -> None:
-    """Calls `show` on the terminal; into a pipe it writes plain lines of fixed width without trailing blanks."""
-    from gpt_lab.console.terminal import Terminal, plain
+    """Calls `show` on the terminal; into a pipe it writes plain lines without trailing blanks."""
+    from gpt_lab.console.terminal import PLAIN_WIDTH, Terminal, pipe_width, plain
 
     if sys.stdout.isatty():
         show(Terminal(highlight=False))
         return
-    for line in plain(show):
+    for line in plain(show, pipe_width(PLAIN_WIDTH)):
         print(line)

@@ -9,7 +9,7 @@ from typing import NoReturn
 from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser, whole_number
 from gpt_lab.console.lines import print_lines
-from gpt_lab.errors import ConfigError
+from gpt_lab.errors import ConfigError, DataError
 
 EXAMPLES = """examples:
   dashboard                                   all studies of runs/
@@ -43,10 +43,13 @@ def run(argv: list[str]) -> int:
         raise ConfigError("--once serves no page: leave out --port")
 
     from gpt_lab.dashboard import mirror
-    from gpt_lab.dashboard.follow import check_targets
+    from gpt_lab.dashboard.follow import check_targets, find
 
+    targets = check_targets(chosen.folders or ["runs"])
+    if chosen.once and not any(path for target in targets for path in find(target)):
+        raise DataError(f"no runs in {', '.join(chosen.folders or ['runs'])}: name a folder that holds runs")
     options = mirror.MirrorOptions(
-        targets=tuple(check_targets(chosen.folders or ["runs"])),
+        targets=tuple(targets),
         project=chosen.project,
         metrics=frozenset(chosen.metric) if chosen.metric else None,
         port=chosen.port,

@@ -9,7 +9,7 @@ from gpt_lab.cli._parser import MOST_JOBS, MOST_SEEDS, Parser, whole_number
 from gpt_lab.errors import ConfigError, quoted
 
 PIPE_WIDTH = 160
-"""Characters of a line where there is no terminal: names of runs stay whole."""
+"""Characters of a line where there is no terminal and no $COLUMNS: names of runs stay whole."""
 DESCRIPTION = """\
 Measure the noise floor of a sweep's baseline, or of the settings given: null pairs, two runs of one seed whose \
 initial values alone differ. They are ordinary runs in runs/noise-RECIPE; each is trained exactly once, and every \
@@ -60,10 +60,10 @@ def run(argv: list[str]) -> int:
     if chosen.metric is not None and not chosen.list:
         raise ConfigError("--metric is for --list: a sweep file says its own, settings are measured in val/bpb")
 
-    from gpt_lab.console.terminal import Terminal
+    from gpt_lab.console.terminal import Terminal, pipe_width
     from gpt_lab.sweep import measure_noise
 
-    console = Terminal(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console = Terminal(file=sys.stdout, width=None if sys.stdout.isatty() else pipe_width(PIPE_WIDTH))
     if chosen.list:
         given = {"--seeds": chosen.seeds, "--jobs": chosen.jobs, "--threads": chosen.threads}
         extra = [*files, *(word for word in words if not word.startswith("runs_dir="))]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 from gpt_lab.cli._main import entry
@@ -16,8 +18,9 @@ from gpt_lab.frame.places import REMOTE, StudyOptions, find
 from gpt_lab.report.gate import EXIT, TABLE
 
 EPILOG = f"""\
-A target is a sweep file (sweeps/pos_enc.yaml, or its name), a study's folder (runs/pos_enc, or its name), several of \
-them, a run's folder, or wandb:ENTITY/PROJECT/SWEEP. Without one: the only study.
+A target is a sweep file (sweeps/pos_enc.yaml, or its name; beside it the settings that `sweep` was given), a study's \
+folder (runs/pos_enc, or its name), several of them, a run's folder, or wandb:ENTITY/PROJECT/SWEEP. \
+Without one: the only study.
 
 --gate prints one line and leaves with a status:
 {chr(10).join(f"  {EXIT[decision]}  {decision:<9}  {verdict}" for verdict, decision in TABLE.items())}
@@ -85,12 +88,18 @@ def run(arguments: list[str]) -> int:
         found = gate.ask(places, options, chosen.gate)
         print(found.json()) if chosen.json else print_lines(found.line)
         return found.status
+    folder = None if chosen.no_files or chosen.claim else chosen.out or places.folder
     command = prefix() + shlex.join(["report", *arguments])
     claim = None
     if chosen.claim is not None:
         from gpt_lab.claims import folder as claims
 
         claim = claims.new_folder(chosen.claim, chosen.out, chosen.force)
+    from gpt_lab.store import atomic_files
+
+    if folder is not None:
+        with _out_of_place():
+            atomic_files.check_folder(folder)
     from gpt_lab.report import console as terminal
     from gpt_lab.report import write
     from gpt_lab.report.tables import Report
@@ -103,10 +112,21 @@ def run(arguments: list[str]) -> int:
 
         write_claim(report, study, claim, chosen.claim, command, chosen.force)
         print_lines(f"wrote {claim}; {prefix()}verify {shlex.quote(str(claim))} checks it")
-    folder = None if chosen.no_files or claim else chosen.out or places.folder
     if folder is not None or chosen.wandb:
-        output(lambda console: write.publish(report, console, command, folder, chosen.wandb))
+        with _out_of_place():
+            output(lambda console: write.publish(report, console, command, folder, chosen.wandb))
     return 0
+
+
+@contextlib.contextmanager
+def _out_of_place() -> Iterator[None]:
+    """A folder that takes no files is the report's: --out names another."""
+    from gpt_lab.store.atomic_files import Unwritable
+
+    try:
+        yield
+    except Unwritable as error:
+        raise Unwritable(error.path, error.reason, "--out DIR") from error
 
 
 def _refuse_contradictions(chosen: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gpt_lab.study.sweep import Sweep
 
 PIPE_WIDTH = 160
-"""Characters of a line where there is no terminal: names of runs stay whole."""
+"""Characters of a line where there is no terminal and no $COLUMNS: names of runs stay whole."""
 DESCRIPTION = """\
 Run a sweep file: W&B's own format, without account or server. Each cell is trained exactly once. Ctrl-C, kill -9, a \
 crash, a second runner on the same sweep: the same command goes on with what is left, from the last checkpoints.
@@ -84,10 +84,10 @@ def run(argv: list[str]) -> int:
     if chosen.seeds is not None:
         sweep = sweep_file.with_seeds(sweep, chosen.seeds)
 
-    from gpt_lab.console.terminal import Terminal
+    from gpt_lab.console.terminal import Terminal, pipe_width
     from gpt_lab.sweep import runner
 
-    console = Terminal(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console = Terminal(file=sys.stdout, width=None if sys.stdout.isatty() else pipe_width(PIPE_WIDTH))
     if chosen.target_effect is not None:
         from gpt_lab.plan import sample_size
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser
+from gpt_lab.console.invocation import prefix
 from gpt_lab.project import near
 
 DESCRIPTION = """\
-Send to W&B what it does not have of runs: those that were logged offline, and those whose server was down, slow or
+Send to W&B what it does not have of runs: those that were logged offline, and those whose server was down, slow or \
 refused while they were trained. Rows come from the run folders, in order, each once; what the server has stays.
 """
 EPILOG = """\
@@ -15,7 +16,7 @@ examples:
   upload                       every run in runs/
   upload runs/pos_enc          a study
   upload runs/pos_enc/RUN      one run, as the message at its end says
-Runs that W&B has and runs that are being trained are left alone. `wandb sync` is not needed, and would send what the
+Runs that W&B has and runs that are being trained are left alone. `wandb sync` is not needed, and would send what the \
 server has a second time.
 exit status: 0 W&B has all of them, 1 something did not arrive (the same command goes on), 2 bad input
 """
@@ -36,13 +37,15 @@ def run(arguments: list[str]) -> int:
     chosen = parser().parse_args(arguments)
     from gpt_lab import trackers
     from gpt_lab.dashboard import follow
-    from gpt_lab.errors import DataError, LabError
+    from gpt_lab.errors import ConfigError, DataError, LabError
     from gpt_lab.store import Run
+    from gpt_lab.trackers.wandb_env import login
 
-    trackers.check({"name": "wandb", "mode": "online"})
     paths = [path for folder in follow.check_targets(chosen.folders or ["runs"]) for path in follow.find(folder)]
     if not paths:
         raise DataError(f"no runs in {', '.join(chosen.folders or ['runs'])}")
+    if login() is None:
+        raise ConfigError(f"upload needs a login to W&B: run `{prefix()}wandb login`, or set WANDB_API_KEY")
     done = failed = 0
     for path in map(near, dict.fromkeys(paths)):
         try:

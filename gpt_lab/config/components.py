@@ -93,6 +93,8 @@ def catalogue(kind: str | None = None, name: str | None = None) -> Catalogue:
     Raises:
         ConfigError: no such kind or name; the line offers the closest.
     """
+    if kind == "experiment":
+        raise ConfigError("an experiment is a file of experiments/, not a part: `train +experiment=NAME` takes it")
     if kind is not None and kind not in KINDS:
         raise ConfigError(unknown("kind of part", kind, KINDS))
     found = {one: _presets(one) if one in PRESETS else _parts(one) for one in ([kind] if kind else KINDS)}
@@ -154,7 +156,7 @@ def show_one(entry: CatalogueEntry, console: Console) -> None:
     from rich.text import Text
 
     console.print(Text.assemble((f"{entry.kind}={entry.name}", "bold cyan")))
-    console.print(Text(reflow(entry.doc, console.width)), soft_wrap=True)
+    console.print(Text(reflow(_prose(entry), console.width)), soft_wrap=True)
     console.print()
     if entry.choices:
         table = Table(box=SIMPLE, show_edge=False, pad_edge=False)
@@ -176,6 +178,14 @@ def show_one(entry: CatalogueEntry, console: Console) -> None:
         console.print(Text(f"Parity: {parity}"), soft_wrap=True)
     console.print(Text(f"Source: {project.near(entry.source)}:{entry.line}"), soft_wrap=True)
     console.print(Text(f"Select: {entry.usage}"), soft_wrap=True)
+
+
+def _prose(entry: CatalogueEntry) -> str:
+    """The docstring without the lines on options, which the table shows."""
+    doc = entry.doc
+    for item in filter(None, (registry.explained(entry.doc, key) for key in entry.choices)):
+        doc = doc.replace(item, "")
+    return doc
 
 
 def _entry_dict(entry: CatalogueEntry) -> dict[str, Any]:

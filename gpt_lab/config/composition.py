@@ -227,7 +227,7 @@ def _refuse_twice(parsed: Sequence[Any]) -> None:
     for override in parsed:
         key = override.key_or_group
         before = first.setdefault(key, override)
-        if before.value() != override.value():
+        if before is not override and before.value() != override.value():  # nan is not equal to itself
             given = " and ".join(quoted(one.input_line) for one in (before, override))
             raise ConfigError(f"{key} is given twice, as {given}: leave one out")
 

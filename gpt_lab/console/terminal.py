@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import re
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -23,6 +24,12 @@ from gpt_lab.console.lines import fold
 UNBOUND = 1_000_000
 """Wider than anything."""
 PLAIN_WIDTH = 100
+
+
+def pipe_width(usual: int) -> int:
+    """Characters of a line where there is no terminal: $COLUMNS where it is set, else `usual`."""
+    stated = os.environ.get("COLUMNS", "")
+    return int(stated) if stated.isdecimal() and int(stated) else usual
 
 
 class Terminal(Console):
@@ -42,10 +49,10 @@ class Terminal(Console):
             super().print(*objects, **options)
 
 
-def plain(show: Callable[[Console], None]) -> list[str]:
-    """What `show` prints, as lines of PLAIN_WIDTH without trailing blanks, for what is no terminal."""
+def plain(show: Callable[[Console], None], width: int = PLAIN_WIDTH) -> list[str]:
+    """What `show` prints, as lines without trailing blanks, for what is no terminal."""
     text = io.StringIO()
-    show(Terminal(file=text, width=PLAIN_WIDTH, highlight=False, force_jupyter=False))
+    show(Terminal(file=text, width=width, highlight=False, force_jupyter=False))
     return [line.rstrip() for line in text.getvalue().splitlines()]
 
 

@@ -27,7 +27,7 @@ def prepare(cfg: RunConfig, console: Console) -> None:
         return
     start = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(20), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("looking", total=None)
 
         def show(phase: str, done: int, total: int | None) -> None:

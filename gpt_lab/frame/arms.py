@@ -54,11 +54,10 @@ def arrange(
         ConfigError: a setting, metric or baseline that does not exist; the line offers those that do.
     """
     settings = _settings(rows, wanted or ())
-    for key in (*options.group_by, *([options.pair] if options.pair else [])):
-        if key not in settings:
-            raise ConfigError(unknown("setting", key, settings))
-    if options.pair is not None and not draws_again(options.pair):
-        raise ConfigError(f"--pair takes what draws a run again ({', '.join(SEEDS)}), not {options.pair}")
+    for what, key in (*(("setting", key) for key in options.group_by), ("setting that pairs runs", options.pair)):
+        allowed = settings if what == "setting" else [one for one in settings if draws_again(one)]
+        if key is not None and key not in allowed:
+            raise ConfigError(unknown(what, key, allowed))
     if sweep is None:
         found = _by_settings(rows, options, name)
     else:

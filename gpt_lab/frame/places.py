@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import glob
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,15 +118,22 @@ class Places:
 def find(targets: Sequence[str], options: StudyOptions) -> Places:
     """The places that the targets name; a sweep's runs are looked for in runs_dir/<study>.
 
+    Settings `key=value` beside a sweep file mean the sweep that ran with them, as on the command line of `sweep`.
+
     Raises:
-        ConfigError: no target where there are several studies, two sweep files, a sweep file that cannot be read.
+        ConfigError: settings without a sweep file, no target where there are several studies, two sweep files, a sweep
+            file that cannot be read.
         DataError: a target that is nothing of the kind; the line offers the closest names.
     """
     places = Places(runs_dir=options.runs_dir or RUNS)
     if options.remote is not None:
         places.remote.append(_address(options.remote))
+    settings = [target for target in targets if _is_setting(target, places.runs_dir)]
     for target in targets or ([] if places.remote else [_only_study(places.runs_dir)]):
-        _place(places, target)
+        if target not in settings:
+            _place(places, target, settings)
+    if settings and places.sweep is None:
+        raise ConfigError(f"{quoted(settings[0])} is a setting of a sweep: name its file too, as `sweep` was given it")
     if places.sweep is not None:
         if options.runs_dir is None:
             places.runs_dir = _runs_dir(places.sweep)
@@ -149,14 +157,19 @@ def _folder(sweep: Sweep, runs_dir: Path) -> Path:
     folder = runs_dir / sweep.design.study
     if not folder.is_dir():
         others = sorted(path.name for path in runs_dir.glob(f"{glob.escape(sweep.design.study)}-*") if path.is_dir())
-        also = f"; with other settings than the file's there is {runs_dir}/{others[0]}" if others else ""
-        raise DataError(
-            f"{sweep.path} has no runs yet ({folder} does not exist): `{prefix()}sweep {sweep.path}` makes them{also}"
-        )
+        also = f"; with other settings than these there is {runs_dir}/{others[0]}" if others else ""
+        way = prefix() + shlex.join(["sweep", str(sweep.path), *sweep.overrides])
+        raise DataError(f"{sweep.path} has no runs yet ({folder} does not exist): `{way}` makes them{also}")
     return folder
 
 
-def _place(places: Places, target: str) -> None:
+def _is_setting(target: str, runs_dir: Path) -> bool:
+    """Whether a target is `key=value` and no folder of that name."""
+    named = "=" in target and not target.startswith(REMOTE)
+    return named and not any(path.exists() for path in (Path(target), runs_dir / target))
+
+
+def _place(places: Places, target: str, settings: Sequence[str]) -> None:
     path = Path(target)
     if target.startswith(REMOTE):
         places.remote.append(_address(target))
@@ -165,7 +178,7 @@ def _place(places: Places, target: str) -> None:
             raise ConfigError(
                 f"{target} is a second sweep file: a report answers one (the first is {places.sweep.path})"
             )
-        places.sweep = sweep_file.load(target)
+        places.sweep = sweep_file.load(target, settings)
     else:
         folder = path if path.is_dir() else places.runs_dir / target
         if not folder.is_dir():

@@ -64,7 +64,7 @@ class RunView:
         """The curve so far: step, tokens, flops, seconds and a column for each metric; NaN where a step has none."""
         from gpt_lab.frame.sources import store_runs
 
-        return store_runs.curves([str(self.path)], [])[str(self.path)]
+        return store_runs.curves([str(self.path)])[str(self.path)]
 
     def load(self, checkpoint: str | None = None, device: Device = "cpu") -> GPT:
         """The trained model (fp32, eval mode): tokens (B, T) to logits (B, T, V).

@@ -29,6 +29,8 @@ RHOS = (0.0, 0.5, 0.9)
 STEPS = (0.5, 1.0, 2.0)
 """Differences beyond the smallest effect size of interest that a plan is told the seeds of, in deviations of a
 pair's."""
+UNITS = "run sd: how far runs of one arm lie apart over seeds; rho: how much of that the runs of a seed share"
+"""What a reader of the lines must know."""
 FEWEST_DF = 4
 """Degrees of freedom from which on a study's own runs tell its noise."""
 
@@ -205,29 +207,30 @@ def lines(design: Design, pairs: int, compared: int, noise: Spread | None) -> li
     tier = "confirm" if pairs >= CONFIRMS and not (design.nuisance and not design.tuning_pairs) else "screen"
     beyond = power_analysis.detectable(pairs, arms=compared, alpha=alpha)
     inside = power_analysis.narrowest(pairs, arms=compared, alpha=alpha)
-    head = f"{pairs} {design.pair}s ({tier}), power 80 %"
+    head = f"with {pairs} {design.pair}s ({tier}), 80 % of studies"
+    start = "" if band is None else f"{band:g} + "
     found = []
     if noise is None:
-        units = ", ".join(f"{beyond * math.sqrt(2 * (1 - rho)):.2f} at rho {rho:g}" for rho in RHOS)
-        start = "a true difference" if band is None else f"a true difference of {band:g} and"
-        found.append(f"{head}: better from {start} {units} on, in run sd")
+        units = [f"{start}{beyond * math.sqrt(2 * (1 - rho)):.2f} run sd (rho {rho:g})" for rho in RHOS]
+        reach = f"{', '.join(units[:-1])} or {units[-1]}"
+        found.append(f"{head} call an arm better whose true difference is at least {reach}")
         if band is not None:
-            found.append(f"{head}: equivalent if a pair's difference has a sd of {band / inside:.2g} or less")
-        return [*found, _seeds(1.0, "sd of a pair's difference", band, compared, alpha)]
+            sd = f"the sd of a pair's difference is at most {band / inside:.2g}"
+            found.append(f"{head} call an arm without any difference equivalent (within {band:g}), if {sd}")
+        return [*found, _seeds(1.0, "times the sd of a pair's difference", band, compared, alpha), UNITS]
     found.append(f"noise: {noise.text}")
-    found.append(
-        f"{head}: better from a true difference of {(band or 0.0) + beyond * noise.sd:.4f} in {noise.metric} on"
-    )
+    least = f"{(band or 0.0) + beyond * noise.sd:.4f} in {noise.metric}"
+    found.append(f"{head} call an arm better whose true difference is at least {least}")
     if band is not None:
         enough = inside * noise.sd <= band
         needed = power_analysis.sample_size(band / noise.sd, word="equivalent", arms=compared, alpha=alpha)
-        more = "not within reach" if needed is None else f"{needed:,} seeds"
+        more = "no number of seeds is" if needed is None else f"{needed:,} seeds are"
         found.append(
-            f"{head}: an arm without any difference is called equivalent"
+            f"{head} call an arm without any difference equivalent (within {band:g})"
             if enough
-            else f"equivalent (within {band:g}) of an arm without any difference, power 80 %: {more}"
+            else f"{more} enough that 80 % of studies call an arm without any difference equivalent (within {band:g})"
         )
-    return [*found, _seeds(noise.sd, noise.metric, band, compared, alpha)]
+    return [*found, _seeds(noise.sd, f"in {noise.metric}", band, compared, alpha)]
 
 
 def _seeds(unit: float, name: str, band: float | None, compared: int, alpha: float) -> str:
@@ -237,6 +240,6 @@ def _seeds(unit: float, name: str, band: float | None, compared: int, alpha: flo
     parts = []
     for step in reversed(STEPS):
         count = power_analysis.sample_size(step, arms=compared, alpha=alpha)
-        parts.append(f"{step * unit:.3g}: {'not within reach' if count is None else f'{count:,}'}")
-    beyond = "a difference" if band is None else f"a difference beyond {band:g}"
-    return f"seeds to call {beyond} better, in {name}: {', '.join(parts)}"
+        parts.append(f"{'no number' if count is None else f'{count:,}'} for {step * unit:.3g}")
+    beyond = "of" if band is None else f"beyond {band:g} by"
+    return f"seeds that call a true difference {beyond} so much better in 80 % of studies: {', '.join(parts)} {name}"

@@ -284,6 +284,8 @@ def fixed(study: Study) -> list[str]:
         group, _, option = key.partition(".")
         if key in ("seed", "replica", "batch.seed", study.design.pair) or key in study.design.factors:
             continue
+        if group == "tokenizer" and shared.get("data.name") == "synthetic":  # which makes its own symbols
+            continue
         if option == "name" and group in setting_names.GROUPS:
             if group in ("scale", "data", "tokenizer") or value != default.get(key):
                 found.append(f"{group}={value}")

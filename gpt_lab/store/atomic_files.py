@@ -26,6 +26,14 @@ _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
+class Unwritable(LabError):
+    """A file or folder that cannot be written; `way` names what chooses another place."""
+
+    def __init__(self, path: Path, reason: str, way: str = "runs_dir=...") -> None:
+        super().__init__(f"cannot write {path}: {reason} choose another folder with {way}")
+        self.path, self.reason = path, reason
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turns an OSError of the block into one line that says what to do about `path`.
@@ -38,11 +46,24 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             way = "no space left: free some and repeat the command, it resumes from the last checkpoint"
-        elif error.errno in _CLOSED:
-            way = f"{os.strerror(error.errno).lower()}: make it writable or choose another folder with runs_dir=..."
-        else:
-            way = f"{error.strerror or error}: choose another folder with runs_dir=..."
-        raise LabError(f"cannot write {path}: {way}") from error
+            raise LabError(f"cannot write {path}: {way}") from error
+        if error.errno in _CLOSED:
+            raise Unwritable(path, f"{os.strerror(error.errno).lower()}: make it writable or") from error
+        raise Unwritable(path, f"{error.strerror or error}:") from error
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses a folder that cannot be made or takes no files; makes nothing.
+
+    Raises:
+        LabError: as `writing`.
+    """
+    with writing(folder):
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{there} is no folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def encode(value: Any) -> Any:

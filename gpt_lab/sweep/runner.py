@@ -18,6 +18,7 @@ from gpt_lab.console import signals
 from gpt_lab.console.invocation import prefix
 from gpt_lab.cost import memory
 from gpt_lab.errors import DataError
+from gpt_lab.noise import records
 from gpt_lab.store.atomic_files import read_json, writing
 from gpt_lab.store.record import cores
 from gpt_lab.study import cells as cells_
@@ -291,6 +292,8 @@ def _show_next(
         line = "the same command goes on from here"
     elif any(entry.state == "failed" and sweep.design.tunes(entry.pair) for entry in entries):
         line = "the comparison waits for tuning runs that failed: the same command tries them again"
+    elif records.is_noise(sweep.design.study):
+        return  # `noise` says what null pairs tell
     else:
         line = f"what is better, and how surely:  {prefix()}report {report_target(sweep)}"
     said: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}

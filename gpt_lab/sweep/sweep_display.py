@@ -25,7 +25,7 @@ REFRESH_EVERY = 0.5
 RECENT = 6
 """Ended trials that the live table keeps in sight."""
 LONG = 60
-"""Cells from which on the last table has a row per arm instead of one per cell."""
+"""Unfinished cells from which on the last table has a row per arm instead of one per cell."""
 STYLES = {"finished": "green", "failed": "red", "diverged": "red", "pruned": "yellow", "stopped": "yellow"}
 ENDED: tuple[TrialState, ...] = ("finished", "failed", "diverged", "pruned", "stopped")
 
@@ -171,9 +171,21 @@ def names(entry: LedgerEntry) -> tuple[str, str]:
 
 
 def show_result(console: Console, sweep: Sweep, entries: Sequence[LedgerEntry]) -> None:
-    """The last table: what became of each cell; of each arm where there are many."""
+    """What became of the cells that did not finish, of their arms where there are many; and how many did."""
+    lacking = [entry for entry in entries if entry.state != "finished"]
+    if lacking:
+        console.print(_result(sweep, lacking))
+    for entry in entries:
+        if entry.state == "failed":
+            console.print(
+                f"failed: {title(entry, sweep.design)}: {entry.error}", markup=False, highlight=False, soft_wrap=True
+            )
+    console.print(f"{len(entries)} cells: {_states(entries)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _result(sweep: Sweep, entries: Sequence[LedgerEntry]) -> Table:
     metric = metrics.short(sweep.design.metric)
-    table = Table(title=sweep.design.study, title_justify="left")
+    table = Table(title=f"{sweep.design.study}: not finished", title_justify="left")
     table.add_column("cell" if len(entries) <= LONG else "arm")
     if len(entries) <= LONG:
         for name in (sweep.design.pair, "state", metric, "seconds", "run"):
@@ -184,22 +196,10 @@ def show_result(console: Console, sweep: Sweep, entries: Sequence[LedgerEntry]) 
             score, seconds = _number(entry.score, "{:.4f}"), _number(entry.seconds, "{:.1f}")
             table.add_row(Text(arm), Text(pair), state, score, seconds, Text(entry.run or ""))
     else:
-        for name in ("states", f"mean {metric}", "seconds"):
-            table.add_column(name, justify="left" if name == "states" else "right")
+        table.add_column("states")
         for arm, group in _by_arm(entries).items():
-            scores = [entry.score for entry in group if entry.state == "finished" and entry.score is not None]
-            spent = [entry.seconds for entry in group if entry.seconds is not None]
-            mean = sum(scores) / len(scores) if scores else None
-            table.add_row(
-                Text(arm), Text(_states(group)), _number(mean, "{:.4f}"), _number(sum(spent) or None, "{:.1f}")
-            )
-    console.print(table)
-    for entry in entries:
-        if entry.state == "failed":
-            console.print(
-                f"failed: {title(entry, sweep.design)}: {entry.error}", markup=False, highlight=False, soft_wrap=True
-            )
-    console.print(f"{len(entries)} cells: {_states(entries)}", markup=False, highlight=False, soft_wrap=True)
+            table.add_row(Text(arm), Text(_states(group)))
+    return table
 
 
 def _by_arm(entries: Sequence[LedgerEntry]) -> dict[str, list[LedgerEntry]]:

@@ -13,6 +13,7 @@ from gpt_lab.config.schema import RunConfig
 from gpt_lab.console.signals import Signals
 from gpt_lab.console.terminal import Terminal
 from gpt_lab.data.dataset import open_dataset
+from gpt_lab.optim.schedule import check_length
 from gpt_lab.store import Run
 from gpt_lab.train import continuation, ending, run_display
 from gpt_lab.train.claim_run import claim
@@ -48,6 +49,8 @@ def run_training(
     console = console or Terminal()
     trackers.check(cfg.tracker)
     check_size(cfg)
+    if cfg.budget.steps is not None:  # of the other budgets the data tell how many steps they are
+        check_length(cfg.schedule, cfg.budget.steps)
     with run_display.preparing(console) as progress:
         dataset = open_dataset(cfg, progress)
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)

@@ -112,3 +112,15 @@ def test_conf_is_found_in_the_folder_that_the_user_names(tmp_path: Path, monkeyp
     monkeypatch.setenv("GPT_LAB_CONF", str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="nowhere is no folder"):
         composition.compose()
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_no_number_is_refused_as_such_however_often_it_is_given(value: str) -> None:
+    """nan is not equal to itself, which is no second value."""
+    for lines in ([f"optim.lr={value}"], [f"optim.lr={value}"] * 2):
+        with pytest.raises(ConfigError, match=f"optim.lr must be a finite number, not {value}"):
+            composition.compose(lines)
+    with pytest.raises(ConfigError, match=f"schedule.warmup must be .*, not {value}"):
+        composition.Composer().compose([f"schedule.warmup={value}"])
+    with pytest.raises(ConfigError, match="optim.lr is given twice, as 'optim.lr=.*' and 'optim.lr=1'"):
+        composition.compose([f"optim.lr={value}", "optim.lr=1"])

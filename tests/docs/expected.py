@@ -34,7 +34,7 @@ RECALL = ["budget.steps=4", "eval.every=4"]
 COMMANDS: dict[str, Run | Elsewhere] = {
     **dict.fromkeys(
         (
-            *("uv init --bare", "uv add gpt_lab", "uv run components norm centred"),
+            *("uv init --bare", "uv add ../gpt_lab", "uv run components norm centred"),
             *("uv run train model=mine norm=centred norm.scale=0.5", "uv run sweep norms --report"),
         ),
         Elsewhere("tests/test_wheel.py", "a project of one's own, with the lab installed"),
@@ -55,7 +55,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run generate --help": Run("usage: generate"),
     "uv run train data=text data.path=my_texts/": Run("val bits per byte", OWN_TEXT),
     "uv run prepare data=text data.path=my_texts/": Run("tokens", ["tokenizer=byte"]),
-    "uv run sweep sweeps/pos_enc.yaml --dry-run": Run("better from a true difference"),
+    "uv run sweep sweeps/pos_enc.yaml --dry-run": Run("better whose true difference is at least"),
     "uv run sweep sweeps/pos_enc.yaml": Run("5 cells: 5 finished", ["--seeds", "1"]),
     "uv run report sweeps/pos_enc.yaml": Run("report.html"),
     "uv run sweep sweeps/attention.yaml match=params --dry-run": Run("matched by", STEPS),

@@ -324,7 +324,7 @@ def test_the_dry_run_speaks_in_units_of_the_metric(tmp_path: Path, capsys: pytes
     sweep = load(tmp_path, gpt_lab={**BASE, "sesoi": 0.011})
     assert sweep_command.run([str(sweep.path), "--dry-run"]) == 0
     before = capsys.readouterr().out
-    assert "at rho 0.9 on, in run sd" in before
+    assert "run sd (rho 0.9)" in before
     assert f"`uv run noise {sweep.path}` measures it" in before
     floor = planted(sweep)
     assert sweep_command.run([str(sweep.path), "--dry-run", "--target-effect", "0.04"]) == 0
@@ -332,8 +332,9 @@ def test_the_dry_run_speaks_in_units_of_the_metric(tmp_path: Path, capsys: pytes
     seeds = len(sample_size.with_enough_seeds(sweep, 0.04)[0].design.values["seed"])
     size = 0.011 + floor.sd * power_analysis.detectable(seeds)
     assert seeds >= 5 and f"{2 * seeds} trials: 2 arms x {seeds} values of seed" in after
-    assert f"{seeds} seeds (confirm), power 80 %: better from a true difference of {size:.4f} in val/bpb on" in after
-    assert size <= 0.0401 and "in run sd" not in after and "measures it" not in after
+    words = f"with {seeds} seeds (confirm), 80 % of studies call an arm better whose true difference is at least"
+    assert f"{words} {size:.4f} in val/bpb" in after
+    assert size <= 0.0401 and "run sd (rho" not in after and "measures it" not in after
     with pytest.raises(ConfigError, match="leave one out"):
         sweep_command.run([str(sweep.path), "--target-effect", "0.03", "--seeds", "4"])
     with pytest.raises(ConfigError, match="a number above 0 is expected, not 'much'"):

@@ -116,12 +116,19 @@ def test_the_plan_is_for_the_printed_word(make: Any) -> None:
     """Better must clear the margin, equivalent must lie inside it; in run sd where no run tells the noise."""
     printed = shown(make())
     size = detectable(3) * math.sqrt(2)
-    assert f"3 seeds (screen), power 80 %: better from a true difference {size:.2f} at rho 0" in printed
+    head = "with 3 seeds (screen), 80 % of studies call an arm better whose true difference is at least"
+    assert f"{head} {size:.2f} run sd (rho 0), {size * math.sqrt(0.5):.2f} run sd (rho 0.5) or" in printed
+    assert "\nrun sd: how far runs of one arm lie apart over seeds; rho: " in printed
     assert "equivalent" not in printed, "without a margin nothing is"
     with_margin = sweep_file.with_seeds(make(gpt_lab={"baseline": {"position": "rope"}, "sesoi": 0.01}), 5)
     printed = shown(with_margin)
-    assert "5 seeds (confirm), power 80 %: better from a true difference of 0.01 and" in printed
-    assert f"equivalent if a pair's difference has a sd of {0.01 / narrowest(5):.2g} or less" in printed
+    head = "with 5 seeds (confirm), 80 % of studies call an arm"
+    assert f"{head} better whose true difference is at least 0.01 + {detectable(5) * math.sqrt(2):.2f} run sd" in printed
+    most = f"if the sd of a pair's difference is at most {0.01 / narrowest(5):.2g}"
+    assert f"{head} without any difference equivalent (within 0.01), {most}" in printed
+    counts = [power_analysis.sample_size(step) for step in (2, 1, 0.5)]
+    steps = ", ".join(f"{count} for {step:g}" for count, step in zip(counts, (2, 1, 0.5), strict=True))
+    assert f"better in 80 % of studies: {steps} times the sd of a pair's difference" in printed
     assert "warning: 2 values of seed give no verdict" in shown(sweep_file.with_seeds(make(), 2))
 
 
@@ -144,10 +151,12 @@ def test_runs_that_exist_tell_the_noise(make: Any) -> None:
     )
     printed = shown(sweep)
     assert f"rho {known.rho:.2f}: 5 pairs of this study" in printed
-    assert f"better from a true difference of {0.01 + detectable(5) * known.sd:.4f} in val/bpb on" in printed
+    head = "with 5 seeds (confirm), 80 % of studies call an arm"
+    least = f"{0.01 + detectable(5) * known.sd:.4f} in val/bpb"
+    assert f"{head} better whose true difference is at least {least}" in printed
     n = power_analysis.sample_size(0.01 / known.sd, word="equivalent")
-    assert f"equivalent (within 0.01) of an arm without any difference, power 80 %: {n} seeds" in printed or (
-        "5 seeds (confirm), power 80 %: an arm without any difference is called equivalent" in printed
+    assert f"{n} seeds are enough that 80 % of studies call an arm without any difference equivalent" in printed or (
+        f"{head} without any difference equivalent (within 0.01)\n" in printed
     )
 
 

@@ -50,25 +50,31 @@ def load(studies: Sequence[Path], runs: Sequence[Path] = ()) -> Source:
     return source
 
 
-def curves(runs: Sequence[str], notes: list[str]) -> Mapping[str, pd.DataFrame]:
+def curves(runs: Sequence[str], notes: list[str] | None = None) -> Mapping[str, pd.DataFrame]:
     """metrics.jsonl of the runs asked for: one line per step, its last values; a run without lines has an empty table.
 
     Args:
-        notes: takes one sentence on each run of which lines or values cannot be used.
+        notes: takes one sentence on each run of which lines, values or the whole file cannot be used.
 
     Raises:
-        DataError: a file is there but cannot be read.
+        DataError: a file is there but cannot be read, and no notes are taken.
     """
     import numpy as np
     import pandas as pd
 
     found = {}
     for run in runs:
-        lines, said = Run(Path(run), {}).read_metrics()
+        try:
+            lines, said = Run(Path(run), {}).read_metrics()
+        except DataError as error:
+            if notes is None:
+                raise
+            lines, said = [], f"{error}: the run's curve is left out"
         values = columns(lines, math.nan)
         order = [key for key in AXES if key in values] + [key for key in values if key not in AXES]
         found[run] = pd.DataFrame({key: np.array(values[key]) for key in order})
-        notes += [said] if said and said not in notes else []
+        if notes is not None and said and said not in notes:
+            notes.append(said)
     return found
 
 
