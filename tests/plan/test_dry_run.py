@@ -123,7 +123,9 @@ def test_the_plan_is_for_the_printed_word(make: Any) -> None:
     with_margin = sweep_file.with_seeds(make(gpt_lab={"baseline": {"position": "rope"}, "sesoi": 0.01}), 5)
     printed = shown(with_margin)
     head = "with 5 seeds (confirm), 80 % of studies call an arm"
-    assert f"{head} better whose true difference is at least 0.01 + {detectable(5) * math.sqrt(2):.2f} run sd" in printed
+    assert (
+        f"{head} better whose true difference is at least 0.01 + {detectable(5) * math.sqrt(2):.2f} run sd" in printed
+    )
     most = f"if the sd of a pair's difference is at most {0.01 / narrowest(5):.2g}"
     assert f"{head} without any difference equivalent (within 0.01), {most}" in printed
     counts = [power_analysis.sample_size(step) for step in (2, 1, 0.5)]
