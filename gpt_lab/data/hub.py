@@ -86,6 +86,7 @@ class HuggingFace(Corpus):
 
     def _load(self, split: str, key: str) -> Any:
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what fails is said in one line, without each retry
         import datasets
 
         folder = Path(self.path).expanduser()

@@ -43,7 +43,7 @@ class Fit:
     def tail(self, distance: ArrayLike) -> Array:
         """Probability of an estimate this far or farther from the truth, both sides; 1 at distances of 0 or less."""
         away = np.maximum(np.asarray(distance, float), 0.0)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             t = np.where(away > 0, away / self.error, np.where(np.isnan(self.error), np.nan, 0.0))
         return np.asarray(2 * stdtr(self.df, -t))
 

@@ -143,9 +143,19 @@ def test_nothing_finished_says_what_to_do(folder: Path) -> None:
         (["runs/pos", "--group-by", "position,,seed"], "group_by takes settings, each once"),
         (["runs/pos", "--group-by", "norm,norm"], "group_by takes settings, each once"),
         (["runs/pos", "--no-files", "--out", "x"], "--no-files and --out contradict each other"),
-        (["runs/pos", "--baselin"], "argument --baseline: expected one argument"),
+        (
+            ["runs/pos", "--baselin"],
+            "unrecognized arguments: --baselin; did you mean --baseline? (see uv run report --help)",
+        ),
         (["runs/pos", "--frobnicate"], "unrecognized arguments: --frobnicate"),
         (["runs/pso"], "did you mean runs/pos?"),
+        (["runs/pos", "scale=nano"], "'scale=nano' is a setting of a sweep: name its file too"),
+        (["norm", "scale=micro"], "`uv run sweep norm scale=micro` makes them"),
+        (["runs/pos", "--pair", "sede"], "'sede'; did you mean 'seed'? (allowed: seed)"),
+        (
+            ["runs/pos", "--out", "runs/pos/rope-adamw-lr0.004-seed0/run.json"],
+            "is no folder: choose another folder with --out DIR",
+        ),
     ],
 )
 def test_mistakes_before_anything_is_read(runs: Path, arguments: list[str], message: str) -> None:
@@ -180,6 +190,37 @@ except SystemExit as end:
     )
     assert expected in done.stdout + done.stderr
     assert f"status {status} []" in done.stdout
+
+
+def test_a_curve_that_cannot_be_read_is_left_out_by_name(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = runs / "alibi-adamw-lr0.004-seed1" / "metrics.jsonl"
+    path.unlink()
+    path.mkdir()
+    assert report.run(["runs/pos", "--baseline", "rope"]) == 0
+    said = capsys.readouterr().out
+    line = "cannot read runs/pos/alibi-adamw-lr0.004-seed1/metrics.jsonl: Is a directory: the run's curve is left out"
+    assert said.count(line) == 1 and (runs / "report" / "report.html").is_file()
+
+
+def test_a_file_in_the_way_is_refused_with_the_report_s_way_out(runs: Path) -> None:
+    Path("out/report.html").mkdir(parents=True)
+    with pytest.raises(LabError, match="cannot write out/report.html: .* choose another folder with --out DIR"):
+        report.run(["runs/pos", "--baseline", "rope", "--out", "out"])
+
+
+def test_a_margin_beyond_all_is_a_margin(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.run(["runs/pos", "--baseline", "rope", "--sesoi", "1e308", "--no-files"]) == 0
+    assert "equivalent" in of_arm(lines(capsys), "alibi")
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_lines_are_as_wide_as_columns_says(
+    runs: Path, width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert report.run(["runs/pos", "--baseline", "rope", "--no-files"]) == 0
+    longest = max(map(len, lines(capsys)))
+    assert longest <= width and (longest > 100) == (width > 100)
 
 
 @pytest.mark.slow

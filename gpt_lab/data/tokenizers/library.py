@@ -6,6 +6,7 @@ import base64
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -246,6 +247,7 @@ def _read(path: Path) -> Any:
 def _from_hub(name: str, revision: str) -> Any:
     from tokenizers import Tokenizer as Inner
 
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what fails is said in one line, without each retry
     try:
         return Inner.from_pretrained(name, revision=revision)
     except Exception as error:  # the library, its client and its network stack raise many types
