@@ -73,9 +73,7 @@ def contract(words: Sequence[str], compiled: bool = True) -> Iterator[Finding]:
     Raises:
         ConfigError: the overrides fit to no model.
     """
-    stated = {word.partition("=")[0] for word in words}
-    sizes = [size for size in SIZES if size.partition("=")[0] not in stated]
-    cfg = composition.compose([*sizes, *words])
+    cfg = small(words)
     model = drawn(cfg)
     yield leaks(cfg)
     yield decoding(model)
@@ -85,6 +83,16 @@ def contract(words: Sequence[str], compiled: bool = True) -> Iterator[Finding]:
     yield training(cfg)
     if compiled:
         yield same_when_compiled(cfg)
+
+
+def small(words: Sequence[str]) -> RunConfig:
+    """The config of these overrides at a tiny size, but for sizes among them.
+
+    Raises:
+        ConfigError: they fit to no model.
+    """
+    stated = {word.partition("=")[0] for word in words}
+    return composition.compose([*(size for size in SIZES if size.partition("=")[0] not in stated), *words])
 
 
 def drawn(cfg: RunConfig) -> GPT:
@@ -191,10 +199,13 @@ def training(cfg: RunConfig) -> Finding:
     return Finding("training", ratio, 0.9, f"loss {losses[0]:.3f} to {losses[-1]:.3f} in {STEPS} steps")
 
 
-def same_when_compiled(cfg: RunConfig) -> Finding:
-    """The loss and its gradient's size under torch.compile, against eager."""
+def same_when_compiled(cfg: RunConfig, backend: str = "inductor") -> Finding:
+    """The loss and its gradient's size under torch.compile, as one graph, against eager."""
     found = []
-    for wrap in (lambda function: function, lambda function: torch.compile(function, dynamic=False)):
+    for wrap in (
+        lambda function: function,
+        lambda function: torch.compile(function, dynamic=False, fullgraph=True, backend=backend),
+    ):
         model = drawn(cfg).train()
         loss = wrap(_loss(model))(_tokens(model.shape.context + 1))
         loss.backward()
