@@ -218,7 +218,11 @@ CHANGES: dict[str, Any] = {
 
 None: the opposite of the default.
 """
-CHANGES_OF = {("hybrid", "attention.pattern"): "NA", ("differential", "attention.kv_heads"): 2}
+CHANGES_OF = {
+    ("hybrid", "attention.pattern"): "NA",
+    ("differential", "attention.kv_heads"): 2,
+    ("yarn", "position.factor"): 8.0,
+}
 """As CHANGES, for a part to which that value means something else."""
 KEYS_ELSEWHERE = {
     "attention.chunk": "tests/parts/attention/test_chunks.py: same numbers, other speed",

@@ -44,8 +44,8 @@ class Origin(NamedTuple):
 def compose(words: Sequence[str]) -> RunConfig:
     """The config of a command line with `resume_from=RUN`: what it does not say is as in that run.
 
-    Options that a part shares with the one it replaces keep their values, such as position.base; position.original
-    becomes that run's context.
+    Options that a part shares with the one it replaces keep values other than its defaults, such as position.base;
+    position.original becomes that run's context.
 
     Raises:
         ConfigError: as config.composition.compose, or a `model=`, which stands for parts that the run has chosen.
@@ -74,8 +74,10 @@ def compose(words: Sequence[str]) -> RunConfig:
         if not isinstance(value, dict):
             tree[key] = value
             continue
+        swapped = registry.get(key, value["name"]).options if key in stated else {}
         for name, inner in value.items():
-            if name in tree[key] and name != "name" and f"{key}.{name}" not in stated:
+            usual_there = name in swapped and swapped[name].default == inner
+            if name in tree[key] and name != "name" and f"{key}.{name}" not in stated and not usual_there:
                 tree[key][name] = inner
     if tree["position"].get("original", 0) is None:  # of an encoding that stretches the context before
         tree["position"]["original"] = theirs["scale"]["context"]

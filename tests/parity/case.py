@@ -30,6 +30,9 @@ class Comparison:
     gradients: Pairs
 
 
+Run = Callable[[], Comparison]
+
+
 @dataclass(frozen=True)
 class Case:
     """A part, the reference's dotted name, and the function that runs both.
@@ -57,7 +60,7 @@ class _Cases:
 _cases = _Cases()
 
 
-def parity(kind: str, name: str, reference: str, options: str = "") -> Callable[[Callable[[], Comparison]], Callable]:
+def parity(kind: str, name: str, reference: str, options: str = "") -> Callable[[Run], Run]:
     """Marks a function as the parity case of a part.
 
     Args:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.train.helpers import quiet
 
 from gpt_lab.cost import match
 from gpt_lab.errors import ConfigError
 from gpt_lab.store import Run
 from gpt_lab.train import continuation, start
+from tests.train.train_helpers import quiet
 
-Continue = Callable[..., Run]
 TINY = "tokenizer=byte scale.depth=2 scale.width=32 scale.heads=4 scale.context=16 batch.tokens=64 batch.micro=2"
 SHORT = "device=cpu compile=off budget.steps=12 eval.every=6 sample.tokens=0 tracker=none position.base=500.0"
 
@@ -70,8 +68,8 @@ def test_a_table_of_another_encoding_is_new(runs: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["mlp.d_ff=16"], "mlp.down_proj.weight is 32 x 88 in that run and 32 x 16 here: leave out the setting"),
-        (["mlp=gelu"], "is 32 x 88 in that run and 32 x 128 here"),
+        (["mlp.d_ff=16"], "mlp.down_proj.weight is 32 x 88 in that run and is 32 x 16 here: leave out the setting"),
+        (["mlp=gelu"], "is 32 x 88 in that run and is 32 x 128 here"),
         (["scale.depth=3"], "is not there in that run and is 32 x 32 here"),
         (["tokenizer=char"], "tokenizer must stay as it is in that run"),
         (["model=gpt2"], "model=... cannot be given with resume_from"),
