@@ -94,7 +94,9 @@ def catalogue(kind: str | None = None, name: str | None = None) -> Catalogue:
         ConfigError: no such kind or name; the line offers the closest.
     """
     if kind == "experiment":
-        raise ConfigError("an experiment is a file of experiments/, not a part: `train +experiment=NAME` takes it")
+        raise ConfigError(
+            f"an experiment is a file of experiments/, not a part: `{prefix()}train +experiment=NAME` takes it"
+        )
     if kind is not None and kind not in KINDS:
         raise ConfigError(unknown("kind of part", kind, KINDS))
     found = {one: _presets(one) if one in PRESETS else _parts(one) for one in ([kind] if kind else KINDS)}

@@ -191,8 +191,8 @@ def verdict(summary: Mapping[str, Any]) -> str | None:
     if not floors or bpb is None:
         return None
     floor, name = min(floors)
-    if bpb >= floor:  # of all that it is worse than, the weakest says the most
-        floor, name = max(one for one in floors if bpb >= one[0])
+    if bpb >= floor:  # of all that it is worse than, the simplest says the most
+        floor, name = next(one for one in floors if bpb >= one[0])
     else:
         return f"val bpb {bpb:.4f} is below every n-gram floor of the corpus; the lowest, {name}, is {floor:.4f}"
     return f"val bpb {bpb:.4f} is worse than counting {metrics.FLOORS[name]}: the corpus's {name} floor is {floor:.4f}"

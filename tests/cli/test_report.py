@@ -47,7 +47,7 @@ def test_table_and_files(runs: Path, capsys: pytest.CaptureFixture[str]) -> None
     shown = lines(capsys)
     assert "worse" in of_arm(shown, "alibi") and "equivalent" in of_arm(shown, "learned")
     assert "baseline" in of_arm(shown, "rope ◂")
-    assert all(len(line) <= 100 for line in shown if not line.startswith("wrote"))
+    assert all(len(line) <= 120 for line in shown if not line.startswith("wrote"))
     out = Path("runs/pos/report")
     assert [line for line in shown if line.startswith("wrote")] == [
         *(f"wrote {out / name}" for name in FILES),
@@ -150,8 +150,8 @@ def test_nothing_finished_says_what_to_do(folder: Path) -> None:
         (["runs/pos", "--frobnicate"], "unrecognized arguments: --frobnicate"),
         (["runs/pso"], "did you mean runs/pos?"),
         (["runs/pos", "scale=nano"], "'scale=nano' is a setting of a sweep: name its file too"),
-        (["norm", "scale=micro"], "`uv run sweep norm scale=micro` makes them"),
-        (["runs/pos", "--pair", "sede"], "'sede'; did you mean 'seed'? (allowed: seed)"),
+        (["norm", "scale=micro"], "norm.yaml scale=micro` makes them"),
+        (["runs/pos", "--pair", "sede"], "'sede'; did you mean 'seed'? (allowed: batch.seed, replica, seed)"),
         (
             ["runs/pos", "--out", "runs/pos/rope-adamw-lr0.004-seed0/run.json"],
             "is no folder: choose another folder with --out DIR",

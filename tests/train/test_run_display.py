@@ -90,6 +90,7 @@ def test_a_step_between_refreshes_is_cheap() -> None:
         (0.9627, (1.1, 0.9180, 0.9647), "val bpb 0.9627 is worse than counting pairs of tokens: the corpus's bigram"),
         (0.9179, (1.1, 0.9180, 0.9647), "is below every n-gram floor of the corpus; the lowest, bigram, is 0.9180"),
         (2.0, (4.0, 3.0, 2.0), "is worse than counting triples of tokens: the corpus's trigram floor is 2.0000"),
+        (3.5, (4.0, 3.0, 2.0), "is worse than counting pairs of tokens: the corpus's bigram floor is 3.0000"),
         (5.0, (4.0, 4.5, 4.6), "is worse than counting single tokens: the corpus's unigram floor is 4.0000"),
     ],
 )
