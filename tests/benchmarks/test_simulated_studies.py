@@ -29,7 +29,6 @@ from gpt_lab.frame.study import Study
 from gpt_lab.stats import decision
 from gpt_lab.stats.power_analysis import detectable
 from gpt_lab.study.design import Design
-from tests import commands
 from tests.processes import commands
 from tests.study.arms import settings
 

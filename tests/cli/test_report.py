@@ -14,7 +14,6 @@ from gpt_lab.analysis.comparison import Comparison
 from gpt_lab.cli import report
 from gpt_lab.errors import LabError
 from gpt_lab.study.design import Settings
-from tests import commands
 from tests.helpers import tiny_config
 from tests.processes import commands
 from tests.report.stores import finished, save, study

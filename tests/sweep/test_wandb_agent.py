@@ -31,7 +31,6 @@ from gpt_lab.frame.sources.wandb_server import stated
 from gpt_lab.frame.study import Study
 from gpt_lab.store import Run, all_runs
 from gpt_lab.study import sweep_file
-from tests import commands
 from tests.processes import commands
 from tests.study.arms import settings
 from tests.sweep.sweep_helpers import tree
