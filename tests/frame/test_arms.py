@@ -289,7 +289,7 @@ def test_other_draws_are_pairs_not_arms() -> None:
     found = arrange(rows)
     assert found.design.factors == ("position",)
     assert [(r["pair"], r["stratum"]) for r in found.rows] == [("0", "replica=0"), ("0", "replica=1")] * 2
-    with pytest.raises(ConfigError, match="--pair takes what draws a run again"):
+    with pytest.raises(ConfigError, match="unknown setting that pairs runs"):
         arrange(rows, pair="position")
 
 

@@ -322,7 +322,7 @@ def test_a_search_is_planned_too(make: Any, method: str) -> None:
     swept = {"optim.lr": {"min": 0.001, "max": 0.01}, "seed": {"value": 0}}
     sweep = make(swept, method=method, run_cap=7, metric={"name": "val/bpb"}, gpt_lab={})
     printed = shown(sweep)
-    assert "7 trials" in printed and "about" in printed and "power 80 %" not in printed
+    assert "7 trials" in printed and "about" in printed and "80 % of studies" not in printed
 
 
 def check(sweep: Any) -> None:
