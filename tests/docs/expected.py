@@ -44,6 +44,10 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     'uv run generate run=latest prompt="ROMEO:"': Run("ROMEO:"),
     "uv run train model=gqa_rope optim=muon": Run("val bits per byte", STEPS),
     "uv run train attention=gqa attention.kv_heads=2 position=alibi": Run("val bits per byte", STEPS),
+    "uv run train attention=hybrid attention.pattern=DDDG attention.letters.D.name=gated_deltanet "
+    "attention.letters.G.name=gqa attention.letters.G.kv_heads=2": Run(
+        "val bits per byte", [one for one in STEPS if one != "scale.depth=2"]
+    ),
     "uv run train scale=nano norm=layernorm budget.tokens=2e6 seed=1": Run(
         "val bits per byte", [*SHORT, "budget.tokens=4e3"]
     ),
