@@ -116,7 +116,8 @@ def test_sweeps_vary_patterns_parts_and_options() -> None:
     composed = cells.configs(cells.cells(found))
     assert len({cfg.identity() for cfg in composed}) == len(composed) == 8
     assert composed[0].attention["letters"]["A"]["kv_heads"] == 1 and "M" not in composed[-1].attention["letters"]
-    assert cells.cells(found)[0].arm.startswith("attention.pattern=MMMA, attention.letters.A.name=gqa")
+    arm = cells.cells(found)[0].arm
+    assert str(arm) == "attention.pattern=MMMA, attention.letters.A.name=gqa, attention.letters.A.kv_heads=1"
 
 
 @pytest.mark.parametrize(

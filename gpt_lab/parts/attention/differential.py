@@ -20,9 +20,11 @@ from gpt_lab.registry import register
 class Differential(SelfAttention):
     """Differential attention: the difference of two softmaxes, which cancels what both see, such as noise.
 
-    Paper: Ye et al. 2024, arXiv:2410.05258, as in DiffLlama. Heads go by pairs (h, h + H/2): the weights of the second,
-    times a learned lambda, are taken from those of the first, and the pair's values are both heads' side by side. A
-    norm without gain over them, times 1 - lambda_0, precedes the last projection. lambda = exp(q1 k1) - exp(q2 k2) +
+    Paper: Ye et al. 2024, arXiv:2410.05258, as in DiffLlama.
+
+    Heads go by pairs (h, h + H/2): the weights of the second, times a learned lambda, are taken from those of the
+    first, and the pair's values are both heads' side by side. A norm without gain over them, times 1 - lambda_0,
+    precedes the last projection. lambda = exp(q1 k1) - exp(q2 k2) +
     lambda_0 of four learned vectors of the head dimension, with lambda_0 = 0.8 - 0.6 exp(-0.3 layer), layers from 0.
 
     Compare it at equal scale.heads: a pair is one head of the paper, which takes half the heads of plain attention at

@@ -23,12 +23,13 @@ from gpt_lab.registry import register
 class Latent(Softmax):
     """Multi-head latent attention: keys and values of all heads come from one small latent, all that decoding keeps.
 
-    Paper: DeepSeek-AI et al. 2024, arXiv:2405.04434 (DeepSeek-V2, V3). A token's latent (kv_rank numbers, normalised)
-    is projected up to each head's keys and values. Position acts on further dimensions alone (rope_dim of each query
-    head, and one key that all heads share), so that a model needs position=rope or the like to know order there.
-    The decoding state holds the latent and that key: (kv_rank + rope_dim) numbers a token, whatever the heads. A few
-    new tokens are attended to in the latent space itself, where the projections up are absorbed into query and output;
-    many are projected up; both give the same.
+    Paper: DeepSeek-AI et al. 2024, arXiv:2405.04434 (DeepSeek-V2, V3).
+
+    A token's latent (kv_rank numbers, normalised) is projected up to each head's keys and values. Position acts on
+    further dimensions alone (rope_dim of each query head, and one key that all heads share), so that a model needs
+    position=rope or the like to know order there. The decoding state holds the latent and that key: (kv_rank +
+    rope_dim) numbers a token, whatever the heads. A few new tokens are attended to in the latent space itself,
+    where the projections up are absorbed into query and output; many are projected up; both give the same.
 
     Checkpoints of DeepSeek interleave the rotated dimensions: (0, 2, 4, ..., 1, 3, ...) of theirs are ours in order.
     The defaults are the paper's proportions; sizes are counted in numbers.

@@ -25,11 +25,13 @@ from gpt_lab.registry import register
 class Sparse(Latent):
     """DeepSeek sparse attention: latent attention to the few tokens that a small indexer scores highest.
 
-    Paper: DeepSeek-AI et al. 2025, arXiv:2512.02556 (DeepSeek-V3.2). The indexer has small queries, one key a token and
-    weights w of its heads: score(t, s) = sum over heads of w_t relu(q_t k_s), of earlier tokens alone. Each query
-    attends to the top_k of them (equal scores: the earlier token). Selecting has no gradient: the indexer learns by an
-    auxiliary loss, the divergence of the softmax of its scores from the attention's own weights, averaged over heads,
-    and what it reads is detached, so that the loss trains nothing else.
+    Paper: DeepSeek-AI et al. 2025, arXiv:2512.02556 (DeepSeek-V3.2).
+
+    The indexer has small queries, one key a token and weights w of its heads: score(t, s) = sum over heads of w_t
+    relu(q_t k_s), of earlier tokens alone. Each query attends to the top_k of them (equal scores: the earlier
+    token). Selecting has no gradient: the indexer learns by an auxiliary loss, the divergence of the softmax of its
+    scores from the attention's own weights, averaged over heads, and what it reads is detached, so that the loss
+    trains nothing else.
 
     All scores are computed and the unselected hidden, so that it saves no time here; flops_per_token counts what the
     method needs. Decoding keeps the indexer's key beside the latent. Published models read queries, those of the

@@ -22,8 +22,10 @@ from gpt_lab.registry import register
 class Gated(SelfAttention):
     """Multi-head attention whose output passes a sigmoid gate before the last projection.
 
-    Paper: Qiu et al. 2025, arXiv:2505.06708. The gate reads what attention read; a head that has nothing to say closes,
-    which replaces the attention sink. Elementwise with qk_norm=head is the attention of Qwen3-Next.
+    Paper: Qiu et al. 2025, arXiv:2505.06708.
+
+    The gate reads what attention read; a head that has nothing to say closes, which replaces the attention sink.
+    Elementwise with qk_norm=head is the attention of Qwen3-Next.
 
     gate: headwise, one number for each head and token; elementwise, one for each channel (a matrix of width x width).
     kv_heads: key/value heads, which must divide scale.heads; null: as many as query heads.
@@ -56,9 +58,10 @@ class Gated(SelfAttention):
 class Sinks(SelfAttention):
     """Multi-head attention with a learned logit for each head in the softmax: a head may attend to nothing.
 
-    Paper: Agarwal et al. 2025, arXiv:2508.10925 (gpt-oss), after Xiao et al. 2023, arXiv:2309.17453. The logit stands
-    in the softmax's denominator alone, so that the weights of a query sum to less than 1; softcap does not act on it.
-    Kernels math and sdpa can; a learned logit starts at 0, one key's worth.
+    Paper: Agarwal et al. 2025, arXiv:2508.10925 (gpt-oss), after Xiao et al. 2023, arXiv:2309.17453.
+
+    The logit stands in the softmax's denominator alone, so that the weights of a query sum to less than 1; softcap does
+    not act on it. Kernels math and sdpa can; the logit starts at 0.
 
     kv_heads: key/value heads, which must divide scale.heads; null: as many as query heads.
     """
@@ -72,9 +75,10 @@ class Sinks(SelfAttention):
 class ValueResidual(SelfAttention):
     """Multi-head attention whose later layers mix the first layer's values into their own.
 
-    Paper: Zhou et al. 2024, arXiv:2410.17897 (ResFormer with learned scalars). Layer n > 0 attends to
-    a V_n + b V_0, with a and b learned and 0.5 each at first; the first layer is plain. V_0 are the values of the same
-    tokens, so that decoding keeps nothing beside keys and mixed values.
+    Paper: Zhou et al. 2024, arXiv:2410.17897 (ResFormer with learned scalars).
+
+    Layer n > 0 attends to a V_n + b V_0, with a and b learned and 0.5 each at first; the first layer is plain. V_0 are
+    the values of the same tokens, so that decoding keeps nothing beside keys and mixed values.
 
     kv_heads: key/value heads, which must divide scale.heads; null: as many as query heads.
 
