@@ -75,7 +75,7 @@ def test_nuisance_settings_are_chosen_within_each_arm() -> None:
 def test_of_a_metric_that_is_maximised_the_highest_value_is_chosen() -> None:
     made = tuned({"rope": BOWL, "none": {0.001: 2.1, 0.003: 1.95, 0.01: 2.3}})
     made.design = dataclasses.replace(made.design, goal="maximize")
-    assert row(compare(made), "none").tuning == "optim.lr=0.01"
+    assert row(compare(made), "none").tuning == settings("optim.lr=0.01")
 
 
 def test_fresh_seeds_confirm_what_others_chose() -> None:
