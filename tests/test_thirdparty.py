@@ -94,14 +94,16 @@ def test_the_page_shows_one_file() -> None:
 @pytest.mark.slow
 def test_the_page_as_it_stands(clone: Path) -> None:
     """Every command of the page, in order; the model that trains has both parts, and others run as before."""
-    (block,) = re.findall(r"```sh\n(.*?)```", page(), re.DOTALL)
-    lines = [shlex.split(line) for line in block.splitlines()]
-    assert [line[2] for line in lines] == ["components", "train"]
+    blocks = re.findall(r"```sh\n(.*?)```", page(), re.DOTALL)
+    lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    assert [line[2] for line in lines] == ["components", "train", "components"]
     for line in [*lines, ["uv", "run", "generate", "run=latest", "prompt=A", "max_tokens=8"]]:
         assert line[:2] == ["uv", "run"]
         done = script(clone, [*line[2:], *(TINY if line[2] == "train" else [])])
         assert done.returncode == 0, done.stderr
-        if line[2] == "components":
+        if "--check" in line:
+            assert "FAILED" not in done.stdout and "ok     decoding" in done.stdout
+        elif line[2] == "components":
             assert "Nguyen and Salazar" in done.stdout and f"Source: {FILE}:" in done.stdout
     (record,) = (json.loads(path.read_text("utf-8")) for path in clone.glob("runs/*/*/run.json"))
     assert record["state"] == "finished"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
 
     from gpt_lab.analysis.table import Table
     from gpt_lab.report.figures.base import Canvas
@@ -99,7 +100,10 @@ class ReportView:
         from gpt_lab.console import terminal
         from gpt_lab.report import console
 
-        return "\n".join(terminal.plain(lambda screen: console.show(self._report, screen)))
+        def show(screen: Console) -> None:
+            console.show(self._report, screen)
+
+        return "\n".join(terminal.plain(show, terminal.pipe_width(terminal.PLAIN_WIDTH)))
 
     def _repr_html_(self) -> str:
         first, *others = self._report.in_form("console")

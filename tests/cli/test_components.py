@@ -67,7 +67,8 @@ def test_one_part(kind: str, name: str, capsys: pytest.CaptureFixture[str]) -> N
     text = " ".join(printed(capsys, kind, name).split())
     prose, *_ = re.split(rf"^({'|'.join(part.options) or '$'}): ", part.doc, maxsplit=1, flags=re.MULTILINE)
     assert " ".join(prose.split()) in text, "the docstring, and its lines on options in the table alone"
-    assert not any(f" {key}: " in text for key in part.options)
+    explained = (" ".join(registry.explained(part.doc, key).split()) for key in part.options)
+    assert not any(lines and lines in text for lines in explained)
     assert f"Select: uv run train {kind}={name}" in text
     assert f"{part.module.replace('.', '/')}.py:" in text
     for key in part.options:

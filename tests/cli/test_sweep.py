@@ -36,7 +36,7 @@ def test_help_is_light() -> None:
         (["{file}", "--jobs", "0"], "a whole number from 1 to 1,000 is expected, not '0'"),
         (["{file}", "--jobs", "two"], "a whole number from 1 to 1,000 is expected, not 'two'"),
         (["{file}", "--retries", "-1"], "--retries"),
-        (["{file}", "--job", "2", "--nosuch"], "unrecognized arguments: --nosuch"),
+        (["{file}", "--job", "2", "--nosuch"], "unrecognized arguments: --job 2 --nosuch; did you mean --jobs?"),
         (["{file}", "scale.depth"], "is no setting"),
         (["{file}", "scale.dept=2"], "did you mean 'depth'"),
         (["{file}", "seed=3"], "--seeds N"),

@@ -121,7 +121,7 @@ def test_the_dry_run(tmp_path: Path) -> None:
 def test_the_last_table_of_a_sweep(tmp_path: Path) -> None:
     entries = [
         LedgerEntry(
-            *(f"k{i}", i, {}, arm, "optim.lr=0.004", 17, (), "", "finished", f"sinusoidal-full-lr0.004-seed{i}"),
+            *(f"k{i}", i, {}, arm, "optim.lr=0.004", 17, (), "", "failed", f"sinusoidal-full-lr0.004-seed{i}"),
             *(1, None, True, 2.0546, 1234.5),
         )
         for i, arm in enumerate(ARMS)

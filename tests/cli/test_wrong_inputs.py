@@ -67,7 +67,10 @@ BEFORE_TORCH = {
     "another program's flag": (["--max-steps=100"], "did you mean budget.steps=...?"),
     "another program's option": (["scale.n_layer=2"], "did you mean 'scale.depth'"),
     "a bare name": (["dropout=0.1"], "did you mean 'model.dropout' or 'attention.dropout'"),
-    "option of another part": (["attention.kv_heads=2"], "attention=gqa, attention=sliding have it"),
+    "option of another part": (
+        ["attention.kv_heads=2"],
+        "attention=sliding, attention=value_residual have it",
+    ),
     "unreadable override": (["optim.lr=[1"], "cannot read"),
 }
 WITH_TORCH = {

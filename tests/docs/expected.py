@@ -92,6 +92,9 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run dashboard runs/pos_enc --tensorboard": Run("mirror", ["--once"]),
     "uv run wandb login": Elsewhere("tests/trackers", "it asks for a key"),
     "uv run components norm my_norm": Elsewhere("tests/test_thirdparty.py", "needs the file of parts/"),
+    "uv run components --check my_attention attention.slope=2.0": Elsewhere(
+        "tests/test_thirdparty.py", "needs the file of parts/"
+    ),
     "uv run upload": Elsewhere("tests/trackers/test_wandb.py", "needs a server"),
     "uv run train norm=my_norm attention=my_attention attention.slope=2.0": Elsewhere(
         "tests/test_thirdparty.py", "needs the file of parts/"

@@ -205,7 +205,7 @@ def test_baseline_of_several_settings() -> None:
     "options, message",
     [
         ({"group_by": ("positon",)}, "unknown setting 'positon'; did you mean 'position'"),
-        ({"pair": "sed"}, "unknown setting 'sed'; did you mean 'seed'"),
+        ({"pair": "sed"}, "unknown setting that pairs runs 'sed'; did you mean 'seed'"),
         ({"metric": "val/bpp"}, "unknown metric 'val/bpp'; did you mean 'val/bpb'"),
     ],
 )

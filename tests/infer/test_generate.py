@@ -24,6 +24,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gqa": {"attention.kv_heads": 2},
     "sliding": {"attention.window": 5, "attention.pattern": "SL"},
 }
+REFUSED = {("mla", "cope"), ("sparse", "cope")}
+"""Attentions whose queries are wider than what the position encoding reads; it says so."""
 """What makes an attention differ from mha in a model of 2 layers, 4 heads and context 16."""
 
 
@@ -48,6 +50,8 @@ def variants(norms: bool = True) -> list[Any]:
     """Every attention at every position encoding, with every norm of queries and keys if asked for."""
     found = []
     for attention, position in itertools.product(registry.index()["attention"], registry.index()["position"]):
+        if (attention, position) in REFUSED:
+            continue
         option = registry.get("attention", attention).options.get("qk_norm")
         for qk_norm in ("none",) if option is None else typing.get_args(option.annotation):
             if not norms and qk_norm != "none":
@@ -72,6 +76,8 @@ def in_chunks(model: GPT, tokens_BT: Tensor, sizes: list[int]) -> tuple[Tensor, 
 def test_cached_logits_are_the_uncached_ones(overrides: dict[str, Any]) -> None:
     """Step by step, in chunks, and at once; three rows; beyond the training context where the position allows it."""
     model = make(**overrides)
+    if overrides["attention"] == "sparse":  # which keys are selected may turn on rounding, and all with it
+        model = model.double()
     length = 3 * CONTEXT if model.position.extrapolates else CONTEXT
     tokens_BT = random_tokens(3, length)
     with torch.no_grad():

@@ -10,15 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import gpt_lab.stats
 from gpt_lab.analysis.compare import compare as compare_study
+from gpt_lab.frame.study import Study
 from gpt_lab.stats import compare, power, sample_size
 from gpt_lab.stats.power_analysis import detectable
 from tests.report.made import NOISE, of_size, row
 
 FOLDER = Path(gpt_lab.stats.__file__).parent
+
+
+def by_arm(study: Study) -> pd.DataFrame:
+    """Scores, a column for each arm's name."""
+    return study.runs.assign(arm=study.runs["arm"].map(str)).pivot(index="pair", columns="arm", values="score")
 
 
 @pytest.mark.parametrize(
@@ -33,7 +40,7 @@ FOLDER = Path(gpt_lab.stats.__file__).parent
 )
 def test_the_word_is_the_report_s(effect: float, spread: float, word: str) -> None:
     study = of_size(effect, spread=spread)
-    scores = study.runs.pivot(index="pair", columns="arm", values="score")
+    scores = by_arm(study)
     found = compare(scores["position=a"], scores["position=rope"], sesoi=0.01)
     arm = row(compare_study(study), "a")
     assert found.word == arm.verdict == word
@@ -46,9 +53,9 @@ def test_the_word_is_the_report_s(effect: float, spread: float, word: str) -> No
 def test_a_margin_that_nobody_stated_is_none() -> None:
     """Half a hundredth is better if it is sure, and nothing is equivalent."""
     study = of_size(-0.005, spread=0.001)
-    scores = study.runs.pivot(index="pair", columns="arm", values="score")
+    scores = by_arm(study)
     assert compare(scores["position=a"], scores["position=rope"]).word == "better"
-    noise = of_size(0.0002, spread=0.001).runs.pivot(index="pair", columns="arm", values="score")
+    noise = by_arm(of_size(0.0002, spread=0.001))
     assert compare(noise["position=a"], noise["position=rope"]).word == "undecided"
 
 

@@ -209,8 +209,7 @@ CANNOT_COMPOSE = {
     ),
     "an option that its part alone has": (
         grid("attention.kv_heads: {values: [1, 2]}"),
-        ("attention=mha has no option 'kv_heads': attention=gqa, attention=sliding have it, as in `attention=gqa "
-         "attention.kv_heads=...`"),
+        ("attention=value_residual have it, as in `attention=differential attention.kv_heads=...`"),
     ),
     "a tokenizer for data without text": (
         grid("tokenizer: {values: [bpe, char]}", "data: {value: synthetic}"),

@@ -158,11 +158,11 @@ def _gradients(theirs: nn.Module, ours: SelfAttention, turn: bool) -> dict[str, 
 @pytest.mark.parametrize("name", NAMES)
 def test_causal(name: str, qk_norm: str, position: str) -> None:
     """A later token never changes an earlier output, and an earlier one that is in sight changes a later."""
-    part, x = make(name, qk_norm=qk_norm).eval(), tokens(10)
+    part, x, along = make(name, qk_norm=qk_norm).eval(), tokens(10), flow(10, position)
     changed = x.clone()
     changed[:, 6] += 1.0
     for part.kernel in ("math", "sdpa"):
-        moved = (part(changed, flow(10, position)) - part(x, flow(10, position))).abs().amax((0, 2))
+        moved = (part(changed, along) - part(x, along)).abs().amax((0, 2))
         assert moved[:6].max() < 1e-6  # not 0: products may split the work otherwise
         assert moved[6:8].min() > 1e-3
 
