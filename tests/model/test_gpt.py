@@ -264,7 +264,7 @@ def test_compiled_equals_eager(backend: str, variant: dict[str, Any]) -> None:
 @pytest.mark.parametrize("variant", [v for v in PARTS if "init" not in v.values[0]])
 def test_every_part_is_one_graph(variant: dict[str, Any]) -> None:
     torch.compiler.reset()
-    model, tokens = _loud(_model(tiny_config(**variant, **{"scale.depth": 1}))), _tokens()
+    model, tokens = _loud(_model(tiny_config(**variant, **{"scale.depth": 2}))), _tokens()
     eager = model(tokens)
     model.compile(fullgraph=True, backend="eager")
     torch.testing.assert_close(model(tokens), eager, rtol=1e-5, atol=1e-4)

@@ -206,7 +206,8 @@ def test_ends_without_a_word(status: int, expected: str) -> None:
 def test_a_check_that_fails_is_one_line(tmp_path: Path) -> None:
     server = ForkServer()
     try:
-        cell = {**vars(cells.cells(sweep_file.load(write_sweep(tmp_path, {"seed": [0]})))[0])}
+        whole = cells.cells(sweep_file.load(write_sweep(tmp_path, {"seed": [0]})))[0]
+        cell = vars(whole) | {"arm": str(whole.arm), "tuning": str(whole.tuning)}  # as the ledger keeps them
         cfg = cells.configs([worker.from_fields(cell)])[0].to_dict()
         assert server.ask("check", cells=[cell], configs=[cfg])["gpus"] >= 0
         missing = {**cfg, "data": {**cfg["data"], "path": str(tmp_path / "none.txt")}}
