@@ -18,7 +18,7 @@ from typing import Any
 from gpt_lab.console import signals, streams
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.study import build
-from gpt_lab.study.design import Cell
+from gpt_lab.study.design import Cell, Settings
 
 LOG_WIDTH = 120
 
@@ -86,8 +86,9 @@ def measure_job(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_fields(fields: Mapping[str, Any]) -> Cell:
-    """The cell whose fields came through JSON."""
-    return Cell(**{**fields, "overrides": tuple(fields["overrides"])})
+    """The cell whose fields, as dataclasses.asdict gives them, came through JSON."""
+    named = {key: Settings(tuple(map(tuple, fields[key]["given"]))) for key in ("arm", "tuning")}
+    return Cell(**{**fields, **named, "overrides": tuple(fields["overrides"])})
 
 
 def train_job(job: Mapping[str, Any], send: Send) -> int:
