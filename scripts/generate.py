@@ -1,4 +1,4 @@
-"""Write what the code already says: conf/<kind>/<name>.yaml, docs/components.md, and the marked tables of the pages.
+"""Write what the code already says: conf/<kind>/<name>.yaml, docs/components.md, sweeps/screens, tables of the pages.
 
 The registry is the source of every swappable part and its defaults; presets (conf/model, conf/scale) are by hand. A
 table stands in README.md or docs/*.md between `<!-- name -->` and `<!-- /name -->`, with a name of TABLES.
@@ -33,6 +33,37 @@ HEAD = f"""# Components
 Every part that can be swapped, from the registry: `uv run components` prints the same. Written by `{COMMAND}`.
 """
 
+BASELINES = {
+    "attention": "mha",
+    "position": "rope",
+    "mlp": "swiglu",
+    "norm": "rmsnorm",
+    "residual": "pre",
+    "init": "normal",
+}
+"""Kinds of parts with a sweep over all their options, and what these are compared with."""
+UNMATCHED = {"mlp": ("none",)}
+"""Options that no depth or width brings near the baseline's parameters at scale=tiny."""
+SCREEN = """# {arms} arms x 3 seeds, written by `{command}`. Three seeds only point.
+program: train
+description: Every option of {kind} at a fixed budget
+method: grid
+metric: {{name: val/bpb, goal: minimize}}
+parameters:
+  {kind}: {{values: [{values}]}}
+  seed: {{values: [0, 1, 2]}}
+  budget.steps: {{value: 200}}
+  eval.every: {{value: 100}}
+command: [uv, run, train, study=screen_{kind}, "${{args_no_hyphens}}"]
+gpt_lab:
+  study: screen_{kind}
+  question: Which options of {kind} are promising for a small model at equal parameters and a fixed budget?
+  baseline: {{{kind}: {baseline}}}
+  family: screen_{kind}
+  match: params
+  sesoi: 0.02  # bits per byte: 6 % more steps bring as much at this length
+"""
+
 
 def outdated(root: Path = ROOT) -> dict[Path, str | None]:
     """Files whose content is not what it should be, with what it should be; None for one that should not exist."""
@@ -40,6 +71,7 @@ def outdated(root: Path = ROOT) -> dict[Path, str | None]:
     for kind in registry.KINDS:
         for path in (root / "conf" / kind).glob("*.yaml"):
             wanted.setdefault(path, None)
+    wanted |= {root / "sweeps" / "screens" / name: text for name, text in screens().items()}
     wanted[root / COMPONENTS] = "\n".join(catalogue_page())
     for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
         if page != root / COMPONENTS and page.is_file():
@@ -55,6 +87,17 @@ def part_files() -> dict[str, str]:
         if kind in registry.KINDS
         for name, entry in entries.items()
     }
+
+
+def screens() -> dict[str, str]:
+    """File name -> text of the sweep over the options of a kind; the baseline comes first."""
+    files = {}
+    for kind, baseline in BASELINES.items():
+        offered = [name for name in _shipped()[kind] if name not in UNMATCHED.get(kind, ())]
+        names = sorted(offered, key=lambda name: name != baseline)
+        text = SCREEN.format(kind=kind, baseline=baseline, arms=len(names), values=", ".join(names), command=COMMAND)
+        files[f"{kind}.yaml"] = text
+    return files
 
 
 def catalogue_page() -> Iterator[str]:
@@ -80,6 +123,18 @@ def components_table() -> list[str]:
     rows = ["| group | what it decides | names |", "|---|---|---|"]
     for kind, entries in _shipped().items():
         rows.append(f"| `{kind}` | {components.KINDS[kind]} | {' '.join(f'`{name}`' for name in entries)} |")
+    return rows
+
+
+def screens_table() -> list[str]:
+    """The files of sweeps/screens, how many runs they take, and what came out where it is committed."""
+    rows = ["| file | runs | report |", "|---|---|---|"]
+    for name, text in screens().items():
+        kind, asked = name.removesuffix(".yaml"), yaml.safe_load(text)["parameters"]
+        count = len(asked[kind]["values"]) * len(asked["seed"]["values"])
+        place = f"sweeps/results/screen_{kind}/report.md"
+        report = f"[report](../{place})" if (ROOT / place).is_file() else "not run yet"
+        rows.append(f"| [{kind}](../sweeps/screens/{kind}.yaml) | {count} | {report} |")
     return rows
 
 
@@ -124,6 +179,7 @@ def gate_table() -> list[str]:
 TABLES: Mapping[str, Callable[[], list[str]]] = {
     "components": components_table,
     "sweeps": sweeps_table,
+    "screens": screens_table,
     "fairness": fairness_table,
     "rule": smallest_rule,
     "gate": gate_table,

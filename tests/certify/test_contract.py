@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from gpt_lab import registry
-from gpt_lab.certify.contract import contract, same_when_compiled, small
+from gpt_lab.certify.contract import VOCABULARY, contract, same_when_compiled, small
+from gpt_lab.errors import ConfigError
+from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.attention.softmax import SelfAttention
 from gpt_lab.parts.mlp.feed_forward import SwiGLU
 from gpt_lab.parts.states import KeyValues
@@ -31,11 +34,23 @@ def test_every_part_keeps_it(kind: str, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.compiles
 def test_every_part_is_one_graph() -> None:
-    """Captured whole, run op by op: to generate code for each would take minutes."""
-    for kind, name in PARTS:
-        torch.compiler.reset()
-        found = same_when_compiled(small([f"{kind}={name}"]), backend="eager")
-        assert found.passed, (kind, name, found)
+    """Captured whole, run op by op, parts of several kinds at a time: to generate code for each would take minutes.
+
+    Positions go with the default attention: not every one asks for them.
+    """
+    kinds = {kind: [f"{kind}={name}" for other, name in PARTS if other == kind] for kind in dict(PARTS)}
+    positions = kinds.pop("position")
+    for together in [*itertools.zip_longest(*kinds.values()), *((word,) for word in positions)]:
+        words = [word for word in together if word is not None]
+        try:
+            configs = [small(words)]
+            GPT(configs[0], VOCABULARY)
+        except ConfigError:  # two of them do not go together
+            configs = [small([word]) for word in words]
+        for cfg in configs:
+            torch.compiler.reset()
+            found = same_when_compiled(cfg, backend="eager")
+            assert found.passed, (words, found)
 
 
 def _forgets(monkeypatch: pytest.MonkeyPatch) -> None:

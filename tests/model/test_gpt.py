@@ -240,31 +240,24 @@ def test_bf16_autocast_stays_close() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("backend", "variant"),
+    "variant",
     [
-        pytest.param(
-            *("inductor", {"scale.depth": 1, "model.dropout": 0.2, "model.logit_softcap": 5.0}),
-            marks=pytest.mark.compiles,
-        ),
-        ("aot_eager", {"position": "learned", "norm": "layernorm", "mlp": "gelu_tanh", "model.bias": True}),
-        ("aot_eager", {"model.checkpointing": True, "model.dropout": 0.2}),
+        {
+            "position": "learned",
+            "norm": "layernorm",
+            "mlp": "gelu_tanh",
+            "model.bias": True,
+            "model.logit_softcap": 5.0,
+        },
+        {"model.checkpointing": True, "model.dropout": 0.2, "model.logit_softcap": 5.0},
     ],
 )
-def test_compiled_equals_eager(backend: str, variant: dict[str, Any]) -> None:
+def test_traced_gradients_equal_eager_ones(variant: dict[str, Any]) -> None:
+    """Without the compiler's code, which takes a minute; a whole training with it is in train/test_step.py."""
     torch.compiler.reset()
     model = _model(tiny_config(**variant))
     tokens, keys = _tokens(length=17), row_keys(0, 0, torch.arange(3))
     eager = _gradients(model, tokens, keys)
-    model.compile(fullgraph=True, backend=backend)
+    model.compile(fullgraph=True, backend="aot_eager")
     for mine, theirs in zip(_gradients(model, tokens, keys), eager, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", [v for v in PARTS if "init" not in v.values[0]])
-def test_every_part_is_one_graph(variant: dict[str, Any]) -> None:
-    torch.compiler.reset()
-    model, tokens = _loud(_model(tiny_config(**variant, **{"scale.depth": 2}))), _tokens()
-    eager = model(tokens)
-    model.compile(fullgraph=True, backend="eager")
-    torch.testing.assert_close(model(tokens), eager, rtol=1e-5, atol=1e-4)

@@ -13,6 +13,9 @@ from gpt_lab.model.gpt import GPT, initialize
 from tests.helpers import tiny_config
 
 VOCAB = 61
+TRACED = "aot_eager_decomp_partition"
+"""A backend of torch.compile that stops before code: forward and backward are captured, taken apart and divided as for
+the default one, which takes 20 s more for each model."""
 
 
 def model(kernel: str = "math", **settings: Any) -> GPT:
@@ -83,7 +86,7 @@ def trained(made: GPT, compiled: bool = False, dtype: torch.dtype = torch.float3
     made.train()
     made.zero_grad()
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        total = (torch.compile(loss, fullgraph=True, dynamic=False) if compiled else loss)()
+        total = (torch.compile(loss, fullgraph=True, dynamic=False, backend=TRACED) if compiled else loss)()
     total.backward()
     return total.detach(), {name: p.grad.clone() for name, p in made.named_parameters() if p.grad is not None}
 

@@ -90,10 +90,3 @@ def test_mask_is_pinned() -> None:
         "1001111010001101",
         "1001101100011000",
     ]
-
-
-@pytest.mark.slow
-@pytest.mark.compiles
-def test_compiled_mask_is_the_same() -> None:
-    layer, x, keys = KeyedDropout(0.3, "mlp_out"), torch.randn(4, 33), row_keys(3, 4, torch.arange(4))
-    assert torch.equal(torch.compile(layer, fullgraph=True)(x, keys, 0), layer(x, keys, 0))

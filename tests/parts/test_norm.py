@@ -91,11 +91,3 @@ def test_none_is_the_identity() -> None:
     x = torch.randn(2, 3)
     assert NoNorm(3)(x) is x
     assert not list(NoNorm(3).parameters())
-
-
-@pytest.mark.slow
-@pytest.mark.compiles
-def test_rmsnorm_compiled() -> None:
-    norm, x = RMSNorm(16), torch.randn(5, 16)
-    for mine, theirs in zip(_with_grads(torch.compile(norm, fullgraph=True), x), _with_grads(norm, x), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)

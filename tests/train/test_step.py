@@ -165,6 +165,7 @@ def test_compiled_and_eager_training_agree(make: Make) -> None:
         "position": "none",
         "mlp": "relu",
         "model.dropout": 0.1,
+        "model.logit_softcap": 5.0,
     }
     eager = train(make(**settings))
     compiled = train(make(**settings, compile="on"))
