@@ -14,7 +14,7 @@ from gpt_lab.frame.places import StudyOptions
 from gpt_lab.study import place, sweep_file
 from gpt_lab.sweep import runner
 from gpt_lab.sweep.ledger.ledger import entries
-from tests.sweep.harness import disturbed
+from tests.sweep.harness import KILLS, disturbed
 from tests.sweep.sweep_helpers import curves, quiet, said, write_sweep
 
 pytestmark = pytest.mark.slow
@@ -36,7 +36,7 @@ def test_killed_at_any_moment_it_makes_the_same_runs(tmp_path: Path) -> None:
     paths = {name: write(tmp_path / name) for name in ("undisturbed", "kill_runner")}
     done = disturbed(3, paths)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["kill_runner"]["kills"] == 10
+    assert json.loads(done.stdout)["kill_runner"]["kills"] == KILLS
     found = {name: curves(path.parent / "runs" / "tiny") for name, path in paths.items()}
     assert found["kill_runner"] == found["undisturbed"]
     assert 12 <= len(found["undisturbed"]) <= 14
