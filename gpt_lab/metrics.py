@@ -128,3 +128,8 @@ def per_byte(name: str) -> bool:
 def has_floors(name: str) -> bool:
     """Whether the n-gram floors of a corpus, which are of windows of one context, can stand beside the metric."""
     return per_byte(name) and context_multiples.split(name)[1] == 1
+
+
+def beside_floors(name: str) -> str:
+    """Column of a study's runs that n-gram floors can stand beside, whichever metric decides."""
+    return "score" if has_floors(name) else f"summary.{HEADLINE}"

@@ -126,16 +126,17 @@ def summary(comparison: Comparison, study: Study) -> list[str]:
 
 def floors(study: Study) -> list[str]:
     """Arms whose finished runs sit on an n-gram floor of the corpus: what they differ by may not be quality."""
-    if not metrics.has_floors(study.design.metric):
+    column = metrics.beside_floors(study.design.metric)
+    if column not in study.runs:
         return []
-    runs = study.runs[(study.runs["state"] == "finished") & study.runs["score"].notna()]
+    runs = study.runs[(study.runs["state"] == "finished") & study.runs[column].notna()]
     found = []
-    above = runs["score"] >= runs["floor_unigram"]
+    above = runs[column] >= runs["floor_unigram"]
     if above.any():
         found.append(f"no better than counting single tokens (unigram floor): {_arms(runs, above)}")
     for order in metrics.FLOORS:
         floor = runs[f"floor_{order}"]
-        near = ((runs["score"] - floor).abs() <= NEAR_FLOOR * floor) & ~above
+        near = ((runs[column] - floor).abs() <= NEAR_FLOOR * floor) & ~above
         if near.any():
             found.append(
                 f"on the {order} floor of the corpus ({floor[near].median():.3f} bits per byte), where a short run may "

@@ -52,12 +52,19 @@ def uneven(used: pd.DataFrame, baseline: Settings) -> dict[Settings, str]:
 
 
 def above_floor(used: pd.DataFrame, paired: Paired, design: Design) -> str:
-    """That no arm is below the bigram floor of its corpus; empty where one is, or where no floor is known."""
-    if not metrics.has_floors(design.metric) or "floor_bigram" not in used or not len(used):
+    """That no arm is below the bigram floor of its corpus in bits per byte, whichever metric decides; empty where one is.
+
+    Empty, too, where no floor is known.
+    """
+    column = metrics.beside_floors(design.metric)
+    if not {"floor_bigram", column} <= set(used.columns) or not len(used):
         return ""
     floor = float(used["floor_bigram"].astype(float).median())
-    with np.errstate(invalid="ignore"):
-        means = [row[~np.isnan(row)].mean() for row in paired.scores if (~np.isnan(row)).any()]
+    if column == "score":
+        with np.errstate(invalid="ignore"):
+            means = [row[~np.isnan(row)].mean() for row in paired.scores if (~np.isnan(row)).any()]
+    else:
+        means = used[column].astype(float).groupby(used["arm"]).mean().dropna().tolist()
     if not math.isfinite(floor) or not means or min(means) < floor:
         return ""
     return f"every arm is above the bigram floor of the corpus ({floor:.3f}): counting pairs of tokens does better"

@@ -14,7 +14,7 @@ from gpt_lab.frame.study import Study
 from gpt_lab.validity.rules import RULES
 from tests.report.made import BOWL, DESIGN, NOISE, TUNED, of_size, row, run, study, tuned, warned
 from tests.study.arms import settings
-from tests.validity.cases import CASES
+from tests.validity.cases import CASES, changed
 
 
 @pytest.mark.parametrize("state", ["diverged", "pruned"])
@@ -236,3 +236,12 @@ def test_planted_unfairness_withholds_what_the_table_says(rule: str) -> None:
         assert any(text.endswith(f". Way out: {RULES[rule].way}") for text in found.warnings), found.warnings
         withheld = "all" in RULES[rule].withheld or word in RULES[rule].withheld
         assert found.verdict == ("undecided" if withheld else word)
+
+
+@pytest.mark.parametrize("bpb, kept", [(2.1, True), (1.9, False)])
+def test_the_floor_is_in_bits_per_byte_whichever_metric_decides(bpb: float, kept: bool) -> None:
+    made = changed("floor_bigram", 2.04, 2.04)
+    made.design = dataclasses.replace(made.design, metric="val/loss")
+    made.runs["summary.val/bpb"] = bpb
+    found = compare(made)
+    assert (row(found, "a").verdict, bool(warned(found, "a"))) == (("undecided", True) if kept else ("better", False))
