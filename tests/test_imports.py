@@ -193,6 +193,9 @@ def test_the_core_is_light() -> None:
         ("noise --help", "usage: noise"),
         ("noise nosuch", "unknown sweep 'nosuch'"),
         ("noise --list runs_dir=nowhere", "knows no noise yet"),
+        ("sweep --help", "usage: sweep"),
+        ("upload --help", "usage: upload"),
+        ("dashboard --help", "usage: dashboard"),
     ],
 )
 def test_scripts_start_light(line: str, expected: str) -> None:

@@ -52,7 +52,7 @@ def uneven(used: pd.DataFrame, baseline: Settings) -> dict[Settings, str]:
 
 
 def above_floor(used: pd.DataFrame, paired: Paired, design: Design) -> str:
-    """That no arm is below the bigram floor of its corpus in bits per byte, whichever metric decides; empty where one is.
+    """That no arm is below its corpus's bigram floor in bits per byte, whichever metric decides; empty where one is.
 
     Empty, too, where no floor is known.
     """

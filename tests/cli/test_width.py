@@ -28,9 +28,10 @@ from gpt_lab.sweep.ledger.ledger import LedgerEntry
 from gpt_lab.train import run_display as train_live
 from gpt_lab.train.budget import TrainingLimit
 from tests.study.arms import settings
+from tests.test_listed import SCRIPTS
 
 WIDTHS = (80, 60)
-COMMANDS = ("train", "generate", "components", "doctor", "prepare", "sweep", "noise", "report", "verify", "dashboard")
+COMMANDS = tuple(SCRIPTS)
 FRAME = re.compile(r"[\u2500-\u257f]+|\\$", re.MULTILINE)
 """Borders of tables, and the backslash at the end of a line of a command that goes on."""
 

@@ -22,7 +22,7 @@ def test_nothing_is_stale() -> None:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """What is generated, in another folder."""
-    for name in ("conf", "docs"):
+    for name in ("conf", "docs", "sweeps"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copyfile(ROOT / "README.md", tmp_path / "README.md")
     return tmp_path
@@ -52,7 +52,6 @@ def test_one_command_says_and_mends(
 ) -> None:
     monkeypatch.setattr(generate, "ROOT", copy)
     monkeypatch.setattr(generate, "outdated", lambda found=generate.outdated: found(copy))
-    shutil.copytree(ROOT / "sweeps", copy / "sweeps", ignore=shutil.ignore_patterns("results"))
     shutil.copytree(ROOT / "benchmarks" / "results", copy / "benchmarks" / "results")
     gone, lost = copy / "conf" / "mlp" / "gone.yaml", copy / "conf" / "optim" / "muon.yaml"
     gone.write_text("name: gone\n")
