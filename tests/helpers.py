@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt_lab.config import composition
+from gpt_lab.config import checked
 from gpt_lab.config.schema import RunConfig
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def tiny_config(**overrides: Any) -> RunConfig:
             section, _, name = key.partition(".")
             tree.setdefault(section, {})[name] = value
     tree["batch"].setdefault("tokens", 4 * tree["scale"]["context"])
-    return composition.from_dict(tree)
+    return checked.from_dict(tree)
 
 
 def pace(**changes: Any) -> Pace:

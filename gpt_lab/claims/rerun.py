@@ -19,7 +19,7 @@ from rich.console import Console
 
 from gpt_lab.claims import code
 from gpt_lab.claims.folder import Claim
-from gpt_lab.config import composition
+from gpt_lab.config import checked
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.store import record
@@ -198,7 +198,7 @@ def _config(claim: Claim, cell: Mapping[str, Any], runs_dir: Path, study: str) -
         raise DataError(f"cannot read {path}: {error}") from error
     own = {"runs_dir": str(runs_dir), "study": study, "tracker": {"name": "none"}, "force": False}
     try:
-        cfg = composition.from_dict({**tree, **own})
+        cfg = checked.from_dict({**tree, **own})
     except ConfigError as error:
         raise ConfigError(f"{path} is no config of this code: {error}") from None
     if cfg.identity() != cell["identity"]:

@@ -1,12 +1,10 @@
-"""Composition of a RunConfig from conf/ and overrides; every key is honoured or refused. Imports no torch."""
+"""Composition of a RunConfig from conf/ and overrides. Imports no torch."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import difflib
-import functools
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_lab import options, project, registry, yamlfile
-from gpt_lab.config import combinations, setting_names
+from gpt_lab.config import checked, combinations, setting_names
 from gpt_lab.config.overrides import readable
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.config.setting_names import GROUPS, SECTIONS
@@ -33,7 +31,7 @@ def compose(overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: an override that is malformed, unknown, of the wrong type, out of range or impossible with another.
     """
-    return from_dict(compose_tree(overrides) | {"label": label(overrides)})
+    return checked.from_dict(compose_tree(overrides) | {"label": label(overrides)})
 
 
 def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
@@ -56,7 +54,7 @@ class Composer:
 
     def compose(self, overrides: Sequence[str]) -> RunConfig:
         """As the function `compose`."""
-        return from_dict(self.tree(overrides) | {"label": label(overrides)})
+        return checked.from_dict(self.tree(overrides) | {"label": label(overrides)})
 
     def tree(self, overrides: Sequence[str]) -> dict[str, Any]:
         """As the function `compose_tree`."""
@@ -115,53 +113,6 @@ class Composer:
                 made = OmegaConf.to_container(_compose_groups(groups))
             self._made[tuple(groups)] = typing.cast(dict[str, Any], made)
         return self._made[tuple(groups)]
-
-
-def from_dict(tree: Mapping[str, Any]) -> RunConfig:
-    """A RunConfig from nested plain values (a composed tree or a run's config.yaml), checked.
-
-    Raises:
-        ConfigError: an unknown or missing key, a wrong type, a value out of range, an impossible combination.
-    """
-    fields = {f.name: f for f in dataclasses.fields(RunConfig)}
-    for key in tree:
-        if "." in str(key) and str(key) in setting_names.settings():
-            section, _, rest = str(key).partition(".")
-            raise ConfigError(
-                f"{key}: dotted names are for the command line; in a file write {section}: {{{rest}: ...}}"
-            )
-    _refuse_unknown("key", tree, fields)
-    hints = _hints(RunConfig)
-    values: dict[str, Any] = {}
-    for name, field in fields.items():
-        if name in tree:
-            if name in registry.KINDS:
-                values[name] = _part(name, tree[name])
-            elif name in SECTIONS:
-                values[name] = _section(name, tree[name])
-            else:
-                values[name] = options.check(name, tree[name], hints[name])
-        elif field.default is dataclasses.MISSING:
-            raise ConfigError(f"{name} is missing from the config")
-    cfg = RunConfig(**values)
-    combinations.check(cfg)
-    return cfg
-
-
-def load(path: Path) -> RunConfig:
-    """The config of a run, from its config.yaml.
-
-    Raises:
-        ConfigError: unreadable, not YAML, or no config; the line names the file.
-    """
-    return from_dict(yamlfile.read(path))
-
-
-def save(cfg: RunConfig, path: Path) -> None:
-    """Writes the resolved config as YAML."""
-    import yaml
-
-    path.write_text(yaml.safe_dump(cfg.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def label(overrides: Sequence[str]) -> str:
@@ -364,61 +315,3 @@ def _leaves(tree: Any, prefix: str = "") -> Iterator[str]:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
-
-
-def _refuse_unknown(what: str, given: Mapping[str, Any], allowed: Mapping[str, Any]) -> None:
-    for key in given:
-        if key not in allowed:
-            close = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.5)
-            raise ConfigError(unknown(what, key, allowed, close or setting_names.closest_settings(str(key))))
-
-
-@functools.cache
-def _hints(cls: type) -> Mapping[str, Any]:
-    return typing.get_type_hints(cls, include_extras=True)
-
-
-def _part(kind: str, settings: Any, where: str = "") -> dict[str, Any]:
-    """The checked settings of a part. `where` they stand, unless they are the group's: a letter's, say."""
-    where, choice = where or kind, f"{where}.name" if where else kind
-    if not isinstance(settings, Mapping) or "name" not in settings:
-        raise ConfigError(f"{where} must be a part with its options, not {quoted(settings)}: choose with {choice}=NAME")
-    part = registry.get(kind, settings["name"])
-    for key in settings:
-        if key != "name" and key not in part.options:
-            raise ConfigError(f"{where}: " * (where != kind) + setting_names.unknown_option(part, str(key)))
-    checked: dict[str, Any] = {"name": part.name}
-    for key, option in part.options.items():
-        value = settings.get(key, option.default)
-        if value is registry.REQUIRED or value == "???":
-            raise ConfigError(f"{choice}={part.name} needs {where}.{key}=... ({options.describe(option.annotation)})")
-        checked[key] = options.check(f"{where}.{key}", value, option.annotation)
-        if option.annotation == options.Letters:
-            if where != kind:
-                raise ConfigError(f"{choice}={part.name}: a letter cannot have letters of its own")
-            checked[key] = _letters(kind, f"{where}.{key}", checked[key], checked["pattern"])
-    return checked
-
-
-def _letters(kind: str, where: str, settings: Mapping[str, Any], pattern: str) -> dict[str, Any]:
-    """The checked part of each letter of a pattern; others, of which a sweep may choose, are checked and left out."""
-    found = {letter: _part(kind, chosen, f"{where}.{letter}") for letter, chosen in settings.items()}
-    for letter in pattern:
-        if letter not in found:
-            raise ConfigError(
-                f"{kind}.pattern={pattern}: letter {quoted(letter)} has no {kind}: add {where}.{letter}.name=NAME, or "
-                f"change the pattern (letters that have one: {', '.join(sorted(found))})"
-            )
-    return {letter: found[letter] for letter in dict.fromkeys(pattern)}
-
-
-def _section(name: str, settings: Any) -> Any:
-    cls = SECTIONS[name]
-    if not isinstance(settings, Mapping):
-        raise ConfigError(f"{name} is a section, not a value: {quoted(settings)}")
-    hints = _hints(cls)
-    _refuse_unknown(f"key of {name}:", settings, hints)
-    for field in dataclasses.fields(cls):
-        if field.default is field.default_factory is dataclasses.MISSING and field.name not in settings:
-            raise ConfigError(f"{name}.{field.name} is missing")
-    return cls(**{key: options.check(f"{name}.{key}", value, hints[key]) for key, value in settings.items()})

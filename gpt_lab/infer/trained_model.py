@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from gpt_lab.config import composition
+from gpt_lab.config import checked
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from gpt_lab.digests import Damaged, check_sums
@@ -93,7 +93,7 @@ def load_run(
     """
     folder = whole_checkpoint(run, checkpoint, say)
     where = pick_device(device)
-    cfg = composition.from_dict(run.config)
+    cfg = checked.from_dict(run.config)
     place = run.path / "tokenizer"
     if not place.is_dir():
         raise DataError(f"{run.path} has no tokenizer: it was trained on data={cfg.data['name']}, which is not text")

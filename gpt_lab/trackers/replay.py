@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_lab import registry
-from gpt_lab.config import composition
+from gpt_lab.config import checked
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import DataError
 from gpt_lab.store import Run
@@ -61,7 +61,7 @@ def upload(run: Run, rows: Sequence[Sequence[Any]] = ()) -> list[str]:
         LabError: the run is being trained.
     """
     Wandb.check(mode="online")
-    cfg = composition.from_dict(run.config)
+    cfg = checked.from_dict(run.config)
     chosen = cfg.tracker if cfg.tracker["name"] in ("auto", "wandb") else {}
     settings = {**chosen, "name": "wandb", "mode": "online"}
     with run.lock():

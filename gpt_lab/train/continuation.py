@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from gpt_lab import registry
-from gpt_lab.config import composition
+from gpt_lab.config import checked, composition
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.cost import match
 from gpt_lab.digests import SUMS
@@ -59,7 +59,7 @@ def compose(words: Sequence[str]) -> RunConfig:
         if key in stated:
             raise ConfigError(f"{key}=... cannot be given with {KEY}: its settings are those of the run it names")
     run = find_run(asked.runs_dir, asked.resume_from)
-    theirs = composition.from_dict(run.config).to_dict()
+    theirs = checked.from_dict(run.config).to_dict()
     usual = composition.compose_tree([])
     chosen = [
         f"{kind}={theirs[kind]['name']}"
@@ -83,7 +83,7 @@ def compose(words: Sequence[str]) -> RunConfig:
         tree["position"]["original"] = theirs["scale"]["context"]
     named = f"{run.study}/{run.name}"
     found = named if (Path(asked.runs_dir) / named).resolve() == run.path.resolve() else str(run.path)
-    return composition.from_dict(tree | {KEY: found, "label": composition.label(words)})
+    return checked.from_dict(tree | {KEY: found, "label": composition.label(words)})
 
 
 def find(cfg: RunConfig, vocab_size: int) -> Origin | None:
@@ -95,7 +95,7 @@ def find(cfg: RunConfig, vocab_size: int) -> Origin | None:
     if cfg.resume_from is None:
         return None
     run = find_run(cfg.runs_dir, cfg.resume_from)
-    theirs = composition.from_dict(run.config)
+    theirs = checked.from_dict(run.config)
     for key in KEPT:
         if getattr(theirs, key) != getattr(cfg, key):
             raise ConfigError(f"{KEY}={cfg.resume_from}: {key} must stay as it is in that run: leave {key} out")

@@ -15,7 +15,7 @@ import yaml
 
 from gpt_lab.claims import folder, selection
 from gpt_lab.cli import report, verify
-from gpt_lab.config import composition
+from gpt_lab.config import checked
 from gpt_lab.errors import ConfigError, DataError, LabError
 from gpt_lab.store.atomic_files import write_json
 from tests.helpers import flip, tiny_config
@@ -82,7 +82,7 @@ def test_it_holds_the_claim_and_the_report(claim: Path) -> None:
 
 def test_every_config_is_that_of_its_run(claim: Path) -> None:
     for cell in folder.read(claim).cells:
-        cfg = composition.from_dict(yaml.safe_load((claim / cell["config"]).read_text()))
+        cfg = checked.from_dict(yaml.safe_load((claim / cell["config"]).read_text()))
         assert cfg.identity() == cell["identity"]
         assert f"position={cfg.position['name']}" == cell["arm"] and str(cfg.seed) == cell["pair"]
         assert cell["overrides"] == [f"position={cfg.position['name']}", f"seed={cfg.seed}"]

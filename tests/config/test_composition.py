@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpt_lab import registry
-from gpt_lab.config import composition, setting_names
+from gpt_lab.config import checked, composition, setting_names
 from gpt_lab.errors import ConfigError
 
 OPTIONS = [(group, name) for group in (*registry.KINDS, "scale") for name in setting_names.choices(group)]
@@ -60,8 +60,8 @@ def test_round_trip_through_yaml(tmp_path: Path) -> None:
     cfg = composition.compose(
         ["model=qwen3", "optim=muon", "seed=3", "tracker.tags=[a,b]" if _has_tags() else "seed=3"]
     )
-    composition.save(cfg, tmp_path / "config.yaml")
-    assert composition.load(tmp_path / "config.yaml") == cfg
+    checked.save(cfg, tmp_path / "config.yaml")
+    assert checked.load(tmp_path / "config.yaml") == cfg
 
 
 def _has_tags() -> bool:
@@ -98,7 +98,7 @@ def test_identity_holds_what_auto_became() -> None:
 )
 def test_a_damaged_config_file_is_refused(tree: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        composition.from_dict(composition.compose().to_dict() | tree)
+        checked.from_dict(composition.compose().to_dict() | tree)
 
 
 def test_label_names_what_differs() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gpt_lab import registry
-from gpt_lab.config import composition, setting_names
+from gpt_lab.config import checked, composition, setting_names
 from gpt_lab.config.schema import misfit
 from gpt_lab.cost.flops import cost
 from gpt_lab.errors import ConfigError
@@ -33,7 +33,7 @@ def test_they_are_settings_like_any_other() -> None:
     assert flat["attention.letters.M.kv_rank"] == 32 and flat["attention.letters.M.q_rank"] is None
     assert flat["attention.letters.G.name"] == "gqa" and flat["attention.letters.G.kv_heads"] == 2
     assert {key.split(".")[2] for key in flat} == {"M", "G"}
-    assert composition.from_dict(cfg.to_dict()) == cfg and misfit(cfg.flat()) == ""
+    assert checked.from_dict(cfg.to_dict()) == cfg and misfit(cfg.flat()) == ""
     other = composition.compose([*TWO.split()[:-2], "attention.letters.G.kv_heads=4", "scale.depth=4"])
     assert cfg.identity() != other.identity()
     spare = composition.compose([*TWO.split(), "attention.letters.A.name=mqa"])

@@ -56,11 +56,11 @@ def check_job(job: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         {"gpus": number, "lengths": the fields of each trunk.Length, "warnings": lines on the data}
     """
-    from gpt_lab.config import composition
+    from gpt_lab.config import checked
     from gpt_lab.sweep.search import trunk
 
     cells = [from_fields(fields) for fields in job["cells"]]
-    configs, builder = [composition.from_dict(tree) for tree in job["configs"]], build.Builder()
+    configs, builder = [checked.from_dict(tree) for tree in job["configs"]], build.Builder()
     builder.check(cells, configs)
     lengths = trunk.lengths(cells, configs, builder) if job.get("lengths") else []
     import torch
@@ -79,10 +79,10 @@ def measure_job(job: Mapping[str, Any]) -> dict[str, Any]:
         {"pace": the fields of a Pace}
     """
     _take_place(job)
-    from gpt_lab.config import composition
+    from gpt_lab.config import checked
     from gpt_lab.train.speed import pace
 
-    return {"pace": dataclasses.asdict(pace.measure(composition.from_dict(job["measure"])))}
+    return {"pace": dataclasses.asdict(pace.measure(checked.from_dict(job["measure"])))}
 
 
 def from_fields(fields: Mapping[str, Any]) -> Cell:
@@ -122,11 +122,11 @@ def _train(job: Mapping[str, Any], send: Send) -> int:
     _take_place(job)
     from rich.console import Console
 
-    from gpt_lab.config import composition
+    from gpt_lab.config import checked
     from gpt_lab.store import Run
     from gpt_lab.train.start import run_training
 
-    cfg = composition.from_dict(job["config"])
+    cfg = checked.from_dict(job["config"])
     if cfg.identity() != job["identity"]:
         raise ConfigError("the settings of this trial are not those that were planned (conf/ has changed?): try again")
 
