@@ -275,6 +275,8 @@ def test_a_file_that_is_no_sweep_is_not_printed(tmp_path: Path) -> None:
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown sweep 'pos_encc'; did you mean 'pos_enc'?"):
         sweep_file.load("pos_encc")
+    with pytest.raises(ConfigError, match="unknown sweep 'normm'; did you mean 'norm'?"):
+        sweep_file.load("screens/normm")
     with pytest.raises(ConfigError, match="no sweep file"):
         sweep_file.load(tmp_path / "missing.yaml")
     with pytest.raises(ConfigError, match="no sweep file"):

@@ -12,7 +12,7 @@ from gpt_lab.errors import ConfigError, unknown
 
 
 def find(name: str | Path) -> Path:
-    """The file that a user means: a path, or a name of sweeps/ with or without .yaml (as seen from here).
+    """The file that a user means: a path, or a name below sweeps/ with or without .yaml (as seen from here).
 
     Raises:
         ConfigError: there is none; the line offers the closest name.
@@ -20,11 +20,12 @@ def find(name: str | Path) -> Path:
     path = Path(name)
     if os.path.isfile(path):  # unlike Path.is_file, False for a path that is too long
         return path
-    if path.parent == Path("."):
-        for folder, stem in itertools.product(project.folders("sweeps"), (f"{path.name}.yaml", path.name)):
+    if not path.is_absolute() and ".." not in path.parts:
+        for folder, stem in itertools.product(project.folders("sweeps"), (f"{path}.yaml", str(path))):
             if os.path.isfile(candidate := folder / stem):
                 return _from_here(candidate)
-        raise ConfigError(unknown("sweep", path.name, project.files("sweeps")))
+        if known := project.files("sweeps", str(path.parent)):
+            raise ConfigError(unknown("sweep", path.name, known))
     if os.path.isdir(path):
         raise ConfigError(f"{path} is a folder: name a sweep file (YAML)")
     raise ConfigError(f"no sweep file {path}")
