@@ -11,6 +11,7 @@ from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import ConfigError
 from gpt_lab.model.gpt import GPT, initialize
+from gpt_lab.optim.groups import groups as param_groups
 from gpt_lab.parts.base import Shape, role
 from gpt_lab.parts.init import MuP, usual_std
 from gpt_lab.parts.objective import CrossEntropy
@@ -188,3 +189,38 @@ def test_coordinate_check() -> None:
     standard = spread({"name": "normal", "std": 0.02})
     assert max(mup.values()) < 2, mup
     assert min(standard.values()) > 3, standard
+
+
+BASE_64 = {"name": "mup", "base_width": 64, "base_head_dim": 16}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"norm": "unit"}, "with norm=unit: its numbers shrink as 1/sqrt(scale.width): use norm=rmsnorm"),
+        ({"norm": "dyt"}, "with norm=dyt: embeddings times sqrt(scale.width) grow with width: set norm.embed_scale"),
+        ({"norm": "derf"}, "with norm=derf: embeddings times sqrt(scale.width) grow with width"),
+        ({"position": "sinusoidal"}, "grow with width: use position.scaled=false"),
+        ({"attention": "kda", "scale.heads": 2}, "attention=kda has none that it could: keep heads"),
+    ],
+)
+def test_mup_refuses_what_it_has_no_rule_for(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        GPT(tiny_config(init=BASE_64, **{"scale.width": 64, "scale.heads": 4} | settings), 61)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_latents_go_by_their_own_size() -> None:
+    """Four times the base's width in four times the heads: the factor of a matrix on its learning rate is 1/4."""
+    cfg = tiny_config(init=BASE_64, attention="mla", **{"scale.width": 256, "scale.heads": 16})
+    model = GPT(cfg, 61)
+    initialize(model, cfg)
+    found = param_groups(model, registry.build("init", cfg.init, model.shape))
+    rates = {name: group.lr_multiplier for group in found for name, _ in group.params}
+    weights = dict(model.named_parameters())
+    usual, latent = "blocks.0.attention.q_proj.weight", "blocks.0.attention.kv_b_proj.weight"
+    assert (rates[usual], rates[latent]) == (0.25, 1.0)
+    assert weights[usual].std().item() == pytest.approx(weights[latent].std().item() / 2, rel=0.05)
+    wider = tiny_config(init=BASE_64, attention="mla", **{"scale.width": 256, "scale.heads": 4})
+    init = registry.build("init", wider.init, GPT(wider, 61).shape)
+    assert init.lr_multiplier("head_input", (1, 1)) == 0.25 and init.lr_multiplier("fixed_input", (1, 1)) == 1.0

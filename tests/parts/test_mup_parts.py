@@ -147,34 +147,3 @@ def test_what_a_latent_feeds_would_fail_without_its_role(
     for module in ("gpt_lab.optim.groups", "gpt_lab.model.gpt"):
         monkeypatch.setattr(f"{module}.init_roles", lambda model: {})
     assert not SHRINKS < growth(kind, name, grow)[where] < GROWS
-
-
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"norm": "unit"}, "with norm=unit: its numbers shrink as 1/sqrt(scale.width): use norm=rmsnorm"),
-        ({"norm": "dyt"}, "with norm=dyt: embeddings times sqrt(scale.width) grow with width: set norm.embed_scale"),
-        ({"norm": "derf"}, "with norm=derf: embeddings times sqrt(scale.width) grow with width"),
-        ({"position": "sinusoidal"}, "grow with width: use position.scaled=false"),
-        ({"attention": "kda", "scale.heads": 2}, "attention=kda has none that it could: keep heads"),
-    ],
-)
-def test_what_has_no_rule_is_refused_in_one_line(settings: dict[str, Any], said: str) -> None:
-    found = refusal(tiny_config(init=MUP, **{"scale.width": 64, "scale.heads": 4} | settings))
-    assert found is not None and said in found and "\n" not in found
-
-
-def test_latents_go_by_their_own_size() -> None:
-    """Four times the base's width in four times the heads: the factor of a matrix on its learning rate is 1/4."""
-    cfg = tiny_config(init=MUP, attention="mla", **{"scale.width": 256, "scale.heads": 16})
-    model = GPT(cfg, VOCABULARY)
-    initialize(model, cfg)
-    found = groups(model, registry.build("init", cfg.init, model.shape))
-    rates = {name: group.lr_multiplier for group in found for name, _ in group.params}
-    weights = dict(model.named_parameters())
-    usual, latent = "blocks.0.attention.q_proj.weight", "blocks.0.attention.kv_b_proj.weight"
-    assert (rates[usual], rates[latent]) == (0.25, 1.0)
-    assert weights[usual].std().item() == pytest.approx(weights[latent].std().item() / 2, rel=0.05)
-    wider = tiny_config(init=MUP, attention="mla", **{"scale.width": 256, "scale.heads": 4})
-    init = registry.build("init", wider.init, GPT(wider, VOCABULARY).shape)
-    assert init.lr_multiplier("head_input", (1, 1)) == 0.25 and init.lr_multiplier("fixed_input", (1, 1)) == 1.0
