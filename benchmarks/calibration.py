@@ -3,7 +3,7 @@
     uv run python benchmarks/calibration.py
 
 Every condition is a kind of study (arms, seeds, shape and size of the noise), judged by the lab's two tiers as
-compare() does, and by three methods that the lab does not use. What each number means: benchmarks/simulated_studies.py.
+compare() does, and by three methods that the lab does not use. What each number means: benchmarks/simulated/studies.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from benchmarks.simulated_studies import Analysis, Condition, Distribution, ErrorRates, NoiseModel, calibrate
+from benchmarks.simulated.studies import Analysis, Condition, Distribution, ErrorRates, NoiseModel, calibrate
 from gpt_lab.stats.power_analysis import detectable
 from gpt_lab.store.record import machine, packages
 

@@ -5,7 +5,7 @@
 Every condition is a kind of study with an arm or four, looked at after each pair from the third to the tenth. `null`:
 arms equal the baseline and every difference matters. `edge`: they lie on the edge of the band, where a false claim of
 either kind is likeliest. `beyond`, `inside`: they lie a distance from the nearest edge, outside the band or in its
-middle. What each number means: benchmarks/simulated_looks.py.
+middle. What each number means: benchmarks/simulated/looks.py.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from benchmarks.simulated_looks import Looked, beyond, calibrate_looks
-from benchmarks.simulated_studies import Condition, Distribution, NoiseModel
+from benchmarks.simulated.looks import Looked, beyond, calibrate_looks
+from benchmarks.simulated.studies import Condition, Distribution, NoiseModel
 from gpt_lab.stats.alpha_spending import SHAPE
 from gpt_lab.store.record import machine, packages
 

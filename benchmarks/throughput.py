@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from gpt_lab import kernels
 from gpt_lab.config import composition
 from gpt_lab.console.signals import Signals
+from gpt_lab.cost import match
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError
 from gpt_lab.store.record import machine
@@ -172,7 +173,7 @@ class Lab:
 
     def __init__(self, overrides: Sequence[str], folder: Path, command: str = "") -> None:
         fixed = [f"runs_dir={folder}", "tracker=none", f"log.every={LOG_EVERY}", "sample.tokens=0"]
-        cfg = composition.compose([*fixed, *overrides])
+        cfg = match.compose([*fixed, *overrides])
         dataset = open_dataset(cfg)
         self.plan = resolve(cfg, dataset)
         run = claim(cfg, self.plan, command)

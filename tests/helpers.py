@@ -38,6 +38,8 @@ DEFAULTS: dict[str, Any] = {
     "sample": {"tokens": 0},
 }
 """What `tiny_config` says beside the defaults of the parts' classes and of config/schema.py."""
+COMES_WITH = {"init=deepnorm": {"residual": {"name": "post", "alpha": None}}}
+"""What `tiny_config` chooses with a part that is refused without it, where an override does not choose otherwise."""
 
 
 def tiny_config(**overrides: Any) -> RunConfig:
@@ -53,6 +55,8 @@ def tiny_config(**overrides: Any) -> RunConfig:
         ConfigError: as config.from_dict: unknown, missing, of the wrong type, out of range, impossible together.
     """
     tree = {key: dict(section) for key, section in DEFAULTS.items()}
+    chosen = [f"{key}={value}" for key, value in overrides.items()]
+    overrides = {key: value for one in chosen for key, value in COMES_WITH.get(one, {}).items()} | overrides
     flat = {key: value for key, value in overrides.items() if "." not in key}
     for key, value in flat.items():
         tree[key] = {"name": value} if key in tree and isinstance(value, str) else value

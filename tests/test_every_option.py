@@ -138,6 +138,8 @@ CHANGES: dict[str, Any] = {
     "norm.eps": 0.1,
     "norm.bias": False,
     "norm.gain": False,
+    "norm.alpha": 0.2,
+    "norm.embed_scale": 20.0,
     "mlp.d_ff": 16,
     "mlp.experts": 4,
     "mlp.top_k": 3,
@@ -152,6 +154,7 @@ CHANGES: dict[str, Any] = {
     "mlp.pattern": "R",
     "mlp.auxiliary": 1.0,
     "residual.shared_norm": False,
+    "residual.alpha": 3.0,
     "init.std": 0.1,
     "init.embedding_std": 0.1,
     "init.scaled_residual": False,
@@ -222,6 +225,8 @@ CHANGES_OF = {
     ("hybrid", "attention.pattern"): "NA",
     ("differential", "attention.kv_heads"): 2,
     ("yarn", "position.factor"): 8.0,
+    ("scalenorm", "norm.eps"): 100.0,
+    ("unit", "norm.eps"): 100.0,
 }
 """As CHANGES, for a part to which that value means something else."""
 KEYS_ELSEWHERE = {

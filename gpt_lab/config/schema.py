@@ -249,6 +249,7 @@ LATER: Mapping[str, Any] = {
     "data.raw": False,
     "position.pattern": "R",
     "position.local_base": None,
+    "residual.alpha": 1.0,
 }
 """Keys that came later, with the value that changes nothing: older runs, without them, keep their identity."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from gpt_lab import kernels, registry
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import ConfigError
 from gpt_lab.kernels.base import Memo
-from gpt_lab.parts.base import Flow, Position, Shape, States, role
+from gpt_lab.parts.base import Flow, Position, Shape, States, init_roles, role
 from gpt_lab.parts.dropout import KeyedDropout
 from gpt_lab.parts.residual.base import Streams
 
@@ -50,9 +51,11 @@ class GPT(nn.Module):
         self.embed_dropout = KeyedDropout(shape.dropout, "embed")
         self.position: Position = registry.build("position", cfg.position, shape)
         make_norm = functools.partial(registry.build, "norm", cfg.norm)
+        enter = getattr(registry.load("norm", cfg.norm["name"]), "on_embeddings", None)
+        self.embed_scale = None if enter is None else enter(shape.width, **_options(cfg.norm))
         self.embed_norm = make_norm(shape.width) if flags.embed_norm else None
         block = registry.load("residual", cfg.residual["name"])
-        options = {key: value for key, value in cfg.residual.items() if key != "name"}
+        options = _options(cfg.residual)
         self.order: list[int] = list(block.order(shape.depth, **options))
         self.blocks = nn.ModuleList()
         for layer in range(1 + max(self.order)):
@@ -65,6 +68,7 @@ class GPT(nn.Module):
         self.norm = make_norm(shape.width) if block.final_norm else None
         self._positions = Memo(4)
         self.head = None if flags.tied else nn.Linear(shape.width, rows, bias=False)
+        init.check(self)
 
     def forward(
         self,
@@ -96,8 +100,8 @@ class GPT(nn.Module):
         shared: dict[str, Tensor] = {}
         flow = Flow(self.position, positions_T, documents_BT, states, keys_B, 0, shared, losses)
         x = self.position.embed(self.embed(tokens_BT), positions_T)
-        if self.embed_norm is not None:
-            x = self.embed_norm(x)
+        for act in (self.embed_scale, self.embed_norm):
+            x = x if act is None else act(x)
         x = shared["x0"] = self.embed_dropout(x, keys_B, self.shape.depth)
         stream = x if self.streams is None else self.streams.enter(x, flow)
         recompute = self.checkpointing and self.training and states is None
@@ -172,9 +176,15 @@ def _rescale(attention: nn.Module, init: Any, shape: Shape) -> None:
         return
     if not isinstance(scale := getattr(attention, "scale", None), float):
         raise ConfigError(
-            f"this init scales attention scores, and attention={_name(attention)} has none: use init=normal"
+            f"this init scales attention scores, and attention={_name(attention)} has none that it could: keep heads "
+            f"(scale.width / scale.heads, now {head_dim}) as large as those it starts from, or use init=normal"
         )
     attention.scale = scale * factor
+
+
+def _options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A part's options, of its settings."""
+    return {key: value for key, value in settings.items() if key != "name"}
 
 
 def _name(part: nn.Module) -> str:
@@ -190,6 +200,7 @@ def initialize(model: GPT, cfg: RunConfig) -> None:
     become 0.
     """
     init = registry.build("init", cfg.init, model.shape)
+    stated = init_roles(model)
     own: list[tuple[str, Any]] = [
         (prefix, module) for prefix, module in model.named_modules() if hasattr(module, "draw")
     ]
@@ -205,7 +216,7 @@ def initialize(model: GPT, cfg: RunConfig) -> None:
         elif name.endswith(".bias"):
             parameter.zero_()
         elif parameter.ndim > 1:
-            kind = "matrix" if kind == "vector" else kind  # a short convolution
+            kind = stated.get(name, "matrix" if kind == "vector" else kind)  # a short convolution
             target = parameter.data
             if name in ("embed.weight", "head.weight"):
                 target[model.vocab_size :].zero_()

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from gpt_lab.parts.base import Role, role
+from gpt_lab.parts.base import Role, init_roles, role
 
 
 class InitLike(Protocol):
@@ -40,10 +40,11 @@ class Group:
 def groups(model: nn.Module, init: InitLike) -> list[Group]:
     """The model's trainable parameters, each once (a tied weight is its embedding), in groups of a fixed order."""
     found: dict[tuple[Role, float], list[tuple[str, nn.Parameter]]] = {}
+    stated = init_roles(model)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             its = role(name, parameter.ndim)
-            key = (its, init.lr_multiplier(its, tuple(parameter.shape)))
+            key = (its, init.lr_multiplier(stated.get(name, its), tuple(parameter.shape)))
             found.setdefault(key, []).append((name, parameter))
     fused = _fused_rows(model)
     return [

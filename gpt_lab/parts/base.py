@@ -12,7 +12,12 @@ from typing import ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from torch import Tensor, nn
 
-Role = Literal["embedding", "head", "residual", "matrix", "vector"]
+Role = Literal["embedding", "head", "residual", "matrix", "vector", "fixed_input", "head_input"]
+"""What a parameter is to init and optimizer: the first five by its name.
+
+The last two are to the init alone, and a part gives them to its own (`init_roles`): what acts on an input that does not
+widen with the model, because its size is fixed, or follows the head dimension.
+"""
 
 
 @dataclass(frozen=True)
@@ -163,3 +168,12 @@ def role(name: str, ndim: int) -> Role:
     if name.endswith(("o_proj.weight", "down_proj.weight")):
         return "residual"
     return "matrix"
+
+
+def init_roles(model: nn.Module) -> dict[str, Role]:
+    """Roles that parts give to parameters of theirs towards the init alone, by the parameter's name in the model."""
+    found: dict[str, Role] = {}
+    for prefix, module in model.named_modules():
+        own: dict[str, Role] = getattr(module, "init_roles", {})
+        found |= {f"{prefix}.{name}": its for name, its in own.items()}
+    return found

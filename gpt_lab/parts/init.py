@@ -5,9 +5,14 @@ Constructor: (shape, *, options). Vectors are not drawn: gains keep their constr
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import math
+from collections.abc import Mapping
+from typing import ClassVar
 
+import torch
+from torch import Tensor, nn
+
+from gpt_lab.errors import ConfigError
 from gpt_lab.options import PositiveFloat, PositiveInt
 from gpt_lab.parts.base import Role, Shape
 from gpt_lab.registry import register
@@ -44,6 +49,18 @@ class _Init:
     def attention_scale(self, head_dim: int) -> float:
         """Factor on attention scores."""
         return head_dim**-0.5
+
+    def check(self, model: nn.Module) -> None:
+        """Refuses a model that this has no rule for.
+
+        Raises:
+            ConfigError: the line names the part and the way out.
+        """
+
+
+def option(part: nn.Module) -> str:
+    """What selects a part, such as attention=mha; the name of its class if nothing does."""
+    return "=".join(getattr(type(part), "part", (type(part).__name__,)))
 
 
 @register("init", "normal")
@@ -97,7 +114,8 @@ class MuP(_Init):
     Against the model at base_width, where this is `normal`: hidden matrices have a standard deviation smaller by
     sqrt(width / base_width) and a learning rate smaller by width / base_width; logits are divided by
     width / base_width; attention scores by head dimension instead of its root. Embeddings, head and vectors keep
-    their learning rate.
+    their learning rate. A matrix whose input is a latent goes by the latent's size: as under `normal` where it is
+    fixed, with the head dimension where it follows that. Parts that nothing of this holds for are refused.
 
     base_width: the width at which hyperparameters were (or will be) tuned.
     base_head_dim: the head dimension there; scores are multiplied by sqrt(base_head_dim) / head dimension.
@@ -115,16 +133,88 @@ class MuP(_Init):
         self.value = usual_std(base_width) if std is None else std
         self.base_head_dim = base_head_dim
         self.ratio = shape.width / base_width
+        head_ratio = shape.width / shape.heads / base_head_dim
+        self.growth: dict[Role, float] = {"matrix": self.ratio, "residual": self.ratio, "head_input": head_ratio}
         self.residual = (2 * shape.depth) ** -0.5
         self.logits_scale = 1 / self.ratio
 
     def std(self, tensor_shape: tuple[int, ...], role: Role) -> float:
-        if role in ("embedding", "head"):
-            return self.value
-        return self.value * self.ratio**-0.5 * (self.residual if role == "residual" else 1.0)
+        return self.value * self.growth.get(role, 1.0) ** -0.5 * (self.residual if role == "residual" else 1.0)
 
     def lr_multiplier(self, role: Role, tensor_shape: tuple[int, ...]) -> float:
-        return 1 / self.ratio if role in ("matrix", "residual") else 1.0
+        return 1 / self.growth.get(role, 1.0)
 
     def attention_scale(self, head_dim: int) -> float:
         return self.base_head_dim**0.5 / head_dim
+
+    def check(self, model: nn.Module) -> None:
+        """Refuses parts that say, in `no_mup`, why their activations or updates would change with width."""
+        for part in model.modules():
+            if why := getattr(part, "no_mup", None):
+                raise ConfigError(f"init=mup cannot hold learning rates across widths with {option(part)}: {why}")
+
+
+@register("init", "deepnorm")
+class DeepNorm(_Init):
+    """DeepNet's, for post-norm of any depth: Xavier, smaller by (8 depth)^(1/4) in values, attention's output and MLP.
+
+    Paper: Wang et al. 2022, arXiv:2203.00555
+
+    The other half of the method is in the residual stream: residual=post residual.alpha=null, which this needs. Of a
+    gated MLP the gate itself is not made smaller, as in the authors' torchscale. Embeddings and head are those of
+    init=normal.
+    """
+
+    SMALL = ("v_proj", "o_proj", "up_proj", "down_proj")
+    KNOWN: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "attention": ("qkv", "q_proj", "k_proj", "v_proj", "o_proj"),
+        "mlp": ("up_proj", "gate_proj", "down_proj"),
+    }
+
+    def __init__(self, shape: Shape) -> None:
+        self.width = shape.width
+        self.alpha = (2 * shape.depth) ** 0.25
+        self.beta = (8 * shape.depth) ** -0.25
+
+    def std(self, tensor_shape: tuple[int, ...], role: Role) -> float:
+        if role in ("embedding", "head"):
+            return usual_std(self.width)
+        return math.sqrt(2 / sum(tensor_shape)) * (self.beta if role == "residual" else 1.0)
+
+    def weight(self, name: str, tensor_shape: tuple[int, ...], role: Role, generator: torch.Generator) -> Tensor:
+        if role in ("embedding", "head"):
+            return super().weight(name, tensor_shape, role, generator)
+        drawn = torch.empty(tensor_shape).normal_(generator=generator)
+        matrix = name.split(".")[-2]
+        if matrix != "qkv":
+            gain = self.beta if matrix in self.SMALL else 1.0
+            return drawn.mul_(gain * self.std(tensor_shape, "matrix"))
+        rows = self._rows(tensor_shape)
+        for part, gain in zip(drawn.split(rows), (1.0, 1.0, self.beta), strict=True):
+            part.mul_(gain * self.std(tuple(part.shape), "matrix"))
+        return drawn
+
+    def _rows(self, tensor_shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """Rows of queries, keys and values in a matrix of all three: as many queries as the model is wide."""
+        each = (tensor_shape[0] - self.width) // 2
+        return self.width, each, each
+
+    def check(self, model: nn.Module) -> None:
+        """Refuses another residual, and matrices that the paper has not."""
+        for block in model.get_submodule("blocks").children():
+            alpha = getattr(block, "alpha", None)
+            if not isinstance(alpha, float) or not math.isclose(alpha, self.alpha):
+                said = option(block) + (f" residual.alpha={alpha:g}" if isinstance(alpha, float) else "")
+                raise ConfigError(
+                    f"init=deepnorm needs the stream multiplied by (2 x depth)^(1/4) = {self.alpha:.4g}, and {said} is "
+                    "not: use residual=post residual.alpha=null, or init=normal"
+                )
+            for branch, known in self.KNOWN.items():
+                part = block.get_submodule(branch)
+                for name, parameter in part.named_parameters():
+                    matrix = name.removesuffix(".weight")
+                    if parameter.ndim > 1 and matrix not in known:
+                        raise ConfigError(
+                            f"init=deepnorm says nothing of {option(part)}'s {matrix}: use attention=mha or gqa with "
+                            "an mlp such as gelu or swiglu, or init=normal"
+                        )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gpt_lab.errors import ConfigError
 from tests.processes import commands
 
 ROOT = Path(__file__).parent.parent.parent
@@ -44,6 +45,32 @@ def test_throughput(tmp_path: Path) -> None:
     assert found["chosen"]["lab"] | {"precision": "fp32", "kernel": "sdpa", "compile": "off"} == found["chosen"]["lab"]
     # 4 layers of 12 width^2 and 2 gains, the last gain, 65 tokens and 64 positions
     assert found["parameters"] == 4 * (12 * 128**2 + 2 * 128) + 128 + (65 + 64) * 128
+
+
+@pytest.mark.slow
+def test_parts_speed(tmp_path: Path) -> None:
+    """An arm of each kind and the baseline, all with the parameters of the baseline."""
+    found = run("parts_speed.py", tmp_path / "parts_speed.json")["contexts"]["32"]
+    assert list(found) == ["attention=gqa", "mlp=moe", "residual=parallel", "baseline"]
+    for arm in found.values():
+        assert arm["parameters"] == pytest.approx(found["baseline"]["parameters"], rel=0.005)
+        assert math.isfinite(arm["speed"]) and arm["speed"] > 0 and arm["tokens_per_s"] > 0
+        assert arm["tokens_per_s"] == pytest.approx(128 / arm["ms_per_step"] * 1e3, rel=0.01)
+    assert found["baseline"]["speed"] == 1.0
+    assert found["attention=gqa"]["sizes"]["d_ff"] != found["baseline"]["sizes"]["d_ff"]
+
+
+def test_parts_speed_takes_every_part_but_the_baselines() -> None:
+    from benchmarks import parts_speed
+
+    every = parts_speed.arms([])
+    kinds = {arm.partition("=")[0] for arm in every}
+    assert kinds == {"attention", "mlp", "residual"} and len(every) > 30
+    assert not {f"{kind}={name}" for kind, name in parts_speed.BASELINE.items()} & set(every)
+    assert parts_speed.arms(["mlp", "attention=mla"])[0] == "attention=mla"
+    assert {arm.partition("=")[0] for arm in parts_speed.arms(["mlp"])} == {"mlp"}
+    with pytest.raises(ConfigError, match="did you mean 'attention=gqa'"):
+        parts_speed.arms(["attention=gqaa"])
 
 
 @pytest.mark.slow
@@ -93,7 +120,7 @@ def test_recipes(tmp_path: Path) -> None:
 
 COMMITTED = [
     p
-    for name in ("throughput", "startup", "sweep_overhead")
+    for name in ("throughput", "parts_speed", "startup", "sweep_overhead")
     for p in (ROOT / "benchmarks" / "results").glob(f"{name}-*.json")
 ] + [ROOT / "benchmarks" / "results" / f"{name}.json" for name in ("pairing", "recipes")]
 

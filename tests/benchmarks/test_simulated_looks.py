@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.simulated_looks import Looked, beyond, calibrate_looks
-from benchmarks.simulated_studies import Condition, Distribution, NoiseModel
+from benchmarks.simulated.looks import Looked, beyond, calibrate_looks
+from benchmarks.simulated.studies import Condition, Distribution, NoiseModel
 from tests.processes import commands
 
 ROOT = Path(__file__).parent.parent.parent

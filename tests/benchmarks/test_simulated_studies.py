@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.simulated_studies import (
+from benchmarks.simulated.studies import (
     COVERED,
     FALSE,
     Analysis,

@@ -25,9 +25,15 @@ PARTS = [
 ]
 
 
+def _words(kind: str, name: str) -> list[str]:
+    """What chooses a part, and what is refused without another."""
+    needed = {"init=deepnorm": ["residual=post", "residual.alpha=null"]}
+    return [f"{kind}={name}", *needed.get(f"{kind}={name}", [])]
+
+
 @pytest.mark.parametrize(("kind", "name"), PARTS)
 def test_every_part_keeps_it(kind: str, name: str) -> None:
-    for finding in contract([f"{kind}={name}"], compiled=False):
+    for finding in contract(_words(kind, name), compiled=False):
         assert finding.passed, finding
 
 
@@ -38,19 +44,19 @@ def test_every_part_is_one_graph() -> None:
 
     Positions go with the default attention: not every one asks for them.
     """
-    kinds = {kind: [f"{kind}={name}" for other, name in PARTS if other == kind] for kind in dict(PARTS)}
+    kinds = {kind: [_words(kind, name) for other, name in PARTS if other == kind] for kind in dict(PARTS)}
     positions = kinds.pop("position")
-    for together in [*itertools.zip_longest(*kinds.values()), *((word,) for word in positions)]:
-        words = [word for word in together if word is not None]
+    for together in [*itertools.zip_longest(*kinds.values()), *((words,) for words in positions)]:
+        each = [words for words in together if words is not None]
         try:
-            configs = [small(words)]
+            configs = [small([word for words in each for word in words])]
             GPT(configs[0], VOCABULARY)
         except ConfigError:  # two of them do not go together
-            configs = [small([word]) for word in words]
+            configs = [small(words) for words in each]
         for cfg in configs:
             torch.compiler.reset()
             found = same_when_compiled(cfg, backend="eager")
-            assert found.passed, (words, found)
+            assert found.passed, (each, found)
 
 
 def _forgets(monkeypatch: pytest.MonkeyPatch) -> None:

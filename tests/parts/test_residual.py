@@ -84,6 +84,15 @@ def test_parallel_with_two_norms() -> None:
     torch.testing.assert_close(block(x, _flow()), x + Attention()(2 * x, _flow()) + MLP()(3 * x))
 
 
+def test_post_with_a_factor_on_the_stream() -> None:
+    """DeepNorm's is (2 x depth)^(1/4), here of two layers."""
+    x = torch.randn(2, 4, WIDTH)
+    for alpha, factor in ((3.0, 3.0), (None, 4**0.25)):
+        half = 2 * (factor * x + Attention()(x, _flow()))
+        whole = 3 * (factor * half + MLP()(half))
+        torch.testing.assert_close(_block("post", alpha=alpha)(x, _flow()), whole)
+
+
 @pytest.mark.parametrize("name", registry.index()["residual"])
 def test_dropout_acts_on_both_branches(name: str) -> None:
     """Where both branches are dropped, the block does nothing but its norms on the stream."""

@@ -40,6 +40,9 @@ class RecurrentMixer(nn.Module):
         gain: whether that norm has one.
     """
 
+    scale: float | None = 1.0
+    """What an init makes of the scores' scale changes nothing: the norm of what is read divides it out. None: not so
+    here."""
     reads_per_token = 2
     """Products of a vector with the state at each token, its own writing included."""
 

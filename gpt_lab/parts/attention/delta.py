@@ -138,9 +138,15 @@ class KimiDelta(_DeltaRule):
     rank: of decay and output gate; null: the head dimension.
     """
 
+    scale = None
+    """The larger the head, the less is read; the norm's eps is not small beside that of 100 dimensions."""
+
     def __init__(self, shape: Shape, layer: int, *, rank: PositiveInt | None = None, **options: Any) -> None:
         super().__init__(shape, layer, None, 1.0, 1.0, eps=1e-5, **options)
         inner = self.key_dim if rank is None else rank
+        self.init_roles = dict.fromkeys(
+            ("decay_up.weight", "gate_up.weight"), "head_input" if rank is None else "fixed_input"
+        )
         self.decay_down = nn.Linear(shape.width, inner, bias=False)
         self.decay_up = nn.Linear(inner, self.key_width, bias=False)
         self.gate_down = nn.Linear(shape.width, inner, bias=False)

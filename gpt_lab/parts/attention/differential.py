@@ -57,6 +57,7 @@ class Differential(SelfAttention):
         self.lambda_q1, self.lambda_k1, self.lambda_q2, self.lambda_k2 = (
             nn.Parameter(torch.zeros(self.head_dim)) for _ in range(4)
         )
+        self.init_roles = dict.fromkeys(("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"), "head_input")
         self.pair_norm = RMSNorm(self.value_dim, eps=eps, gain=False)
 
     def draw(self, name: str, generator: torch.Generator) -> Tensor | None:

@@ -35,6 +35,9 @@ class Linear(nn.Module):
     chunk: tokens that are computed together; changes speed and memory, not the result.
     """
 
+    scale = 1.0
+    """What an init makes of the scores' scale does not apply: weights are sums over their own sum."""
+
     def __init__(self, shape: Shape, layer: int, *, chunk: Literal[16, 32, 64, 128] = 64) -> None:
         super().__init__()
         if shape.width % shape.heads:
@@ -132,6 +135,7 @@ class GatedLinear(RecurrentMixer):
     ) -> None:
         super().__init__(shape, layer, None, expand_k, expand_v, eps=1e-5, **options)
         self.temperature = temperature
+        self.init_roles = {"decay_up.weight": "fixed_input"}
         self.decay_down = nn.Linear(shape.width, rank, bias=False)
         self.decay_up = nn.Linear(rank, self.key_width)
         self.gate_proj = nn.Linear(shape.width, self.value_width, bias=shape.bias)

@@ -58,6 +58,9 @@ class Latent(Softmax):
         if rope_dim % 2:
             raise ConfigError(f"attention.rope_dim={rope_dim} must be even, as positions turn dimensions by pairs")
         super().__init__(shape, layer, head_dim=nope_dim + rope_dim, value_dim=v_dim or usual, **options)
+        self.init_roles = {"kv_b_proj.weight": "fixed_input" if kv_rank else "head_input"}
+        if q_rank:
+            self.init_roles["q_b_proj.weight"] = "fixed_input"
         self.kv_rank, self.nope_dim, self.rope_dim = kv_rank or 4 * usual, nope_dim, rope_dim
         bias, queries = shape.bias, self.heads * self.head_dim
         if q_rank is None:

@@ -71,6 +71,8 @@ class Sparse(Latent):
             )
         self.index_loss, self.index_target = index_loss, index_target
         self.index_q_proj = nn.Linear(self.q_rank or shape.width, self.index_heads * self.index_dim, bias=False)
+        if self.q_rank:
+            self.init_roles["index_q_proj.weight"] = "fixed_input"
         self.index_k_proj = nn.Linear(shape.width, self.index_dim, bias=False)
         self.index_k_norm = LayerNorm(self.index_dim, eps=1e-6)
         self.index_w_proj = nn.Linear(shape.width, self.index_heads, bias=False)

@@ -39,6 +39,7 @@ class _Contextual(Position):
     def __init__(self, shape: Shape, positions: int) -> None:
         super().__init__(shape)
         self.table_KP = nn.Parameter(torch.zeros(shape.width // shape.heads, positions))
+        self.init_roles = {"table_KP": "head_input"}
 
     def draw(self, name: str, generator: torch.Generator) -> Tensor:
         """Zeros, as in the authors' code: it begins without positions."""

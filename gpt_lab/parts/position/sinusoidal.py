@@ -31,6 +31,8 @@ class Sinusoidal(Position):
         if shape.width % 2:
             raise ConfigError(f"position=sinusoidal pairs sines with cosines: scale.width={shape.width} must be even")
         self.base = base
+        if scaled:
+            self.no_mup = "embeddings times sqrt(scale.width) grow with width: use position.scaled=false"
         self.scale = math.sqrt(shape.width) if scaled else 1.0
         self.register_buffer("rates", torch.empty(shape.width // 2), persistent=False)
         self.fill_tables()

@@ -5,8 +5,10 @@ Constructor: (shape, layer, attention, mlp, make_norm, *, options); forward: (B,
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from gpt_lab.options import PositiveFloat
 from gpt_lab.parts.base import Flow, Shape
 from gpt_lab.parts.residual.base import Block, MakeNorm, norm_for
 from gpt_lab.registry import register
@@ -34,18 +36,31 @@ class PostNorm(Block):
     """norm(x + f(x)): the stream is normalised after each branch, as in the first Transformer; no final norm.
 
     Paper: Vaswani et al. 2017, arXiv:1706.03762
+
+    alpha: factor of x in the sum; null: (2 x depth)^(1/4), the half of DeepNorm (Wang et al. 2022, arXiv:2203.00555)
+        that goes with init=deepnorm.
     """
 
     final_norm = False
 
-    def __init__(self, shape: Shape, layer: int, attention: nn.Module, mlp: nn.Module, make_norm: MakeNorm) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        layer: int,
+        attention: nn.Module,
+        mlp: nn.Module,
+        make_norm: MakeNorm,
+        *,
+        alpha: PositiveFloat | None = 1.0,
+    ) -> None:
         super().__init__(shape, layer, attention, mlp)
+        self.alpha = (2 * shape.depth) ** 0.25 if alpha is None else alpha
         self.attention_norm = norm_for(attention, shape, make_norm)
         self.mlp_norm = norm_for(mlp, shape, make_norm)
 
     def forward(self, x: Tensor, flow: Flow) -> Tensor:
-        x = self.attention_norm(x + self.attend(x, flow))
-        out: Tensor = self.mlp_norm(x + self.feed(x, flow))
+        x = self.attention_norm(torch.add(self.attend(x, flow), x, alpha=self.alpha))
+        out: Tensor = self.mlp_norm(torch.add(self.feed(x, flow), x, alpha=self.alpha))
         return out
 
 

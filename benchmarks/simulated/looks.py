@@ -1,6 +1,6 @@
 """Whether sequential seeds keep their promise: false verdicts, coverage after stopping, runs against a fixed design.
 
-Studies are made as in simulated_studies.py, with all the pairs of the fixed design, and judged twice by the real code:
+Studies are made as in studies.py, with all the pairs of the fixed design, and judged twice by the real code:
 by looks that take only the first of them, and by the fixed design that takes them all.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.simulated_studies import Condition, effects_of, generator, judge, simulate
+from benchmarks.simulated.studies import Condition, effects_of, generator, judge, simulate
 from gpt_lab.analysis import looks as sequential
 from gpt_lab.stats import decision
 from gpt_lab.study.design import Looks
