@@ -32,24 +32,27 @@ class _Selective(nn.Module):
     """What both share: sizes, the convolution, the steps' initial values, the state.
 
     expand: inner channels, as a multiple of scale.width.
-    state_dim: numbers that a channel keeps of earlier tokens.
     conv: taps of the short convolution.
     dt_min: shortest step at first; a memory lasts 1 / (rate x step) tokens.
     dt_max: longest step at first.
     chunk: tokens that are computed together; changes speed and memory, not the result.
 
     Args:
+        state_dim: numbers that a channel keeps of earlier tokens.
         keys: channels of all keys, and of all queries, that pass the convolution with the inner ones.
     """
+
+    products = 2
+    """Products of a vector with the state at each token, its own writing included."""
 
     def __init__(
         self,
         shape: Shape,
         layer: int,
+        state_dim: int,
         keys: int = 0,
         *,
         expand: PositiveFloat = 2.0,
-        state_dim: PositiveInt = 16,
         conv: PositiveInt = 4,
         dt_min: PositiveFloat = 0.001,
         dt_max: PositiveFloat = 0.1,
@@ -74,9 +77,9 @@ class _Selective(nn.Module):
         return F.silu(x_BTC), runs_BT, state, inputs
 
     def flops_per_token(self, context: int) -> float:
-        """Forward matmul FLOPs of a token: its projections, writing and reading of the state, at every context."""
+        """Forward matmul FLOPs of a token: its projections, its products with the state; the same at every context."""
         matrices = sum(layer.weight.numel() for layer in self.modules() if isinstance(layer, nn.Linear))
-        return 2 * (matrices + 2 * self.inner * self.state_dim)
+        return 2 * (matrices + self.products * self.inner * self.state_dim)
 
     def extra_repr(self) -> str:
         return f"inner={self.inner}, state_dim={self.state_dim}, chunk={self.chunk}"
@@ -94,11 +97,23 @@ class Mamba(_Selective):
     pass keeps T x expand x width x state_dim numbers a row and layer, several times; model.checkpointing=true computes
     them again.
 
+    state_dim: numbers that a channel keeps of earlier tokens.
     rank: of the step's projection; null: 1/16 of scale.width, rounded up.
     """
 
-    def __init__(self, shape: Shape, layer: int, *, rank: PositiveInt | None = None, **options: Any) -> None:
-        super().__init__(shape, layer, **options)
+    products = 1
+    """Reading alone: the state is written number by number."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        layer: int,
+        *,
+        state_dim: PositiveInt = 16,
+        rank: PositiveInt | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(shape, layer, state_dim, **options)
         self.rank = math.ceil(shape.width / 16) if rank is None else rank
         self.in_proj = nn.Linear(shape.width, 2 * self.inner, bias=shape.bias)
         self.x_proj = nn.Linear(self.inner, self.rank + 2 * self.state_dim, bias=False)
@@ -163,6 +178,7 @@ class Mamba2(_Selective):
     read, with a learned share of x, passes the gate's SiLU and then an RMS norm over each group. A begins uniform in
     (1, 16). The block of the paper has no MLP beside it: mlp=none. Takes no position encoding.
 
+    state_dim: of keys and queries; each channel keeps as many numbers of earlier tokens.
     head_dim: dimension of a head, which must divide the inner channels; null: scale.width / scale.heads.
     groups: of heads, each with keys, queries and a norm of its own; must divide the heads, expand x width / head_dim.
     dt_limit: smallest step, after the softplus (Zamba2: 0.001); 0: any.
@@ -181,7 +197,7 @@ class Mamba2(_Selective):
         eps: PositiveFloat = 1e-5,
         **options: Any,
     ) -> None:
-        super().__init__(shape, layer, groups * state_dim, state_dim=state_dim, **options)
+        super().__init__(shape, layer, state_dim, groups * state_dim, **options)
         if head_dim is None:
             if shape.width % shape.heads:
                 raise ConfigError(

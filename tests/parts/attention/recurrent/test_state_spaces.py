@@ -129,7 +129,7 @@ def test_cost() -> None:
     norms = 32 * 2
     for name, matrices, rest, state in (
         # in, x, dt and out projections; convolution, dt's bias, A, D
-        ("mamba", 32 * 128 + 64 * 34 + 2 * 64 + 64 * 32, 64 * 5 + 64 + 64 * 16 + 64, 2 * 64 * 16),
+        ("mamba", 32 * 128 + 64 * 34 + 2 * 64 + 64 * 32, 64 * 5 + 64 + 64 * 16 + 64, 64 * 16),
         # in and out projections; convolution, A, dt, D, norm
         ("mamba2", 32 * (128 + 256 + 8) + 64 * 32, 320 * 5 + 3 * 8 + 64, 2 * 64 * 128),
         # four projections, decay, rate and gate of rank 32; six mixes, two biases, three vectors, norm
