@@ -95,7 +95,7 @@ class Mamba(_Selective):
     and is read by C; step, of low rank, B and C are linear in the token, the step through a softplus. A begins at -1 to
     -K in each channel. The block of the paper has no MLP beside it: mlp=none. Takes no position encoding. The backward
     pass keeps T x expand x width x state_dim numbers a row and layer, several times; model.checkpointing=true computes
-    them again.
+    them again. All of that is element by element: some eight times as slow as attention at width 256 on a CPU.
 
     state_dim: numbers that a channel keeps of earlier tokens.
     rank: of the step's projection; null: 1/16 of scale.width, rounded up.
