@@ -65,6 +65,9 @@ class GPT(nn.Module):
             self.blocks.append(block(shape, layer, attention, mlp, make_norm, **options))
         first: Any = self.blocks[0]
         self.streams: Streams | None = first.streams(shape)
+        for part in () if self.streams is None else self.streams.modules():
+            if hasattr(part, "request"):
+                _rescale(part, init, shape)
         self.norm = make_norm(shape.width) if block.final_norm else None
         self._positions = Memo(4)
         self.head = None if flags.tied else nn.Linear(shape.width, rows, bias=False)
@@ -157,14 +160,13 @@ class GPT(nn.Module):
             ConfigError: the kernel asked for cannot do what a layer needs; the line names those that can.
         """
         choices = []
-        for block in self.blocks:
-            for module in block.modules():
-                attention: Any = module
-                if not hasattr(attention, "request"):  # one that computes without these kernels
-                    continue
-                request = attention.request(torch.device(device), dtype_name, self.position.bias_kind, documents)
-                choices.append(kernels.choose(self.kernel_name, replace(request, context=times * request.context)))
-                attention.kernel = choices[-1].name
+        for module in self.modules():
+            attention: Any = module
+            if not hasattr(attention, "request"):  # one that computes without these kernels
+                continue
+            request = attention.request(torch.device(device), dtype_name, self.position.bias_kind, documents)
+            choices.append(kernels.choose(self.kernel_name, replace(request, context=times * request.context)))
+            attention.kernel = choices[-1].name
         return choices
 
 

@@ -65,7 +65,9 @@ def flops(model: GPT) -> float:
     by token.
     """
     blocks: list[Any] = list(model.blocks)
-    plain = all(type(block.attention) in PLAIN and type(block.mlp).__module__ == FEED_FORWARD for block in blocks)
+    plain = model.streams is None and all(
+        type(block.attention) in PLAIN and type(block.mlp).__module__ == FEED_FORWARD for block in blocks
+    )
     if not plain or model.position.bias_kind in ("tensor", "content"):
         return cost_of(model).train_flops_per_token / 3
     tokens = torch.zeros(1, model.shape.context, dtype=torch.long)
@@ -132,7 +134,8 @@ def test_every_swap_is_matched(kind: str, name: str, scale: str) -> None:
     by_flops = compose(f"scale={scale}", f"{kind}={name}", "match=flops")
     assert by_flops.match_to == 3 * all_flops
     assert abs(flops(built(by_flops)) / all_flops - 1) <= 0.01
-    assert base.scale == by_parameters.scale == by_flops.scale, "d_ff alone does it"
+    if (kind, name) != ("residual", "zamba2"):  # its shared block costs more than the MLPs of all layers
+        assert base.scale == by_parameters.scale == by_flops.scale, "d_ff alone does it"
 
 
 def test_unmatched_some_would_not_be() -> None:

@@ -24,7 +24,9 @@ def test_the_settings_alone_never_ask_for_more_than_the_model_has(model: str, sc
     words = model.split() if "=" in model else [f"model={model}"]
     cfg = composition.compose([f"scale={scale}", "scale.depth=3", *words])
     real = sum(parameter.numel() for parameter in bare_model(cfg, 512).parameters())
-    assert 0.7 * need(cfg, 512, real) < need(cfg, 512) <= need(cfg, 512, real)
+    assert need(cfg, 512) <= need(cfg, 512, real)
+    if memory._layer(cfg, memory._sizes(cfg, 512, None)):  # of layers that it knows
+        assert 0.7 * need(cfg, 512, real) < need(cfg, 512)
 
 
 def test_bytes_of_weights_gradients_and_moments() -> None:

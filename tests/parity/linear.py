@@ -37,8 +37,8 @@ def inputs(dtype: torch.dtype = torch.float32) -> Tensor:
     return drawn.to(dtype).requires_grad_()
 
 
-def part(name: str, **options: Any) -> Any:
-    return loud(registry.build("attention", {"name": name} | options, SHAPE, 0))
+def part(name: str, layer: int = 0, **options: Any) -> Any:
+    return loud(registry.build("attention", {"name": name} | options, SHAPE, layer))
 
 
 def flow(position: str = "none") -> Flow:

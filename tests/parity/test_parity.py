@@ -11,7 +11,10 @@ import torch
 
 from gpt_lab.config import composition, setting_names
 from gpt_lab.model.skip_init import bare_model
-from tests.parity.presets import CASES, both
+from tests.parity import presets, presets_ssm
+from tests.parity.presets import both
+
+CASES = presets.CASES | presets_ssm.CASES
 
 
 def test_every_preset_has_its_original() -> None:
@@ -43,6 +46,10 @@ def test_logits_and_gradients(name: str) -> None:
         ("nanochat", "model.logit_softcap=16"),
         ("mqa_alibi", "mlp=gelu_tanh"),
         ("nanogpt", "mlp=gelu_tanh"),
+        ("mamba2", "norm.eps=1e-4"),
+        ("mamba2", "position=sinusoidal"),
+        ("zamba2", "attention.dt_limit=0.1"),
+        ("zamba2, a block used twice", "position.base=500"),
     ],
 )
 def test_a_wrong_preset_would_show(name: str, change: str) -> None:

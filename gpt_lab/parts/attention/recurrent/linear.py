@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from gpt_lab.errors import ConfigError
 from gpt_lab.options import PositiveFloat, PositiveInt
-from gpt_lab.parts.attention._chunks import recurrence, runs
-from gpt_lab.parts.attention._recurrent import Gates, RecurrentMixer
+from gpt_lab.parts.attention.recurrent._chunks import recurrence, runs
+from gpt_lab.parts.attention.recurrent._recurrent import Gates, RecurrentMixer
 from gpt_lab.parts.base import Flow, Shape
 from gpt_lab.parts.states import Recurrence
 from gpt_lab.registry import register

@@ -6,7 +6,6 @@ writing place the tokens, and the rotation or bias of `position` is not used. Em
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt_lab.options import PositiveFloat, PositiveInt
-from gpt_lab.parts.attention._recurrent import Gates, RecurrentMixer
+from gpt_lab.parts.attention.recurrent._recurrent import Gates, RecurrentMixer, log_rates, step_biases
 from gpt_lab.parts.base import Flow, Shape
 from gpt_lab.registry import register
 
@@ -169,11 +168,7 @@ class KimiDelta(_DeltaRule):
 
 
 def _rates(name: str, parameter: Tensor, generator: torch.Generator, slowest: float) -> Tensor | None:
-    """Log of a rate in (slowest, 16), and the inverse softplus of a step that is log-uniform in (0.001, 0.1)."""
-    drawn = torch.empty(parameter.shape)
+    """Initial values of what the decay is made of: a rate up to 16, a step in (0.001, 0.1)."""
     if name == "a_log":
-        return drawn.uniform_(slowest, 16.0, generator=generator).log_()
-    if name == "dt":
-        step = drawn.uniform_(math.log(1e-3), math.log(1e-1), generator=generator).exp_()
-        return step + torch.log(-torch.expm1(-step))
-    return None
+        return log_rates(parameter.shape, generator, slowest)
+    return step_biases(parameter.shape, generator) if name == "dt" else None

@@ -11,20 +11,21 @@ from torch import Tensor, nn
 
 
 class ShortConvolution(nn.Module):
-    """y_t = sum over w of weight[w] x_{t - W + 1 + w}: a token and the W - 1 before it, by channel, without a bias.
+    """y_t = sum over w of weight[w] x_{t - W + 1 + w}: a token and the W - 1 before it, by channel; a bias if asked.
 
-    The weight (C, W) begins uniform within 1/sqrt(W), as torch's convolutions do.
+    The weight (C, W) and the bias begin uniform within 1/sqrt(W), as torch's convolutions do.
     """
 
-    def __init__(self, channels: int, taps: int) -> None:
+    def __init__(self, channels: int, taps: int, bias: bool = False) -> None:
         super().__init__()
         self.taps = taps
         self.weight = nn.Parameter(torch.empty(channels, taps))
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
 
     def draw(self, name: str, generator: torch.Generator) -> Tensor:
-        """Initial values of the weight."""
+        """Initial values of weight and bias."""
         bound = self.taps**-0.5
-        return torch.empty(self.weight.shape).uniform_(-bound, bound, generator=generator)
+        return torch.empty(self.get_parameter(name).shape).uniform_(-bound, bound, generator=generator)
 
     def forward(
         self, x_BTC: Tensor, earlier_BWC: Tensor | None = None, runs_BT: Tensor | None = None
@@ -48,4 +49,25 @@ class ShortConvolution(nn.Module):
                 run = F.pad(runs_BT, (lag, 0), value=0)[:, :length]  # runs begin at 0, the one of what came before
                 seen = seen * (run == runs_BT)[..., None]
             y_BTC = torch.addcmul(y_BTC, seen, weight_WC[before - lag])
+        if self.bias is not None:
+            y_BTC = y_BTC + self.bias.to(x_BTC.dtype)
         return y_BTC, padded[:, length:]
+
+
+def shifted(x_BTC: Tensor, earlier_B1C: Tensor | None = None, runs_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The input of the token before, zeros at the first of a run, and the last input, which the next tokens need.
+
+    Args:
+        earlier_B1C: the input before the first, of the first token's document. None: zeros.
+        runs_BT: as for ShortConvolution.
+    """
+    first_B1C = torch.zeros_like(x_BTC[:, :1]) if earlier_B1C is None else earlier_B1C.to(x_BTC.dtype)
+    before_BTC = torch.cat((first_B1C, x_BTC[:, :-1]), dim=1)
+    if runs_BT is not None:
+        before_BTC = before_BTC * ~begins(runs_BT)[..., None]
+    return before_BTC, x_BTC[:, -1:]
+
+
+def begins(runs_BT: Tensor) -> Tensor:
+    """Whether a token is the first of its run, and another run is before it: bool, (B, T)."""
+    return F.pad(runs_BT, (1, 0))[:, :-1] != runs_BT  # runs begin at 0, the one of what came before

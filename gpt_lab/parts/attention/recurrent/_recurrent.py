@@ -5,6 +5,7 @@ Shape letters as in parts/base.py and _chunks.py: H heads, K key dimension, V va
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt_lab.errors import ConfigError
-from gpt_lab.parts.attention._chunks import recurrence, runs
-from gpt_lab.parts.attention._conv import ShortConvolution
+from gpt_lab.parts.attention.recurrent._chunks import recurrence, runs
+from gpt_lab.parts.attention.recurrent._conv import ShortConvolution
 from gpt_lab.parts.base import Flow, Shape
 from gpt_lab.parts.norm.rmsnorm import RMSNorm
 from gpt_lab.parts.states import Recurrence
@@ -155,3 +156,14 @@ def _head_dim(shape: Shape, option: str, factor: float) -> int:
             f"scale.heads={shape.heads}"
         )
     return int(width) // shape.heads
+
+
+def log_rates(shape: torch.Size, generator: torch.Generator, slowest: float) -> Tensor:
+    """Initial log of rates of decay that are uniform in (slowest, 16)."""
+    return torch.empty(shape).uniform_(slowest, 16.0, generator=generator).log_()
+
+
+def step_biases(shape: torch.Size, generator: torch.Generator, shortest: float = 1e-3, longest: float = 0.1) -> Tensor:
+    """Initial biases whose softplus, the step of a token that adds nothing to it, is log-uniform between these."""
+    step = torch.empty(shape).uniform_(math.log(shortest), math.log(longest), generator=generator).exp_()
+    return step + torch.log(-torch.expm1(-step))
