@@ -42,6 +42,7 @@ class GPT(nn.Module):
         self.vocab_size = vocab_size
         self.kernel_name: str = cfg.kernel["name"]
         self.softcap = flags.logit_softcap
+        self.embed_scale = math.sqrt(shape.width) if flags.embed_scale else 1.0
         self.checkpointing = flags.checkpointing
         init = registry.build("init", cfg.init, shape)
         self.logits_scale: float = init.logits_scale
@@ -95,7 +96,10 @@ class GPT(nn.Module):
             positions_T = self._positions((length, device), (), lambda: torch.arange(length, device=device))
         shared: dict[str, Tensor] = {}
         flow = Flow(self.position, positions_T, documents_BT, states, keys_B, 0, shared, losses)
-        x = self.position.embed(self.embed(tokens_BT), positions_T)
+        x = self.embed(tokens_BT)
+        if self.embed_scale != 1.0:
+            x = x * self.embed_scale
+        x = self.position.embed(x, positions_T)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         x = shared["x0"] = self.embed_dropout(x, keys_B, self.shape.depth)
