@@ -94,7 +94,9 @@ class MixtureOfExperts(nn.Module):
                 f"mlp.top_k={top_k} experts"
             )
         if kept < groups and experts // groups < 2:
-            raise ConfigError(f"mlp.groups={groups} of mlp.experts={experts} hold less than the two that choose a group")
+            raise ConfigError(
+                f"mlp.groups={groups} of mlp.experts={experts} hold less than the two that choose a group"
+            )
         hidden = d_ff or max(8, round(shape.width / 3 / (top_k + shared_experts)) * 8)
         self.experts, self.top_k, self.d_ff = experts, top_k, hidden
         self.sigmoid, self.renormalize, self.routed_scale = router == "sigmoid", renormalize, routed_scale
@@ -140,7 +142,7 @@ class MixtureOfExperts(nn.Module):
         return y_BTD + always_BTD
 
     def _choose(self, wanted_NE: Tensor) -> Tensor:
-        """The experts of each token, (N, K), by how much each is wanted; of its best groups alone where there are some."""
+        """The experts of each token, (N, K), by how much each is wanted, in its best groups alone if asked."""
         if self.top_groups < self.groups:
             grouped_NGI = wanted_NE.unflatten(-1, (self.groups, -1))
             best_NG = grouped_NGI.topk(2).values.sum(-1).topk(self.top_groups).indices

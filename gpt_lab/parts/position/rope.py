@@ -145,8 +145,7 @@ class Rope(Rotary):
         self.turns = (low_freq_factor or 1.0, high_freq_factor or 4.0)
         if self.turns[0] >= self.turns[1]:
             raise ConfigError(
-                f"position.low_freq_factor={self.turns[0]:g} must be below "
-                f"position.high_freq_factor={self.turns[1]:g}"
+                f"position.low_freq_factor={self.turns[0]:g} must be below position.high_freq_factor={self.turns[1]:g}"
             )
         self.scaling = scaling
         self.original = shape.context if original is None else original
