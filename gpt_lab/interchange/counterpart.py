@@ -6,6 +6,7 @@ So every option counts: one that a family's configuration does not say comes bac
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -72,8 +73,14 @@ def words(settings: Settings) -> list[str]:
     flags = {field.name: field.default for field in dataclasses.fields(schema.Model)} | settings["model"]
     sections = {"model": flags, "scale": settings["scale"]}
     found += [f"{name}.{key}={components.literal(v)}" for name, values in sections.items() for key, v in values.items()]
-    tokens, context = composition.compose_tree([])["batch"]["tokens"], settings["scale"]["context"]
-    return found + ([f"batch.tokens={context}"] if tokens % context else [])
+    context = settings["scale"]["context"]
+    return found + ([f"batch.tokens={context}"] if _usual_tokens() % context else [])
+
+
+@functools.cache
+def _usual_tokens() -> int:
+    """batch.tokens where nobody sets them: whole contexts must fit."""
+    return int(composition.compose_tree([])["batch"]["tokens"])
 
 
 def _options(kind: str, where: str, chosen: Mapping[str, Any]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gpt_lab.config import composition
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import ConfigError
 from gpt_lab.interchange import convert, counterpart, links
 from gpt_lab.model.gpt import GPT, initialize
@@ -19,9 +21,22 @@ BOTH_WAYS = {name: case for name, case in CASES.items() if case.reference in KNO
 TINY = ["scale.depth=2", "scale.width=32", "scale.heads=4", "scale.context=32"]
 
 
+composer = composition.Composer()
+
+
+@functools.cache
+def composed(*words: str) -> RunConfig:
+    return composer.compose(words)
+
+
+def compose(words: list[str]) -> RunConfig:
+    """As composition.compose, each once."""
+    return composed(*words)
+
+
 def built(words: list[str]) -> GPT:
     """A model whose every tensor matters: gains between 1/2 and 2, nothing at 0."""
-    cfg = composition.compose(words)
+    cfg = compose(words)
     model = GPT(cfg, VOCAB).eval()
     initialize(model, cfg)
     model.choose_kernels("cpu", "fp32")
@@ -48,7 +63,7 @@ def test_there_and_back(name: str) -> None:
     """What is written opens in transformers and gives our logits; what is read back is what was written, bit by bit."""
     case = BOTH_WAYS[name]
     model = built(case.overrides)
-    cfg = composition.compose(case.overrides)
+    cfg = compose(case.overrides)
     config, weights = convert.to_hf(model, cfg)
     assert config["architectures"] == [case.reference]
     theirs = convert.opened(config, weights)
@@ -57,13 +72,13 @@ def test_there_and_back(name: str) -> None:
         torch.testing.assert_close(model(tokens), theirs(tokens).logits, rtol=0, atol=5e-5)
     words, again = convert.from_hf(weights, config)
     same_bits(again, model.state_dict())
-    copy = GPT(composition.compose(words), VOCAB).eval()
+    copy = GPT(compose(words), VOCAB).eval()
     copy.load_state_dict(again, strict=True)
     copy.choose_kernels("cpu", "fp32")
     with torch.no_grad():
         assert copy(tokens).equal(model(tokens))
-    assert not list(counterpart.differences(cfg, composition.compose(words)))
-    assert convert.to_hf(copy, composition.compose(words))[0] == config
+    assert not list(counterpart.differences(cfg, compose(words)))
+    assert convert.to_hf(copy, compose(words))[0] == config
 
 
 def same_bits(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
@@ -81,14 +96,14 @@ def test_a_configuration_as_transformers_writes_it(name: str) -> None:
     case = BOTH_WAYS[name]
     theirs: Any = reference(case)
     words, state = convert.from_hf(theirs.state_dict(), theirs.config.to_dict())
-    model = GPT(composition.compose(words), VOCAB)
+    model = GPT(compose(words), VOCAB)
     model.load_state_dict(state, strict=True)
-    assert not list(counterpart.differences(composition.compose(case.overrides), composition.compose(words)))
+    assert not list(counterpart.differences(compose(case.overrides), compose(words)))
 
 
 def test_mpt() -> None:
     words = ["model=mqa_alibi", "attention=mha", *TINY]
-    model, cfg = built(words), composition.compose(words)
+    model, cfg = built(words), compose(words)
     config, weights = convert.to_hf(model, cfg)
     tokens = torch.randint(2, VOCAB, (2, 20))
     with torch.no_grad():
@@ -118,7 +133,7 @@ def test_mpt() -> None:
     ],
 )
 def test_what_has_no_counterpart_is_named(words: list[str], what: str) -> None:
-    cfg = composition.compose([*words, *TINY])
+    cfg = compose([*words, *TINY])
     with pytest.raises(ConfigError) as error:
         convert.to_hf(GPT(cfg, VOCAB), cfg)
     assert what in str(error.value)
@@ -126,7 +141,7 @@ def test_what_has_no_counterpart_is_named(words: list[str], what: str) -> None:
 
 
 def test_wrong_weights_are_named() -> None:
-    cfg = composition.compose(["model=qwen3", *TINY])
+    cfg = compose(["model=qwen3", *TINY])
     config, weights = convert.to_hf(built(["model=qwen3", *TINY]), cfg)
     ours = dict(GPT(cfg, VOCAB).state_dict())
     o_proj = "model.layers.1.self_attn.o_proj.weight"
@@ -161,7 +176,7 @@ def test_wrong_weights_are_named() -> None:
 
 def test_padding_of_the_vocabulary_is_left_out() -> None:
     words = ["model=llama", "model.vocab_multiple=64", *TINY]
-    cfg = composition.compose(words)
+    cfg = compose(words)
     config, weights = convert.to_hf(GPT(cfg, VOCAB), cfg)
     assert config["vocab_size"] == VOCAB == len(weights["lm_head.weight"]) == len(weights["model.embed_tokens.weight"])
 
@@ -169,13 +184,13 @@ def test_padding_of_the_vocabulary_is_left_out() -> None:
 def test_old_files() -> None:
     """Llama 3.2's config.json and GPT-2's names, as their files have them."""
     words = ["model=llama3", "position.factor=32", "position.original=8192", "model.tied=true", *TINY]
-    config, weights = convert.to_hf(GPT(composition.compose(words), VOCAB), composition.compose(words))
+    config, weights = convert.to_hf(GPT(compose(words), VOCAB), compose(words))
     rope = config.pop("rope_parameters")
     config |= {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope, "torch_dtype": "bfloat16"}
     read, _ = convert.from_hf(weights, config)
-    assert not list(counterpart.differences(composition.compose(words), composition.compose(read)))
+    assert not list(counterpart.differences(compose(words), compose(read)))
     words = ["model=gpt2", *TINY]
-    config, weights = convert.to_hf(GPT(composition.compose(words), VOCAB), composition.compose(words))
+    config, weights = convert.to_hf(GPT(compose(words), VOCAB), compose(words))
     short = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
     assert convert.from_hf(short | {"h.0.attn.bias": torch.ones(1)}, config)[0] == convert.from_hf(weights, config)[0]
 
