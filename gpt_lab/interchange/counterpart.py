@@ -14,12 +14,13 @@ from gpt_lab import registry
 from gpt_lab.config import components, composition, schema
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import ConfigError, unknown
-from gpt_lab.interchange import gpt2_like, llama_like, mixtures
+from gpt_lab.interchange import deepseek_like, gpt2_like, llama_like, mixtures
 from gpt_lab.interchange.family import Family, Released, Settings
 from gpt_lab.model.gpt import GPT
 
 FAMILIES: Mapping[str, Family] = {
-    family.model_type: family for family in (*llama_like.FAMILIES, *gpt2_like.FAMILIES, *mixtures.FAMILIES)
+    family.model_type: family
+    for family in (*llama_like.FAMILIES, *gpt2_like.FAMILIES, *mixtures.FAMILIES, *deepseek_like.FAMILIES)
 }
 NAMED = 3
 """Families that an error names, of those that come closest."""
@@ -160,7 +161,10 @@ def _part(kind: str, settings: Mapping[str, Any], layer: int, cfg: RunConfig) ->
     if "letters" in found:
         first = found.get("first", "")
         letter = (first + found["pattern"] * cfg.scale.depth)[layer]
-        return _part(kind, found["letters"][letter], layer, cfg)
+        chosen = dict(found["letters"][letter])
+        if found.get("d_ff") is not None and chosen.get("d_ff", 0) is None:
+            chosen["d_ff"] = found["d_ff"]
+        return _part(kind, chosen, layer, cfg)
     if "pattern" in found:
         found["pattern"] = found["pattern"][layer % len(found["pattern"])]
     if kind == "attention":

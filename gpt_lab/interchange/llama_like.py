@@ -10,7 +10,7 @@ import torch
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.interchange import keys
 from gpt_lab.interchange.family import HEADS, PRE_NORM, Family, Released, Settings
-from gpt_lab.interchange.links import PLAIN, SHIFTED, Form, Link, joined, named, same, swapped_halves, taken
+from gpt_lab.interchange.links import CHANNELS, PLAIN, SHIFTED, Form, Link, joined, named, same, swapped_halves, taken
 from gpt_lab.model.gpt import GPT
 
 NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
@@ -21,6 +21,7 @@ SANDWICH = {
     "mlp_norm": "pre_feedforward_layernorm",
     "mlp_out_norm": "post_feedforward_layernorm",
 }
+EXPERTS = {"routed.gate_up_proj.weight": "experts.gate_up_proj", "routed.down_proj.weight": "experts.down_proj"}
 MLP = {f"{name}.weight": f"{name}.weight" for name in ("gate_proj", "up_proj", "down_proj")}
 MLP_BIASES = {f"{name}.bias": f"{name}.bias" for name in ("gate_proj", "up_proj", "down_proj")}
 
@@ -51,16 +52,33 @@ def gated(mlp: Any, here: str, there: str) -> Iterator[Link]:
     yield from named(MLP if mlp.down_proj.bias is None else MLP | MLP_BIASES, here, there)
 
 
+def layers(model: GPT) -> Iterator[tuple[Any, str, str]]:
+    """Each block with the prefixes of its names here and there."""
+    for i, block in enumerate(model.blocks):
+        yield block, f"blocks.{i}.", f"model.layers.{i}."
+
+
+def layer_norms(here: str, there: str, gain: Form = PLAIN, names: Mapping[str, str] = NORMS) -> Iterator[Link]:
+    """The norms of a layer."""
+    yield from named({f"{x}.weight": f"{y}.weight" for x, y in names.items()}, here, there, gain)
+
+
+def convolutions(mixer: Any, here: str, there: str) -> Link:
+    """Short convolutions over q, k and v, which are one there."""
+    names = tuple(f"{here}{x}_conv.weight" for x in "qkv")
+    rows = (mixer.key_width, mixer.key_width, mixer.value_width)
+    return Link(names, (f"{there}conv1d.weight",), rows, form=CHANNELS)
+
+
 def links(norms: Mapping[str, str] = NORMS, gain: Form = PLAIN) -> Callable[[GPT], Iterator[Link]]:
     """Where the weights are, for the names of a layer's norms, and the form of their gains."""
 
     def found(model: GPT) -> Iterator[Link]:
         yield from ends(model, gain)
-        for i in range(len(model.blocks)):
-            here, there = f"blocks.{i}.", f"model.layers.{i}."
-            yield from heads(keys.attention(model, i), f"{here}attention.", f"{there}self_attn.", gain)
-            yield from gated(keys.mlp(model, i), f"{here}mlp.", f"{there}mlp.")
-            yield from named({f"{x}.weight": f"{y}.weight" for x, y in norms.items()}, here, there, gain)
+        for block, here, there in layers(model):
+            yield from heads(block.attention, f"{here}attention.", f"{there}self_attn.", gain)
+            yield from gated(block.mlp, f"{here}mlp.", f"{there}mlp.")
+            yield from layer_norms(here, there, gain, norms)
 
     return found
 
@@ -224,8 +242,8 @@ def _read_nanochat(hf: Released) -> Settings:
 def _nanochat(model: GPT) -> Iterator[Link]:
     """It rotates the other way: that is our rotation with a head's halves swapped."""
     yield from ends(model)
-    for i in range(len(model.blocks)):
-        here, there, found = f"blocks.{i}.", f"model.layers.{i}.", keys.attention(model, i)
+    for block, here, there in layers(model):
+        found = block.attention
         q, kv = found.heads * found.head_dim, found.kv_heads * found.head_dim
         order = taken(
             swapped_halves(found.heads, found.head_dim),

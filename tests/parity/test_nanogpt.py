@@ -19,7 +19,7 @@ from gpt_lab.train.precision import resolve
 from gpt_lab.train.speed.eager import light_step, spare_compiler
 from gpt_lab.train.step import Stepper
 from tests.parity import parity_maps
-from tests.parity.presets import CONTEXT, SIZES, VOCAB, NanoGPT
+from tests.parity.released import CONTEXT, SIZES, VOCAB, NanoGPT
 
 CHARACTERS = 65
 """Of nanoGPT's file."""

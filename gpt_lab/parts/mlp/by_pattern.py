@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from gpt_lab import registry
-from gpt_lab.options import Letters, NonEmpty
+from gpt_lab.options import Letters, NonEmpty, PositiveInt
 from gpt_lab.parts.base import Shape
 from gpt_lab.registry import register
 
@@ -24,6 +24,7 @@ class Hybrid:
     letters: the MLP of each letter, by name, with options of its own: mlp.letters.E.name=moe mlp.letters.E.experts=16.
         Letters that neither pattern nor first has are no part of the run. A letter of mod has a pattern of its own,
         over the same layers.
+    d_ff: hidden width of the letters' MLPs that state none of their own; null: what each has by default.
     """
 
     def __new__(  # type: ignore[misc]  # one part for each layer, and none around it
@@ -34,7 +35,11 @@ class Hybrid:
         pattern: NonEmpty = "DE",
         first: str = "",
         letters: Letters = {"D": {"name": "swiglu"}, "E": {"name": "moe"}},  # noqa: B006
+        d_ff: PositiveInt | None = None,
     ) -> nn.Module:
         letter = first[layer] if layer < len(first) else pattern[(layer - len(first)) % len(pattern)]
-        made: nn.Module = registry.build("mlp", letters[letter], shape, layer)
+        chosen = letters[letter]
+        if d_ff is not None and chosen.get("d_ff", 0) is None:
+            chosen = {**chosen, "d_ff": d_ff}
+        made: nn.Module = registry.build("mlp", chosen, shape, layer)
         return made
