@@ -16,7 +16,7 @@ from tests.parts import decoding
 PRESETS = setting_names.choices("model")
 DEEPEST = 6
 """Layers after which every pattern has come to each of its letters."""
-SIZES = [f"scale.depth={DEEPEST}", "scale.width=32", "scale.heads=4", "scale.context=48"]
+SIZES = [f"scale.depth={DEEPEST}", "scale.width=32", "scale.heads=4", "scale.context=64"]
 
 
 def test_presets_decode_and_have_gradients() -> None:
