@@ -117,6 +117,8 @@ CERTIFIED = {
     "olmo2": [("residual", "olmo2")],
 }
 """The parts that each whole model stands for: a fault in one would show in its logits."""
+STATED = {"llama3": "scaling=llama3"}
+"""Options of those parts that make one model's case another's."""
 
 
 def _whole(name: str) -> Comparison:
@@ -126,4 +128,6 @@ def _whole(name: str) -> Comparison:
 
 for _name, _parts in CERTIFIED.items():
     for _kind, _part in _parts:
-        parity(_kind, _part, f"transformers.{CASES[_name].reference}")(functools.partial(_whole, _name))
+        parity(_kind, _part, f"transformers.{CASES[_name].reference}", STATED.get(_name, ""))(
+            functools.partial(_whole, _name)
+        )
