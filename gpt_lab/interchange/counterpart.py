@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gpt_lab import registry
-from gpt_lab.config import components, composition, schema
+from gpt_lab.config import checked, components, composition, schema
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.interchange import deepseek_like, gpt2_like, llama_like, mixtures
@@ -124,7 +124,7 @@ def _misfits(cfg: RunConfig, model: GPT, family: Family) -> list[str]:
 
 def _twin(cfg: RunConfig, settings: Settings) -> RunConfig:
     """The config with other settings of the model, all that they do not say at its default."""
-    return composition.from_dict(cfg.to_dict() | settings | {"scale": {"name": cfg.scale.name} | settings["scale"]})
+    return checked.from_dict(cfg.to_dict() | settings | {"scale": {"name": cfg.scale.name} | settings["scale"]})
 
 
 def differences(mine: RunConfig, other: RunConfig) -> Iterator[str]:
