@@ -85,12 +85,15 @@ def test_what_is_left_out_is_still_registered() -> None:
 
 
 Change = tuple[Any, dict[str, Any]]
+LLAMA3 = {"position.scaling": "llama3", "position.factor": 8.0}
 CHANGES: dict[str, Any] = {
     "attention.kv_heads": 1,
     "attention.qk_norm": "head",
     "attention.softcap": 0.1,
     "attention.dropout": 0.5,
     "attention.qkv_bias": True,
+    "attention.head_dim": 4,
+    "attention.sinks": True,
     "attention.window": 2,
     "attention.pattern": "L",
     "attention.kv_rank": 8,
@@ -116,7 +119,6 @@ CHANGES: dict[str, Any] = {
     "attention.temperature": 2.0,
     "attention.expand": 3.0,
     "attention.state_dim": 3,
-    "attention.head_dim": 4,
     "attention.groups": 2,
     "attention.dt_min": 0.01,
     "attention.dt_max": 1.0,
@@ -134,6 +136,9 @@ CHANGES: dict[str, Any] = {
     "position.pattern": "N",
     "position.local_base": (10.0, {"position.pattern": "L", "position.local_base": 1000.0}),
     "position.original": 1000,
+    "position.low_freq_factor": (0.1, LLAMA3),
+    "position.high_freq_factor": (8.0, LLAMA3),
+    "position.truncate": (False, {"position.original": 1000}),
     "position.beta_fast": (0.2, {"position.beta_slow": 0.1}),
     "position.beta_slow": 0.1,
     "position.attention_factor": 2.0,
@@ -156,6 +161,13 @@ CHANGES: dict[str, Any] = {
     "mlp.experts": 4,
     "mlp.top_k": 3,
     "mlp.shared_experts": 1,
+    "mlp.shared_gate": (True, {"mlp.shared_experts": 1}),
+    "mlp.routed_scale": 2.0,
+    "mlp.groups": (4, {"mlp.groups": 2, "mlp.top_groups": 1}),
+    "mlp.top_groups": (1, {"mlp.groups": 4}),
+    "mlp.clamp": 1.0,
+    "mlp.first": "E",
+    "mlp.letters": {"D": {"name": "relu"}, "E": {"name": "moe"}},
     "mlp.router": "sigmoid",
     "mlp.renormalize": False,
     "mlp.balance": 1.0,
@@ -208,6 +220,7 @@ CHANGES: dict[str, Any] = {
     "model.tied": False,
     "model.bias": True,
     "model.dropout": 0.3,
+    "model.embed_scale": True,
     "model.embed_norm": True,
     "model.logit_softcap": 0.5,
     "model.vocab_multiple": 64,
@@ -237,8 +250,10 @@ CHANGES: dict[str, Any] = {
 
 None: the opposite of the default.
 """
-CHANGES_OF = {
+CHANGES_OF: dict[tuple[str, str], Any] = {
     ("hybrid", "attention.pattern"): "NA",
+    ("hybrid", "mlp.pattern"): "ED",
+    ("rope", "position.original"): (1000, LLAMA3),
     ("differential", "attention.kv_heads"): 2,
     ("yarn", "position.factor"): 8.0,
     ("scalenorm", "norm.eps"): 100.0,

@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "kernels": CONFIG | {"parts", "kernels"},
     "model": MODEL,
     "data": CONFIG | {"data"},
+    "interchange": MODEL | {"interchange"},
     "cost": MODEL | {"data", "cost"},
     "optim": CONFIG | {"parts", "optim"},
     "store": CONFIG | {"store"},

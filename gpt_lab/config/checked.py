@@ -94,7 +94,7 @@ def _part(kind: str, settings: Any, where: str = "") -> dict[str, Any]:
         if option.annotation == options.Letters:
             if where != kind:
                 raise ConfigError(f"{choice}={part.name}: a letter cannot have letters of its own")
-            checked[key] = _letters(kind, f"{where}.{key}", checked[key], checked["pattern"])
+            checked[key] = _letters(kind, f"{where}.{key}", checked[key], checked.get("first", "") + checked["pattern"])
     return checked
 
 

@@ -81,7 +81,7 @@ def _ignored(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _check_model(cfg: RunConfig) -> None:
-    scale, pattern = cfg.scale, cfg.attention.get("pattern", "")
+    scale = cfg.scale
     if scale.width % scale.heads:
         fitting = [h for h in _divisors(scale.width) if h <= 4 * scale.heads][-OFFERED:]
         raise ConfigError(
@@ -98,12 +98,15 @@ def _check_model(cfg: RunConfig) -> None:
                 f"{where}.window={window} is larger than scale.context={scale.context}: "
                 "make the window smaller or choose attention=mha"
             )
-        letter = where.rpartition(".")[2]
-        if where != "attention" and letter not in pattern[: scale.depth]:
-            raise ConfigError(
-                f"attention.pattern={pattern}: {scale.depth} layers (scale.depth) never come to letter {letter}: "
-                "shorten the pattern or use more layers"
-            )
+    for kind, settings in (("attention", cfg.attention), ("mlp", cfg.mlp)):
+        pattern = settings.get("first", "") + settings.get("pattern", "")
+        for where, _ in registry.parts_of(kind, settings):
+            letter = where.rpartition(".")[2]
+            if where != kind and letter not in pattern[: scale.depth]:
+                raise ConfigError(
+                    f"{kind}.pattern={pattern}: {scale.depth} layers (scale.depth) never come to letter {letter}: "
+                    "shorten the pattern or use more layers"
+                )
 
 
 def _check_budget(cfg: RunConfig) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
@@ -41,12 +42,14 @@ class Scale:
 class Model:
     """Flags of the assembled model that belong to no single part.
 
-    embed_norm puts a norm on the embeddings, added positions included, as BERT, BLOOM and nanochat have one.
+    embed_scale multiplies the embeddings by the root of the width, and not the head where it is tied to them, as in
+    Gemma. embed_norm puts a norm on the embeddings, added positions included, as BERT, BLOOM and nanochat have one.
     """
 
     tied: bool = True
     bias: bool = False
     dropout: Probability = 0.0
+    embed_scale: bool = False
     embed_norm: bool = False
     logit_softcap: PositiveFloat | None = None
     vocab_multiple: PositiveInt = 1
@@ -250,6 +253,18 @@ LATER: Mapping[str, Any] = {
     "position.pattern": "R",
     "position.local_base": None,
     "residual.alpha": 1.0,
+    "position.original": None,
+    "position.low_freq_factor": None,
+    "position.high_freq_factor": None,
+    "position.truncate": True,
+    "attention.head_dim": None,
+    "attention.sinks": False,
+    "model.embed_scale": False,
+    "mlp.shared_gate": False,
+    "mlp.routed_scale": 1.0,
+    "mlp.groups": 1,
+    "mlp.top_groups": None,
+    "mlp.clamp": None,
 }
 """Keys that came later, with the value that changes nothing: older runs, without them, keep their identity."""
 
@@ -264,7 +279,8 @@ RESOLVED = frozenset({"device", "compile", "precision.name", "kernel.name"})
 
 
 def _counts(key: str, value: Any) -> bool:
-    return key.split(".")[0] not in NOT_IDENTITY and not (key in LATER and value == LATER[key])
+    plain = re.sub(r"\.letters\.\w\.", ".", key)  # a letter's part has the options of a part
+    return key.split(".")[0] not in NOT_IDENTITY and not (plain in LATER and value == LATER[plain])
 
 
 def _number(value: Any) -> Any:

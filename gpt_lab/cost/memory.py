@@ -206,7 +206,8 @@ def _layer(cfg: RunConfig, sizes: SizeSettings) -> int:
     """Parameters of a layer's plain parts, at the least; 0 of others."""
     width, count = sizes.width, 0
     if _module("attention", cfg.attention) == "gpt_lab.parts.attention.softmax":
-        count += 2 * width * width  # queries and output; keys and values may be few
+        own = cfg.attention.get("head_dim")  # queries and output; keys and values may be few
+        count += 2 * width * (cfg.scale.heads * own if own else width)
     if _module("mlp", cfg.mlp) == "gpt_lab.parts.mlp.feed_forward":
         count += 2 * width * sizes.d_ff if sizes.d_ff else 7 * width * width  # 8, less what rounding takes
     return count

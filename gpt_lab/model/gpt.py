@@ -43,6 +43,7 @@ class GPT(nn.Module):
         self.vocab_size = vocab_size
         self.kernel_name: str = cfg.kernel["name"]
         self.softcap = flags.logit_softcap
+        self.embed_scale = math.sqrt(shape.width) if flags.embed_scale else 1.0
         self.checkpointing = flags.checkpointing
         init = registry.build("init", cfg.init, shape)
         self.logits_scale: float = init.logits_scale
@@ -52,7 +53,7 @@ class GPT(nn.Module):
         self.position: Position = registry.build("position", cfg.position, shape)
         make_norm = functools.partial(registry.build, "norm", cfg.norm)
         enter = getattr(registry.load("norm", cfg.norm["name"]), "on_embeddings", None)
-        self.embed_scale = None if enter is None else enter(shape.width, **_options(cfg.norm))
+        self.embed_gain = None if enter is None else enter(shape.width, **_options(cfg.norm))
         self.embed_norm = make_norm(shape.width) if flags.embed_norm else None
         block = registry.load("residual", cfg.residual["name"])
         options = _options(cfg.residual)
@@ -102,8 +103,11 @@ class GPT(nn.Module):
             positions_T = self._positions((length, device), (), lambda: torch.arange(length, device=device))
         shared: dict[str, Tensor] = {}
         flow = Flow(self.position, positions_T, documents_BT, states, keys_B, 0, shared, losses)
-        x = self.position.embed(self.embed(tokens_BT), positions_T)
-        for act in (self.embed_scale, self.embed_norm):
+        x = self.embed(tokens_BT)
+        if self.embed_scale != 1.0:
+            x = x * self.embed_scale
+        x = self.position.embed(x, positions_T)
+        for act in (self.embed_gain, self.embed_norm):
             x = x if act is None else act(x)
         x = shared["x0"] = self.embed_dropout(x, keys_B, self.shape.depth)
         stream = x if self.streams is None else self.streams.enter(x, flow)

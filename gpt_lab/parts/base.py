@@ -159,7 +159,7 @@ def keys_seen(context: int, window: int | None = None) -> float:
 
 def role(name: str, ndim: int) -> Role:
     """How a parameter is initialised and optimised, told by its standard name and number of dimensions."""
-    if ndim < 2 or name.endswith("conv.weight"):  # a short convolution is a few gains a channel
+    if ndim < 2 or name.endswith(("conv.weight", ".bias")):  # a few gains a channel; biases of stacked experts
         return "vector"
     if name == "embed.weight" or name.startswith("position."):
         return "embedding"

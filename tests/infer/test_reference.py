@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from torch import Tensor
 
 from gpt_lab.infer.generate import complete
+from gpt_lab.interchange import counterpart, links
 from gpt_lab.model.gpt import GPT
 from tests.helpers import tiny_config
-from tests.parity import parity_maps
 
 VOCAB, WIDTH, HEADS, CONTEXT, HIDDEN = 61, 32, 4, 48, 40
 SIZES = {
@@ -31,19 +29,17 @@ SIZES = {
 ENDS = {"bos_token_id": 0, "eos_token_id": None, "pad_token_id": 0}
 GPT2_SIZES = {"vocab_size": VOCAB, "n_positions": CONTEXT, "n_embd": WIDTH, "n_layer": 2, "n_head": HEADS}
 MODERN = {"model.tied": False, "norm.eps": 1e-6}
-CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], Callable[[Mapping[str, Tensor]], dict[str, Tensor]]]] = {
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "gpt2": (
         "GPT2LMHeadModel",
         GPT2_SIZES | {"n_inner": HIDDEN},
         {"position": "learned", "norm": "layernorm", "mlp": "gelu_tanh", "model.bias": True},
-        parity_maps.gpt2,
     ),
-    "llama": ("LlamaForCausalLM", SIZES, {"attention": "gqa", "attention.kv_heads": 2, **MODERN}, parity_maps.llama),
+    "llama": ("LlamaForCausalLM", SIZES, {"attention": "gqa", "attention.kv_heads": 2, **MODERN}),
     "mistral": (
         "MistralForCausalLM",
         SIZES | {"sliding_window": 5},
         {"attention": {"name": "sliding", "window": 5, "kv_heads": 2, "pattern": "S"}, **MODERN},
-        parity_maps.llama,
     ),
 }
 
@@ -51,7 +47,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], Callable[[Mapping[st
 @pytest.mark.parametrize("case", CASES)
 def test_greedy_continuation(case: str) -> None:
     """Up to the training context: 40 tokens after 8, eight times the window of the sliding one."""
-    name, sizes, settings, names = CASES[case]
+    name, sizes, settings = CASES[case]
     torch.manual_seed(3)
     architecture = getattr(transformers, name)
     theirs = architecture(architecture.config_class(**sizes, **ENDS, attn_implementation="eager")).eval()
@@ -61,7 +57,7 @@ def test_greedy_continuation(case: str) -> None:
                 parameter.normal_(0, 0.9 * parameter.shape[-1] ** -0.5)
     shape = {"scale.width": WIDTH, "scale.heads": HEADS, "scale.context": CONTEXT, "mlp.d_ff": HIDDEN}
     ours = GPT(tiny_config(**shape, **settings), VOCAB).eval()
-    ours.load_state_dict(names(theirs.state_dict()), strict=True)
+    ours.load_state_dict(links.back(counterpart.FAMILIES[case].links(ours), theirs.state_dict()), strict=True)
     prompt = torch.randint(VOCAB, (1, 8))
     expected = theirs.generate(
         prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=CONTEXT - 8, do_sample=False, use_cache=True

@@ -14,10 +14,10 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from gpt_lab import registry
+from gpt_lab.interchange import counterpart, links
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.base import Position, Shape
 from tests.helpers import tiny_config
-from tests.parity import parity_maps
 from tests.parity.case import Comparison, gradients, parity
 
 SHAPE = Shape(depth=4, width=128, heads=4, context=16)
@@ -93,7 +93,7 @@ def smollm3() -> Comparison:
                 parameter.normal_(0, parameter.shape[-1] ** -0.5, generator=torch.Generator().manual_seed(4))
     settings = {"position.pattern": "RRRN", "scale.depth": 4, "mlp.d_ff": 40, "attention.kv_heads": 2}
     ours = GPT(tiny_config(attention="gqa", **settings, **{"norm.eps": 1e-6}), 61).eval()
-    ours.load_state_dict(parity_maps.llama({k: v for k, v in theirs.state_dict().items() if k != "lm_head.weight"}))
+    ours.load_state_dict(links.back(counterpart.FAMILIES["smollm3"].links(ours), theirs.state_dict()))
     tokens = torch.randint(61, (2, 16), generator=torch.Generator().manual_seed(0))
     pair = ours(tokens), theirs(tokens).logits
     grads = gradients(pair[0], [ours.embed.weight])[0], gradients(pair[1], [theirs.model.embed_tokens.weight])[0]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tests.parity.case import Comparison, parity
-from tests.parity.presets import HEADS, VOCAB, WIDTH, Case, Weights, both
+from tests.parity.presets import both
+from tests.parity.released import HEADS, VOCAB, WIDTH, Case, Weights
 
 MIXER = {"in_proj.weight": "in_proj.weight", "out_proj.weight": "o_proj.weight", "norm.weight": "norm.weight"}
 MIXER |= {"conv1d.bias": "conv.bias", "A_log": "a_log", "dt_bias": "dt", "D": "skip"}

@@ -11,10 +11,10 @@ import torch
 
 from gpt_lab.config import composition, setting_names
 from gpt_lab.model.skip_init import bare_model
-from tests.parity import presets, presets_ssm
+from tests.parity import presets_ssm, released
 from tests.parity.presets import both
 
-CASES = presets.CASES | presets_ssm.CASES
+CASES = released.CASES | presets_ssm.CASES
 
 
 def test_every_preset_has_its_original() -> None:
@@ -50,6 +50,20 @@ def test_logits_and_gradients(name: str) -> None:
         ("mamba2", "position=sinusoidal"),
         ("zamba2", "attention.dt_limit=0.1"),
         ("zamba2, a block used twice", "position.base=500"),
+        ("llama3", "position.factor=9"),
+        ("mistral", "attention.window=9"),
+        ("smollm3", "position.pattern=R"),
+        ("gemma3", "position.local_base=20000"),
+        ("gemma3", "attention.window=9"),
+        ("gpt_oss", "position.truncate=true"),
+        ("gpt_oss", "mlp.clamp=0.5"),
+        ("gpt_oss", "attention.pattern=LS"),
+        ("qwen3_next", "mlp.renormalize=false"),
+        ("qwen3_next, heads of 16", "position.base=1000000"),
+        ("deepseek_v3", "mlp.letters.E.routed_scale=2.4"),
+        ("deepseek_v3", "mlp.letters.E.top_groups=3"),
+        ("kimi_linear", "position=rope"),
+        ("modded_nanogpt", "model.logit_softcap=29"),
     ],
 )
 def test_a_wrong_preset_would_show(name: str, change: str) -> None:

@@ -23,7 +23,7 @@ PLAIN = {
     "silu": lambda x: x * torch.sigmoid(x),
 }
 GATED = {"swiglu": PLAIN["silu"], "geglu": PLAIN["gelu_tanh"], "reglu": torch.relu}
-ELSEWHERE = {"moe", "mod", "none"}
+ELSEWHERE = {"moe", "mod", "none", "hybrid"}
 """tests/parity/mlp.py; none is below."""
 
 

@@ -142,7 +142,7 @@ def test_any_norm_can_be_on_the_embeddings(name: str) -> None:
     tokens = torch.randint(61, (2, 16), generator=torch.Generator().manual_seed(0))
     model(tokens).sum().backward()
     embedded = model.position.embed(model.embed(tokens), torch.arange(16))
-    torch.testing.assert_close(read[0], embedded if model.embed_scale is None else model.embed_scale(embedded))
+    torch.testing.assert_close(read[0], embedded if model.embed_gain is None else model.embed_gain(embedded))
     assert torch.equal(read[1], read[2])
     assert all(p.grad is not None and p.grad.isfinite().all() for p in norm.parameters())
 
@@ -154,14 +154,14 @@ def test_bounded_functions_come_with_a_learned_factor_on_the_embeddings(
     tokens = torch.randint(61, (2, 16), generator=torch.Generator().manual_seed(0))
     for name in ("dyt", "derf"):
         model = _model(name, **settings)
-        scale = dict(model.named_parameters())["embed_scale.scale"]
+        scale = dict(model.named_parameters())["embed_gain.scale"]
         assert scale.item() == pytest.approx(first)
         read: list[torch.Tensor] = []
         model.blocks[0].register_forward_hook(lambda _block, args, out, read=read: read.append(args[0]))
         model(tokens).square().sum().backward()
         torch.testing.assert_close(read[0], first * model.embed(tokens))
         assert scale.grad is not None and scale.grad != 0
-    assert _model("rmsnorm").embed_scale is None
+    assert _model("rmsnorm").embed_gain is None
 
 
 def _model(norm: str, **settings: object) -> GPT:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gpt_lab.errors import ConfigError
-from gpt_lab.parts.base import Flow, Shape
+from gpt_lab.parts.base import Flow, Shape, role
 from gpt_lab.parts.mlp.mod import MixtureOfDepths
 from gpt_lab.parts.mlp.moe import MixtureOfExperts
 from gpt_lab.parts.position.learned import NoPosition
@@ -20,6 +20,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "moe": {"mlp": "moe"},
     "moe as in DeepSeek": {"mlp": {"name": "moe", "router": "sigmoid", "shared_experts": 1, "bias_rate": 0.1}},
     "moe of odd sizes": {"mlp": {"name": "moe", "experts": 5, "top_k": 3, "d_ff": 13, "z_loss": 0.1}},
+    "moe as in gpt-oss": {"mlp": {"name": "moe", "clamp": 1.0, "d_ff": 13}, "model.bias": True},
+    "moe as in Qwen3-Next": {"mlp": {"name": "moe", "shared_experts": 1, "shared_gate": True}},
+    "moe in groups": {"mlp": {"name": "moe", "groups": 4, "top_groups": 2, "routed_scale": 2.5}},
+    "hybrid": {"mlp": {"name": "hybrid", "pattern": "E", "first": "D"}},
     "moe with capacity": {"mlp": {"name": "moe", "capacity_factor": 1.0}},
     "mod": {"mlp": "mod"},
     "none": {"mlp": "none"},
@@ -127,6 +131,21 @@ def test_sizes() -> None:
     assert MixtureOfDepths(SHAPE, 0).flops_per_token(16) == 6 * 32 * 88
 
 
+def test_biases_of_experts_are_counted_and_not_decayed() -> None:
+    made = MixtureOfExperts(Shape(2, 32, 4, 16, bias=True), 0, d_ff=24)
+    assert made.idle_parameters == 6 * (3 * 24 * 32 + 2 * 24 + 32)
+    biases = {name: role(f"blocks.0.mlp.{name}", p.ndim) for name, p in made.named_parameters() if "bias" in name}
+    assert len(biases) == 3 and set(biases.values()) == {"vector"}
+
+
+def test_experts_come_from_the_best_groups() -> None:
+    """Group 1 has the best expert of all and nothing else; groups 0 and 3 have the best two together."""
+    made = moe(groups=4, top_groups=2, top_k=3, renormalize=False)
+    wanted = torch.tensor([[0.6, 0.5, 0.9, 0.0, 0.1, 0.2, 0.7, 0.6]])
+    assert made._choose(wanted).sort().values.tolist() == [[0, 6, 7]]
+    assert moe(top_k=3)._choose(wanted).sort().values.tolist() == [[0, 2, 6]]
+
+
 def test_mod_lets_through_what_it_is_trained_for() -> None:
     made = MixtureOfDepths(SHAPE, 1, capacity=0.25, auxiliary=1.0).train()
     optimizer, x = torch.optim.Adam(made.parameters(), lr=0.01), torch.randn(8, 16, 32)
@@ -145,7 +164,11 @@ def test_mod_lets_through_what_it_is_trained_for() -> None:
     ("make", "message"),
     [
         (lambda: moe(top_k=9), "mlp.top_k=9 is more than mlp.experts=8"),
-        (lambda: MixtureOfExperts(Shape(1, 32, 4, 16, bias=True), 0), "mlp=moe has no biases: use model.bias=false"),
+        (lambda: moe(shared_gate=True), "mlp.shared_gate needs mlp.shared_experts=1"),
+        (lambda: moe(groups=3), "mlp.groups=3 must divide mlp.experts=8"),
+        (lambda: moe(groups=4, top_groups=5), "mlp.top_groups=5 of them"),
+        (lambda: moe(groups=4, top_groups=1, top_k=3), "mlp.top_groups=1 of them hold mlp.top_k=3"),
+        (lambda: moe(groups=8, top_groups=4), "hold less than the two"),
         (lambda: MixtureOfDepths(SHAPE, 0, capacity=1.5), "mlp.capacity=1.5 is a share"),
         (lambda: MixtureOfDepths(SHAPE, 0, pattern="X"), "mlp.pattern='X' must be letters R"),
         (lambda: MixtureOfDepths(Shape(1, 32, 4, 16, bias=True), 0), "mlp=mod has no biases"),

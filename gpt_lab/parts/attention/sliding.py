@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import nn
+
 from gpt_lab.errors import ConfigError
 from gpt_lab.options import PositiveInt
 from gpt_lab.parts.attention.softmax import SelfAttention
@@ -20,6 +23,7 @@ class Sliding(SelfAttention):
     window: tokens a query sees, itself included; null: a quarter of scale.context.
     pattern: one letter a layer, repeated over the layers: S sliding, L long (the whole context).
     kv_heads: key/value heads, which must divide scale.heads; null: as many as query heads.
+    sinks: a learned logit for each head in the softmax, as attention=sinks has it (gpt-oss).
     """
 
     def __init__(
@@ -30,6 +34,7 @@ class Sliding(SelfAttention):
         window: PositiveInt | None = None,
         pattern: str = "SSSL",
         kv_heads: PositiveInt | None = None,
+        sinks: bool = False,
         **options: Any,
     ) -> None:
         if not pattern or set(pattern) - set("SL"):
@@ -41,3 +46,5 @@ class Sliding(SelfAttention):
             )
         wanted = max(1, shape.context // 4) if window is None else window
         super().__init__(shape, layer, kv_heads, wanted if pattern[layer % len(pattern)] == "S" else None, **options)
+        if sinks:
+            self.sinks_H = nn.Parameter(torch.zeros(shape.heads))

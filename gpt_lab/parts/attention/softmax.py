@@ -178,6 +178,8 @@ class SelfAttention(Softmax):
     qk_norm: RMS norm of queries and keys: none, head (each head, before rotation, as in Qwen3), full (all heads
         together, as in OLMo 2), unit (each head, after rotation, without a gain, as in nanochat).
     qkv_bias: a bias for queries, keys and values (Qwen2 has it alone); null: as model.bias says.
+    head_dim: of queries, keys and values, whatever the width (Qwen3, Gemma 3: 128 or 256); null: scale.width over
+        scale.heads.
     """
 
     def __init__(
@@ -189,12 +191,13 @@ class SelfAttention(Softmax):
         *,
         qk_norm: Literal["none", "head", "full", "unit"] = "none",
         qkv_bias: bool | None = None,
+        head_dim: PositiveInt | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(shape, layer, kv_heads, window, **options)
-        self._widths = (shape.width, self.kv_heads * self.head_dim, self.kv_heads * self.head_dim)
+        super().__init__(shape, layer, kv_heads, window, head_dim, **options)
+        self._widths = (self.heads * self.head_dim, *[self.kv_heads * self.head_dim] * 2)
         self.qkv = nn.Linear(shape.width, sum(self._widths), bias=shape.bias if qkv_bias is None else qkv_bias)
-        self.o_proj = nn.Linear(shape.width, shape.width, bias=shape.bias)
+        self.o_proj = nn.Linear(self._widths[0], shape.width, bias=shape.bias)
         self.qk_norm = qk_norm
         if qk_norm != "none":
             dims = self._widths[:2] if qk_norm == "full" else (self.head_dim, self.head_dim)

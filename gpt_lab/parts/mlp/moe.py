@@ -26,16 +26,24 @@ class MixtureOfExperts(nn.Module):
     Paper: Shazeer et al. 2017, arXiv:1701.06538; Fedus et al. 2021, arXiv:2101.03961; DeepSeek 2024, arXiv:2412.19437
 
     Nothing is dropped unless capacity_factor says so, and what a token gets depends on that token alone. Tokens are
-    sorted by expert and multiplied group by group, in shapes that no routing changes. There are no biases.
+    sorted by expert and multiplied group by group, in shapes that no routing changes. With model.bias experts and
+    router have biases, as in gpt-oss.
 
     experts: how many there are to choose from.
     top_k: how many of them a token uses.
     shared_experts: further ones that every token uses, as one SwiGLU of their joint width (DeepSeek).
+    shared_gate: multiply their output by a sigmoid of the token (Qwen3-Next); refused without any.
     d_ff: hidden width of one expert; null: that of mlp=swiglu divided by top_k + shared_experts, to the nearest
         multiple of 8, so that a token uses as many parameters.
     router: what turns the router's outputs into scores: softmax over the experts (Switch, Mixtral), or a sigmoid for
         each (DeepSeek-V3).
     renormalize: divide the scores of a token's experts by their sum (Mixtral, DeepSeek-V3); false: as they are.
+    routed_scale: factor on the output of the experts that are not shared (DeepSeek-V3: 2.5).
+    groups: the experts stand in so many groups, of which a token chooses first, by the sum of each one's two best
+        scores (DeepSeek-V3: 8); must divide experts.
+    top_groups: how many groups of a token its experts come from (DeepSeek-V3: 4); null: all.
+    clamp: gpt-oss's SwiGLU: with the gate at most and up within +- this, gate sigmoid(1.702 gate) (up + 1); null: the
+        plain one.
     balance: coefficient of the load-balance loss, E x the sum over experts of their share of tokens x their mean
         score, top_k where even (Switch, Mixtral); 0: none. Of a sigmoid, scores are divided by their sum first.
     bias_rate: balance without a loss (arXiv:2408.15664): after each step the bias of an expert that had less than its
@@ -61,9 +69,14 @@ class MixtureOfExperts(nn.Module):
         experts: PositiveInt = 8,
         top_k: PositiveInt = 2,
         shared_experts: NonNegativeInt = 0,
+        shared_gate: bool = False,
         d_ff: PositiveInt | None = None,
         router: Literal["softmax", "sigmoid"] = "softmax",
         renormalize: bool = True,
+        routed_scale: PositiveFloat = 1.0,
+        groups: PositiveInt = 1,
+        top_groups: PositiveInt | None = None,
+        clamp: PositiveFloat | None = None,
         balance: NonNegativeFloat = 0.01,
         bias_rate: NonNegativeFloat = 0.0,
         z_loss: NonNegativeFloat = 0.0,
@@ -72,16 +85,28 @@ class MixtureOfExperts(nn.Module):
         super().__init__()
         if top_k > experts:
             raise ConfigError(f"mlp.top_k={top_k} is more than mlp.experts={experts}: choose at most {experts}")
-        if shape.bias:
-            raise ConfigError("mlp=moe has no biases: use model.bias=false, or another mlp")
+        if shared_gate and not shared_experts:
+            raise ConfigError("mlp.shared_gate needs mlp.shared_experts=1 or more")
+        kept = groups if top_groups is None else top_groups
+        if experts % groups or kept > groups or kept * (experts // groups) < top_k:
+            raise ConfigError(
+                f"mlp.groups={groups} must divide mlp.experts={experts}, and mlp.top_groups={kept} of them hold "
+                f"mlp.top_k={top_k} experts"
+            )
+        if kept < groups and experts // groups < 2:
+            raise ConfigError(
+                f"mlp.groups={groups} of mlp.experts={experts} hold less than the two that choose a group"
+            )
         hidden = d_ff or max(8, round(shape.width / 3 / (top_k + shared_experts)) * 8)
         self.experts, self.top_k, self.d_ff = experts, top_k, hidden
-        self.sigmoid, self.renormalize = router == "sigmoid", renormalize
+        self.sigmoid, self.renormalize, self.routed_scale = router == "sigmoid", renormalize, routed_scale
+        self.groups, self.top_groups = groups, kept
         self.balance, self.bias_rate, self.z_loss = balance, bias_rate, z_loss
         self.capacity_factor = capacity_factor
-        self.router = nn.Linear(shape.width, experts, bias=False)
-        self.routed = GatedExperts(experts, shape.width, hidden)
+        self.router = nn.Linear(shape.width, experts, bias=shape.bias)
+        self.routed = GatedExperts(experts, shape.width, hidden, shape.bias, clamp)
         self.shared = SwiGLU(shape, layer, d_ff=shared_experts * hidden) if shared_experts else None
+        self.shared_gate = nn.Linear(shape.width, 1, bias=False) if shared_gate else None
         self.register_buffer("choice_bias_E", torch.zeros(experts))
         self.register_buffer("counted_E", torch.zeros(experts), persistent=False)
         self.register_buffer("refused", torch.zeros(()), persistent=False)
@@ -91,12 +116,14 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x_BTD: Tensor, flow: Flow) -> Tensor:
         rows, length, width = x_BTD.shape
         x_ND = x_BTD.reshape(-1, width)
-        logits_NE = in_fp32(x_ND, self.router.weight)
+        logits_NE = in_fp32(x_ND, self.router.weight, self.router.bias)
         scores_NE = logits_NE.sigmoid() if self.sigmoid else logits_NE.softmax(-1)
-        chosen_NK = (scores_NE + self.choice_bias_E).topk(self.top_k).indices
+        chosen_NK = self._choose(scores_NE + self.choice_bias_E)
         gates_NK = scores_NE.gather(1, chosen_NK)
         if self.renormalize:
             gates_NK = gates_NK / (gates_NK.sum(-1, keepdim=True) + 1e-20)
+        if self.routed_scale != 1.0:
+            gates_NK = gates_NK * self.routed_scale
         one_NKE = F.one_hot(chosen_NK, self.experts)
         if self.capacity_factor is not None and self.training:
             gates_NK = gates_NK * self._admitted(one_NKE.view(rows, -1, self.experts), length, flow).view_as(gates_NK)
@@ -107,7 +134,21 @@ class MixtureOfExperts(nn.Module):
         if flow.losses is not None:
             self._add_losses(flow.losses, logits_NE, scores_NE, count_E)
         y_BTD = self._through(x_ND, chosen_NK, gates_NK, count_E).view(rows, length, width)
-        return y_BTD if self.shared is None else y_BTD + self.shared(x_BTD)
+        if self.shared is None:
+            return y_BTD
+        always_BTD = self.shared(x_BTD)
+        if self.shared_gate is not None:
+            always_BTD = always_BTD * torch.sigmoid(self.shared_gate(x_BTD))
+        return y_BTD + always_BTD
+
+    def _choose(self, wanted_NE: Tensor) -> Tensor:
+        """The experts of each token, (N, K), by how much each is wanted, in its best groups alone if asked."""
+        if self.top_groups < self.groups:
+            grouped_NGI = wanted_NE.unflatten(-1, (self.groups, -1))
+            best_NG = grouped_NGI.topk(2).values.sum(-1).topk(self.top_groups).indices
+            kept_NG = torch.zeros_like(grouped_NGI[..., 0], dtype=torch.bool).scatter(1, best_NG, True)
+            wanted_NE = grouped_NGI.masked_fill(~kept_NG[..., None], -torch.inf).flatten(1)
+        return wanted_NE.topk(self.top_k).indices
 
     def _through(self, x_ND: Tensor, chosen_NK: Tensor, gates_NK: Tensor, count_E: Tensor) -> Tensor:
         """The experts' outputs for their tokens, times the gates, added up by token: (N, D)."""
@@ -164,9 +205,10 @@ class MixtureOfExperts(nn.Module):
         """Forward matmul FLOPs of a token: of the router and of the experts that it uses."""
         width = self.router.in_features
         shared = 0.0 if self.shared is None else self.shared.flops_per_token(context)
+        shared += 0.0 if self.shared_gate is None else 2 * width
         return 2 * width * (self.experts + 3 * self.top_k * self.d_ff) + shared
 
     @property
     def idle_parameters(self) -> int:
         """Those of the experts that a token does not use."""
-        return (self.experts - self.top_k) * 3 * self.d_ff * self.router.in_features
+        return (self.experts - self.top_k) * sum(p.numel() for p in self.routed.parameters()) // self.experts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from gpt_lab.errors import ConfigError
 from gpt_lab.kernels.base import Memo
-from gpt_lab.options import Fraction, PositiveFloat
+from gpt_lab.options import Fraction, PositiveFloat, PositiveInt
 from gpt_lab.parts.base import Position, Shape
 from gpt_lab.parts.position.learned import NoPosition
 from gpt_lab.registry import register
@@ -110,8 +111,12 @@ class Rope(Rotary):
 
     Paper: Su et al. 2021, arXiv:2104.09864. A head's first half is paired with its second, as in Llama.
 
-    scaling: for contexts beyond training: linear divides positions by factor, ntk (arXiv:2309.00071) raises the base.
-    factor: how much longer the context becomes; needed by linear and ntk, refused without them.
+    scaling: for contexts beyond training: linear divides positions by factor, ntk (arXiv:2309.00071) raises the base,
+        llama3 (arXiv:2407.21783) divides the slow rotations by factor, keeps the fast ones and mixes between.
+    factor: how much longer the context becomes; needed by linear, ntk and llama3, refused without them.
+    original: tokens of the context before, for llama3 alone as the two below; null: scale.context.
+    low_freq_factor: pairs that turn less often than this within the original context are slow; null: 1.
+    high_freq_factor: pairs that turn more often than this are fast; null: 4.
     """
 
     def __init__(
@@ -120,8 +125,11 @@ class Rope(Rotary):
         *,
         base: PositiveFloat = 10000.0,
         partial: Fraction = 1.0,
-        scaling: Literal["none", "linear", "ntk"] = "none",
+        scaling: Literal["none", "linear", "ntk", "llama3"] = "none",
         factor: PositiveFloat | None = None,
+        original: PositiveInt | None = None,
+        low_freq_factor: PositiveFloat | None = None,
+        high_freq_factor: PositiveFloat | None = None,
         pattern: str = "R",
         local_base: PositiveFloat | None = None,
     ) -> None:
@@ -131,7 +139,16 @@ class Rope(Rotary):
                 f"position.scaling={scaling} "
                 + ("needs position.factor, such as 2.0" if factor is None else "takes no position.factor: remove it")
             )
+        own = {"original": original, "low_freq_factor": low_freq_factor, "high_freq_factor": high_freq_factor}
+        if scaling != "llama3" and (stated := [key for key, value in own.items() if value is not None]):
+            raise ConfigError(f"position.{stated[0]} goes with position.scaling=llama3: remove it")
+        self.turns = (low_freq_factor or 1.0, high_freq_factor or 4.0)
+        if self.turns[0] >= self.turns[1]:
+            raise ConfigError(
+                f"position.low_freq_factor={self.turns[0]:g} must be below position.high_freq_factor={self.turns[1]:g}"
+            )
         self.scaling = scaling
+        self.original = shape.context if original is None else original
         self.factor = 1.0 if factor is None else factor
         self.fill_tables()
 
@@ -141,7 +158,12 @@ class Rope(Rotary):
             stretch = self.factor
         elif self.scaling == "ntk" and rotated > 2:  # a single rate, 1, knows no base
             base = base * self.factor ** (rotated / (rotated - 2))
-        return powers(base, rotated, device) / stretch
+        rates = powers(base, rotated, device) / stretch
+        if self.scaling != "llama3":
+            return rates
+        low, high = self.turns
+        kept = ((rates * self.original / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
+        return rates * (kept + (1 - kept) / self.factor)
 
 
 def powers(base: float, rotated: int, device: torch.device) -> Tensor:

@@ -25,6 +25,7 @@ class Yarn(Rotary):
     beta_fast: pairs that turn more often than this within the original context stay as they are.
     beta_slow: pairs that turn less often have their positions divided by factor; between the two, a mixture.
     attention_factor: factor on rotated queries and on rotated keys; null: the paper's 0.1 ln(factor) + 1.
+    truncate: whether the two bounds are moved apart to whole pairs; gpt-oss keeps their fractions.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Yarn(Rotary):
         beta_fast: PositiveFloat = 32.0,
         beta_slow: PositiveFloat = 1.0,
         attention_factor: PositiveFloat | None = None,
+        truncate: bool = True,
         pattern: str = "R",
         local_base: PositiveFloat | None = None,
     ) -> None:
@@ -48,6 +50,7 @@ class Yarn(Rotary):
             raise ConfigError(f"position.beta_slow={beta_slow:g} must be below position.beta_fast={beta_fast:g}")
         if base <= 1:
             raise ConfigError(f"position.base={base:g} gives all pairs one rate: choose more than 1")
+        self.truncate = truncate
         self.factor, self.betas = factor, (beta_fast, beta_slow)
         self.original = shape.context if original is None else original
         self.gain = 0.1 * math.log(factor) + 1.0 if attention_factor is None else attention_factor
@@ -55,7 +58,9 @@ class Yarn(Rotary):
 
     def frequencies(self, rotated: int, device: torch.device) -> Tensor:
         fast, slow = (self._pair(turns, rotated) for turns in self.betas)
-        low, high = max(math.floor(fast), 0), min(math.ceil(slow), rotated - 1)
+        if self.truncate:
+            fast, slow = math.floor(fast), math.ceil(slow)
+        low, high = max(fast, 0), min(slow, rotated - 1)
         pairs = torch.arange(rotated // 2, device=device, dtype=torch.float32)
         slowed = ((pairs - low) / (high - low if high != low else 1e-3)).clamp(0, 1)
         return powers(self.base, rotated, device) * (slowed / self.factor + (1 - slowed))

@@ -1,0 +1,203 @@
+"""Models of the lab as models of transformers and back: the same logits, the same bits, one clear line for the rest."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gpt_lab.config import composition
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.errors import ConfigError
+from gpt_lab.interchange import convert, counterpart, links
+from gpt_lab.model.gpt import GPT, initialize
+from tests.parity.released import CASES, VOCAB
+
+KNOWN = {family.architecture for family in counterpart.FAMILIES.values()}
+BOTH_WAYS = {name: case for name, case in CASES.items() if case.reference in KNOWN and not case.one_kv_head}
+TINY = ["scale.depth=2", "scale.width=32", "scale.heads=4", "scale.context=32"]
+
+
+composer = composition.Composer()
+
+
+@functools.cache
+def composed(*words: str) -> RunConfig:
+    return composer.compose(words)
+
+
+def compose(words: list[str]) -> RunConfig:
+    """As composition.compose, each once."""
+    return composed(*words)
+
+
+def built(words: list[str]) -> GPT:
+    """A model whose every tensor matters: gains between 1/2 and 2, nothing at 0."""
+    cfg = compose(words)
+    model = GPT(cfg, VOCAB).eval()
+    initialize(model, cfg)
+    model.choose_kernels("cpu", "fp32")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if "norm" in name and name.endswith("weight"):
+                tensor.uniform_(0.6, 1.8, generator=generator)
+            elif tensor.ndim == 1 and not name.endswith(("load_E",)):
+                tensor.add_(0.2 * torch.randn(tensor.shape, generator=generator))
+            elif tensor.ndim > 1:
+                tensor.mul_(3.0)
+            if name.endswith("choice_bias_E") and "sigmoid" not in str(cfg.mlp):
+                tensor.zero_()
+    return model
+
+
+def test_every_family_has_a_case() -> None:
+    assert {case.reference for case in BOTH_WAYS.values()} | {"MptForCausalLM"} == KNOWN
+
+
+@pytest.mark.parametrize("name", BOTH_WAYS)
+def test_there_and_back(name: str) -> None:
+    """What is written opens in transformers and gives our logits; what is read back is what was written, bit by bit."""
+    case = BOTH_WAYS[name]
+    model = built(case.overrides)
+    cfg = compose(case.overrides)
+    config, weights = convert.to_hf(model, cfg)
+    assert config["architectures"] == [case.reference]
+    theirs = convert.opened(config, weights)
+    tokens = torch.randint(2, VOCAB, (2, 20), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens), theirs(tokens).logits, rtol=0, atol=5e-5)
+    words, again = convert.from_hf(weights, config)
+    same_bits(again, model.state_dict())
+    copy = GPT(compose(words), VOCAB).eval()
+    copy.load_state_dict(again, strict=True)
+    copy.choose_kernels("cpu", "fp32")
+    with torch.no_grad():
+        assert copy(tokens).equal(model(tokens))
+    assert not list(counterpart.differences(cfg, compose(words)))
+    assert convert.to_hf(copy, compose(words))[0] == config
+
+
+def same_bits(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    counted = ("load_E", "dropped")
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert name.endswith(counted) or found[name].equal(tensor), name
+
+
+@pytest.mark.parametrize("name", BOTH_WAYS)
+def test_a_configuration_as_transformers_writes_it(name: str) -> None:
+    """The release's configuration, all keys of it, composes the preset's model; so do the weights of the class."""
+    from tests.parity.presets import reference
+
+    case = BOTH_WAYS[name]
+    theirs: Any = reference(case)
+    words, state = convert.from_hf(theirs.state_dict(), theirs.config.to_dict())
+    model = GPT(compose(words), VOCAB)
+    model.load_state_dict(state, strict=True)
+    assert not list(counterpart.differences(compose(case.overrides), compose(words)))
+
+
+def test_mpt() -> None:
+    words = ["model=mqa_alibi", "attention=mha", *TINY]
+    model, cfg = built(words), compose(words)
+    config, weights = convert.to_hf(model, cfg)
+    tokens = torch.randint(2, VOCAB, (2, 20))
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens), convert.opened(config, weights)(tokens).logits, rtol=0, atol=5e-5)
+    same_bits(convert.from_hf(weights, config)[1], model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["model=llama", "attention.softcap=30.0"], "attention.softcap=30.0"),
+        (["model=llama", "attention=retention"], "attention=retention"),
+        (["model=llama", "model.logit_softcap=30.0"], "model.logit_softcap=30.0"),
+        (["model=llama", "position.scaling=ntk", "position.factor=2.0"], "position.scaling=ntk"),
+        (["model=llama", "position.partial=0.5"], "position.partial"),
+        (["model=qwen3", "norm.eps=1e-3"], "rms_norm_eps"),
+        (["model=llama", "mlp=relu2"], "mlp=relu2"),
+        (["model=llama", "position.pattern=RN", "model.embed_scale=true"], "model.embed_scale=true"),
+        (["model=mqa_alibi"], "attention=mqa"),
+        (["model=llama", "init=mup"], "init scales"),
+        (["model=deepseek_v3", "attention.softcap=30.0"], "attention.softcap=30.0"),
+        (["model=gpt_oss", "mlp.shared_experts=1"], "mlp.shared_experts=1"),
+        (["model=gemma3", "position.pattern=N", "position.local_base=null"], "position.pattern=N"),
+        (["model=kimi_linear", "attention.pattern=K", "scale.depth=2"], "latent attention"),
+        (["model=qwen3_next", "attention.pattern=GR", "attention.letters.R.name=retention"], "attention=retention"),
+        (["model=original"], "position=sinusoidal"),
+    ],
+)
+def test_what_has_no_counterpart_is_named(words: list[str], what: str) -> None:
+    cfg = compose([*words, *TINY])
+    with pytest.raises(ConfigError) as error:
+        convert.to_hf(GPT(cfg, VOCAB), cfg)
+    assert what in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_wrong_weights_are_named() -> None:
+    cfg = compose(["model=qwen3", *TINY])
+    config, weights = convert.to_hf(built(["model=qwen3", *TINY]), cfg)
+    ours = dict(GPT(cfg, VOCAB).state_dict())
+    o_proj = "model.layers.1.self_attn.o_proj.weight"
+    cases: list[tuple[Any, dict[str, Any], dict[str, Any], str]] = [
+        (convert.from_hf, {k: v for k, v in weights.items() if k != o_proj}, config, o_proj),
+        (convert.from_hf, weights | {"model.extra.weight": torch.ones(1)}, config, "model.extra.weight"),
+        (convert.from_hf, weights | {o_proj: torch.ones(3, 3)}, config, "blocks.1.attention.o_proj.weight"),
+        (convert.from_hf, weights | {"model.layers.0.self_attn.k_proj.weight": torch.ones(3, 32)}, config, "k_proj"),
+        (convert.from_hf, weights | {"lm_head.weight": torch.ones(VOCAB, 32)}, config, "lm_head.weight"),
+        (convert.from_hf, weights, config | {"model_type": "qwen33"}, "qwen3"),
+        (convert.from_hf, weights, {k: v for k, v in config.items() if k != "rms_norm_eps"}, "rms_norm_eps"),
+        (convert.from_hf, weights, config | {"hidden_act": "gelu"}, "hidden_act"),
+        (
+            convert.from_hf,
+            weights,
+            config | {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1.0}},
+            "longrope",
+        ),
+    ]
+    for function, tensors, settings, what in cases:
+        with pytest.raises(ConfigError) as error:
+            function(tensors, settings)
+        assert what in str(error.value)
+    for tensors, what in (
+        ({k: v for k, v in ours.items() if "o_proj" not in k}, "o_proj"),
+        (ours | {"norm.weight": torch.ones(3)}, "norm.weight"),
+        ({}, "embed.weight"),
+    ):
+        with pytest.raises(ConfigError, match=what):
+            convert.to_hf(tensors, cfg)
+
+
+def test_padding_of_the_vocabulary_is_left_out() -> None:
+    words = ["model=llama", "model.vocab_multiple=64", *TINY]
+    cfg = compose(words)
+    config, weights = convert.to_hf(GPT(cfg, VOCAB), cfg)
+    assert config["vocab_size"] == VOCAB == len(weights["lm_head.weight"]) == len(weights["model.embed_tokens.weight"])
+
+
+def test_old_files() -> None:
+    """Llama 3.2's config.json and GPT-2's names, as their files have them."""
+    words = ["model=llama3", "position.factor=32", "position.original=8192", "model.tied=true", *TINY]
+    config, weights = convert.to_hf(GPT(compose(words), VOCAB), compose(words))
+    rope = config.pop("rope_parameters")
+    config |= {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope, "torch_dtype": "bfloat16"}
+    read, _ = convert.from_hf(weights, config)
+    assert not list(counterpart.differences(compose(words), compose(read)))
+    words = ["model=gpt2", *TINY]
+    config, weights = convert.to_hf(GPT(compose(words), VOCAB), compose(words))
+    short = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
+    assert convert.from_hf(short | {"h.0.attn.bias": torch.ones(1)}, config)[0] == convert.from_hf(weights, config)[0]
+
+
+def test_gains_stay_within_rounding() -> None:
+    """Gains of 1 + w lose their last bits outside of [1/2, 2], and no more."""
+    gains = torch.tensor([0.5, 2.0, 1.0000001, 0.3, 7.7, -3.0])
+    again = links.SHIFTED.back(links.SHIFTED.there(gains))
+    assert again[:3].equal(gains[:3])
+    torch.testing.assert_close(again, gains, rtol=0, atol=5e-7)
