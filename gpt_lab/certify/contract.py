@@ -96,12 +96,15 @@ def small(words: Sequence[str]) -> RunConfig:
 
 
 def drawn(cfg: RunConfig) -> GPT:
-    """The model with weights so large that mistakes show."""
+    """The model with weights so large that mistakes show; a matrix of zeros would hide all that it is multiplied by."""
     model = GPT(cfg, VOCABULARY)
     initialize(model, cfg)
+    generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim > 1 and not name.endswith("conv.weight"):
+            if parameter.ndim > 1 and not parameter.any():
+                parameter.normal_(0.0, parameter.shape[-1] ** -0.5, generator=generator)
+            elif parameter.ndim > 1 and not name.endswith("conv.weight"):
                 parameter.mul_(GAIN)
     model.choose_kernels("cpu", "fp32")
     return model.eval()

@@ -98,8 +98,8 @@ def _cost(kind: str, name: str) -> tuple[int | None, int | None]:
         inside = {id(p) for p in branches}
         modules: list[nn.Module] = [model.blocks] if model.streams is None else [model.blocks, model.streams]
         parameters = sum(p.numel() for module in modules for p in module.parameters() if id(p) not in inside)
-        flops = sum(block.flops_per_token(context) for block in blocks if hasattr(block, "flops_per_token"))
-        return round(parameters / depth), round(flops / depth)
+        stating: list[Any] = [part for part in (*blocks, model.streams) if hasattr(part, "flops_per_token")]
+        return round(parameters / depth), round(sum(part.flops_per_token(context) for part in stating) / depth)
     own: list[Any] = [module for module in model.modules() if getattr(type(module), "part", None) == (kind, name)]
     parameters = sum(p.numel() for module in own for p in module.parameters())
     idle = sum(getattr(inner, "idle_parameters", 0) for module in own for inner in module.modules())

@@ -25,6 +25,11 @@ LAYER = 20_000
 STATE = {"adam": 2, "adamw": 2, "lion": 1, "muon": 1}
 """Numbers that an optimizer keeps for each parameter, at the least; one that is not here: none."""
 
+PLAIN = {
+    f"gpt_lab.parts.residual.{name}"
+    for name in ("single_stream", "layerscale", "skips", "layer_drop", "block_recurrent")
+}
+
 
 @dataclass(frozen=True)
 class Room:
@@ -135,8 +140,7 @@ def terms(cfg: RunConfig, sizes: SizeSettings) -> dict[str, int]:
     embedding = rows * sizes.width * (1 if cfg.model.tied else 2)
     per_layer = _layer(cfg, sizes) if sizes.per_layer is None else sizes.per_layer
     at_once = sizes.rows * sizes.context
-    plain = _module("residual", cfg.residual) == "gpt_lab.parts.residual.single_stream"
-    kept = FLOAT * at_once * sizes.width * sizes.depth if plain else 0
+    kept = FLOAT * at_once * sizes.width * sizes.depth if _is_plain(cfg) else 0
     trained = "weights, gradients and optimizer state of"
     return {
         f"{trained} an embedding of {rows:,} tokens": each * embedding,
@@ -205,12 +209,19 @@ def _setting_text(cfg: RunConfig, sizes: SizeSettings, name: str) -> str:
 def _layer(cfg: RunConfig, sizes: SizeSettings) -> int:
     """Parameters of a layer's plain parts, at the least; 0 of others."""
     width, count = sizes.width, 0
+    if not _is_plain(cfg):  # layers may share them
+        return 0
     if _module("attention", cfg.attention) == "gpt_lab.parts.attention.softmax":
         own = cfg.attention.get("head_dim")  # queries and output; keys and values may be few
         count += 2 * width * (cfg.scale.heads * own if own else width)
     if _module("mlp", cfg.mlp) == "gpt_lab.parts.mlp.feed_forward":
         count += 2 * width * sizes.d_ff if sizes.d_ff else 7 * width * width  # 8, less what rounding takes
     return count
+
+
+def _is_plain(cfg: RunConfig) -> bool:
+    """Whether each layer has weights of its own and keeps one stream."""
+    return _module("residual", cfg.residual) in PLAIN
 
 
 def _module(kind: str, settings: Mapping[str, object]) -> str:

@@ -58,14 +58,17 @@ class GPT(nn.Module):
         block = registry.load("residual", cfg.residual["name"])
         options = _options(cfg.residual)
         self.order: list[int] = list(block.order(shape.depth, **options))
+        if (blocks := 1 + max(self.order)) < shape.depth:
+            _check_letters(cfg, blocks)
         self.blocks = nn.ModuleList()
-        for layer in range(1 + max(self.order)):
+        for layer in range(blocks):
             attention = registry.build("attention", cfg.attention, shape, layer)
             _rescale(attention, init, shape)
             mlp = registry.build("mlp", cfg.mlp, shape, layer)
-            self.blocks.append(block(shape, layer, attention, mlp, make_norm, **options))
-        first: Any = self.blocks[0]
-        self.streams: Streams | None = first.streams(shape)
+            made = block(shape, layer, attention, mlp, make_norm, **options)
+            made.join(init, list(self.blocks))
+            self.blocks.append(made)
+        self.streams: Streams | None = made.streams(shape)
         for part in () if self.streams is None else self.streams.modules():
             if hasattr(part, "request"):
                 _rescale(part, init, shape)
@@ -172,6 +175,19 @@ class GPT(nn.Module):
             choices.append(kernels.choose(self.kernel_name, replace(request, context=times * request.context)))
             attention.kernel = choices[-1].name
         return choices
+
+
+def _check_letters(cfg: RunConfig, blocks: int) -> None:
+    """Refuses letters of a pattern that no block comes to, where layers use blocks again."""
+    for kind in ("attention", "mlp"):
+        settings, residual = getattr(cfg, kind), cfg.residual["name"]
+        for where, _ in registry.parts_of(kind, settings):
+            letter = where.rpartition(".")[2]
+            if where != kind and letter not in settings["pattern"][:blocks]:
+                raise ConfigError(
+                    f"{kind}.pattern={settings['pattern']}: the {blocks} blocks of residual={residual} never come to "
+                    f"letter {letter}: shorten the pattern or use more layers"
+                )
 
 
 def _rescale(attention: nn.Module, init: Any, shape: Shape) -> None:

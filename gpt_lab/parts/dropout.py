@@ -20,6 +20,11 @@ def salt(layer: int, site: Site) -> int:
     return layer * len(_SITES) + _SITES.index(site)
 
 
+def row_salt(layer: int, branch: int) -> int:
+    """A number that no two branches (0 or 1) share, nor any place of dropout: below 0."""
+    return -1 - (2 * layer + branch)
+
+
 def _mix(h: Tensor) -> Tensor:
     """A 32-bit hash of numbers in [0, 2^32), held in int64.
 

@@ -32,6 +32,20 @@ VARIANTS = [
     pytest.param({"model.vocab_multiple": 64}, id="padded vocabulary"),
     pytest.param({"scale.depth": 3, "scale.width": 48, "scale.heads": 6, "scale.context": 24}, id="shape"),
     pytest.param({"mlp.d_ff": 40}, id="d_ff"),
+    *(
+        pytest.param({"scale.depth": 4, "residual": residual}, id=" ".join(map(str, residual.values())))
+        for residual in (
+            {"name": "hyper_connections", "dynamic": False, "streams": 2},
+            {"name": "mhc", "streams": 3},
+            {"name": "attention_residuals", "size": 2},
+            {"name": "looped", "prelude": 1, "coda": 1, "inject": "adapter"},
+            {"name": "shared", "group": 3, "rank": 5},
+            {"name": "block_recurrent", "block": 7, "vectors": 3},
+        )
+    ),
+    pytest.param(
+        {"scale.depth": 4, "attention": "hybrid", "residual": "attention_residuals"}, id="sources that are not there"
+    ),
 ]
 
 

@@ -64,7 +64,7 @@ def flops(model: GPT) -> float:
     Of parts that compute other products for many tokens than for one, what they state: test_flops.py counts that token
     by token.
     """
-    blocks: list[Any] = list(model.blocks)
+    blocks: list[Any] = model.layers()
     plain = model.streams is None and all(
         type(block.attention) in PLAIN and type(block.mlp).__module__ == FEED_FORWARD for block in blocks
     )

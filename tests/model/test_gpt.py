@@ -72,6 +72,10 @@ def test_loss_starts_near_that_of_a_uniform_guess(variant: dict[str, Any]) -> No
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_parameter_gets_a_finite_gradient(variant: dict[str, Any]) -> None:
     model = _model(tiny_config(**variant))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1 and not parameter.any():  # what it is multiplied by has none before it has moved
+                parameter.normal_(0.0, 0.1)
     _loss(model, _tokens(length=17), keys_B=row_keys(0, 0, torch.arange(3))).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -97,7 +101,8 @@ def test_documents_do_not_see_each_other(variant: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if "init" not in v.values[0]])
 def test_parts_that_two_variants_share_start_equal(variant: dict[str, Any]) -> None:
-    base, other = (dict(_model(tiny_config(**kind)).named_parameters()) for kind in ({}, variant))
+    deep = {"scale.depth": 4}  # where layers share, there are two blocks
+    base, other = (dict(_model(tiny_config(**deep, **kind)).named_parameters()) for kind in ({}, variant))
     shared = [name for name in base.keys() & other.keys() if base[name].shape == other[name].shape]
     assert {"blocks.1.attention.o_proj.weight", "blocks.1.mlp.down_proj.weight"} & set(shared)  # retention's is wider
     for name in shared:

@@ -72,7 +72,7 @@ def _expected(name: str, x: Tensor) -> Tensor:
 
 
 SINGLE = ("pre", "post", "sandwich", "olmo2", "parallel")
-"""The others have a test of their own."""
+"""The others are held against their papers in tests/parity/residual.py, or have a test of their own."""
 
 
 @pytest.mark.parametrize("name", SINGLE)

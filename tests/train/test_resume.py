@@ -67,6 +67,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sparse log": {"log.every": 7, "checkpoint.every": 4},
     "untied": {"model.tied": False, "model.bias": True, "norm": "layernorm"},
     "checkpointing": {"model.checkpointing": True, "model.dropout": 0.1},
+    "layer drop": {"residual": {"name": "layer_drop", "rate": 0.5}},
     "learned": {"position": "learned"},
     "subset": {"eval.tokens": 200},
     "longer contexts": {"eval.contexts": [1, 2, 4]},

@@ -41,6 +41,8 @@ class Latent(Softmax):
     v_dim: of each head's values; null: the head dimension.
     """
 
+    read_directly = ("kv_b_proj",)
+
     def __init__(
         self,
         shape: Shape,

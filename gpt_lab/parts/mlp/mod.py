@@ -36,6 +36,7 @@ class MixtureOfDepths(nn.Module):
     """
 
     takes_flow = True
+    read_directly = ("router",)
     counted: Tensor
     through: Tensor
 

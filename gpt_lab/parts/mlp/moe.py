@@ -55,6 +55,7 @@ class MixtureOfExperts(nn.Module):
     """
 
     takes_flow = True
+    read_directly = ("router",)
     choice_bias_E: Tensor
     counted_E: Tensor
     refused: Tensor

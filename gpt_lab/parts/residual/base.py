@@ -55,8 +55,15 @@ class Block(nn.Module):
         """Which block stands at each depth; the model builds as many as the numbers need. Options are those given."""
         return range(depth)
 
+    def join(self, init: Any, earlier: Sequence[Any]) -> None:
+        """Told once, while the model is built, what initialises it and which blocks were built before this one.
+
+        Raises:
+            ConfigError: it does not go with that init.
+        """
+
     def streams(self, shape: Shape) -> Streams | None:
-        """The stream's beginning and end; None: it is one (B, T, D) tensor. Asked of the first block."""
+        """The stream's beginning and end; None: it is one (B, T, D) tensor. Asked of the last block."""
         return None
 
     def attend(self, x_BTD: Tensor, flow: Flow, norm: nn.Module | None = None) -> Tensor:

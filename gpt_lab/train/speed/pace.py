@@ -20,6 +20,8 @@ from gpt_lab.config.schema import RunConfig
 from gpt_lab.console.signals import Signals
 from gpt_lab.data.dataset import Batch, Dataset, open_dataset
 from gpt_lab.data.shards import cache_folder
+from gpt_lab.errors import ConfigError
+from gpt_lab.model.skip_init import bare_model
 from gpt_lab.store.atomic_files import writing
 from gpt_lab.train.claim_run import claim
 from gpt_lab.train.resolve_auto import ResolvedRun, resolve
@@ -111,7 +113,8 @@ def _small(cfg: RunConfig, plan: ResolvedRun) -> RunConfig:
     rows = max(1, int(cfg.rows * MOST / work))
     depth = cfg.scale.depth
     if work / cfg.rows > MOST:
-        depth = max(1, int(depth * MOST * cfg.rows / work))
+        fewest = max(1, int(depth * MOST * cfg.rows / work))
+        depth = next(fewer for fewer in range(fewest, depth + 1) if fewer == depth or _can_be_built(cfg, fewer))
     micro = None if cfg.batch.micro is None or cfg.batch.micro >= rows else cfg.batch.micro
     return dataclasses.replace(
         cfg,
@@ -121,6 +124,15 @@ def _small(cfg: RunConfig, plan: ResolvedRun) -> RunConfig:
         match_to=None,
         budget=dataclasses.replace(cfg.budget, steps=1000, tokens=None, flops=None, seconds=None),
     )
+
+
+def _can_be_built(cfg: RunConfig, depth: int) -> bool:
+    """Whether the parts take so many layers: some want a multiple."""
+    try:
+        bare_model(dataclasses.replace(cfg, scale=dataclasses.replace(cfg.scale, depth=depth)), 1)
+    except ConfigError:
+        return False
+    return True
 
 
 def _steps(trainer: Trainer) -> tuple[float, float, float]:

@@ -46,6 +46,8 @@ def test_a_large_model_is_timed_on_fewer_rows_and_layers(make: Make, monkeypatch
     monkeypatch.setattr(pace, "MOST", 0.6 * each)
     less = pace._small(dataclasses.replace(cfg, batch=dataclasses.replace(cfg.batch, micro=2)), plan)
     assert (less.rows, less.scale.depth, less.batch.micro) == (1, 1, None)
+    tied = make(residual={"name": "looped", "loops": 3}, **{"scale.depth": 6}, match=None)
+    assert pace._small(tied, resolve(tied, open_dataset(tied))).scale.depth == 3, "1 and 2 are no multiple of 3"
     whole, part = pace._work(cfg, plan), pace._work(less, resolve(less, open_dataset(less)))
     monkeypatch.setattr(pace, "_steps", lambda trainer: (3.0, 1.0, 1.0))
     found = pace.measure(cfg)
