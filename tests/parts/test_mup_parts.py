@@ -24,12 +24,13 @@ from gpt_lab.parts.objective import CrossEntropy
 from tests.helpers import tiny_config
 
 KINDS = ("attention", "position", "norm", "mlp", "residual")
-WIDTHS = (64, 128, 256, 512)
-STEPS, SEEDS, HEAD_DIM, VOCABULARY = 5, 2, 16, 64
+WIDTHS = (64, 256)
+STEPS, SEEDS, HEAD_DIM, VOCABULARY = 5, 1, 16, 64
 GROWS, SHRINKS = 0.35, -0.45
-"""Powers of width between which a change counts as the same: eight times the width may be a factor of 2.1 or 1/2.5."""
+"""Powers of width between which a change counts as the same: four times the width may be a factor of 1.6 or 1/1.9."""
 MUP = {"name": "mup", "base_width": 64, "base_head_dim": HEAD_DIM}
 WITH: dict[str, dict[str, Any]] = {
+    "attention=rwkv7": {f"attention.{what}_rank": 8 for what in ("decay", "gate", "value")},
     "norm=dyt": {"norm.embed_scale": 4.0},
     "norm=derf": {"norm.embed_scale": 4.0},
     "position=sinusoidal": {"position.scaled": False},

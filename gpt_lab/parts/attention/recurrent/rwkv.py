@@ -13,7 +13,7 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.options import PositiveInt
 from gpt_lab.parts.attention.recurrent._chunks import recurrence, runs
 from gpt_lab.parts.attention.recurrent._conv import shifted
-from gpt_lab.parts.base import Flow, Shape
+from gpt_lab.parts.base import Flow, Role, Shape
 from gpt_lab.parts.states import Recurrence
 from gpt_lab.registry import register
 
@@ -78,6 +78,14 @@ class RWKV7(nn.Module):
             raise ConfigError(f"scale.width={width} must be a multiple of scale.heads={shape.heads}")
         self.layer, self.depth, self.heads, self.chunk = layer, shape.depth, shape.heads, chunk
         self.head_dim, self.value_residual = width // shape.heads, value_residual
+        if decay_rank is None or gate_rank is None or (value_rank is None and value_residual):
+            self.no_mup = (
+                "its ranks grow with sqrt(scale.width): set attention.decay_rank, attention.gate_rank and "
+                "attention.value_rank to numbers"
+            )
+        self.init_roles: dict[str, Role] = dict.fromkeys(
+            ("decay.up.weight", "rate.up.weight", "gate.up.weight"), "fixed_input"
+        )
         decay_rank = decay_rank or _rank(2.5, width)
         for name in ("r", "w", "k", "v", "a", "g"):
             self.register_parameter(f"mix_{name}", nn.Parameter(torch.zeros(width)))
@@ -89,6 +97,7 @@ class RWKV7(nn.Module):
         self.gate = _LowRank(width, gate_rank or _rank(5.0, width), "sigmoid", bias=False)
         if layer and value_residual:
             self.value_mix = _LowRank(width, value_rank or _rank(1.7, width), "none")
+            self.init_roles["value_mix.up.weight"] = "fixed_input"
         self.removal = nn.Parameter(torch.zeros(width))
         self.replacement = nn.Parameter(torch.zeros(width))
         self.bonus = nn.Parameter(torch.zeros(width))
