@@ -101,7 +101,8 @@ def _refuse_scales(model: GPT) -> None:
         )
     for block in model.blocks:
         mixer: Any = block.attention
-        if hasattr(mixer, "scale") and abs(mixer.scale * mixer.head_dim**0.5 - 1) > 1e-6:
+        head_dim = getattr(mixer, "head_dim", None)  # none where scores have no scale
+        if head_dim is not None and hasattr(mixer, "scale") and abs(mixer.scale * head_dim**0.5 - 1) > 1e-6:
             raise ConfigError("no family of transformers has this model: its init scales scores (use init=normal)")
 
 

@@ -79,7 +79,8 @@ def compose(words: Sequence[str]) -> RunConfig:
             usual_there = name in swapped and swapped[name].default == inner
             if name in tree[key] and name != "name" and f"{key}.{name}" not in stated and not usual_there:
                 tree[key][name] = inner
-    if tree["position"].get("original", 0) is None:  # of an encoding that stretches the context before
+    position = tree["position"]
+    if position.get("original", 0) is None and position.get("scaling") != "none":  # of the context before stretching
         tree["position"]["original"] = theirs["scale"]["context"]
     named = f"{run.study}/{run.name}"
     found = named if (Path(asked.runs_dir) / named).resolve() == run.path.resolve() else str(run.path)

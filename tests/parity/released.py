@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from benchmarks.throughput import BareGPT, ModelShape
 from gpt_lab.interchange import counterpart
 from gpt_lab.interchange.family import Family
-from tests.parity import parity_maps
 
 VOCAB, WIDTH, HEADS, KV_HEADS, CONTEXT, LENGTH = 61, 32, 4, 2, 32, 24
 PLAIN, GATED = 4 * WIDTH, 88
@@ -42,6 +42,64 @@ class NanoGPT(BareGPT):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.logits(x)
+
+
+def mpt_weights(theirs: Weights) -> dict[str, Tensor]:
+    """MptForCausalLM with one head of keys and values."""
+    ours = {"embed.weight": theirs["transformer.wte.weight"], "norm.weight": theirs["transformer.norm_f.weight"]}
+    names = {
+        "norm_1": "attention_norm",
+        "attn.Wqkv": "attention.qkv",
+        "attn.out_proj": "attention.o_proj",
+        "norm_2": "mlp_norm",
+        "ffn.up_proj": "mlp.up_proj",
+        "ffn.down_proj": "mlp.down_proj",
+    }
+    for i in _layers(theirs, "transformer.blocks."):
+        for there, here in names.items():
+            ours[f"blocks.{i}.{here}.weight"] = theirs[f"transformer.blocks.{i}.{there}.weight"]
+    return ours
+
+
+def marian_weights(theirs: Weights) -> dict[str, Tensor]:
+    """MarianForCausalLM: its positions have all sines first, ours take turns with cosines, so the width is permuted."""
+    prefix = "model.decoder."
+    embedding = theirs[f"{prefix}embed_tokens.weight"]
+    turns = torch.arange(embedding.shape[1]).unflatten(0, (2, -1)).T.flatten()
+    ours = {"embed.weight": embedding[:, turns]}
+    for i in _layers(theirs, f"{prefix}layers."):
+        there, here = f"{prefix}layers.{i}.", f"blocks.{i}."
+        for kind in ("weight", "bias"):
+            qkv = torch.cat([theirs[f"{there}self_attn.{x}_proj.{kind}"] for x in "qkv"])
+            up = theirs[f"{there}fc1.{kind}"]
+            ours[f"{here}attention.qkv.{kind}"] = qkv[:, turns] if kind == "weight" else qkv
+            ours[f"{here}mlp.up_proj.{kind}"] = up[:, turns] if kind == "weight" else up
+            ours[f"{here}attention.o_proj.{kind}"] = theirs[f"{there}self_attn.out_proj.{kind}"][turns]
+            ours[f"{here}mlp.down_proj.{kind}"] = theirs[f"{there}fc2.{kind}"][turns]
+            ours[f"{here}attention_norm.{kind}"] = theirs[f"{there}self_attn_layer_norm.{kind}"][turns]
+            ours[f"{here}mlp_norm.{kind}"] = theirs[f"{there}final_layer_norm.{kind}"][turns]
+    return ours
+
+
+def nanogpt_weights(theirs: Weights) -> dict[str, Tensor]:
+    """benchmarks.throughput.BareGPT, nanoGPT's model in that file's words."""
+    ours = {"embed.weight": theirs["tokens.weight"], "position.table": theirs["positions.weight"]}
+    names = {
+        "norm_1": "attention_norm",
+        "qkv": "attention.qkv",
+        "out": "attention.o_proj",
+        "norm_2": "mlp_norm",
+        "up": "mlp.up_proj",
+        "down": "mlp.down_proj",
+    }
+    for i in _layers(theirs, "blocks."):
+        for there, here in names.items():
+            ours[f"blocks.{i}.{here}.weight"] = theirs[f"blocks.{i}.{there}.weight"]
+    return ours | {"norm.weight": theirs["norm.weight"]}
+
+
+def _layers(theirs: Weights, prefix: str) -> range:
+    return range(1 + max(int(name.removeprefix(prefix).split(".")[0]) for name in theirs if name.startswith(prefix)))
 
 
 @dataclass(frozen=True)
@@ -104,7 +162,7 @@ CASES = {
         {"vocab_size": VOCAB, "d_model": WIDTH, "decoder_layers": 2, "decoder_attention_heads": HEADS}
         | {"decoder_ffn_dim": PLAIN, "max_position_embeddings": CONTEXT, "activation_function": "relu"}
         | {"scale_embedding": True, "pad_token_id": 0, "decoder_start_token_id": 0, "encoder_layers": 2},
-        parity_maps.marian,
+        marian_weights,
     ),
     "nanochat": Case(
         ["model=nanochat"],
@@ -115,7 +173,7 @@ CASES = {
         ["model=mqa_alibi"],
         "MptForCausalLM",
         {"vocab_size": VOCAB, "d_model": WIDTH, "n_heads": HEADS, "n_layers": 2, "max_seq_len": CONTEXT},
-        parity_maps.mpt,
+        mpt_weights,
         one_kv_head=True,
     ),
     "llama3": Case(
@@ -247,6 +305,6 @@ CASES = {
         "GPTNeoXForCausalLM",
         THEIRS | {"intermediate_size": PLAIN} | _rope(1e4, partial_rotary_factor=0.25),
     ),
-    "nanogpt": Case(["+experiment=shakespeare_char"], "NanoGPT", {}, parity_maps.nanogpt),
-    "nanogpt on a CPU": Case(["+experiment=shakespeare_char_cpu"], "NanoGPT", {}, parity_maps.nanogpt),
+    "nanogpt": Case(["+experiment=shakespeare_char"], "NanoGPT", {}, nanogpt_weights),
+    "nanogpt on a CPU": Case(["+experiment=shakespeare_char_cpu"], "NanoGPT", {}, nanogpt_weights),
 }

@@ -18,7 +18,7 @@ from gpt_lab.train.feed import Micro, StepBatch
 from gpt_lab.train.precision import resolve
 from gpt_lab.train.speed.eager import light_step, spare_compiler
 from gpt_lab.train.step import Stepper
-from tests.parity import parity_maps
+from tests.parity import released
 from tests.parity.released import CONTEXT, SIZES, VOCAB, NanoGPT
 
 CHARACTERS = 65
@@ -121,12 +121,12 @@ def test_steps_are_nanogpts() -> None:
         adam.zero_grad(set_to_none=True)
         assert outcome.nll_sum.item() / y.numel() == pytest.approx(loss.item(), rel=1e-6)
         assert outcome.grad_norm.item() == pytest.approx(norm.item(), rel=1e-5)
-    for key, weight in parity_maps.nanogpt(dict(theirs.named_parameters())).items():
+    for key, weight in released.nanogpt_weights(dict(theirs.named_parameters())).items():
         torch.testing.assert_close(model.get_parameter(key), weight, rtol=0, atol=1e-6)
 
 
 def _back(theirs: nn.Module, model: GPT) -> dict[str, torch.Tensor]:
     """Our weights under nanoGPT's names: the map run on the names themselves."""
     names = dict(theirs.named_parameters())
-    to_ours = {id(weight): key for key, weight in parity_maps.nanogpt(names).items()}
+    to_ours = {id(weight): key for key, weight in released.nanogpt_weights(names).items()}
     return {name: model.get_parameter(to_ours[id(weight)]).detach() for name, weight in names.items()}

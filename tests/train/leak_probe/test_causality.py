@@ -114,7 +114,7 @@ def test_what_ships_passes(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", setting_names.choices("model"))
 def test_presets_pass(name: str) -> None:
-    cfg = composition.compose([f"model={name}", "scale=micro"])
+    cfg = composition.compose([f"model={name}", "scale=micro", "scale.depth=4"])
     for precision in ("fp32", "bf16"):
         probe(cfg, precision)
 

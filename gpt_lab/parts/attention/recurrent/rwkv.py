@@ -60,6 +60,9 @@ class RWKV7(nn.Module):
         ConfigError: a later layer finds no values of a first one.
     """
 
+    scale = 1.0
+    """What an init makes of the scores' scale changes nothing: the norm of what is read divides it out."""
+
     def __init__(
         self,
         shape: Shape,

@@ -174,7 +174,8 @@ def test_sizes_that_do_not_fit() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_init_that_scales_scores_changes_nothing_here(name: str) -> None:
     """But for kda, which is refused: its norm's eps is not small beside what large heads read."""
-    configs = [tiny_config(attention=name, init={"name": "mup", "base_head_dim": dim}) for dim in (8, 4)]
+    ranks = {f"attention.{what}_rank": 8 for what in ("decay", "gate", "value")} if name == "rwkv7" else {}
+    configs = [tiny_config(attention=name, init={"name": "mup", "base_head_dim": dim}, **ranks) for dim in (8, 4)]
     if name == "kda":
         with pytest.raises(ConfigError, match="attention=kda has none that it could: keep heads"):
             GPT(configs[1], 37)
