@@ -88,6 +88,11 @@ def pytest_unconfigure() -> None:
         shutil.rmtree(HOME, ignore_errors=True)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores: many tests wait for processes, clocks and disks."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the `cuda` tests where there is no CUDA device; torch is imported only if such a test was collected."""
     items[:] = dealt(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))

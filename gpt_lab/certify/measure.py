@@ -100,7 +100,10 @@ def _cost(kind: str, name: str) -> tuple[int | None, int | None]:
         parameters = sum(p.numel() for module in modules for p in module.parameters() if id(p) not in inside)
         stating: list[Any] = [part for part in (*blocks, model.streams) if hasattr(part, "flops_per_token")]
         return round(parameters / depth), round(sum(part.flops_per_token(context) for part in stating) / depth)
-    own: list[Any] = [module for module in model.modules() if getattr(type(module), "part", None) == (kind, name)]
+    if kind in ("attention", "mlp"):  # of a pattern, each layer's own
+        own: list[Any] = [getattr(layer, kind) for layer in model.layers()]
+    else:
+        own = [module for module in model.modules() if getattr(type(module), "part", None) == (kind, name)]
     parameters = sum(p.numel() for module in own for p in module.parameters())
     idle = sum(getattr(inner, "idle_parameters", 0) for module in own for inner in module.modules())
     flops = sum(module.flops_per_token(context) for module in own if hasattr(module, "flops_per_token"))

@@ -42,6 +42,13 @@ def test_measuring_writes_what_reading_gives(tmp_path: Path, monkeypatch: pytest
     assert certificate.brief.endswith(f"equal to {one.reference} {one.version} within {one.outputs:.0e}")
 
 
+def test_a_pattern_costs_what_its_layers_do() -> None:
+    """Half of the layers of the default one have attention, the others none."""
+    known = certificates.read()
+    pattern, all_of_them = known["attention", "hybrid"], known["attention", "mha"]
+    assert (pattern.parameters, pattern.flops) == (all_of_them.parameters // 2, all_of_them.flops // 2)
+
+
 def test_check_says_what_it_tried_and_fails_with_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     from gpt_lab.certify import contract
 
