@@ -72,7 +72,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run noise sweeps/pos_enc.yaml": Run("sd of a null pair's difference", ["--seeds", "3"]),
     "uv run sweep sweeps/pos_enc.yaml --dry-run --target-effect 0.05": Run("null pairs of"),
     "uv run noise --list": Run("Noise floors in runs"),
-    "uv run sweep screens/norm --dry-run": Run("matched by", STEPS),
+    "uv run sweep screens/norm --dry-run": Run("match=params: within", STEPS),
     "uv run sweep sweeps/budgets.yaml --dry-run": Run(
         "trunk and branch: 24 runs for the cost of 12.5", ["data.val_fraction=0.002"]
     ),

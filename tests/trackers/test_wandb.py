@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from gpt_lab.cli import upload
-from gpt_lab.config import composition
+from gpt_lab.config import checked
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.store import Run
 from gpt_lab.trackers import Tracker, build_tracker, lacking
@@ -261,7 +261,7 @@ def test_server_falters(server: WandbDouble, run: Run, cfg: RunConfig, monkeypat
     assert len(seen.history) == 14
     kept = offline.read(run.path / run.record["wandb"]["folder"])["history"]
     assert [row["step"] for row in kept] == list(range(20)), "W&B's own file has it too"
-    monkeypatch.setattr(composition, "from_dict", lambda tree: cfg)  # no part is named "plain"
+    monkeypatch.setattr(checked, "from_dict", lambda tree: cfg)  # no part is named "plain"
     make(server, "refuse")
     assert upload.run([str(run.path)]) == 1, "offline again, and still to come"
     make(server, "none")
@@ -292,7 +292,7 @@ def test_server_refuses(server: WandbDouble, run: Run, cfg: RunConfig, monkeypat
         f"W&B did not take everything (the server answered 401): all is in the run folder, later: uv run upload "
         f"{run.path}"
     )
-    monkeypatch.setattr(composition, "from_dict", lambda tree: cfg)  # no part is named "plain"
+    monkeypatch.setattr(checked, "from_dict", lambda tree: cfg)  # no part is named "plain"
     server.trouble = "forbidden"
     (message,) = send(Run.open(run.path))
     assert "403" in message
