@@ -132,7 +132,7 @@ def screens_table() -> list[str]:
     for name, text in screens().items():
         kind, asked = name.removesuffix(".yaml"), yaml.safe_load(text)["parameters"]
         count = len(asked[kind]["values"]) * len(asked["seed"]["values"])
-        place = f"sweeps/results/screen_{kind}/report.md"
+        place = f"sweeps/results/screens/{kind}/report.md"
         report = f"[report](../{place})" if (ROOT / place).is_file() else "not run yet"
         rows.append(f"| [{kind}](../sweeps/screens/{kind}.yaml) | {count} | {report} |")
     return rows
