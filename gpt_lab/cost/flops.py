@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gpt_lab.config.schema import TOLERANCE, RunConfig
+from gpt_lab import registry
+from gpt_lab.config.schema import TOLERANCE, RunConfig, Section
 from gpt_lab.errors import ConfigError
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.base import role
@@ -39,8 +40,9 @@ class Cost:
         embedding: those of token and position embeddings and of an untied head.
         non_embedding: the rest.
         active: those of the rest that a token uses: less than all where experts take turns.
-        train_flops_per_token: 3 x those of a forward pass, averaged over the tokens of the training context; what
-            checkpointing computes again is not counted.
+        train_flops_per_token: 3 x those of a forward pass, averaged over the tokens of the training context, and what
+            the optimizer asks of the model beside gradients, averaged over steps. What checkpointing computes again is
+            not counted, nor the optimizer's own arithmetic.
         mfu_flops_per_token: of training too, as MFU counts attention (above).
     """
 
@@ -60,18 +62,24 @@ def cost(cfg: RunConfig, vocab_size: int) -> Cost:
     """
     with torch.device("meta"):
         model = GPT(cfg, vocab_size)
-    return cost_of(model)
+    return cost_of(model, cfg.optim)
 
 
-def cost_of(model: GPT) -> Cost:
-    """The cost of a model that exists already."""
+def cost_of(model: GPT, optim: Section) -> Cost:
+    """The cost of a model that exists already, trained by an optimizer of these settings."""
     total = embedding = 0
     for name, parameter in model.named_parameters():
         total += parameter.numel()
         embedding += parameter.numel() if role(name, parameter.ndim) in ("embedding", "head") else 0
     rest = total - embedding
     active = rest - sum(getattr(module, "idle_parameters", 0) for module in model.modules())
-    return Cost(total, embedding, rest, active, 3 * _forward(model, _average), 3 * _forward(model, _last))
+    beside = getattr(registry.build("optim", optim), "flops_per_token", None)
+
+    def training(count: Callable[[Any, int], float]) -> int:
+        forward = _forward(model, count)
+        return 3 * forward + (0 if beside is None else round(beside(model, forward)))
+
+    return Cost(total, embedding, rest, active, training(_average), training(_last))
 
 
 def _forward(model: GPT, count: Callable[[Any, int], float]) -> int:

@@ -31,8 +31,8 @@ class KernelRequest:
 
     device: "cpu" or "cuda"; dtype: name of the precision ("fp32", "tf32", "bf16", "fp16"); window: tokens each query
     sees, itself included, None for all; bias_kind: "none", "alibi" or "tensor" (any other added scores); value_dim: of
-    a head's values, None: as head_dim; sinks: whether a logit of each head joins its softmax; capability: the CUDA
-    device's, None elsewhere.
+    a head's values, None: as head_dim; sinks: whether a logit of each head joins its softmax; twice: whether training
+    differentiates twice; capability: the CUDA device's, None elsewhere.
     """
 
     device: str
@@ -48,6 +48,7 @@ class KernelRequest:
     documents: bool = False
     value_dim: int | None = None
     sinks: bool = False
+    twice: bool = False
     capability: tuple[int, int] | None = None
 
 
@@ -71,6 +72,9 @@ class KeyView(NamedTuple):
     documents_q: Tensor | None = None
     documents_k: Tensor | None = None
     sinks_H: Tensor | None = None
+
+
+TWICE = "it cannot be differentiated twice, as this optimizer asks"
 
 
 class Kernel(Protocol):

@@ -15,10 +15,12 @@ from gpt_lab.cost import memory
 from gpt_lab.cost.flops import Cost, check_match, cost_of
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.errors import ConfigError
+from gpt_lab.model.gpt import GPT
 from gpt_lab.model.skip_init import bare_model
-from gpt_lab.optim.groups import groups
+from gpt_lab.optim.base import state_bytes
+from gpt_lab.optim.fit import fitted
 from gpt_lab.optim.schedule import check_length
-from gpt_lab.train import precision
+from gpt_lab.train import curvature, precision
 from gpt_lab.train.budget import TrainingLimit, budget
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.speed.eager import spare_compiler
@@ -42,6 +44,7 @@ class ResolvedRun:
         fingerprint: of the data. text: for text, what its tokens lose (Dataset.lossy) and whether they mark ends.
         longer: multiples of the training context, beyond 1, at which the final weights are validated.
         notes: what was asked for and cannot be had, said before training.
+        state_bytes: that the optimizer keeps; None: it does not say.
     """
 
     device: str
@@ -55,6 +58,7 @@ class ResolvedRun:
     text: Mapping[str, str | bool] = field(default_factory=dict)
     longer: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    state_bytes: int | None = None
 
     @property
     def resolved(self) -> dict[str, str]:
@@ -81,17 +85,19 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     room = _room(device)
     memory.check(cfg, room, dataset.vocab_size)
     model = bare_model(cfg, dataset.vocab_size)
+    spare_compiler()
+    optimizer = _optimizer(cfg, model, chosen)
     layers = model.choose_kernels(device, chosen.name, documents=cfg.batch.document_mask)
-    cost = cost_of(model)
+    if model.twice:
+        curvature.check(cfg, dataset.vocab_size)
+    cost = cost_of(model, cfg.optim)
     memory.check(cfg, room, dataset.vocab_size, cost.parameters)
     check_match(cfg, cost)
     limit = budget(cfg, cost)
     check_length(cfg.schedule, limit.steps)
-    spare_compiler()
-    registry.build("optim", cfg.optim).build(groups(model, registry.build("init", cfg.init, model.shape)))
     registry.build("schedule", cfg.schedule)
     registry.build("objective", cfg.objective)
-    compiled, compile_reason = _compile(cfg, device, limit, cost)
+    compiled, compile_reason = _compile(cfg, device, limit, cost, model.twice)
     reasons = {
         "device": device_reason,
         "precision": chosen.reason,
@@ -101,7 +107,20 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     names = tuple(layer.name for layer in layers)
     times, notes = longer(cfg, dataset, model, device, chosen)
     text: dict[str, str | bool] = {"lossy": dataset.lossy, "ends": dataset.ends} if dataset.is_text else {}
-    return ResolvedRun(device, chosen, names, compiled, limit, cost, dataset.fingerprint, reasons, text, times, notes)
+    return ResolvedRun(
+        device,
+        chosen,
+        names,
+        compiled,
+        limit,
+        cost,
+        dataset.fingerprint,
+        reasons,
+        text,
+        times,
+        notes,
+        state_bytes(optimizer),
+    )
 
 
 def check_size(cfg: RunConfig) -> None:
@@ -128,7 +147,24 @@ def _device(cfg: RunConfig) -> tuple[str, str]:
     return ("cuda", "a CUDA device is there") if there else ("cpu", "no CUDA device")
 
 
-def _compile(cfg: RunConfig, device: str, limit: TrainingLimit, cost: Cost) -> tuple[bool, str]:
+def _optimizer(cfg: RunConfig, model: GPT, chosen: Precision) -> torch.optim.Optimizer:
+    """The optimizer, over weights that nobody has touched."""
+    recipe = registry.build("optim", cfg.optim)
+    if getattr(recipe, "estimator", None) and chosen.scaler is not None:
+        raise ConfigError(
+            f"optim={cfg.optim['name']} estimates the curvature of the loss, which precision={chosen.name} scales: use "
+            "precision=bf16 or precision=fp32"
+        )
+    return fitted(recipe, model, cfg)
+
+
+def _compile(cfg: RunConfig, device: str, limit: TrainingLimit, cost: Cost, twice: bool) -> tuple[bool, str]:
+    if twice:  # what the compiler makes can be differentiated once
+        if cfg.compile == "on":
+            raise ConfigError(
+                f"optim={cfg.optim['name']} differentiates twice, and compiled code cannot be: leave out compile=on"
+            )
+        return False, "its optimizer differentiates twice"
     if cfg.compile != "auto":
         if cfg.compile == "on" and _compiler() is None:
             raise ConfigError("compile=on needs a C++ compiler, and none is found: install g++ or use compile=off")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from gpt_lab.errors import LabError
+from gpt_lab.train.curvature import Curvature
 from gpt_lab.train.feed import Micro, StepBatch
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.speed.eager import light_step
@@ -33,6 +34,7 @@ class Stepper:
     Args:
         clip: largest global gradient norm; 0 clips nothing.
         compiled: whether torch.compile makes one program of forward pass and loss.
+        seed: of what an optimizer's estimates draw.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Stepper:
         precision: Precision,
         clip: float,
         compiled: bool,
+        seed: int = 0,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -51,17 +54,24 @@ class Stepper:
         self.clip = clip
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.update = light_step(optimizer)
+        self.estimator: str | None = getattr(optimizer, "estimator", None)
+        self.curvature = Curvature(model, self.parameters, precision, seed)
         # parts that also learn by a rule of their own, such as a router's biases
         self.learners: list[Any] = [part for part in model.modules() if hasattr(part, "after_step")]
         # the function is compiled, not the module: parameter names stay as they are
         self.forward = torch.compile(self._forward, dynamic=False) if compiled else self._forward
 
-    def __call__(self, batch: StepBatch, multiplier: float) -> StepOutcome:
-        """One step at `multiplier` times each group's base learning rate."""
-        nll_sum = self._gradients(batch.micro)
+    def __call__(self, batch: StepBatch, multiplier: float, step: int = 0, progress: float = 1.0) -> StepOutcome:
+        """One step at `multiplier` times each group's base learning rate.
+
+        Args:
+            step: 0-based, which says when estimates are due. progress: the share of the budget that is spent.
+        """
+        nll_sum = self._learn(batch, step)
         norm = self._clip()
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * multiplier
+            group["progress"] = progress
         scaler = self.precision.scaler
         if scaler is None:
             self.update()
@@ -88,6 +98,23 @@ class Stepper:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise LabError(f"torch.compile failed ({reason[:200]}): train with compile=off") from error
         self._drop_gradients()
+
+    def _learn(self, batch: StepBatch, step: int) -> Tensor:
+        """Gradients of a step, and the optimizer's estimates where they are due; returns the sum of nats."""
+        optimizer: Any = self.optimizer
+        if self.estimator is None or step % optimizer.every:
+            return self._gradients(batch.micro)
+        if self.estimator == "gnb":
+            optimizer.curve(self.parameters, self.curvature.gauss_newton(batch, step))
+            return self._gradients(batch.micro)
+        estimates, nll_sum = self.curvature.hutchinson(batch, step, self._losses)
+        optimizer.curve(self.parameters, estimates)
+        return nll_sum
+
+    def _losses(self, micro: Micro) -> tuple[Tensor, Tensor]:
+        """Loss and sum of nats, as one can differentiate them twice: not compiled."""
+        with self.precision.autocast():
+            return self._forward(micro.tokens_BT, micro.targets_BT, micro.documents_BT, micro.keys_B)
 
     def _gradients(self, micros: list[Micro]) -> Tensor:
         """Accumulates the gradients of the mean over all counted targets of the step; returns the sum of nats."""

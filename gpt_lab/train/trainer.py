@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Collection
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +19,7 @@ from gpt_lab.console.signals import Signals
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.model.gpt import initialize
 from gpt_lab.model.skip_init import bare_model
-from gpt_lab.optim.groups import groups
+from gpt_lab.optim.fit import fitted
 from gpt_lab.store import Run, fork
 from gpt_lab.train import checkpoint, continuation, ending, run_display
 from gpt_lab.train.budget import Clock
@@ -82,15 +82,22 @@ class Trainer:
         if self.origin is not None:
             continuation.load(self.model, self.origin)
         self.model.to(plan.device)
-        self.model.choose_kernels(plan.device, plan.precision.name, documents=cfg.batch.document_mask)
         recipe = registry.build("optim", cfg.optim)
-        self.optimizer: torch.optim.Optimizer = recipe.build(
-            groups(self.model, registry.build("init", cfg.init, self.model.shape))
-        )
+        self.optimizer: torch.optim.Optimizer = fitted(recipe, self.model, cfg)
+        self.model.choose_kernels(plan.device, plan.precision.name, documents=cfg.batch.document_mask)
+        # of an optimizer that takes the schedule its own way, and of one that averages weights
+        self.rate: Callable[[float], float] = getattr(self.optimizer, "rate", lambda multiplier: multiplier)
+        self.averaged: Callable[[], AbstractContextManager[None]] = getattr(self.optimizer, "averaged", nullcontext)
         self.schedule = registry.build("schedule", cfg.schedule)
         self.objective = registry.build("objective", cfg.objective)
         self.stepper = Stepper(
-            self.model, self.optimizer, self.objective, plan.precision, recipe.clip, compiled=plan.compile
+            self.model,
+            self.optimizer,
+            self.objective,
+            plan.precision,
+            recipe.clip,
+            compiled=plan.compile,
+            seed=cfg.draw_seed,
         )
         dropout_seed = cfg.draw_seed if self.model.draws else None
         self.feed = Feed(dataset, plan.device, cfg.rows, cfg.batch.micro or cfg.rows, dropout_seed)
@@ -105,7 +112,8 @@ class Trainer:
                 self.view.start(self.state.step, self.clock.seconds)
                 self.measure_origin()
                 self.train()
-                return self.conclude()
+                with self.averaged():
+                    return self.conclude()
             except Stopped as stop:
                 return self.leave(stop.number)
             except Diverged as divergence:
@@ -211,8 +219,9 @@ class Trainer:
         """One optimizer step; does not wait for the device."""
         state = self.state
         batch = self.feed.take(state.step)
-        self.multiplier = self.schedule(self.plan.budget.progress(state.step, self.clock.seconds), state.step)
-        outcome = self.stepper(batch, self.multiplier)
+        progress = self.plan.budget.progress(state.step, self.clock.seconds)
+        self.multiplier = self.rate(self.schedule(progress, state.step))
+        outcome = self.stepper(batch, self.multiplier, state.step, progress)
         self.history.add(state.step, outcome, batch.targets)
         state.step += 1
         self.feed.prefetch(state.step)
@@ -241,7 +250,7 @@ class Trainer:
     def validate(self) -> None:
         """Evaluates on the fixed part of the validation split and draws a sample. The clock stands still."""
         self.history.settle()
-        with self.clock.paused():
+        with self.clock.paused(), self.averaged():
             values = self.evaluate(self.cfg.eval.tokens)
             if values is None:
                 return
@@ -255,7 +264,7 @@ class Trainer:
     def save(self) -> None:
         """Writes a checkpoint of this step; it becomes `last`, and `best` if its val/loss is the lowest so far."""
         self.history.settle()
-        with self.clock.paused():
+        with self.clock.paused(), self.averaged():
             state = self.state
             state.seconds, state.losses, state.norms = self.clock.seconds, self.history.losses, self.history.norms
             self.run.sync()
