@@ -53,7 +53,7 @@ class ShampooRule(WithAdamW):
                     torch._foreach_addcmul_(square, grads, grads)
                 else:
                     mean_square_(square, grads, beta2)
-                wanted = torch._foreach_norm(torch._foreach_div(averaged, roots(square, group["eps_adam"], correction)))
+                wanted = torch._foreach_norm(torch._foreach_div(averaged, roots(square, group["eps"], correction)))
                 lengths = list(torch._foreach_norm(update))
                 torch._foreach_clamp_min_(lengths, 1e-30)
                 torch._foreach_mul_(update, list(torch._foreach_div(wanted, lengths)))
@@ -72,7 +72,7 @@ class ShampooRule(WithAdamW):
             else:
                 state[side].lerp_(outer(grad, side), 1 - beta2)
             if due:
-                state[f"{side}_root"] = inverse_root(state[side] / correction, 0.5 / len(acting), group["eps"])
+                state[f"{side}_root"] = inverse_root(state[side] / correction, 0.5 / len(acting), group["eps_root"])
             mean = act(state[f"{side}_root"], side, mean)
         return mean
 
@@ -112,8 +112,8 @@ class Shampoo(Recipe):
         eps: PositiveFloat = 1e-12,
         eps_adam: PositiveFloat = 1e-8,
     ) -> None:
-        own = {"betas": (beta1, beta2), "every": every, "max_dim": max_dim, "graft": graft, "eps_adam": eps_adam}
-        super().__init__(lr, weight_decay, clip, eps=eps, **own)
+        own = {"betas": (beta1, beta2), "every": every, "max_dim": max_dim, "graft": graft, "eps_root": eps}
+        super().__init__(lr, weight_decay, clip, eps=eps_adam, **own)
 
     def build(self, groups: Iterable[Group]) -> torch.optim.Optimizer:
         """The optimizer over these parameters."""
