@@ -121,8 +121,16 @@ def sophia(p: Tensor, g: History, lr: float, wd: float, role: Role, memory: dict
 
 
 def adahessian(p: Tensor, g: History, lr: float, wd: float, role: Role, memory: dict[str, Any]) -> Tensor:
-    h = unbiased([curvature(p, t) ** 2 for t in range(0, len(g), 3)], 0.9)
+    h = unbiased([blocks_of_three(curvature(p, t)) ** 2 for t in range(0, len(g), 3)], 0.9)
     return p - lr * (unbiased(g, 0.8) / (h ** (0.5 * 0.5) + 1e-3) + wd * p)
+
+
+def blocks_of_three(estimate: Tensor) -> Tensor:
+    """The mean size of each three numbers of a row, and of those that are left."""
+    if estimate.ndim == 1:
+        return estimate
+    parts = [part.abs().mean(-1, keepdim=True).expand_as(part) for part in estimate.split(3, dim=-1)]
+    return torch.cat(parts, dim=-1)
 
 
 def root(matrix: Tensor, power: float) -> Tensor:
@@ -138,7 +146,7 @@ def shampoo(p: Tensor, g: History, lr: float, wd: float, role: Role, memory: dic
         u = torch.stack(parts)
     else:
         known = max(t for t in range(1, len(g) + 1) if t <= 3 or t % 3 == 0)
-        left, right = (unbiased([one @ one.T for one in of[:known]], 0.9) for of in (g, [one.T for one in g]))
+        left, right = (unbiased([one @ one.T for one in of[:known]], 0.7) for of in (g, [one.T for one in g]))
         u = unbiased(g, 0.8) @ root(right, 0.5 if role == "embedding" else 0.25)
         u = u if role == "embedding" else root(left, 0.25) @ u
         if "bare" in memory:
@@ -227,7 +235,7 @@ CASES: dict[str, tuple[Formula, dict[str, Any]]] = {
         adafactor,
         {"beta1": 0.4, "decay": 0.6, "threshold": 0.5, "relative": True, "eps1": 1e-3, "eps2": 0.7},
     ),
-    "adahessian": (adahessian, {"every": 3, "power": 0.5, **BETAS}),
+    "adahessian": (adahessian, {"every": 3, "power": 0.5, "block": 3, **BETAS}),
     "adam": (adam, BETAS),
     "adamw": (adamw, BETAS),
     "adan": (adan, {"beta1": 0.8, "beta2": 0.7, "beta3": 0.9, "eps": 1e-3}),
@@ -240,7 +248,7 @@ CASES: dict[str, tuple[Formula, dict[str, Any]]] = {
     "normuon": (normuon, {"row_beta": 0.6, **MUON}),
     "schedule_free": (schedule_free, BETAS),
     "sgd": (sgd, {"momentum": 0.7}),
-    "shampoo": (shampoo, {"every": 3, "eps_adam": 1e-2, **BETAS}),
+    "shampoo": (shampoo, {"every": 3, "moment_beta": 0.7, "eps_adam": 1e-2, **BETAS}),
     "soap": (soap, {"every": 3, **BETAS}),
     "sophia": (sophia, {"every": 3, "gamma": 0.5, **BETAS}),
 }

@@ -58,14 +58,15 @@ class SoapRule(WithAdamW):
         for side in sides(p, group):
             moment = state[side].lerp_(outer(grad, side), 1 - group["betas"][1])
             if step == 1:
-                state[f"{side}_basis"] = torch.linalg.eigh(moment).eigenvectors.flip(-1)
+                state[f"{side}_basis"] = torch.linalg.eigh(moment).eigenvectors.flip(-1).contiguous()
             elif (step - 1) % group["every"] == 0:
                 turned = moment @ state[f"{side}_basis"]
                 # the largest first, and what is known of each direction goes with it
                 order = (state[f"{side}_basis"] * turned).sum(-2).argsort(dim=-1, descending=True)
                 dim = DIMENSION[side]
                 state["square"] = torch.take_along_dim(state["square"], order.unsqueeze(-1 if dim == -2 else -2), dim)
-                state[f"{side}_basis"] = torch.linalg.qr(torch.take_along_dim(turned, order.unsqueeze(-2), -1)).Q
+                basis = torch.linalg.qr(torch.take_along_dim(turned, order.unsqueeze(-2), -1)).Q
+                state[f"{side}_basis"] = basis.contiguous()  # as it comes from a checkpoint: products round by layout
 
 
 @register("optim", "soap")

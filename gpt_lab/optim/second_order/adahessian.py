@@ -5,12 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gpt_lab.optim.base import mean_, mean_square_, shrink_
 from gpt_lab.optim.second_order.curvature import CurvedRecipe, CurvedRule
 from gpt_lab.options import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 from gpt_lab.registry import register
+
+
+def blockwise(estimate: Tensor, block: int) -> Tensor:
+    """Each size in a matrix becomes the mean over the `block` numbers of its row that it lies among; vectors stay."""
+    if estimate.ndim < 2 or block == 1:
+        return estimate
+    sizes = estimate.abs().reshape(-1, 1, estimate.shape[-1])
+    means = F.avg_pool1d(sizes, block, ceil_mode=True, count_include_pad=False)
+    return means.repeat_interleave(block, dim=-1)[..., : estimate.shape[-1]].view_as(estimate)
 
 
 class AdaHessianRule(CurvedRule):
@@ -20,7 +30,8 @@ class AdaHessianRule(CurvedRule):
         return {"mean": torch.zeros_like(p), "square": torch.zeros_like(p), "seen": 0}
 
     def learn(self, group: dict[str, Any], params: list[Tensor], estimates: list[Tensor]) -> None:
-        mean_square_(self.kept(params, "square"), estimates, group["betas"][1])
+        smooth = [blockwise(estimate, group["block"]) for estimate in estimates]
+        mean_square_(self.kept(params, "square"), smooth, group["betas"][1])
         for p in params:
             self.state[p]["seen"] += 1
 
@@ -43,10 +54,11 @@ class AdaHessian(CurvedRecipe):
 
     Paper: Yao et al. 2020, arXiv:2006.00719
 
-    Every parameter alike, embeddings, experts and recurrences included; averaging over blocks, which the paper has for
-    convolution kernels, is left out. Differentiates twice, so that it needs kernel=math and takes three times as long.
-    Estimates are drawn from (seed, step); FLOPs count them.
+    Every parameter alike, embeddings, experts and recurrences included; in vectors nothing is averaged over blocks.
+    Differentiates twice, so that it needs kernel=math and takes three times as long. Estimates are drawn from
+    (seed, step); FLOPs count them.
 
+    block: numbers of a row whose estimates are averaged; 1: each stands alone.
     power: of the Hessian's root mean square in the denominator; smaller ones trust it less.
     beta1: decay of the mean of gradients.
     beta2: decay of the mean of squared estimates.
@@ -62,10 +74,11 @@ class AdaHessian(CurvedRecipe):
         weight_decay: NonNegativeFloat = 0.1,
         clip: NonNegativeFloat = 1.0,
         every: PositiveInt = 1,
+        block: PositiveInt = 32,
         power: Fraction = 1.0,
         beta1: Probability = 0.9,
         beta2: Probability = 0.95,
         eps: PositiveFloat = 1e-8,
     ) -> None:
-        own = {"power": power, "betas": (beta1, beta2), "eps": eps}
+        own = {"block": block, "power": power, "betas": (beta1, beta2), "eps": eps}
         super().__init__(lr, weight_decay, clip, "hutchinson", every, **own)
