@@ -52,11 +52,11 @@ def chebyshev(rounds: int) -> tuple[Polynomial, ...]:
     low, high = 0.0, 1.0
     while high - low > 1e-15:
         middle = (low + high) / 2
-        low, high = (low, middle) if _cubics(middle, rounds)[1] < DELTA else (middle, high)
-    return _cubics(high, rounds)[0]
+        low, high = (low, middle) if cubics(middle, rounds)[1] < DELTA else (middle, high)
+    return cubics(high, rounds)[0]
 
 
-def _cubics(low: float, rounds: int) -> tuple[tuple[Polynomial, ...], float]:
+def cubics(low: float, rounds: int) -> tuple[tuple[Polynomial, ...], float]:
     """The best cubic for [low, 1], that for what it makes of it, and so on; the last one's error."""
     high, error, found = 1.0, 0.0, []
     for _ in range(rounds):

@@ -284,7 +284,7 @@ class SelfAttention(Softmax):
         """Those that a norm bounds, and those of a projection that is more than its weight."""
         if self.qk_norm != "none":
             return f"attention.qk_norm={self.qk_norm}, which no weight makes larger"
-        return None if type(self.qkv) is nn.Linear else f"a {type(self.qkv).__name__}"
+        return None if type(self.qkv) is nn.Linear else f"projections by a {type(self.qkv).__name__}"
 
     def scale_scores(self, factor_H: Tensor) -> None:
         """By queries and keys alike where each head has its own keys, else by queries, as the paper's rotary part."""
