@@ -136,7 +136,8 @@ def check(cfg: RunConfig, vocab_size: int) -> None:
         loss = model(tokens_BT, losses=losses).float().logsumexp(-1).mean()
         gradients = torch.autograd.grad(loss + sum(losses), parameters, create_graph=True, allow_unused=True)
         found = [g for g in gradients if g is not None and g.requires_grad]
-        torch.autograd.grad(found, parameters, [torch.ones_like(g) for g in found], allow_unused=True)
+        # through all of the graph: towards chosen inputs alone, a node that only raises would be passed by
+        torch.autograd.backward(found, [torch.ones_like(g) for g in found])
     except RuntimeError as error:
         said = " ".join(str(error).split())[:200]
         raise ConfigError(
