@@ -71,6 +71,9 @@ def _ignored(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "sample.tokens", own
     elif sample.get("tokens") == 0:
         yield from ((f"sample.{key}", "sample.tokens=0 draws no text") for key in ("prompt", "temperature"))
+    if tree["optim"]["name"] == "schedule_free":
+        held = "optim=schedule_free takes the warm-up alone and stays at the peak: leave it out"
+        yield from ((f"schedule.{key}", held) for key in ("final", "cooldown", "shape"))
     for other in ("val_path", "val_split"):
         if data.get(other) is not None:
             yield "data.val_fraction", f"data.{other} names the validation text: leave one of them out"
