@@ -65,15 +65,15 @@ def cost(cfg: RunConfig, vocab_size: int) -> Cost:
     return cost_of(model, cfg.optim)
 
 
-def cost_of(model: GPT, optim: Section) -> Cost:
-    """The cost of a model that exists already, trained by an optimizer of these settings."""
+def cost_of(model: GPT, optim: Section | None = None) -> Cost:
+    """The cost of a model that exists already, trained by an optimizer of these settings; None: by gradients alone."""
     total = embedding = 0
     for name, parameter in model.named_parameters():
         total += parameter.numel()
         embedding += parameter.numel() if role(name, parameter.ndim) in ("embedding", "head") else 0
     rest = total - embedding
     active = rest - sum(getattr(module, "idle_parameters", 0) for module in model.modules())
-    beside = getattr(registry.build("optim", optim), "flops_per_token", None)
+    beside = None if optim is None else getattr(registry.build("optim", optim), "flops_per_token", None)
 
     def training(count: Callable[[Any, int], float]) -> int:
         forward = _forward(model, count)

@@ -161,7 +161,7 @@ def test_a_step_costs_what_the_budget_says(name: str) -> None:
         made(one, 1.0, 0)
     price = cost_of(made.model, cfg.optim).train_flops_per_token
     assert counter.get_total_flops() == 4 * 8 * price
-    plain = cost_of(made.model, {"name": "adamw"}).train_flops_per_token
+    plain = cost_of(made.model).train_flops_per_token
     assert price == plain * {"sophia": 2, "adahessian": 3}[name]
     rare = cost_of(made.model, {**cfg.optim, "every": 10}).train_flops_per_token
     assert rare == round(plain * {"sophia": 1.1, "adahessian": 1.2}[name])

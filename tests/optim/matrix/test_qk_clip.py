@@ -135,5 +135,5 @@ def test_the_scores_are_paid_for() -> None:
     """2 T K multiply-adds of each head, for causal keys: once, without a backward pass."""
     plain, clipped = (tiny_config(optim={"name": "muon", "qk_clip": clip}) for clip in (None, MOST))
     model = GPT(plain, 32)
-    more = cost_of(model, clipped.optim).train_flops_per_token - cost_of(model, plain.optim).train_flops_per_token
+    more = cost_of(model, clipped.optim).train_flops_per_token - cost_of(model).train_flops_per_token
     assert more == 2 * 2 * 4 * 8 * (16 + 1) / 2
