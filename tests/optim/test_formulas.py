@@ -235,7 +235,7 @@ CASES: dict[str, tuple[Formula, dict[str, Any]]] = {
         adafactor,
         {"beta1": 0.4, "decay": 0.6, "threshold": 0.5, "relative": True, "eps1": 1e-3, "eps2": 0.7},
     ),
-    "adahessian": (adahessian, {"every": 3, "power": 0.5, "block": 3, **BETAS}),
+    "adahessian": (adahessian, {"hessian_every": 3, "power": 0.5, "block": 3, **BETAS}),
     "adam": (adam, BETAS),
     "adamw": (adamw, BETAS),
     "adan": (adan, {"beta1": 0.8, "beta2": 0.7, "beta3": 0.9, "eps": 1e-3}),
@@ -248,9 +248,9 @@ CASES: dict[str, tuple[Formula, dict[str, Any]]] = {
     "normuon": (normuon, {"row_beta": 0.6, **MUON}),
     "schedule_free": (schedule_free, BETAS),
     "sgd": (sgd, {"momentum": 0.7}),
-    "shampoo": (shampoo, {"every": 3, "moment_beta": 0.7, "eps_adam": 1e-2, **BETAS}),
-    "soap": (soap, {"every": 3, **BETAS}),
-    "sophia": (sophia, {"every": 3, "gamma": 0.5, **BETAS}),
+    "shampoo": (shampoo, {"root_every": 3, "moment_beta": 0.7, "eps_adam": 1e-2, **BETAS}),
+    "soap": (soap, {"basis_every": 3, **BETAS}),
+    "sophia": (sophia, {"hessian_every": 3, "gamma": 0.5, **BETAS}),
 }
 
 

@@ -35,8 +35,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {"name": name} for name in RECIPES},
     "adamw int8": INT8,
     "adafactor with a mean": {"name": "adafactor", "beta1": 0.9, "relative": True},
-    "shampoo of its first paper": {"name": "shampoo", "beta1": 0.0, "moment_beta": 1.0, "every": 1, "graft": "none"},
-    "sophia every third": {"name": "sophia", "every": 3},
+    "shampoo of its first paper": {
+        "name": "shampoo",
+        "beta1": 0.0,
+        "moment_beta": 1.0,
+        "root_every": 1,
+        "graft": "none",
+    },
+    "sophia every third": {"name": "sophia", "hessian_every": 3},
 }
 BETAS = {"beta1": 0.8, "beta2": 0.9, "eps": 1e-6}
 Reference = Callable[..., torch.optim.Optimizer]
@@ -217,7 +223,9 @@ CHANGED: dict[str, Any] = {
     "d_coef": 2.0,
     "row_beta": 0.3,
     "row_eps": 0.1,
-    "every": 2,
+    "hessian_every": 2,
+    "root_every": 2,
+    "basis_every": 2,
     "max_dim": 4,
     "graft": "none",
     "power": 0.5,

@@ -138,7 +138,7 @@ def test_sampling_follows_the_probabilities() -> None:
 
 
 def test_estimates_are_due_at_every_so_many_steps() -> None:
-    made = stepper(config("sophia", **{"optim.every": 3}))
+    made = stepper(config("sophia", **{"optim.hessian_every": 3}))
     seen: list[int] = []
     plain = made.curvature.gauss_newton
 
@@ -155,7 +155,7 @@ def test_estimates_are_due_at_every_so_many_steps() -> None:
 @pytest.mark.parametrize("name", ["sophia", "adahessian"])
 def test_a_step_costs_what_the_budget_says(name: str) -> None:
     """Against what torch counts of a step that has an estimate; a tenth of it where every tenth has."""
-    cfg = config(name, **{"optim.every": 1, "attention": "none", "position": "learned", "norm": "layernorm"})
+    cfg = config(name, **{"optim.hessian_every": 1, "attention": "none", "position": "learned", "norm": "layernorm"})
     made, one = stepper(cfg), batch()
     with FlopCounterMode(display=False) as counter:
         made(one, 1.0, 0)
@@ -163,7 +163,7 @@ def test_a_step_costs_what_the_budget_says(name: str) -> None:
     assert counter.get_total_flops() == 4 * 8 * price
     plain = cost_of(made.model).train_flops_per_token
     assert price == plain * {"sophia": 2, "adahessian": 3}[name]
-    rare = cost_of(made.model, {**cfg.optim, "every": 10}).train_flops_per_token
+    rare = cost_of(made.model, {**cfg.optim, "hessian_every": 10}).train_flops_per_token
     assert rare == round(plain * {"sophia": 1.1, "adahessian": 1.2}[name])
 
 

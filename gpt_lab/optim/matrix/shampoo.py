@@ -80,13 +80,13 @@ class Shampoo(Recipe):
     Paper: Gupta et al. 2018, arXiv:1802.09568; Shi et al. 2023, arXiv:2309.06497 (means, grafting)
 
     Matrices, a fused qkv as one, and each of stacked experts; embeddings and head from the side of the width alone.
-    Gains, biases and what recurrences have beside projections take AdamW's step. beta1=0, moment_beta=1, every=1,
+    Gains, biases and what recurrences have beside projections take AdamW's step. beta1=0, moment_beta=1, root_every=1,
     graft=none is the first paper's.
 
     beta1: decay of the mean of gradients.
     beta2: Adam's decay of the mean of their squares.
     moment_beta: decay of the moments; 1: they are sums.
-    every: steps between two computations of the roots; in the first so many, each step has one.
+    root_every: steps between two computations of the roots; in the first so many, each step has one.
     max_dim: a larger side of a matrix is left as it is.
     graft: length of a matrix's step. adam: that of Adam's; none: its own.
     eps: added to eigenvalues of the moments.
@@ -104,13 +104,13 @@ class Shampoo(Recipe):
         beta1: Probability = 0.9,
         beta2: Probability = 0.95,
         moment_beta: Fraction = 0.95,
-        every: PositiveInt = 10,
+        root_every: PositiveInt = 10,
         max_dim: PositiveInt = 4096,
         graft: Literal["adam", "none"] = "adam",
         eps: PositiveFloat = 1e-12,
         eps_adam: PositiveFloat = 1e-8,
     ) -> None:
-        own = {"moment_beta": moment_beta, "every": every, "max_dim": max_dim, "graft": graft, "eps_root": eps}
+        own = {"moment_beta": moment_beta, "every": root_every, "max_dim": max_dim, "graft": graft, "eps_root": eps}
         super().__init__(lr, weight_decay, clip, betas=(beta1, beta2), eps=eps_adam, **own)
 
     def build(self, groups: Iterable[Group]) -> torch.optim.Optimizer:

@@ -80,7 +80,7 @@ class Soap(Recipe):
 
     beta1: decay of the mean of gradients.
     beta2: decay of the mean of their squares and of the moments.
-    every: steps between two turns of the coordinates.
+    basis_every: steps between two turns of the coordinates.
     max_dim: a larger side of a matrix is left as it is.
     eps: added to the root of the mean square.
     """
@@ -95,11 +95,11 @@ class Soap(Recipe):
         clip: NonNegativeFloat = 1.0,
         beta1: Probability = 0.95,
         beta2: Probability = 0.95,
-        every: PositiveInt = 10,
+        basis_every: PositiveInt = 10,
         max_dim: PositiveInt = 4096,
         eps: PositiveFloat = 1e-8,
     ) -> None:
-        super().__init__(lr, weight_decay, clip, betas=(beta1, beta2), every=every, max_dim=max_dim, eps=eps)
+        super().__init__(lr, weight_decay, clip, betas=(beta1, beta2), every=basis_every, max_dim=max_dim, eps=eps)
 
     def build(self, groups: Iterable[Group]) -> torch.optim.Optimizer:
         """The optimizer over these parameters."""

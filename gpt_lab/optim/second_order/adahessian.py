@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt_lab.optim.base import mean_, mean_square_, shrink_
-from gpt_lab.optim.second_order.curvature import CurvedRecipe, CurvedRule
+from gpt_lab.optim.second_order.curved import CurvedRecipe, CurvedRule
 from gpt_lab.options import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 from gpt_lab.registry import register
 
@@ -73,7 +73,7 @@ class AdaHessian(CurvedRecipe):
         lr: PositiveFloat = 0.1,
         weight_decay: NonNegativeFloat = 0.1,
         clip: NonNegativeFloat = 1.0,
-        every: PositiveInt = 1,
+        hessian_every: PositiveInt = 1,
         block: PositiveInt = 32,
         power: Fraction = 1.0,
         beta1: Probability = 0.9,
@@ -81,4 +81,4 @@ class AdaHessian(CurvedRecipe):
         eps: PositiveFloat = 1e-8,
     ) -> None:
         own = {"block": block, "power": power, "betas": (beta1, beta2), "eps": eps}
-        super().__init__(lr, weight_decay, clip, "hutchinson", every, **own)
+        super().__init__(lr, weight_decay, clip, "hutchinson", hessian_every, **own)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gpt_lab.optim.base import grads_of, mean_, shrink_
-from gpt_lab.optim.second_order.curvature import CurvedRecipe, CurvedRule
+from gpt_lab.optim.second_order.curved import CurvedRecipe, CurvedRule
 from gpt_lab.options import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 from gpt_lab.registry import register
 
@@ -61,11 +61,11 @@ class Sophia(CurvedRecipe):
         weight_decay: NonNegativeFloat = 0.1,
         clip: NonNegativeFloat = 1.0,
         estimator: Literal["gnb", "hutchinson"] = "gnb",
-        every: PositiveInt = 10,
+        hessian_every: PositiveInt = 10,
         gamma: PositiveFloat = 0.05,
         beta1: Probability = 0.96,
         beta2: Probability = 0.99,
         eps: PositiveFloat = 1e-12,
     ) -> None:
         own = {"gamma": gamma, "betas": (beta1, beta2), "eps": eps}
-        super().__init__(lr, weight_decay, clip, estimator, every, **own)
+        super().__init__(lr, weight_decay, clip, estimator, hessian_every, **own)

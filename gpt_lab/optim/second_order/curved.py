@@ -50,7 +50,7 @@ class CurvedRule(Rule):
 class CurvedRecipe(Recipe):
     """The settings of one that asks for estimates.
 
-    every: steps between two estimates.
+    hessian_every: steps between two estimates.
     """
 
     estimator: Estimator
