@@ -54,6 +54,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run train +experiment=shakespeare_char_cpu": Run("val bits per byte", [*STEPS, "schedule.warmup=2"]),
     "uv run components": Run("attention: "),
     "uv run components attention gqa": Run("attention=gqa"),
+    "uv run components attention gqa --jax": Run("Layout: "),
     "uv run train model=llama --cfg": Run("attention:"),
     'uv run generate run=latest prompt="JULIET:" temperature=0.7 top_k=50 max_tokens=100': Run("JULIET:"),
     "uv run generate --help": Run("usage: generate"),

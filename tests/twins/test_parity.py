@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -163,8 +164,6 @@ ATTENTION: Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]] = {
 
 @pytest.mark.parametrize("name", ATTENTION)
 def test_attention(jitted: Jitted, name: str) -> None:
-    import importlib
-
     from gpt_lab.twins.position.rope import rope
 
     words, sizes = ATTENTION[name]
@@ -247,8 +246,8 @@ def test_flash_attn(jitted: Jitted) -> None:
     hold(jitted, part, weights, twin, drawn(2, HEADS, LENGTH, dim))
 
 
-def test_the_whole_model(jitted: Jitted) -> None:
-    """Logits, and gradients of all parameters, the tied embedding's from both of its ends."""
+def test_gqa_rope(jitted: Jitted) -> None:
+    """The whole model: logits, and gradients of all parameters, the tied embedding's from both of its ends."""
     from gpt_lab.twins.model.gqa_rope import gqa_rope
 
     model = built("model=gqa_rope")

@@ -22,7 +22,7 @@ def flash_attn(q_TK: Array, k_SK: Array, v_SK: Array, tile: int) -> Array:
     own_T = jnp.arange(len(k_SK) - queries, len(k_SK))
 
     def over(
-        carry: tuple[Array, Array, Array], now: tuple[Array, Array, Array]
+        carry: tuple[Array, Array, Array], now: tuple[Array, ...]
     ) -> tuple[tuple[Array, Array, Array], None]:
         """One tile: what was added up before shrinks to the new maximum."""
         most_T, total_T, sum_TK = carry
