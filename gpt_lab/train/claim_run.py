@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from gpt_lab.config import auto_scale
 from gpt_lab.config.schema import Budget, RunConfig
 from gpt_lab.digests import Damaged
 from gpt_lab.store import Run, code, find_signature, fork, gather
@@ -98,6 +99,7 @@ def record(cfg: RunConfig, plan: ResolvedRun, signature: str, command: str) -> d
         "signature": signature,
         "seed": cfg.seed,
         "config": cfg.flat(),
+        "laws": auto_scale.recorded(cfg),
         "resolved": plan.resolved,
         "reasons": dict(plan.reasons),
         "text": dict(plan.text),
