@@ -39,7 +39,7 @@ class LawRow:
     """One setting.
 
     Fields:
-        value: what the run has. says: what the law says; None: no law speaks of it here.
+        value: what the run has. says: what the law says, a budget in tokens; None: no law speaks of it here.
         law: the formula, or why there is none. source: arXiv number, and where in it.
     """
 
@@ -53,6 +53,12 @@ class LawRow:
     def given(self) -> bool:
         """Whether somebody stated another value than the law's."""
         return self.says is not None and self.value != self.says
+
+    @property
+    def shown(self) -> str:
+        """The formula, or what it says where it does not count."""
+        tokens = " tokens" if self.key.startswith("budget.") else ""
+        return f"given (law: {_number(self.says)}{tokens})" if self.given else self.law
 
 
 def apply(tree: dict[str, Any], given: Mapping[str, Any]) -> None:
@@ -99,9 +105,7 @@ def show(cfg: RunConfig, console: Console) -> None:
     for heading in ("setting", "value", "law", "source"):
         table.add_column(heading, justify="right" if heading == "value" else "left", no_wrap=True)
     for row in found:
-        law = f"given (law: {_number(row.says)})" if row.given and row.says is not None else row.law
-        cells = (row.key, _number(row.value), law, row.source)
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*(Text(cell) for cell in (row.key, _number(row.value), row.shown, row.source)))
     console.print(table)
     for line in _letters(cfg):
         console.print(Text(line))
@@ -130,23 +134,23 @@ def _walk(tree: dict[str, Any], stated: Callable[[str], bool]) -> list[LawRow]:
     if not any(stated(f"budget.{name}") for name in budget):
         budget.update(dict.fromkeys(budget), tokens=laws.tokens(parameters))
     kind = next((name for name, value in budget.items() if value is not None), "tokens")
-    if kind == "tokens":
-        row("budget.tokens", laws.tokens(parameters), f"{laws.TOKENS_PER_PARAMETER} N", f"{CHINCHILLA} T3")
-    else:
-        found.append(LawRow(f"budget.{kind}", budget[kind], None, f"given (law: {laws.tokens(parameters):.4g} tokens)"))
-    amount = _checked(tree, f"budget.{kind}")
-    best = {
-        "tokens": lambda: laws.batch(amount),
-        "steps": lambda: laws.batch_of_steps(amount),
-        "flops": lambda: laws.batch(amount / (6 * parameters)),
-    }.get(kind)
+    amount, law = _checked(tree, f"budget.{kind}"), f"{laws.TOKENS_PER_PARAMETER} N"
+    found.append(LawRow(f"budget.{kind}", amount, laws.tokens(parameters), law, f"{CHINCHILLA} T3"))
+    horizon = _horizon(kind, amount, parameters)
+    best = laws.batch_of_steps(amount) if kind == "steps" else None if horizon is None else laws.batch(horizon)
     context = _checked(tree, "scale.context")
-    whole = None if best is None else context * _rows(best() / context)
+    whole = None if best is None else context * _rows(best / context)
     law = f"no law: budget.{kind} has no D" if whole is None else "2048 x 0.0306 D^0.383"
     batch = row("batch.tokens", whole, law, f"{POWER_LINES} F1")
-    tokens = {"tokens": amount, "steps": amount * batch, "flops": amount / (6 * parameters)}.get(kind)
-    _optimizer(tree, row, width, batch, tokens, parameters)
+    _optimizer(tree, row, width, batch, _horizon(kind, amount, parameters, batch), parameters)
     return found
+
+
+def _horizon(kind: str, amount: float, parameters: float, batch: int | None = None) -> float | None:
+    """D of a budget; None: it does not tell. A token costs 6 N FLOPs."""
+    if kind == "steps":
+        return None if batch is None else amount * batch
+    return {"tokens": amount, "flops": amount / (6 * parameters)}.get(kind)
 
 
 def _optimizer(

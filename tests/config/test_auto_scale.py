@@ -74,7 +74,8 @@ def test_where_no_law_speaks(words: list[str], batch: str, decay: bool) -> None:
     assert found["batch.tokens"].law == batch
     assert found["optim.weight_decay"].law.startswith("batch / " if decay else "no law")
     cfg = auto(*words)
-    assert len([v for v in cfg.to_dict()["budget"].values() if v is not None]) == 1
+    kind = [key for key, value in cfg.to_dict()["budget"].items() if value is not None]
+    assert len(kind) == 1 and found[f"budget.{kind[0]}"].given == any(word.startswith("budget.") for word in words)
     if batch.startswith("no law"):
         assert cfg.batch.tokens == 2048
     if not decay:
@@ -107,6 +108,16 @@ def test_what_an_experiment_states_stays() -> None:
     for key in ("optim.lr", "optim.weight_decay", "batch.tokens", "budget.steps"):
         assert cfg.flat()[key] == own.flat()[key]
     assert (own.scale.width, cfg.scale.width) == (128, 256), "its scale is swapped for this one"
+
+
+def test_what_a_project_states_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its config.yaml, and a preset of its own that the command line names."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "config.yaml").write_text("batch: {tokens: 4096}\n")
+    (tmp_path / "model" / "mine.yaml").write_text("# @package _global_\n# Mine\noptim: {lr: 0.01}\n")
+    monkeypatch.setenv("GPT_LAB_CONF", str(tmp_path))
+    cfg = composition.compose(["scale=auto", "model=mine"])
+    assert (cfg.batch.tokens, cfg.optim["lr"], cfg.scale.width) == (4096, 0.01, 256)
 
 
 @pytest.mark.parametrize(
