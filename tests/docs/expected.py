@@ -56,7 +56,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run components attention gqa": Run("attention=gqa"),
     "uv run components attention gqa --jax": Run("Layout: "),
     "uv run train model=llama --cfg": Run("attention:"),
-    "uv run train scale=auto scale.depth=4": Run("given (law: 64)", [*STEPS, "tokenizer.vocab_size=512"]),
+    "uv run train scale=auto scale.depth=4": Run("given (law: 128)", [*STEPS, "tokenizer.vocab_size=512"]),
     "uv run train scale=auto scale.depth=4 --cfg": Run("# budget.tokens         8.061e+07  20 N "),
     'uv run generate run=latest prompt="JULIET:" temperature=0.7 top_k=50 max_tokens=100': Run("JULIET:"),
     "uv run generate --help": Run("usage: generate"),
