@@ -18,6 +18,7 @@ def jitted() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         pytest.skip("JAX is not installed: uv sync --extra jax")
     import jax
 
+    jax.config.update("jax_platforms", "cpu")
     # JAX would warn at each later fork of this process; children of other tests do nothing with it
     with mock.patch.object(os, "register_at_fork"):
         jax.devices()

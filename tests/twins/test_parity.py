@@ -153,7 +153,7 @@ def test_moe(jitted: Jitted) -> None:
 
 
 ATTENTION: Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]] = {
-    "gqa": (("attention.kv_heads=2",), {"heads": HEADS, "kv_heads": 2}),
+    "gqa": (("attention.kv_heads=2", "scale.heads=8"), {"heads": 8, "kv_heads": 2}),
     "sliding": (("attention.window=5",), {"heads": HEADS, "window": 5}),
     "mla": ((), {"heads": HEADS}),
     "mamba2": (("attention.state_dim=8", "position=none"), {"state_dim": 8}),
