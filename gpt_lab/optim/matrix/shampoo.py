@@ -94,6 +94,9 @@ class Shampoo(Recipe):
     """
 
     rule = ShampooRule
+    no_mup = (
+        "its steps are between Adam's and Muon's, for which muP has different rules: use one of them, or init=normal"
+    )
 
     def __init__(
         self,

@@ -86,6 +86,9 @@ class Soap(Recipe):
     """
 
     rule = SoapRule
+    no_mup = (
+        "its steps are between Adam's and Muon's, for which muP has different rules: use one of them, or init=normal"
+    )
 
     def __init__(
         self,

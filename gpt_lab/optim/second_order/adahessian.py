@@ -66,6 +66,7 @@ class AdaHessian(CurvedRecipe):
     """
 
     rule = AdaHessianRule
+    no_mup = "its steps change with the size of the Hessian, and that with the width: use optim=adamw, or init=normal"
 
     def __init__(
         self,
