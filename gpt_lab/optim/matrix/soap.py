@@ -86,9 +86,7 @@ class Soap(Recipe):
     """
 
     rule = SoapRule
-    no_mup = (
-        "its steps are between Adam's and Muon's, for which muP has different rules: use one of them, or init=normal"
-    )
+    no_mup = "its steps are between Adam's and Muon's, whose rules differ: use optim=adamw or muon, or init=normal"
 
     def __init__(
         self,
