@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from gpt_lab.optim.adam import Adam, AdamW
 from gpt_lab.optim.eight_bit import BLOCK, LEAST, decode, encode, levels
 from gpt_lab.optim.groups import Group
+from gpt_lab.train import checkpoint
+from gpt_lab.train.speed.eager import light_step
 from tests.optim.problems import as_groups, problem, run
 
 CPU = torch.device("cpu")
@@ -72,6 +75,30 @@ def test_a_run_hardly_notices(recipe: Any) -> None:
         ends[state] = (large.detach() - goal).norm().item(), small.detach().clone()
     assert ends["int8"][0] == pytest.approx(ends["fp32"][0], rel=0.01)
     torch.testing.assert_close(ends["int8"][1], ends["fp32"][1], rtol=1e-4, atol=1e-6)
+
+
+def test_codes_come_back_from_a_checkpoint(tmp_path: Path) -> None:
+    """As codes: torch would make floats of them."""
+    model, other = nn.Linear(64, 80, bias=False), nn.Linear(64, 80, bias=False)
+    optimizers = []
+    for one in (model, other):
+        found = [Group("matrix", [("up_proj.weight", one.weight)])]
+        optimizers.append(AdamW(lr=0.05, state="int8").build(found))
+    model.weight.grad = torch.randn(80, 64, generator=torch.Generator().manual_seed(0))
+    light_step(optimizers[0])()
+    checkpoint.save(tmp_path / "step-1", model, optimizers[0], None, {"step": 1})
+    checkpoint.load(tmp_path / "step-1", other, optimizers[1], None)
+    kept = optimizers[1].state[other.weight]
+    assert {name: value.dtype for name, value in kept.items() if name != "step"} == {
+        "mean": torch.uint8,
+        "mean_scale": torch.float32,
+        "square": torch.uint8,
+        "square_scale": torch.float32,
+    }
+    other.weight.grad = model.weight.grad.clone()
+    for optimizer in optimizers:
+        light_step(optimizer)()
+    assert torch.equal(model.weight, other.weight)
 
 
 def test_it_is_adamw_where_nothing_is_quantized() -> None:

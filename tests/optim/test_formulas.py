@@ -101,7 +101,7 @@ def adafactor(p: Tensor, g: History, lr: float, wd: float, role: Role, memory: d
             rows, columns = beta * rows + (1 - beta) * square.sum(-1), beta * columns + (1 - beta) * square.sum(-2)
             v = rows[..., :, None] * columns[..., None, :] / rows.sum(-1)[..., None, None]
         u = gradient / v.sqrt()
-        updates.append(u / max(1.0, u.square().mean().sqrt().item() / 0.5))
+        updates.append(u / max(1.0, u.square().mean().sqrt().item() / 0.9))
     scale = max(p.square().mean().sqrt().item(), 0.7)
     return p - lr * (scale * average(updates, 0.4) + wd * p)
 
@@ -233,7 +233,7 @@ MUON: dict[str, Any] = {"momentum": 0.7, "ns_dtype": "fp64", **BETAS}
 CASES: dict[str, tuple[Formula, dict[str, Any]]] = {
     "adafactor": (
         adafactor,
-        {"beta1": 0.4, "decay": 0.6, "threshold": 0.5, "relative": True, "eps1": 1e-3, "eps2": 0.7},
+        {"beta1": 0.4, "decay": 0.6, "threshold": 0.9, "relative": True, "eps1": 1e-3, "eps2": 0.7},
     ),
     "adahessian": (adahessian, {"hessian_every": 3, "power": 0.5, "block": 3, **BETAS}),
     "adam": (adam, BETAS),

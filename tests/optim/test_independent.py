@@ -65,7 +65,7 @@ def test_equal(name: str, package: Any) -> None:
     optimizer: Any = make(package, [{"params": p, "lr": lr, "weight_decay": decay} for p, lr, decay in parts])
     for step in range(10):
         for group, (_, lr, _) in zip(optimizer.param_groups, parts, strict=True):
-            group["lr"] = lr * (1.0 if name == "schedule_free" else rate(step))
+            group["lr"] = lr * (max(map(rate, range(step + 1))) if name == "schedule_free" else rate(step))
         for p, gradient in zip(theirs, torch.autograd.grad(loss(), theirs), strict=True):
             p.grad = gradient
         estimates = {"hessian": [curvature(p, step) for p in theirs]} if name == "adahessian" else {}
@@ -73,4 +73,4 @@ def test_equal(name: str, package: Any) -> None:
     # its Shampoo acts on the vector too, and on both sides of an embedding; its stack is one tensor of three sides
     held = slice(1, 3) if name == "shampoo" else slice(None)
     for one, other in zip(ours[held], theirs[held], strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)  # it adds 1e-15 to a mean square

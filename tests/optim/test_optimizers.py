@@ -42,6 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "root_every": 1,
         "graft": "none",
     },
+    "soap that turns often": {"name": "soap", "basis_every": 2},
     "sophia every third": {"name": "sophia", "hessian_every": 3},
 }
 BETAS = {"beta1": 0.8, "beta2": 0.9, "eps": 1e-6}
