@@ -55,7 +55,7 @@ class Lamb(Recipe):
     def __init__(
         self,
         *,
-        lr: PositiveFloat = 0.02,
+        lr: PositiveFloat = 0.03,
         weight_decay: NonNegativeFloat = 0.1,
         clip: NonNegativeFloat = 1.0,
         beta1: Probability = 0.9,

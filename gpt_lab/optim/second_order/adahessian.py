@@ -71,7 +71,7 @@ class AdaHessian(CurvedRecipe):
     def __init__(
         self,
         *,
-        lr: PositiveFloat = 0.1,
+        lr: PositiveFloat = 0.3,
         weight_decay: NonNegativeFloat = 0.1,
         clip: NonNegativeFloat = 1.0,
         hessian_every: PositiveInt = 1,
