@@ -29,7 +29,7 @@ class AdamW(Recipe):
         (benchmarks/README.md).
     eps: added to the root of the second moment.
     state: number format of both moments; int8: 8-bit codes in blocks of 256 with a scale each, of tensors of 4096
-        numbers and more, 4 times smaller and several times slower on a CPU.
+        numbers and more, 4 times smaller.
     """
 
     adam: type[torch.optim.Adam] = torch.optim.AdamW

@@ -31,24 +31,37 @@ def levels(signed: bool, device: torch.device) -> Tensor:
 
 @functools.cache
 def _borders(signed: bool, device: torch.device) -> Tensor:
+    """Halfway from each level to the next; beyond the last there is none."""
     known = levels(signed, device)
-    return (known[1:] + known[:-1]) / 2
+    return torch.cat(((known[1:] + known[:-1]) / 2, known.new_full((1,), float("inf"))))
+
+
+@functools.cache
+def _first_codes(signed: bool, device: torch.device) -> Tensor:
+    """The code of the lowest of all numbers that begin with the same 16 bits: at most one border lies among them."""
+    top = torch.arange(2**16, dtype=torch.int32)
+    lowest = ((top << 16) | (top >= 2**15).to(torch.int32) * 0xFFFF).view(torch.float32).nan_to_num()
+    borders = _borders(signed, torch.device("cpu"))[:-1]
+    return torch.bucketize(lowest, borders, right=True, out_int32=True).to(device)
 
 
 def encode(values: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
     """Codes, uint8 (N, BLOCK), of the nearest levels, and a scale for each block; squares above 0 stay above it."""
-    flat = values.reshape(-1)
+    flat = values.reshape(-1).float()
     flat = F.pad(flat, (0, -flat.numel() % BLOCK)).view(-1, BLOCK)
     scale = flat.abs().amax(-1).clamp_(min=1e-12)
-    codes = torch.bucketize(flat / scale[:, None], _borders(signed, flat.device), right=True, out_int32=True)
+    scaled = (flat / scale[:, None]).view(-1)
+    # a look-up and one comparison: a binary search takes twenty times as long
+    codes = _first_codes(signed, flat.device).index_select(0, (scaled.view(torch.int32) >> 16) & 0xFFFF)
+    codes += scaled >= _borders(signed, flat.device).index_select(0, codes)
     if not signed:  # a root of 0 would make a step of any size
-        codes = torch.maximum(codes, (flat > 0).to(codes.dtype))
-    return codes.to(torch.uint8), scale
+        codes = torch.maximum(codes, (flat.view(-1) > 0).to(codes.dtype))
+    return codes.to(torch.uint8).view(-1, BLOCK), scale
 
 
 def decode(codes: Tensor, scale: Tensor, signed: bool, like: Tensor) -> Tensor:
     """The numbers that codes and scales mean, in the shape and type of a tensor."""
-    flat = levels(signed, codes.device)[codes.int()] * scale[:, None]
+    flat = levels(signed, codes.device).index_select(0, codes.view(-1).int()).view(-1, BLOCK) * scale[:, None]
     return flat.view(-1)[: like.numel()].view(like.shape).to(like.dtype)
 
 

@@ -48,6 +48,21 @@ def test_each_number_becomes_the_nearest_level_of_its_block(signed: bool) -> Non
     assert (back - values).abs().max() <= 0.01 * values.abs().max()
 
 
+@pytest.mark.parametrize("signed", [True, False])
+def test_codes_are_those_of_a_binary_search(signed: bool) -> None:
+    """Around every border, to the last bit."""
+    known = levels(signed, CPU)
+    borders = (known[1:] + known[:-1]) / 2
+    near = [torch.nextafter(borders, torch.tensor(side)) for side in (-2.0, 2.0)]
+    values = torch.cat((borders, *near, known, torch.ones(1)))
+    codes, scale = encode(torch.cat((values, torch.zeros(-len(values) % BLOCK))), signed)
+    assert (scale <= 1).all()
+    blocks = (scale == 1).repeat_interleave(BLOCK)[: len(values)]
+    expected = torch.bucketize(values, borders, right=True).clamp(min=0 if signed else 1)
+    expected = torch.where(values == 0, torch.bucketize(values, borders, right=True), expected)
+    assert blocks.any() and torch.equal(codes.flatten()[: len(values)][blocks].long(), expected[blocks])
+
+
 def test_zeros_stay_and_a_tiny_square_does_not_become_one() -> None:
     assert torch.equal(decode(*encode(torch.zeros(300), True), True, torch.zeros(300)), torch.zeros(300))
     squares = torch.full((BLOCK,), 1e-12)
