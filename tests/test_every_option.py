@@ -281,7 +281,7 @@ CHANGES_OF: dict[tuple[str, str], Any] = {
 KEYS_ELSEWHERE = {
     "attention.chunk": "tests/parts/attention/recurrent/test_chunks.py: same numbers, other speed",
     "data.path": "tests/config/test_composition.py and tests/data",
-    "data.raw": "tests/data/test_file_corpora.py",
+    "data.raw": "tests/data/corpora/test_file_corpora.py",
     "batch.micro": "tests/train: same gradients whatever the micro-batch",
     "model.checkpointing": "tests/model/test_gpt.py: same numbers, recomputed",
     "budget.seconds": "tests/train",

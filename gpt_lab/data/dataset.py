@@ -27,7 +27,7 @@ from gpt_lab.errors import ConfigError, DataError
 
 OPENING = 40
 """Characters of a text's first line that are taken for a prompt."""
-UNPACKED = ("text", "jsonl", "shakespeare")
+UNPACKED = ("text", "jsonl", "shakespeare", "stdlib")
 """Data whose files are at least as long as the text in them."""
 VALIDATION = 2**64 - 1
 """Key of synthetic validation sequences: a seed that no run can have, so that every run is validated alike."""

@@ -15,7 +15,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from gpt_lab.config import composition
 from gpt_lab.data.dataset import open_dataset
-from gpt_lab.data.file_corpora import JSONLines
+from gpt_lab.data.corpora.file_corpora import JSONLines
 from gpt_lab.data.shards import Shards, open_shards
 from gpt_lab.data.tokenizers.library import FILE
 from gpt_lab.data.tokenizers.lossless import RoundTrip
@@ -172,7 +172,7 @@ def test_tokens_beyond_the_vocabulary(token: int, tmp_path: Path, monkeypatch: p
 
 def test_half_a_surrogate_pair_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = corpus(tmp_path, ["ab"], ["ab"])
-    monkeypatch.setattr("gpt_lab.data.file_corpora.require_text", lambda *_: "\ud83d")
+    monkeypatch.setattr("gpt_lab.data.corpora.file_corpora.require_text", lambda *_: "\ud83d")
     with pytest.raises(DataError, match="half a surrogate pair"):
         open_shards(source, {"name": "byte", "eot": True}, cache=tmp_path)
 
