@@ -265,6 +265,7 @@ LATER: Mapping[str, Any] = {
     "mlp.groups": 1,
     "mlp.top_groups": None,
     "mlp.clamp": None,
+    "tokenizer.vocab": None,
 }
 """Keys that came later, with the value that changes nothing: older runs, without them, keep their identity."""
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 
 from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.corpus import Corpus
 from gpt_lab.data.floors import floors
-from gpt_lab.data.shards import Shards, open_shards
+from gpt_lab.data.shards import Progress, Shards, open_shards
 
 
 def prepare(cfg: RunConfig, console: Console) -> None:
@@ -26,21 +29,28 @@ def prepare(cfg: RunConfig, console: Console) -> None:
         console.print(f"data={cfg.data['name']} is made while training: there is nothing to prepare")
         return
     start = time.monotonic()
-    columns = (TextColumn("{task.description}"), BarColumn(20), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("looking", total=None)
-
-        def show(phase: str, done: int, total: int | None) -> None:
-            bar.update(task, description=phase, completed=done, total=total)
-
+    with progress_bar(console) as show:
         shards = open_shards(source, cfg.tokenizer, show)
-        bar.update(task, description="counting n-grams", completed=0, total=None)
+        show("counting n-grams", 0, None)
         bits = {} if shards.lossy else floors(shards)
     for warning in shards.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False)
     console.print(_summary(cfg, shards, bits))
     done = f"built in {time.monotonic() - start:.1f} s" if shards.built else "already there"
     console.print(f"{done}: {shards.folder}", markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def progress_bar(console: Console) -> Iterator[Progress]:
+    """A bar that lasts as long as the block, on a terminal; what shards are built with can move it."""
+    columns = (TextColumn("{task.description}"), BarColumn(20), TaskProgressColumn(), TimeElapsedColumn())
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("looking", total=None)
+
+        def show(phase: str, done: int, total: int | None) -> None:
+            bar.update(task, description=phase, completed=done, total=total)
+
+        yield show
 
 
 def _summary(cfg: RunConfig, shards: Shards, bits: dict[str, float]) -> Table:

@@ -16,11 +16,10 @@ from gpt_lab.errors import DataError
 from gpt_lab.options import Probability
 from gpt_lab.registry import register
 
-LEFT_OUT = frozenset(
-    ("distutils", "ensurepip", "idlelib", "lib2to3", "tkinter", "turtle", "turtledemo")  # installed apart by some
-    + ("encodings", "pydoc_data")  # tables, and one long text
-)
-"""Modules without which installations of one version agree, and whose text is hardly code."""
+APART = ("distutils", "ensurepip", "idlelib", "lib2to3", "tkinter", "turtle", "turtledemo")
+"""Modules that some systems install apart: without them installations of one version agree."""
+NO_CODE = ("encodings", "pydoc_data")
+"""Modules that are tables, or one long text."""
 
 
 @register("data", "stdlib")
@@ -62,7 +61,7 @@ def _root() -> Path:
 
 def _modules() -> list[Path]:
     """The files of the corpus, in the order of their paths."""
-    root, names = _root(), sys.stdlib_module_names - LEFT_OUT
+    root, names = _root(), sys.stdlib_module_names.difference(APART, NO_CODE)
     found = []
     for top in sorted(root.iterdir()) if root.is_dir() else ():
         if top.is_dir() and top.name in names:
