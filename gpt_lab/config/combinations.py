@@ -140,8 +140,8 @@ def _check_batch(cfg: RunConfig) -> None:
     if (batch.start is None) != (batch.ramp is None):
         given, other = ("start", "ramp") if batch.ramp is None else ("ramp", "start")
         raise ConfigError(
-            f"batch.{given} needs batch.{other}: the batch grows from batch.start tokens to batch.tokens, over the first "
-            "batch.ramp tokens"
+            f"batch.{given} needs batch.{other}: the batch grows from batch.start tokens to batch.tokens over the "
+            "first batch.ramp tokens"
         )
     if batch.start is not None and batch.start >= batch.tokens:
         raise ConfigError(f"batch.start={batch.start} must be less than batch.tokens={batch.tokens}, to which it grows")
