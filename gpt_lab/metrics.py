@@ -59,6 +59,8 @@ TABLE = {
             line="val accuracy {:.3f}", longer="accuracy", first=True,
         ),
         Metric("train/lr", line="lr {:.2e}"),
+        Metric("train/weight_decay"),
+        Metric("train/batch_tokens", "tokens per step"),
         Metric(
             "perf/tokens_per_s", "tokens per second", "maximize", "tokens/s", "{:,.0f}", short="tokens/s",
             line="{:,.0f} tokens/s",

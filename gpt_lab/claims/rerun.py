@@ -98,7 +98,7 @@ class Prepared:
         yield from _numbers("parameters", plan.cost.parameters, cell["parameters"])
         yield from _numbers("parameters beside embeddings", plan.cost.non_embedding, cell["parameters_non_embedding"])
         if plan.budget.steps is not None:
-            yield from _numbers("tokens", plan.budget.steps * self.cfg.tokens_per_step, cell["tokens"])
+            yield from _numbers("tokens", self.cfg.tokens_after(plan.budget.steps), cell["tokens"])
 
     def _held_to(self, stated: float | None) -> tuple[float, str]:
         if stated is not None:

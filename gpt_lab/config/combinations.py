@@ -64,6 +64,8 @@ def refuse_ignored(stated: Collection[str], tree: Mapping[str, Any]) -> None:
 
 def _ignored(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     data, tokenizer, sample = tree["data"], tree["tokenizer"], tree["sample"]
+    if not tree["optim"].get("weight_decay"):
+        yield "schedule.weight_decay", f"optim={tree['optim']['name']} has no optim.weight_decay above 0 to change"
     if data["name"] == "synthetic":
         own = "data=synthetic makes its own symbols (data.symbols says how many) and no text: leave it out"
         yield from ((key, own) for key in ("tokenizer", "sample.prompt", "sample.temperature"))
@@ -120,17 +122,29 @@ def _check_budget(cfg: RunConfig) -> None:
 
 def _check_batch(cfg: RunConfig) -> None:
     batch, context = cfg.batch, cfg.scale.context
-    if batch.tokens % context:
-        below = batch.tokens // context * context
-        near = f"{below or context} or {below + context}" if below else str(context)
-        raise ConfigError(f"batch.tokens={batch.tokens} is not a multiple of scale.context={context} (nearest: {near})")
-    if batch.micro is not None and cfg.rows % batch.micro:
-        micro = batch.micro
-        fitting = sorted(sorted(_divisors(cfg.rows), key=lambda m: abs(m - micro))[:OFFERED])
+    for key, tokens in (("tokens", batch.tokens), ("start", batch.start)):
+        if tokens is None:
+            continue
+        if tokens % context:
+            below = tokens // context * context
+            near = f"{below or context} or {below + context}" if below else str(context)
+            raise ConfigError(f"batch.{key}={tokens} is not a multiple of scale.context={context} (nearest: {near})")
+        rows = tokens // context
+        if batch.micro is not None and rows % batch.micro:
+            micro = batch.micro
+            fitting = sorted(sorted(_divisors(rows), key=lambda m: abs(m - micro))[:OFFERED])
+            raise ConfigError(
+                f"batch.micro={micro} does not divide the {rows} rows of {'a' if key == 'tokens' else 'the first'} "
+                f"step (nearest that do: {', '.join(map(str, fitting))})"
+            )
+    if (batch.start is None) != (batch.ramp is None):
+        given, other = ("start", "ramp") if batch.ramp is None else ("ramp", "start")
         raise ConfigError(
-            f"batch.micro={micro} does not divide the {cfg.rows} rows of a step (nearest that do: "
-            f"{', '.join(map(str, fitting))})"
+            f"batch.{given} needs batch.{other}: the batch grows from batch.start tokens to batch.tokens over the "
+            "first batch.ramp tokens"
         )
+    if batch.start is not None and batch.start >= batch.tokens:
+        raise ConfigError(f"batch.start={batch.start} must be less than batch.tokens={batch.tokens}, to which it grows")
 
 
 def _divisors(number: int) -> list[int]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
+from gpt_lab.config.batch_sizes import BatchSizes, growing
 from gpt_lab.errors import ConfigError
 from gpt_lab.options import (
     NonEmpty,
@@ -68,9 +69,15 @@ class Budget:
 
 @dataclass(frozen=True)
 class Batching:
-    """Tokens per optimizer step, rows per micro-batch (null: all at once), data order, document mask."""
+    """Tokens per optimizer step, rows per micro-batch (null: all at once), data order, document mask.
+
+    With `start`, the first step has that many tokens, and the batch grows over the first `ramp` tokens
+    (batch_sizes.py).
+    """
 
     tokens: PositiveInt = 3072
+    start: PositiveInt | None = None
+    ramp: PositiveInt | None = None
     micro: PositiveInt | None = None
     seed: NonNegativeInt | None = None
     document_mask: bool = False
@@ -170,13 +177,25 @@ class RunConfig:
 
     @property
     def rows(self) -> int:
-        """Sequences per optimizer step."""
+        """Sequences per optimizer step, the most if they become more."""
         return self.batch.tokens // self.scale.context
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of an optimizer step: whole sequences."""
+        """Tokens of an optimizer step of the most sequences."""
         return self.rows * self.scale.context
+
+    @property
+    def batch_sizes(self) -> BatchSizes:
+        """The sequences of each optimizer step."""
+        batch, context = self.batch, self.scale.context
+        if batch.start is None or batch.ramp is None:
+            return BatchSizes(self.rows)
+        return growing(batch.start // context, self.rows, batch.micro or 1, -(-batch.ramp // context))
+
+    def tokens_after(self, steps: int) -> int:
+        """Tokens of the first so many optimizer steps."""
+        return self.batch_sizes.first(steps) * self.scale.context
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as written to config.yaml."""
@@ -248,6 +267,9 @@ LATER: Mapping[str, Any] = {
     "match_to": None,
     "resume_from": None,
     "eval.contexts": [1],
+    "batch.start": None,
+    "batch.ramp": None,
+    "schedule.weight_decay": "constant",
     "model.embed_norm": False,
     "data.raw": False,
     "position.pattern": "R",

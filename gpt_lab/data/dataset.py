@@ -87,7 +87,7 @@ class Dataset(ABC):
 
     def batch(self, step: int, rows: slice | None = None) -> Batch:
         """The sequences of a step, or those of its `rows` only; every partition into rows gives the same ones."""
-        start, stop, stride = (rows or slice(None)).indices(self._cfg.rows)
+        start, stop, stride = (rows or slice(None)).indices(self._cfg.batch_sizes.rows(step))
         if stride != 1:
             raise ValueError(f"rows must be contiguous, not {rows}")
         return self._pack(self._train(step, start, stop))
@@ -179,7 +179,7 @@ class TextDataset(Dataset):
         return {} if self.lossy else floors(self._shards)
 
     def _train(self, step: int, start: int, stop: int) -> Examples:
-        places = self._order.starts(step * self._cfg.rows + start, stop - start)
+        places = self._order.starts(self._cfg.batch_sizes.first(step) + start, stop - start)
         self._shards.check("train", places, self._context + 1)
         return Examples(*batches.gather(self._shards.train, places, self._context))
 
@@ -226,7 +226,7 @@ class SyntheticDataset(Dataset):
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - the dataset lives as long as its run
     def _step(self, step: int) -> Examples:
-        return self._plan.examples(self._cfg.data_seed, step, self._cfg.rows)
+        return self._plan.examples(self._cfg.data_seed, step, self._cfg.batch_sizes.rows(step))
 
     def _val_sequences(self, times: int) -> int:
         return self._val_rows

@@ -66,7 +66,7 @@ def estimate(
     arms = []
     for (arm, group), cfg, made, seconds in zip(by_arm.items(), configs, plans, took.runs, strict=True):
         steps = made.budget.steps
-        tokens = None if steps is None else float(steps * cfg.tokens_per_step)
+        tokens = None if steps is None else float(cfg.tokens_after(steps))
         arms.append(
             ArmPlan(
                 arm=arm,

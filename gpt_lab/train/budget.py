@@ -49,15 +49,17 @@ def budget(cfg: RunConfig, cost: Cost) -> TrainingLimit:
         return TrainingLimit(None, limit.seconds)
     if limit.steps is not None:
         return TrainingLimit(limit.steps, None)
-    tokens = cfg.tokens_per_step
+    sizes = cfg.batch_sizes
     for name, total, price in (
-        ("tokens", limit.tokens, tokens),
-        ("flops", limit.flops, tokens * cost.train_flops_per_token),
+        ("tokens", limit.tokens, cfg.scale.context),
+        ("flops", limit.flops, cfg.scale.context * cost.train_flops_per_token),
     ):
         if total is not None:
-            if total < price:
-                raise ConfigError(f"budget.{name}={total:g} does not pay for one step of {price:g}: raise it")
-            return TrainingLimit(int(total // price), None)
+            steps = sizes.steps(int(total // price))
+            if not steps:
+                first = sizes.rows(0) * price
+                raise ConfigError(f"budget.{name}={total:g} does not pay for one step of {first:g}: raise it")
+            return TrainingLimit(steps, None)
     raise ConfigError("exactly one of budget.steps, budget.tokens, budget.flops, budget.seconds is needed")
 
 

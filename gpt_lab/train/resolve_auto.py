@@ -129,6 +129,13 @@ def _device(cfg: RunConfig) -> tuple[str, str]:
 
 
 def _compile(cfg: RunConfig, device: str, limit: TrainingLimit, cost: Cost) -> tuple[bool, str]:
+    grows = cfg.batch.start is not None and cfg.batch.micro is None
+    if cfg.compile == "on" and grows:
+        raise ConfigError(
+            "compile=on needs batch.micro with batch.start: each size of the growing batch would be compiled anew"
+        )
+    if cfg.compile == "auto" and grows:
+        return False, "a growing batch without batch.micro has a new shape at each size"
     if cfg.compile != "auto":
         if cfg.compile == "on" and _compiler() is None:
             raise ConfigError("compile=on needs a C++ compiler, and none is found: install g++ or use compile=off")

@@ -50,18 +50,27 @@ class Stepper:
         self.precision = precision
         self.clip = clip
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        # before a checkpoint is loaded, whose groups hold the values that were applied last
+        self.decays: list[float] = [group.get("weight_decay", 0.0) for group in optimizer.param_groups]
         self.update = light_step(optimizer)
         # parts that also learn by a rule of their own, such as a router's biases
         self.learners: list[Any] = [part for part in model.modules() if hasattr(part, "after_step")]
         # the function is compiled, not the module: parameter names stay as they are
         self.forward = torch.compile(self._forward, dynamic=False) if compiled else self._forward
 
-    def __call__(self, batch: StepBatch, multiplier: float) -> StepOutcome:
-        """One step at `multiplier` times each group's base learning rate."""
+    @property
+    def weight_decay(self) -> float:
+        """The one applied in the last step, of parameters that are decayed."""
+        return max((float(group.get("weight_decay", 0.0)) for group in self.optimizer.param_groups), default=0.0)
+
+    def __call__(self, batch: StepBatch, multiplier: float, decay: float = 1.0) -> StepOutcome:
+        """One step at `multiplier` times each group's base learning rate and `decay` times its weight decay."""
         nll_sum = self._gradients(batch.micro)
         norm = self._clip()
-        for group in self.optimizer.param_groups:
+        for group, weight_decay in zip(self.optimizer.param_groups, self.decays, strict=True):
             group["lr"] = group["base_lr"] * multiplier
+            if weight_decay:
+                group["weight_decay"] = weight_decay * decay
         scaler = self.precision.scaler
         if scaler is None:
             self.update()

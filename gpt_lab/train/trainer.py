@@ -20,6 +20,7 @@ from gpt_lab.data.dataset import Dataset
 from gpt_lab.model.gpt import initialize
 from gpt_lab.model.skip_init import bare_model
 from gpt_lab.optim.groups import groups
+from gpt_lab.optim.schedule import decay_factor
 from gpt_lab.store import Run, fork
 from gpt_lab.train import checkpoint, continuation, ending, run_display
 from gpt_lab.train.budget import Clock
@@ -93,7 +94,7 @@ class Trainer:
             self.model, self.optimizer, self.objective, plan.precision, recipe.clip, compiled=plan.compile
         )
         dropout_seed = cfg.draw_seed if self.model.draws else None
-        self.feed = Feed(dataset, plan.device, cfg.rows, cfg.batch.micro or cfg.rows, dropout_seed)
+        self.feed = Feed(dataset, plan.device, cfg.batch.micro, dropout_seed)
         self.eval_rows = eval_rows(plan.device, cfg.scale.context, dataset.vocab_size)
         self.peak = peak_flops("cuda", plan.precision.name) if plan.device == "cuda" else None
 
@@ -211,8 +212,10 @@ class Trainer:
         """One optimizer step; does not wait for the device."""
         state = self.state
         batch = self.feed.take(state.step)
-        self.multiplier = self.schedule(self.plan.budget.progress(state.step, self.clock.seconds), state.step)
-        outcome = self.stepper(batch, self.multiplier)
+        progress = self.plan.budget.progress(state.step, self.clock.seconds)
+        self.multiplier = self.schedule(progress, state.step)
+        decay = decay_factor(self.cfg.schedule.get("weight_decay", "constant"), progress, self.multiplier)
+        outcome = self.stepper(batch, self.multiplier, decay)
         self.history.add(state.step, outcome, batch.targets)
         state.step += 1
         self.feed.prefetch(state.step)
@@ -224,10 +227,12 @@ class Trainer:
         self.history.settle()
         step, seconds = self.state.step, self.clock.seconds
         before, since = self._marked
-        rate = (step - before) * self.cfg.tokens_per_step / max(seconds - since, 1e-9)
+        rate = (self.tokens - self.cfg.tokens_after(before)) / max(seconds - since, 1e-9)
         self._marked = (step, seconds)
         values = self.history.means() | {
             "train/lr": self.learning_rate,
+            "train/weight_decay": self.stepper.weight_decay,
+            "train/batch_tokens": self.tokens - self.cfg.tokens_after(step - 1),
             "perf/tokens_per_s": rate,
             "perf/peak_memory_gb": peak_memory_gb(self.plan.device),
         }
@@ -372,7 +377,7 @@ class Trainer:
 
     @property
     def tokens(self) -> int:
-        return self.state.step * self.cfg.tokens_per_step
+        return self.cfg.tokens_after(self.state.step)
 
     @property
     def spent(self) -> dict[str, Any]:

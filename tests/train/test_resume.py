@@ -71,6 +71,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "learned": {"position": "learned"},
     "subset": {"eval.tokens": 200},
     "longer contexts": {"eval.contexts": [1, 2, 4]},
+    "growing batch": {"batch.start": 16, "batch.ramp": 640, "model.dropout": 0.1},
+    "growing batch of a task": {"batch.start": 16, "batch.ramp": 640, "data": "synthetic"},
+    "weight decay": {"schedule.weight_decay": "linear", "optim.weight_decay": 0.5},
 }
 
 

@@ -106,7 +106,8 @@ def _work(cfg: RunConfig, plan: ResolvedRun) -> int:
 
 
 def _small(cfg: RunConfig, plan: ResolvedRun) -> RunConfig:
-    """The config with as many rows and layers as can be timed."""
+    """The config with as many rows and layers as can be timed, its batch of full size from the first step on."""
+    cfg = dataclasses.replace(cfg, batch=dataclasses.replace(cfg.batch, start=None, ramp=None))
     work = _work(cfg, plan)
     if plan.device != "cpu" or work <= MOST:
         return cfg
