@@ -91,11 +91,23 @@ def _part(kind: str, settings: Any, where: str = "") -> dict[str, Any]:
         if value is registry.REQUIRED or value == "???":
             raise ConfigError(f"{choice}={part.name} needs {where}.{key}=... ({options.describe(option.annotation)})")
         checked[key] = options.check(f"{where}.{key}", value, option.annotation)
+        if option.annotation in options.INSIDE and where != kind:
+            inside = "a letter cannot have letters" if option.annotation == options.Letters else "no source has sources"
+            raise ConfigError(f"{choice}={part.name}: {inside} of its own")
+        if option.annotation == options.Sources:
+            checked[key] = {name: _source(kind, f"{where}.{key}.{name}", own) for name, own in checked[key].items()}
         if option.annotation == options.Letters:
-            if where != kind:
-                raise ConfigError(f"{choice}={part.name}: a letter cannot have letters of its own")
             checked[key] = _letters(kind, f"{where}.{key}", checked[key], checked.get("first", "") + checked["pattern"])
     return checked
+
+
+def _source(kind: str, where: str, settings: Any) -> dict[str, Any]:
+    """The checked part of a source, its weight after its name."""
+    own = dict(settings) if isinstance(settings, Mapping) else settings
+    weight = own.pop(options.WEIGHT, 1.0) if isinstance(own, dict) else 1.0
+    part = _part(kind, own, where)
+    weight = options.check(f"{where}.{options.WEIGHT}", weight, options.PositiveFloat)
+    return {"name": part.pop("name"), options.WEIGHT: weight, **part}
 
 
 def _letters(kind: str, where: str, settings: Mapping[str, Any], pattern: str) -> dict[str, Any]:

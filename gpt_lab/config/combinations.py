@@ -18,6 +18,8 @@ STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=-]{0,199}")
 TRIED = 100_000
 """Numbers that are looked through for those to offer."""
 OFFERED = 8
+MOST_LENGTHS = 8
+"""Lengths of rows: a compiled model is compiled for each, and no more than so many times."""
 
 
 def check(cfg: RunConfig) -> None:
@@ -73,6 +75,8 @@ def _ignored(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "sample.tokens", own
     elif sample.get("tokens") == 0:
         yield from ((f"sample.{key}", "sample.tokens=0 draws no text") for key in ("prompt", "temperature"))
+    if tree["batch"].get("packing") != "bucketed" and not tree["batch"].get("curriculum"):
+        yield "batch.shortest", "rows are of one length without batch.packing=bucketed or batch.curriculum"
     for other in ("val_path", "val_split"):
         if data.get(other) is not None:
             yield "data.val_fraction", f"data.{other} names the validation text: leave one of them out"
@@ -143,8 +147,37 @@ def _check_batch(cfg: RunConfig) -> None:
             f"batch.{given} needs batch.{other}: the batch grows from batch.start tokens to batch.tokens over the "
             "first batch.ramp tokens"
         )
+    _check_rows(cfg)
     if batch.start is not None and batch.start >= batch.tokens:
         raise ConfigError(f"batch.start={batch.start} must be less than batch.tokens={batch.tokens}, to which it grows")
+
+
+def _check_rows(cfg: RunConfig) -> None:
+    """Refuses row lengths that cannot be, or that leave open how much a budget pays for."""
+    batch, budget, lengths = cfg.batch, cfg.budget, cfg.row_lengths
+    bucketed = batch.packing == "bucketed"
+    if cfg.data["name"] == "synthetic" and (batch.packing != "stream" or batch.curriculum):
+        key = "packing" if batch.packing != "stream" else "curriculum"
+        raise ConfigError(f"batch.{key} needs text: data=synthetic makes rows of scale.context={cfg.scale.context}")
+    if batch.shortest is not None and batch.shortest > cfg.scale.context:
+        raise ConfigError(f"batch.shortest={batch.shortest} is more than scale.context={cfg.scale.context}: lower it")
+    if len(lengths) > MOST_LENGTHS and (bucketed or batch.curriculum):
+        raise ConfigError(
+            f"batch.shortest={batch.shortest} makes rows of {len(lengths)} lengths, each half of the next: raise it to "
+            f"{lengths[-MOST_LENGTHS]} or more, for {MOST_LENGTHS} at most"
+        )
+    if batch.curriculum and len(lengths) == 1:
+        raise ConfigError(
+            f"batch.curriculum needs shorter rows, halves of scale.context={cfg.scale.context}: lower batch.shortest, "
+            "or make the context even"
+        )
+    if batch.curriculum and budget.steps is None and (bucketed or budget.tokens is None):
+        unit = "budget.steps" if bucketed else "budget.steps or budget.tokens"
+        raise ConfigError(f"batch.curriculum is a share of the steps, which must be known beforehand: set {unit}")
+    if bucketed and batch.start is not None:
+        raise ConfigError("batch.packing=bucketed makes batches of one size: leave out batch.start and batch.ramp")
+    if bucketed and cfg.data["name"] == "mix":
+        raise ConfigError("data=mix needs rows of one length: use batch.packing=stream, bos_aligned or best_fit")
 
 
 def _divisors(number: int) -> list[int]:

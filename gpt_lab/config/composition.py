@@ -245,13 +245,14 @@ def _drop_foreign_options(tree: Any, swapped: set[str]) -> None:
 
 
 def _swap_letter(tree: Any, key: str, name: Any) -> None:
-    """The same where the command line swaps the part of a letter, such as by attention.letters.G.name."""
+    """The same where the command line swaps the part of a letter or source, such as by attention.letters.G.name."""
     kind, *inside = key.split(".")
     if len(inside) == 3 and isinstance(letters := tree[kind].get(inside[0]), dict):
         taken = {} if (part := registry.index()[kind].get(name)) is None else part.options
         before = letters.get(inside[1])
         if isinstance(before, dict):
-            letters[inside[1]] = {one: value for one, value in before.items() if one == "name" or one in taken}
+            kept = ("name", options.WEIGHT, *taken)
+            letters[inside[1]] = {one: value for one, value in before.items() if one in kept}
 
 
 def _refuse_structure(override: Any, tree: Any, leaves: set[str]) -> None:
@@ -267,9 +268,9 @@ def _refuse_structure(override: Any, tree: Any, leaves: set[str]) -> None:
     if group in registry.KINDS and rest:
         option = rest.partition(".")[0]
         taken = registry.get(group, tree[group]["name"]).options
-        if option in taken and taken[option].annotation == options.Letters:
-            return  # checked with the part of the letter
-        rest = option if options.Letters in setting_names.settings().get(f"{group}.{option}", ()) else rest
+        if option in taken and taken[option].annotation in options.INSIDE:
+            return  # checked with the part of the letter or source
+        rest = option if setting_names.holds_parts(f"{group}.{option}") else rest
         raise ConfigError(setting_names.unknown_option(registry.get(group, tree[group]["name"]), rest))
     if group in SECTIONS and rest:
         inside = [name for name in tree[group] if name != "name"]

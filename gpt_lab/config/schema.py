@@ -14,6 +14,7 @@ from typing import Any, Literal, get_type_hints
 from gpt_lab.config.batch_sizes import BatchSizes, growing
 from gpt_lab.errors import ConfigError
 from gpt_lab.options import (
+    Fraction,
     NonEmpty,
     NonNegativeFloat,
     NonNegativeInt,
@@ -72,7 +73,9 @@ class Batching:
     """Tokens per optimizer step, rows per micro-batch (null: all at once), data order, document mask.
 
     With `start`, the first step has that many tokens, and the batch grows over the first `ramp` tokens
-    (batch_sizes.py).
+    (batch_sizes.py). `packing` says how documents become rows (data/packing.py; bucketed: one a row, data/rows.py).
+    With `curriculum`, rows grow to the context over that share of the budget, from `shortest` (null: an eighth of it);
+    bucketed rows are as short as that.
     """
 
     tokens: PositiveInt = 3072
@@ -81,6 +84,9 @@ class Batching:
     micro: PositiveInt | None = None
     seed: NonNegativeInt | None = None
     document_mask: bool = False
+    packing: Literal["stream", "bos_aligned", "best_fit", "bucketed"] = "stream"
+    shortest: PositiveInt | None = None
+    curriculum: Fraction = 0.0
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,17 @@ class RunConfig:
             return BatchSizes(self.rows)
         return growing(batch.start // context, self.rows, batch.micro or 1, -(-batch.ramp // context))
 
+    @property
+    def row_lengths(self) -> list[int]:
+        """The lengths that rows of training may have, rising: the context, and if they differ its halves."""
+        least = self.batch.shortest or max(1, self.scale.context // 8)
+        found = [self.scale.context]
+        if self.batch.packing != "bucketed" and not self.batch.curriculum:
+            return found
+        while found[0] % 2 == 0 and found[0] // 2 >= least:
+            found.insert(0, found[0] // 2)
+        return found
+
     def tokens_after(self, steps: int) -> int:
         """Tokens of the first so many optimizer steps."""
         return self.batch_sizes.first(steps) * self.scale.context
@@ -269,6 +286,9 @@ LATER: Mapping[str, Any] = {
     "eval.contexts": [1],
     "batch.start": None,
     "batch.ramp": None,
+    "batch.packing": "stream",
+    "batch.shortest": None,
+    "batch.curriculum": 0.0,
     "schedule.weight_decay": "constant",
     "model.embed_norm": False,
     "data.raw": False,
@@ -302,7 +322,7 @@ RESOLVED = frozenset({"device", "compile", "precision.name", "kernel.name"})
 
 
 def _counts(key: str, value: Any) -> bool:
-    plain = re.sub(r"\.letters\.\w\.", ".", key)  # a letter's part has the options of a part
+    plain = re.sub(r"\.(letters|sources)\.\w+\.", ".", key)  # a letter's part has the options of a part
     return key.split(".")[0] not in NOT_IDENTITY and not (plain in LATER and value == LATER[plain])
 
 

@@ -92,6 +92,8 @@ def settings() -> Mapping[str, tuple[Any, ...]]:
         for part in parts.values():
             for key, option in part.options.items():
                 found[f"{kind}.{key}"] = (*found.get(f"{kind}.{key}", ()), option.annotation)
+                if option.annotation == options.Sources:
+                    found[f"{kind}.{options.WEIGHT}"] = (options.PositiveFloat,)
     hints = typing.get_type_hints(RunConfig, include_extras=True)
     for f in dataclasses.fields(RunConfig):
         if f.name in SECTIONS:
@@ -103,14 +105,19 @@ def settings() -> Mapping[str, tuple[Any, ...]]:
 
 
 def lettered(name: str) -> str:
-    """The setting whose values one of a letter takes, any other name as it is.
+    """The setting whose values one of a letter or of a source takes, any other name as it is.
 
     `attention.kv_heads` for `attention.letters.G.kv_heads`, the group for `attention.letters.G.name`.
     """
     kind, *rest = name.split(".")
-    if len(rest) == 3 and options.Letters in settings().get(f"{kind}.{rest[0]}", ()):
+    if len(rest) == 3 and holds_parts(f"{kind}.{rest[0]}"):
         return kind if rest[2] == "name" else f"{kind}.{rest[2]}"
     return name
+
+
+def holds_parts(name: str) -> bool:
+    """Whether the values of a setting are parts with options of their own: letters, sources."""
+    return any(one in options.INSIDE for one in settings().get(name, ()))
 
 
 def closest_settings(name: str) -> list[str]:

@@ -63,20 +63,20 @@ def cost(cfg: RunConfig, vocab_size: int) -> Cost:
     return cost_of(model)
 
 
-def cost_of(model: GPT) -> Cost:
-    """The cost of a model that exists already."""
+def cost_of(model: GPT, context: int | None = None) -> Cost:
+    """The cost of a model that exists already, for tokens in rows of a length; None: of its context."""
     total = embedding = 0
     for name, parameter in model.named_parameters():
         total += parameter.numel()
         embedding += parameter.numel() if role(name, parameter.ndim) in ("embedding", "head") else 0
     rest = total - embedding
     active = rest - sum(getattr(module, "idle_parameters", 0) for module in model.modules())
-    return Cost(total, embedding, rest, active, 3 * _forward(model, _average), 3 * _forward(model, _last))
+    train, mfu = (3 * _forward(model, count, context or model.shape.context) for count in (_average, _last))
+    return Cost(total, embedding, rest, active, train, mfu)
 
 
-def _forward(model: GPT, count: Callable[[Any, int], float]) -> int:
+def _forward(model: GPT, count: Callable[[Any, int], float], context: int) -> int:
     """Forward FLOPs of a token: of every part that states its own, at each depth where it stands."""
-    context = model.shape.context
     found: dict[str, float] = {}
     for block in model.layers():
         found["block"] = found.get("block", 0.0) + (count(block, context) if hasattr(block, "flops_per_token") else 0.0)

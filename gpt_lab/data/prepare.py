@@ -13,9 +13,10 @@ from rich.table import Table
 
 from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
+from gpt_lab.data.cache import Progress
 from gpt_lab.data.corpus import Corpus
 from gpt_lab.data.floors import floors
-from gpt_lab.data.shards import Progress, Shards, open_shards
+from gpt_lab.data.shards import Shards, open_shards
 
 
 def prepare(cfg: RunConfig, console: Console) -> None:

@@ -78,6 +78,7 @@ def shared(cfg: RunConfig, plan: ResolvedRun, record: Mapping[str, Any]) -> str:
         code(),
         record.get("packages"),
         {key: (record.get("hardware") or {}).get(key) for key in ALIKE},
+        *([dataclasses.asdict(cfg.budget)] if cfg.batch.curriculum else ()),  # of which the lengths of rows are shares
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -68,6 +68,11 @@ def floors(dataset: Dataset) -> dict[str, float]:
     return {f"floor/{name}": value for name, value in dataset.floors().items()}
 
 
+def packed(dataset: Dataset) -> dict[str, float]:
+    """data/dropped, data/cut, data/filled: what packing does to the documents; {} where they are joined."""
+    return {} if dataset.packed is None else {f"data/{name}": v for name, v in dataset.packed._asdict().items()}
+
+
 def show(
     console: Console,
     run: Run,
@@ -98,13 +103,13 @@ def next_commands(run: Run, cfg: RunConfig, command: str, prompt: str | None) ->
     return [*([] if prompt is None else [f"continue a text:  {generate}"]), f"another seed:     {again}"]
 
 
-def spent(state: TrainingState, tokens: int, seconds: float, plan: ResolvedRun) -> dict[str, Any]:
+def spent(state: TrainingState, tokens: int, flops: float, seconds: float, plan: ResolvedRun) -> dict[str, Any]:
     """The summary of a run as far as it is known without evaluating it again."""
     cost = plan.cost
     return {
         "steps": state.step,
         "tokens": tokens,
-        "flops": float(tokens * cost.train_flops_per_token),
+        "flops": flops,
         "seconds": seconds,
         "best/val_loss": state.best,
         "best/step": state.best_step,

@@ -40,7 +40,7 @@ class Feed:
     takes less than 0.1 ms and no thread could hide it.
 
     Args:
-        micro: sequences per micro-batch; None: all of a step's.
+        micro: sequences of a context per micro-batch, of shorter ones as many more; None: all of a step's.
         dropout_seed: seed of the dropout keys; None: the model has no dropout.
     """
 
@@ -64,7 +64,7 @@ class Feed:
     def _fetch(self, step: int) -> StepBatch:
         batch = self.dataset.batch(step)
         rows = len(batch.tokens_BT)
-        micro = self.micro or rows
+        micro = self.micro * (self.dataset.context // batch.tokens_BT.shape[1]) if self.micro else rows
         counts = [int((rows_BT != IGNORED).sum()) for rows_BT in batch.targets_BT.split(micro)]
         keys_B = None
         if self.dropout_seed is not None:
@@ -77,6 +77,8 @@ class Feed:
             return StepBatch([Micro(*moved, keys_B, 1.0)], total)
         micros = []
         for i, count in enumerate(counts):
+            if not count and total:  # rows of padding alone
+                continue
             part = slice(i * micro, (i + 1) * micro)
             documents_BT = None if moved.documents_BT is None else moved.documents_BT[part]
             keys = None if keys_B is None else keys_B[part]

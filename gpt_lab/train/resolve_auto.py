@@ -39,9 +39,11 @@ class ResolvedRun:
     Fields:
         kernels: attention kernel of each layer.
         reasons: for each choice, why.
-        fingerprint: of the data. text: for text, what its tokens lose (Dataset.lossy) and whether they mark ends.
+        fingerprint: of the data. text: for text, what its tokens lose (Dataset.lossy), whether they mark ends, and what
+            packing does to its documents.
         longer: multiples of the training context, beyond 1, at which the final weights are validated.
         notes: what was asked for and cannot be had, said before training.
+        prices: training FLOPs per token in rows of each length.
     """
 
     device: str
@@ -55,6 +57,11 @@ class ResolvedRun:
     text: Mapping[str, str | bool] = field(default_factory=dict)
     longer: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    prices: Mapping[int, int] = field(default_factory=dict)
+
+    def flops(self, read: Mapping[int, int]) -> float:
+        """Training FLOPs of so many tokens in rows of each length (Dataset.read_after)."""
+        return paid(self.prices, read)
 
     @property
     def resolved(self) -> dict[str, str]:
@@ -85,7 +92,8 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     cost = cost_of(model)
     memory.check(cfg, room, dataset.vocab_size, cost.parameters)
     check_match(cfg, cost)
-    limit = budget(cfg, cost)
+    prices = {length: cost_of(model, length).train_flops_per_token for length in cfg.row_lengths}
+    limit = budget(cfg, cost, (dataset.tokens_after, lambda steps: paid(prices, dataset.read_after(steps))))
     check_length(cfg.schedule, limit.steps)
     spare_compiler()
     registry.build("optim", cfg.optim).build(groups(model, registry.build("init", cfg.init, model.shape)))
@@ -101,7 +109,15 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     names = tuple(layer.name for layer in layers)
     times, notes = longer(cfg, dataset, model, device, chosen)
     text: dict[str, str | bool] = {"lossy": dataset.lossy, "ends": dataset.ends} if dataset.is_text else {}
-    return ResolvedRun(device, chosen, names, compiled, limit, cost, dataset.fingerprint, reasons, text, times, notes)
+    if dataset.packed is not None:
+        text["packing"] = str(dataset.packed)
+    told = dataset.fingerprint, reasons, text, times, notes, prices
+    return ResolvedRun(device, chosen, names, compiled, limit, cost, *told)
+
+
+def paid(prices: Mapping[int, int], read: Mapping[int, int]) -> float:
+    """What so many tokens in rows of each length cost, at the price of a token in such rows."""
+    return float(sum(tokens * prices[length] for length, tokens in read.items()))
 
 
 def check_size(cfg: RunConfig) -> None:

@@ -139,7 +139,8 @@ class Trainer:
             self.tracker.start()
             self.view.say("compiling (compile=off trains without)")
             with signals.blocked():  # the compiler's processes
-                self.stepper.warm_up(self.feed.take(self.state.step))
+                for step in {self.state.step, *self.dataset.first_steps()}:
+                    self.stepper.warm_up(self.feed.take(step))
 
     def measure_origin(self) -> None:
         """Notes in the record what the origin's weights do here before the first step, at every context asked for.
@@ -227,12 +228,12 @@ class Trainer:
         self.history.settle()
         step, seconds = self.state.step, self.clock.seconds
         before, since = self._marked
-        rate = (self.tokens - self.cfg.tokens_after(before)) / max(seconds - since, 1e-9)
+        rate = (self.tokens - self.dataset.tokens_after(before)) / max(seconds - since, 1e-9)
         self._marked = (step, seconds)
         values = self.history.means() | {
             "train/lr": self.learning_rate,
             "train/weight_decay": self.stepper.weight_decay,
-            "train/batch_tokens": self.tokens - self.cfg.tokens_after(step - 1),
+            "train/batch_tokens": self.tokens - self.dataset.tokens_after(step - 1),
             "perf/tokens_per_s": rate,
             "perf/peak_memory_gb": peak_memory_gb(self.plan.device),
         }
@@ -307,7 +308,7 @@ class Trainer:
         if longer:
             self.write(longer)
         self.view.stop()
-        summary = self.spent | values | longer | ending.floors(self.dataset)
+        summary = self.spent | values | longer | ending.floors(self.dataset) | ending.packed(self.dataset)
         summary["val/targets"] = self.dataset.val_tokens - 1
         peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)  # takes memory
         share = mfu(summary["perf/tokens_per_s"], self.plan.cost.mfu_flops_per_token, peak)
@@ -377,12 +378,17 @@ class Trainer:
 
     @property
     def tokens(self) -> int:
-        return self.cfg.tokens_after(self.state.step)
+        return self.dataset.tokens_after(self.state.step)
+
+    @property
+    def flops(self) -> float:
+        """Training FLOPs spent so far, those on padding included."""
+        return self.plan.flops(self.dataset.read_after(self.state.step))
 
     @property
     def spent(self) -> dict[str, Any]:
         """What is known of the run without evaluating it again."""
-        return ending.spent(self.state, self.tokens, self.clock.seconds, self.plan)
+        return ending.spent(self.state, self.tokens, self.flops, self.clock.seconds, self.plan)
 
     @property
     def learning_rate(self) -> float:
@@ -419,7 +425,7 @@ class Trainer:
         step = self.state.step
         spent = {
             "tokens": self.tokens,
-            "flops": float(self.tokens * self.plan.cost.train_flops_per_token),
+            "flops": self.flops,
             "seconds": round(self.clock.seconds, 6),
         }
         self.run.log(step, values, **spent)

@@ -14,10 +14,10 @@ import pytest
 
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.data import floors as module
-from gpt_lab.data.dataset import open_dataset
 from gpt_lab.data.corpora.file_corpora import JSONLines
-from gpt_lab.data.floors import cross_entropy, floors, kneser_ney
 from gpt_lab.data.corpora.shakespeare import Shakespeare
+from gpt_lab.data.dataset import open_dataset
+from gpt_lab.data.floors import cross_entropy, floors, kneser_ney
 from gpt_lab.data.shards import Shards, open_shards
 
 VOCABULARY = 7

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from gpt_lab.data import shards as module
-from gpt_lab.data.dataset import open_dataset
+from gpt_lab.data.cache import cache_folder
 from gpt_lab.data.corpora.file_corpora import JSONLines, Text
+from gpt_lab.data.dataset import open_dataset
 from gpt_lab.data.shards import Shards, open_shards
 from gpt_lab.errors import DataError
 from tests.helpers import flip, tiny_config
@@ -284,9 +285,9 @@ def test_a_cache_that_cannot_be_written(story: Path, tmp_path: Path, monkeypatch
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("GPT_LAB_CACHE", "~/mine")
-    assert module.cache_folder() == tmp_path / "mine"
+    assert cache_folder() == tmp_path / "mine"
     monkeypatch.delenv("GPT_LAB_CACHE")
-    assert module.cache_folder() == tmp_path / ".cache" / "gpt_lab"
+    assert cache_folder() == tmp_path / ".cache" / "gpt_lab"
 
 
 @pytest.mark.parametrize(

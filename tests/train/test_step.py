@@ -28,7 +28,7 @@ class Masked:
     """A dataset whose rows count very different numbers of targets."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
+        self.dataset, self.context = dataset, dataset.context
 
     def batch(self, step: int) -> Batch:
         batch = self.dataset.batch(step)

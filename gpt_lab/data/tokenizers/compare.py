@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from gpt_lab.data.cache import Progress
 from gpt_lab.data.corpus import Corpus
-from gpt_lab.data.shards import Progress, Shards, open_shards
+from gpt_lab.data.shards import Shards, open_shards
 
 ALPHA = 2.5
 """The order of Rényi entropy that goes best with translation quality in Zouhar et al. 2023."""

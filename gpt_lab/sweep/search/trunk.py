@@ -243,6 +243,8 @@ def _branch(cell: Cell, trunk: Cell, cfg: RunConfig, length: Length, longest: Le
             return (
                 f"{key} is {value} for {length.steps} steps and {longest.resolved[key]} for {longest.steps}: state it"
             )
+    if cfg.batch.curriculum:
+        return f"batch.curriculum={cfg.batch.curriculum:g} is a share of each budget, so no two begin alike"
     step = shared_steps(cfg.schedule, length.steps, longest.steps)
     if step:
         return Branch(cell.key, trunk.key, step, cfg.tokens_after(step) / cfg.tokens_after(length.steps))

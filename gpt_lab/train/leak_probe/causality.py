@@ -74,7 +74,7 @@ def check(cfg: RunConfig, vocab_size: int, device: str, precision: Precision) ->
 def _model_refusal(cfg: RunConfig, vocab_size: int, device: str, precision: Precision) -> str | None:
     if _shipped(cfg):
         with suppress(Exception):  # of sizes that a part cannot have
-            return _Twin(_narrow(cfg, device), vocab_size, device, precision, SHORT).refusal()
+            return _Twin(narrow(cfg, device), vocab_size, device, precision, SHORT).refusal()
     try:
         return _Twin(cfg, vocab_size, device, precision).refusal()
     except (RuntimeError, MemoryError) as error:
@@ -93,7 +93,7 @@ def check_ahead(cfg: RunConfig, vocab_size: int) -> None:
     refusal = None
     with _own_randomness("cpu"), suppress(Exception):
         refusal = _objective_refusal(cfg, torch.device("cpu"))
-        refusal = refusal or _Twin(_narrow(plain, "cpu"), vocab_size, "cpu", precision, SHORT).refusal()
+        refusal = refusal or _Twin(narrow(plain, "cpu"), vocab_size, "cpu", precision, SHORT).refusal()
     _refuse(refusal)
 
 
@@ -111,7 +111,7 @@ def _shipped(cfg: RunConfig) -> bool:
     return all(cls.__module__.startswith("gpt_lab.") for cls in classes)
 
 
-def _narrow(cfg: RunConfig, device: str) -> RunConfig:
+def narrow(cfg: RunConfig, device: str) -> RunConfig:
     """As many layers and heads, but narrow ones: the same parts at a fraction of the cost."""
     width = min(cfg.scale.width, cfg.scale.heads * NARROW[device])
     hidden = cfg.mlp.get("d_ff")

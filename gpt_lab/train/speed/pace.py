@@ -18,8 +18,8 @@ from rich.console import Console
 
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.console.signals import Signals
+from gpt_lab.data.cache import cache_folder
 from gpt_lab.data.dataset import Batch, Dataset, open_dataset
-from gpt_lab.data.shards import cache_folder
 from gpt_lab.errors import ConfigError
 from gpt_lab.model.skip_init import bare_model
 from gpt_lab.store.atomic_files import writing
@@ -107,7 +107,7 @@ def _work(cfg: RunConfig, plan: ResolvedRun) -> int:
 
 def _small(cfg: RunConfig, plan: ResolvedRun) -> RunConfig:
     """The config with as many rows and layers as can be timed, its batch of full size from the first step on."""
-    cfg = dataclasses.replace(cfg, batch=dataclasses.replace(cfg.batch, start=None, ramp=None))
+    cfg = dataclasses.replace(cfg, batch=dataclasses.replace(cfg.batch, start=None, ramp=None, curriculum=0.0))
     work = _work(cfg, plan)
     if plan.device != "cpu" or work <= MOST:
         return cfg
@@ -170,6 +170,7 @@ class _Glance:
     def __init__(self, dataset: Dataset, times: int) -> None:
         self.dataset, self.times = dataset, times
         self.bytes_per_token, self.is_text = dataset.bytes_per_token, dataset.is_text
+        self.parts: dict[str, Dataset] = {}
         self.tokens = 0
         self.began = time.perf_counter()
 

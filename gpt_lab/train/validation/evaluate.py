@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from gpt_lab.data.dataset import Dataset
+from gpt_lab.data.dataset import Dataset, share
 from gpt_lab.parts.objective import IGNORED
 from gpt_lab.train.feed import to_device
 from gpt_lab.train.precision import Precision
@@ -39,8 +39,18 @@ def evaluate(
 
     Returns:
         val/loss (nats per token), val/ppl, and val/bpb (bits per byte) for text that comes back from its tokens or
-        val/accuracy (share of right answers) for synthetic tasks. None if `interrupted()` became true.
+        val/accuracy (share of right answers) for synthetic tasks; of a mixture by weight, and val/loss/NAME and
+        val/bpb/NAME of each source. None if `interrupted()` became true.
     """
+    if dataset.parts:
+        found = {}
+        for name, part in dataset.parts.items():
+            own = share(limit, dataset.weights[name])
+            values = evaluate(model, objective, precision, part, rows=rows, limit=own, interrupted=interrupted)
+            if values is None:
+                return None
+            found[name] = values
+        return by_weight(found, dataset.weights)
     device = next(model.parameters()).device
     sums: list[Tensor] = []
     was_training = model.training
@@ -64,13 +74,35 @@ def evaluate(
     return metrics(nll, count, dataset.bytes_per_token) | ({"val/accuracy": right[0] / count} if right else {})
 
 
+def by_weight(found: Mapping[str, Mapping[str, float]], weights: Mapping[str, float]) -> dict[str, float]:
+    """Metrics of a mixture: the mean of its sources' by weight, and of each source those that are no perplexity.
+
+    What one of them lacks, the mixture lacks; its perplexity is that of the mean loss.
+
+    Args:
+        found: the metrics of each source. weights: of the sources; their sum is 1.
+    """
+    first = next(iter(found.values()))
+    shared = [key for key in first if all(key in own for own in found.values())]
+    values = {key: sum(weights[name] * own[key] for name, own in found.items()) for key in shared}
+    if "val/ppl" in values:
+        values["val/ppl"] = perplexity(values["val/loss"])
+    each = {f"{key}/{name}": value for name, own in found.items() for key, value in own.items() if key != "val/ppl"}
+    return values | each
+
+
+def perplexity(loss: float) -> float:
+    """exp of nats per token; inf beyond the largest float."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
 def metrics(nll: float, targets: float, bytes_per_token: float | None) -> dict[str, float]:
     """val/loss, val/ppl and, where bytes are known, val/bpb from nats summed over `targets` tokens.
 
     Of a part of the split the bytes are taken to be as many per token as in the whole.
     """
     loss = nll / targets
-    values = {"val/loss": loss, "val/ppl": math.exp(loss) if loss < 700 else math.inf}
+    values = {"val/loss": loss, "val/ppl": perplexity(loss)}
     if bytes_per_token is not None:
         values["val/bpb"] = loss / (math.log(2) * bytes_per_token)
     return values

@@ -14,8 +14,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from gpt_lab.config import composition
-from gpt_lab.data.dataset import open_dataset
 from gpt_lab.data.corpora.file_corpora import JSONLines
+from gpt_lab.data.dataset import open_dataset
 from gpt_lab.data.shards import Shards, open_shards
 from gpt_lab.data.tokenizers.library import FILE
 from gpt_lab.data.tokenizers.lossless import RoundTrip
