@@ -85,15 +85,16 @@ def _part(kind: str, settings: Any, where: str = "") -> dict[str, Any]:
     for key in settings:
         if key != "name" and key not in part.options:
             raise ConfigError(f"{where}: " * (where != kind) + setting_names.unknown_option(part, str(key)))
+    inside = next((option.annotation for option in part.options.values() if option.annotation in options.INSIDE), None)
+    if inside is not None and where != kind:
+        said = "a letter cannot have letters" if inside == options.Letters else "a source cannot have sources"
+        raise ConfigError(f"{choice}={part.name}: {said} of its own")
     checked: dict[str, Any] = {"name": part.name}
     for key, option in part.options.items():
         value = settings.get(key, option.default)
         if value is registry.REQUIRED or value == "???":
             raise ConfigError(f"{choice}={part.name} needs {where}.{key}=... ({options.describe(option.annotation)})")
         checked[key] = options.check(f"{where}.{key}", value, option.annotation)
-        if option.annotation in options.INSIDE and where != kind:
-            inside = "a letter cannot have letters" if option.annotation == options.Letters else "no source has sources"
-            raise ConfigError(f"{choice}={part.name}: {inside} of its own")
         if option.annotation == options.Sources:
             checked[key] = {name: _source(kind, f"{where}.{key}.{name}", own) for name, own in checked[key].items()}
         if option.annotation == options.Letters:

@@ -54,7 +54,8 @@ class Mixture:
         total = sum(settings.get(WEIGHT, 1.0) for settings in sources.values())
         self.weights: dict[str, float] = {name: settings.get(WEIGHT, 1.0) / total for name, settings in sources.items()}
         """Shares of the rows; their sum is 1."""
-        for name, number in zip(sources, np.bincount(_template(list(self.weights.values()))), strict=False):
+        rows = np.bincount(_template(list(self.weights.values())), minlength=len(sources))
+        for name, number in zip(sources, rows, strict=True):
             if not number:
                 raise ConfigError(
                     f"data.sources.{name}.weight is less than one row in {SHARE} of the mixture: raise it"
