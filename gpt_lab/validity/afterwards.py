@@ -26,7 +26,8 @@ def information(study: Seen) -> list[str]:
     """What a reader should know of how the arms differ; it forbids nothing."""
     compared, said = study.compared, dict[str, list[str]]()
     run = [arm for arm in study.used["arm"].unique() if arm in compared]
-    texts = [(arm, compared[arm].bundled) for arm in run] + [(arm, pair.larger) for arm, pair in compared.items()]
+    texts = [(arm, compared[arm].bundled) for arm in run]
+    texts += [(arm, text) for arm, pair in compared.items() for text in (pair.larger, pair.other_batches)]
     for arm, text in texts:
         if text:
             said.setdefault(text, []).append(str(arm))

@@ -245,3 +245,40 @@ def test_the_floor_is_in_bits_per_byte_whichever_metric_decides(bpb: float, kept
     made.runs["summary.val/bpb"] = bpb
     found = compare(made)
     assert (row(found, "a").verdict, bool(warned(found, "a"))) == (("undecided", True) if kept else ("better", False))
+
+
+def test_a_source_of_mixtures_is_compared_whatever_is_beside_it() -> None:
+    """Its own text is the same; the whole is not, nor the tokens of a tokenizer that was fitted on another mixture."""
+    made = of_size(-0.05)
+    own = made.runs["arm"] == settings("position=a")
+    made.runs["config.data.sources.code.weight"] = np.where(own, 3.0, 1.0)
+    made.runs["config.data.sources.code.val_fraction"] = 0.1
+    made.runs["config.data.sources.more.name"] = pd.Series(["text" if a else None for a in own], dtype="object")
+    made.runs["env.packing"] = pd.Series(["0.1% of the tokens dropped" if a else None for a in own], dtype="object")
+    factors = ("position", "data.sources.code.weight", "data.sources.more.name")
+
+    def found(metric: str) -> Study:
+        made.design = dataclasses.replace(made.design, metric=metric, factors=factors)
+        return made
+
+    clean = compare(found("val/bpb/code"))
+    assert (row(clean, "a").verdict, warned(clean, "a")) == ("better", ())
+    said = (
+        "position=a: other batches than the baseline's (data.sources.code.weight, data.sources.more.name): pairs share"
+    )
+    (note,) = (line for line in clean.notes if line.startswith(said))
+    assert note.endswith("packing: 0.1% of the tokens dropped")
+    for metric in ("val/bpb", "val/loss/code"):
+        other = compare(found(metric))
+        assert row(other, "a").verdict == "undecided" and "other data" in warned(other, "a")[0]
+    made.runs["config.data.sources.code.val_fraction"] = np.where(own, 0.2, 0.1)
+    assert "other data" in warned(compare(found("val/bpb/code")), "a")[0]
+
+
+def test_other_batches_are_said_and_forbid_nothing_where_they_are_compared() -> None:
+    made = changed("config.batch.packing", "best_fit", "stream")
+    made.design = dataclasses.replace(made.design, factors=("position", "batch.packing"))
+    found = compare(made)
+    assert (row(found, "a").verdict, warned(found, "a")) == ("better", ())
+    (said,) = (line for line in found.notes if "other batches" in line)
+    assert said.endswith("(batch.packing): pairs share their initial values, not their data")
