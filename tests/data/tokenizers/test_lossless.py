@@ -114,7 +114,7 @@ def test_lost_text_has_no_bits_per_byte(case: str, tmp_path: Path, monkeypatch: 
         )
 
 
-@pytest.mark.parametrize("name", ["byte", "char", "bpe", "bpe_scratch", "tiktoken", "words", "byte-level"])
+@pytest.mark.parametrize("name", ["byte", "char", "bpe", "bpe_scratch", "unigram", "tiktoken", "words", "byte-level"])
 def test_odd_text_is_not_lost(name: str, tmp_path: Path, ready_made: Path, ranks: Path) -> None:
     """Byte order marks, line ends, combining marks, control characters, special tokens as text, unseen characters."""
     # what a tokenizer adds around documents of its own accord would be text that is not there
@@ -125,6 +125,7 @@ def test_odd_text_is_not_lost(name: str, tmp_path: Path, ready_made: Path, ranks
     options = {
         "bpe": {"vocab_size": 300, "fit_chars": 10**6},
         "bpe_scratch": {"vocab_size": 300, "fit_chars": 10**6},
+        "unigram": {"vocab_size": 300, "fit_chars": 10**6},
         "tiktoken": {"encoding": "small_vocab"},
         "words": {"name": "hf", "path": str(ready_made), "revision": "main", "eot": None},
         "byte-level": hf(tmp_path, around),
