@@ -41,7 +41,7 @@ def run(argv: list[str]) -> int:
     from gpt_lab.console.terminal import Terminal
     from gpt_lab.data.corpus import Corpus
     from gpt_lab.data.prepare import progress_bar
-    from gpt_lab.data.tokenizers import compare
+    from gpt_lab.data.tokenizers import efficiency
 
     configs = [composition.compose(words) for words in pairs]
     rows = []
@@ -50,11 +50,11 @@ def run(argv: list[str]) -> int:
             source = registry.build("data", cfg.data)
             if not isinstance(source, Corpus):
                 raise ConfigError(f"data={cfg.data['name']} has no text of its own: name a corpus, such as stdlib")
-            rows.append(compare.measure(source, cfg.tokenizer, progress))
+            rows.append(efficiency.measure(source, cfg.tokenizer, progress))
     if chosen.json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
     else:
-        output(lambda console: compare.show(rows, console))
+        output(lambda console: efficiency.show(rows, console))
     return 0
 
 

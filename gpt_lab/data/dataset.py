@@ -18,10 +18,10 @@ from torch import Tensor
 from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.data import batches, mixture, packing
-from gpt_lab.data.cache import Progress
 from gpt_lab.data.corpus import Corpus
 from gpt_lab.data.floors import floors
 from gpt_lab.data.rows import Bucketed, Rows, rows_of
+from gpt_lab.data.shard_cache import Progress
 from gpt_lab.data.shards import Shards, open_shards
 from gpt_lab.data.synthetic import IGNORED, Examples, Synthetic, TaskSizes
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer

@@ -15,9 +15,9 @@ import numpy as np
 
 from gpt_lab import registry
 from gpt_lab.data.batches import philox_key
-from gpt_lab.data.cache import Progress, build_once, cache_folder
 from gpt_lab.data.corpus import Corpus
 from gpt_lab.data.packing import Sequences, Statistics
+from gpt_lab.data.shard_cache import Progress, build_once, cache_folder
 from gpt_lab.data.shards import Shards, counted, fingerprint, kind_of, open_shards
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
 from gpt_lab.digests import Damaged, check_sums, write_sums

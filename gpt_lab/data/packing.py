@@ -79,7 +79,7 @@ class Sequences(ABC):
 
     @abstractmethod
     def statistics(self) -> Statistics:
-        """Of the first epoch."""
+        """Of the first epoch, of a stream that tells documents apart."""
 
 
 class Windows(Sequences):
@@ -98,8 +98,6 @@ class Windows(Sequences):
         offset = int(self._order.starts(0, 1)[0]) % self.length
         covered = self._order.windows * self.length
         dropped = 1 - covered / (len(self._stream.tokens) - 1)
-        if self._stream.eot is None:
-            return Statistics(dropped, 1.0, 1.0)
         bounds = self._stream.bounds()
         first, last = bounds[:-1] - offset, bounds[1:] - 1 - offset
         whole = (first >= 0) & (last < covered) & (first // self.length == last // self.length)

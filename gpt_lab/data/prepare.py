@@ -13,9 +13,11 @@ from rich.table import Table
 
 from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
-from gpt_lab.data.cache import Progress
 from gpt_lab.data.corpus import Corpus
+from gpt_lab.data.dataset import RowsDataset, open_dataset
 from gpt_lab.data.floors import floors
+from gpt_lab.data.mixture import Mixture, open_mixture
+from gpt_lab.data.shard_cache import Progress
 from gpt_lab.data.shards import Shards, open_shards
 
 
@@ -23,22 +25,31 @@ def prepare(cfg: RunConfig, console: Console) -> None:
     """Builds what `train` with this config would read, unless it is there, and prints what it is.
 
     Raises:
-        ConfigError, DataError: as `open_shards`.
+        ConfigError, DataError: as `open_dataset`.
     """
     source = registry.build("data", cfg.data)
-    if not isinstance(source, Corpus):
+    if not isinstance(source, Corpus | Mixture):
         console.print(f"data={cfg.data['name']} is made while training: there is nothing to prepare")
         return
     start = time.monotonic()
     with progress_bar(console) as show:
-        shards = open_shards(source, cfg.tokenizer, show)
+        if isinstance(source, Mixture):
+            built, _ = open_mixture(source, cfg.tokenizer, show)
+        else:
+            built = {"": open_shards(source, cfg.tokenizer, show)}
         show("counting n-grams", 0, None)
-        bits = {} if shards.lossy else floors(shards)
-    for warning in shards.warnings:
+        bits = {name: {} if shards.lossy else floors(shards) for name, shards in built.items()}
+        dataset = open_dataset(cfg)
+    for warning in dataset.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False)
-    console.print(_summary(cfg, shards, bits))
-    done = f"built in {time.monotonic() - start:.1f} s" if shards.built else "already there"
-    console.print(f"{done}: {shards.folder}", markup=False, soft_wrap=True)
+    seconds = time.monotonic() - start
+    for name, shards in built.items():
+        console.print(_summary(cfg, name, shards, bits[name]))
+        done = f"built in {seconds:.1f} s" if shards.built else "already there"
+        console.print(f"{done}: {shards.folder}", markup=False, soft_wrap=True)
+    if isinstance(dataset, RowsDataset) and dataset.ends:
+        packed = dataset.packed or dataset.rows.statistics()
+        console.print(f"batch.packing={cfg.batch.packing}: {packed}", markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -54,12 +65,14 @@ def progress_bar(console: Console) -> Iterator[Progress]:
         yield show
 
 
-def _summary(cfg: RunConfig, shards: Shards, bits: dict[str, float]) -> Table:
-    table = Table(title=f"data={cfg.data['name']} tokenizer={cfg.tokenizer['name']}", title_justify="left")
+def _summary(cfg: RunConfig, name: str, shards: Shards, bits: dict[str, float]) -> Table:
+    data = f"data.sources.{name}" if name else f"data={cfg.data['name']}"
+    table = Table(title=f"{data} tokenizer={cfg.tokenizer['name']}", title_justify="left")
     for heading in ("", "train", "val"):
         table.add_column(heading, justify="left" if not heading else "right")
     splits = shards.splits["train"], shards.splits["val"]
-    for label, key in (("documents", "documents"), ("text, bytes", "text_bytes"), ("tokens", "tokens")):
+    rows = {"documents": "documents", "text, bytes": "text_bytes", "bytes lost": "lost_bytes", "tokens": "tokens"}
+    for label, key in rows.items():
         table.add_row(label, *(f"{split[key]:,}" for split in splits))
     table.add_row("bytes per token", *(f"{split['target_bytes'] / (split['tokens'] - 1):.2f}" for split in splits))
     windows = (split["tokens"] // cfg.scale.context for split in splits)

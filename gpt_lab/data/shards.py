@@ -28,8 +28,8 @@ import numpy as np
 
 from gpt_lab import registry
 from gpt_lab.data.blocks import Blocks, checksums
-from gpt_lab.data.cache import Progress, build_once, cache_folder
 from gpt_lab.data.corpus import Corpus, Passage, Split
+from gpt_lab.data.shard_cache import Progress, build_once, cache_folder
 from gpt_lab.data.tokenizers.lossless import RoundTrip
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from gpt_lab.digests import SUMS, Damaged, check_sums, write_sums

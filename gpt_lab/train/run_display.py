@@ -164,13 +164,20 @@ def _shown(values: Mapping[str, float]) -> list[str]:
 
 def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The final table: what is measured and its value, in a reader's order."""
+    whole = [key for key in summary if not metrics.source(key)[1]]
     rows = [
         *_measured(summary, "val/"),
         *(
             (f"val {row.longer} at {times}x the context", _number(summary, at(row.name, times), row.form))
             for row in metrics.TABLE.values()
-            for times in sorted({split(key)[1] for key in summary if key.startswith(f"{row.name}_")})
+            for times in sorted({split(key)[1] for key in whole if key.startswith(f"{row.name}_")})
             if row.longer and row.name in summary
+        ),
+        *(
+            (f"{metrics.TABLE[name].label} of {of}", _number(summary, key, metrics.TABLE[name].form))
+            for key in summary
+            for name, of in [metrics.source(key)]
+            if of and name == metrics.HEADLINE
         ),
         *((f"{name} floor (bits per byte)", _number(summary, f"floor/{name}", "{:.4f}")) for name in metrics.FLOORS),
         ("parameters", _number(summary, "parameters", "{:,.0f}")),

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from gpt_lab.data import shards as module
-from gpt_lab.data.cache import cache_folder
 from gpt_lab.data.corpora.file_corpora import JSONLines, Text
 from gpt_lab.data.dataset import open_dataset
+from gpt_lab.data.shard_cache import cache_folder
 from gpt_lab.data.shards import Shards, open_shards
 from gpt_lab.errors import DataError
 from tests.helpers import flip, tiny_config

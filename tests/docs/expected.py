@@ -59,6 +59,12 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run generate --help": Run("usage: generate"),
     "uv run train data=text data.path=my_texts/": Run("val bits per byte", OWN_TEXT),
     "uv run prepare data=text data.path=my_texts/": Run("tokens", ["tokenizer=byte"]),
+    "uv run tokenizers": Run("bytes/token", ["byte", "unigram", "data=text", "data.path=my_texts/"]),
+    "uv run train data=stdlib": Elsewhere("tests/data/corpora/test_stdlib.py", "fits a tokenizer to 8 MB of text"),
+    "uv run train data=mix data.sources.plays.name=shakespeare data.sources.plays.weight=3 "
+    "data.sources.code.name=stdlib": Elsewhere("tests/data/test_mixture.py", "fits a tokenizer to 13 MB of text"),
+    "uv run train batch.packing=best_fit batch.document_mask=true": Run("val bits per byte", STEPS),
+    "uv run train batch.curriculum=0.3": Run("val bits per byte", STEPS),
     "uv run sweep sweeps/pos_enc.yaml --dry-run": Run("better whose true difference is at least"),
     "uv run sweep sweeps/pos_enc.yaml": Run("5 cells: 5 finished", ["--seeds", "1"]),
     "uv run report sweeps/pos_enc.yaml": Run("report.html"),

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from gpt_lab.cli import tokenizers
+from gpt_lab.data.corpora.shakespeare import Shakespeare
 from gpt_lab.data.shards import open_shards
-from gpt_lab.data.tokenizers.compare import measure, renyi_efficiency, token_counts
+from gpt_lab.data.tokenizers.efficiency import measure, renyi_efficiency, token_counts
 from gpt_lab.errors import ConfigError
 from tests.data.tokenizers.test_lossless import corpus
+from tests.docs.pages import block
 
 
 def test_renyi_efficiency_by_hand() -> None:
@@ -45,6 +47,13 @@ def test_what_is_measured(tmp_path: Path) -> None:
     assert found.mb_per_s > 0
     by_token = token_counts(open_shards(source, settings, cache=tmp_path))
     assert by_token[[97, 98, 99, 100]].tolist() == counts and by_token.sum() == 160
+
+
+def test_the_page_shows_what_is_measured() -> None:
+    """The row of the tokenizer that is not fitted, but for its speed."""
+    found = measure(Shakespeare(), {"name": "byte", "eot": True})
+    told = [str(found.vocabulary), f"{found.bytes_per_token:.3f}", f"{found.renyi:.3f}", f"{found.unused:.1%}"]
+    assert next(line.split()[2:6] for line in block("tokenizers").splitlines() if line.startswith("byte  ")) == told
 
 
 def test_the_command(

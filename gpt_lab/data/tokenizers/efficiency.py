@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from gpt_lab.data.cache import Progress
 from gpt_lab.data.corpus import Corpus
+from gpt_lab.data.shard_cache import Progress
 from gpt_lab.data.shards import Shards, open_shards
 
 ALPHA = 2.5
