@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import difflib
+import functools
+import os
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -107,12 +109,37 @@ class Composer:
 
     def _composed(self, groups: list[str]) -> dict[str, Any]:
         if tuple(groups) not in self._made:
-            from omegaconf import OmegaConf
-
-            with _hydra():
-                made = OmegaConf.to_container(_compose_groups(groups))
-            self._made[tuple(groups)] = typing.cast(dict[str, Any], made)
+            self._made[tuple(groups)], _ = _choice(tuple(groups), _files(), id(registry.index()))
         return self._made[tuple(groups)]
+
+
+@functools.lru_cache(maxsize=1024)
+def _choice(
+    groups: tuple[str, ...], files: tuple[tuple[str, int, int], ...], parts: int
+) -> tuple[dict[str, Any], object]:
+    """What Hydra makes of a choice of groups, once a process (0.1 s each) for the same files and registry.
+
+    With the registry's index, so that no other has the same `parts`, its id.
+    """
+    from omegaconf import OmegaConf
+
+    with _hydra():
+        return typing.cast(dict[str, Any], OmegaConf.to_container(_compose_groups(list(groups)))), registry.index()
+
+
+def _files() -> tuple[tuple[str, int, int], ...]:
+    """Path, time and size of every file that Hydra may read."""
+    found: list[tuple[str, int, int]] = []
+    waiting = [str(folder) for name in ("conf", "experiments") for folder in project.folders(name)]
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    waiting.append(entry.path)
+                elif entry.name.endswith((".yaml", ".yml")):
+                    seen = entry.stat()
+                    found.append((entry.path, seen.st_mtime_ns, seen.st_size))
+    return tuple(sorted(found))
 
 
 def label(overrides: Sequence[str]) -> str:
