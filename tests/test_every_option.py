@@ -28,6 +28,8 @@ ELSEWHERE = {
     ("tokenizer", "tiktoken"): "needs a file of ranks: tests/data",
     ("tokenizer", "hf"): "needs a tokenizer file: tests/data",
     ("data", "hf"): "needs a data set: tests/data",
+    ("data", "stdlib"): "8 MB, of which whole files are held out: tests/data/corpora/test_stdlib.py",
+    ("data", "mix"): "needs sources: tests/data/test_mixture.py and tests/train/test_rows.py",
 }
 
 
@@ -234,6 +236,8 @@ CHANGES: dict[str, Any] = {
     "tokenizer.vocab_size": (270, {"tokenizer.vocab_size": 300}),
     "tokenizer.fit_chars": (30, {"tokenizer.vocab_size": 300}),
     "tokenizer.eot": None,
+    "tokenizer.byte_fallback": None,
+    "tokenizer.lowercase": (None, {"data.val_path": "b"}),
     "objective.label_smoothing": 0.2,
     "objective.z_loss": 1.0,
     "model.tied": False,
@@ -255,6 +259,9 @@ CHANGES: dict[str, Any] = {
     "batch.ramp": (96, {"batch.start": 16, "batch.ramp": 192}),
     "batch.seed": 7,
     "batch.document_mask": (True, {"data": "jsonl"}),
+    "batch.packing": ("best_fit", {"data": "jsonl"}),
+    "batch.shortest": (4, {"batch.curriculum": 0.5}),
+    "batch.curriculum": 0.5,
     "eval.every": 2,
     "eval.tokens": 64,
     "eval.contexts": [1, 2],
@@ -277,6 +284,8 @@ CHANGES_OF: dict[tuple[str, str], Any] = {
     ("rope", "position.original"): (1000, LLAMA3),
     ("differential", "attention.kv_heads"): 2,
     ("yarn", "position.factor"): 8.0,
+    ("wordpiece", "tokenizer.vocab_size"): (80, {"tokenizer.vocab_size": 100}),
+    ("unigram", "tokenizer.vocab_size"): (260, {"tokenizer.vocab_size": 300}),
     ("scalenorm", "norm.eps"): 100.0,
     ("unit", "norm.eps"): 100.0,
 }
