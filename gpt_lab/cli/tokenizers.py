@@ -22,9 +22,9 @@ that are fitted learn from the training text; what `train` would use is built, a
 """
 EXAMPLES = """\
 examples:
-  tokenizers                                             byte, char, bpe, unigram, wordpiece on two corpora
-  tokenizers bpe unigram tokenizer.vocab_size=4096       at another size
-  tokenizers bpe tiktoken data=text data.path=my_texts/  on texts of one's own
+  tokenizers                                 byte, char, bpe, unigram, wordpiece
+  tokenizers bpe tokenizer.vocab_size=4096   one of them, at another size
+  tokenizers bpe data=text data.path=books/  on texts of one's own
   tokenizers bpe data=shakespeare,stdlib --json
 """
 
