@@ -27,7 +27,7 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.infer.cache import Cache
 from gpt_lab.infer.generate import context_limit
 from gpt_lab.model.gpt import GPT, initialize
-from gpt_lab.parts.objective import CrossEntropy
+from gpt_lab.parts.objective.ce import CrossEntropy
 from gpt_lab.train.leak_probe import causality
 
 VOCABULARY, ROWS, STEPS = 32, 3, 20

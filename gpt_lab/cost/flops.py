@@ -82,10 +82,11 @@ def _forward(model: GPT, count: Callable[[Any, int], float]) -> int:
         found["block"] = found.get("block", 0.0) + (count(block, context) if hasattr(block, "flops_per_token") else 0.0)
         for name, child in block.named_children():
             found[name] = found.get(name, 0.0) + _stated(child, count, context)
-    for name, part in (("position", model.position), ("streams", model.streams)):
+    for name, part in (("position", model.position), ("streams", model.streams), ("auxiliary", model.auxiliary)):
         if part is not None:
             found[name] = _stated(part, count, context)
-    return sum(map(round, found.values())) + 2 * model.shape.width * model.embed.num_embeddings
+    head = model.embed.weight if model.head is None else model.head.weight
+    return sum(map(round, found.values())) + 2 * head.numel()
 
 
 def _stated(module: nn.Module, count: Callable[[Any, int], float], context: int) -> float:

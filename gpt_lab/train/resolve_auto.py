@@ -18,6 +18,7 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.model.skip_init import bare_model
 from gpt_lab.optim.groups import groups
 from gpt_lab.optim.schedule import check_length
+from gpt_lab.parts.objective.base import EXACT, Objective
 from gpt_lab.train import precision
 from gpt_lab.train.budget import TrainingLimit, budget
 from gpt_lab.train.precision import Precision
@@ -39,7 +40,8 @@ class ResolvedRun:
     Fields:
         kernels: attention kernel of each layer.
         reasons: for each choice, why.
-        fingerprint: of the data. text: for text, what its tokens lose (Dataset.lossy) and whether they mark ends.
+        fingerprint: of the data. text: for text, what its tokens lose (Dataset.lossy) and whether they mark ends; what
+            validation measures (Objective.measure), if not the exact likelihood.
         longer: multiples of the training context, beyond 1, at which the final weights are validated.
         notes: what was asked for and cannot be had, said before training.
     """
@@ -90,7 +92,8 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     spare_compiler()
     registry.build("optim", cfg.optim).build(groups(model, registry.build("init", cfg.init, model.shape)))
     registry.build("schedule", cfg.schedule)
-    registry.build("objective", cfg.objective)
+    objective: Objective = registry.build("objective", cfg.objective)
+    check_objective(cfg, dataset, objective)
     compiled, compile_reason = _compile(cfg, device, limit, cost)
     reasons = {
         "device": device_reason,
@@ -100,8 +103,30 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     }
     names = tuple(layer.name for layer in layers)
     times, notes = longer(cfg, dataset, model, device, chosen)
-    text: dict[str, str | bool] = {"lossy": dataset.lossy, "ends": dataset.ends} if dataset.is_text else {}
+    text: dict[str, str | bool] = {}
+    if dataset.is_text:
+        text = {"lossy": dataset.lossy, "ends": dataset.ends}
+    if objective.measure != EXACT:
+        text["measure"] = objective.measure
     return ResolvedRun(device, chosen, names, compiled, limit, cost, dataset.fingerprint, reasons, text, times, notes)
+
+
+def check_objective(cfg: RunConfig, dataset: Dataset, objective: Objective) -> None:
+    """Refuses what the objective cannot do.
+
+    Raises:
+        ConfigError: data that are no text, document masks, longer contexts; the line names the way out.
+    """
+    name = f"objective={cfg.objective['name']}"
+    if objective.text_only and not dataset.is_text:
+        raise ConfigError(
+            f"{name} predicts any token of a text, and data={cfg.data['name']} asks about some positions only: use "
+            "objective=ce, or data that are text"
+        )
+    if not objective.causal and cfg.batch.document_mask:
+        raise ConfigError(f"{name} has no batch.document_mask: its text begins one token later than the documents do")
+    if not objective.causal and len(cfg.eval.contexts) > 1:
+        raise ConfigError(f"eval.contexts is of next-token losses, and {name} has none: leave it at [1]")
 
 
 def check_size(cfg: RunConfig) -> None:

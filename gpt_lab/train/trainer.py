@@ -21,6 +21,7 @@ from gpt_lab.model.gpt import initialize
 from gpt_lab.model.skip_init import bare_model
 from gpt_lab.optim.groups import groups
 from gpt_lab.optim.schedule import decay_factor
+from gpt_lab.parts.objective.base import Objective
 from gpt_lab.store import Run, fork
 from gpt_lab.train import checkpoint, continuation, ending, run_display
 from gpt_lab.train.budget import Clock
@@ -89,12 +90,12 @@ class Trainer:
             groups(self.model, registry.build("init", cfg.init, self.model.shape))
         )
         self.schedule = registry.build("schedule", cfg.schedule)
-        self.objective = registry.build("objective", cfg.objective)
+        self.objective: Objective = registry.build("objective", cfg.objective)
         self.stepper = Stepper(
             self.model, self.optimizer, self.objective, plan.precision, recipe.clip, compiled=plan.compile
         )
-        dropout_seed = cfg.draw_seed if self.model.draws else None
-        self.feed = Feed(dataset, plan.device, cfg.batch.micro, dropout_seed)
+        draw_seed = cfg.draw_seed if self.model.draws or self.objective.draws else None
+        self.feed = Feed(dataset, plan.device, cfg.batch.micro, draw_seed)
         self.eval_rows = eval_rows(plan.device, cfg.scale.context, dataset.vocab_size)
         self.peak = peak_flops("cuda", plan.precision.name) if plan.device == "cuda" else None
 
@@ -402,6 +403,7 @@ class Trainer:
             self.plan.precision,
             self.dataset,
             rows=self.eval_rows,
+            seed=self.cfg.data_seed,
             limit=limit,
             interrupted=lambda: self.asked.caught is not None,
         )

@@ -12,7 +12,8 @@ from gpt_lab.options import PositiveInt
 from gpt_lab.parts.attention.softmax import MultiHead
 from gpt_lab.parts.base import Flow, Shape
 from gpt_lab.parts.mlp.feed_forward import SwiGLU
-from gpt_lab.parts.objective import IGNORED, CrossEntropy
+from gpt_lab.parts.objective.base import IGNORED, Objective, Outcome
+from gpt_lab.parts.objective.ce import CrossEntropy
 from gpt_lab.parts.position.learned import NoPosition
 from gpt_lab.parts.position.rope import Rope
 from gpt_lab.parts.residual.base import MakeNorm
@@ -216,9 +217,6 @@ class Ahead(PreNorm):
         return x + super().forward(shifted(x, 1), flow)
 
 
-Outcome = tuple[Tensor, Tensor, Tensor]
-
-
 @register("objective", "twice")
 class Twice(CrossEntropy):
     """Shifts targets that are shifted already."""
@@ -250,7 +248,7 @@ class BackUnsaid(CrossEntropy):
 
     def __call__(self, logits_BTV: Tensor, targets_BT: Tensor) -> Outcome:
         loss, _, _ = super().__call__(logits_BTV[:, 1:], targets_BT[:, :-1])
-        return loss, *super().__call__(logits_BTV, targets_BT)[1:]
+        return Outcome(loss, *super().__call__(logits_BTV, targets_BT)[1:])
 
 
 @register("objective", "both")
@@ -262,7 +260,7 @@ class Both(CrossEntropy):
 
     def __call__(self, logits_BTV: Tensor, targets_BT: Tensor) -> Outcome:
         loss, nats, count = super().__call__(logits_BTV, targets_BT)
-        return loss + super().__call__(logits_BTV[:, 1:], targets_BT[:, :-1])[0], nats, count
+        return Outcome(loss + super().__call__(logits_BTV[:, 1:], targets_BT[:, :-1])[0], nats, count)
 
 
 @register("objective", "flattering")
@@ -274,7 +272,7 @@ class Flattering(CrossEntropy):
 
     def __call__(self, logits_BTV: Tensor, targets_BT: Tensor) -> Outcome:
         loss, nats, count = super().__call__(logits_BTV, targets_BT)
-        return loss, 0.9 * nats, count
+        return Outcome(loss, 0.9 * nats, count)
 
 
 # -- honest parts near the border --
@@ -346,7 +344,7 @@ class Root(nn.Module):
         return F.normalize(x, dim=-1) * self.gain.sqrt()
 
 
-class _ByToken:
+class _ByToken(Objective):
     """An objective that weighs each token's loss."""
 
     def loss(self, logits_BTV: Tensor, targets_BT: Tensor, nats_BT: Tensor, counted_BT: Tensor) -> Tensor:
@@ -356,7 +354,7 @@ class _ByToken:
         counted_BT = targets_BT != IGNORED
         nats_BT = F.cross_entropy(logits_BTV.mT, targets_BT, ignore_index=IGNORED, reduction="none")
         loss = self.loss(logits_BTV, targets_BT, nats_BT, counted_BT)
-        return loss, nats_BT.sum().detach(), counted_BT.sum()
+        return Outcome(loss, nats_BT.sum().detach(), counted_BT.sum())
 
 
 @register("objective", "weighted")
