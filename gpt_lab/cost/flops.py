@@ -15,7 +15,7 @@ computes may be more than both (math computes scores that the mask hides) and sh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ class Cost:
         train_flops_per_token: 3 x those of a forward pass, averaged over the tokens of the training context; what
             checkpointing computes again is not counted.
         mfu_flops_per_token: of training too, as MFU counts attention (above).
+        teacher_flops_per_token: of both, those of a teacher's forward pass.
     """
 
     parameters: int
@@ -50,6 +51,12 @@ class Cost:
     active: int
     train_flops_per_token: int
     mfu_flops_per_token: int
+    teacher_flops_per_token: int = 0
+
+    def taught(self, forward: int) -> Cost:
+        """The cost with a teacher whose forward pass takes so many FLOPs per token."""
+        train, as_mfu = self.train_flops_per_token + forward, self.mfu_flops_per_token + forward
+        return replace(self, train_flops_per_token=train, mfu_flops_per_token=as_mfu, teacher_flops_per_token=forward)
 
 
 def cost(cfg: RunConfig, vocab_size: int) -> Cost:

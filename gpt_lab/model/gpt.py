@@ -46,6 +46,7 @@ class GPT(nn.Module):
         self.shape = shape
         self.vocab_size = vocab_size
         self.masks = objective.masks
+        self.generates = objective.generates
         self.kernel_name: str = cfg.kernel["name"]
         self.softcap = flags.logit_softcap
         self.embed_scale = math.sqrt(shape.width) if flags.embed_scale else 1.0

@@ -15,14 +15,16 @@ from gpt_lab.cost import memory
 from gpt_lab.cost.flops import Cost, check_match, cost_of
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.errors import ConfigError
+from gpt_lab.metrics import EXACT
 from gpt_lab.model.skip_init import bare_model
 from gpt_lab.optim.groups import groups
 from gpt_lab.optim.schedule import check_length
-from gpt_lab.parts.objective.base import EXACT, Objective
-from gpt_lab.train import precision
+from gpt_lab.parts.objective.base import Objective
+from gpt_lab.train import precision, teacher
 from gpt_lab.train.budget import TrainingLimit, budget
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.speed.eager import spare_compiler
+from gpt_lab.train.teacher import Teacher
 from gpt_lab.train.validation.context_extrapolation import longer
 
 RATE = {"cpu": 1.5e11, "cuda": 2e14}
@@ -41,7 +43,8 @@ class ResolvedRun:
         kernels: attention kernel of each layer.
         reasons: for each choice, why.
         fingerprint: of the data. text: for text, what its tokens lose (Dataset.lossy) and whether they mark ends; what
-            validation measures (Objective.measure), if not the exact likelihood.
+            validation measures (Objective.measure), if not the exact likelihood; why a teacher may have seen the
+            validation text.
         longer: multiples of the training context, beyond 1, at which the final weights are validated.
         notes: what was asked for and cannot be had, said before training.
     """
@@ -57,16 +60,19 @@ class ResolvedRun:
     text: Mapping[str, str | bool] = field(default_factory=dict)
     longer: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    teacher: Teacher | None = None
 
     @property
     def resolved(self) -> dict[str, str]:
         """What makes this run's numbers beside its settings; part of its signature."""
+        weights = {} if self.teacher is None else {"teacher": self.teacher.digest}
         return {
             "device": self.device,
             "precision": self.precision.name,
             "kernel": ",".join(dict.fromkeys(self.kernels)),
             "compile": "on" if self.compile else "off",
             "data": self.fingerprint,
+            **weights,
         }
 
 
@@ -87,13 +93,15 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     cost = cost_of(model)
     memory.check(cfg, room, dataset.vocab_size, cost.parameters)
     check_match(cfg, cost)
+    objective: Objective = registry.build("objective", cfg.objective)
+    check_objective(cfg, dataset, objective)
+    taught_by = teacher.find(cfg, dataset, objective)
+    cost = cost if taught_by is None else cost.taught(taught_by.forward)
     limit = budget(cfg, cost)
     check_length(cfg.schedule, limit.steps)
     spare_compiler()
     registry.build("optim", cfg.optim).build(groups(model, registry.build("init", cfg.init, model.shape)))
     registry.build("schedule", cfg.schedule)
-    objective: Objective = registry.build("objective", cfg.objective)
-    check_objective(cfg, dataset, objective)
     compiled, compile_reason = _compile(cfg, device, limit, cost)
     reasons = {
         "device": device_reason,
@@ -108,7 +116,14 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
         text = {"lossy": dataset.lossy, "ends": dataset.ends}
     if objective.measure != EXACT:
         text["measure"] = objective.measure
-    return ResolvedRun(device, chosen, names, compiled, limit, cost, dataset.fingerprint, reasons, text, times, notes)
+    if taught_by is not None:
+        notes = (*notes, taught_by.note(cost.train_flops_per_token))
+        if taught_by.seen:
+            text["seen"] = taught_by.seen
+            notes = (*notes, f"{taught_by.seen}: no verdict will rest on this run")
+    return ResolvedRun(
+        device, chosen, names, compiled, limit, cost, dataset.fingerprint, reasons, text, times, notes, taught_by
+    )
 
 
 def check_objective(cfg: RunConfig, dataset: Dataset, objective: Objective) -> None:

@@ -91,6 +91,9 @@ class Trainer:
         )
         self.schedule = registry.build("schedule", cfg.schedule)
         self.objective: Objective = registry.build("objective", cfg.objective)
+        if plan.teacher is not None:
+            documents = cfg.batch.document_mask
+            self.objective.teacher_model = plan.teacher.load(plan.device, plan.precision, documents)
         self.stepper = Stepper(
             self.model, self.optimizer, self.objective, plan.precision, recipe.clip, compiled=plan.compile
         )
@@ -362,7 +365,7 @@ class Trainer:
         rows = run_display.summary_rows(summary)
         if state == "finished":
             self.tracker.table("summary", ["metric", "value"], rows)
-            told = self.dataset, self.prompt
+            told = self.dataset, self.prompt if self.model.generates else None
             ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command, *told)
         self.tracker.finish(state, summary, open_step)
         self.pass_on_messages()
@@ -436,7 +439,7 @@ class Trainer:
     def draw_sample(self) -> None:
         """Text of the model as it is now: in the run folder, the view and the tracker."""
         tokenizer = self.dataset.tokenizer
-        if tokenizer is None or self.cfg.sample.tokens == 0:
+        if tokenizer is None or self.cfg.sample.tokens == 0 or not self.model.generates:
             return
         text = draw(self.model, tokenizer, self.prompt, self.cfg.sample, self.plan.precision, self.cfg.seed)
         self.run.sample(self.state.step, text)

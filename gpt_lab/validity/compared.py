@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from gpt_lab import metrics
 from gpt_lab.config import schema
 from gpt_lab.console.lines import some
 from gpt_lab.study.design import Design, Settings
@@ -37,8 +38,9 @@ class Compared:
         rates: the learning rates, in words; None where they are tuned, or not known.
         cost: what both must spend alike, tokens or flops; None: nothing. spent: that of one run; None or NaN where it
             is not known.
-        text: `lossy`, what of the text does not come back from the tokens, in words, and `ends`, whether the ends of
-            documents are encoded; either may be missing or None.
+        text: `lossy`, what of the text does not come back from the tokens, in words; `ends`, whether the ends of
+            documents are encoded; `measure`, what validation measures if not the exact likelihood; `seen`, why a
+            teacher may have seen the validation text. Any may be missing or None.
     """
 
     design: Design
@@ -62,6 +64,14 @@ class Compared:
         groups = dict.fromkeys(key.split(".")[0] if key.split(".")[0] != "model" else key for key in self.differing)
         kept = [name for name in groups if name not in (*HARMLESS, *self.design.factors, self.design.pair)]
         return f"{preset} changes {some(kept, 8)}: a verdict is on all of them together" if kept else ""
+
+    @property
+    def bounded(self) -> str:
+        """That a verdict is on upper bounds, where it is; "" elsewhere."""
+        kinds = {said.get("measure") for said in self.text}
+        if kinds != {metrics.BOUND} or not self.design.metric.startswith("val/"):
+            return ""
+        return f"{self.design.metric} is an upper bound, the baseline's too: a verdict is on the bounds"
 
     @property
     def larger(self) -> str:

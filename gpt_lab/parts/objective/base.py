@@ -13,12 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpt_lab.metrics import EXACT
 from gpt_lab.parts.base import Flow, Shape
 
 IGNORED = -100
 """Targets of this value count for nothing."""
-EXACT, BOUND = "exact", "upper bound"
-"""What validation measures: nats of the text, or what these cannot exceed. Anything else is a measure of its own."""
 
 
 class Outcome(NamedTuple):
@@ -124,7 +123,7 @@ class Objective:
         draws: whether training draws random numbers, from the keys of the rows.
         text_only: whether synthetic tasks, which ask about some positions only, mean nothing to it.
         generates: how it continues a text: token by token, by filling in masks, or not at all ("").
-        measure: what validation measures: EXACT, BOUND, or in words a measure of its own, which has no bits per byte.
+        measure: what validation measures: metrics.EXACT, metrics.BOUND, or a measure of its own in words.
         teacher: a run or a folder whose frozen model the loss reads; train/teacher.py puts it into `teacher_model`.
     """
 

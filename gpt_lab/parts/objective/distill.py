@@ -1,4 +1,4 @@
-"""Distillation: the next token, and the distribution that a larger model gives it. Shape letters as in parts/base.py."""
+"""Distillation: the next token, and what a larger model expects in its place. Shape letters as in parts/base.py."""
 
 from __future__ import annotations
 

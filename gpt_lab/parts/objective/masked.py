@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt_lab.errors import ConfigError
+from gpt_lab.metrics import BOUND
 from gpt_lab.options import Fraction, PositiveInt
 from gpt_lab.parts.dropout import objective_salt, row_noise
-from gpt_lab.parts.objective.base import BOUND, IGNORED, Objective, Outcome, Predictor, Score, Sequences, with_losses
+from gpt_lab.parts.objective.base import IGNORED, Objective, Outcome, Predictor, Score, Sequences, with_losses
 from gpt_lab.registry import register
 
 VALIDATED_RATE = 0.15

@@ -49,7 +49,8 @@ class Ahead(nn.Module):
         if hasattr(self, "proj"):
             x = torch.cat((self.hidden_norm(x), self.embed_norm(embedded_BTD)), dim=-1)
             x = self.proj(x.to(hidden_BTD.dtype))
-        return self.block(x, flow._replace(shared={"x0": x}))  # type: ignore[no-any-return]
+        out_BTD: Tensor = self.block(x, flow._replace(shared={"x0": x}))
+        return out_BTD
 
     def flops_per_token(self, context: int) -> float:
         """Forward matmul FLOPs of a token, the head among them."""
@@ -95,7 +96,8 @@ class MultiToken(CrossEntropy):
         hidden_BTD = model.hidden(given.tokens_BT, flow)
         outcome = self(model.logits(hidden_BTD), given.targets_BT)
         total, x_BTD = torch.zeros_like(outcome.loss), hidden_BTD
-        for number, module in enumerate(model.auxiliary, start=1):
+        modules: list[Any] = list(model.auxiliary)
+        for number, module in enumerate(modules, start=1):
             keys_B = None if flow.keys_B is None else flow.keys_B + number  # other masks than layer 0 has
             # beyond the row there is no token: whatever stands there is read by no place that counts
             embedded_BTD = model.embed(given.tokens_BT.roll(-number, 1))

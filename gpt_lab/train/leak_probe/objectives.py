@@ -12,9 +12,10 @@ import torch.nn.functional as F
 
 from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
+from gpt_lab.metrics import BOUND, EXACT
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.dropout import row_keys
-from gpt_lab.parts.objective.base import BOUND, EXACT, IGNORED, Objective, Sequences
+from gpt_lab.parts.objective.base import IGNORED, Objective, Sequences
 from gpt_lab.parts.objective.masked import MaskedDiffusion
 from gpt_lab.train.leak_probe.own_randomness import SEED, seed_all
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from gpt_lab.data.dataset import Dataset
+from gpt_lab.metrics import BOUND, EXACT
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.dropout import row_keys
-from gpt_lab.parts.objective.base import BOUND, EXACT, Objective, Sequences
+from gpt_lab.parts.objective.base import Objective, Sequences
 from gpt_lab.train.feed import to_device
 from gpt_lab.train.precision import Precision
 
