@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,10 +28,8 @@ class Distillation(CrossEntropy):
     temperature: T; above 1 it shows more of what is unlikely.
     """
 
-    def __init__(
-        self, *, teacher: NonEmpty, alpha: Fraction = 0.5, temperature: PositiveFloat = 1.0, **options: Any
-    ) -> None:
-        super().__init__(**options)
+    def __init__(self, *, teacher: NonEmpty, alpha: Fraction = 0.5, temperature: PositiveFloat = 1.0) -> None:
+        super().__init__()
         self.teacher, self.alpha, self.temperature = teacher, alpha, temperature
 
     def train(self, model: Predictor, given: Sequences) -> Outcome:

@@ -81,9 +81,8 @@ class MultiToken(CrossEntropy):
         ahead: PositiveInt = 1,
         weight: PositiveFloat = 0.3,
         style: Literal["sequential", "parallel"] = "sequential",
-        **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__()
         self.ahead, self.weight, self.style = ahead, weight, style
 
     def modules(self, around: Surroundings) -> nn.Module:

@@ -51,10 +51,10 @@ def evaluate(
     """
     device = next(model.parameters()).device
     sums: list[Tensor] = []
+    first = 0
     was_training = model.training
     model.eval()
     try:
-        first = 0
         for batch in dataset.validation(rows, limit):
             if interrupted():
                 return None
