@@ -72,8 +72,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "subset": {"eval.tokens": 200},
     "longer contexts": {"eval.contexts": [1, 2, 4]},
     "growing batch, falling decay": {
-        **{"batch.start": 16, "batch.ramp": 640, "model.dropout": 0.1},
-        **{"schedule.weight_decay": "linear", "optim.weight_decay": 0.5},
+        "batch.start": 16,
+        "batch.ramp": 640,
+        "model.dropout": 0.1,
+        "schedule.weight_decay": "linear",
+        "optim.weight_decay": 0.5,
     },
     "more tokens of a task": {"batch.start": 16, "batch.ramp": 640, "data": "synthetic", "objective": "mtp"},
     "masked diffusion": {"objective": "masked_diffusion", "model.dropout": 0.1},
