@@ -6,10 +6,11 @@ validation text: a run on the same data, by fingerprint, has not; of any other n
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ class Teacher:
 
     Fields:
         name: as a reader knows it. place: the folder of its weights. cfg, vocab_size: what its model is made of.
-        digest: of the weights. seen: why it may have seen the validation text, in words; "" where it cannot.
+        digest: of the weights and the settings.
+        seen: why it may have seen the validation text, in words; "" where it cannot.
         parameters: of its model. forward: FLOPs of a token. spent: FLOPs of its own training, where they are known.
     """
 
@@ -81,7 +83,7 @@ class Teacher:
         model = GPT(replace(self.cfg, kernel={"name": "auto"}), self.vocab_size)
         try:
             if (self.place / CONFIG).is_file():
-                model.load_state_dict(_converted(self.place)[1])
+                model.load_state_dict(_converted(self.place, self.digest)[1])
             else:
                 model.load_state_dict(load_file(self.place / WEIGHTS))
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -146,8 +148,13 @@ def _of_run(cfg: RunConfig, name: str, dataset: Dataset) -> tuple[Teacher, Token
         raise ConfigError(f"{KEY}={name} was trained on data={theirs.data['name']}, which this run is not")
     spent = run.summary.get("flops")
     seen = _seen(run, shown, dataset)
-    made = Teacher(shown, place, theirs, vocab_size, weights_digest(place), seen, 0, 0, spent)
+    digest = _digest((weights_digest(place), theirs.identity()))
+    made = Teacher(shown, place, theirs, vocab_size, digest, seen, 0, 0, spent)
     return made, tokenizer
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def _data(run: Run) -> Any:
@@ -165,13 +172,13 @@ def _seen(run: Run, shown: str, dataset: Dataset) -> str:
 
 
 def _of_hugging_face(folder: Path) -> tuple[Teacher, Tokenizer]:
-    words, _ = _converted(folder)
     if not (folder / TOKENIZER).is_file():
         raise DataError(f"{KEY}={folder} has no {TOKENIZER}: whether its tokens are those of this run cannot be told")
-    digest = hashlib.sha256("".join(sha256(path) for path in _weights(folder)).encode()).hexdigest()
+    digest = _digest(sha256(path) for path in (folder / CONFIG, *_weights(folder)))
+    cfg, _ = _converted(folder, digest)
     seen = f"nobody here knows what teacher {folder.name} was trained on: it may have read the validation text"
     vocab_size = int(_config(folder)["vocab_size"])
-    made = Teacher(str(folder), folder, composition.compose(words), vocab_size, digest, seen, 0, 0, None)
+    made = Teacher(str(folder), folder, cfg, vocab_size, digest, seen, 0, 0, None)
     return made, HuggingFaceTokenizer(path=str(folder))
 
 
@@ -192,14 +199,16 @@ def _weights(folder: Path) -> list[Path]:
     return found
 
 
-def _converted(folder: Path) -> tuple[list[str], dict[str, Tensor]]:
-    """The overrides that compose the model of a folder here, and its weights, fp32."""
+@functools.lru_cache(maxsize=1)  # the trials of a sweep mostly have one teacher
+def _converted(folder: Path, digest: str) -> tuple[RunConfig, dict[str, Tensor]]:
+    """The config of a folder's model, and its weights, fp32; `digest` is that of its files."""
     try:
         tensors = {name: tensor.float() for path in _weights(folder) for name, tensor in load_file(path).items()}
     except SafetensorError as error:
         raise DataError(f"{KEY}={folder}: its weights cannot be read ({error})") from None
     try:
-        return from_hf(tensors, _config(folder))
+        words, ours = from_hf(tensors, _config(folder))
+        return composition.compose(words), ours
     except ConfigError as error:
         raise ConfigError(f"{KEY}={folder}: {error}") from None
 

@@ -166,11 +166,11 @@ CASES = {
     ),
     "bound": (
         lambda better: changed("env.measure", *(("", BOUND) if better else (BOUND, "")), better=better),
-        lambda better: changed("env.measure", *((BOUND, "") if better else ("", BOUND)), better=better),
+        lambda better: changed("env.measure", BOUND, BOUND, better=better),
     ),
     "teacher": (
         lambda better: changed("env.seen", *(("read it", "") if better else ("", "read it")), better=better),
-        lambda better: changed("env.seen", *(("", "read it") if better else ("read it", "")), better=better),
+        lambda better: changed("env.seen", "", "", better=better),
     ),
     "data": (
         lambda better: changed("env.data", "new", "old", better=better, pairs=2),

@@ -33,7 +33,7 @@ class Hidden(NamedTuple):
     chosen_BT: Tensor
 
 
-class Masked(Objective):
+class MaskedText(Objective):
     """What both share.
 
     val_draws: choices of hidden tokens that validation averages over in each window.
@@ -103,7 +103,7 @@ class Masked(Objective):
 
 
 @register("objective", "masked_diffusion")
-class MaskedDiffusion(Masked):
+class MaskedDiffusion(MaskedText):
     """Masked diffusion: any number of tokens is hidden, and predicted from all others; attention reads both ways.
 
     Paper: Sahoo et al. 2024, arXiv:2406.07524 (MDLM); Nie et al. 2025, arXiv:2502.09992 (LLaDA)
@@ -124,7 +124,7 @@ class MaskedDiffusion(Masked):
 
 
 @register("objective", "mlm")
-class MaskedLanguageModel(Masked):
+class MaskedLanguageModel(MaskedText):
     """BERT's masked language model: a share of tokens is hidden, and predicted from all others; attention reads both
     ways.
 

@@ -176,8 +176,11 @@ class _Twin:
         place_T = torch.arange(length)
         document_T = place_T * 3 // length
         cuts = sorted({cut for cut in (0, length // 2 - 1, length // 2, length - 2) if 0 <= cut < length - 1})
-        cuts = cuts if self.model.shape.causal else []
+        if not self.model.shape.causal:  # later tokens may change everything
+            cuts = []
         kept = [place_T >= 0, *(place_T <= cut for cut in cuts), *([document_T == 1] if masked else [])]
+        if len(kept) == 1:
+            kept.append(place_T < 0)
         kept_BT = torch.stack(kept)
         generator = torch.Generator().manual_seed(SEED)
         before_BT = torch.randint(self.vocab_size, kept_BT.shape, generator=generator)
