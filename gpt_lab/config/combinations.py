@@ -34,7 +34,7 @@ def check(cfg: RunConfig) -> None:
         raise ConfigError(f"eval.contexts must begin with 1 and rise, such as [1, 2, 4, 8], not {quoted(contexts)}")
     if cfg.match is None and cfg.match_to is not None:
         raise ConfigError(f"match_to={cfg.match_to} needs match=params or match=flops: it says how many of what")
-    if cfg.match == "flops" and cfg.objective.get("teacher") is not None:
+    if cfg.match == "flops" and cfg.objective.get("teacher") is not None and cfg.objective.get("alpha") != 0:
         raise ConfigError(
             "match=flops makes models equal and leaves a teacher out: use match=params, or budget.flops, which counts "
             "its forward pass"

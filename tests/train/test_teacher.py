@@ -138,6 +138,15 @@ def test_what_does_not_fit_is_refused(make: Make, teacher: Path, settings: dict[
         plan(student(make, teacher, **settings))
 
 
+def test_the_control_has_no_teacher(make: Make) -> None:
+    """At alpha 0 it is the run of cross-entropy, at its cost."""
+    settings = {**BPE, "budget.steps": 3}
+    alone = train(make(study="alone", **settings))
+    control = train(make(objective={"name": "distill", "teacher": "nobody", "alpha": 0.0}, **settings))
+    assert_same(control.path, alone.path)
+    assert "teacher/flops" not in control.summary and "teacher" not in Run.open(control.path).record
+
+
 def test_no_such_teacher_or_none_of_next_tokens(make: Make, teacher: Path) -> None:
     with pytest.raises(LabError, match=r"objective\.teacher=nobody: no runs in .* a folder of Hugging Face's has"):
         plan(student(make, "nobody"))

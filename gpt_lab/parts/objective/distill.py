@@ -24,15 +24,18 @@ class Distillation(CrossEntropy):
 
     teacher: a run (STUDY/NAME, or its folder), or a folder of Hugging Face's with config.json, model.safetensors and
         tokenizer.json.
-    alpha: weight of the divergence.
+    alpha: weight of the divergence; at 0, the control, there is no teacher, and none is read.
     temperature: T; above 1 it shows more of what is unlikely.
     """
 
     def __init__(self, *, teacher: NonEmpty, alpha: Fraction = 0.5, temperature: PositiveFloat = 1.0) -> None:
         super().__init__()
-        self.teacher, self.alpha, self.temperature = teacher, alpha, temperature
+        self.teacher = teacher if alpha > 0 else None
+        self.alpha, self.temperature = alpha, temperature
 
     def train(self, model: Predictor, given: Sequences) -> Outcome:
+        if self.teacher is None:
+            return super().train(model, given)
         assert self.teacher_model is not None, "train/teacher.py loads it"
         losses: list[Tensor] = []
         logits_BTV = model(given.tokens_BT, documents_BT=given.documents_BT, keys_B=given.keys_B, losses=losses)

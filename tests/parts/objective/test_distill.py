@@ -27,7 +27,7 @@ class Fixed:
         return self.logits_BTV
 
 
-@pytest.mark.parametrize(("alpha", "temperature"), [(0.3, 1.0), (1.0, 2.5), (0.0, 1.0)])
+@pytest.mark.parametrize(("alpha", "temperature"), [(0.3, 1.0), (1.0, 2.5)])
 def test_formula(alpha: float, temperature: float) -> None:
     ours, theirs = torch.randn(B, T, V).requires_grad_(), 3 * torch.randn(B, T, V + 4)
     targets = torch.randint(V, (B, T))
