@@ -56,7 +56,7 @@ def test_it_trains_is_counted_and_resumes(tmp_path: Path, monkeypatch: pytest.Mo
     settings = {"budget.steps": 20, "eval.every": 6, "runs_dir": str(tmp_path), "optim.lr": 0.01, "data.symbols": 4}
     whole = train(make(**settings))
     losses = [row["train/loss"] for row in curve(whole.path) if "train/loss" in row]
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert sum(losses[-5:]) < 0.92 * sum(losses[:5])
     cfg = make(study="again", **settings)
     interrupted(cfg, 15, monkeypatch)
     assert_same(train(cfg).path, whole.path)
