@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import difflib
+import functools
+import os
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_lab import options, project, registry, yamlfile
-from gpt_lab.config import checked, combinations, setting_names
+from gpt_lab.config import auto_scale, checked, combinations, setting_names
 from gpt_lab.config.overrides import readable
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.config.setting_names import GROUPS, SECTIONS
@@ -80,6 +82,7 @@ class Composer:
             for name in set(tree["budget"]) - set(budgets):
                 tree["budget"][name] = None
         tree = _resolved(tree)
+        auto_scale.apply(tree, {p.key_or_group: p.value() for p in parsed})
         combinations.refuse_ignored({p.key_or_group for p in parsed}, tree)
         return tree
 
@@ -107,12 +110,37 @@ class Composer:
 
     def _composed(self, groups: list[str]) -> dict[str, Any]:
         if tuple(groups) not in self._made:
-            from omegaconf import OmegaConf
-
-            with _hydra():
-                made = OmegaConf.to_container(_compose_groups(groups))
-            self._made[tuple(groups)] = typing.cast(dict[str, Any], made)
+            self._made[tuple(groups)], _ = _choice(tuple(groups), _files(), id(registry.index()))
         return self._made[tuple(groups)]
+
+
+@functools.lru_cache(maxsize=1024)
+def _choice(
+    groups: tuple[str, ...], files: tuple[tuple[str, int, int], ...], parts: int
+) -> tuple[dict[str, Any], object]:
+    """What Hydra makes of a choice of groups, once a process (0.1 s each) for the same files and registry.
+
+    With the registry's index, so that no other has the same `parts`, its id.
+    """
+    from omegaconf import OmegaConf
+
+    with _hydra():
+        return typing.cast(dict[str, Any], OmegaConf.to_container(_compose_groups(list(groups)))), registry.index()
+
+
+def _files() -> tuple[tuple[str, int, int], ...]:
+    """Path, time and size of every file that Hydra may read."""
+    found: list[tuple[str, int, int]] = []
+    waiting = [str(folder) for name in ("conf", "experiments") for folder in project.folders(name)]
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    waiting.append(entry.path)
+                elif entry.name.endswith((".yaml", ".yml")):
+                    seen = entry.stat()
+                    found.append((entry.path, seen.st_mtime_ns, seen.st_size))
+    return tuple(sorted(found))
 
 
 def label(overrides: Sequence[str]) -> str:
