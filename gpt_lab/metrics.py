@@ -8,6 +8,9 @@ from typing import Literal
 from gpt_lab import context_multiples
 
 Goal = Literal["minimize", "maximize"]
+EXACT, BOUND = "exact", "upper bound"
+"""What the validation of an objective measures: nats of the text, or what these cannot exceed. Anything else is a
+measure of its own, in words, without bits per byte."""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ def _train(corpus: dict[str, str], runs_dir: Path, overrides: dict[str, Any]) ->
     settings: dict[str, Any] = {"data": "text", "runs_dir": str(runs_dir), "device": "cpu", "compile": "off"}
     settings |= {"optim.lr": 0.003, "schedule.warmup": 0.0} | overrides
     name = settings["data"]
+    if settings.get("objective") == "distill":
+        settings["objective.teacher"] = str(_teacher(corpus))
     if f"{name}.a" in corpus:
         settings["data"] = {"name": name, "path": corpus[f"{name}.a"]}
         if "data.val_path" in settings:
@@ -61,6 +63,13 @@ def _train(corpus: dict[str, str], runs_dir: Path, overrides: dict[str, Any]) ->
     result = run_training(tiny_config(**settings))
     assert result.state == "finished"
     return Path(result.path)
+
+
+def _teacher(corpus: dict[str, str]) -> Path:
+    """A run on the same text, trained once."""
+    folder = Path(corpus["text.a"]).parent
+    found = list(folder.glob("taught/*/*"))
+    return found[0] if found else _train(corpus, folder / "taught", {"budget.steps": 4})
 
 
 def _rows(run: Path) -> list[dict[str, Any]]:
@@ -225,7 +234,6 @@ CHANGES: dict[str, Any] = {
     "schedule.final": 0.7,
     "schedule.cooldown": 0.6,
     "schedule.shape": "linear",
-    "schedule.weight_decay": "linear",
     "data.val_fraction": 0.4,
     "data.val_path": "b",
     "data.field": "other",
@@ -240,6 +248,14 @@ CHANGES: dict[str, Any] = {
     "tokenizer.lowercase": (None, {"data.val_path": "b"}),
     "objective.label_smoothing": 0.2,
     "objective.z_loss": 1.0,
+    "objective.ahead": 2,
+    "objective.weight": 0.9,
+    "objective.style": "parallel",
+    "objective.alpha": 0.9,
+    "objective.temperature": 3.0,
+    "objective.rate": 0.5,
+    "objective.masked": 0.3,
+    "objective.random": 0.2,
     "model.tied": False,
     "model.bias": True,
     "model.dropout": 0.3,
@@ -255,8 +271,6 @@ CHANGES: dict[str, Any] = {
     "budget.tokens": 300.0,
     "budget.flops": 1e8,
     "batch.tokens": 128,
-    "batch.start": (32, {"batch.start": 16, "batch.ramp": 192}),
-    "batch.ramp": (96, {"batch.start": 16, "batch.ramp": 192}),
     "batch.seed": 7,
     "batch.document_mask": (True, {"data": "jsonl"}),
     "batch.packing": ("best_fit", {"data": "jsonl"}),
@@ -294,6 +308,11 @@ KEYS_ELSEWHERE = {
     "attention.chunk": "tests/parts/attention/recurrent/test_chunks.py: same numbers, other speed",
     "data.path": "tests/config/test_composition.py and tests/data",
     "data.raw": "tests/data/corpora/test_file_corpora.py",
+    "schedule.weight_decay": "tests/train/test_step.py and tests/train/test_trainer.py",
+    "objective.teacher": "tests/train/test_teacher.py",
+    "objective.val_draws": "tests/parts/objective/test_masked.py",
+    "batch.start": "tests/config/test_batch_sizes.py and tests/train/test_trainer.py",
+    "batch.ramp": "tests/config/test_batch_sizes.py and tests/train/test_trainer.py",
     "batch.micro": "tests/train: same gradients whatever the micro-batch",
     "model.checkpointing": "tests/model/test_gpt.py: same numbers, recomputed",
     "budget.seconds": "tests/train",

@@ -36,6 +36,11 @@ def check(cfg: RunConfig) -> None:
         raise ConfigError(f"eval.contexts must begin with 1 and rise, such as [1, 2, 4, 8], not {quoted(contexts)}")
     if cfg.match is None and cfg.match_to is not None:
         raise ConfigError(f"match_to={cfg.match_to} needs match=params or match=flops: it says how many of what")
+    if cfg.match == "flops" and cfg.objective.get("teacher") is not None and cfg.objective.get("alpha") != 0:
+        raise ConfigError(
+            "match=flops makes models equal and leaves a teacher out: use match=params, or budget.flops, which counts "
+            "its forward pass"
+        )
     check_study("study", cfg.study)
 
 
@@ -73,6 +78,10 @@ def _ignored(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from ((key, own) for key in ("tokenizer", "sample.prompt", "sample.temperature"))
         if sample.get("tokens"):
             yield "sample.tokens", own
+    elif tree["objective"]["name"] == "mlm":
+        yield from ((f"sample.{key}", "objective=mlm writes no text") for key in ("prompt", "temperature"))
+        if sample.get("tokens"):
+            yield "sample.tokens", "objective=mlm writes no text"
     elif sample.get("tokens") == 0:
         yield from ((f"sample.{key}", "sample.tokens=0 draws no text") for key in ("prompt", "temperature"))
     if tree["batch"].get("packing") != "bucketed" and not tree["batch"].get("curriculum"):

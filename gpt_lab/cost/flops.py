@@ -15,7 +15,7 @@ computes may be more than both (math computes scores that the mask hides) and sh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ class Cost:
         train_flops_per_token: 3 x those of a forward pass, averaged over the tokens of the training context; what
             checkpointing computes again is not counted.
         mfu_flops_per_token: of training too, as MFU counts attention (above).
+        teacher_flops_per_token: of both, those of a teacher's forward pass.
     """
 
     parameters: int
@@ -50,6 +51,12 @@ class Cost:
     active: int
     train_flops_per_token: int
     mfu_flops_per_token: int
+    teacher_flops_per_token: int = 0
+
+    def taught(self, forward: int) -> Cost:
+        """The cost with a teacher whose forward pass takes so many FLOPs per token."""
+        train, as_mfu = self.train_flops_per_token + forward, self.mfu_flops_per_token + forward
+        return replace(self, train_flops_per_token=train, mfu_flops_per_token=as_mfu, teacher_flops_per_token=forward)
 
 
 def cost(cfg: RunConfig, vocab_size: int) -> Cost:
@@ -82,10 +89,11 @@ def _forward(model: GPT, count: Callable[[Any, int], float], context: int) -> in
         found["block"] = found.get("block", 0.0) + (count(block, context) if hasattr(block, "flops_per_token") else 0.0)
         for name, child in block.named_children():
             found[name] = found.get(name, 0.0) + _stated(child, count, context)
-    for name, part in (("position", model.position), ("streams", model.streams)):
+    for name, part in (("position", model.position), ("streams", model.streams), ("auxiliary", model.auxiliary)):
         if part is not None:
             found[name] = _stated(part, count, context)
-    return sum(map(round, found.values())) + 2 * model.shape.width * model.embed.num_embeddings
+    head = model.embed.weight if model.head is None else model.head.weight
+    return sum(map(round, found.values())) + 2 * head.numel()
 
 
 def _stated(module: nn.Module, count: Callable[[Any, int], float], context: int) -> float:

@@ -368,7 +368,8 @@ def _judged(found: Arranged, options: StudyOptions) -> Design:
         and instead in measured
     ):
         changes["metric"] = metric = instead
-        reason = next((text for r in finished if (text := r["env"].get("lossy"))), "its data is no text")
+        reasons = (text for r in finished for key in ("lossy", "measure") if (text := r["env"].get(key)))
+        reason = next(reasons, "its data is no text")
         found.notes.append(f"no run has {metrics.HEADLINE} ({reason}): {instead} decides")
     if measured and metric not in measured:
         raise ConfigError(unknown("metric", metric, measured))

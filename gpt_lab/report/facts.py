@@ -196,7 +196,7 @@ def environment(study: Study) -> dict[str, Counter[str]]:
     found = {}
     for column in runs.columns:
         key = column.removeprefix("env.")
-        if key != column and key not in ("command", "started", "finished", "lossy", "ends"):
+        if key != column and key not in ("command", "started", "finished", "lossy", "ends", "measure", "seen"):
             values = Counter(_texts(runs[column]))
             if set(values) != {"–"} and set(values) != {""}:
                 found[key] = values

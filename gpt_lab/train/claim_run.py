@@ -52,6 +52,8 @@ def claim(
     made, fill = record(cfg, plan, signature, command), None
     if origin is not None:
         made["continues"] = origin.told()
+    if plan.teacher is not None:
+        made["teacher"] = plan.teacher.told()
     if trunk is not None and (trunk / fork.FACTS).exists():
         try:
             facts = fork.check(trunk)

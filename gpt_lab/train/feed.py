@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gpt_lab.data.dataset import Batch, Dataset
 from gpt_lab.parts.dropout import row_keys
-from gpt_lab.parts.objective import IGNORED
+from gpt_lab.parts.objective.base import IGNORED
 
 
 class Micro(NamedTuple):
@@ -41,14 +41,14 @@ class Feed:
 
     Args:
         micro: sequences of a context per micro-batch, of shorter ones as many more; None: all of a step's.
-        dropout_seed: seed of the dropout keys; None: the model has no dropout.
+        draw_seed: seed of the rows' keys; None: nothing is drawn.
     """
 
-    def __init__(self, dataset: Dataset, device: str, micro: int | None, dropout_seed: int | None) -> None:
+    def __init__(self, dataset: Dataset, device: str, micro: int | None, draw_seed: int | None) -> None:
         self.dataset = dataset
         self.device = torch.device(device)
         self.micro = micro
-        self.dropout_seed = dropout_seed
+        self.draw_seed = draw_seed
         self._ahead: tuple[int, StepBatch] | None = None
 
     def take(self, step: int) -> StepBatch:
@@ -67,8 +67,8 @@ class Feed:
         micro = self.micro * (self.dataset.context // batch.tokens_BT.shape[1]) if self.micro else rows
         counts = [int((rows_BT != IGNORED).sum()) for rows_BT in batch.targets_BT.split(micro)]
         keys_B = None
-        if self.dropout_seed is not None:
-            keys_B = row_keys(self.dropout_seed, step, torch.arange(rows))
+        if self.draw_seed is not None:
+            keys_B = row_keys(self.draw_seed, step, torch.arange(rows))
         total = sum(counts)
         moved = to_device(batch, self.device)
         if keys_B is not None:

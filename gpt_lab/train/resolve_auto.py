@@ -15,13 +15,16 @@ from gpt_lab.cost import memory
 from gpt_lab.cost.flops import Cost, check_match, cost_of
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.errors import ConfigError
+from gpt_lab.metrics import EXACT
 from gpt_lab.model.skip_init import bare_model
 from gpt_lab.optim.groups import groups
 from gpt_lab.optim.schedule import check_length
-from gpt_lab.train import precision
+from gpt_lab.parts.objective.base import Objective
+from gpt_lab.train import precision, teacher
 from gpt_lab.train.budget import TrainingLimit, budget
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.speed.eager import spare_compiler
+from gpt_lab.train.teacher import Teacher
 from gpt_lab.train.validation.context_extrapolation import longer
 
 RATE = {"cpu": 1.5e11, "cuda": 2e14}
@@ -40,7 +43,8 @@ class ResolvedRun:
         kernels: attention kernel of each layer.
         reasons: for each choice, why.
         fingerprint: of the data. text: for text, what its tokens lose (Dataset.lossy), whether they mark ends, and what
-            packing does to its documents.
+            packing does to its documents; what validation measures (Objective.measure), if not the exact likelihood;
+            why a teacher may have seen the validation text.
         longer: multiples of the training context, beyond 1, at which the final weights are validated.
         notes: what was asked for and cannot be had, said before training.
         prices: training FLOPs per token in rows of each length.
@@ -57,6 +61,7 @@ class ResolvedRun:
     text: Mapping[str, str | bool] = field(default_factory=dict)
     longer: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    teacher: Teacher | None = None
     prices: Mapping[int, int] = field(default_factory=dict)
 
     def flops(self, read: Mapping[int, int]) -> float:
@@ -66,12 +71,14 @@ class ResolvedRun:
     @property
     def resolved(self) -> dict[str, str]:
         """What makes this run's numbers beside its settings; part of its signature."""
+        weights = {} if self.teacher is None else {"teacher": self.teacher.digest}
         return {
             "device": self.device,
             "precision": self.precision.name,
             "kernel": ",".join(dict.fromkeys(self.kernels)),
             "compile": "on" if self.compile else "off",
             "data": self.fingerprint,
+            **weights,
         }
 
 
@@ -92,13 +99,17 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     cost = cost_of(model)
     memory.check(cfg, room, dataset.vocab_size, cost.parameters)
     check_match(cfg, cost)
-    prices = {length: cost_of(model, length).train_flops_per_token for length in cfg.row_lengths}
+    objective: Objective = registry.build("objective", cfg.objective)
+    check_objective(cfg, dataset, objective)
+    taught_by = teacher.find(cfg, dataset, objective)
+    cost = cost if taught_by is None else cost.taught(taught_by.forward)
+    taught = cost.teacher_flops_per_token
+    prices = {length: cost_of(model, length).train_flops_per_token + taught for length in cfg.row_lengths}
     limit = budget(cfg, cost, (dataset.tokens_after, lambda steps: paid(prices, dataset.read_after(steps))))
     check_length(cfg.schedule, limit.steps)
     spare_compiler()
     registry.build("optim", cfg.optim).build(groups(model, registry.build("init", cfg.init, model.shape)))
     registry.build("schedule", cfg.schedule)
-    registry.build("objective", cfg.objective)
     compiled, compile_reason = _compile(cfg, device, limit, cost)
     reasons = {
         "device": device_reason,
@@ -108,16 +119,43 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     }
     names = tuple(layer.name for layer in layers)
     times, notes = longer(cfg, dataset, model, device, chosen)
-    text: dict[str, str | bool] = {"lossy": dataset.lossy, "ends": dataset.ends} if dataset.is_text else {}
+    text: dict[str, str | bool] = {}
+    if dataset.is_text:
+        text = {"lossy": dataset.lossy, "ends": dataset.ends}
     if dataset.packed is not None:
         text["packing"] = str(dataset.packed)
-    told = dataset.fingerprint, reasons, text, times, notes, prices
+    if objective.measure != EXACT:
+        text["measure"] = objective.measure
+    if taught_by is not None:
+        notes = (*notes, taught_by.note(cost.train_flops_per_token))
+        if taught_by.seen:
+            text["seen"] = taught_by.seen
+            notes = (*notes, f"{taught_by.seen}: no verdict will rest on this run")
+    told = dataset.fingerprint, reasons, text, times, notes, taught_by, prices
     return ResolvedRun(device, chosen, names, compiled, limit, cost, *told)
 
 
 def paid(prices: Mapping[int, int], read: Mapping[int, int]) -> float:
     """What so many tokens in rows of each length cost, at the price of a token in such rows."""
     return float(sum(tokens * prices[length] for length, tokens in read.items()))
+
+
+def check_objective(cfg: RunConfig, dataset: Dataset, objective: Objective) -> None:
+    """Refuses what the objective cannot do.
+
+    Raises:
+        ConfigError: data that are no text, document masks, longer contexts; the line names the way out.
+    """
+    name = f"objective={cfg.objective['name']}"
+    if objective.text_only and not dataset.is_text:
+        raise ConfigError(
+            f"{name} predicts any token of a text, and data={cfg.data['name']} asks about some positions only: use "
+            "objective=ce, or data that are text"
+        )
+    if not objective.causal and cfg.batch.document_mask:
+        raise ConfigError(f"{name} has no batch.document_mask: its text begins one token later than the documents do")
+    if not objective.causal and len(cfg.eval.contexts) > 1:
+        raise ConfigError(f"eval.contexts is of next-token losses, and {name} has none: leave it at [1]")
 
 
 def check_size(cfg: RunConfig) -> None:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from gpt_lab.errors import LabError
+from gpt_lab.model.gpt import GPT
+from gpt_lab.parts.objective.base import Objective, Sequences
 from gpt_lab.train.feed import Micro, StepBatch
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.speed.eager import light_step
-
-
-class Objective(Protocol):
-    """What training minimises: (logits, targets) -> loss, sum of nats, number of targets."""
-
-    def __call__(self, logits_BTV: Tensor, targets_BT: Tensor, /) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
 class StepOutcome(NamedTuple):
@@ -37,7 +33,7 @@ class Stepper:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: GPT,
         optimizer: torch.optim.Optimizer,
         objective: Objective,
         precision: Precision,
@@ -115,12 +111,8 @@ class Stepper:
     def _forward(
         self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None, keys_B: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        losses: list[Tensor] = []
-        logits_BTV = self.model(tokens_BT, documents_BT=documents_BT, keys_B=keys_B, losses=losses)
-        loss, nll_sum, _ = self.objective(logits_BTV, targets_BT)
-        for extra in losses:  # of parts, such as a router's load balance
-            loss = loss + extra
-        return loss, nll_sum.detach()
+        loss, nats, _ = self.objective.train(self.model, Sequences(tokens_BT, targets_BT, documents_BT, keys_B))
+        return loss, nats.detach()
 
     def _drop_gradients(self) -> None:
         for parameter in self.parameters:

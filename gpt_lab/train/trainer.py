@@ -21,6 +21,7 @@ from gpt_lab.model.gpt import initialize
 from gpt_lab.model.skip_init import bare_model
 from gpt_lab.optim.groups import groups
 from gpt_lab.optim.schedule import decay_factor
+from gpt_lab.parts.objective.base import Objective
 from gpt_lab.store import Run, fork
 from gpt_lab.train import checkpoint, continuation, ending, run_display
 from gpt_lab.train.budget import Clock
@@ -89,12 +90,15 @@ class Trainer:
             groups(self.model, registry.build("init", cfg.init, self.model.shape))
         )
         self.schedule = registry.build("schedule", cfg.schedule)
-        self.objective = registry.build("objective", cfg.objective)
+        self.objective: Objective = registry.build("objective", cfg.objective)
+        if plan.teacher is not None:
+            documents = cfg.batch.document_mask
+            self.objective.teacher_model = plan.teacher.load(plan.device, plan.precision, documents)
         self.stepper = Stepper(
             self.model, self.optimizer, self.objective, plan.precision, recipe.clip, compiled=plan.compile
         )
-        dropout_seed = cfg.draw_seed if self.model.draws else None
-        self.feed = Feed(dataset, plan.device, cfg.batch.micro, dropout_seed)
+        draw_seed = cfg.draw_seed if self.model.draws or self.objective.draws else None
+        self.feed = Feed(dataset, plan.device, cfg.batch.micro, draw_seed)
         self.eval_rows = eval_rows(plan.device, cfg.scale.context, dataset.vocab_size)
         self.peak = peak_flops("cuda", plan.precision.name) if plan.device == "cuda" else None
 
@@ -362,7 +366,7 @@ class Trainer:
         rows = run_display.summary_rows(summary)
         if state == "finished":
             self.tracker.table("summary", ["metric", "value"], rows)
-            told = self.dataset, self.prompt
+            told = self.dataset, self.prompt if self.model.generates else None
             ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command, *told)
         self.tracker.finish(state, summary, open_step)
         self.pass_on_messages()
@@ -408,6 +412,7 @@ class Trainer:
             self.plan.precision,
             self.dataset,
             rows=self.eval_rows,
+            seed=self.cfg.data_seed,
             limit=limit,
             interrupted=lambda: self.asked.caught is not None,
         )
@@ -440,7 +445,7 @@ class Trainer:
     def draw_sample(self) -> None:
         """Text of the model as it is now: in the run folder, the view and the tracker."""
         tokenizer = self.dataset.tokenizer
-        if tokenizer is None or self.cfg.sample.tokens == 0:
+        if tokenizer is None or self.cfg.sample.tokens == 0 or not self.model.generates:
             return
         text = draw(self.model, tokenizer, self.prompt, self.cfg.sample, self.plan.precision, self.cfg.seed)
         self.run.sample(self.state.step, text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from gpt_lab import metrics
 from gpt_lab.config import schema
 from gpt_lab.console.lines import some
 from gpt_lab.study.design import Design, Settings
@@ -41,8 +42,10 @@ class Compared:
         rates: the learning rates, in words; None where they are tuned, or not known.
         cost: what both must spend alike, tokens or flops; None: nothing. spent: that of one run; None or NaN where it
             is not known.
-        text: `lossy`, what of the text does not come back from the tokens, in words, `ends`, whether the ends of
-            documents are encoded, and `packing`, what it does to them, in words; each may be missing or None.
+        text: `lossy`, what of the text does not come back from the tokens, in words; `ends`, whether the ends of
+            documents are encoded; `packing`, what it does to them, in words; `measure`, what validation measures if
+            not the exact likelihood; `seen`, why a teacher may have seen the validation text. Any may be missing or
+            None.
     """
 
     design: Design
@@ -76,6 +79,14 @@ class Compared:
         packed = self.text[0].get("packing")
         said = f"other batches than the baseline's ({some(keys, 4)}): pairs share their initial values, not their data"
         return said + (f"; packing: {packed}" if packed else "")
+
+    @property
+    def bounded(self) -> str:
+        """That a verdict is on upper bounds, where it is; "" elsewhere."""
+        kinds = {said.get("measure") for said in self.text}
+        if kinds != {metrics.BOUND} or not self.design.metric.startswith("val/"):
+            return ""
+        return f"{self.design.metric} is an upper bound, the baseline's too: a verdict is on the bounds"
 
     @property
     def larger(self) -> str:

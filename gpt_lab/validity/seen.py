@@ -181,7 +181,7 @@ class Seen:
 
     def _text(self) -> dict[Settings, dict[str, Any]]:
         """What the runs of each arm say of their tokens as text."""
-        known = [key for key in ("lossy", "ends", "packing") if f"env.{key}" in self.chosen]
+        known = [key for key in ("lossy", "ends", "packing", "measure", "seen") if f"env.{key}" in self.chosen]
         found: dict[Settings, dict[str, Any]] = {arm: dict.fromkeys(known) for arm in self.chosen["arm"].unique()}
         for key in known:
             for arm, value in zip(self.chosen["arm"], self.chosen[f"env.{key}"], strict=True):

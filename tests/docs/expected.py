@@ -101,6 +101,24 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run dashboard": Run("mirror", ["--once"]),
     "uv run dashboard runs/pos_enc --tensorboard": Run("mirror", ["--once"]),
     "uv run wandb login": Elsewhere("tests/trackers", "it asks for a key"),
+    **dict.fromkeys(
+        (
+            "uv run train objective=contrastive objective.weight=0.2",
+            "uv run components --check contrastive",
+        ),
+        Elsewhere("tests/parts/objective/test_own_loss.py", "needs the file of parts/"),
+    ),
+    **dict.fromkeys(
+        ("uv run train objective=masked_diffusion", "uv run train objective=mtp objective.ahead=2"),
+        Elsewhere("tests/train/test_objectives.py", "each objective is trained there"),
+    ),
+    **dict.fromkeys(
+        (
+            "uv run train scale=tiny study=teachers seed=100 budget.steps=1000",
+            "uv run train objective=distill objective.teacher=teachers/tiny-seed100 scale=micro",
+        ),
+        Elsewhere("tests/train/test_teacher.py", "the first takes minutes"),
+    ),
     "uv run components norm my_norm": Elsewhere("tests/test_thirdparty.py", "needs the file of parts/"),
     "uv run components --check my_attention attention.slope=2.0": Elsewhere(
         "tests/test_thirdparty.py", "needs the file of parts/"

@@ -72,12 +72,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "learned": {"position": "learned"},
     "subset": {"eval.tokens": 200},
     "longer contexts": {"eval.contexts": [1, 2, 4]},
-    "growing batch": {"batch.start": 16, "batch.ramp": 640, "model.dropout": 0.1},
-    "growing batch of a task": {"batch.start": 16, "batch.ramp": 640, "data": "synthetic"},
     "packed": {"data": "rows", "batch.packing": "best_fit", "batch.curriculum": 0.5, "batch.document_mask": True},
     "bucketed": {"data": "rows", "batch.packing": "bucketed", "batch.micro": 2, "model.dropout": 0.1},
     "mixture": {"data": "mix", "batch.packing": "bos_aligned", "batch.micro": 1},
-    "weight decay": {"schedule.weight_decay": "linear", "optim.weight_decay": 0.5},
+    "growing batch, falling decay": {
+        "batch.start": 16,
+        "batch.ramp": 640,
+        "model.dropout": 0.1,
+        "schedule.weight_decay": "linear",
+        "optim.weight_decay": 0.5,
+    },
+    "more tokens of a task": {"batch.start": 16, "batch.ramp": 640, "data": "synthetic", "objective": "mtp"},
+    "masked diffusion": {"objective": "masked_diffusion", "model.dropout": 0.1},
+    "masked language model": {"objective": "mlm", "batch.micro": 1},
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from gpt_lab.analysis.compare import compare
 from gpt_lab.frame.study import Study
+from gpt_lab.metrics import BOUND
 from gpt_lab.validity.rules import RULES
 from tests.report.made import BOWL, DESIGN, NOISE, TUNED, of_size, row, run, study, tuned, warned
 from tests.study.arms import settings
@@ -174,6 +175,38 @@ def test_lost_text_is_said_of_runs_without_a_score_and_of_the_baseline() -> None
     made = of_size(-0.05)
     made.runs["env.lossy"] = np.where(made.runs["arm"] == settings("position=rope"), lossy, None)
     assert (row(compare(made), "a").verdict, warned(compare(made), "a")) == ("undecided", (f"the baseline's {lossy}",))
+
+
+def test_a_bound_is_compared_only_where_the_direction_is_safe() -> None:
+    """Below an exact value it is better for certain; above it, or near it, it says nothing; two are compared."""
+    bounded = "val/bpb is an upper bound, the baseline's exact: a bound above it says nothing"
+    for effect, word in ((-0.05, "better"), (0.05, "undecided"), (0.0, "undecided")):
+        made = of_size(effect)
+        made.runs["env.measure"] = np.where(made.runs["arm"] == settings("position=a"), BOUND, "")
+        assert (row(compare(made), "a").verdict, warned(compare(made), "a")) == (word, (bounded,))
+    both = of_size(0.05)
+    both.runs["env.measure"] = BOUND
+    assert (row(compare(both), "a").verdict, warned(compare(both), "a")) == ("worse", ())
+    assert any("upper bound, the baseline's too: a verdict is on the bounds" in note for note in compare(both).notes)
+
+
+def test_an_arm_that_measures_something_of_its_own_has_lost_nothing() -> None:
+    """It has no bits per byte, for a reason that is told."""
+    made = of_size(-0.05)
+    mine = made.runs["arm"] == settings("position=a")
+    made.runs["env.measure"] = np.where(mine, "nats of a masked token", None)
+    made.runs.loc[mine, "score"] = math.nan
+    said = "val/bpb is nats of a masked token, the baseline's the text's likelihood"
+    assert (row(compare(made), "a").verdict, warned(compare(made), "a")) == ("no data", (said,))
+
+
+def test_what_a_teacher_costs_is_noted() -> None:
+    made = of_size(-0.05)
+    mine = made.runs["arm"] == settings("position=a")
+    made.runs["flops"], made.runs["summary.teacher/flops"] = 1e6, np.where(mine, 3e5, math.nan)
+    made.runs["summary.teacher/train_flops"] = np.where(mine, 7e8, math.nan)
+    noted = "position=a: a teacher's forward pass is 30% of the training FLOPs, and 7e+08 FLOPs trained it before"
+    assert noted in compare(made).notes and row(compare(made), "a").verdict == "better"
 
 
 def test_other_data_and_other_settings() -> None:

@@ -74,7 +74,7 @@ def measure(cfg: RunConfig) -> Pace:
         plain: dict[str, Any] = {"runs_dir": folder, "study": "pace", "tracker": {"name": "none"}, "force": False}
         small = dataclasses.replace(_small(cfg, whole), compile="on" if compiled else "off", **plain)
         dataset = open_dataset(small)
-        plan = resolve(small, dataset)
+        plan = resolve(dataclasses.replace(small, runs_dir=cfg.runs_dir), dataset)  # where a teacher is
         run = claim(small, plan, "train")
         trainer = Trainer(small, plan, dataset, run, Console(file=io.StringIO()), signals)
         trainer.schedule = lambda progress, step: 0.0  # whatever the rate: nothing diverges

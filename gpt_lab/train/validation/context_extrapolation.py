@@ -19,7 +19,7 @@ from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.errors import DataError
 from gpt_lab.model.gpt import GPT
-from gpt_lab.parts.objective import IGNORED
+from gpt_lab.parts.objective.base import IGNORED
 from gpt_lab.train.feed import to_device
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.state import Stopped
