@@ -225,7 +225,7 @@ class TextDataset(RowsDataset):
                 "tokens; best_fit or stream keeps more"
             )
 
-    def sequences(self, length: int) -> packing.Sequences:
+    def sequences(self, length: int) -> packing.NumberedRows:
         """Training sequences of a length, as batch.packing makes them."""
         return packing.KINDS[self._cfg.batch.packing](self.stream, length, self._cfg.data_seed)
 
@@ -288,7 +288,7 @@ class MixtureDataset(RowsDataset):
         self.warnings = [*warnings, *(f"{name}: {line}" for name, part in parts.items() for line in part.warnings)]
         weights = list(self.weights.values())
 
-        def mixed(length: int) -> packing.Sequences:
+        def mixed(length: int) -> packing.NumberedRows:
             return mixture.Mixed([part.sequences(length) for part in parts.values()], weights, cfg.data_seed)
 
         self.rows = rows_of(cfg, mixed)

@@ -16,7 +16,7 @@ import numpy as np
 from gpt_lab import registry
 from gpt_lab.data.batches import philox_key
 from gpt_lab.data.corpus import Corpus
-from gpt_lab.data.packing import Sequences, Statistics
+from gpt_lab.data.packing import NumberedRows, Statistics
 from gpt_lab.data.shard_cache import Progress, build_once, cache_folder
 from gpt_lab.data.shards import Shards, counted, fingerprint, kind_of, open_shards
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
@@ -62,14 +62,14 @@ class Mixture:
                 )
 
 
-class Mixed(Sequences):
-    """Sequences drawn from several corpora.
+class Mixed(NumberedRows):
+    """Rows drawn from several corpora.
 
     Args:
         parts: sequences of one length. weights: share of each, the sum 1.
     """
 
-    def __init__(self, parts: Sequence[Sequences], weights: Sequence[float], seed: int) -> None:
+    def __init__(self, parts: Sequence[NumberedRows], weights: Sequence[float], seed: int) -> None:
         self._parts, self._weights, self._seed = parts, weights, seed
         self.length = parts[0].length
         self._template = _template(weights)

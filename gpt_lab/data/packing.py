@@ -68,7 +68,7 @@ class Statistics(NamedTuple):
         return f"{dropped} of the tokens dropped, {cut} of the documents cut, {filled} of the places filled"
 
 
-class Sequences(ABC):
+class NumberedRows(ABC):
     """Training sequences of one length, numbered without end; a pure function of the number."""
 
     length: int
@@ -82,7 +82,7 @@ class Sequences(ABC):
         """Of the first epoch, of a stream that tells documents apart."""
 
 
-class Windows(Sequences):
+class Windows(NumberedRows):
     """`stream`: windows that lie side by side, wherever documents end (`batches.Order`)."""
 
     def __init__(self, stream: Stream, length: int, seed: int) -> None:
@@ -104,7 +104,7 @@ class Windows(Sequences):
         return Statistics(dropped, 1 - whole.mean().item(), 1.0)
 
 
-class Packed(Sequences):
+class Packed(NumberedRows):
     """Rows of whole documents as far as they fit; the subclass says how a block of documents becomes rows."""
 
     def __init__(self, stream: Stream, length: int, seed: int) -> None:

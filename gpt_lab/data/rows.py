@@ -16,7 +16,7 @@ import numpy as np
 from gpt_lab.config.batch_sizes import BatchSizes
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.batches import gather, permute
-from gpt_lab.data.packing import ROW_KEYS, Sequences, Statistics, Stream, pieces, round_keys
+from gpt_lab.data.packing import ROW_KEYS, NumberedRows, Statistics, Stream, pieces, round_keys
 from gpt_lab.data.synthetic import IGNORED, Examples
 from gpt_lab.errors import DataError
 
@@ -58,7 +58,7 @@ class Filled(Rows):
         sizes: sequences of `context` tokens in each step of the run. first: the run's step that is step 0 here.
     """
 
-    def __init__(self, sequences: Sequences, sizes: BatchSizes, context: int, first: int = 0) -> None:
+    def __init__(self, sequences: NumberedRows, sizes: BatchSizes, context: int, first: int = 0) -> None:
         self._sequences, self._sizes, self._first = sequences, sizes, first
         self._each = context // sequences.length
 
@@ -224,7 +224,7 @@ class Growing(Rows):
 
 
 def rows_of(
-    cfg: RunConfig, make: Callable[[int], Sequences], bucketed: Callable[[Sequence[int]], Rows] | None = None
+    cfg: RunConfig, make: Callable[[int], NumberedRows], bucketed: Callable[[Sequence[int]], Rows] | None = None
 ) -> Rows:
     """The rows of a run's steps.
 

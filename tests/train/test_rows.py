@@ -17,7 +17,7 @@ from gpt_lab.cost.flops import cost_of
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError
 from gpt_lab.model.gpt import GPT, initialize
-from gpt_lab.parts.objective import IGNORED
+from gpt_lab.parts.objective.base import IGNORED, Sequences
 from gpt_lab.train.feed import Feed
 from gpt_lab.train.leak_probe import padding
 from gpt_lab.train.validation.evaluate import by_weight
@@ -53,9 +53,7 @@ def test_padding_is_not_in_the_loss(settings: dict[str, Any], make: Make, rows: 
     for step in {read[step].tokens_BT.shape[1]: step for step in padded_steps}.values():  # one of each length
         model.zero_grad()
         batch = feed.take(step)
-        loss = sum(
-            m.share * objective(model(m.tokens_BT, documents_BT=m.documents_BT), m.targets_BT)[0] for m in batch.micro
-        )
+        loss = sum(m.share * objective.train(model, Sequences(*m[:4])).loss for m in batch.micro)
         loss.backward()
         padded = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
         model.zero_grad()
