@@ -192,6 +192,7 @@ def test_seconds_count_over_resumes(make: Make, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.forks
 def test_kill_9_at_random_moments(make: Make) -> None:
     settings = {"budget.steps": 60, "eval.every": 4, "log.every": 3, "model.dropout": 0.1, "sample.tokens": 4}
+    settings |= {"batch.packing": "best_fit", "batch.curriculum": 0.5}
     whole = train(make(**settings))
     cfg = make(**settings, study="killed")
     draw = random.Random(0)
