@@ -29,7 +29,7 @@ ELSEWHERE = {
     ("tokenizer", "hf"): "needs a tokenizer file: tests/data",
     ("data", "hf"): "needs a data set: tests/data",
     ("data", "stdlib"): "8 MB, of which whole files are held out: tests/data/corpora/test_stdlib.py",
-    ("data", "mix"): "needs sources: tests/data/test_mixture.py and tests/train/test_rows.py",
+    ("data", "mix"): "needs sources: tests/data/test_mixture.py and tests/data/test_trained_rows.py",
 }
 
 

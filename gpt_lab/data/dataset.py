@@ -169,6 +169,11 @@ class RowsDataset(Dataset):
     is_text = True
     rows: Rows
 
+    @property
+    @abstractmethod
+    def texts(self) -> Mapping[str, TextDataset]:
+        """Each corpus by name: those of a mixture, or itself under ""."""
+
     @functools.cached_property
     def packed(self) -> packing.Statistics | None:
         return None if self._cfg.batch.packing == "stream" else self.rows.statistics()
@@ -194,7 +199,7 @@ class TextDataset(RowsDataset):
 
     def __init__(self, cfg: RunConfig, shards: Shards) -> None:
         super().__init__(cfg)
-        self._shards = shards
+        self.shards = shards
         self.vocab_size, self.fingerprint = shards.vocab_size, shards.fingerprint
         self.train_tokens, self.val_tokens = len(shards.train), len(shards.val)
         self.val_bytes = shards.splits["val"]["target_bytes"]
@@ -230,8 +235,12 @@ class TextDataset(RowsDataset):
         return packing.KINDS[self._cfg.batch.packing](self.stream, length, self._cfg.data_seed)
 
     @property
+    def texts(self) -> Mapping[str, TextDataset]:
+        return {"": self}
+
+    @property
     def tokenizer(self) -> Tokenizer:
-        return self._shards.tokenizer
+        return self.shards.tokenizer
 
     @property
     def bytes_per_token(self) -> float | None:
@@ -239,14 +248,14 @@ class TextDataset(RowsDataset):
 
     @functools.cached_property
     def opening(self) -> str:
-        start = self._shards.val[: 4 * OPENING].tolist()
-        text = self.tokenizer.decode([token for token in start if token != self._shards.eot])
+        start = self.shards.val[: 4 * OPENING].tolist()
+        text = self.tokenizer.decode([token for token in start if token != self.shards.eot])
         lines = ("".join(filter(str.isprintable, line)).strip() for line in text.replace("\ufffd", "").splitlines())
         line = next(filter(None, lines), "")
         return line if len(line) <= OPENING else line[: OPENING + 1].rpartition(" ")[0].strip() or line[:OPENING]
 
     def floors(self) -> dict[str, float]:
-        return {} if self.lossy else floors(self._shards)
+        return {} if self.lossy else floors(self.shards)
 
     def validation(self, rows: int, limit: int | None = None, times: int = 1) -> Iterator[Batch]:
         sequences = -(-(self.val_tokens - 1) // (self.context * times))
@@ -255,15 +264,15 @@ class TextDataset(RowsDataset):
     def _val(self, chosen: Places, times: int) -> Examples:
         """Some sequences of `times` contexts of the validation text, by number."""
         length = self.context * times
-        self._shards.check("val", chosen * length, length + 1)
+        self.shards.check("val", chosen * length, length + 1)
         places = chosen[:, None] * length + np.arange(length + 1)
         inside = np.minimum(places, self.val_tokens - 1)
-        windows = self._shards.val[inside].astype(np.int64)
+        windows = self.shards.val[inside].astype(np.int64)
         targets = np.where(places[:, 1:] < self.val_tokens, windows[:, 1:], IGNORED)
         return Examples(np.ascontiguousarray(windows[:, :-1]), targets)
 
     def _documents(self, tokens: Table) -> Tensor | None:
-        eot = self._shards.eot
+        eot = self.shards.eot
         if not self._cfg.batch.document_mask or eot is None:
             return None
         return torch.from_numpy(batches.documents(tokens, eot))
@@ -271,6 +280,8 @@ class TextDataset(RowsDataset):
 
 class MixtureDataset(RowsDataset):
     """Several corpora (`mixture`): rows drawn by weight, one validation set after the other."""
+
+    parts: Mapping[str, TextDataset]
 
     def __init__(
         self, cfg: RunConfig, source: mixture.Mixture, shards: Mapping[str, Shards], warnings: list[str]
@@ -292,6 +303,10 @@ class MixtureDataset(RowsDataset):
             return mixture.Mixed([part.sequences(length) for part in parts.values()], weights, cfg.data_seed)
 
         self.rows = rows_of(cfg, mixed)
+
+    @property
+    def texts(self) -> Mapping[str, TextDataset]:
+        return self.parts
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -11,14 +11,9 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
-from gpt_lab.data.corpus import Corpus
-from gpt_lab.data.dataset import RowsDataset, open_dataset
-from gpt_lab.data.floors import floors
-from gpt_lab.data.mixture import Mixture, open_mixture
+from gpt_lab.data.dataset import RowsDataset, TextDataset, open_dataset
 from gpt_lab.data.shard_cache import Progress
-from gpt_lab.data.shards import Shards, open_shards
 
 
 def prepare(cfg: RunConfig, console: Console) -> None:
@@ -27,27 +22,22 @@ def prepare(cfg: RunConfig, console: Console) -> None:
     Raises:
         ConfigError, DataError: as `open_dataset`.
     """
-    source = registry.build("data", cfg.data)
-    if not isinstance(source, Corpus | Mixture):
-        console.print(f"data={cfg.data['name']} is made while training: there is nothing to prepare")
-        return
     start = time.monotonic()
     with progress_bar(console) as show:
-        if isinstance(source, Mixture):
-            built, _ = open_mixture(source, cfg.tokenizer, show)
-        else:
-            built = {"": open_shards(source, cfg.tokenizer, show)}
+        dataset = open_dataset(cfg, show)
         show("counting n-grams", 0, None)
-        bits = {name: {} if shards.lossy else floors(shards) for name, shards in built.items()}
-        dataset = open_dataset(cfg)
+        dataset.floors()  # they are kept
+    if not isinstance(dataset, RowsDataset):
+        console.print(f"data={cfg.data['name']} is made while training: there is nothing to prepare")
+        return
+    seconds = time.monotonic() - start
     for warning in dataset.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False)
-    seconds = time.monotonic() - start
-    for name, shards in built.items():
-        console.print(_summary(cfg, name, shards, bits[name]))
-        done = f"built in {seconds:.1f} s" if shards.built else "already there"
-        console.print(f"{done}: {shards.folder}", markup=False, soft_wrap=True)
-    if isinstance(dataset, RowsDataset) and dataset.ends:
+    for name, part in dataset.texts.items():
+        console.print(_summary(cfg, name, part))
+        done = f"built in {seconds:.1f} s" if part.shards.built else "already there"
+        console.print(f"{done}: {part.shards.folder}", markup=False, soft_wrap=True)
+    if dataset.ends:
         packed = dataset.packed or dataset.rows.statistics()
         console.print(f"batch.packing={cfg.batch.packing}: {packed}", markup=False, soft_wrap=True)
 
@@ -65,7 +55,8 @@ def progress_bar(console: Console) -> Iterator[Progress]:
         yield show
 
 
-def _summary(cfg: RunConfig, name: str, shards: Shards, bits: dict[str, float]) -> Table:
+def _summary(cfg: RunConfig, name: str, dataset: TextDataset) -> Table:
+    shards = dataset.shards
     data = f"data.sources.{name}" if name else f"data={cfg.data['name']}"
     table = Table(title=f"{data} tokenizer={cfg.tokenizer['name']}", title_justify="left")
     for heading in ("", "train", "val"):
@@ -79,6 +70,6 @@ def _summary(cfg: RunConfig, name: str, shards: Shards, bits: dict[str, float]) 
     table.add_row(f"windows of {cfg.scale.context}", *(f"{number:,}" for number in windows))
     table.add_section()
     table.add_row("vocabulary", f"{shards.vocab_size:,}", "")
-    for name, value in bits.items():
+    for name, value in dataset.floors().items():
         table.add_row(f"{name}, bits per byte", "", f"{value:.3f}")
     return table

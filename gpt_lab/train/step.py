@@ -78,8 +78,8 @@ class Stepper:
         self._drop_gradients()
         return StepOutcome(nll_sum, norm)
 
-    def warm_up(self, batch: StepBatch) -> None:
-        """Compiles before the clock runs; changes no parameter.
+    def warm_up(self, *batches: StepBatch) -> None:
+        """Compiles before the clock runs, for the shapes of these batches; changes no parameter.
 
         Raises:
             LabError: the compiler fails here; the line names the way without it.
@@ -88,7 +88,8 @@ class Stepper:
         from torch._inductor.exc import InductorError
 
         try:
-            self._gradients(batch.micro)
+            for batch in batches:
+                self._gradients(batch.micro)
         except (TorchDynamoException, InductorError) as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise LabError(f"torch.compile failed ({reason[:200]}): train with compile=off") from error

@@ -143,8 +143,7 @@ class Trainer:
             self.tracker.start()
             self.view.say("compiling (compile=off trains without)")
             with signals.blocked():  # the compiler's processes
-                for step in {self.state.step, *self.dataset.first_steps()}:
-                    self.stepper.warm_up(self.feed.take(step))
+                self.stepper.warm_up(*map(self.feed.take, {self.state.step, *self.dataset.first_steps()}))
 
     def measure_origin(self) -> None:
         """Notes in the record what the origin's weights do here before the first step, at every context asked for.
@@ -242,9 +241,7 @@ class Trainer:
             "perf/peak_memory_gb": peak_memory_gb(self.plan.device),
         }
         share = mfu(rate, self.plan.cost.mfu_flops_per_token, self.peak)
-        if share is not None:
-            values["perf/mfu"] = share
-        values |= self.model.measures()
+        values |= self.model.measures() | ({} if share is None else {"perf/mfu": share})
         self.write(values)
         self.view.log(step, seconds, values)
 
@@ -386,7 +383,6 @@ class Trainer:
 
     @property
     def flops(self) -> float:
-        """Training FLOPs spent so far, those on padding included."""
         return self.plan.flops(self.dataset.read_after(self.state.step))
 
     @property

@@ -234,7 +234,7 @@ def test_shakespeare_char_has_the_tokens_of_nanogpt(
     dataset = open_dataset(composition.compose(["+experiment=shakespeare_char", "data=text", f"data.path={story}"]))
     text = story.read_text(encoding="utf-8")
     numbers = {character: i for i, character in enumerate(sorted(set(text)))}
-    shards = dataset._shards  # type: ignore[attr-defined]
+    shards = dataset.shards  # type: ignore[attr-defined]
     assert dataset.vocab_size == len(numbers)
     assert [*shards.train.tolist(), *shards.val.tolist()] == [numbers[character] for character in text]
     targets = [t for batch in dataset.validation(8) for t in batch.targets_BT.flatten().tolist() if t != -100]

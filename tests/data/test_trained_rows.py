@@ -29,6 +29,12 @@ BUCKETED = {"batch.packing": "bucketed", "batch.tokens": 128, "scale.context": 3
 
 
 @pytest.fixture
+def make(config: Make, tmp_path: Path) -> Make:
+    """A config whose runs are in the test's folder."""
+    return lambda **overrides: config(**{"runs_dir": str(tmp_path / "runs"), **overrides})
+
+
+@pytest.fixture
 def rows(tmp_path: Path) -> dict[str, Any]:
     """Documents of 1 to 9 words."""
     path = tmp_path / "rows.jsonl"
@@ -92,8 +98,8 @@ def test_budgets_and_sums_are_of_real_tokens(make: Make, rows: dict[str, Any]) -
     assert record["text"]["packing"] == str(dataset.packed)
 
 
-def test_a_mixture_is_validated_by_weight_and_on_each(make: Make, rows: dict[str, Any], corpus: Path) -> None:
-    sources = {"a": {**rows, "weight": 3}, "b": {"name": "text", "path": str(corpus)}}
+def test_a_mixture_is_validated_by_weight_and_on_each(make: Make, rows: dict[str, Any], story: Path) -> None:
+    sources = {"a": {**rows, "weight": 3}, "b": {"name": "text", "path": str(story)}}
     cfg = make(data={"name": "mix", "sources": sources}, **{"budget.steps": 4, "eval.contexts": [1, 2]})
     summary = train(cfg).summary
     for key in ("val/loss", "val/bpb", "val/bpb_2x"):
