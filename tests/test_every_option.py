@@ -309,7 +309,7 @@ KEYS_ELSEWHERE = {
     "data.path": "tests/config/test_composition.py and tests/data",
     "data.raw": "tests/data/corpora/test_file_corpora.py",
     "schedule.weight_decay": "tests/train/test_step.py and tests/train/test_trainer.py",
-    "objective.teacher": "tests/train/test_teacher.py",
+    "objective.teacher": "tests/train/objectives/test_teacher.py",
     "objective.val_draws": "tests/parts/objective/test_masked.py",
     "batch.start": "tests/config/test_batch_sizes.py and tests/train/test_trainer.py",
     "batch.ramp": "tests/config/test_batch_sizes.py and tests/train/test_trainer.py",

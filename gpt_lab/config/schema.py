@@ -182,6 +182,11 @@ class RunConfig:
         return int.from_bytes(digest[:8], "big") >> 1
 
     @property
+    def validation_seed(self) -> int:
+        """The seed of what validation draws, such as masks: another for each seed, replica and order of the data."""
+        return (self.data_seed * 0x9E3779B97F4A7C15 + self.draw_seed) % 2**63
+
+    @property
     def rows(self) -> int:
         """Sequences per optimizer step, the most if they become more."""
         return self.batch.tokens // self.scale.context

@@ -408,7 +408,7 @@ class Trainer:
             self.plan.precision,
             self.dataset,
             rows=self.eval_rows,
-            seed=self.cfg.data_seed,
+            seed=self.cfg.validation_seed,
             limit=limit,
             interrupted=lambda: self.asked.caught is not None,
         )

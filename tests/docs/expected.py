@@ -110,14 +110,14 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     ),
     **dict.fromkeys(
         ("uv run train objective=masked_diffusion", "uv run train objective=mtp objective.ahead=2"),
-        Elsewhere("tests/train/test_objectives.py", "each objective is trained there"),
+        Elsewhere("tests/train/objectives/test_objectives.py", "each objective is trained there"),
     ),
     **dict.fromkeys(
         (
             "uv run train scale=tiny study=teachers seed=100 budget.steps=1000",
             "uv run train objective=distill objective.teacher=teachers/tiny-seed100 scale=micro",
         ),
-        Elsewhere("tests/train/test_teacher.py", "the first takes minutes"),
+        Elsewhere("tests/train/objectives/test_teacher.py", "the first takes minutes"),
     ),
     "uv run components norm my_norm": Elsewhere("tests/test_thirdparty.py", "needs the file of parts/"),
     "uv run components --check my_attention attention.slope=2.0": Elsewhere(

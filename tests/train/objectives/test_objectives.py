@@ -20,6 +20,7 @@ from gpt_lab.train import start
 from gpt_lab.train.precision import resolve as precision
 from gpt_lab.train.resolve_auto import resolve
 from gpt_lab.train.validation.evaluate import evaluate
+from tests.helpers import tiny_config
 from tests.train.train_helpers import quiet, said, train
 
 Make = Callable[..., RunConfig]
@@ -31,6 +32,7 @@ ENDS: dict[str, tuple[Any, float]] = {
     "mlm": ("mlm", 0.55),
 }
 """Objective, and the share of the untrained model's validation loss that 40 steps of 64 tokens must get below."""
+MTP = {"ahead": 2, "weight": 0.1, "style": "parallel"}
 
 
 @pytest.mark.parametrize("name", ENDS)
@@ -54,6 +56,7 @@ def test_it_ends_below_its_untrained_loss(name: str, make: Make) -> None:
             command.run([f"run={run.path}", "device=cpu"])
     else:
         assert len(samples) == 1 and "continue a text" in text
+        assert command.run([f"run={run.path}", "device=cpu", "max_tokens=3"]) == 0
         assert ("val bpb is at most" in text) == (name == "masked diffusion")
     assert run.record["text"].get("measure", "exact") == measure.measure
 
@@ -76,6 +79,21 @@ def test_what_it_cannot_do_is_refused_in_one_line(settings: dict[str, Any], line
     cfg = make(**settings)
     with pytest.raises(ConfigError, match=line):
         resolve(cfg, open_dataset(cfg))
+
+
+def test_each_is_another_run_and_so_is_each_of_its_options() -> None:
+    found = [tiny_config(objective=name) for name in registry.index()["objective"]]
+    found += [tiny_config(objective="mtp", **{f"objective.{key}": value}) for key, value in MTP.items()]
+    found += [tiny_config(objective="mlm", **{f"objective.{key}": 0.05}) for key in ("rate", "masked", "random")]
+    found += [tiny_config(objective="distill", **{f"objective.{key}": 0.2}) for key in ("alpha", "temperature")]
+    found += [tiny_config(objective="masked_diffusion", **{"objective.val_draws": 2})]
+    assert len({cfg.signature({}) for cfg in found}) == len({cfg.identity() for cfg in found}) == len(found)
+
+
+def test_masks_of_validation_are_a_pairs_own() -> None:
+    seeds = [tiny_config(**one).validation_seed for one in ({}, {"seed": 1}, {"replica": 1}, {"batch.seed": 7})]
+    assert len(set(seeds)) == 4
+    assert tiny_config(objective="mlm", attention="gqa", seed=1).validation_seed == seeds[1]
 
 
 def test_settings_without_an_effect_are_refused() -> None:
