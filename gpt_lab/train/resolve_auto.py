@@ -47,7 +47,7 @@ class ResolvedRun:
             why a teacher may have seen the validation text.
         longer: multiples of the training context, beyond 1, at which the final weights are validated.
         notes: what was asked for and cannot be had, said before training.
-        prices: training FLOPs per token in rows of each length.
+        prices: training FLOPs per token in rows of each length, and those that MFU counts.
     """
 
     device: str
@@ -62,11 +62,16 @@ class ResolvedRun:
     longer: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     teacher: Teacher | None = None
-    prices: Mapping[int, int] = field(default_factory=dict)
+    prices: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
     def flops(self, read: Mapping[int, int]) -> float:
         """Training FLOPs of so many tokens in rows of each length (Dataset.read_after)."""
         return paid(self.prices, read)
+
+    def mfu_flops_per_token(self, dataset: Dataset, first: int, last: int) -> float:
+        """FLOPs as MFU counts them, of what the model reads from step `first` to before `last`, over its tokens."""
+        before, after = (paid(self.prices, dataset.read_after(step), 1) for step in (first, last))
+        return (after - before) / max(dataset.tokens_after(last) - dataset.tokens_after(first), 1)
 
     @property
     def resolved(self) -> dict[str, str]:
@@ -104,7 +109,8 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     taught_by = teacher.find(cfg, dataset, objective)
     cost = cost if taught_by is None else cost.taught(taught_by.forward)
     taught = cost.teacher_flops_per_token
-    prices = {length: cost_of(model, length).train_flops_per_token + taught for length in cfg.row_lengths}
+    costs = {length: cost_of(model, length) for length in cfg.row_lengths}
+    prices = {n: (one.train_flops_per_token + taught, one.mfu_flops_per_token + taught) for n, one in costs.items()}
     limit = budget(cfg, cost, (dataset.tokens_after, lambda steps: paid(prices, dataset.read_after(steps))))
     check_length(cfg.schedule, limit.steps)
     spare_compiler()
@@ -135,9 +141,9 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     return ResolvedRun(device, chosen, names, compiled, limit, cost, *told)
 
 
-def paid(prices: Mapping[int, int], read: Mapping[int, int]) -> float:
-    """What so many tokens in rows of each length cost, at the price of a token in such rows."""
-    return float(sum(tokens * prices[length] for length, tokens in read.items()))
+def paid(prices: Mapping[int, tuple[int, int]], read: Mapping[int, int], kind: int = 0) -> float:
+    """What so many tokens in rows of each length cost, at a price of a token in such rows."""
+    return float(sum(tokens * prices[length][kind] for length, tokens in read.items()))
 
 
 def check_objective(cfg: RunConfig, dataset: Dataset, objective: Objective) -> None:

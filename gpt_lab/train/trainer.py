@@ -240,7 +240,7 @@ class Trainer:
             "perf/tokens_per_s": rate,
             "perf/peak_memory_gb": peak_memory_gb(self.plan.device),
         }
-        share = mfu(rate, self.plan.cost.mfu_flops_per_token, self.peak)
+        share = mfu(rate, self.plan.mfu_flops_per_token(self.dataset, before, step), self.peak)
         values |= self.model.measures() | ({} if share is None else {"perf/mfu": share})
         self.write(values)
         self.view.log(step, seconds, values)
@@ -312,7 +312,7 @@ class Trainer:
         summary = self.spent | values | longer | ending.floors(self.dataset) | ending.packed(self.dataset)
         summary["val/targets"] = self.dataset.val_tokens - 1
         peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)  # takes memory
-        share = mfu(summary["perf/tokens_per_s"], self.plan.cost.mfu_flops_per_token, peak)
+        share = mfu(summary["perf/tokens_per_s"], self.plan.mfu_flops_per_token(self.dataset, 0, state.step), peak)
         if share is not None:
             summary["perf/mfu"] = share
         return self.end("finished", summary)

@@ -20,6 +20,7 @@ from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.parts.objective.base import IGNORED, Sequences
 from gpt_lab.train.feed import Feed
 from gpt_lab.train.leak_probe import padding
+from gpt_lab.train.resolve_auto import resolve
 from gpt_lab.train.validation.evaluate import by_weight
 from tests.helpers import tiny_config
 from tests.train.train_helpers import curve, train
@@ -93,6 +94,13 @@ def test_budgets_and_sums_are_of_real_tokens(make: Make, rows: dict[str, Any]) -
         for step in range(result.summary["steps"])
     )
     assert result.summary["flops"] == spent, "FLOPs are spent on padding too"
+    plan, steps = resolve(cfg, dataset), result.summary["steps"]
+    as_mfu = sum(
+        dataset.batch(step).tokens_BT.numel()
+        * cost_of(model, dataset.batch(step).tokens_BT.shape[1]).mfu_flops_per_token
+        for step in range(3, steps)
+    )
+    assert plan.mfu_flops_per_token(dataset, 3, steps) == pytest.approx(as_mfu / sum(counted[3:steps]), rel=1e-12)
     assert result.summary["data/filled"] == dataset.packed.filled < 1  # type: ignore[union-attr]
     record = json.loads((result.path / "run.json").read_text())
     assert record["text"]["packing"] == str(dataset.packed)
