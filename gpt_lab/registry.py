@@ -310,6 +310,8 @@ def _package_classes(module: str) -> dict[str, ast.ClassDef]:
 
 def explained(doc: str, key: str) -> str:
     """The lines of a docstring that say what an option means: `key: ...`, continuation lines (deeper indented) too."""
+    if key not in doc:
+        return ""
     found = re.search(rf"^([ ]*)`{{0,2}}{re.escape(key)}`{{0,2}}: *.+(?:\n\1[ ]+\S.*)*", doc, re.MULTILINE)
     return found[0] if found else ""
 

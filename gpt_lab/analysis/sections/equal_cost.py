@@ -14,7 +14,7 @@ from gpt_lab import metrics
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison, Row, VerdictName
 from gpt_lab.analysis.judge import verdict
-from gpt_lab.analysis.sections.baseline_curve import Curve, curve, per_pair, same_schedule, shared
+from gpt_lab.analysis.sections.baseline_curve import Curve, Schedules, curve, per_pair, shared
 from gpt_lab.analysis.table import Table, columns
 from gpt_lab.frame.paired_scores import Paired, fresh, pair_up, part, references
 from gpt_lab.frame.study import Study
@@ -104,17 +104,20 @@ def answer(comparison: Comparison, study: Study) -> Answer | None:
     blocked = _blocked(runs, paired, design, known)
     apart = _apart(runs[paired.finished])
     used = runs[paired.finished]
+    schedules = Schedules(used)
     laws: dict[tuple[int, bytes], PowerLaw] = {}
     for line in found.lines:
         forbidden = next((doubt.text for doubt in blocked[line.row.arm] if "all" in doubt.blocks), "")
-        line.reason = forbidden or _reach(line, found, used, design.alpha, laws)
+        line.reason = forbidden or _reach(line, found, schedules, design.alpha, laws)
         if apart:
             line.ratios.pop("seconds", None)
     _judge(found, apart, {base: uneven(used, paired.arms[base]) for base in bases}, blocked, comparison)
     return found
 
 
-def _reach(line: Line, found: Answer, runs: pd.DataFrame, alpha: float, laws: dict[tuple[int, bytes], PowerLaw]) -> str:
+def _reach(
+    line: Line, found: Answer, schedules: Schedules, alpha: float, laws: dict[tuple[int, bytes], PowerLaw]
+) -> str:
     """Fills in a variant's reach and speed-ups; why there are none, or nothing.
 
     Args:
@@ -124,7 +127,7 @@ def _reach(line: Line, found: Answer, runs: pd.DataFrame, alpha: float, laws: di
     if isinstance(of_base, str):
         return of_base
     arms = found.paired.arms
-    if of_base.evaluations and not same_schedule(runs, arms[line.index], arms[line.base]):
+    if of_base.evaluations and not schedules.same(arms[line.index], arms[line.base]):
         return "its schedule or its tokens are not those of the baseline's curve"
     line.used = line.compared & np.isfinite(of_base.losses).all(1)
     if line.used.sum() < FEWEST_PAIRS:
