@@ -1,4 +1,4 @@
-"""Composition of a RunConfig from conf/ and overrides. Imports no torch."""
+"""Composition of a RunConfig from conf/ and overrides, by Hydra where plain_files does not do. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_lab import options, project, registry, yamlfile
-from gpt_lab.config import checked, combinations, setting_names
+from gpt_lab.config import checked, combinations, plain_files, setting_names
 from gpt_lab.config.overrides import readable
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.config.setting_names import GROUPS, SECTIONS
@@ -35,12 +35,12 @@ def compose(overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
-    """The composed, unchecked tree of settings: groups by Hydra, then single values in the order given."""
+    """The composed, unchecked tree of settings: groups, then single values in the order given."""
     return Composer(factored=False).tree(overrides)
 
 
 class Composer:
-    """Composes many command lines in milliseconds each: what Hydra made of a choice of groups is kept.
+    """Composes many command lines in milliseconds each: what is made of a choice of groups is kept.
 
     Args:
         factored: compose each group's choice once and put the results together, instead of each combination. The
@@ -107,11 +107,7 @@ class Composer:
 
     def _composed(self, groups: list[str]) -> dict[str, Any]:
         if tuple(groups) not in self._made:
-            from omegaconf import OmegaConf
-
-            with _hydra():
-                made = OmegaConf.to_container(_compose_groups(groups))
-            self._made[tuple(groups)] = typing.cast(dict[str, Any], made)
+            self._made[tuple(groups)] = plain_files.compose(groups) or _by_hydra(groups)
         return self._made[tuple(groups)]
 
 
@@ -138,6 +134,13 @@ def _hydra() -> Iterator[None]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(project.shipped("conf")), version_base="1.3"):
         yield
+
+
+def _by_hydra(groups: list[str]) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    with _hydra():
+        return typing.cast(dict[str, Any], OmegaConf.to_container(_compose_groups(groups)))
 
 
 def _parse(text: str) -> Any:

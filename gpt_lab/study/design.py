@@ -37,7 +37,7 @@ class Settings:
         object.__setattr__(self, "_hash", hash(texts))  # tables of thousands of runs are grouped by arm dozens of times
 
     def __hash__(self) -> int:
-        return self._hash  # type: ignore[attr-defined, no-any-return]
+        return self._hash  # type: ignore[attr-defined]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Settings, (self.given,)  # another process has other hashes
