@@ -52,11 +52,12 @@ def _file(conf: Path, group: str, name: str) -> Path:
 
 
 def _read(path: Path, header: str = "") -> Mapping[str, Any]:
-    return _content(path, path.stat().st_mtime_ns, header)
+    status = path.stat()
+    return _content(path, (status.st_mtime_ns, status.st_size), header)
 
 
 @functools.lru_cache(maxsize=1024)
-def _content(path: Path, changed: int, header: str) -> Mapping[str, Any]:
+def _content(path: Path, version: tuple[int, int], header: str) -> Mapping[str, Any]:
     text = path.read_text(encoding="utf-8")
     content = yamlfile.parse(text.removeprefix(header), str(path))
     builds = "defaults" in content and not header and path.name != "config.yaml"
