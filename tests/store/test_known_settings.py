@@ -32,7 +32,6 @@ def text(value: Any, indent: int | None = 1) -> bytes:
         text(GOOD, indent=2),
         text(GOOD).replace(b'"seed": 1,\n  ', b'"seed": 1, '),
         text(GOOD).replace(b"1,\n", b"1\n,"),
-        text(GOOD).replace(b'"seed"', b'"se\\"config\\":ed"'),
         text(GOOD).replace(b'{\n "state"', b'{\n "config": {\n  "seed": 3\n },\n "state"'),
         text(GOOD).replace(b'"finished",', b'{\n "config": {\n  "seed": 3\n }\n},'),
         b"{}",
