@@ -70,7 +70,7 @@ def run(arguments: list[str]) -> int:
     """Exit status: 0 shown, 2 bad input; with --gate 0 keep, 1 discard, 2 more runs needed or bad input."""
     chosen = parser().parse_args(arguments)
     _refuse_contradictions(chosen)
-    gc.set_threshold(100_000)  # what is read lives to the end: to search it for garbage took a sixth of the time
+    gc.set_threshold(1_000_000)  # what is read lives to the end: to search it for garbage took a sixth of the time
     options = StudyOptions(
         runs_dir=chosen.runs_dir,
         remote=chosen.remote,
