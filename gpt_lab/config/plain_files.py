@@ -70,6 +70,7 @@ def _merged(tree: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(tree)
     for key, value in more.items():
         before = found.get(key)
-        both = isinstance(before, Mapping) and isinstance(value, Mapping)
-        found[key] = _merged(before, value) if both else value
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            value = _merged(before, value)
+        found[key] = value
     return found
