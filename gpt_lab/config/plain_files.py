@@ -1,4 +1,4 @@
-"""Composition without Hydra of what needs none of it: the shipped conf/, a choice of groups and one preset.
+"""Composition without Hydra of what needs none of it: the shipped conf/ and experiments/ and a choice of groups.
 
 Importing Hydra and having it look for plugins and files takes a quarter of a second, and a tenth for each choice.
 """
@@ -14,41 +14,45 @@ from gpt_lab import project, registry, yamlfile
 from gpt_lab.errors import ConfigError
 
 _HEADER = "# @package _global_\n"
-"""First line of a preset: its values stand where the settings do."""
+"""First line of a preset and of an experiment: their values stand where the settings do."""
 
 
 def compose(groups: Sequence[str]) -> dict[str, Any] | None:
-    """The tree that Hydra composes of these choices (`attention=gqa`, `model=gpt2`), not to be changed.
+    """The tree that Hydra composes of these choices (`attention=gqa`, `+experiment=muon`), not to be changed.
 
-    None where only Hydra can tell: an experiment, a conf/ of the project's own, a part without a file, a file that
-    builds on others.
+    None where only Hydra can tell: a project's own files, a part without one, a file that builds on others otherwise.
     """
-    if project.own("conf") is not None:
+    if project.own("conf") is not None or project.own("experiments") is not None:
         return None
     conf = project.shipped("conf")
     try:
-        base = _read(conf / "config.yaml")
-        names = {group: name for item in base.get("defaults", ()) if item != "_self_" for group, name in item.items()}
-        chosen = dict(text.split("=") for text in groups)
-        if names.keys() != {*registry.KINDS, "scale", "model"} or not chosen.keys() <= names.keys():
+        base = dict(_read(conf / "config.yaml"))
+        names = {group: name for item in base.pop("defaults") if item != "_self_" for group, name in item.items()}
+        chosen = dict(text.removeprefix("+").split("=") for text in groups)
+        laid_over = []
+        if "experiment" in chosen:
+            laid_over.append(_read(_file(project.shipped("experiments"), chosen.pop("experiment")), _HEADER))
+            chosen = {**_picks(laid_over[0]), **chosen}
+        laid_over.insert(0, _read(_file(conf / "model", chosen.pop("model", names.pop("model"))), _HEADER))
+        names |= _picks(laid_over[0]) | chosen
+        if names.keys() != {*registry.KINDS, "scale"}:
             return None
-        preset = _read(_file(conf, "model", chosen.get("model", names.pop("model"))), _HEADER)
-        for item in preset.get("defaults", ()):
-            ((group, name),) = item.items()
-            names[group.removeprefix("override /")] = name
-        tree = {key: value for key, value in base.items() if key != "defaults"}
-        for group, name in {**names, **chosen}.items():
-            if group != "model":
-                tree = _merged(tree, {group: _read(_file(conf, group, name))})
-        return _merged(tree, {key: value for key, value in preset.items() if key != "defaults"})
-    except (ConfigError, ValueError, AttributeError, TypeError, OSError):  # what is wrong is for Hydra to say
+        parts = [{group: _read(_file(conf / group, name))} for group, name in names.items()]
+        return functools.reduce(_merged, [*parts, *laid_over], base)
+    except (ConfigError, ValueError, LookupError, AttributeError, TypeError, OSError):  # what is wrong Hydra says
         return None
 
 
-def _file(conf: Path, group: str, name: str) -> Path:
+def _picks(content: Mapping[str, Any]) -> dict[str, str]:
+    """What a preset or an experiment chooses: group -> name."""
+    items = [item.items() for item in content.get("defaults", ())]
+    return {group.removeprefix("override /"): name for ((group, name),) in items}
+
+
+def _file(folder: Path, name: str) -> Path:
     if Path(name).name != name:
         raise ValueError("no name of a file")
-    return conf / group / f"{name}.yaml"
+    return folder / f"{name}.yaml"
 
 
 def _read(path: Path, header: str = "") -> Mapping[str, Any]:
@@ -67,10 +71,12 @@ def _content(path: Path, version: tuple[int, int], header: str) -> Mapping[str, 
 
 
 def _merged(tree: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Values laid over others, settings of a section one by one; without the choices of a preset."""
     found = dict(tree)
     for key, value in more.items():
         before = found.get(key)
         if isinstance(before, Mapping) and isinstance(value, Mapping):
-            value = _merged(before, value)
-        found[key] = value
+            found[key] = _merged(before, value)
+        elif key != "defaults":
+            found[key] = value
     return found

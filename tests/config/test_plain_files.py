@@ -15,22 +15,30 @@ KINDS = (*registry.KINDS, "scale")
 FILES = [[f"{kind}={name}" for name in project.files("conf", kind)] for kind in KINDS]
 TOGETHER = [list(filter(None, row)) for row in itertools.zip_longest(*FILES)]
 """Every file of every kind, one of each kind at a time."""
-PRESETS = [[f"model={name}"] for name in project.files("conf", "model")]
-OVER_A_PRESET = ["mlp=gelu", "model=deepseek_v3", "attention=gqa"]
+LAID_OVER = [[f"model={name}"] for name in project.files("conf", "model")]
+LAID_OVER += [[f"+experiment={name}"] for name in project.files("experiments")]
+SEVERAL = [
+    ["mlp=gelu", "model=deepseek_v3", "attention=gqa"],
+    ["+experiment=modern", "model=gemma3", "optim=lion"],
+    ["scale=small", "+experiment=shakespeare_char", "mlp=swiglu"],
+]
 
 
-@pytest.mark.parametrize("groups", [[], *TOGETHER, *PRESETS, OVER_A_PRESET], ids=lambda groups: ",".join(groups)[:40])
+@pytest.mark.parametrize("groups", [[], *TOGETHER, *LAID_OVER, *SEVERAL], ids=lambda groups: ",".join(groups)[:40])
 def test_it_is_what_hydra_composes(groups: list[str]) -> None:
     assert json.dumps(plain_files.compose(groups)) == json.dumps(composition._by_hydra(groups))
 
 
-@pytest.mark.parametrize("text", ["+experiment=x", "optim=adamx", "optim=../norm/rmsnorm", "lr=1", "optim=", "optim"])
+@pytest.mark.parametrize(
+    "text", ["+experiment=x", "model=x", "optim=adamx", "optim=../norm/rmsnorm", "lr=1", "optim=", "optim"]
+)
 def test_what_there_is_no_file_of_is_for_hydra(text: str) -> None:
     assert plain_files.compose([text]) is None
 
 
-def test_a_project_s_own_settings_are_for_hydra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "conf").mkdir()
+@pytest.mark.parametrize("folder", ["conf", "experiments"])
+def test_a_project_s_own_files_are_for_hydra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path)
     assert plain_files.compose([]) is None
 
