@@ -1,4 +1,4 @@
-"""Strict YAML reading: what YAML lets pass in silence is refused, and its errors are put in words.
+"""YAML: strict reading and quick writing. What YAML lets pass in silence is refused, and its errors are put in words.
 
 No line repeats more than a few words of the file: it may be the wrong one, and private.
 """
@@ -71,6 +71,12 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     return parse(text, str(path))
+
+
+def text(content: Any) -> str:
+    """Plain values as YAML, keys in their order; by libyaml where PyYAML has it, which takes a tenth of the time."""
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return str(yaml.dump(content, Dumper=dumper, sort_keys=False, allow_unicode=True))
 
 
 def parse(text: str, where: str) -> dict[str, Any]:

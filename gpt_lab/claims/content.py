@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import yaml
 
+from gpt_lab import yamlfile
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison, Row
 from gpt_lab.claims import code
@@ -145,7 +145,7 @@ def _cell(
         cell["environment"] = environments.index(shared)
         slug = re.sub(r"[^A-Za-z0-9._=-]+", "-", " ".join((cell["arm"], cell["tuning"], cell["pair"]))).strip("-.")
         cell["config"] = f"configs/{index:04d}-{slug[:80]}.yaml"
-        text = yaml.safe_dump(nested(flat), sort_keys=False, allow_unicode=True)
+        text = yamlfile.text(nested(flat))
         configs[cell["config"]] = text.encode("utf-8", "surrogatepass")
     return cell
 

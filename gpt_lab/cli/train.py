@@ -95,9 +95,9 @@ def run(argv: list[str]) -> int:
     else:
         cfg = match.compose(overrides)
     if "--cfg" in argv:
-        import yaml
+        from gpt_lab import yamlfile
 
-        print(yaml.safe_dump(cfg.to_dict(), sort_keys=False, allow_unicode=True), end="")
+        print(yamlfile.text(cfg.to_dict()), end="")
         return 0
     from gpt_lab.console.terminal import Terminal
     from gpt_lab.train.start import run_training

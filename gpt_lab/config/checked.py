@@ -59,9 +59,7 @@ def load(path: Path) -> RunConfig:
 
 def save(cfg: RunConfig, path: Path) -> None:
     """Writes the resolved config as YAML."""
-    import yaml
-
-    path.write_text(yaml.safe_dump(cfg.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    path.write_text(yamlfile.text(cfg.to_dict()), encoding="utf-8")
 
 
 def _refuse_unknown(what: str, given: Mapping[str, Any], allowed: Mapping[str, Any]) -> None:

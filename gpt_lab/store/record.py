@@ -142,6 +142,11 @@ def _cpu() -> str:
 
 def packages() -> dict[str, str]:
     """Versions of Python, of the lab and of each installed package that the lab asks for."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> Mapping[str, str]:
     versions = {"python": platform.python_version()}
     for name in ("gpt_lab", *_required()):
         try:

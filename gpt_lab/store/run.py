@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from gpt_lab import yamlfile
 from gpt_lab.errors import ConfigError, DataError, LabError, unknown
 from gpt_lab.store import fork
 from gpt_lab.store.atomic_files import (
@@ -125,7 +126,7 @@ class Run:
                 (temporary / "samples").mkdir()
                 if fill is not None:
                     fill(temporary)
-            write_atomic(temporary / "config.yaml", _yaml(config))
+            write_atomic(temporary / "config.yaml", yamlfile.text(dict(config)).encode())
             for number in range(1, 10_000):
                 final = folder / (name if number == 1 else f"{name}-{number}")
                 full = {
@@ -346,7 +347,3 @@ def _try_open(path: Path) -> Run | None:
         return Run.open(path)
     except DataError:
         return None
-
-
-def _yaml(config: Mapping[str, Any]) -> bytes:
-    return bytes(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), "utf-8")

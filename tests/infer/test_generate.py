@@ -46,15 +46,15 @@ def random_tokens(rows: int, length: int) -> Tensor:
     return torch.randint(VOCAB, (rows, length), generator=torch.Generator().manual_seed(0))
 
 
-def variants(norms: bool = True) -> list[Any]:
-    """Every attention at every position encoding; at rope with every norm of queries and keys, if asked for."""
+def variants() -> list[Any]:
+    """Every attention at every position encoding; at rope with every norm of queries and keys."""
     found = []
     for attention, position in itertools.product(registry.index()["attention"], registry.index()["position"]):
         if (attention, position) in REFUSED:
             continue
         option = registry.get("attention", attention).options.get("qk_norm")
         for qk_norm in ("none",) if option is None else typing.get_args(option.annotation):
-            if qk_norm != "none" and not (norms and position == "rope"):
+            if qk_norm != "none" and position != "rope":
                 continue
             given = {"attention": attention, "position": position}
             given |= {} if option is None else {"attention.qk_norm": qk_norm}
@@ -88,16 +88,26 @@ def test_cached_logits_are_the_uncached_ones(overrides: dict[str, Any]) -> None:
         torch.testing.assert_close(cached, whole, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("overrides", variants(norms=False))
+def each_once() -> list[Any]:
+    """Of `variants`, every attention at rope, and every position with softmax and in a recurrence."""
+    found = []
+    for one in variants():
+        attention, position, qk_norm = str(one.id).split("-")
+        if qk_norm == "none" and (position == "rope" or attention in ("mha", "gated_deltanet")):
+            found.append(one)
+    return found
+
+
+@pytest.mark.parametrize("overrides", each_once())
 def test_generation_is_the_same_with_and_without_cache(overrides: dict[str, Any]) -> None:
-    model, prompt = make(**overrides), random_tokens(1, 6)[0].tolist()
+    """From a prompt to beyond the training context."""
+    model, prompt, length = make(**overrides), random_tokens(1, 6)[0].tolist(), CONTEXT + 4
     for options in ({"temperature": 0.0}, {"temperature": 1.0, "top_k": 20, "top_p": 0.95, "seed": 3, "samples": 3}):
         with_cache, without = (
-            complete(model, prompt, max_tokens=2 * CONTEXT, use_cache=use_cache, **options)
-            for use_cache in (True, False)
+            complete(model, prompt, max_tokens=length, use_cache=use_cache, **options) for use_cache in (True, False)
         )
         assert with_cache == without
-        assert all(len(ids) == 2 * CONTEXT for ids in with_cache)
+        assert all(len(ids) == length for ids in with_cache)
 
 
 @pytest.mark.parametrize("use_cache", [True, False])

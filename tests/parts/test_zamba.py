@@ -26,12 +26,6 @@ def test_a_model_of_them(settings: dict[str, object]) -> None:
     decoding.check_trains(model)
 
 
-@pytest.mark.slow
-@pytest.mark.compiles
-def test_compiled() -> None:
-    decoding.check_compiled(decoding.model(residual="zamba2", **{"residual.pattern": "H"}))
-
-
 def test_blocks_take_turns() -> None:
     """Five layers, four of them with the shared part, two blocks: each is used twice, with an adapter for each use."""
     options = {"name": "zamba2", "pattern": "MHHHH", "blocks": 2, "rank": 3, "d_ff": 16}

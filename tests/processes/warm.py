@@ -15,6 +15,8 @@ import gpt_lab.cli.train
 import gpt_lab.plan.dry_run
 import gpt_lab.report.write
 import gpt_lab.sweep.runner  # noqa: F401
+from gpt_lab.config import composition
 from gpt_lab.sweep.workers import forkserver
 
+composition.compose()
 forkserver.prepare()

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from gpt_lab import yamlfile
 from gpt_lab.study import sweep_file
 from gpt_lab.study.design import Design, Looks
 from gpt_lab.study.sweep import Sweep
@@ -62,7 +63,7 @@ def readable(sweep: Sweep) -> str:
             return head + text
     except (OSError, ValueError, yaml.YAMLError):
         pass
-    return head + str(yaml.safe_dump(json.loads(dump(sweep.content)), sort_keys=False, allow_unicode=True))
+    return head + yamlfile.text(json.loads(dump(sweep.content)))
 
 
 def dump(value: Any) -> str:
