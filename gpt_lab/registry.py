@@ -107,6 +107,8 @@ def index() -> Mapping[str, Mapping[str, Part]]:
     found: dict[str, dict[str, Part]] = {kind: {} for kind in KINDS}
     for module, path in _sources():
         for part in _scan(module, path):
+            if part.kind not in KINDS:
+                raise ConfigError(f"{module}.{part.qualname}: " + unknown("kind of part", part.kind, KINDS))
             other = found[part.kind].get(part.name)
             if other is not None and other.module != part.module:
                 raise ConfigError(
@@ -288,7 +290,7 @@ def _scan(module: str, path: Path) -> Iterator[Part]:
         tree = ast.parse(text, str(path))
     except (SyntaxError, ValueError, OSError) as error:  # ValueError: not UTF-8, or a null byte
         raise ConfigError(f"{_where(error, path)} cannot be read as Python: {_error_text(error)}") from None
-    for kind, name, node in _marked(module, tree):
+    for kind, name, node in _marked(tree):
         part = Part(kind, name, module, path, node.name)
         assert part.options is not None, "what cannot be read is said at once"
         yield part
@@ -299,13 +301,13 @@ def _described(module: str, path: Path) -> Mapping[str, tuple[str, Mapping[str, 
     """Docstring and options of each part in a file, by its class."""
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     classes, found = _classes(tree), {}
-    for _, _, node in _marked(module, tree):
+    for _, _, node in _marked(tree):
         taken = _options(f"{module}.{node.name}", node, classes)
         found[node.name] = _doc(node, taken, classes), taken
     return found
 
 
-def _marked(module: str, tree: ast.Module) -> Iterator[tuple[str, str, ast.ClassDef]]:
+def _marked(tree: ast.Module) -> Iterator[tuple[str, str, ast.ClassDef]]:
     """Kind, name and class of each part in a file."""
     for node in [node for node in tree.body if isinstance(node, ast.ClassDef)]:
         for decorator in node.decorator_list:
@@ -314,8 +316,6 @@ def _marked(module: str, tree: ast.Module) -> Iterator[tuple[str, str, ast.Class
                     func=ast.Name(id="register") | ast.Attribute(attr="register"),
                     args=[ast.Constant(value=str(kind)), ast.Constant(value=str(name))],
                 ):
-                    if kind not in KINDS:
-                        raise ConfigError(f"{module}.{node.name}: " + unknown("kind of part", kind, KINDS))
                     yield kind, name, node
 
 

@@ -115,7 +115,7 @@ def test_unknown_names_offer_the_closest() -> None:
 def test_no_part_is_missed_without_the_syntax_tree() -> None:
     found = {(kind, part.name, part.qualname) for kind, parts in registry.index().items() for part in parts.values()}
     texts = [path.read_text(encoding="utf-8") for path in registry.project.PACKAGE.rglob("*.py")]
-    marked = [one for text in texts if "register(" in text for one in registry._marked("", ast.parse(text))]
+    marked = [one for text in texts if "register(" in text for one in registry._marked(ast.parse(text))]
     assert {(kind, name, node.name) for kind, name, node in marked} <= found and len(marked) > 50
 
 
