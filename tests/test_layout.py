@@ -21,8 +21,10 @@ SOURCES = [p for folder in ("gpt_lab", "scripts", "benchmarks", "tests") for p i
 
 RULES = "validity/rules"
 """One file for each fairness rule, however many there are."""
-NAMED_BY_WHAT_THEY_SHOW = ("cli", "notebook", "report/figures", RULES)
-"""Folders of gpt_lab/ whose files are commands, functions, figures and rules: each bears the name of what it is of."""
+TWINS = tuple(f"twins/{kind}" for kind in components.KINDS)
+NAMED_BY_WHAT_THEY_SHOW = ("cli", "notebook", "report/figures", RULES, *TWINS)
+"""Folders of gpt_lab/ whose files are commands, functions, figures, rules and twins: each bears the name of what it is
+of."""
 
 
 def relative(path: Path) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gpt_lab import registry
 from gpt_lab.cli._main import entry
 from gpt_lab.cli._parser import Parser, output
-from gpt_lab.config import components
+from gpt_lab.config import components, source_text
 from gpt_lab.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -35,15 +35,28 @@ def run(arguments: list[str]) -> int:
         action="store_true",
         help="in a checkout: hold parts against other implementations again, and write their certificates",
     )
+    parser.add_argument(
+        "--jax",
+        action="store_true",
+        help="the source of one part, and below it that of its twin: the same formula as a pure function of JAX",
+    )
     chosen = parser.parse_args(arguments)
     if chosen.check is not None:
+        if chosen.jax:
+            raise ConfigError("--jax shows text of its own: leave out --check")
         words = [word for word in (chosen.kind, chosen.name, *chosen.settings) if word is not None]
         return _check(chosen.check, words)
     if chosen.settings or "=" in f"{chosen.kind}{chosen.name}":
         raise ConfigError("components takes settings with --check only: components [KIND [NAME]]")
+    if chosen.jax and (chosen.parity or chosen.json):
+        raise ConfigError(f"--jax shows text of its own: leave out {'--parity' if chosen.parity else '--json'}")
     if chosen.parity:
         return _measure(chosen.kind, chosen.name)
     found = components.catalogue(chosen.kind, chosen.name)
+    if chosen.jax:
+        source_text.twin(chosen.kind, chosen.name)  # refuses what has none before anything is printed
+        output(lambda console: source_text.show(found[chosen.kind][chosen.name], console))
+        return 0
     if chosen.json:
         print(json.dumps(components.to_dict(found), indent=2))
     elif chosen.name is None:

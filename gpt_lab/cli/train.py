@@ -8,6 +8,7 @@ import sys
 from gpt_lab.cli._main import entry
 from gpt_lab.console.lines import show_help
 
+CFG_WIDTH = 80
 HELP = """usage: train [SETTING ...] [--cfg]
 
 Trains one model. Settings are key=value; groups swap a part, dotted keys set its options:
@@ -15,6 +16,7 @@ Trains one model. Settings are key=value; groups swap a part, dotted keys set it
   train model=gqa_rope optim=muon              presets and parts
   train attention=gqa attention.kv_heads=1     a part's option
   train scale=small budget.tokens=2e7 seed=1   size, budget, seed
+  train scale=auto scale.depth=12              sizes and rates by published laws
   train +experiment=NAME                       a file of experiments/
   train resume_from=RUN position=yarn          a run's weights and settings, with another position encoding
 
@@ -96,7 +98,11 @@ def run(argv: list[str]) -> int:
         cfg = match.compose(overrides)
     if "--cfg" in argv:
         from gpt_lab import yamlfile
+        from gpt_lab.config import auto_scale
+        from gpt_lab.console.terminal import pipe_width, plain
 
+        for line in plain(lambda console: auto_scale.show(cfg, console), pipe_width(CFG_WIDTH) - 2):
+            print(f"# {line}".rstrip())  # what follows is read as YAML
         print(yamlfile.text(cfg.to_dict()), end="")
         return 0
     from gpt_lab.console.terminal import Terminal

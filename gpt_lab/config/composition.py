@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_lab import options, project, registry, yamlfile
-from gpt_lab.config import checked, combinations, plain_files, setting_names
+from gpt_lab.config import auto_scale, checked, combinations, plain_files, setting_names
 from gpt_lab.config.overrides import readable
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.config.setting_names import GROUPS, SECTIONS
@@ -80,6 +80,7 @@ class Composer:
             for name in set(tree["budget"]) - set(budgets):
                 tree["budget"][name] = None
         tree = _resolved(tree)
+        auto_scale.apply(tree, {p.key_or_group: p.value() for p in parsed})
         combinations.refuse_ignored({p.key_or_group for p in parsed}, tree)
         return tree
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from gpt_lab.config import auto_scale
 from gpt_lab.config.schema import Budget, RunConfig
 from gpt_lab.digests import Damaged
 from gpt_lab.store import Run, code, find_signature, fork, gather
@@ -91,6 +92,7 @@ def record(cfg: RunConfig, plan: ResolvedRun, signature: str, command: str) -> d
     """What run.json holds from the start."""
     gpu = {"gpu": torch.cuda.get_device_name(), "gpus": torch.cuda.device_count()} if plan.device == "cuda" else {}
     gathered = gather({**gpu, "threads": torch.get_num_threads()})
+    laws = auto_scale.recorded(cfg)
     return {
         **gathered,
         "command": command or gathered["command"],
@@ -105,4 +107,5 @@ def record(cfg: RunConfig, plan: ResolvedRun, signature: str, command: str) -> d
         "parameters": plan.cost.parameters,
         "parameters_non_embedding": plan.cost.non_embedding,
         "train_flops_per_token": plan.cost.train_flops_per_token,
+        **({"laws": laws} if laws else {}),
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gpt_lab import trackers
+from gpt_lab.config import auto_scale
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.console.signals import Signals
 from gpt_lab.console.terminal import Terminal
@@ -51,6 +52,7 @@ def run_training(
     check_size(cfg)
     if cfg.budget.steps is not None:  # of the other budgets the data tell how many steps they are
         check_length(cfg.schedule, cfg.budget.steps)
+    auto_scale.show(cfg, console)
     with run_display.preparing(console) as progress:
         dataset = open_dataset(cfg, progress)
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)

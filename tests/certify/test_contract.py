@@ -18,7 +18,6 @@ from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.attention.softmax import SelfAttention
 from gpt_lab.parts.mlp.feed_forward import SwiGLU
 from gpt_lab.parts.states import KeyValues
-from tests.parts.decoding import TRACED
 
 PARTS = [
     (kind, name)
@@ -35,14 +34,14 @@ def _words(kind: str, name: str) -> list[str]:
 
 @pytest.mark.parametrize(("kind", "name"), PARTS)
 def test_every_part_keeps_it(kind: str, name: str) -> None:
-    for finding in contract(_words(kind, name), compiled=False):
+    for finding in contract([*_words(kind, name), "compile=off"]):
         assert finding.passed, finding
 
 
 @pytest.mark.slow
 @pytest.mark.compiles
 def test_every_part_is_one_graph() -> None:
-    """Captured whole and divided as for code, parts of several kinds at a time: to generate it would take minutes.
+    """Captured whole, run op by op, parts of several kinds at a time: to generate code for each would take minutes.
 
     Positions go with the default attention: not every one asks for them. What options change is traced where the part
     is tested.
@@ -55,8 +54,19 @@ def test_every_part_is_one_graph() -> None:
         fits = _that_fits([["scale.depth=1", *joined], joined])  # some parts are of several layers
         for cfg in [fits] if fits else [small(words) for words in each]:
             torch.compiler.reset()
-            found = same_when_compiled(cfg, backend=TRACED)
+            found = same_when_compiled(cfg, backend="eager")
             assert found.passed, (each, found)
+
+
+def test_a_part_that_is_no_graph_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(self: SwiGLU, x: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return x
+
+    monkeypatch.setattr(SwiGLU, "forward", forward)
+    torch.compiler.reset()
+    found = same_when_compiled(small(["model=llama", "scale.depth=1"]), backend="eager")
+    assert not found.passed and "graph_break" in found.note
 
 
 def _that_fits(choices: list[list[str]]) -> RunConfig | None:
@@ -121,5 +131,5 @@ def test_a_broken_clause_is_named(
     plant: Callable[[pytest.MonkeyPatch], None], clause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
-    failed = {finding.name for finding in contract(["model=llama"], compiled=False) if not finding.passed}
+    failed = {finding.name for finding in contract(["model=llama", "compile=off"]) if not finding.passed}
     assert clause in failed

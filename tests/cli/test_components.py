@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
@@ -11,7 +12,8 @@ import pytest
 
 from gpt_lab import registry
 from gpt_lab.cli import components as cli
-from gpt_lab.config import components
+from gpt_lab.config import components, source_text
+from gpt_lab.console.terminal import Terminal
 
 PARTS = [(kind, name) for kind, parts in registry.index().items() for name in parts]
 
@@ -112,12 +114,40 @@ def test_presets(capsys: pytest.CaptureFixture[str]) -> None:
         (["scale", "tny"], "did you mean 'tiny'"),
         (["--jsn"], "--jsn"),
         (["a", "b", "c"], "c"),
+        (["attention", "hybrid", "--jax"], "attention=hybrid has no twin in JAX (those that have one are attention: "),
+        (["attention", "--jax"], "--jax shows the twin of one part (those that have one are attention: "),
+        (["attention", "gqqa", "--jax"], "did you mean 'gqa'"),
+        (["attention", "gqa", "--jax", "--json"], "leave out --json"),
+        (["attention", "gqa", "--jax", "--parity"], "leave out --parity"),
+        (["--check", "gqa", "--jax"], "leave out --check"),
     ],
 )
 def test_wrong_input(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert words in failure(capsys, monkeypatch, *arguments)
+
+
+def test_a_twin_stands_below_its_part(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classes as far as the one that computes, what the twin's file has, and its line on the layout."""
+    monkeypatch.setenv("COLUMNS", "80")
+    text = printed(capsys, "attention", "gqa", "--jax")
+    twin = source_text.twin("attention", "gqa")
+    assert twin.text.strip() in text, "it fits into a terminal as it is"
+    own, base, below, *more = re.findall(r"^(?:Part|Twin): .*\n+(.*)", text, re.MULTILINE)
+    assert (own, base, below[:3], more) == ('@register("attention", "gqa")', "class SelfAttention(Softmax):", '"""', [])
+    assert text.splitlines()[-1] == f"Layout: {source_text.layout(twin)}"
+    assert max(map(len, text.splitlines())) <= 80
+    assert "override /attention: gqa" in printed(capsys, "model", "gqa_rope", "--jax")
+
+
+def test_a_twin_is_shown_in_colours() -> None:
+    console = Terminal(file=io.StringIO(), width=80, force_terminal=True)
+    source_text.show(components.catalogue("position", "yarn")["position"]["yarn"], console)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "\x1b[" in shown and "\x1b[48" not in shown, "on the terminal's own background"
+    assert "class Rotary" in re.sub(r"\x1b\[[\d;]*m", "", shown), "a base that another file defines"
 
 
 DOC = """What it does.

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt_lab import doctor, registry
-from gpt_lab.config import components
+from gpt_lab.config import auto_scale, components, composition
 from gpt_lab.console import lines
 from gpt_lab.console.terminal import Terminal, fit
 from gpt_lab.plan import cost_table, dry_run
@@ -135,6 +135,11 @@ def test_the_table_of_a_run() -> None:
     rows = train_live.summary_rows(summary)
     hint = "another seed:     uv run train norm=rmsnorm attention=gqa attention.kv_heads=2 budget.steps=4 seed=1"
     hold(printed(lambda console: train_live.show_end(console, "default-seed0", rows, [hint])))
+
+
+def test_the_table_of_laws() -> None:
+    cfg = composition.compose(["scale=auto", "optim=muon", "batch.tokens=128", "budget.seconds=9"])
+    hold(printed(lambda console: auto_scale.show(cfg, console)))
 
 
 def test_the_view_of_a_run() -> None:

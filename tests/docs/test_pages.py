@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import questions
 from gpt_lab.analysis.compare import compare
-from gpt_lab.config import components, composition
+from gpt_lab.config import auto_scale, components, composition
 from gpt_lab.console import terminal
 from gpt_lab.report import console
 from gpt_lab.report.tables import Report
@@ -30,6 +30,12 @@ def test_the_verdicts_are_what_report_prints_of_the_committed_runs(monkeypatch: 
     printed = [line.rstrip() for line in terminal.plain(lambda screen: console.show(report, screen))]
     verdicts = block("verdicts").splitlines()[1:-1]
     assert len(verdicts) > 8 and printed[: len(verdicts)] == verdicts
+
+
+def test_the_laws_are_what_train_prints() -> None:
+    cfg = composition.compose(["scale=auto", "scale.depth=4"])
+    printed = terminal.plain(lambda screen: auto_scale.show(cfg, screen), 80)
+    assert block("laws").splitlines() == ["```console", *printed, "```"]
 
 
 def test_readme_is_short() -> None:

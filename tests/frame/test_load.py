@@ -110,6 +110,16 @@ def test_a_sweep_file_names_arms_and_what_is_missing(folder: Path) -> None:
         assert found.runs["score"].tolist()[:3] == [2.0, 2.1, 2.01]
 
 
+def test_a_sweep_in_a_folder_of_sweeps_is_found_by_its_name(folder: Path) -> None:
+    path = write_sweep(folder)
+    (folder / "sweeps" / "below").mkdir()
+    path.rename(folder / "sweeps" / "below" / "mine.yaml")
+    run_cells(folder / "sweeps" / "below" / "mine.yaml")
+    assert frame.load(["below/mine"], StudyOptions()).design.question == "Which?"
+    with pytest.raises(DataError, match=r"did you mean sweeps/below/mine.yaml\?"):
+        frame.load(["below/mime"], StudyOptions())
+
+
 def test_runs_of_other_settings_are_not_taken_for_the_sweep_of_that_name(folder: Path) -> None:
     write_sweep(folder)
     finished(folder / "runs", 2.0, study="mine")

@@ -32,7 +32,7 @@ from tests.sweep import forked
 from tests.sweep.sweep_helpers import ROOT, children, tree
 
 PR_SET_CHILD_SUBREAPER = 36
-KILLS = 6
+KILLS = 4
 
 
 class Scenario:

@@ -32,8 +32,11 @@ def find(name: str | Path) -> Path:
 
 
 def named() -> dict[str, Path]:
-    """Name -> the file, as seen from here, of every sweep of the project and of the lab."""
-    return {name: _from_here(path) for name, path in project.files("sweeps").items()}
+    """Name (`norm`, `screens/norm`) -> the file, as seen from here, of every sweep of the project and of the lab."""
+    found: dict[str, Path] = {}
+    for folder in reversed(project.folders("sweeps")):
+        found |= {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
+    return {name: _from_here(found[name]) for name in sorted(found)}
 
 
 def _from_here(path: Path) -> Path:
