@@ -327,8 +327,14 @@ RESOLVED = frozenset({"device", "compile", "precision.name", "kernel.name"})
 
 
 def _counts(key: str, value: Any) -> bool:
-    plain = re.sub(r"\.(letters|sources)\.\w+\.", ".", key)  # a letter's part has the options of a part
+    plain = _without_letter(key)
     return key.split(".")[0] not in NOT_IDENTITY and not (plain in LATER and value == LATER[plain])
+
+
+@functools.lru_cache(maxsize=4096)
+def _without_letter(key: str) -> str:
+    """The option of a part that a letter's part, or a source of data, has."""
+    return re.sub(r"\.(letters|sources)\.\w+\.", ".", key)
 
 
 def _number(value: Any) -> Any:
