@@ -278,3 +278,12 @@ def test_the_floor_is_in_bits_per_byte_whichever_metric_decides(bpb: float, kept
     made.runs["summary.val/bpb"] = bpb
     found = compare(made)
     assert (row(found, "a").verdict, bool(warned(found, "a"))) == (("undecided", True) if kept else ("better", False))
+
+
+def test_a_batch_that_grew_leaves_up_to_a_whole_one_over() -> None:
+    """Of 1,000 tokens 950 are spent in 40 steps, the last of them of 64; of 800 the next one would have fitted."""
+    for spent, word in ((950.0, "better"), (800.0, "undecided")):
+        made = of_size(-0.05)
+        made.runs["tokens"], made.runs["steps"], made.runs["config.budget.tokens"] = spent, 40.0, 1000.0
+        made.runs["config.batch.tokens"], made.runs["config.batch.start"] = 64, 16
+        assert row(compare(made), "a").verdict == word
