@@ -107,7 +107,7 @@ NAMESPACE: dict[str, Any] = {
 
 def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value is a number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def constant(values: Sequence[Any]) -> bool:

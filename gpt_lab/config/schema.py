@@ -306,8 +306,14 @@ RESOLVED = frozenset({"device", "compile", "precision.name", "kernel.name"})
 
 
 def _counts(key: str, value: Any) -> bool:
-    plain = re.sub(r"\.letters\.\w\.", ".", key)  # a letter's part has the options of a part
+    plain = _without_letter(key)
     return key.split(".")[0] not in NOT_IDENTITY and not (plain in LATER and value == LATER[plain])
+
+
+@functools.lru_cache(maxsize=4096)
+def _without_letter(key: str) -> str:
+    """The option of a part that a letter's part has."""
+    return re.sub(r"\.letters\.\w\.", ".", key)
 
 
 def _number(value: Any) -> Any:

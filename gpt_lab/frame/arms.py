@@ -313,6 +313,8 @@ def _without_doubles(found: Arranged) -> Rows:
     """One run per arm, tuning, pair and identity: the latest finished one, else the latest."""
     places = [(r["arm"], r["tuning"], r["pair"], r["stratum"]) for r in found.rows]
     held = Counter(places)
+    if len(held) == len(places):
+        return found.rows
     groups: dict[tuple[Any, ...], Rows] = {}
     for place, r in zip(places, found.rows, strict=True):
         key = (*place, identity(r)) if held[place] > 1 else place
@@ -384,6 +386,7 @@ def _baseline(found: Arranged, design: Design, asked: str | None) -> Mapping[str
     """
     if asked is None:
         return design.baseline
-    compared = [{key: value for key, value in r["values"].items() if key not in design.within} for r in found.rows]
+    whole = {r["arm"]: r["values"] for r in found.rows}
+    compared = [{key: value for key, value in values.items() if key not in design.within} for values in whole.values()]
     arms = {design.arm(values): values for values in compared}
     return arms[find_arm(asked, arms, "baseline")]

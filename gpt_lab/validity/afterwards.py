@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from gpt_lab.study.design import Settings
 from gpt_lab.validity.measures import taught
-from gpt_lab.validity.rule import Doubt, Given
+from gpt_lab.validity.rule import Doubt
 from gpt_lab.validity.rules import AFTERWARDS
 from gpt_lab.validity.seen import Seen
 
 
-def doubts(study: Seen, given: Given | None = None) -> dict[Settings, list[Doubt]]:
-    """What speaks against comparing each arm with the baseline.
-
-    Args:
-        given: what the comparison sees to by itself, so that no rule need ask.
-    """
+def doubts(study: Seen) -> dict[Settings, list[Doubt]]:
+    """What speaks against comparing each arm with the baseline."""
     found: dict[Settings, list[Doubt]] = {arm: [] for arm in study.arms}
     for find in AFTERWARDS:
         for arm, one in find(study):
-            if given is None or one.rule.unless != given:
-                found[arm].append(one)
+            found[arm].append(one)
     return found
 
 

@@ -170,6 +170,8 @@ def columns(rows: Sequence[Mapping[str, Any]], nowhere: Any = None) -> dict[str,
 
 def number(value: Any) -> float:
     """A float; NaN for what is none, and for whole numbers beyond all floats."""
+    if type(value) is float:
+        return value
     try:
         return float(value) if is_number(value) else math.nan
     except OverflowError:
