@@ -17,6 +17,7 @@ from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.infer import unmask
 from gpt_lab.infer.cache import Cache
 from gpt_lab.model.gpt import GPT
+from gpt_lab.parts.objective.base import FILLING
 
 ENDED = -1
 """Stands for the tokens of a sample that has met its stop token while others go on."""
@@ -113,7 +114,9 @@ def generate(
         LabError: the logits are not finite.
     """
     if not model.generates:
-        raise ConfigError("this model cannot continue a text: it was trained to fill in single tokens (objective=mlm)")
+        raise ConfigError(
+            "this model cannot continue a text: it reads both ways, and its objective (such as mlm) is of single tokens"
+        )
     sampling = Sampling(temperature, top_k, top_p)
     if samples < 1:
         raise ConfigError(f"samples must be a whole number >= 1, not {samples}")
@@ -123,7 +126,7 @@ def generate(
         raise ConfigError("the prompt is empty: give at least one token to continue from")
     if not 0 <= min(prompt_ids) <= max(prompt_ids) < model.vocab_size:
         raise ConfigError(f"the prompt has tokens outside the model's vocabulary of {model.vocab_size}")
-    if model.masks:
+    if model.generates == FILLING:
         return _filled(model, prompt_ids, max_tokens, sampling, [_stream(seed, i) for i in range(samples)], stop)
     return _steps(model, list(prompt_ids), max_tokens, sampling, seed, samples, stop, use_cache, usage or Usage())
 

@@ -20,7 +20,7 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.kernels.base import Memo
 from gpt_lab.parts.base import Flow, Position, Shape, States, init_roles, role
 from gpt_lab.parts.dropout import KeyedDropout
-from gpt_lab.parts.objective.base import Objective, Surroundings
+from gpt_lab.parts.objective.base import NEXT, Objective, Surroundings
 from gpt_lab.parts.residual.base import Streams
 from gpt_lab.parts.residual.single_stream import PreNorm
 
@@ -46,7 +46,7 @@ class GPT(nn.Module):
         self.shape = shape
         self.vocab_size = vocab_size
         self.masks = objective.masks
-        self.generates = objective.generates
+        self.generates = "" if objective.generates == NEXT and not causal else objective.generates
         self.kernel_name: str = cfg.kernel["name"]
         self.softcap = flags.logit_softcap
         self.embed_scale = math.sqrt(shape.width) if flags.embed_scale else 1.0

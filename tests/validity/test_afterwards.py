@@ -315,3 +315,12 @@ def test_other_batches_are_said_and_forbid_nothing_where_they_are_compared() -> 
     assert (row(found, "a").verdict, warned(found, "a")) == ("better", ())
     (said,) = (line for line in found.notes if "other batches" in line)
     assert said.endswith("(batch.packing): pairs share their initial values, not their data")
+
+
+def test_a_batch_that_grew_leaves_up_to_a_whole_one_over() -> None:
+    """Of 1,000 tokens 950 are spent in 40 steps, the last of them of 64; of 800 the next one would have fitted."""
+    for spent, word in ((950.0, "better"), (800.0, "undecided")):
+        made = of_size(-0.05)
+        made.runs["tokens"], made.runs["steps"], made.runs["config.budget.tokens"] = spent, 40.0, 1000.0
+        made.runs["config.batch.tokens"], made.runs["config.batch.start"] = 64, 16
+        assert row(compare(made), "a").verdict == word

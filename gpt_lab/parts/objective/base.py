@@ -20,6 +20,9 @@ IGNORED = -100
 """Targets of this value count for nothing."""
 
 
+NEXT, FILLING = "token by token", "by filling in masks"
+
+
 class Outcome(NamedTuple):
     """What an objective makes of some sequences.
 
@@ -122,7 +125,8 @@ class Objective:
             `vocab_size`.
         draws: whether training draws random numbers, from the keys of the rows.
         text_only: whether synthetic tasks, which ask about some positions only, mean nothing to it.
-        generates: how it continues a text: token by token, by filling in masks, or not at all ("").
+        generates: how its model continues a text: NEXT, a token at a time, which takes a causal one; FILLING, masks
+            behind the text; "", not at all.
         measure: what validation measures: metrics.EXACT, metrics.BOUND, or a measure of its own in words.
         teacher: a run or a folder whose frozen model the loss reads; train/teacher.py puts it into `teacher_model`.
     """
@@ -131,7 +135,7 @@ class Objective:
     masks: ClassVar[int] = 0
     draws: ClassVar[bool] = False
     text_only: ClassVar[bool] = False
-    generates: ClassVar[str] = "token by token"
+    generates: ClassVar[str] = NEXT
     measure: str = EXACT
     teacher: str | None = None
     teacher_model: Callable[..., Tensor] | None = None

@@ -17,7 +17,7 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.metrics import BOUND
 from gpt_lab.options import Fraction, PositiveInt
 from gpt_lab.parts.dropout import objective_salt, row_noise
-from gpt_lab.parts.objective.base import IGNORED, Objective, Outcome, Predictor, Score, Sequences, with_losses
+from gpt_lab.parts.objective.base import FILLING, IGNORED, Objective, Outcome, Predictor, Score, Sequences, with_losses
 from gpt_lab.registry import register
 
 VALIDATED_RATE = 0.15
@@ -113,7 +113,7 @@ class MaskedDiffusion(MaskedText):
     of the row from above. Reported bits per byte are an estimate of that bound: the model's own are at most as many.
     """
 
-    generates = "by filling in masks"
+    generates = FILLING
     measure = BOUND
 
     def number(self, length_B: Tensor, keys_B: Tensor, draw: int, draws: int) -> Tensor:

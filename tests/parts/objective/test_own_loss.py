@@ -65,6 +65,6 @@ def test_it_trains_is_counted_and_resumes(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_it_keeps_the_contract_and_says_what_it_cannot_do() -> None:
-    assert all(finding.passed for finding in contract(["objective=contrastive"], compiled=False))
+    assert all(finding.passed for finding in contract(["objective=contrastive", "compile=off"]))
     with pytest.raises(ConfigError, match=r"objective\.ahead=16 must be less than scale\.context=16"):
         GPT(make(**{"objective.ahead": 16}), 19)
