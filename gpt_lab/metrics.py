@@ -8,6 +8,9 @@ from typing import Literal
 from gpt_lab import context_multiples
 
 Goal = Literal["minimize", "maximize"]
+EXACT, BOUND = "exact", "upper bound"
+"""What the validation of an objective measures: nats of the text, or what these cannot exceed. Anything else is a
+measure of its own, in words, without bits per byte."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ TABLE = {
             line="val accuracy {:.3f}", longer="accuracy", first=True,
         ),
         Metric("train/lr", line="lr {:.2e}"),
+        Metric("train/weight_decay"),
+        Metric("train/batch_tokens", "tokens per step"),
         Metric(
             "perf/tokens_per_s", "tokens per second", "maximize", "tokens/s", "{:,.0f}", short="tokens/s",
             line="{:,.0f} tokens/s",
@@ -84,8 +89,19 @@ FLOORS = {"unigram": "single tokens", "bigram": "pairs of tokens", "trigram": "t
 """The n-gram floors of a corpus, floor/NAME in a run's final summary, in bits per byte: what each counts."""
 
 
+def source(name: str) -> tuple[str, str]:
+    """A metric and the source of a mixture that it is of: val/bpb and code of val/bpb/code; "" for that of all."""
+    head, _, own = name.partition("/")
+    base, _, of = own.partition("/")
+    return (f"{head}/{base}", of) if of else (name, "")
+
+
 def find(name: str) -> Metric | None:
-    """The row of a metric, also of what is measured at multiples of the context: val/loss of val/loss_beyond_2x."""
+    """The row of a metric, also of what is measured at multiples of the context: val/loss of val/loss_beyond_2x.
+
+    And of the sources of a mixture: val/bpb of val/bpb/code.
+    """
+    name, _ = source(name)
     base, times = context_multiples.split(name)
     if times == 1:
         return TABLE.get(name)
@@ -126,8 +142,8 @@ def per_byte(name: str) -> bool:
 
 
 def has_floors(name: str) -> bool:
-    """Whether the n-gram floors of a corpus, which are of windows of one context, can stand beside the metric."""
-    return per_byte(name) and context_multiples.split(name)[1] == 1
+    """Whether n-gram floors, which are of windows of one context and of a whole corpus, can stand beside the metric."""
+    return per_byte(name) and context_multiples.split(name)[1] == 1 and not source(name)[1]
 
 
 def beside_floors(name: str) -> str:

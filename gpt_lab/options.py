@@ -60,6 +60,17 @@ class Lettered:
         return "of letters, each to a part's name and options, such as {G: {name: gqa, kv_heads: 2}}"
 
 
+@dataclass(frozen=True)
+class Named:
+    """What names the parts of a mixture: `{plays: {name: shakespeare, weight: 3}, code: {name: stdlib}}`."""
+
+    def holds(self, value: dict[str, Any]) -> bool:
+        return bool(value) and all(isinstance(key, str) and key.isidentifier() and len(key) <= 40 for key in value)
+
+    def __str__(self) -> str:
+        return "of names, each to a part's name, weight and options, such as {plays: {name: shakespeare, weight: 3}}"
+
+
 LARGEST = 2**63 - 1
 """Whole numbers beyond it fit into no tensor and no file."""
 PositiveInt = Annotated[int, Range(low=1)]
@@ -85,6 +96,13 @@ NonEmpty = Annotated[str, Filled()]
 Letters = Annotated[dict[str, Any], Lettered()]
 """The parts, of the kind of the part that takes it, of which the letters of its option `pattern` choose one a layer."""
 
+Sources = Annotated[dict[str, Any], Named()]
+"""The parts, of the kind of the part that takes it, that it mixes, each with a weight beside its options."""
+WEIGHT = "weight"
+"""The key of a source's weight."""
+INSIDE = (Letters, Sources)
+"""What holds parts with options of their own."""
+
 NAMESPACE: dict[str, Any] = {
     "int": int,
     "float": float,
@@ -105,12 +123,13 @@ NAMESPACE: dict[str, Any] = {
     "Rounds": Rounds,
     "NonEmpty": NonEmpty,
     "Letters": Letters,
+    "Sources": Sources,
 }
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value is a number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def constant(values: Sequence[Any]) -> bool:

@@ -1,7 +1,8 @@
 """Registry of swappable parts: kind -> name -> class, indexed without importing a single part.
 
-A part is a class under `@register(kind, name)`. The index is read from the source text (its syntax tree), so that
-the command line can list, check and explain every option in milliseconds; a class is imported only when it is built.
+A part is a class under `@register(kind, name)`. The index is read from the source text, what a part says of itself from
+its syntax tree, so that the command line can list, check and explain every option in milliseconds; a class is imported
+only when it is built.
 A user's own parts are the files of the folder parts/ and the module that `parts: NAME` in a project's conf/config.yaml
 names; other packages join through the entry-point group `gpt_lab.parts`, whose values name the modules with their
 parts.
@@ -19,7 +20,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +52,7 @@ REQUIRED = object()
 """The default of an option that has none: the user must give it."""
 
 C = TypeVar("C", bound=type)
+_MARKED = re.compile(r'^@register\("(\w+)", "([^"\n]+)"\)\n(?:@.+\n)*class (\w+)', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,21 @@ class Option:
 
 @dataclass(frozen=True)
 class Part:
-    """One entry of the index: where the class is, what it says of itself, which options it takes."""
+    """One entry of the index: where the class is; read when asked for: what it says of itself, its options."""
 
     kind: str
     name: str
     module: str
     path: Path
     qualname: str
-    doc: str
-    options: Mapping[str, Option] = field(default_factory=dict)
+
+    @property
+    def doc(self) -> str:
+        return _described(self.module, self.path)[self.qualname][0]
+
+    @property
+    def options(self) -> Mapping[str, Option]:
+        return _described(self.module, self.path)[self.qualname][1]
 
     @property
     def summary(self) -> str:
@@ -97,9 +105,12 @@ def index() -> Mapping[str, Mapping[str, Part]]:
     Raises:
         ConfigError: two parts claim the same kind and name.
     """
+    _described.cache_clear()
     found: dict[str, dict[str, Part]] = {kind: {} for kind in KINDS}
     for module, path in _sources():
         for part in _scan(module, path):
+            if part.kind not in KINDS:
+                raise ConfigError(f"{module}.{part.qualname}: " + unknown("kind of part", part.kind, KINDS))
             other = found[part.kind].get(part.name)
             if other is not None and other.module != part.module:
                 raise ConfigError(
@@ -275,10 +286,31 @@ def _scan(module: str, path: Path) -> Iterator[Part]:
         text = path.read_text(encoding="utf-8")
         if "register(" not in text:
             return
+        if module.startswith("gpt_lab."):  # all written alike: to parse them took a tenth of a second
+            yield from (Part(kind, name, module, path, qualname) for kind, name, qualname in _MARKED.findall(text))
+            return
         tree = ast.parse(text, str(path))
     except (SyntaxError, ValueError, OSError) as error:  # ValueError: not UTF-8, or a null byte
         raise ConfigError(f"{_where(error, path)} cannot be read as Python: {_error_text(error)}") from None
-    classes = _classes(tree)
+    for kind, name, node in _marked(tree):
+        part = Part(kind, name, module, path, node.name)
+        assert part.options is not None, "what cannot be read is said at once"
+        yield part
+
+
+@functools.cache
+def _described(module: str, path: Path) -> Mapping[str, tuple[str, Mapping[str, Option]]]:
+    """Docstring and options of each part in a file, by its class."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    classes, found = _classes(tree), {}
+    for _, _, node in _marked(tree):
+        taken = _options(f"{module}.{node.name}", node, classes)
+        found[node.name] = _doc(node, taken, classes), taken
+    return found
+
+
+def _marked(tree: ast.Module) -> Iterator[tuple[str, str, ast.ClassDef]]:
+    """Kind, name and class of each part in a file."""
     for node in [node for node in tree.body if isinstance(node, ast.ClassDef)]:
         for decorator in node.decorator_list:
             match decorator:
@@ -286,10 +318,7 @@ def _scan(module: str, path: Path) -> Iterator[Part]:
                     func=ast.Name(id="register") | ast.Attribute(attr="register"),
                     args=[ast.Constant(value=str(kind)), ast.Constant(value=str(name))],
                 ):
-                    if kind not in KINDS:
-                        raise ConfigError(f"{module}.{node.name}: " + unknown("kind of part", kind, KINDS))
-                    taken = _options(f"{module}.{node.name}", node, classes)
-                    yield Part(kind, name, module, path, node.name, _doc(node, taken, classes), taken)
+                    yield kind, name, node
 
 
 def _classes(tree: ast.Module) -> dict[str, ast.ClassDef]:
@@ -312,6 +341,8 @@ def _package_classes(module: str) -> dict[str, ast.ClassDef]:
 
 def explained(doc: str, key: str) -> str:
     """The lines of a docstring that say what an option means: `key: ...`, continuation lines (deeper indented) too."""
+    if key not in doc:
+        return ""
     found = re.search(rf"^([ ]*)`{{0,2}}{re.escape(key)}`{{0,2}}: *.+(?:\n\1[ ]+\S.*)*", doc, re.MULTILINE)
     return found[0] if found else ""
 

@@ -38,7 +38,10 @@ DEFAULTS: dict[str, Any] = {
     "sample": {"tokens": 0},
 }
 """What `tiny_config` says beside the defaults of the parts' classes and of config/schema.py."""
-COMES_WITH = {"init=deepnorm": {"residual": {"name": "post", "alpha": None}}}
+COMES_WITH = {
+    "init=deepnorm": {"residual": {"name": "post", "alpha": None}},
+    "objective=distill": {"objective.teacher": "nobody"},
+}
 """What `tiny_config` chooses with a part that is refused without it, where an override does not choose otherwise."""
 
 

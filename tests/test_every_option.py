@@ -30,6 +30,8 @@ ELSEWHERE = {
     ("tokenizer", "tiktoken"): "needs a file of ranks: tests/data",
     ("tokenizer", "hf"): "needs a tokenizer file: tests/data",
     ("data", "hf"): "needs a data set: tests/data",
+    ("data", "stdlib"): "8 MB, of which whole files are held out: tests/data/corpora/test_stdlib.py",
+    ("data", "mix"): "needs sources: tests/data/test_mixture.py and tests/data/test_trained_rows.py",
 }
 
 
@@ -54,6 +56,8 @@ def _train(corpus: dict[str, str], runs_dir: Path, overrides: dict[str, Any]) ->
     settings: dict[str, Any] = {"data": "text", "runs_dir": str(runs_dir), "device": "cpu", "compile": "off"}
     settings |= {"optim.lr": 0.003, "schedule.warmup": 0.0} | overrides
     name = settings["data"]
+    if settings.get("objective") == "distill":
+        settings["objective.teacher"] = str(_teacher(corpus))
     if f"{name}.a" in corpus:
         settings["data"] = {"name": name, "path": corpus[f"{name}.a"]}
         if "data.val_path" in settings:
@@ -61,6 +65,13 @@ def _train(corpus: dict[str, str], runs_dir: Path, overrides: dict[str, Any]) ->
     result = run_training(tiny_config(**settings))
     assert result.state == "finished"
     return Path(result.path)
+
+
+def _teacher(corpus: dict[str, str]) -> Path:
+    """A run on the same text, trained once."""
+    folder = Path(corpus["text.a"]).parent
+    found = list(folder.glob("taught/*/*"))
+    return found[0] if found else _train(corpus, folder / "taught", {"budget.steps": 4})
 
 
 def _rows(run: Path) -> list[dict[str, Any]]:
@@ -229,8 +240,18 @@ CHANGES: dict[str, Any] = {
     "tokenizer.vocab_size": (270, {"tokenizer.vocab_size": 300}),
     "tokenizer.fit_chars": (30, {"tokenizer.vocab_size": 300}),
     "tokenizer.eot": None,
+    "tokenizer.byte_fallback": None,
+    "tokenizer.lowercase": (None, {"data.val_path": "b"}),
     "objective.label_smoothing": 0.2,
     "objective.z_loss": 1.0,
+    "objective.ahead": 2,
+    "objective.weight": 0.9,
+    "objective.style": "parallel",
+    "objective.alpha": 0.9,
+    "objective.temperature": 3.0,
+    "objective.rate": 0.5,
+    "objective.masked": 0.3,
+    "objective.random": 0.2,
     "model.tied": False,
     "model.bias": True,
     "model.dropout": 0.3,
@@ -248,6 +269,9 @@ CHANGES: dict[str, Any] = {
     "batch.tokens": 128,
     "batch.seed": 7,
     "batch.document_mask": (True, {"data": "jsonl"}),
+    "batch.packing": ("best_fit", {"data": "jsonl"}),
+    "batch.shortest": (4, {"batch.curriculum": 0.5}),
+    "batch.curriculum": 0.5,
     "eval.every": 2,
     "eval.tokens": 64,
     "eval.contexts": [1, 2],
@@ -270,6 +294,8 @@ CHANGES_OF: dict[tuple[str, str], Any] = {
     ("rope", "position.original"): (1000, LLAMA3),
     ("differential", "attention.kv_heads"): 2,
     ("yarn", "position.factor"): 8.0,
+    ("wordpiece", "tokenizer.vocab_size"): (80, {"tokenizer.vocab_size": 100}),
+    ("unigram", "tokenizer.vocab_size"): (260, {"tokenizer.vocab_size": 300}),
     ("scalenorm", "norm.eps"): 100.0,
     ("unit", "norm.eps"): 100.0,
 }
@@ -277,7 +303,12 @@ CHANGES_OF: dict[tuple[str, str], Any] = {
 KEYS_ELSEWHERE = {
     "attention.chunk": "tests/parts/attention/recurrent/test_chunks.py: same numbers, other speed",
     "data.path": "tests/config/test_composition.py and tests/data",
-    "data.raw": "tests/data/test_file_corpora.py",
+    "data.raw": "tests/data/corpora/test_file_corpora.py",
+    "schedule.weight_decay": "tests/train/test_step.py and tests/train/test_trainer.py",
+    "objective.teacher": "tests/train/objectives/test_teacher.py",
+    "objective.val_draws": "tests/parts/objective/test_masked.py",
+    "batch.start": "tests/config/test_batch_sizes.py and tests/train/test_trainer.py",
+    "batch.ramp": "tests/config/test_batch_sizes.py and tests/train/test_trainer.py",
     "batch.micro": "tests/train: same gradients whatever the micro-batch",
     "model.checkpointing": "tests/model/test_gpt.py: same numbers, recomputed",
     "budget.seconds": "tests/train",

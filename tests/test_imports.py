@@ -31,7 +31,7 @@ HEAVY = (
 BASE = {"errors", "digests", "options", "yamlfile", "project", "registry", "context_multiples", "metrics", "console"}
 CONFIG = BASE | {"config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
-TRAIN = MODEL | {"cost", "data", "optim", "store", "trackers", "infer", "train"}
+TRAIN = MODEL | {"interchange", "cost", "data", "optim", "store", "trackers", "infer", "train"}
 ABOVE = (
     *("stats", "study", "sweep.ledger", "sweep.search", "noise", "frame.sources", "frame", "validity"),
     *("sweep.workers", "plan", "sweep", "analysis", "analysis.sections", "report", "claims"),

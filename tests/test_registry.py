@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -109,6 +110,13 @@ def test_unknown_names_offer_the_closest() -> None:
     assert "did you mean 'rmsnorm'" in refusal(lambda: registry.get("norm", "rmsnrm"))
     assert "did you mean 'attention'" in refusal(lambda: registry.get("atention", "mha"))
     assert "did you mean 'norm'" in refusal(lambda: registry.register("nrom", "x"))
+
+
+def test_no_part_is_missed_without_the_syntax_tree() -> None:
+    found = {(kind, part.name, part.qualname) for kind, parts in registry.index().items() for part in parts.values()}
+    texts = [path.read_text(encoding="utf-8") for path in registry.project.PACKAGE.rglob("*.py")]
+    marked = [one for text in texts if "register(" in text for one in registry._marked(ast.parse(text))]
+    assert {(kind, name, node.name) for kind, name, node in marked} <= found and len(marked) > 50
 
 
 def test_entry_point(install: Install) -> None:

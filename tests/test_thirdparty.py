@@ -1,4 +1,4 @@
-"""The part of docs/your-own-parts.md, word for word, in a copy of the clone; and a package with the same parts."""
+"""The parts of docs/your-own-parts.md, word for word, in a copy of the clone; and a package with the same parts."""
 
 from __future__ import annotations
 
@@ -85,8 +85,9 @@ def script(
     )
 
 
-def test_the_page_shows_one_file() -> None:
-    assert shown_files() == {FILE: (PACKAGE / "my_parts.py").read_text(encoding="utf-8")}
+def test_the_page_shows_its_files() -> None:
+    names = ("my_parts.py", "my_loss.py")
+    assert shown_files() == {f"parts/{name}": (PACKAGE / name).read_text(encoding="utf-8") for name in names}
     (announced,) = re.findall(r"```toml\n(.*?)```", page(), re.DOTALL)
     assert announced in (PACKAGE / "pyproject.toml").read_text(encoding="utf-8")
 
@@ -96,7 +97,7 @@ def test_the_page_as_it_stands(clone: Path) -> None:
     """Every command of the page, in order; the model that trains has both parts, and others run as before."""
     blocks = re.findall(r"```sh\n(.*?)```", page(), re.DOTALL)
     lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
-    assert [line[2] for line in lines] == ["components", "train", "components"]
+    assert [line[2] for line in lines] == ["components", "train", "components", "train", "components"]
     for line in [*lines, ["uv", "run", "generate", "run=latest", "prompt=A", "max_tokens=8"]]:
         assert line[:2] == ["uv", "run"]
         short = TINY if line[2] == "train" else ["compile=off"] if "--check" in line else []
@@ -106,14 +107,17 @@ def test_the_page_as_it_stands(clone: Path) -> None:
             assert "FAILED" not in done.stdout and "ok     decoding" in done.stdout
         elif line[2] == "components":
             assert "Nguyen and Salazar" in done.stdout and f"Source: {FILE}:" in done.stdout
-    (record,) = (json.loads(path.read_text("utf-8")) for path in clone.glob("runs/*/*/run.json"))
-    assert record["state"] == "finished"
-    assert (record["config"]["norm.name"], record["config"]["attention.slope"]) == ("my_norm", 2.0)
-    (metrics,) = clone.glob("runs/*/*/metrics.jsonl")
-    found = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
-    losses = [line["train/loss"] for line in found if "train/loss" in line]
-    assert len(losses) >= 10
-    assert losses[-1] < losses[0]
+    records = [json.loads(path.read_text("utf-8")) for path in clone.glob("runs/*/*/run.json")]
+    assert [record["state"] for record in records] == ["finished"] * 2
+    chosen = {
+        (r["config"]["norm.name"], r["config"].get("attention.slope"), r["config"]["objective.name"]) for r in records
+    }
+    assert chosen == {("my_norm", 2.0, "ce"), ("rmsnorm", None, "contrastive")}
+    for metrics in clone.glob("runs/*/*/metrics.jsonl"):
+        found = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
+        losses = [line["train/loss"] for line in found if "train/loss" in line]
+        assert len(losses) >= 10
+        assert losses[-1] < losses[0]
 
 
 def test_its_place(clone: Path, tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ class _Comparing:
         self.baselines = [i for i, base in enumerate(self.base) if base == i]
         self.variants = [i for i, base in enumerate(self.base) if base != i]
         self.notes: list[str] = []
+        self.doubted: dict[Settings, list[Doubt]] = {}
         self.worth: dict[Settings, pairing_gain.PairingGain] = {}
         waiting = (runs["state"] == "missing") & ~says(runs, "error") | (runs["state"] == "running")
         self.coming: dict[Settings, int] = runs["arm"][waiting & paired.chosen].value_counts().to_dict()
@@ -140,6 +141,7 @@ class _Comparing:
             details=tuple(self._details(rows)),
             post_hoc=tuple(wording.post_hoc(self.design, self.study.stated)),
             caveat=above_floor(self.runs[self.paired.finished], self.paired, self.design),
+            doubts=self.doubted,
         )
 
     def _described(self) -> list[Row]:
@@ -181,16 +183,15 @@ class _Comparing:
         self.verdicts = verdicts
         if verdicts.dropped:
             self.notes.append(f"{verdicts.dropped} arms are compared on the seeds that chose no nuisance value only.")
-        doubted: dict[Settings, list[Doubt]] = {}
         arms = self.paired.arms
         for base in self.baselines:
             own = {arms[i] for i, other in enumerate(self.base) if other == base}
             mask = self.runs["arm"].isin(own).to_numpy()
             study = Seen(self.runs[mask], part(self.paired, own, mask), self.design, arms[base])
-            doubted |= doubts(study)
+            self.doubted |= doubts(study)
             self.notes += information(study)
         for k, i in enumerate(self.variants):
-            found: list[Doubt | str] = [*doubted[arms[i]], *self._weak(verdicts, k, i, self.base[i])]
+            found: list[Doubt | str] = [*self.doubted[arms[i]], *self._weak(verdicts, k, i, self.base[i])]
             rows.append(self._variant(verdicts, k, i, self.base[i], found))
         return rows
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from gpt_lab.stats.interval import Interval
 from gpt_lab.study.design import Design, Settings
+from gpt_lab.validity.rule import Doubt, Given
 
 VerdictName = Literal["baseline", "better", "worse", "equivalent", "real but small", "undecided", "no data"]
 RowTier = Literal["screen", "confirm", "sequential"]
@@ -66,6 +67,7 @@ class Comparison:
         notes: sentences below the table. details: those that only some want.
         post_hoc: sentences on what was chosen once runs were there.
         caveat: why the study is no answer to its question, whatever the verdicts; "" without one.
+        doubts: what speaks against comparing each variant with its baseline.
     """
 
     design: Design
@@ -76,11 +78,16 @@ class Comparison:
     details: tuple[str, ...] = ()
     post_hoc: tuple[str, ...] = ()
     caveat: str = ""
+    doubts: Mapping[Settings, Sequence[Doubt]] = field(default_factory=dict)
 
     @property
     def sesoi(self) -> float | None:
         """The smallest effect size of interest, in units of the metric; None: none is stated."""
         return self.design.sesoi
+
+    def doubted(self, arm: Settings, given: Given) -> list[Doubt]:
+        """What speaks against an arm beside what an analysis sees to by itself."""
+        return [doubt for doubt in self.doubts.get(arm, ()) if doubt.rule.unless != given]
 
     @property
     def band(self) -> float:

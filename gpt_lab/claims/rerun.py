@@ -25,6 +25,7 @@ from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.store import record
 
 if TYPE_CHECKING:
+    from gpt_lab.data.dataset import Dataset
     from gpt_lab.train.resolve_auto import ResolvedRun
 
 NOISE = 2.0
@@ -87,10 +88,10 @@ class Prepared:
         self.cfg = _config(claim, cell, runs_dir, study)
         dataset = open_dataset(self.cfg)
         self.plan: ResolvedRun = resolve(self.cfg, dataset)
-        self.unequal = tuple(self._planned())
+        self.unequal = tuple(self._planned(dataset))
         self.tolerance, self.basis = self._held_to(tolerance)
 
-    def _planned(self) -> Iterator[str]:
+    def _planned(self, dataset: Dataset) -> Iterator[str]:
         """Facts that are known before anything is trained and are not those of the claim."""
         cell, plan = self.cell, self.plan
         if cell["data"] is not None and cell["data"] != plan.fingerprint:
@@ -98,7 +99,7 @@ class Prepared:
         yield from _numbers("parameters", plan.cost.parameters, cell["parameters"])
         yield from _numbers("parameters beside embeddings", plan.cost.non_embedding, cell["parameters_non_embedding"])
         if plan.budget.steps is not None:
-            yield from _numbers("tokens", plan.budget.steps * self.cfg.tokens_per_step, cell["tokens"])
+            yield from _numbers("tokens", dataset.tokens_after(plan.budget.steps), cell["tokens"])
 
     def _held_to(self, stated: float | None) -> tuple[float, str]:
         if stated is not None:

@@ -14,8 +14,8 @@ from gpt_lab.errors import ConfigError, unknown
 if TYPE_CHECKING:
     from rich.console import Console
 
-CHECKED = ("attention", "position", "norm", "mlp", "residual", "init")
-"""Groups whose parts make up a model."""
+CHECKED = ("attention", "position", "norm", "mlp", "residual", "init", "objective")
+"""Groups whose parts make up a model, and what trains it."""
 
 
 def run(arguments: list[str]) -> int:

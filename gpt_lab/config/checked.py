@@ -83,17 +83,30 @@ def _part(kind: str, settings: Any, where: str = "") -> dict[str, Any]:
     for key in settings:
         if key != "name" and key not in part.options:
             raise ConfigError(f"{where}: " * (where != kind) + setting_names.unknown_option(part, str(key)))
+    inside = next((option.annotation for option in part.options.values() if option.annotation in options.INSIDE), None)
+    if inside is not None and where != kind:
+        said = "a letter cannot have letters" if inside == options.Letters else "a source cannot have sources"
+        raise ConfigError(f"{choice}={part.name}: {said} of its own")
     checked: dict[str, Any] = {"name": part.name}
     for key, option in part.options.items():
         value = settings.get(key, option.default)
         if value is registry.REQUIRED or value == "???":
             raise ConfigError(f"{choice}={part.name} needs {where}.{key}=... ({options.describe(option.annotation)})")
         checked[key] = options.check(f"{where}.{key}", value, option.annotation)
+        if option.annotation == options.Sources:
+            checked[key] = {name: _source(kind, f"{where}.{key}.{name}", own) for name, own in checked[key].items()}
         if option.annotation == options.Letters:
-            if where != kind:
-                raise ConfigError(f"{choice}={part.name}: a letter cannot have letters of its own")
             checked[key] = _letters(kind, f"{where}.{key}", checked[key], checked.get("first", "") + checked["pattern"])
     return checked
+
+
+def _source(kind: str, where: str, settings: Any) -> dict[str, Any]:
+    """The checked part of a source, its weight after its name."""
+    own = dict(settings) if isinstance(settings, Mapping) else settings
+    weight = own.pop(options.WEIGHT, 1.0) if isinstance(own, dict) else 1.0
+    part = _part(kind, own, where)
+    weight = options.check(f"{where}.{options.WEIGHT}", weight, options.PositiveFloat)
+    return {"name": part.pop("name"), options.WEIGHT: weight, **part}
 
 
 def _letters(kind: str, where: str, settings: Mapping[str, Any], pattern: str) -> dict[str, Any]:

@@ -18,6 +18,8 @@ STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=-]{0,199}")
 TRIED = 100_000
 """Numbers that are looked through for those to offer."""
 OFFERED = 8
+MOST_LENGTHS = 8
+"""Lengths of rows: a compiled model is compiled for each, and no more than so many times."""
 
 
 def check(cfg: RunConfig) -> None:
@@ -34,6 +36,11 @@ def check(cfg: RunConfig) -> None:
         raise ConfigError(f"eval.contexts must begin with 1 and rise, such as [1, 2, 4, 8], not {quoted(contexts)}")
     if cfg.match is None and cfg.match_to is not None:
         raise ConfigError(f"match_to={cfg.match_to} needs match=params or match=flops: it says how many of what")
+    if cfg.match == "flops" and cfg.objective.get("teacher") is not None and cfg.objective.get("alpha") != 0:
+        raise ConfigError(
+            "match=flops makes models equal and leaves a teacher out: use match=params, or budget.flops, which counts "
+            "its forward pass"
+        )
     check_study("study", cfg.study)
 
 
@@ -64,16 +71,24 @@ def refuse_ignored(stated: Collection[str], tree: Mapping[str, Any]) -> None:
 
 def _ignored(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     data, tokenizer, sample = tree["data"], tree["tokenizer"], tree["sample"]
+    if not tree["optim"].get("weight_decay"):
+        yield "schedule.weight_decay", f"optim={tree['optim']['name']} has no optim.weight_decay above 0 to change"
     if data["name"] == "synthetic":
         own = "data=synthetic makes its own symbols (data.symbols says how many) and no text: leave it out"
         yield from ((key, own) for key in ("tokenizer", "sample.prompt", "sample.temperature"))
         if sample.get("tokens"):
             yield "sample.tokens", own
+    elif tree["objective"]["name"] == "mlm":
+        yield from ((f"sample.{key}", "objective=mlm writes no text") for key in ("prompt", "temperature"))
+        if sample.get("tokens"):
+            yield "sample.tokens", "objective=mlm writes no text"
     elif sample.get("tokens") == 0:
         yield from ((f"sample.{key}", "sample.tokens=0 draws no text") for key in ("prompt", "temperature"))
     if tree["optim"]["name"] == "schedule_free":
         held = "optim=schedule_free takes the warm-up alone and stays at the peak: leave it out"
         yield from ((f"schedule.{key}", held) for key in ("final", "cooldown", "shape"))
+    if tree["batch"].get("packing") != "bucketed" and not tree["batch"].get("curriculum"):
+        yield "batch.shortest", "rows are of one length without batch.packing=bucketed or batch.curriculum"
     for other in ("val_path", "val_split"):
         if data.get(other) is not None:
             yield "data.val_fraction", f"data.{other} names the validation text: leave one of them out"
@@ -123,17 +138,58 @@ def _check_budget(cfg: RunConfig) -> None:
 
 def _check_batch(cfg: RunConfig) -> None:
     batch, context = cfg.batch, cfg.scale.context
-    if batch.tokens % context:
-        below = batch.tokens // context * context
-        near = f"{below or context} or {below + context}" if below else str(context)
-        raise ConfigError(f"batch.tokens={batch.tokens} is not a multiple of scale.context={context} (nearest: {near})")
-    if batch.micro is not None and cfg.rows % batch.micro:
-        micro = batch.micro
-        fitting = sorted(sorted(_divisors(cfg.rows), key=lambda m: abs(m - micro))[:OFFERED])
+    for key, tokens in (("tokens", batch.tokens), ("start", batch.start)):
+        if tokens is None:
+            continue
+        if tokens % context:
+            below = tokens // context * context
+            near = f"{below or context} or {below + context}" if below else str(context)
+            raise ConfigError(f"batch.{key}={tokens} is not a multiple of scale.context={context} (nearest: {near})")
+        rows = tokens // context
+        if batch.micro is not None and rows % batch.micro:
+            micro = batch.micro
+            fitting = sorted(sorted(_divisors(rows), key=lambda m: abs(m - micro))[:OFFERED])
+            raise ConfigError(
+                f"batch.micro={micro} does not divide the {rows} rows of {'a' if key == 'tokens' else 'the first'} "
+                f"step (nearest that do: {', '.join(map(str, fitting))})"
+            )
+    if (batch.start is None) != (batch.ramp is None):
+        given, other = ("start", "ramp") if batch.ramp is None else ("ramp", "start")
         raise ConfigError(
-            f"batch.micro={micro} does not divide the {cfg.rows} rows of a step (nearest that do: "
-            f"{', '.join(map(str, fitting))})"
+            f"batch.{given} needs batch.{other}: the batch grows from batch.start tokens to batch.tokens over the "
+            "first batch.ramp tokens"
         )
+    _check_rows(cfg)
+    if batch.start is not None and batch.start >= batch.tokens:
+        raise ConfigError(f"batch.start={batch.start} must be less than batch.tokens={batch.tokens}, to which it grows")
+
+
+def _check_rows(cfg: RunConfig) -> None:
+    """Refuses row lengths that cannot be, or that leave open how much a budget pays for."""
+    batch, budget, lengths = cfg.batch, cfg.budget, cfg.row_lengths
+    bucketed = batch.packing == "bucketed"
+    if cfg.data["name"] == "synthetic" and (batch.packing != "stream" or batch.curriculum):
+        key = "packing" if batch.packing != "stream" else "curriculum"
+        raise ConfigError(f"batch.{key} needs text: data=synthetic makes rows of scale.context={cfg.scale.context}")
+    if batch.shortest is not None and batch.shortest > cfg.scale.context:
+        raise ConfigError(f"batch.shortest={batch.shortest} is more than scale.context={cfg.scale.context}: lower it")
+    if len(lengths) > MOST_LENGTHS and (bucketed or batch.curriculum):
+        raise ConfigError(
+            f"batch.shortest={batch.shortest} makes rows of {len(lengths)} lengths, each half of the next: raise it to "
+            f"{lengths[-MOST_LENGTHS]} or more, for {MOST_LENGTHS} at most"
+        )
+    if batch.curriculum and len(lengths) == 1:
+        raise ConfigError(
+            f"batch.curriculum needs shorter rows, halves of scale.context={cfg.scale.context}: lower batch.shortest, "
+            "or make the context even"
+        )
+    if batch.curriculum and budget.steps is None and (bucketed or budget.tokens is None):
+        unit = "budget.steps" if bucketed else "budget.steps or budget.tokens"
+        raise ConfigError(f"batch.curriculum is a share of the steps, which must be known beforehand: set {unit}")
+    if bucketed and batch.start is not None:
+        raise ConfigError("batch.packing=bucketed makes batches of one size: leave out batch.start and batch.ramp")
+    if bucketed and cfg.data["name"] == "mix":
+        raise ConfigError("data=mix needs rows of one length: use batch.packing=stream, bos_aligned or best_fit")
 
 
 def _divisors(number: int) -> list[int]:

@@ -1,12 +1,10 @@
-"""Composition of a RunConfig from conf/ and overrides. Imports no torch."""
+"""Composition of a RunConfig from conf/ and overrides, by Hydra where plain_files does not do. Imports no torch."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import difflib
-import functools
-import os
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_lab import options, project, registry, yamlfile
-from gpt_lab.config import auto_scale, checked, combinations, setting_names
+from gpt_lab.config import auto_scale, checked, combinations, plain_files, setting_names
 from gpt_lab.config.overrides import readable
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.config.setting_names import GROUPS, SECTIONS
@@ -37,12 +35,12 @@ def compose(overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def compose_tree(overrides: Sequence[str]) -> dict[str, Any]:
-    """The composed, unchecked tree of settings: groups by Hydra, then single values in the order given."""
+    """The composed, unchecked tree of settings: groups, then single values in the order given."""
     return Composer(factored=False).tree(overrides)
 
 
 class Composer:
-    """Composes many command lines in milliseconds each: what Hydra made of a choice of groups is kept.
+    """Composes many command lines in milliseconds each: what is made of a choice of groups is kept.
 
     Args:
         factored: compose each group's choice once and put the results together, instead of each combination. The
@@ -110,37 +108,8 @@ class Composer:
 
     def _composed(self, groups: list[str]) -> dict[str, Any]:
         if tuple(groups) not in self._made:
-            self._made[tuple(groups)], _ = _choice(tuple(groups), _files(), id(registry.index()))
+            self._made[tuple(groups)] = plain_files.compose(groups) or _by_hydra(groups)
         return self._made[tuple(groups)]
-
-
-@functools.lru_cache(maxsize=1024)
-def _choice(
-    groups: tuple[str, ...], files: tuple[tuple[str, int, int], ...], parts: int
-) -> tuple[dict[str, Any], object]:
-    """What Hydra makes of a choice of groups, once a process (0.1 s each) for the same files and registry.
-
-    With the registry's index, so that no other has the same `parts`, its id.
-    """
-    from omegaconf import OmegaConf
-
-    with _hydra():
-        return typing.cast(dict[str, Any], OmegaConf.to_container(_compose_groups(list(groups)))), registry.index()
-
-
-def _files() -> tuple[tuple[str, int, int], ...]:
-    """Path, time and size of every file that Hydra may read."""
-    found: list[tuple[str, int, int]] = []
-    waiting = [str(folder) for name in ("conf", "experiments") for folder in project.folders(name)]
-    while waiting:
-        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    waiting.append(entry.path)
-                elif entry.name.endswith((".yaml", ".yml")):
-                    seen = entry.stat()
-                    found.append((entry.path, seen.st_mtime_ns, seen.st_size))
-    return tuple(sorted(found))
 
 
 def label(overrides: Sequence[str]) -> str:
@@ -166,6 +135,13 @@ def _hydra() -> Iterator[None]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(project.shipped("conf")), version_base="1.3"):
         yield
+
+
+def _by_hydra(groups: list[str]) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    with _hydra():
+        return typing.cast(dict[str, Any], OmegaConf.to_container(_compose_groups(groups)))
 
 
 def _parse(text: str) -> Any:
@@ -273,13 +249,14 @@ def _drop_foreign_options(tree: Any, swapped: set[str]) -> None:
 
 
 def _swap_letter(tree: Any, key: str, name: Any) -> None:
-    """The same where the command line swaps the part of a letter, such as by attention.letters.G.name."""
+    """The same where the command line swaps the part of a letter or source, such as by attention.letters.G.name."""
     kind, *inside = key.split(".")
     if len(inside) == 3 and isinstance(letters := tree[kind].get(inside[0]), dict):
         taken = {} if (part := registry.index()[kind].get(name)) is None else part.options
         before = letters.get(inside[1])
         if isinstance(before, dict):
-            letters[inside[1]] = {one: value for one, value in before.items() if one == "name" or one in taken}
+            kept = ("name", options.WEIGHT, *taken)
+            letters[inside[1]] = {one: value for one, value in before.items() if one in kept}
 
 
 def _refuse_structure(override: Any, tree: Any, leaves: set[str]) -> None:
@@ -295,9 +272,9 @@ def _refuse_structure(override: Any, tree: Any, leaves: set[str]) -> None:
     if group in registry.KINDS and rest:
         option = rest.partition(".")[0]
         taken = registry.get(group, tree[group]["name"]).options
-        if option in taken and taken[option].annotation == options.Letters:
-            return  # checked with the part of the letter
-        rest = option if options.Letters in setting_names.settings().get(f"{group}.{option}", ()) else rest
+        if option in taken and taken[option].annotation in options.INSIDE:
+            return  # checked with the part of the letter or source
+        rest = option if setting_names.holds_parts(f"{group}.{option}") else rest
         raise ConfigError(setting_names.unknown_option(registry.get(group, tree[group]["name"]), rest))
     if group in SECTIONS and rest:
         inside = [name for name in tree[group] if name != "name"]

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
+from gpt_lab.config.batch_sizes import BatchSizes, growing
 from gpt_lab.errors import ConfigError
 from gpt_lab.options import (
+    Fraction,
     NonEmpty,
     NonNegativeFloat,
     NonNegativeInt,
@@ -68,12 +70,23 @@ class Budget:
 
 @dataclass(frozen=True)
 class Batching:
-    """Tokens per optimizer step, rows per micro-batch (null: all at once), data order, document mask."""
+    """Tokens per optimizer step, rows per micro-batch (null: all at once), data order, document mask.
+
+    With `start`, the first step has that many tokens, and the batch grows over the first `ramp` tokens
+    (batch_sizes.py). `packing` says how documents become rows (data/packing.py; bucketed: one a row, data/rows.py).
+    With `curriculum`, rows grow to the context over that share of the budget, from `shortest` (null: an eighth of it);
+    bucketed rows are as short as that.
+    """
 
     tokens: PositiveInt = 3072
+    start: PositiveInt | None = None
+    ramp: PositiveInt | None = None
     micro: PositiveInt | None = None
     seed: NonNegativeInt | None = None
     document_mask: bool = False
+    packing: Literal["stream", "bos_aligned", "best_fit", "bucketed"] = "stream"
+    shortest: PositiveInt | None = None
+    curriculum: Fraction = 0.0
 
 
 @dataclass(frozen=True)
@@ -169,14 +182,42 @@ class RunConfig:
         return int.from_bytes(digest[:8], "big") >> 1
 
     @property
+    def validation_seed(self) -> int:
+        """The seed of what validation draws, such as masks: another for each seed, replica and order of the data."""
+        return (self.data_seed * 0x9E3779B97F4A7C15 + self.draw_seed) % 2**63
+
+    @property
     def rows(self) -> int:
-        """Sequences per optimizer step."""
+        """Sequences per optimizer step, the most if they become more."""
         return self.batch.tokens // self.scale.context
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of an optimizer step: whole sequences."""
+        """Tokens of an optimizer step of the most sequences."""
         return self.rows * self.scale.context
+
+    @property
+    def batch_sizes(self) -> BatchSizes:
+        """The sequences of each optimizer step."""
+        batch, context = self.batch, self.scale.context
+        if batch.start is None or batch.ramp is None:
+            return BatchSizes(self.rows)
+        return growing(batch.start // context, self.rows, batch.micro or 1, -(-batch.ramp // context))
+
+    @property
+    def row_lengths(self) -> list[int]:
+        """The lengths that rows of training may have, rising: the context, and if they differ its halves."""
+        least = self.batch.shortest or max(1, self.scale.context // 8)
+        found = [self.scale.context]
+        if self.batch.packing != "bucketed" and not self.batch.curriculum:
+            return found
+        while found[0] % 2 == 0 and found[0] // 2 >= least:
+            found.insert(0, found[0] // 2)
+        return found
+
+    def tokens_after(self, steps: int) -> int:
+        """Tokens of the first so many optimizer steps."""
+        return self.batch_sizes.first(steps) * self.scale.context
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as written to config.yaml."""
@@ -248,6 +289,12 @@ LATER: Mapping[str, Any] = {
     "match_to": None,
     "resume_from": None,
     "eval.contexts": [1],
+    "batch.start": None,
+    "batch.ramp": None,
+    "batch.packing": "stream",
+    "batch.shortest": None,
+    "batch.curriculum": 0.0,
+    "schedule.weight_decay": "constant",
     "model.embed_norm": False,
     "data.raw": False,
     "position.pattern": "R",
@@ -268,6 +315,7 @@ LATER: Mapping[str, Any] = {
     "optim.state": "fp32",
     "optim.ns": "quintic",
     "optim.qk_clip": None,
+    "tokenizer.vocab": None,
 }
 """Keys that came later, with the value that changes nothing: older runs, without them, keep their identity."""
 
@@ -282,8 +330,14 @@ RESOLVED = frozenset({"device", "compile", "precision.name", "kernel.name"})
 
 
 def _counts(key: str, value: Any) -> bool:
-    plain = re.sub(r"\.letters\.\w\.", ".", key)  # a letter's part has the options of a part
+    plain = _without_letter(key)
     return key.split(".")[0] not in NOT_IDENTITY and not (plain in LATER and value == LATER[plain])
+
+
+@functools.lru_cache(maxsize=4096)
+def _without_letter(key: str) -> str:
+    """The option of a part that a letter's part, or a source of data, has."""
+    return re.sub(r"\.(letters|sources)\.\w+\.", ".", key)
 
 
 def _number(value: Any) -> Any:

@@ -56,7 +56,7 @@ NAMES_ELSEWHERE: Mapping[str, str] = {
     "data.val_path": "val_file validation_file",
     "optim": "optimizer opt",
     "optim.lr": "learning_rate max_lr peak_lr base_lr",
-    "optim.weight_decay": "wd",
+    "optim.weight_decay": "wd weight_decay",
     "optim.clip": "grad_clip clip_grad gradient_clip_val max_grad_norm",
     "optim.beta1": "beta_1 adam_beta1",
     "optim.beta2": "beta_2 adam_beta2",
@@ -66,6 +66,8 @@ NAMES_ELSEWHERE: Mapping[str, str] = {
     "budget.steps": "max_steps max_iters n_steps num_steps train_steps num_iterations iterations iters",
     "budget.tokens": "max_tokens train_tokens num_tokens n_tokens epochs num_epochs max_epochs num_train_epochs",
     "batch.tokens": "batch_size total_batch_size train_batch_size global_batch_size",
+    "batch.start": "start_batch_size initial_batch_size",
+    "batch.ramp": "rampup_batch_size batch_size_warmup rampup_samples",
     "batch.micro": "micro_batch_size device_batch_size per_device_train_batch_size gradient_accumulation_steps",
     "eval.every": "eval_every eval_interval eval_freq eval_steps val_interval",
     "eval.tokens": "eval_iters eval_batches",
@@ -90,6 +92,8 @@ def settings() -> Mapping[str, tuple[Any, ...]]:
         for part in parts.values():
             for key, option in part.options.items():
                 found[f"{kind}.{key}"] = (*found.get(f"{kind}.{key}", ()), option.annotation)
+                if option.annotation == options.Sources:
+                    found[f"{kind}.{options.WEIGHT}"] = (options.PositiveFloat,)
     hints = typing.get_type_hints(RunConfig, include_extras=True)
     for f in dataclasses.fields(RunConfig):
         if f.name in SECTIONS:
@@ -101,14 +105,19 @@ def settings() -> Mapping[str, tuple[Any, ...]]:
 
 
 def lettered(name: str) -> str:
-    """The setting whose values one of a letter takes, any other name as it is.
+    """The setting whose values one of a letter or of a source takes, any other name as it is.
 
     `attention.kv_heads` for `attention.letters.G.kv_heads`, the group for `attention.letters.G.name`.
     """
     kind, *rest = name.split(".")
-    if len(rest) == 3 and options.Letters in settings().get(f"{kind}.{rest[0]}", ()):
+    if len(rest) == 3 and holds_parts(f"{kind}.{rest[0]}"):
         return kind if rest[2] == "name" else f"{kind}.{rest[2]}"
     return name
+
+
+def holds_parts(name: str) -> bool:
+    """Whether the values of a setting are parts with options of their own: letters, sources."""
+    return any(one in options.INSIDE for one in settings().get(name, ()))
 
 
 def closest_settings(name: str) -> list[str]:

@@ -15,7 +15,7 @@ computes may be more than both (math computes scores that the mask hides) and sh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,6 +44,7 @@ class Cost:
             the optimizer asks of the model beside gradients, averaged over steps. What checkpointing computes again is
             not counted, nor the optimizer's own arithmetic.
         mfu_flops_per_token: of training too, as MFU counts attention (above).
+        teacher_flops_per_token: of both, those of a teacher's forward pass.
     """
 
     parameters: int
@@ -52,6 +53,12 @@ class Cost:
     active: int
     train_flops_per_token: int
     mfu_flops_per_token: int
+    teacher_flops_per_token: int = 0
+
+    def taught(self, forward: int) -> Cost:
+        """The cost with a teacher whose forward pass takes so many FLOPs per token."""
+        train, as_mfu = self.train_flops_per_token + forward, self.mfu_flops_per_token + forward
+        return replace(self, train_flops_per_token=train, mfu_flops_per_token=as_mfu, teacher_flops_per_token=forward)
 
 
 def cost(cfg: RunConfig, vocab_size: int) -> Cost:
@@ -65,8 +72,13 @@ def cost(cfg: RunConfig, vocab_size: int) -> Cost:
     return cost_of(model, cfg.optim)
 
 
-def cost_of(model: GPT, optim: Section | None = None) -> Cost:
-    """The cost of a model that exists already, trained by an optimizer of these settings; None: by gradients alone."""
+def cost_of(model: GPT, optim: Section | None = None, context: int | None = None) -> Cost:
+    """The cost of a model that exists already.
+
+    Args:
+        optim: settings of the optimizer that trains it; None: by gradients alone.
+        context: length of the rows; None: the model's.
+    """
     total = embedding = 0
     for name, parameter in model.named_parameters():
         total += parameter.numel()
@@ -74,26 +86,27 @@ def cost_of(model: GPT, optim: Section | None = None) -> Cost:
     rest = total - embedding
     active = rest - sum(getattr(module, "idle_parameters", 0) for module in model.modules())
     beside = None if optim is None else getattr(registry.build("optim", optim), "flops_per_token", None)
+    length = context or model.shape.context
 
     def training(count: Callable[[Any, int], float]) -> int:
-        forward = _forward(model, count)
-        return 3 * forward + (0 if beside is None else round(beside(model, forward)))
+        forward = _forward(model, count, length)
+        return 3 * forward + (0 if beside is None else round(beside(model, forward, length)))
 
     return Cost(total, embedding, rest, active, training(_average), training(_last))
 
 
-def _forward(model: GPT, count: Callable[[Any, int], float]) -> int:
+def _forward(model: GPT, count: Callable[[Any, int], float], context: int) -> int:
     """Forward FLOPs of a token: of every part that states its own, at each depth where it stands."""
-    context = model.shape.context
     found: dict[str, float] = {}
     for block in model.layers():
         found["block"] = found.get("block", 0.0) + (count(block, context) if hasattr(block, "flops_per_token") else 0.0)
         for name, child in block.named_children():
             found[name] = found.get(name, 0.0) + _stated(child, count, context)
-    for name, part in (("position", model.position), ("streams", model.streams)):
+    for name, part in (("position", model.position), ("streams", model.streams), ("auxiliary", model.auxiliary)):
         if part is not None:
             found[name] = _stated(part, count, context)
-    return sum(map(round, found.values())) + 2 * model.shape.width * model.embed.num_embeddings
+    head = model.embed.weight if model.head is None else model.head.weight
+    return sum(map(round, found.values())) + 2 * head.numel()
 
 
 def _stated(module: nn.Module, count: Callable[[Any, int], float], context: int) -> float:

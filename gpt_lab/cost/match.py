@@ -26,7 +26,7 @@ NARROWEST, WIDEST = 1 / 4, 16
 """d_ff in units of the model's width: an MLP beyond these is another kind of model, so depth or width change first."""
 ALIGNED = 8
 """A multiple of it is taken where the tolerance allows: tensor cores are slow on other widths."""
-SHAPING = (*PARTS, "init", "scale", "model")
+SHAPING = (*PARTS, "init", "objective", "scale", "model")
 Sizes = dict[str, int]
 
 

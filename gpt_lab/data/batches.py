@@ -1,8 +1,8 @@
 """Batch order: which windows of the token stream a step sees, a pure function of (seed, step).
 
 An epoch visits every window once, in a keyed random order; windows lie side by side from an offset that is drawn anew
-for each epoch, so that over epochs a window may start at any token. Sequence number s of the run (step * rows + row)
-is window s mod W of epoch s // W: micro-batches, workers and restarts change nothing.
+for each epoch, so that over epochs a window may start at any token. Sequence number s of the run (those of earlier
+steps, then the row) is window s mod W of epoch s // W: batch sizes, micro-batches, workers and restarts change nothing.
 """
 
 from __future__ import annotations

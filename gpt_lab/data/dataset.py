@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -17,18 +17,24 @@ from torch import Tensor
 
 from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
-from gpt_lab.data import batches
+from gpt_lab.data import batches, mixture, packing
 from gpt_lab.data.corpus import Corpus
 from gpt_lab.data.floors import floors
-from gpt_lab.data.shards import Progress, Shards, open_shards
+from gpt_lab.data.rows import Bucketed, Rows, rows_of
+from gpt_lab.data.shard_cache import Progress
+from gpt_lab.data.shards import Shards, open_shards
 from gpt_lab.data.synthetic import IGNORED, Examples, Synthetic, TaskSizes
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
 from gpt_lab.errors import ConfigError, DataError
 
+MUCH = 0.5
+"""Share of the training tokens whose loss is warned of."""
 OPENING = 40
 """Characters of a text's first line that are taken for a prompt."""
-UNPACKED = ("text", "jsonl", "shakespeare")
+UNPACKED = ("text", "jsonl", "shakespeare", "stdlib")
 """Data whose files are at least as long as the text in them."""
+Table = np.ndarray[tuple[int, int], np.dtype[np.int64]]
+Places = np.ndarray[tuple[int], np.dtype[np.int64]]
 VALIDATION = 2**64 - 1
 """Key of synthetic validation sequences: a seed that no run can have, so that every run is validated alike."""
 
@@ -61,10 +67,14 @@ class Dataset(ABC):
     ends: bool = False
     """Whether the ends of documents are targets."""
     warnings: list[str]
+    parts: Mapping[str, Dataset] = {}
+    """The data sets of a mixture by name, each to be validated on; {}: it is none."""
+    weights: Mapping[str, float] = {}
+    """The share of each of them; the sum is 1."""
 
     def __init__(self, cfg: RunConfig) -> None:
         self._cfg = cfg
-        self._context = cfg.scale.context
+        self.context = cfg.scale.context
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -74,6 +84,11 @@ class Dataset(ABC):
     @property
     def bytes_per_token(self) -> float | None:
         """UTF-8 bytes per validation target; None for data that is no text, or that is `lossy`."""
+        return None
+
+    @property
+    def packed(self) -> packing.Statistics | None:
+        """What packing does to the documents; None: they are joined, or there are none."""
         return None
 
     @property
@@ -87,11 +102,24 @@ class Dataset(ABC):
 
     def batch(self, step: int, rows: slice | None = None) -> Batch:
         """The sequences of a step, or those of its `rows` only; every partition into rows gives the same ones."""
-        start, stop, stride = (rows or slice(None)).indices(self._cfg.rows)
+        start, stop, stride = (rows or slice(None)).indices(self._number(step))
         if stride != 1:
             raise ValueError(f"rows must be contiguous, not {rows}")
         return self._pack(self._train(step, start, stop))
 
+    def tokens_after(self, steps: int) -> int:
+        """Tokens of the first so many steps, padding not counted."""
+        return self._cfg.tokens_after(steps)
+
+    def read_after(self, steps: int) -> Mapping[int, int]:
+        """What the model reads in the first so many steps, by the length of rows: tokens, padding counted."""
+        return {self.context: self._cfg.tokens_after(steps)}
+
+    def first_steps(self) -> list[int]:
+        """A step of each length of rows that the first steps have."""
+        return [0]
+
+    @abstractmethod
     def validation(self, rows: int, limit: int | None = None, times: int = 1) -> Iterator[Batch]:
         """The validation set in batches of at most `rows` sequences of one shape, each target exactly once.
 
@@ -102,12 +130,16 @@ class Dataset(ABC):
             times: length of a sequence in contexts. Of text the targets are the same at every length: each sequence is
                 `times` neighbouring ones of a context. Synthetic tasks are made up anew for the longer context.
         """
-        sequences = self._val_sequences(times)
-        number = sequences if limit is None else min(sequences, max(1, round(limit / (self._context * times))))
+
+    def _in_batches(
+        self, sequences: int, take: Callable[[Places], Examples], rows: int, limit: int | None, times: int
+    ) -> Iterator[Batch]:
+        """As `validation`, of so many sequences that `take` gives by number."""
+        number = sequences if limit is None else min(sequences, max(1, round(limit / (self.context * times))))
         chosen = np.arange(number) * sequences // number
         rows = min(rows, number)
         for start in range(0, number, rows):
-            examples = self._val(chosen[start : start + rows], times)
+            examples = take(chosen[start : start + rows])
             missing = rows - len(examples.tokens)
             if missing:
                 more = ((0, missing), (0, 0))
@@ -115,18 +147,15 @@ class Dataset(ABC):
                 examples = Examples(tokens, np.pad(examples.targets, more, constant_values=IGNORED))
             yield self._pack(examples)
 
+    def _number(self, step: int) -> int:
+        """Rows of a step."""
+        return self._cfg.batch_sizes.rows(step)
+
     @abstractmethod
     def _train(self, step: int, start: int, stop: int) -> Examples:
         """Rows start to stop of a step."""
 
-    @abstractmethod
-    def _val_sequences(self, times: int) -> int: ...
-
-    @abstractmethod
-    def _val(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], times: int) -> Examples:
-        """Some sequences of `times` contexts of the validation set, by number."""
-
-    def _documents(self, tokens: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> Tensor | None:
+    def _documents(self, tokens: Table) -> Tensor | None:
         return None
 
     def _pack(self, examples: Examples) -> Batch:
@@ -134,34 +163,84 @@ class Dataset(ABC):
         return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), self._documents(tokens))
 
 
-class TextDataset(Dataset):
-    """Windows of a tokenized corpus: every window once an epoch, in an order keyed by seed and epoch (`batches`)."""
+class RowsDataset(Dataset):
+    """Rows of text, as batch.packing and batch.curriculum make them (`rows`)."""
 
     is_text = True
+    rows: Rows
+
+    @property
+    @abstractmethod
+    def texts(self) -> Mapping[str, TextDataset]:
+        """Each corpus by name: those of a mixture, or itself under ""."""
+
+    @functools.cached_property
+    def packed(self) -> packing.Statistics | None:
+        return None if self._cfg.batch.packing == "stream" else self.rows.statistics()
+
+    def tokens_after(self, steps: int) -> int:
+        return self.rows.tokens(steps)
+
+    def read_after(self, steps: int) -> Mapping[int, int]:
+        return self.rows.read(steps)
+
+    def first_steps(self) -> list[int]:
+        return self.rows.first_steps()
+
+    def _number(self, step: int) -> int:
+        return self.rows.number(step)
+
+    def _train(self, step: int, start: int, stop: int) -> Examples:
+        return self.rows.take(step, start, stop)
+
+
+class TextDataset(RowsDataset):
+    """A tokenized corpus."""
 
     def __init__(self, cfg: RunConfig, shards: Shards) -> None:
         super().__init__(cfg)
-        self._shards = shards
+        self.shards = shards
         self.vocab_size, self.fingerprint = shards.vocab_size, shards.fingerprint
         self.train_tokens, self.val_tokens = len(shards.train), len(shards.val)
         self.val_bytes = shards.splits["val"]["target_bytes"]
         self.lossy, self.ends = shards.lossy, shards.eot is not None
         self.warnings = list(shards.warnings)
-        if self.train_tokens <= self._context:
+        if self.train_tokens <= self.context:
             raise DataError(
-                f"the training text has {self.train_tokens} tokens, and one sequence of scale.context={self._context} "
-                f"needs {self._context + 1}: give more text or lower scale.context"
+                f"the training text has {self.train_tokens} tokens, and one sequence of scale.context={self.context} "
+                f"needs {self.context + 1}: give more text or lower scale.context"
             )
         if cfg.batch.document_mask and shards.eot is None:
             raise ConfigError(
                 f"batch.document_mask=true needs a token between documents, and tokenizer={cfg.tokenizer['name']} has "
                 "none: use tokenizer=bpe, or tokenizer.eot=true where it is an option"
             )
-        self._order = batches.Order(self.train_tokens, self._context, cfg.data_seed)
+        if cfg.batch.packing != "stream" and shards.eot is None:
+            raise ConfigError(
+                f"batch.packing={cfg.batch.packing} needs a token between documents, and tokenizer="
+                f"{cfg.tokenizer['name']} has none: use tokenizer=bpe, or tokenizer.eot=true where it is an option"
+            )
+        self.stream = packing.Stream(shards.train, shards.eot, functools.partial(shards.check, "train"))
+        self.rows = rows_of(
+            cfg, self.sequences, lambda lengths: Bucketed(self.stream, lengths, cfg.batch.tokens, cfg.data_seed)
+        )
+        if self.packed is not None and self.packed.dropped > MUCH:
+            self.warnings.append(
+                f"batch.packing={cfg.batch.packing}: {self.packed}: documents are long for rows of {self.context} "
+                "tokens; best_fit or stream keeps more"
+            )
+
+    def sequences(self, length: int) -> packing.NumberedRows:
+        """Training sequences of a length, as batch.packing makes them."""
+        return packing.KINDS[self._cfg.batch.packing](self.stream, length, self._cfg.data_seed)
+
+    @property
+    def texts(self) -> Mapping[str, TextDataset]:
+        return {"": self}
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return self._shards.tokenizer
+        return self.shards.tokenizer
 
     @property
     def bytes_per_token(self) -> float | None:
@@ -169,37 +248,93 @@ class TextDataset(Dataset):
 
     @functools.cached_property
     def opening(self) -> str:
-        start = self._shards.val[: 4 * OPENING].tolist()
-        text = self.tokenizer.decode([token for token in start if token != self._shards.eot])
+        start = self.shards.val[: 4 * OPENING].tolist()
+        text = self.tokenizer.decode([token for token in start if token != self.shards.eot])
         lines = ("".join(filter(str.isprintable, line)).strip() for line in text.replace("\ufffd", "").splitlines())
         line = next(filter(None, lines), "")
         return line if len(line) <= OPENING else line[: OPENING + 1].rpartition(" ")[0].strip() or line[:OPENING]
 
     def floors(self) -> dict[str, float]:
-        return {} if self.lossy else floors(self._shards)
+        return {} if self.lossy else floors(self.shards)
 
-    def _train(self, step: int, start: int, stop: int) -> Examples:
-        places = self._order.starts(step * self._cfg.rows + start, stop - start)
-        self._shards.check("train", places, self._context + 1)
-        return Examples(*batches.gather(self._shards.train, places, self._context))
+    def validation(self, rows: int, limit: int | None = None, times: int = 1) -> Iterator[Batch]:
+        sequences = -(-(self.val_tokens - 1) // (self.context * times))
+        return self._in_batches(sequences, lambda chosen: self._val(chosen, times), rows, limit, times)
 
-    def _val_sequences(self, times: int) -> int:
-        return -(-(self.val_tokens - 1) // (self._context * times))
-
-    def _val(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], times: int) -> Examples:
-        length = self._context * times
-        self._shards.check("val", chosen * length, length + 1)
+    def _val(self, chosen: Places, times: int) -> Examples:
+        """Some sequences of `times` contexts of the validation text, by number."""
+        length = self.context * times
+        self.shards.check("val", chosen * length, length + 1)
         places = chosen[:, None] * length + np.arange(length + 1)
         inside = np.minimum(places, self.val_tokens - 1)
-        windows = self._shards.val[inside].astype(np.int64)
+        windows = self.shards.val[inside].astype(np.int64)
         targets = np.where(places[:, 1:] < self.val_tokens, windows[:, 1:], IGNORED)
         return Examples(np.ascontiguousarray(windows[:, :-1]), targets)
 
-    def _documents(self, tokens: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> Tensor | None:
-        eot = self._shards.eot
+    def _documents(self, tokens: Table) -> Tensor | None:
+        eot = self.shards.eot
         if not self._cfg.batch.document_mask or eot is None:
             return None
         return torch.from_numpy(batches.documents(tokens, eot))
+
+
+class MixtureDataset(RowsDataset):
+    """Several corpora (`mixture`): rows drawn by weight, one validation set after the other."""
+
+    parts: Mapping[str, TextDataset]
+
+    def __init__(
+        self, cfg: RunConfig, source: mixture.Mixture, shards: Mapping[str, Shards], warnings: list[str]
+    ) -> None:
+        super().__init__(cfg)
+        parts = {name: _part_of(cfg, name, own) for name, own in shards.items()}
+        self.parts, self.weights = parts, source.weights
+        self._first = next(iter(parts.values()))
+        self.vocab_size, self.fingerprint = self._first.vocab_size, mixture.name_of(source, shards)
+        self.train_tokens = sum(part.train_tokens for part in parts.values())
+        self.val_tokens = 1 + sum(part.val_tokens - 1 for part in parts.values())
+        self.val_bytes = sum(part.val_bytes for part in parts.values())
+        self.lossy = next((f"{name}: {part.lossy}" for name, part in parts.items() if part.lossy), "")
+        self.ends = self._first.ends
+        self.warnings = [*warnings, *(f"{name}: {line}" for name, part in parts.items() for line in part.warnings)]
+        weights = list(self.weights.values())
+
+        def mixed(length: int) -> packing.NumberedRows:
+            return mixture.Mixed([part.sequences(length) for part in parts.values()], weights, cfg.data_seed)
+
+        self.rows = rows_of(cfg, mixed)
+
+    @property
+    def texts(self) -> Mapping[str, TextDataset]:
+        return self.parts
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._first.tokenizer
+
+    @property
+    def opening(self) -> str:
+        return self._first.opening
+
+    def floors(self) -> dict[str, float]:
+        """By weight of those of the corpora, each fitted on its own training tokens."""
+        each = {name: part.floors() for name, part in self.parts.items()}
+        kinds = next(iter(each.values()))
+        if not all(each.values()):
+            return {}
+        return {kind: sum(self.weights[name] * own[kind] for name, own in each.items()) for kind in kinds}
+
+    def validation(self, rows: int, limit: int | None = None, times: int = 1) -> Iterator[Batch]:
+        for name, part in self.parts.items():
+            yield from part.validation(rows, share(limit, self.weights[name]), times)
+
+    def _documents(self, tokens: Table) -> Tensor | None:
+        return self._first._documents(tokens)
+
+
+def share(limit: int | None, weight: float) -> int | None:
+    """The part of a limit that a source of a mixture has; None: no limit."""
+    return None if limit is None else max(1, round(limit * weight))
 
 
 class SyntheticDataset(Dataset):
@@ -211,12 +346,12 @@ class SyntheticDataset(Dataset):
         super().__init__(cfg)
         if cfg.batch.document_mask:
             raise ConfigError("batch.document_mask=true needs text: each row of data=synthetic is one document")
-        self._plan: TaskSizes = source.plan(self._context)
+        self._plan: TaskSizes = source.plan(self.context)
         self.vocab_size = self._plan.vocab_size
         self.fingerprint = "-".join(map(str, self._plan))
         self.train_tokens = 0
         self._val_rows = source.val_sequences
-        self.val_tokens = self._val_rows * self._context
+        self.val_tokens = self._val_rows * self.context
         self.val_bytes = 0
         self.warnings = []
 
@@ -226,14 +361,13 @@ class SyntheticDataset(Dataset):
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - the dataset lives as long as its run
     def _step(self, step: int) -> Examples:
-        return self._plan.examples(self._cfg.data_seed, step, self._cfg.rows)
+        return self._plan.examples(self._cfg.data_seed, step, self._cfg.batch_sizes.rows(step))
 
-    def _val_sequences(self, times: int) -> int:
-        return self._val_rows
-
-    def _val(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], times: int) -> Examples:
+    def validation(self, rows: int, limit: int | None = None, times: int = 1) -> Iterator[Batch]:
         tokens, targets = self._validation(times)
-        return Examples(tokens[chosen], targets[chosen])
+        return self._in_batches(
+            self._val_rows, lambda chosen: Examples(tokens[chosen], targets[chosen]), rows, limit, times
+        )
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - the dataset lives as long as its run
     def _validation(self, times: int) -> Examples:
@@ -256,7 +390,21 @@ def open_dataset(cfg: RunConfig, progress: Progress | None = None, cache_dir: Pa
         return TextDataset(cfg, open_shards(source, cfg.tokenizer, progress, cache_dir))
     if isinstance(source, Synthetic):
         return SyntheticDataset(cfg, source)
+    if isinstance(source, mixture.Mixture):
+        return MixtureDataset(cfg, source, *mixture.open_mixture(source, cfg.tokenizer, progress, cache_dir))
     raise ConfigError(f"data={cfg.data['name']} is neither a gpt_lab.data.corpus.Corpus nor synthetic")
+
+
+def _part_of(cfg: RunConfig, name: str, shards: Shards) -> TextDataset:
+    """The data set of one source.
+
+    Raises:
+        DataError: as TextDataset; the line has the source's name.
+    """
+    try:
+        return TextDataset(cfg, shards)
+    except DataError as error:
+        raise DataError(f"data.sources.{name}: {error}") from error
 
 
 def _check_vocabulary(cfg: RunConfig, source: Corpus) -> None:

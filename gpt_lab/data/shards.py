@@ -15,14 +15,11 @@ included, and so the same thing for every tokenizer. One without an end of text 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import json
 import os
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +29,7 @@ import numpy as np
 from gpt_lab import registry
 from gpt_lab.data.blocks import Blocks, checksums
 from gpt_lab.data.corpus import Corpus, Passage, Split
+from gpt_lab.data.shard_cache import Progress, build_once, cache_folder
 from gpt_lab.data.tokenizers.lossless import RoundTrip
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from gpt_lab.digests import SUMS, Damaged, check_sums, write_sums
@@ -44,8 +42,6 @@ BATCH = 4 << 20
 CHECKED = 64 << 20
 """Token streams of up to this many bytes are checked as a whole when they are opened, which takes up to 30 ms."""
 
-Progress = Callable[[str, int, int | None], None]
-"""Called with what is being done, how many bytes of text are done, and of how many (None: unknown)."""
 Tokens = np.ndarray[Any, Any]
 
 
@@ -101,66 +97,55 @@ class Shards:
         return load_tokenizer(self.folder / "tokenizer")
 
 
-def cache_folder() -> Path:
-    """Where shards are kept: $GPT_LAB_CACHE, else ~/.cache/gpt_lab."""
-    named = os.environ.get("GPT_LAB_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "gpt_lab"
-
-
 def open_shards(
-    corpus: Corpus, settings: Mapping[str, Any], progress: Progress | None = None, cache: Path | None = None
+    corpus: Corpus,
+    settings: Mapping[str, Any],
+    progress: Progress | None = None,
+    cache: Path | None = None,
+    fitted: Path | None = None,
 ) -> Shards:
     """The shards of a corpus under the tokenizer `settings`, built first if they are missing or damaged.
 
     Several processes that ask at once build them once; the others wait.
 
+    Args:
+        fitted: a folder, named by its fingerprint, whose tokenizer/ was fitted already; None: it is fitted here.
+
     Raises:
         DataError: the corpus or the tokenizer cannot be used, or the cache cannot be written; one line.
     """
-    recipe = registry.load("tokenizer", settings["name"]).identity(settings)
-    kind = type(corpus).part[1]  # type: ignore[attr-defined]
-    text = json.dumps([FORMAT, kind, corpus.identity(), dict(recipe)], sort_keys=True)
-    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-    folder = (cache or cache_folder()) / fingerprint
-    found, damage = _opened(folder)
-    if found is not None:
-        return found
+    recipe = {"fitted": fitted.name} if fitted else registry.load("tokenizer", settings["name"]).identity(settings)
+    name = fingerprint(kind_of(corpus), corpus.identity(), dict(recipe))
     report = progress or (lambda phase, done, total: None)
-    with _writing(folder.parent), _locked(folder.with_suffix(".lock"), report):
-        found, damage = _opened(folder)  # another process may have built it meanwhile
-        if found is not None:
-            return found
-        for left in folder.parent.glob(f".{fingerprint}.*"):  # of a build that was killed, or of damaged shards
-            shutil.rmtree(left, ignore_errors=True)
-        temporary = folder.with_name(f".{fingerprint}.{os.getpid()}")
-        try:
-            temporary.mkdir()
-            tokenizer = registry.build("tokenizer", settings)
-            _build(temporary, fingerprint, corpus, tokenizer, f"tokenizer={settings['name']}", report)
-            if folder.exists():
-                os.replace(folder, folder.with_name(f".{fingerprint}.torn"))
-            os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            shutil.rmtree(folder.with_name(f".{fingerprint}.torn"), ignore_errors=True)
-        found, wrong = _opened(folder, built=True)
-    if found is None:
-        raise DataError(
-            f"shards just written to {folder} read back wrong ({wrong}): check the disk, or set GPT_LAB_CACHE"
-        )
-    if damage:
-        told = f"the token shards in {folder} were damaged ({damage}) and have been built again"
-        return replace(found, warnings=[told, *found.warnings])
-    return found
+
+    def build(temporary: Path) -> None:
+        tokenizer = load_tokenizer(fitted / "tokenizer") if fitted else registry.build("tokenizer", settings)
+        _build(temporary, name, corpus, tokenizer, f"tokenizer={settings['name']}", report, fit=fitted is None)
+
+    found, damage = build_once((cache or cache_folder()) / name, _opened, build, report, "token shards")
+    return replace(found, warnings=[damage, *found.warnings]) if damage else found
 
 
-def _build(folder: Path, fingerprint: str, corpus: Corpus, tokenizer: Tokenizer, name: str, report: Progress) -> None:
+def fingerprint(*parts: Any) -> str:
+    """Names what comes of these plain values, and of the format of shards."""
+    return hashlib.sha256(json.dumps([FORMAT, *parts], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def kind_of(corpus: Corpus) -> str:
+    """The name of a corpus's part."""
+    kind: str = type(corpus).part[1]  # type: ignore[attr-defined]
+    return kind
+
+
+def _build(
+    folder: Path, fingerprint: str, corpus: Corpus, tokenizer: Tokenizer, name: str, report: Progress, fit: bool
+) -> None:
     total = corpus.size()
     warnings = []
-    if tokenizer.fits != "nothing":
+    if fit and tokenizer.fits != "nothing":
         texts = (
             passage.text
-            for passage in _counted(corpus.passages(), "fitting the tokenizer", total, report)
+            for passage in counted(corpus.passages(), "fitting the tokenizer", total, report)
             if tokenizer.fits == "all" or passage.split == "train"
         )
         warnings = tokenizer.fit(texts)
@@ -168,7 +153,7 @@ def _build(folder: Path, fingerprint: str, corpus: Corpus, tokenizer: Tokenizer,
     with contextlib.ExitStack() as stack:
         for stream in streams.values():
             stack.enter_context(stream)
-        for batch in _batches(_counted(corpus.passages(), "encoding", total, report)):
+        for batch in _batches(counted(corpus.passages(), "encoding", total, report)):
             raw = [_utf8(passage.text) for passage in batch]
             encoded = tokenizer.encode_many([passage.text for passage in batch])
             for passage, text, ids in zip(batch, raw, encoded, strict=True):
@@ -304,7 +289,8 @@ def _batches(passages: Iterator[Passage]) -> Iterator[list[Passage]]:
         yield batch
 
 
-def _counted(passages: Iterator[Passage], phase: str, total: int | None, report: Progress) -> Iterator[Passage]:
+def counted(passages: Iterator[Passage], phase: str, total: int | None, report: Progress) -> Iterator[Passage]:
+    """The passages, while `report` is told how far they are."""
     done = 0
     for passage in passages:
         report(phase, done, total)
@@ -313,10 +299,12 @@ def _counted(passages: Iterator[Passage], phase: str, total: int | None, report:
     report(phase, done, done)
 
 
-def _opened(folder: Path, built: bool = False) -> tuple[Shards | None, str]:
-    """The shards in a folder; None if there are none or they are not what was written, which is then said."""
-    if not folder.exists():
-        return None, ""
+def _opened(folder: Path, built: bool) -> Shards:
+    """The shards in a folder.
+
+    Raises:
+        Damaged: they are not what was written.
+    """
     try:
         check_sums(folder)
         meta = json.loads((folder / "meta.json").read_bytes())
@@ -332,44 +320,9 @@ def _opened(folder: Path, built: bool = False) -> tuple[Shards | None, str]:
             if split["size"] <= CHECKED and blocks[name].damaged(*whole) is not None:
                 raise Damaged(f"{path.name} is not what was written")
         known = {key: meta[key] for key in ("fingerprint", "vocab_size", "eot", "warnings", "lossy", "splits")}
-        return Shards(folder, **known, built=built, maps=maps, blocks=blocks), ""
-    except Damaged as error:
-        return None, str(error)
-    except DataError as error:
-        raise DataError(f"{error}; {_ANOTHER}") from error
-    except (FileNotFoundError, NotADirectoryError) as error:
-        return None, f"{Path(error.filename).name} is missing"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None, "meta.json is of another version of the lab"
-    except OSError as error:
-        raise DataError(f"cannot read the cache {folder}: {error.strerror}; {_ANOTHER}") from error
-
-
-_ANOTHER = "set GPT_LAB_CACHE=FOLDER to keep it elsewhere"
-
-
-@contextlib.contextmanager
-def _writing(cache: Path) -> Iterator[None]:
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(f"cannot write the cache {cache}: {reason}; {_ANOTHER}") from error
-
-
-@contextlib.contextmanager
-def _locked(path: Path, report: Progress) -> Iterator[None]:
-    """Holds an exclusive lock that the kernel frees however this process ends."""
-    with open(path, "ab") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                report("waiting for another process that builds these shards", 0, None)
-                time.sleep(0.05)
-        yield
+        return Shards(folder, **known, built=built, maps=maps, blocks=blocks)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged("meta.json is of another version of the lab") from error
 
 
 def _dtype(vocab_size: int) -> np.dtype[Any]:

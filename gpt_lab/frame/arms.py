@@ -313,6 +313,8 @@ def _without_doubles(found: Arranged) -> Rows:
     """One run per arm, tuning, pair and identity: the latest finished one, else the latest."""
     places = [(r["arm"], r["tuning"], r["pair"], r["stratum"]) for r in found.rows]
     held = Counter(places)
+    if len(held) == len(places):
+        return found.rows
     groups: dict[tuple[Any, ...], Rows] = {}
     for place, r in zip(places, found.rows, strict=True):
         key = (*place, identity(r)) if held[place] > 1 else place
@@ -368,7 +370,8 @@ def _judged(found: Arranged, options: StudyOptions) -> Design:
         and instead in measured
     ):
         changes["metric"] = metric = instead
-        reason = next((text for r in finished if (text := r["env"].get("lossy"))), "its data is no text")
+        reasons = (text for r in finished for key in ("lossy", "measure") if (text := r["env"].get(key)))
+        reason = next(reasons, "its data is no text")
         found.notes.append(f"no run has {metrics.HEADLINE} ({reason}): {instead} decides")
     if measured and metric not in measured:
         raise ConfigError(unknown("metric", metric, measured))
@@ -383,6 +386,7 @@ def _baseline(found: Arranged, design: Design, asked: str | None) -> Mapping[str
     """
     if asked is None:
         return design.baseline
-    compared = [{key: value for key, value in r["values"].items() if key not in design.within} for r in found.rows]
+    whole = {r["arm"]: r["values"] for r in found.rows}
+    compared = [{key: value for key, value in values.items() if key not in design.within} for values in whole.values()]
     arms = {design.arm(values): values for values in compared}
     return arms[find_arm(asked, arms, "baseline")]

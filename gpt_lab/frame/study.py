@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -53,12 +54,18 @@ def numbers(table: pd.DataFrame, name: str) -> Array:
     return (column if known else pd.to_numeric(column, errors="coerce")).to_numpy(float)
 
 
-def over_tokens(table: pd.DataFrame | None, metric: str) -> pd.Series[float]:
-    """The finite values of a metric over tokens, of a run's table of curves; the last of equal places, in order."""
+def over_tokens(
+    table: pd.DataFrame | None, metric: str, low: float = -math.inf, high: float = math.inf
+) -> pd.Series[float]:
+    """The finite values of a metric over tokens, of a run's table of curves; the last of equal places, in order.
+
+    Args:
+        low, high: first and last tokens.
+    """
     if table is None or metric not in table or "tokens" not in table:
         return pd.Series(dtype=float)
     values, places = numbers(table, metric), numbers(table, "tokens")
-    keep = np.isfinite(values) & np.isfinite(places)
+    keep = np.isfinite(values) & np.isfinite(places) & (places >= low) & (places <= high)
     values, places = values[keep], places[keep]
     line = pd.Series(values, index=places, dtype=float)
     if (np.diff(places) > 0).all():

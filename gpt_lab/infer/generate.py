@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from gpt_lab.errors import ConfigError, LabError
+from gpt_lab.infer import unmask
 from gpt_lab.infer.cache import Cache
 from gpt_lab.model.gpt import GPT
+from gpt_lab.parts.objective.base import FILLING
 
 ENDED = -1
 """Stands for the tokens of a sample that has met its stop token while others go on."""
@@ -99,15 +101,22 @@ def generate(
     the number of samples and (up to rounding of the logits) the device. A sample that meets `stop` is over: the stop
     token itself is not given out, ENDED stands in its place and after it, and when all are over the iterator ends.
 
+    A model of masked diffusion fills in masks, a block of tokens at a time (unmask.py), and no cache helps it.
+
     Beyond the training context a position encoding that extrapolates goes on; with one that does not (learned), the
     model reads the last `context` tokens anew for each token, which no cache can shorten.
 
     The model is in eval mode until the iterator is exhausted or closed, then as it was before.
 
     Raises:
-        ConfigError: an empty prompt, a token outside the vocabulary, or a sampling option out of range.
+        ConfigError: an empty prompt, a token outside the vocabulary, or a sampling option out of range; a model whose
+            objective continues no text.
         LabError: the logits are not finite.
     """
+    if not model.generates:
+        raise ConfigError(
+            "this model cannot continue a text: it reads both ways, and its objective (such as mlm) is of single tokens"
+        )
     sampling = Sampling(temperature, top_k, top_p)
     if samples < 1:
         raise ConfigError(f"samples must be a whole number >= 1, not {samples}")
@@ -117,6 +126,8 @@ def generate(
         raise ConfigError("the prompt is empty: give at least one token to continue from")
     if not 0 <= min(prompt_ids) <= max(prompt_ids) < model.vocab_size:
         raise ConfigError(f"the prompt has tokens outside the model's vocabulary of {model.vocab_size}")
+    if model.generates == FILLING:
+        return _filled(model, prompt_ids, max_tokens, sampling, [_stream(seed, i) for i in range(samples)], stop)
     return _steps(model, list(prompt_ids), max_tokens, sampling, seed, samples, stop, use_cache, usage or Usage())
 
 
@@ -167,6 +178,28 @@ def _steps(
             if all(over):
                 return
             yield [ENDED if done else token for done, token in zip(over, new, strict=True)]
+    finally:
+        model.train(was_training)
+
+
+def _filled(
+    model: GPT,
+    prompt_ids: Sequence[int],
+    max_tokens: int,
+    sampling: Sampling,
+    streams: Sequence[torch.Generator],
+    stop: int | None,
+) -> Generator[list[int], None, None]:
+    over = [False] * len(streams)
+    was_training = model.training
+    model.eval()
+    try:
+        for new_BN in unmask.blocks(model, prompt_ids, max_tokens, sampling.choose, streams):
+            for new in new_BN.T.tolist():
+                over = [done or token == stop for done, token in zip(over, new, strict=True)]
+                if all(over):
+                    return
+                yield [ENDED if done else token for done, token in zip(over, new, strict=True)]
     finally:
         model.train(was_training)
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from gpt_lab.config import checked
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
-from gpt_lab.digests import Damaged, check_sums
+from gpt_lab.digests import SUMS, Damaged, check_sums
 from gpt_lab.errors import ConfigError, DataError, unknown
 from gpt_lab.model.gpt import GPT
 from gpt_lab.store import Run
@@ -77,6 +77,12 @@ def whole_checkpoint(run: Run, name: str | None = None, say: Callable[[str], Non
             return folder / one
     others = f"; others are {', '.join(n for n in there if n != name)}" if name is not None and len(there) > 1 else ""
     raise DataError(f"{'; '.join(damaged.values())}: nothing of it is used{others}")
+
+
+def weights_digest(checkpoint: Path) -> str:
+    """64 hex digits over the weights of a checkpoint that is whole."""
+    sums = (checkpoint / SUMS).read_text(encoding="utf-8").splitlines()
+    return next(line for line in sums if line.endswith(WEIGHTS)).split()[0]
 
 
 def load_run(

@@ -22,6 +22,8 @@ Tensors = Mapping[str, Tensor]
 LEFT_OVER = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias")
 """Constants that older files hold among the weights."""
 BY_VOCABULARY = ("embed.weight", "head.weight")
+TRAINING_ONLY = "auxiliary."
+"""Where an objective's own modules are, which predict nothing."""
 
 
 def to_hf(
@@ -29,7 +31,8 @@ def to_hf(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The configuration (a config.json's content) and the weights that transformers has of a model.
 
-    Rows that pad the vocabulary are left out, and so is the head where it is the embedding.
+    Rows that pad the vocabulary are left out, and so are the head where it is the embedding and the modules that only
+    training uses.
 
     Args:
         weights: the model, or its state_dict.
@@ -49,6 +52,7 @@ def to_hf(
     family = counterpart.of(cfg, model)
     _check_shapes(model, found)
     found |= {name: found[name][: model.vocab_size] for name in BY_VOCABULARY if name in found}
+    found = {name: tensor for name, tensor in found.items() if not name.startswith(TRAINING_ONLY)}
     linked = list(family.links(model))
     _refuse_leftover(model, found, {name for link in linked for name in link.ours}, family)
     config = {"architectures": [family.architecture], "model_type": family.model_type, **family.write(cfg, model)}
@@ -127,5 +131,7 @@ def _refuse_leftover(model: nn.Module, found: Tensors, linked: set[str], family:
     """Refuses a weight without a place there; what a part counts in training has none, nor need it have."""
     parameters = dict(model.named_parameters())
     for name in model.state_dict().keys() - linked:
+        if name.startswith(TRAINING_ONLY):
+            continue
         if name in parameters or (name.endswith("choice_bias_E") and found[name].any()):
             raise ConfigError(f"{name} has no place in a {family.architecture}")

@@ -53,7 +53,7 @@ def of(cfg: RunConfig, model: GPT) -> Family:
     Raises:
         ConfigError: of none; the line names what has no counterpart in the family that comes closest.
     """
-    _refuse_scales(model)
+    _refuse_unlike(model)
     misfits: dict[str, list[str]] = {}
     for family in FAMILIES.values():
         found = _misfits(cfg, model, family)
@@ -94,7 +94,10 @@ def _options(kind: str, where: str, chosen: Mapping[str, Any]) -> Iterator[str]:
             yield f"{where}.{key}={components.literal(chosen[key])}"
 
 
-def _refuse_scales(model: GPT) -> None:
+def _refuse_unlike(model: GPT) -> None:
+    """Refuses what all families compute otherwise."""
+    if not model.shape.causal:
+        raise ConfigError("no family of transformers here has this model: its objective makes it read both ways")
     if model.logits_scale != 1.0:
         raise ConfigError(
             "no family of transformers has this model: its init scales logits (use init=normal or fan_in)"

@@ -31,8 +31,8 @@ class KernelRequest:
 
     device: "cpu" or "cuda"; dtype: name of the precision ("fp32", "tf32", "bf16", "fp16"); window: tokens each query
     sees, itself included, None for all; bias_kind: "none", "alibi" or "tensor" (any other added scores); value_dim: of
-    a head's values, None: as head_dim; sinks: whether a logit of each head joins its softmax; twice: whether training
-    differentiates twice; capability: the CUDA device's, None elsewhere.
+    a head's values, None: as head_dim; sinks: whether a logit of each head joins its softmax; causal: whether a query
+    sees no later key; twice: whether training differentiates twice; capability: the CUDA device's, None elsewhere.
     """
 
     device: str
@@ -48,6 +48,7 @@ class KernelRequest:
     documents: bool = False
     value_dim: int | None = None
     sinks: bool = False
+    causal: bool = True
     twice: bool = False
     capability: tuple[int, int] | None = None
 
@@ -72,6 +73,7 @@ class KeyView(NamedTuple):
     documents_q: Tensor | None = None
     documents_k: Tensor | None = None
     sinks_H: Tensor | None = None
+    causal: bool = True
 
 
 TWICE = "it cannot be differentiated twice, as this optimizer asks"
@@ -149,7 +151,7 @@ def visible(queries: int, keys: int, device: torch.device, view: KeyView) -> Ten
 
     def build() -> Tensor:
         distance_TS = distance(queries, keys, device, view)
-        seen = distance_TS >= 0
+        seen = distance_TS >= 0 if view.causal else torch.ones_like(distance_TS, dtype=torch.bool)
         if view.window is not None:
             seen = seen & (distance_TS < view.window)
         if view.documents_q is not None and view.documents_k is not None:
@@ -159,7 +161,7 @@ def visible(queries: int, keys: int, device: torch.device, view: KeyView) -> Ten
     if view.positions_q is not None:  # a cached step: positions differ at every call
         return build()
     tensors = () if view.documents_q is None or view.documents_k is None else (view.documents_q, view.documents_k)
-    return _masks(("visible", queries, keys, device, view.window), tensors, build)
+    return _masks(("visible", queries, keys, device, view.window, view.causal), tensors, build)
 
 
 def additive(
@@ -183,7 +185,7 @@ def additive(
     if view.positions_q is not None:
         return build()
     tensors = tuple(t for t in (view.slopes_H, view.documents_q, view.documents_k) if t is not None)
-    return _masks(("additive", queries, keys, device, view.window, dtype, repeat), tensors, build)
+    return _masks(("additive", queries, keys, device, view.window, view.causal, dtype, repeat), tensors, build)
 
 
 def alibi(slopes_H: Tensor, distance_TS: Tensor) -> Tensor:

@@ -69,9 +69,10 @@ def _auto(request: KernelRequest) -> KernelChoice:
             return KernelChoice("math", "cpu: faster (sdpa fuses neither sinks nor values of another width than keys)")
         return KernelChoice("sdpa", f"cpu, {request.dtype}, context {request.context} > {longest}: faster ({MEASURED})")
     if not _what(request):
+        way = "causal" if request.causal else "both ways"
         first = "cuDNN's attention" if (request.capability or (0, 0))[0] == 9 else "flash attention"
         return KernelChoice(
-            "sdpa", f"cuda, {request.dtype}, plain causal: {first if _half(request) else 'memory-efficient'}"
+            "sdpa", f"cuda, {request.dtype}, plain {way}: {first if _half(request) else 'memory-efficient'}"
         )
     for name, why in (
         ("flash_attn", "it needs no mask in memory"),
@@ -117,8 +118,9 @@ def attention(
     positions_k: Tensor | None = None,
     documents_q: Tensor | None = None,
     documents_k: Tensor | None = None,
+    causal: bool = True,
 ) -> Tensor:
-    """Causal attention: softmax(softcap(scale q k) + bias) v over the keys that each query sees; (B, H, T, V).
+    """Attention: softmax(softcap(scale q k) + bias) v over the keys that each query sees; (B, H, T, V).
 
     Args:
         q_BHTK, k_BGSK, v_BGSV: queries, keys and values; query head h uses key head h // (H / G).
@@ -132,6 +134,7 @@ def attention(
         positions_q, positions_k: (T,) and (S,) int64, where keys come from a cache; without them the queries are the
             last T of the S tokens.
         documents_q, documents_k: (B, T) and (B, S): a query sees only keys of its own document.
+        causal: whether a query sees no later key.
     """
-    view = KeyView(window, slopes_H, bias_HTS, positions_q, positions_k, documents_q, documents_k, sinks_H)
+    view = KeyView(window, slopes_H, bias_HTS, positions_q, positions_k, documents_q, documents_k, sinks_H, causal)
     return KERNELS[kernel].run(q_BHTK, k_BGSK, v_BGSV, view, scale, softcap, dropout, keys_B, salt)

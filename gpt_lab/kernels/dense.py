@@ -101,7 +101,7 @@ def _block(queries: int, keys: int, view: KeyView, dropout: float) -> int:
     Four blocks save 3 % of a training step at context 256 on CPU; at 64 two cost more than they save.
     """
     whole = (view.slopes_H, view.bias_HTS, view.positions_q, view.documents_q)
-    if queries != keys or dropout > 0.0 or any(part is not None for part in whole):
+    if queries != keys or dropout > 0.0 or not view.causal or any(part is not None for part in whole):
         return queries
     return max(64, -(-queries // 4))
 
@@ -141,14 +141,15 @@ class Sdpa:
         device, dtype = q_BHTK.device, q_BHTK.dtype
         biased = any(part is not None for part in (view.slopes_H, view.bias_HTS, view.sinks_H))
         masked = view.positions_q is not None or view.documents_q is not None
-        causal = queries == keys and not masked and not biased and (view.window is None or view.window >= keys)
+        plain = queries == keys and not masked and not biased and (view.window is None or view.window >= keys)
+        causal = plain and view.causal
         mask: Tensor | None = None
         if biased:
             mask = additive(queries, keys, device, dtype, view)
             if view.bias_HTS is not None:
                 mask = view.bias_HTS.to(dtype) + mask
             mask = mask[(None,) * (4 - mask.dim())]
-        elif not causal:
+        elif not plain:
             mask = visible(queries, keys, device, view)
         if mask is not None and view.sinks_H is not None:  # one more key, of zeros, whose score is the sink
             sinks = view.sinks_H.to(dtype).view(1, heads, 1, 1).expand(mask.shape[0], -1, queries, -1)
@@ -157,7 +158,7 @@ class Sdpa:
         hopper = device.type == "cuda" and _is_hopper(device.index or 0)
         grouped = heads != groups
         # on CUDA only the flash kernel groups heads, and it takes neither a mask nor fp32
-        if grouped and device.type == "cuda" and (hopper or not causal or dtype == torch.float32):
+        if grouped and device.type == "cuda" and (hopper or not plain or dtype == torch.float32):
             k_BGSK = k_BGSK.repeat_interleave(heads // groups, dim=1)
             v_BGSV = v_BGSV.repeat_interleave(heads // groups, dim=1)
             grouped = False

@@ -51,6 +51,8 @@ class FlashAttention:
             return TWICE
         if request.dropout > 0.0:
             return "it cannot do reproducible attention dropout"
+        if not request.causal:
+            return "it is causal here"
         if request.documents:
             return "it has no document mask here"
         if request.bias_kind == "tensor":
@@ -197,11 +199,11 @@ def block_mask(batch: int, queries: int, keys: int, device: torch.device, view: 
     """The BlockMask of a view, kept between layers and steps; the last T of the S keys are the queries' tokens."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    window, offset = view.window, keys - queries
+    window, offset, causal = view.window, keys - queries, view.causal
     documents_q, documents_k = view.documents_q, view.documents_k
 
     def seen(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        keep = q + offset >= k
+        keep = q + offset >= k if causal else k >= 0
         if window is not None:
             keep = keep & (q + offset - k < window)
         if documents_q is not None and documents_k is not None:
@@ -211,7 +213,7 @@ def block_mask(batch: int, queries: int, keys: int, device: torch.device, view: 
     tensors = () if documents_q is None or documents_k is None else (documents_q, documents_k)
     rows = batch if tensors else None
     return _block_masks(
-        (rows, queries, keys, device, window),
+        (rows, queries, keys, device, window, causal),
         tensors,
         lambda: create_block_mask(seen, rows, None, queries, keys, device=str(device)),
     )

@@ -20,16 +20,18 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.kernels.base import Memo
 from gpt_lab.parts.base import Flow, Position, Shape, States, init_roles, role
 from gpt_lab.parts.dropout import KeyedDropout
+from gpt_lab.parts.objective.base import NEXT, Objective, Surroundings
 from gpt_lab.parts.residual.base import Streams
+from gpt_lab.parts.residual.single_stream import PreNorm
 
 
 class GPT(nn.Module):
-    """A decoder-only Transformer made of the parts that a config names.
+    """A decoder-only Transformer made of the parts that a config names; one that reads both ways if its objective does.
 
     Args:
         cfg: which parts, how large, which flags.
-        vocab_size: tokens that logits speak of; embedding and head are padded up to a multiple of
-            cfg.model.vocab_multiple, and the padding never shows.
+        vocab_size: tokens that logits speak of. The embedding also has those that the objective masks with; both it and
+            the head are padded up to a multiple of cfg.model.vocab_multiple, and the padding never shows.
 
     Attributes:
         twice: whether training differentiates twice, which not every attention kernel can.
@@ -43,19 +45,27 @@ class GPT(nn.Module):
     def __init__(self, cfg: RunConfig, vocab_size: int) -> None:
         super().__init__()
         scale, flags = cfg.scale, cfg.model
-        shape = Shape(scale.depth, scale.width, scale.heads, scale.context, flags.bias, flags.dropout)
+        objective = _objective(cfg)
+        causal = objective.causal
+        shape = Shape(scale.depth, scale.width, scale.heads, scale.context, flags.bias, flags.dropout, causal)
         self.shape = shape
         self.vocab_size = vocab_size
+        self.masks = objective.masks
+        self.generates = "" if objective.generates == NEXT and not causal else objective.generates
         self.kernel_name: str = cfg.kernel["name"]
         self.softcap = flags.logit_softcap
         self.embed_scale = math.sqrt(shape.width) if flags.embed_scale else 1.0
         self.checkpointing = flags.checkpointing
         init = registry.build("init", cfg.init, shape)
         self.logits_scale: float = init.logits_scale
-        rows = math.ceil(vocab_size / flags.vocab_multiple) * flags.vocab_multiple
+        head_rows, rows = (
+            math.ceil(size / flags.vocab_multiple) * flags.vocab_multiple
+            for size in (vocab_size, vocab_size + self.masks)
+        )
         self.embed = nn.Embedding(rows, shape.width)
         self.embed_dropout = KeyedDropout(shape.dropout, "embed")
         self.position: Position = registry.build("position", cfg.position, shape)
+        _check_both_ways(cfg, shape, "position", self.position)
         make_norm = functools.partial(registry.build, "norm", cfg.norm)
         enter = getattr(registry.load("norm", cfg.norm["name"]), "on_embeddings", None)
         self.embed_gain = None if enter is None else enter(shape.width, **_options(cfg.norm))
@@ -68,6 +78,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList()
         for layer in range(blocks):
             attention = registry.build("attention", cfg.attention, shape, layer)
+            _check_both_ways(cfg, shape, "attention", attention)
             _rescale(attention, init, shape)
             mlp = registry.build("mlp", cfg.mlp, shape, layer)
             made = block(shape, layer, attention, mlp, make_norm, **options)
@@ -79,7 +90,14 @@ class GPT(nn.Module):
                 _rescale(part, init, shape)
         self.norm = make_norm(shape.width) if block.final_norm else None
         self._positions = Memo(4)
-        self.head = None if flags.tied else nn.Linear(shape.width, rows, bias=False)
+        self.head = None if flags.tied else nn.Linear(shape.width, head_rows, bias=False)
+
+        def plain_block() -> nn.Module:
+            attention = registry.build("attention", cfg.attention, shape, 0)
+            _rescale(attention, init, shape)
+            return PreNorm(shape, 0, attention, registry.build("mlp", cfg.mlp, shape, 0), make_norm)
+
+        self.auxiliary = objective.modules(Surroundings(shape, head_rows, make_norm, plain_block))
         init.check(self)
 
     def forward(
@@ -105,21 +123,38 @@ class GPT(nn.Module):
         Returns:
             (B, T, V) in the activations' type, V = vocab_size.
         """
+        flow = self.flow(tokens_BT, positions_T, documents_BT, states, keys_B, losses)
+        return self.logits(self.hidden(tokens_BT, flow))
+
+    def flow(
+        self,
+        tokens_BT: Tensor,
+        positions_T: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        states: States | None = None,
+        keys_B: Tensor | None = None,
+        losses: list[Tensor] | None = None,
+    ) -> Flow:
+        """What travels beside the activations of a pass; arguments as those of forward."""
         if positions_T is None:
             length, device = tokens_BT.shape[1], tokens_BT.device
             # the same tensor in every pass, so that tables built from it are remembered
             positions_T = self._positions((length, device), (), lambda: torch.arange(length, device=device))
-        shared: dict[str, Tensor] = {}
-        flow = Flow(self.position, positions_T, documents_BT, states, keys_B, 0, shared, losses)
+        return Flow(self.position, positions_T, documents_BT, states, keys_B, 0, {}, losses)
+
+    def hidden(self, tokens_BT: Tensor, flow: Flow) -> Tensor:
+        """What the head reads, after the last norm: (B, T, D)."""
         x = self.embed(tokens_BT)
         if self.embed_scale != 1.0:
             x = x * self.embed_scale
-        x = self.position.embed(x, positions_T)
+        x = self.position.embed(x, flow.positions_T)
         for act in (self.embed_gain, self.embed_norm):
             x = x if act is None else act(x)
-        x = shared["x0"] = self.embed_dropout(x, keys_B, self.shape.depth)
+        x = self.embed_dropout(x, flow.keys_B, self.shape.depth)
+        assert flow.shared is not None, "a pass through the model carries it"
+        flow.shared["x0"] = x
         stream = x if self.streams is None else self.streams.enter(x, flow)
-        recompute = self.checkpointing and self.training and states is None
+        recompute = self.checkpointing and self.training and flow.states is None
         for layer, block in enumerate(self.layers()):
             here = flow._replace(layer=layer)
             if recompute:  # dropout is keyed: no generator's state to keep
@@ -127,8 +162,11 @@ class GPT(nn.Module):
             else:
                 stream = block(stream, here)
         x = stream if self.streams is None else self.streams.leave(stream, flow)
-        if self.norm is not None:
-            x = self.norm(x)
+        return x if self.norm is None else self.norm(x)
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """What the head makes of `hidden`: (B, T, V)."""
+        x = hidden_BTD
         if self.logits_scale != 1.0:
             x = x * self.logits_scale
         logits_BTV = F.linear(x, self.embed.weight if self.head is None else self.head.weight)
@@ -181,6 +219,27 @@ class GPT(nn.Module):
             choices.append(kernels.choose(self.kernel_name, asked))
             attention.kernel = choices[-1].name
         return choices
+
+
+def _objective(cfg: RunConfig) -> Objective:
+    made = registry.build("objective", cfg.objective)
+    if not isinstance(made, Objective):
+        raise ConfigError(
+            f"objective={cfg.objective['name']} is no Objective: its class must be one of gpt_lab.parts.objective.base"
+        )
+    return made
+
+
+def _check_both_ways(cfg: RunConfig, shape: Shape, kind: str, part: nn.Module) -> None:
+    """Refuses an attention or a position encoding of a model that reads both ways, if it cannot."""
+    if shape.causal or getattr(part, "both_ways", False):
+        return
+    way = {"attention": "mha, gqa or mqa", "position": "rope, learned or sinusoidal"}[kind]
+    name = _name(part) if kind == "attention" else cfg.position["name"]
+    raise ConfigError(
+        f"objective={cfg.objective['name']} reads both ways, and {kind}={name} looks at earlier tokens only: use "
+        f"{kind}={way}"
+    )
 
 
 def _check_letters(cfg: RunConfig, blocks: int) -> None:
@@ -248,7 +307,11 @@ def initialize(model: GPT, cfg: RunConfig) -> None:
             target = parameter.data
             if name in ("embed.weight", "head.weight"):
                 target[model.vocab_size :].zero_()
+                masks = target[model.vocab_size : model.vocab_size + model.masks]
                 target = target[: model.vocab_size]
+                if name == "embed.weight" and model.masks:  # the tokens start as they would without these
+                    other = torch.Generator().manual_seed(_parameter_seed(cfg.draw_seed, f"{name}/masks"))
+                    masks.copy_(init.weight(name, tuple(masks.shape), kind, other))
             target.copy_(init.weight(name, tuple(target.shape), kind, generator))
 
 

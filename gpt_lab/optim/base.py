@@ -124,11 +124,11 @@ class Recipe:
         if self.estimator == "hutchinson":
             model.twice = True
 
-    def flops_per_token(self, model: Any, forward: float) -> float:
+    def flops_per_token(self, model: Any, forward: float, context: int) -> float:
         """Matmul FLOPs a token of training that passes through the model cost beside gradients.
 
         Args:
-            forward: those of a forward pass.
+            forward: those of a forward pass. context: tokens of a row.
         """
         return 0.0
 

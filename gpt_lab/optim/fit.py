@@ -22,5 +22,10 @@ def fitted(recipe: Any, model: Any, cfg: RunConfig) -> torch.optim.Optimizer:
         raise ConfigError(f"init=mup cannot hold learning rates across widths with optim={cfg.optim['name']}: {why}")
     if hasattr(recipe, "prepare"):
         recipe.prepare(model)
+    if cfg.batch.packing == "bucketed" and getattr(recipe, "qk_clip", None) is not None:
+        raise ConfigError(
+            "batch.packing=bucketed: optim.qk_clip would count the scores of padding: use batch.packing=best_fit, "
+            "which has none"
+        )
     built: torch.optim.Optimizer = recipe.build(groups(model, registry.build("init", cfg.init, model.shape)))
     return built

@@ -1,7 +1,7 @@
-"""Learning-rate schedules, as a factor on the peak. Imports no torch.
+"""Schedules of learning rate and weight decay, as factors on the stated values. Imports no torch.
 
 A schedule maps progress in (0, 1] and the step to a factor. The trainer passes (t + 1) / (N + 1) and t for step
-t = 0, 1, ... of N, or the share spent of another budget and t. So with a warm-up fraction of (W + 1) / (N + 1) the
+t = 0, 1, ... of N, or the share spent of a budget in seconds and t. So with a warm-up fraction of (W + 1) / (N + 1) the
 warm-up is (t + 1) / (W + 1), and so it is with a warm-up of W steps.
 """
 
@@ -21,9 +21,19 @@ class _Schedule:
 
     warmup: share of the budget, or (2 and more) steps, in which the learning rate rises linearly.
     final: learning rate at the end, as a share of the peak.
+    weight_decay: factor on optim.weight_decay over the run. constant: 1; linear: 1 - x at share x of the budget, as in
+        nanochat; cosine: half a cosine from 1 to 0; proportional: as the learning rate's (Defazio 2025,
+        arXiv:2506.02285).
     """
 
-    warmup: float | int
+    def __init__(
+        self,
+        *,
+        warmup: Fraction | Steps = 0.25,
+        weight_decay: Literal["constant", "linear", "cosine", "proportional"] = "constant",
+    ) -> None:
+        self.warmup = warmup
+        self.weight_decay = weight_decay
 
     def after(self, progress: float, start: float) -> float:
         """The factor at progress in [start, 1], where the warm-up ended at progress `start`."""
@@ -44,6 +54,17 @@ class _Schedule:
             if progress < start:
                 return progress / start
         return self.after(progress, start)
+
+
+def decay_factor(how: str, progress: float, multiplier: float) -> float:
+    """The factor on the weight decay at progress, the share of the budget that is spent; beyond 1 it stays.
+
+    Args:
+        how: the option `weight_decay` of a schedule. multiplier: what the schedule makes of the learning rate.
+    """
+    left = 1 - min(progress, 1.0)
+    factors = {"linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left)), "proportional": multiplier}
+    return factors.get(how, 1.0)
 
 
 def check_length(settings: Mapping[str, Any], steps: int | None) -> None:
@@ -70,8 +91,8 @@ class Cosine(_Schedule):
     Paper: Loshchilov and Hutter 2017, arXiv:1608.03983
     """
 
-    def __init__(self, *, warmup: Fraction | Steps = 0.25, final: Fraction = 0.1) -> None:
-        self.warmup = warmup
+    def __init__(self, *, final: Fraction = 0.1, **options: Any) -> None:
+        super().__init__(**options)
         self.final = final
 
     def after(self, progress: float, start: float) -> float:
@@ -85,8 +106,8 @@ class Linear(_Schedule):
     Paper: Bergsma et al. 2025, arXiv:2502.15938
     """
 
-    def __init__(self, *, warmup: Fraction | Steps = 0.25, final: Fraction = 0.0) -> None:
-        self.warmup = warmup
+    def __init__(self, *, final: Fraction = 0.0, **options: Any) -> None:
+        super().__init__(**options)
         self.final = final
 
     def after(self, progress: float, start: float) -> float:
@@ -106,17 +127,17 @@ class WSD(_Schedule):
     def __init__(
         self,
         *,
-        warmup: Fraction | Steps = 0.25,
         final: Fraction = 0.0,
         cooldown: Fraction = 0.2,
         shape: Literal["sqrt", "linear"] = "sqrt",
+        **options: Any,
     ) -> None:
-        if isinstance(warmup, float) and warmup + cooldown > 1:
+        super().__init__(**options)
+        if isinstance(self.warmup, float) and self.warmup + cooldown > 1:
             raise ConfigError(
-                f"schedule.warmup={warmup:g} and schedule.cooldown={cooldown:g} exceed the budget: "
+                f"schedule.warmup={self.warmup:g} and schedule.cooldown={cooldown:g} exceed the budget: "
                 "their sum must be at most 1"
             )
-        self.warmup = warmup
         self.final = final
         self.cooldown = cooldown
         self.shape = shape
@@ -135,9 +156,6 @@ class Constant(_Schedule):
 
     Reference: what every decay is compared with
     """
-
-    def __init__(self, *, warmup: Fraction | Steps = 0.25) -> None:
-        self.warmup = warmup
 
     def after(self, progress: float, start: float) -> float:
         return 1.0

@@ -22,7 +22,11 @@ widen with the model, because its size is fixed, or follows the head dimension.
 
 @dataclass(frozen=True)
 class Shape:
-    """What a part may know of the model around it: layers, model width, query heads, training context, flags."""
+    """What a part may know of the model around it: layers, model width, query heads, training context, flags.
+
+    Fields:
+        causal: whether a token sees earlier ones only; False: attention reads both ways, if it says `both_ways`.
+    """
 
     depth: int
     width: int
@@ -30,6 +34,7 @@ class Shape:
     context: int
     bias: bool = False
     dropout: float = 0.0
+    causal: bool = True
 
 
 class State(Protocol):
@@ -66,12 +71,14 @@ class Position(nn.Module):
 
     Attributes:
         extrapolates: whether positions beyond the training context can be computed.
+        both_ways: whether it tells later tokens from earlier ones where attention sees both.
         bias_kind: what is added to scores: "none", "alibi" (through `slopes_H`), "tensor" (through `bias`) or "content"
             (through `content_bias`).
         slopes_H: ALiBi's slopes, None elsewhere.
     """
 
     extrapolates: ClassVar[bool] = True
+    both_ways: ClassVar[bool] = False
     bias_kind: ClassVar[Literal["none", "alibi", "tensor", "content"]] = "none"
     slopes_H: Tensor | None
 

@@ -25,6 +25,11 @@ def row_salt(layer: int, branch: int) -> int:
     return -1 - (2 * layer + branch)
 
 
+def objective_salt(draw: int, what: int) -> int:
+    """A number that no two draws of an objective share, nor any place of dropout or branch: far below 0."""
+    return -(1 << 24) - (4 * draw + what)
+
+
 def _mix(h: Tensor) -> Tensor:
     """A 32-bit hash of numbers in [0, 2^32), held in int64.
 
@@ -43,8 +48,8 @@ def row_keys(seed: int, step: int, rows: Tensor) -> Tensor:
     return key
 
 
-def dropped(keys_B: Tensor, salt: int, shape: tuple[int, ...], p: float) -> Tensor:
-    """Which elements of a (B, *shape) tensor dropout removes, as bool.
+def row_noise(keys_B: Tensor, salt: int, shape: tuple[int, ...]) -> Tensor:
+    """Random numbers in [0, 2^32), int64, (B, *shape).
 
     A pure integer hash of (row key, salt, index of the element in its row): the same on every device, in every
     micro-batch, compiled or not, and when activations are recomputed.
@@ -55,7 +60,12 @@ def dropped(keys_B: Tensor, salt: int, shape: tuple[int, ...], p: float) -> Tens
     for size in shape:
         count *= size
     index_N = _mix(torch.arange(count, device=keys_B.device))
-    return (_mix(index_N ^ key_B[:, None]) < int(p * 2**32)).view(-1, *shape)
+    return _mix(index_N ^ key_B[:, None]).view(-1, *shape)
+
+
+def dropped(keys_B: Tensor, salt: int, shape: tuple[int, ...], p: float) -> Tensor:
+    """Which elements of a (B, *shape) tensor dropout removes, as bool."""
+    return row_noise(keys_B, salt, shape) < int(p * 2**32)
 
 
 class KeyedDropout(nn.Module):

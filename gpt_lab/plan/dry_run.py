@@ -66,7 +66,8 @@ def estimate(
     arms = []
     for (arm, group), cfg, made, seconds in zip(by_arm.items(), configs, plans, took.runs, strict=True):
         steps = made.budget.steps
-        tokens = None if steps is None else float(steps * cfg.tokens_per_step)
+        dataset = builder.dataset(cfg)
+        tokens = None if steps is None else float(dataset.tokens_after(steps))
         arms.append(
             ArmPlan(
                 arm=arm,
@@ -80,7 +81,7 @@ def estimate(
                 non_embedding=made.cost.non_embedding,
                 flops_per_token=made.cost.train_flops_per_token,
                 tokens=tokens,
-                flops=None if tokens is None else tokens * made.cost.train_flops_per_token,
+                flops=None if steps is None else made.flops(dataset.read_after(steps)),
                 seconds=seconds,
                 matched=matched_sizes.sizes(sweep, cfg, group[0]),
                 baseline=sweep.design.reference(group[0].values),

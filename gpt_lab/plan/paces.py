@@ -143,7 +143,7 @@ def _key(cfg: RunConfig, plan: ResolvedRun, machine: Machine) -> str:
 
 
 def _path(key: str) -> Path:
-    from gpt_lab.data.shards import cache_folder
+    from gpt_lab.data.shard_cache import cache_folder
 
     return cache_folder() / "pace" / f"{key}.json"
 

@@ -71,7 +71,7 @@ def run_seconds(cfg: RunConfig, plan: ResolvedRun, val_tokens: int, pace: Pace) 
     else:
         assert plan.budget.steps is not None
         steps = plan.budget.steps
-        training = steps * pace.step
+        training = pace.step * cfg.tokens_after(steps) / cfg.tokens_per_step
     between = min(cfg.eval.tokens or val_tokens, val_tokens)
     ends_between = steps % every > 0
     validated = steps // every * between

@@ -196,7 +196,7 @@ def environment(study: Study) -> dict[str, Counter[str]]:
     found = {}
     for column in runs.columns:
         key = column.removeprefix("env.")
-        if key != column and key not in ("command", "started", "finished", "lossy", "ends"):
+        if key != column and key not in ("command", "started", "finished", "lossy", "ends", "measure", "seen"):
             values = Counter(_texts(runs[column]))
             if set(values) != {"–"} and set(values) != {""}:
                 found[key] = values
@@ -269,9 +269,10 @@ def fixed(study: Study) -> list[str]:
         key = str(column).removeprefix("config.")
         if key == column or not len(runs) or key.split(".")[0] in NOT_IDENTITY:
             continue
-        texts = set(_texts(runs[column]))
-        if len(texts) == 1 and "–" not in texts:
-            shared[key] = texts.pop()
+        values = runs[column].tolist()
+        text = _text(values[0])
+        if text != "–" and (constant(values) or all(_text(value) == text for value in values)):
+            shared[key] = text
     default = {key: _text(value) for key, value in composition.compose([]).flat().items()}
     chosen = {f"{group}.name": f"{group}={shared.get(f'{group}.name')}" for group in setting_names.GROUPS}
     usual = default

@@ -32,7 +32,10 @@ FILES = frozenset({"markdown", "page"})
 
 @dataclass(frozen=True)
 class Report:
-    """A comparison as its readers get it: its sentences, and its tables in their order, the arms first."""
+    """A comparison as its readers get it: its sentences, and its tables in their order, the arms first.
+
+    What is said of each run is made only for files: a terminal shows none of it.
+    """
 
     comparison: Comparison
     study: Study
@@ -53,20 +56,17 @@ class Report:
         return facts.summary(self.comparison, self.study)
 
     @cached_property
-    def tables(self) -> tuple[Table, ...]:
-        """All of them; each says which forms of the report it is in."""
-        return (
-            arms(self.comparison),
-            *costs(self.comparison),
-            *sections(self.comparison, self.study),
-            *settings(self.study),
-            runs(self.study),
-            *environment(self.study),
-        )
+    def _everywhere(self) -> tuple[Table, ...]:
+        return (arms(self.comparison), *costs(self.comparison), *sections(self.comparison, self.study))
+
+    @cached_property
+    def _in_files(self) -> tuple[Table, ...]:
+        return (*settings(self.study), runs(self.study), *environment(self.study))
 
     def in_form(self, form: str) -> list[Table]:
         """The tables of one form: console, markdown, or page."""
-        return [table for table in self.tables if form in table.forms]
+        made = (*self._everywhere, *(self._in_files if form in FILES else ()))
+        return [table for table in made if form in table.forms]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -140,17 +140,21 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_atomic(path, text + _seal(text))
 
 
-def read_json(path: Path, digest: bool = False) -> dict[str, Any]:
+def read_json(
+    path: str | os.PathLike[str], digest: bool = False, parse: Callable[[bytes], Any] = parse
+) -> dict[str, Any]:
     """The object in a JSON file, non-finite floats still as strings.
 
     Args:
         digest: whether it must have one. A file without (another program's) is taken as it is otherwise.
+        parse: says what a text says, as the function `parse` does.
 
     Raises:
         DataError: missing, unreadable, or not a JSON object. Damaged: not what was written, by its digest.
     """
     try:
-        data = path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            data = file.read()
         value = parse(data)
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not valid JSON'}") from error

@@ -79,7 +79,7 @@ def usable(values: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:
 
 def plain(value: Any) -> bool:
     """Whether a value out of JSON is null, a truth value, text, or a number that tables can hold."""
-    return value is None or isinstance(value, (str, float)) or (isinstance(value, int) and abs(value) < BELOW)
+    return (isinstance(value, int) and abs(value) < BELOW) or isinstance(value, (str, float)) or value is None
 
 
 def shown(value: Any) -> str:

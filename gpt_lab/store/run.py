@@ -19,12 +19,14 @@ from gpt_lab.errors import ConfigError, DataError, LabError, unknown
 from gpt_lab.store import fork
 from gpt_lab.store.atomic_files import (
     Lines,
+    parse,
     read_json,
     sync_folder,
     write_atomic,
     write_json,
     writing,
 )
+from gpt_lab.store.known_settings import Checked
 from gpt_lab.store.lock import Lock
 from gpt_lab.store.metric_lines import SIMPLE, plain, read_lines, shorten, shown, usable
 
@@ -34,23 +36,28 @@ MAPPINGS = ("summary", "config", "git", "hardware", "packages", "resolved", "rea
 """Keys of run.json that hold an object or null, where they are there at all."""
 
 
-def read_record(folder: Path) -> tuple[dict[str, Any], str]:
+def read_record(folder: str | os.PathLike[str], parse: Callable[[bytes], Any] = parse) -> tuple[dict[str, Any], str]:
     """What run.json says; and one sentence on values of its summary that are no numbers and were left out, or "".
+
+    Args:
+        parse: as read_json takes it; KnownSettings.parse for many records that are alike.
 
     Raises:
         DataError: it cannot be read, is not as it was written, or is not that of a run.
     """
-    path = folder / "run.json"
-    record = read_json(path)
+    path = os.path.join(folder, "run.json")
+    record = read_json(path, parse=parse)
 
     def refuse(key: str, value: Any) -> DataError:
         return DataError(f"{path} is not that of a run: its {key} is {shown(value)}")
 
     for key in MAPPINGS:
         values = record.get(key)
-        if not isinstance(values, dict | None):
+        if values is None:
+            continue
+        if not isinstance(values, dict):
             raise refuse(key, values)
-        if not values or key == "summary":
+        if key == "summary" or isinstance(values, Checked) or SIMPLE.issuperset(map(type, values.values())):
             continue
         for name in [name for name, value in values.items() if type(value) not in SIMPLE and not plain(value)]:
             value = values[name]
@@ -63,7 +70,8 @@ def read_record(folder: Path) -> tuple[dict[str, Any], str]:
         raise refuse("forked.step", record["forked"].get("step"))
     summary = record.get("summary") or {}
     numbers, wrong = usable({name: value for name, value in summary.items() if value is not None})
-    record["summary"] = {name: numbers.get(name) for name, value in summary.items() if value is None or name in numbers}
+    kept = [name for name, value in summary.items() if value is None or name in numbers]
+    record["summary"] = dict(zip(kept, map(numbers.get, kept), strict=True))
     return record, f"{path}: {'; '.join(wrong)}: left out of its summary" if wrong else ""
 
 

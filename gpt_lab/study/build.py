@@ -29,9 +29,8 @@ class Builder:
         """The data of a config."""
         from gpt_lab.data.dataset import open_dataset
 
-        key = repr(
-            (sorted(cfg.data.items()), sorted(cfg.tokenizer.items()), cfg.scale.context, cfg.batch.document_mask)
-        )
+        order = (cfg.data_seed, cfg.budget) if len(cfg.row_lengths) > 1 else None  # says how many tokens steps have
+        key = repr((sorted(cfg.data.items()), sorted(cfg.tokenizer.items()), cfg.scale.context, cfg.batch, order))
         if key not in self._datasets:
             self._datasets[key] = open_dataset(cfg)
         return self._datasets[key]
@@ -44,7 +43,7 @@ class Builder:
     def plan(self, cfg: RunConfig, cell: Cell) -> ResolvedRun:
         """What the trainer would decide for a config, which can be built, and whose parts see no future."""
         from gpt_lab import trackers
-        from gpt_lab.train.leak_probe import causality
+        from gpt_lab.train.leak_probe import causality, padding
         from gpt_lab.train.resolve_auto import check_size, resolve
 
         key = repr([(k, v) for k, v in cfg.flat().items() if _built(k) and not tuned(k, v)])
@@ -55,6 +54,7 @@ class Builder:
                 dataset = self.dataset(cfg)
                 made = resolve(cfg, dataset)
                 causality.check_ahead(cfg, dataset.vocab_size)
+                padding.check(cfg)
             except (ConfigError, DataError) as error:
                 raise type(error)(f"cell {cell.index} ({join(tuple(cell.values), cell.values)}): {error}") from None
             self._plans[key] = made

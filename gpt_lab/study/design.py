@@ -32,7 +32,15 @@ class Settings:
     texts: tuple[tuple[str, str], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "texts", tuple((key, shown(value)) for key, value in self.given))
+        texts = tuple([(key, shown(value)) for key, value in self.given])
+        object.__setattr__(self, "texts", texts)
+        object.__setattr__(self, "_hash", hash(texts))  # tables of thousands of runs are grouped by arm dozens of times
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Settings, (self.given,)  # another process has other hashes
 
     def __str__(self) -> str:
         return ", ".join(f"{key}={_in_a_name(text)}" for key, text in self.texts)
@@ -119,11 +127,11 @@ class Design:
 
     def arm(self, values: Mapping[str, Any]) -> Settings:
         """The arm of a cell: its factors' values."""
-        return Settings(tuple((key, values[key]) for key in self.factors if key in values))
+        return Settings(tuple([(key, values[key]) for key in self.factors if key in values]))
 
     def tuning(self, values: Mapping[str, Any]) -> Settings:
         """The nuisance values of a cell; empty without nuisance settings."""
-        return Settings(tuple((key, values[key]) for key in self.nuisance if key in values))
+        return Settings(tuple([(key, values[key]) for key in self.nuisance if key in values]))
 
     def tunes(self, pair: Any) -> bool:
         """Whether a run of this pair (a value, or its text) is one of `tune`, never of the comparison."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -38,8 +38,15 @@ class TrainingLimit:
         return self.seconds
 
 
-def budget(cfg: RunConfig, cost: Cost) -> TrainingLimit:
+def budget(
+    cfg: RunConfig,
+    cost: Cost,
+    spent: tuple[Callable[[int], float], Callable[[int], float]] | None = None,
+) -> TrainingLimit:
     """The budget of a config in steps or seconds; a budget of tokens or FLOPs is never exceeded.
+
+    Args:
+        spent: tokens and FLOPs of the first so many steps; None: those of full rows of the context.
 
     Raises:
         ConfigError: it does not pay for one step.
@@ -49,16 +56,25 @@ def budget(cfg: RunConfig, cost: Cost) -> TrainingLimit:
         return TrainingLimit(None, limit.seconds)
     if limit.steps is not None:
         return TrainingLimit(limit.steps, None)
-    tokens = cfg.tokens_per_step
-    for name, total, price in (
-        ("tokens", limit.tokens, tokens),
-        ("flops", limit.flops, tokens * cost.train_flops_per_token),
-    ):
+    tokens, flops = spent or (cfg.tokens_after, lambda steps: cfg.tokens_after(steps) * cost.train_flops_per_token)
+    for name, total, after in (("tokens", limit.tokens, tokens), ("flops", limit.flops, flops)):
         if total is not None:
-            if total < price:
-                raise ConfigError(f"budget.{name}={total:g} does not pay for one step of {price:g}: raise it")
-            return TrainingLimit(int(total // price), None)
+            steps = _most(after, total)
+            if not steps:
+                raise ConfigError(f"budget.{name}={total:g} does not pay for one step of {after(1):g}: raise it")
+            return TrainingLimit(steps, None)
     raise ConfigError("exactly one of budget.steps, budget.tokens, budget.flops, budget.seconds is needed")
+
+
+def _most(after: Callable[[int], float], total: float) -> int:
+    """The most steps that together spend no more than a total."""
+    low, high = 0, 1
+    while after(high) <= total:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if after(middle) <= total else (low, middle)
+    return low
 
 
 class Clock:

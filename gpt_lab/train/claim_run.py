@@ -52,6 +52,8 @@ def claim(
     made, fill = record(cfg, plan, signature, command), None
     if origin is not None:
         made["continues"] = origin.told()
+    if plan.teacher is not None:
+        made["teacher"] = plan.teacher.told()
     if trunk is not None and (trunk / fork.FACTS).exists():
         try:
             facts = fork.check(trunk)
@@ -79,6 +81,7 @@ def shared(cfg: RunConfig, plan: ResolvedRun, record: Mapping[str, Any]) -> str:
         code(),
         record.get("packages"),
         {key: (record.get("hardware") or {}).get(key) for key in ALIKE},
+        *([dataclasses.asdict(cfg.budget)] if cfg.batch.curriculum else ()),  # of which the lengths of rows are shares
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -15,9 +15,8 @@ from gpt_lab import registry
 from gpt_lab.config import checked, composition
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.cost import match
-from gpt_lab.digests import SUMS
 from gpt_lab.errors import ConfigError
-from gpt_lab.infer.trained_model import WEIGHTS, whole_checkpoint
+from gpt_lab.infer.trained_model import WEIGHTS, weights_digest, whole_checkpoint
 from gpt_lab.model.skip_init import bare_model
 from gpt_lab.store import Run, find_run
 
@@ -111,8 +110,7 @@ def find(cfg: RunConfig, vocab_size: int) -> Origin | None:
                 f"{KEY}={cfg.resume_from}: {name} {was} in that run and {now} here: leave out the setting that changes "
                 "it (a position encoding may be another one, and so may scale.context where it has no table)"
             )
-    sums = (place / SUMS).read_text(encoding="utf-8").splitlines()
-    return Origin(run, place, next(line for line in sums if line.endswith(WEIGHTS)).split()[0])
+    return Origin(run, place, weights_digest(place))
 
 
 def load(model: nn.Module, origin: Origin) -> None:

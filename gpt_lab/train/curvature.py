@@ -18,7 +18,7 @@ from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import ConfigError
 from gpt_lab.model.gpt import initialize
 from gpt_lab.model.skip_init import bare_model
-from gpt_lab.parts.objective import IGNORED
+from gpt_lab.parts.objective.base import IGNORED
 from gpt_lab.train.feed import Micro, StepBatch
 from gpt_lab.train.precision import Precision
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gpt_lab import trackers
+from gpt_lab import metrics, trackers
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.console.invocation import prefix
 from gpt_lab.data.dataset import Dataset
@@ -56,8 +56,7 @@ def already_done(run: Run, cfg: RunConfig, console: Console) -> Result:
         line = f"{run.path} is already done (finished {when})"
     console.print(f"{line}: nothing to train; force=true repeats it", markup=False, highlight=False, soft_wrap=True)
     rows = run_display.summary_rows(run.summary)
-    verdict = run_display.verdict(run.summary)
-    run_display.show_end(console, run.name, rows, [verdict] if verdict else [])
+    run_display.show_end(console, run.name, rows, list(_judged(run, cfg, run.summary)))
     for message in trackers.replay(cfg.tracker, run, cfg):
         console.print(message, markup=False, highlight=False, soft_wrap=True)
     return Result(run.path, run.state, run.summary, done=True)
@@ -68,6 +67,11 @@ def floors(dataset: Dataset) -> dict[str, float]:
     return {f"floor/{name}": value for name, value in dataset.floors().items()}
 
 
+def packed(dataset: Dataset) -> dict[str, float]:
+    """data/dropped, data/cut, data/filled: what packing does to the documents; {} where they are joined."""
+    return {} if dataset.packed is None else {f"data/{name}": v for name, v in dataset.packed._asdict().items()}
+
+
 def show(
     console: Console,
     run: Run,
@@ -76,17 +80,29 @@ def show(
     rows: Sequence[tuple[str, str]],
     command: str,
     dataset: Dataset,
-    prompt: str,
+    prompt: str | None,
 ) -> None:
-    """Prints the table of a finished run, the verdict, the folder, and the commands that come next."""
-    verdict = run_display.verdict(summary)
+    """Prints the table of a finished run, the verdict, the folder, and the commands that come next.
+
+    Args:
+        prompt: of the run; None: its model continues no text.
+    """
     lines = [
-        *([verdict] if verdict else []),
+        *_judged(run, cfg, summary),
         f"run folder: {run.path}",
         *([f"no bits per byte: {dataset.lossy}"] if dataset.lossy else []),
         *next_commands(run, cfg, command, prompt if dataset.is_text else None),
     ]
     run_display.show_end(console, run.name, rows, lines)
+
+
+def _judged(run: Run, cfg: RunConfig, summary: Mapping[str, Any]) -> Iterator[str]:
+    """Whether a run beats counting, and what its objective measured if not the exact likelihood."""
+    measure = (run.record.get("text") or {}).get("measure", metrics.EXACT)
+    if verdict := run_display.verdict(summary, bound=measure == metrics.BOUND):
+        yield verdict
+    if measure not in (metrics.EXACT, metrics.BOUND):
+        yield f"no bits per byte: objective={cfg.objective['name']} measures {measure}"
 
 
 def next_commands(run: Run, cfg: RunConfig, command: str, prompt: str | None) -> list[str]:
@@ -98,13 +114,16 @@ def next_commands(run: Run, cfg: RunConfig, command: str, prompt: str | None) ->
     return [*([] if prompt is None else [f"continue a text:  {generate}"]), f"another seed:     {again}"]
 
 
-def spent(state: TrainingState, tokens: int, seconds: float, plan: ResolvedRun) -> dict[str, Any]:
+def spent(state: TrainingState, tokens: int, flops: float, seconds: float, plan: ResolvedRun) -> dict[str, Any]:
     """The summary of a run as far as it is known without evaluating it again."""
-    cost = plan.cost
+    cost, teacher = plan.cost, plan.teacher
+    taught = {}
+    if teacher is not None:
+        taught = {"teacher/flops": float(tokens * teacher.forward), "teacher/train_flops": teacher.spent}
     return {
         "steps": state.step,
         "tokens": tokens,
-        "flops": float(tokens * cost.train_flops_per_token),
+        "flops": flops,
         "seconds": seconds,
         "best/val_loss": state.best,
         "best/step": state.best_step,
@@ -112,6 +131,7 @@ def spent(state: TrainingState, tokens: int, seconds: float, plan: ResolvedRun) 
         "parameters_non_embedding": cost.non_embedding,
         "perf/tokens_per_s": tokens / seconds if seconds > 0 else 0.0,
         "perf/peak_memory_gb": peak_memory_gb(plan.device),
+        **{name: value for name, value in taught.items() if value is not None},
     }
 
 

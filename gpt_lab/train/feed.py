@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gpt_lab.data.dataset import Batch, Dataset
 from gpt_lab.parts.dropout import row_keys
-from gpt_lab.parts.objective import IGNORED
+from gpt_lab.parts.objective.base import IGNORED
 
 
 class Micro(NamedTuple):
@@ -40,17 +40,15 @@ class Feed:
     takes less than 0.1 ms and no thread could hide it.
 
     Args:
-        rows: sequences per optimizer step.
-        micro: sequences per micro-batch.
-        dropout_seed: seed of the dropout keys; None: the model has no dropout.
+        micro: sequences of a context per micro-batch, of shorter ones as many more; None: all of a step's.
+        draw_seed: seed of the rows' keys; None: nothing is drawn.
     """
 
-    def __init__(self, dataset: Dataset, device: str, rows: int, micro: int, dropout_seed: int | None) -> None:
+    def __init__(self, dataset: Dataset, device: str, micro: int | None, draw_seed: int | None) -> None:
         self.dataset = dataset
         self.device = torch.device(device)
-        self.rows = rows
         self.micro = micro
-        self.dropout_seed = dropout_seed
+        self.draw_seed = draw_seed
         self._ahead: tuple[int, StepBatch] | None = None
 
     def take(self, step: int) -> StepBatch:
@@ -65,10 +63,12 @@ class Feed:
 
     def _fetch(self, step: int) -> StepBatch:
         batch = self.dataset.batch(step)
-        counts = [int((rows_BT != IGNORED).sum()) for rows_BT in batch.targets_BT.split(self.micro)]
+        rows = len(batch.tokens_BT)
+        micro = self.micro * (self.dataset.context // batch.tokens_BT.shape[1]) if self.micro else rows
+        counts = [int((rows_BT != IGNORED).sum()) for rows_BT in batch.targets_BT.split(micro)]
         keys_B = None
-        if self.dropout_seed is not None:
-            keys_B = row_keys(self.dropout_seed, step, torch.arange(self.rows))
+        if self.draw_seed is not None:
+            keys_B = row_keys(self.draw_seed, step, torch.arange(rows))
         total = sum(counts)
         moved = to_device(batch, self.device)
         if keys_B is not None:
@@ -77,7 +77,9 @@ class Feed:
             return StepBatch([Micro(*moved, keys_B, 1.0)], total)
         micros = []
         for i, count in enumerate(counts):
-            part = slice(i * self.micro, (i + 1) * self.micro)
+            if not count and total:  # rows of padding alone
+                continue
+            part = slice(i * micro, (i + 1) * micro)
             documents_BT = None if moved.documents_BT is None else moved.documents_BT[part]
             keys = None if keys_B is None else keys_B[part]
             share = count / max(total, 1)

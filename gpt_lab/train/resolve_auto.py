@@ -15,15 +15,18 @@ from gpt_lab.cost import memory
 from gpt_lab.cost.flops import Cost, check_match, cost_of
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.errors import ConfigError
+from gpt_lab.metrics import EXACT
 from gpt_lab.model.gpt import GPT
 from gpt_lab.model.skip_init import bare_model
 from gpt_lab.optim.base import state_bytes
 from gpt_lab.optim.fit import fitted
 from gpt_lab.optim.schedule import check_length
-from gpt_lab.train import curvature, precision
+from gpt_lab.parts.objective.base import Objective
+from gpt_lab.train import curvature, precision, teacher
 from gpt_lab.train.budget import TrainingLimit, budget
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.speed.eager import spare_compiler
+from gpt_lab.train.teacher import Teacher
 from gpt_lab.train.validation.context_extrapolation import longer
 
 RATE = {"cpu": 1.5e11, "cuda": 2e14}
@@ -41,9 +44,12 @@ class ResolvedRun:
     Fields:
         kernels: attention kernel of each layer.
         reasons: for each choice, why.
-        fingerprint: of the data. text: for text, what its tokens lose (Dataset.lossy) and whether they mark ends.
+        fingerprint: of the data. text: for text, what its tokens lose (Dataset.lossy), whether they mark ends, and what
+            packing does to its documents; what validation measures (Objective.measure), if not the exact likelihood;
+            why a teacher may have seen the validation text.
         longer: multiples of the training context, beyond 1, at which the final weights are validated.
         notes: what was asked for and cannot be had, said before training.
+        prices: training FLOPs per token in rows of each length, and those that MFU counts.
         state_bytes: that the optimizer keeps; None: it does not say.
     """
 
@@ -58,17 +64,30 @@ class ResolvedRun:
     text: Mapping[str, str | bool] = field(default_factory=dict)
     longer: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    teacher: Teacher | None = None
+    prices: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     state_bytes: int | None = None
+
+    def flops(self, read: Mapping[int, int]) -> float:
+        """Training FLOPs of so many tokens in rows of each length (Dataset.read_after)."""
+        return paid(self.prices, read)
+
+    def mfu_flops_per_token(self, dataset: Dataset, first: int, last: int) -> float:
+        """FLOPs as MFU counts them, of what the model reads from step `first` to before `last`, over its tokens."""
+        before, after = (paid(self.prices, dataset.read_after(step), 1) for step in (first, last))
+        return (after - before) / max(dataset.tokens_after(last) - dataset.tokens_after(first), 1)
 
     @property
     def resolved(self) -> dict[str, str]:
         """What makes this run's numbers beside its settings; part of its signature."""
+        weights = {} if self.teacher is None else {"teacher": self.teacher.digest}
         return {
             "device": self.device,
             "precision": self.precision.name,
             "kernel": ",".join(dict.fromkeys(self.kernels)),
             "compile": "on" if self.compile else "off",
             "data": self.fingerprint,
+            **weights,
         }
 
 
@@ -93,10 +112,16 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     cost = cost_of(model, cfg.optim)
     memory.check(cfg, room, dataset.vocab_size, cost.parameters)
     check_match(cfg, cost)
-    limit = budget(cfg, cost)
+    objective: Objective = registry.build("objective", cfg.objective)
+    check_objective(cfg, dataset, objective)
+    taught_by = teacher.find(cfg, dataset, objective)
+    cost = cost if taught_by is None else cost.taught(taught_by.forward)
+    taught = cost.teacher_flops_per_token
+    costs = {length: cost_of(model, cfg.optim, length) for length in cfg.row_lengths}
+    prices = {n: (one.train_flops_per_token + taught, one.mfu_flops_per_token + taught) for n, one in costs.items()}
+    limit = budget(cfg, cost, (dataset.tokens_after, lambda steps: paid(prices, dataset.read_after(steps))))
     check_length(cfg.schedule, limit.steps)
     registry.build("schedule", cfg.schedule)
-    registry.build("objective", cfg.objective)
     compiled, compile_reason = _compile(cfg, device, limit, cost, model.twice)
     reasons = {
         "device": device_reason,
@@ -106,21 +131,43 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     }
     names = tuple(layer.name for layer in layers)
     times, notes = longer(cfg, dataset, model, device, chosen)
-    text: dict[str, str | bool] = {"lossy": dataset.lossy, "ends": dataset.ends} if dataset.is_text else {}
-    return ResolvedRun(
-        device,
-        chosen,
-        names,
-        compiled,
-        limit,
-        cost,
-        dataset.fingerprint,
-        reasons,
-        text,
-        times,
-        notes,
-        state_bytes(optimizer),
-    )
+    text: dict[str, str | bool] = {}
+    if dataset.is_text:
+        text = {"lossy": dataset.lossy, "ends": dataset.ends}
+    if dataset.packed is not None:
+        text["packing"] = str(dataset.packed)
+    if objective.measure != EXACT:
+        text["measure"] = objective.measure
+    if taught_by is not None:
+        notes = (*notes, taught_by.note(cost.train_flops_per_token))
+        if taught_by.seen:
+            text["seen"] = taught_by.seen
+            notes = (*notes, f"{taught_by.seen}: no verdict will rest on this run")
+    told = dataset.fingerprint, reasons, text, times, notes, taught_by, prices, state_bytes(optimizer)
+    return ResolvedRun(device, chosen, names, compiled, limit, cost, *told)
+
+
+def paid(prices: Mapping[int, tuple[int, int]], read: Mapping[int, int], kind: int = 0) -> float:
+    """What so many tokens in rows of each length cost, at a price of a token in such rows."""
+    return float(sum(tokens * prices[length][kind] for length, tokens in read.items()))
+
+
+def check_objective(cfg: RunConfig, dataset: Dataset, objective: Objective) -> None:
+    """Refuses what the objective cannot do.
+
+    Raises:
+        ConfigError: data that are no text, document masks, longer contexts; the line names the way out.
+    """
+    name = f"objective={cfg.objective['name']}"
+    if objective.text_only and not dataset.is_text:
+        raise ConfigError(
+            f"{name} predicts any token of a text, and data={cfg.data['name']} asks about some positions only: use "
+            "objective=ce, or data that are text"
+        )
+    if not objective.causal and cfg.batch.document_mask:
+        raise ConfigError(f"{name} has no batch.document_mask: its text begins one token later than the documents do")
+    if not objective.causal and len(cfg.eval.contexts) > 1:
+        raise ConfigError(f"eval.contexts is of next-token losses, and {name} has none: leave it at [1]")
 
 
 def check_size(cfg: RunConfig) -> None:
@@ -150,10 +197,16 @@ def _device(cfg: RunConfig) -> tuple[str, str]:
 def _optimizer(cfg: RunConfig, model: GPT, chosen: Precision) -> torch.optim.Optimizer:
     """The optimizer, over weights that nobody has touched."""
     recipe = registry.build("optim", cfg.optim)
-    if getattr(recipe, "estimator", None) and chosen.scaler is not None:
+    name, estimator = f"optim={cfg.optim['name']}", getattr(recipe, "estimator", None)
+    if estimator and chosen.scaler is not None:
         raise ConfigError(
-            f"optim={cfg.optim['name']} estimates the curvature of the loss, which precision={chosen.name} scales: use "
-            "precision=bf16 or precision=fp32"
+            f"{name} estimates the curvature of the loss, which precision={chosen.name} scales: use precision=bf16 or "
+            "precision=fp32"
+        )
+    if estimator == "gnb" and cfg.objective["name"] != "ce":
+        raise ConfigError(
+            f"{name} draws next tokens from the model (optim.estimator=gnb), which objective={cfg.objective['name']} "
+            "does not train alone: use optim.estimator=hutchinson, or objective=ce"
         )
     return fitted(recipe, model, cfg)
 
@@ -165,6 +218,13 @@ def _compile(cfg: RunConfig, device: str, limit: TrainingLimit, cost: Cost, twic
                 f"optim={cfg.optim['name']} differentiates twice, and compiled code cannot be: leave out compile=on"
             )
         return False, "its optimizer differentiates twice"
+    grows = cfg.batch.start is not None and cfg.batch.micro is None
+    if cfg.compile == "on" and grows:
+        raise ConfigError(
+            "compile=on needs batch.micro with batch.start: each size of the growing batch would be compiled anew"
+        )
+    if cfg.compile == "auto" and grows:
+        return False, "a growing batch without batch.micro has a new shape at each size"
     if cfg.compile != "auto":
         if cfg.compile == "on" and _compiler() is None:
             raise ConfigError("compile=on needs a C++ compiler, and none is found: install g++ or use compile=off")

@@ -164,13 +164,20 @@ def _shown(values: Mapping[str, float]) -> list[str]:
 
 def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The final table: what is measured and its value, in a reader's order."""
+    whole = [key for key in summary if not metrics.source(key)[1]]
     rows = [
         *_measured(summary, "val/"),
         *(
             (f"val {row.longer} at {times}x the context", _number(summary, at(row.name, times), row.form))
             for row in metrics.TABLE.values()
-            for times in sorted({split(key)[1] for key in summary if key.startswith(f"{row.name}_")})
+            for times in sorted({split(key)[1] for key in whole if key.startswith(f"{row.name}_")})
             if row.longer and row.name in summary
+        ),
+        *(
+            (f"{metrics.TABLE[name].label} of {of}", _number(summary, key, metrics.TABLE[name].form))
+            for key in summary
+            for name, of in [metrics.source(key)]
+            if of and name == metrics.HEADLINE
         ),
         *((f"{name} floor (bits per byte)", _number(summary, f"floor/{name}", "{:.4f}")) for name in metrics.FLOORS),
         ("parameters", _number(summary, "parameters", "{:,.0f}")),
@@ -178,23 +185,32 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("steps", _number(summary, "steps", "{:,.0f}")),
         ("tokens", _number(summary, "tokens", "{:,.0f}")),
         ("training FLOPs", _number(summary, "flops", "{:.3g}")),
+        ("of these the teacher's", _number(summary, "teacher/flops", "{:.3g}")),
+        ("FLOPs of the teacher's own training", _number(summary, "teacher/train_flops", "{:.3g}")),
         ("training time", _number(summary, "seconds", "{:.1f} s")),
         *_measured(summary, "perf/"),
     ]
     return [(name, value) for name, value in rows if value]
 
 
-def verdict(summary: Mapping[str, Any]) -> str | None:
-    """Whether the model beats counting: validation bits per byte against the lowest n-gram floor of the corpus."""
+def verdict(summary: Mapping[str, Any], bound: bool = False) -> str | None:
+    """Whether the model beats counting: validation bits per byte against the lowest n-gram floor of the corpus.
+
+    Args:
+        bound: they are what the model's own cannot exceed.
+    """
     floors = [(summary[f"floor/{name}"], name) for name in metrics.FLOORS if summary.get(f"floor/{name}") is not None]
     bpb = summary.get(metrics.HEADLINE)
     if not floors or bpb is None:
         return None
     floor, name = min(floors)
+    said = f"val bpb is at most {bpb:.4f}, which" if bound else f"val bpb {bpb:.4f}"
+    if bpb >= floor and bound:
+        return f"{said} does not show whether the model beats counting {metrics.FLOORS[name]} ({floor:.4f})"
     if bpb >= floor:  # of all that it is worse than, the simplest says the most
         floor, name = next(one for one in floors if bpb >= one[0])
     else:
-        return f"val bpb {bpb:.4f} is below every n-gram floor of the corpus; the lowest, {name}, is {floor:.4f}"
+        return f"{said} is below every n-gram floor of the corpus; the lowest, {name}, is {floor:.4f}"
     return f"val bpb {bpb:.4f} is worse than counting {metrics.FLOORS[name]}: the corpus's {name} floor is {floor:.4f}"
 
 

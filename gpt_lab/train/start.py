@@ -19,7 +19,7 @@ from gpt_lab.store import Run
 from gpt_lab.train import continuation, ending, run_display
 from gpt_lab.train.claim_run import claim
 from gpt_lab.train.ending import Result
-from gpt_lab.train.leak_probe import causality
+from gpt_lab.train.leak_probe import causality, padding
 from gpt_lab.train.resolve_auto import check_size, resolve
 from gpt_lab.train.trainer import Trainer
 
@@ -62,6 +62,7 @@ def run_training(
     for note in plan.notes:
         say(note)
     causality.check(cfg, dataset.vocab_size, plan.device, plan.precision)
+    padding.check(cfg)
     origin = continuation.find(cfg, dataset.vocab_size)
     run = claim(cfg, plan, command, trunk, say, origin)
     with run.lock(), asked or Signals() as asked:

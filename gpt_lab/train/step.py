@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from gpt_lab.errors import LabError
+from gpt_lab.model.gpt import GPT
+from gpt_lab.parts.objective.base import Objective, Sequences
 from gpt_lab.train.curvature import Curvature
 from gpt_lab.train.feed import Micro, StepBatch
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.speed.eager import light_step
-
-
-class Objective(Protocol):
-    """What training minimises: (logits, targets) -> loss, sum of nats, number of targets."""
-
-    def __call__(self, logits_BTV: Tensor, targets_BT: Tensor, /) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
 class StepOutcome(NamedTuple):
@@ -39,7 +37,7 @@ class Stepper:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: GPT,
         optimizer: torch.optim.Optimizer,
         objective: Objective,
         precision: Precision,
@@ -53,25 +51,39 @@ class Stepper:
         self.precision = precision
         self.clip = clip
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        # before a checkpoint is loaded, whose groups hold the values that were applied last
+        self.decays: list[float] = [group.get("weight_decay", 0.0) for group in optimizer.param_groups]
         self.update = light_step(optimizer)
         self.estimator: str | None = getattr(optimizer, "estimator", None)
+        # of an optimizer that takes the schedule its own way, and of one whose weights that count are averages
+        self.rate: Callable[[float], float] = getattr(optimizer, "rate", lambda multiplier: multiplier)
+        self.averaged: Callable[[], AbstractContextManager[None]] = getattr(optimizer, "averaged", nullcontext)
         self.curvature = Curvature(model, self.parameters, precision, seed)
         # parts that also learn by a rule of their own, such as a router's biases
         self.learners: list[Any] = [part for part in model.modules() if hasattr(part, "after_step")]
         # the function is compiled, not the module: parameter names stay as they are
         self.forward = torch.compile(self._forward, dynamic=False) if compiled else self._forward
 
-    def __call__(self, batch: StepBatch, multiplier: float, step: int = 0, progress: float = 1.0) -> StepOutcome:
-        """One step at `multiplier` times each group's base learning rate.
+    @property
+    def weight_decay(self) -> float:
+        """The one applied in the last step, of parameters that are decayed."""
+        return max((float(group.get("weight_decay", 0.0)) for group in self.optimizer.param_groups), default=0.0)
+
+    def __call__(
+        self, batch: StepBatch, multiplier: float, decay: float = 1.0, step: int = 0, progress: float = 1.0
+    ) -> StepOutcome:
+        """One step at `multiplier` times each group's base learning rate and `decay` times its weight decay.
 
         Args:
             step: 0-based, which says when estimates are due. progress: the share of the budget that is spent.
         """
         nll_sum = self._learn(batch, step)
         norm = self._clip()
-        for group in self.optimizer.param_groups:
+        for group, weight_decay in zip(self.optimizer.param_groups, self.decays, strict=True):
             group["lr"] = group["base_lr"] * multiplier
             group["progress"] = progress
+            if weight_decay:
+                group["weight_decay"] = weight_decay * decay
         scaler = self.precision.scaler
         if scaler is None:
             self.update()
@@ -83,8 +95,8 @@ class Stepper:
         self._drop_gradients()
         return StepOutcome(nll_sum, norm)
 
-    def warm_up(self, batch: StepBatch) -> None:
-        """Compiles before the clock runs; changes no parameter.
+    def warm_up(self, *batches: StepBatch) -> None:
+        """Compiles before the clock runs, for the shapes of these batches; changes no parameter.
 
         Raises:
             LabError: the compiler fails here; the line names the way without it.
@@ -93,7 +105,8 @@ class Stepper:
         from torch._inductor.exc import InductorError
 
         try:
-            self._gradients(batch.micro)
+            for batch in batches:
+                self._gradients(batch.micro)
         except (TorchDynamoException, InductorError) as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise LabError(f"torch.compile failed ({reason[:200]}): train with compile=off") from error
@@ -133,12 +146,8 @@ class Stepper:
     def _forward(
         self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None, keys_B: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        losses: list[Tensor] = []
-        logits_BTV = self.model(tokens_BT, documents_BT=documents_BT, keys_B=keys_B, losses=losses)
-        loss, nll_sum, _ = self.objective(logits_BTV, targets_BT)
-        for extra in losses:  # of parts, such as a router's load balance
-            loss = loss + extra
-        return loss, nll_sum.detach()
+        loss, nats, _ = self.objective.train(self.model, Sequences(tokens_BT, targets_BT, documents_BT, keys_B))
+        return loss, nats.detach()
 
     def _drop_gradients(self) -> None:
         for parameter in self.parameters:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +20,8 @@ from gpt_lab.data.dataset import Dataset
 from gpt_lab.model.gpt import initialize
 from gpt_lab.model.skip_init import bare_model
 from gpt_lab.optim.fit import fitted
+from gpt_lab.optim.schedule import decay_factor
+from gpt_lab.parts.objective.base import Objective
 from gpt_lab.store import Run, fork
 from gpt_lab.train import checkpoint, continuation, ending, run_display
 from gpt_lab.train.budget import Clock
@@ -85,22 +87,15 @@ class Trainer:
         recipe = registry.build("optim", cfg.optim)
         self.optimizer: torch.optim.Optimizer = fitted(recipe, self.model, cfg)
         self.model.choose_kernels(plan.device, plan.precision.name, documents=cfg.batch.document_mask)
-        # of an optimizer that takes the schedule its own way, and of one that averages weights
-        self.rate: Callable[[float], float] = getattr(self.optimizer, "rate", lambda multiplier: multiplier)
-        self.averaged: Callable[[], AbstractContextManager[None]] = getattr(self.optimizer, "averaged", nullcontext)
         self.schedule = registry.build("schedule", cfg.schedule)
-        self.objective = registry.build("objective", cfg.objective)
-        self.stepper = Stepper(
-            self.model,
-            self.optimizer,
-            self.objective,
-            plan.precision,
-            recipe.clip,
-            compiled=plan.compile,
-            seed=cfg.draw_seed,
-        )
-        dropout_seed = cfg.draw_seed if self.model.draws else None
-        self.feed = Feed(dataset, plan.device, cfg.rows, cfg.batch.micro or cfg.rows, dropout_seed)
+        self.objective: Objective = registry.build("objective", cfg.objective)
+        if plan.teacher is not None:
+            documents = cfg.batch.document_mask
+            self.objective.teacher_model = plan.teacher.load(plan.device, plan.precision, documents)
+        parts = self.model, self.optimizer, self.objective, plan.precision
+        self.stepper = Stepper(*parts, recipe.clip, compiled=plan.compile, seed=cfg.draw_seed)
+        draw_seed = cfg.draw_seed if self.model.draws or self.objective.draws else None
+        self.feed = Feed(dataset, plan.device, cfg.batch.micro, draw_seed)
         self.eval_rows = eval_rows(plan.device, cfg.scale.context, dataset.vocab_size)
         self.peak = peak_flops("cuda", plan.precision.name) if plan.device == "cuda" else None
 
@@ -112,7 +107,7 @@ class Trainer:
                 self.view.start(self.state.step, self.clock.seconds)
                 self.measure_origin()
                 self.train()
-                with self.averaged():
+                with self.stepper.averaged():
                     return self.conclude()
             except Stopped as stop:
                 return self.leave(stop.number)
@@ -146,7 +141,7 @@ class Trainer:
             self.tracker.start()
             self.view.say("compiling (compile=off trains without)")
             with signals.blocked():  # the compiler's processes
-                self.stepper.warm_up(self.feed.take(self.state.step))
+                self.stepper.warm_up(*map(self.feed.take, {self.state.step, *self.dataset.first_steps()}))
 
     def measure_origin(self) -> None:
         """Notes in the record what the origin's weights do here before the first step, at every context asked for.
@@ -220,8 +215,9 @@ class Trainer:
         state = self.state
         batch = self.feed.take(state.step)
         progress = self.plan.budget.progress(state.step, self.clock.seconds)
-        self.multiplier = self.rate(self.schedule(progress, state.step))
-        outcome = self.stepper(batch, self.multiplier, state.step, progress)
+        self.multiplier = self.stepper.rate(self.schedule(progress, state.step))
+        decay = decay_factor(self.cfg.schedule.get("weight_decay", "constant"), progress, self.multiplier)
+        outcome = self.stepper(batch, self.multiplier, decay, state.step, progress)
         self.history.add(state.step, outcome, batch.targets)
         state.step += 1
         self.feed.prefetch(state.step)
@@ -233,24 +229,24 @@ class Trainer:
         self.history.settle()
         step, seconds = self.state.step, self.clock.seconds
         before, since = self._marked
-        rate = (step - before) * self.cfg.tokens_per_step / max(seconds - since, 1e-9)
+        rate = (self.tokens - self.dataset.tokens_after(before)) / max(seconds - since, 1e-9)
         self._marked = (step, seconds)
         values = self.history.means() | {
             "train/lr": self.learning_rate,
+            "train/weight_decay": self.stepper.weight_decay,
+            "train/batch_tokens": self.tokens - self.dataset.tokens_after(step - 1),
             "perf/tokens_per_s": rate,
             "perf/peak_memory_gb": peak_memory_gb(self.plan.device),
         }
-        share = mfu(rate, self.plan.cost.mfu_flops_per_token, self.peak)
-        if share is not None:
-            values["perf/mfu"] = share
-        values |= self.model.measures()
+        share = mfu(rate, self.plan.mfu_flops_per_token(self.dataset, before, step), self.peak)
+        values |= self.model.measures() | ({} if share is None else {"perf/mfu": share})
         self.write(values)
         self.view.log(step, seconds, values)
 
     def validate(self) -> None:
         """Evaluates on the fixed part of the validation split and draws a sample. The clock stands still."""
         self.history.settle()
-        with self.clock.paused(), self.averaged():
+        with self.clock.paused(), self.stepper.averaged():
             values = self.evaluate(self.cfg.eval.tokens)
             if values is None:
                 return
@@ -264,7 +260,7 @@ class Trainer:
     def save(self) -> None:
         """Writes a checkpoint of this step; it becomes `last`, and `best` if its val/loss is the lowest so far."""
         self.history.settle()
-        with self.clock.paused(), self.averaged():
+        with self.clock.paused(), self.stepper.averaged():
             state = self.state
             state.seconds, state.losses, state.norms = self.clock.seconds, self.history.losses, self.history.norms
             self.run.sync()
@@ -311,10 +307,10 @@ class Trainer:
         if longer:
             self.write(longer)
         self.view.stop()
-        summary = self.spent | values | longer | ending.floors(self.dataset)
+        summary = self.spent | values | longer | ending.floors(self.dataset) | ending.packed(self.dataset)
         summary["val/targets"] = self.dataset.val_tokens - 1
         peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)  # takes memory
-        share = mfu(summary["perf/tokens_per_s"], self.plan.cost.mfu_flops_per_token, peak)
+        share = mfu(summary["perf/tokens_per_s"], self.plan.mfu_flops_per_token(self.dataset, 0, state.step), peak)
         if share is not None:
             summary["perf/mfu"] = share
         return self.end("finished", summary)
@@ -365,7 +361,7 @@ class Trainer:
         rows = run_display.summary_rows(summary)
         if state == "finished":
             self.tracker.table("summary", ["metric", "value"], rows)
-            told = self.dataset, self.prompt
+            told = self.dataset, self.prompt if self.model.generates else None
             ending.show(self.view.console, self.run, self.cfg, summary, rows, self.command, *told)
         self.tracker.finish(state, summary, open_step)
         self.pass_on_messages()
@@ -381,12 +377,16 @@ class Trainer:
 
     @property
     def tokens(self) -> int:
-        return self.state.step * self.cfg.tokens_per_step
+        return self.dataset.tokens_after(self.state.step)
+
+    @property
+    def flops(self) -> float:
+        return self.plan.flops(self.dataset.read_after(self.state.step))
 
     @property
     def spent(self) -> dict[str, Any]:
         """What is known of the run without evaluating it again."""
-        return ending.spent(self.state, self.tokens, self.clock.seconds, self.plan)
+        return ending.spent(self.state, self.tokens, self.flops, self.clock.seconds, self.plan)
 
     @property
     def learning_rate(self) -> float:
@@ -406,6 +406,7 @@ class Trainer:
             self.plan.precision,
             self.dataset,
             rows=self.eval_rows,
+            seed=self.cfg.validation_seed,
             limit=limit,
             interrupted=lambda: self.asked.caught is not None,
         )
@@ -423,7 +424,7 @@ class Trainer:
         step = self.state.step
         spent = {
             "tokens": self.tokens,
-            "flops": float(self.tokens * self.plan.cost.train_flops_per_token),
+            "flops": self.flops,
             "seconds": round(self.clock.seconds, 6),
         }
         self.run.log(step, values, **spent)
@@ -438,7 +439,7 @@ class Trainer:
     def draw_sample(self) -> None:
         """Text of the model as it is now: in the run folder, the view and the tracker."""
         tokenizer = self.dataset.tokenizer
-        if tokenizer is None or self.cfg.sample.tokens == 0:
+        if tokenizer is None or self.cfg.sample.tokens == 0 or not self.model.generates:
             return
         text = draw(self.model, tokenizer, self.prompt, self.cfg.sample, self.plan.precision, self.cfg.seed)
         self.run.sample(self.state.step, text)

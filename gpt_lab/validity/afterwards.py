@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from gpt_lab.study.design import Settings
-from gpt_lab.validity.rule import Doubt, Given
+from gpt_lab.validity.measures import taught
+from gpt_lab.validity.rule import Doubt
 from gpt_lab.validity.rules import AFTERWARDS
 from gpt_lab.validity.seen import Seen
 
 
-def doubts(study: Seen, given: Given | None = None) -> dict[Settings, list[Doubt]]:
-    """What speaks against comparing each arm with the baseline.
-
-    Args:
-        given: what the comparison sees to by itself, so that no rule need ask.
-    """
+def doubts(study: Seen) -> dict[Settings, list[Doubt]]:
+    """What speaks against comparing each arm with the baseline."""
     found: dict[Settings, list[Doubt]] = {arm: [] for arm in study.arms}
     for find in AFTERWARDS:
         for arm, one in find(study):
-            if given is None or one.rule.unless != given:
-                found[arm].append(one)
+            found[arm].append(one)
     return found
 
 
@@ -26,7 +22,9 @@ def information(study: Seen) -> list[str]:
     """What a reader should know of how the arms differ; it forbids nothing."""
     compared, said = study.compared, dict[str, list[str]]()
     run = [arm for arm in study.used["arm"].unique() if arm in compared]
-    texts = [(arm, compared[arm].bundled) for arm in run] + [(arm, pair.larger) for arm, pair in compared.items()]
+    texts = [(arm, text) for arm in run for text in (compared[arm].bundled, compared[arm].bounded)]
+    texts += [(arm, text) for arm, pair in compared.items() for text in (pair.larger, pair.other_batches)]
+    texts += taught(study.used)
     for arm, text in texts:
         if text:
             said.setdefault(text, []).append(str(arm))

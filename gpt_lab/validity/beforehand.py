@@ -22,7 +22,7 @@ def beforehand(sweep: Sweep, sides: Sequence[tuple[Side, Side]]) -> list[str]:
         for find in BEFOREHAND:
             for one in find(pair):
                 found.setdefault(one, []).append(str(pair.mine.arm))
-        for text in filter(None, (pair.larger, pair.bundled)):
+        for text in filter(None, (pair.larger, pair.other_batches, pair.bundled, pair.bounded)):
             said.setdefault(text, []).append(str(pair.mine.arm))
     return [
         *(f"{'; '.join(arms)}: {one.text}: {one.withheld}. Way out: {one.rule.way}" for one, arms in found.items()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from gpt_lab import metrics
 from gpt_lab.config import schema
 from gpt_lab.console.lines import some
 from gpt_lab.study.design import Design, Settings
@@ -20,6 +21,10 @@ PRESETS = ("model", "experiment")
 PLACES = ("device", "cpu", "gpu", "threads")
 """Where two runs must agree for their speeds, or their seconds, to be compared."""
 LEARNING_RATE = "optim.lr"
+ORDER = ("batch.packing", "batch.curriculum", "batch.shortest")
+"""Settings that give other batches of the same data."""
+SOURCES = "data.sources."
+"""How the settings of a mixture's sources begin; an arm may lack one that another has."""
 TO_COME = "(runs that are done, against what would run now)"
 
 
@@ -28,7 +33,7 @@ class Compared:
     """An arm and its baseline; of what comes twice, the arm's is first.
 
     Fields:
-        differing: flat settings that both have, with other values.
+        differing: flat settings that both have, with other values, and of sources of data that only one has.
         differs: whether a setting has other values, or only one of them has it.
         matched: the arm is as large as the baseline by `match`, which may set MATCHED for that.
         parameters: of each; None where they are not known.
@@ -37,8 +42,10 @@ class Compared:
         rates: the learning rates, in words; None where they are tuned, or not known.
         cost: what both must spend alike, tokens or flops; None: nothing. spent: that of one run; None or NaN where it
             is not known.
-        text: `lossy`, what of the text does not come back from the tokens, in words, and `ends`, whether the ends of
-            documents are encoded; either may be missing or None.
+        text: `lossy`, what of the text does not come back from the tokens, in words; `ends`, whether the ends of
+            documents are encoded; `packing`, what it does to them, in words; `measure`, what validation measures if
+            not the exact likelihood; `seen`, why a teacher may have seen the validation text. Any may be missing or
+            None.
     """
 
     design: Design
@@ -62,6 +69,24 @@ class Compared:
         groups = dict.fromkeys(key.split(".")[0] if key.split(".")[0] != "model" else key for key in self.differing)
         kept = [name for name in groups if name not in (*HARMLESS, *self.design.factors, self.design.pair)]
         return f"{preset} changes {some(kept, 8)}: a verdict is on all of them together" if kept else ""
+
+    @property
+    def other_batches(self) -> str:
+        """That both read other batches, although no rule forbids it; "" if they read the same."""
+        keys = [key for key in self.differing if key in ORDER or key.startswith(SOURCES)]
+        if not keys:
+            return ""
+        packed = self.text[0].get("packing")
+        said = f"other batches than the baseline's ({some(keys, 4)}): pairs share their initial values, not their data"
+        return said + (f"; packing: {packed}" if packed else "")
+
+    @property
+    def bounded(self) -> str:
+        """That a verdict is on upper bounds, where it is; "" elsewhere."""
+        kinds = {said.get("measure") for said in self.text}
+        if kinds != {metrics.BOUND} or not self.design.metric.startswith("val/"):
+            return ""
+        return f"{self.design.metric} is an upper bound, the baseline's too: a verdict is on the bounds"
 
     @property
     def larger(self) -> str:

@@ -25,6 +25,20 @@ def says(runs: pd.DataFrame, column: str) -> pd.Series[bool]:
     return runs[column].map(lambda text: isinstance(text, str) and text != "").astype(bool)
 
 
+def taught(used: pd.DataFrame) -> list[tuple[Settings, str]]:
+    """Of each arm that learns from a teacher: what that costs, in words."""
+    column = "summary.teacher/flops"
+    if column not in used or "flops" not in used:
+        return []
+    found = []
+    for arm, own in used[used[column].notna()].groupby("arm", sort=False):
+        share = float((own[column].astype(float) / own["flops"].astype(float)).median())
+        training = own.get("summary.teacher/train_flops", pd.Series(dtype=float)).dropna()
+        more = f", and {float(training.median()):.3g} FLOPs trained it before" if len(training) else ""
+        found.append((arm, f"a teacher's forward pass is {share:.0%} of the training FLOPs{more}"))
+    return found
+
+
 def uneven(used: pd.DataFrame, baseline: Settings) -> dict[Settings, str]:
     """Of each arm whose training FLOPs per second differ from the baseline's beyond noise: by how much, in words."""
     if not {"tokens_per_s", "train_flops_per_token"} <= set(used.columns):

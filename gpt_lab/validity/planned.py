@@ -15,7 +15,7 @@ from gpt_lab.store import Run, record
 from gpt_lab.study.design import Cell, Settings, shown
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger
-from gpt_lab.validity.compared import LEARNING_RATE, Compared, cost_kind, tuned_rate
+from gpt_lab.validity.compared import LEARNING_RATE, SOURCES, Compared, cost_kind, tuned_rate
 
 
 class Made(NamedTuple):
@@ -94,7 +94,7 @@ def planned(sweep: Sweep, sides: Sequence[tuple[Side, Side]]) -> list[Planned]:
         found.append(
             Planned(
                 design=design,
-                differing=[key for key in flat if key in other and _counts(key) and flat[key] != other[key]],
+                differing=[key for key in {**flat, **other} if _counts(key) and _apart(key, flat, other)],
                 differs=lambda key, a=flat, b=other: _value(key, a) != _value(key, b),  # type: ignore[misc]
                 matched=mine.cfg.match is not None,
                 parameters=(mine.parameters, base.parameters),
@@ -115,6 +115,13 @@ def planned(sweep: Sweep, sides: Sequence[tuple[Side, Side]]) -> list[Planned]:
 
 def _counts(key: str) -> bool:
     return key.split(".")[0] not in schema.NOT_IDENTITY
+
+
+def _apart(key: str, flat: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether both have other values, or one lacks it where that says something."""
+    if key in flat and key in other:
+        return bool(flat[key] != other[key])
+    return key.startswith(SOURCES)
 
 
 def _value(key: str, flat: Mapping[str, Any]) -> Any:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from gpt_lab.validity.planned import Planned
     from gpt_lab.validity.seen import Seen
 
-Blocked = Literal["better", "worse", "all"]
+Blocked = Literal["better", "worse", "equivalent", "real but small", "all"]
+WORDS: tuple[Blocked, ...] = ("better", "worse", "equivalent", "real but small")
 Given = Literal["equal cost", "fresh seeds"]
 EITHER = "better, worse"
 
@@ -40,7 +41,7 @@ class Doubt:
         """`no "better"`."""
         if "all" in self.blocks:
             return "no verdict"
-        return "no " + " or ".join(f'"{word}"' for word in ("better", "worse") if word in self.blocks)
+        return "no " + " or ".join(f'"{word}"' for word in WORDS if word in self.blocks)
 
 
 KnownOf = Callable[["Compared"], Iterator[Doubt]]

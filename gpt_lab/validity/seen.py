@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gpt_lab.config import schema
 from gpt_lab.options import constant
 from gpt_lab.study.design import Design, Settings, shown
-from gpt_lab.validity.compared import LEARNING_RATE, Compared, cost_kind, tuned_rate
+from gpt_lab.validity.compared import LEARNING_RATE, SOURCES, Compared, cost_kind, tuned_rate
 
 if TYPE_CHECKING:  # a dry run, which imports the rules too, needs no pandas
     import pandas as pd
@@ -141,11 +141,13 @@ class Seen:
                 continue
             if constant(used[column].tolist()):
                 continue
-            codes, values = pd.factorize(used[column].astype(str).where(used[column].notna()))
+            there = used[column].notna()  # what only some runs have tells nothing, but of the sources of data
+            absent = "" if key.startswith(SOURCES) else None
+            codes, values = pd.factorize(used[column].astype(str).astype(object).where(there, absent))
             if len(values) < 2:
                 continue
-            there = codes >= 0
-            ends = pd.DataFrame({"arm": used["arm"][there], "code": codes[there]}).groupby("arm")["code"]
+            known = codes >= 0
+            ends = pd.DataFrame({"arm": used["arm"][known], "code": codes[known]}).groupby("arm")["code"]
             ends = ends.agg(["min", "max"])
             if self.baseline in ends.index:
                 differs = (ends != ends.loc[self.baseline]).any(axis=1)
@@ -179,7 +181,7 @@ class Seen:
 
     def _text(self) -> dict[Settings, dict[str, Any]]:
         """What the runs of each arm say of their tokens as text."""
-        known = [key for key in ("lossy", "ends") if f"env.{key}" in self.chosen]
+        known = [key for key in ("lossy", "ends", "packing", "measure", "seen") if f"env.{key}" in self.chosen]
         found: dict[Settings, dict[str, Any]] = {arm: dict.fromkeys(known) for arm in self.chosen["arm"].unique()}
         for key in known:
             for arm, value in zip(self.chosen["arm"], self.chosen[f"env.{key}"], strict=True):

@@ -21,14 +21,17 @@ from gpt_lab.parts.states import KeyValues
 
 PARTS = [
     (kind, name)
-    for kind in ("attention", "position", "norm", "mlp", "residual", "init")
+    for kind in ("attention", "position", "norm", "mlp", "residual", "init", "objective")
     for name in registry.index()[kind]
 ]
 
 
 def _words(kind: str, name: str) -> list[str]:
     """What chooses a part, and what is refused without another."""
-    needed = {"init=deepnorm": ["residual=post", "residual.alpha=null"]}
+    needed = {
+        "init=deepnorm": ["residual=post", "residual.alpha=null"],
+        "objective=distill": ["objective.teacher=another"],
+    }
     return [f"{kind}={name}", *needed.get(f"{kind}={name}", [])]
 
 
@@ -47,8 +50,8 @@ def test_every_part_is_one_graph() -> None:
     is tested.
     """
     kinds = {kind: [_words(kind, name) for other, name in PARTS if other == kind] for kind in dict(PARTS)}
-    positions = kinds.pop("position")
-    for together in [*itertools.zip_longest(*kinds.values()), *((words,) for words in positions)]:
+    positions, objectives = kinds.pop("position"), kinds.pop("objective")
+    for together in [*itertools.zip_longest(*kinds.values()), *((words,) for words in (*positions, *objectives))]:
         each = [words for words in together if words is not None]
         joined = [word for words in each for word in words]
         fits = _that_fits([["scale.depth=1", *joined], joined])  # some parts are of several layers

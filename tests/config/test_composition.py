@@ -18,7 +18,7 @@ DEFAULT = composition.compose().flat()
 def _needed(group: str, name: str) -> list[str]:
     part = registry.index().get(group, {}).get(name)
     required = [k for k, o in part.options.items() if o.default is registry.REQUIRED] if part else []
-    return [f"{group}.{key}=x" for key in required]
+    return [f"{group}.{key}={'{a: {name: stdlib}}' if key == 'sources' else 'x'}" for key in required]
 
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)

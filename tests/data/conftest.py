@@ -12,7 +12,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from gpt_lab.config.schema import RunConfig
-from gpt_lab.data.shakespeare import Shakespeare
+from gpt_lab.data.corpora.shakespeare import Shakespeare
 from gpt_lab.data.tokenizers.library import FILE
 from gpt_lab.data.tokenizers.tokenizer import EOT
 from tests.helpers import tiny_config

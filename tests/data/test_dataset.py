@@ -82,7 +82,7 @@ assert not {{"tokenizers", "tiktoken", "regex", "datasets", "pyarrow", "pandas"}
 
 def test_targets_are_the_next_tokens(config: Make) -> None:
     dataset = open_dataset(config())
-    stream = dataset._shards.train.tolist()  # type: ignore[attr-defined]
+    stream = dataset.shards.train.tolist()  # type: ignore[attr-defined]
     batch = dataset.batch(0)
     for tokens, targets in zip(batch.tokens_BT.tolist(), batch.targets_BT.tolist(), strict=True):
         assert tokens[1:] == targets[:-1]
@@ -100,7 +100,7 @@ def test_an_epoch_covers_the_text(config: Make, story: Path) -> None:
 @pytest.mark.parametrize("rows", [1, 8, 10_000])
 def test_validation_has_each_target_once(config: Make, rows: int) -> None:
     dataset = open_dataset(config())
-    stream = dataset._shards.val.tolist()  # type: ignore[attr-defined]
+    stream = dataset.shards.val.tolist()  # type: ignore[attr-defined]
     batches = list(dataset.validation(rows))
     assert len({batch.tokens_BT.shape for batch in batches}) == 1
     targets = [t for batch in batches for t in batch.targets_BT.flatten().tolist() if t != -100]

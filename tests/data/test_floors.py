@@ -14,10 +14,10 @@ import pytest
 
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.data import floors as module
+from gpt_lab.data.corpora.file_corpora import JSONLines
+from gpt_lab.data.corpora.shakespeare import Shakespeare
 from gpt_lab.data.dataset import open_dataset
-from gpt_lab.data.file_corpora import JSONLines
 from gpt_lab.data.floors import cross_entropy, floors, kneser_ney
-from gpt_lab.data.shakespeare import Shakespeare
 from gpt_lab.data.shards import Shards, open_shards
 
 VOCABULARY = 7
@@ -91,7 +91,7 @@ def test_a_repeated_text_is_easy_for_longer_memory() -> None:
 def test_in_bits_per_byte_and_kept(config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = open_dataset(config())
     first = dataset.floors()
-    shards: Shards = dataset._shards  # type: ignore[attr-defined]
+    shards: Shards = dataset.shards  # type: ignore[attr-defined]
     nats = cross_entropy(shards.train, shards.val, 257, 2) * (dataset.val_tokens - 1)
     assert first["bigram"] == pytest.approx(nats / math.log(2) / dataset.val_bytes)
     assert 8 > first["unigram"] > first["bigram"] > first["trigram"] > 1

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from gpt_lab.data import shards as module
+from gpt_lab.data.corpora.file_corpora import JSONLines, Text
 from gpt_lab.data.dataset import open_dataset
-from gpt_lab.data.file_corpora import JSONLines, Text
+from gpt_lab.data.shard_cache import cache_folder
 from gpt_lab.data.shards import Shards, open_shards
 from gpt_lab.errors import DataError
 from tests.helpers import flip, tiny_config
@@ -66,7 +67,7 @@ def test_without_an_end_of_text_documents_are_joined(two: JSONLines, cache: Path
 @pytest.mark.parametrize("name", ["bpe", "bpe_scratch", "char", "byte"])
 def test_the_stream_is_the_text(name: str, story: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH", 3000)
-    monkeypatch.setattr("gpt_lab.data.file_corpora.PIECE", 1000)
+    monkeypatch.setattr("gpt_lab.data.corpora.file_corpora.PIECE", 1000)
     options = {"bpe": {"vocab_size": 400}, "bpe_scratch": {"vocab_size": 400}}.get(name, {})
     shards = open_shards(Text(path=str(story)), {"name": name, **options}, cache=cache)
     inner = [ids[1:-1] if shards.eot is not None else ids for ids in contents(shards)]
@@ -197,7 +198,7 @@ def test_a_failed_build_leaves_nothing_behind(story: Path, cache: Path) -> None:
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from gpt_lab.data.file_corpora import Text
+from gpt_lab.data.corpora.file_corpora import Text
 from gpt_lab.data.shards import open_shards
 story, cache, go = map(Path, sys.argv[1:])
 print("ready", flush=True)
@@ -244,7 +245,7 @@ def test_a_full_disk(story: Path, cache: Path) -> None:
     program = """
 import resource, sys
 from pathlib import Path
-from gpt_lab.data.file_corpora import Text
+from gpt_lab.data.corpora.file_corpora import Text
 from gpt_lab.data.shards import open_shards
 from gpt_lab.errors import DataError
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -284,9 +285,9 @@ def test_a_cache_that_cannot_be_written(story: Path, tmp_path: Path, monkeypatch
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("GPT_LAB_CACHE", "~/mine")
-    assert module.cache_folder() == tmp_path / "mine"
+    assert cache_folder() == tmp_path / "mine"
     monkeypatch.delenv("GPT_LAB_CACHE")
-    assert module.cache_folder() == tmp_path / ".cache" / "gpt_lab"
+    assert cache_folder() == tmp_path / ".cache" / "gpt_lab"
 
 
 @pytest.mark.parametrize(

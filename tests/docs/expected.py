@@ -66,6 +66,12 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run generate --help": Run("usage: generate"),
     "uv run train data=text data.path=my_texts/": Run("val bits per byte", OWN_TEXT),
     "uv run prepare data=text data.path=my_texts/": Run("tokens", ["tokenizer=byte"]),
+    "uv run tokenizers": Run("bytes/token", ["byte", "unigram", "data=text", "data.path=my_texts/"]),
+    "uv run train data=stdlib": Elsewhere("tests/data/corpora/test_stdlib.py", "fits a tokenizer to 8 MB of text"),
+    "uv run train data=mix data.sources.plays.name=shakespeare data.sources.plays.weight=3 "
+    "data.sources.code.name=stdlib": Elsewhere("tests/data/test_mixture.py", "fits a tokenizer to 13 MB of text"),
+    "uv run train batch.packing=best_fit batch.document_mask=true": Run("val bits per byte", STEPS),
+    "uv run train batch.curriculum=0.3": Run("val bits per byte", STEPS),
     "uv run sweep sweeps/pos_enc.yaml --dry-run": Run("better whose true difference is at least"),
     "uv run sweep sweeps/pos_enc.yaml": Run("5 cells: 5 finished", ["--seeds", "1"]),
     "uv run report sweeps/pos_enc.yaml": Run("report.html"),
@@ -99,6 +105,24 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run dashboard": Run("mirror", ["--once"]),
     "uv run dashboard runs/pos_enc --tensorboard": Run("mirror", ["--once"]),
     "uv run wandb login": Elsewhere("tests/trackers", "it asks for a key"),
+    **dict.fromkeys(
+        (
+            "uv run train objective=contrastive objective.weight=0.2",
+            "uv run components --check contrastive",
+        ),
+        Elsewhere("tests/parts/objective/test_own_loss.py", "needs the file of parts/"),
+    ),
+    **dict.fromkeys(
+        ("uv run train objective=masked_diffusion", "uv run train objective=mtp objective.ahead=2"),
+        Elsewhere("tests/train/objectives/test_objectives.py", "each objective is trained there"),
+    ),
+    **dict.fromkeys(
+        (
+            "uv run train scale=tiny study=teachers seed=100 budget.steps=1000",
+            "uv run train objective=distill objective.teacher=teachers/tiny-seed100 scale=micro",
+        ),
+        Elsewhere("tests/train/objectives/test_teacher.py", "the first takes minutes"),
+    ),
     "uv run components norm my_norm": Elsewhere("tests/test_thirdparty.py", "needs the file of parts/"),
     "uv run components --check my_attention attention.slope=2.0": Elsewhere(
         "tests/test_thirdparty.py", "needs the file of parts/"

@@ -32,6 +32,8 @@ CASES: dict[str, dict[str, Any]] = {
     "bias, window, grouped": {"bias": True, "window": 4, "groups": 2},
     "softcap": {"softcap": 1.5},
     "softcap, alibi, window": {"softcap": 1.5, "slopes_H": SLOPES, "window": 5},
+    "both ways": {"causal": False, "groups": 2},
+    "both ways, documents": {"causal": False, "documents_q": DOCUMENTS, "documents_k": DOCUMENTS},
     "last of the keys": {"keys": 15},
     "last of the keys, window, alibi": {"keys": 15, "window": 6, "slopes_H": SLOPES, "groups": 2},
     "ring buffer": {"length": 1, "keys": 8, "positions_q": torch.tensor([10]), "positions_k": RING, "window": 6},
@@ -54,6 +56,7 @@ def by_hand(q: Tensor, k: Tensor, v: Tensor, scale: float, case: dict[str, Any],
     at_q = case.get("positions_q", torch.arange(keys - length, keys)).tolist()
     at_k = case.get("positions_k", torch.arange(keys)).tolist()
     documents, window, cap = case.get("documents_q"), case.get("window", 10**9), case.get("softcap")
+    least = 0 if case.get("causal", True) else -keys
     rows_out = []
     for b in range(rows):
         for h in range(heads):
@@ -61,7 +64,7 @@ def by_hand(q: Tensor, k: Tensor, v: Tensor, scale: float, case: dict[str, Any],
                 seen = [
                     s
                     for s in range(keys)
-                    if 0 <= at_q[t] - at_k[s] < window
+                    if least <= at_q[t] - at_k[s] < window
                     and (documents is None or bool(documents[b, t] == documents[b, s]))
                 ]
                 score = scale * (k[b, h // shared, seen] @ q[b, h, t])
@@ -128,6 +131,7 @@ def request(case: dict[str, Any], device: str = "cpu", dtype: str = "fp32", head
         bias_kind=kind,
         softcap=case.get("softcap"),
         documents="documents_q" in case,
+        causal=case.get("causal", True),
         capability=capability,
     )
 

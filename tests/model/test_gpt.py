@@ -15,7 +15,7 @@ from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.parts.attention import softmax as attention
 from gpt_lab.parts.base import Flow, Shape
 from gpt_lab.parts.dropout import row_keys
-from gpt_lab.parts.objective import CrossEntropy
+from gpt_lab.parts.objective.ce import CrossEntropy
 from tests.helpers import tiny_config
 
 VOCAB = 61

@@ -62,7 +62,7 @@ def changes(cfg: RunConfig) -> dict[str, float]:
 
     before = outputs()
     for step in range(STEPS):
-        stepper(StepBatch([Micro(tokens[:, :-1], tokens[:, 1:], None, None, 1.0)], 32), 1.0, step)
+        stepper(StepBatch([Micro(tokens[:, :-1], tokens[:, 1:], None, None, 1.0)], 32), 1.0, step=step)
     after = outputs()
     return {name: (after[name] - before[name]).square().mean().sqrt().item() for name in before}
 

@@ -302,7 +302,7 @@ def trained(name: str, lr: float) -> float:
         multiplier = min(1.0, (step + 1) / 5) * (1 - step / (STEPS + 1))
         if hasattr(optimizer, "rate"):
             multiplier = optimizer.rate(multiplier)
-        stepper(StepBatch([micro()], 128), multiplier, step, (step + 1) / (STEPS + 1))
+        stepper(StepBatch([micro()], 128), multiplier, step=step, progress=(step + 1) / (STEPS + 1))
     with getattr(optimizer, "averaged", torch.no_grad)(), torch.no_grad():
         return float(stepper._losses(micro())[0])
 

@@ -13,7 +13,7 @@ import transformers
 from gpt_lab import registry
 from gpt_lab.config.composition import compose
 from gpt_lab.errors import ConfigError
-from gpt_lab.optim.schedule import WSD, Constant, Cosine, Linear, check_length
+from gpt_lab.optim.schedule import WSD, Constant, Cosine, Linear, check_length, decay_factor
 
 NAMES = sorted(registry.index()["schedule"])
 N, W, D = 200, 20, 50
@@ -97,10 +97,22 @@ def test_bounds_and_ends(name: str, warmup: float) -> None:
 def test_every_option_changes_the_curve() -> None:
     changed = {"warmup": 0.31, "final": 0.43, "cooldown": 0.37, "shape": "linear"}
     for name in NAMES:
-        for key in registry.get("schedule", name).options:
+        for key in registry.get("schedule", name).options.keys() - {"weight_decay"}:
             plain = registry.build("schedule", {"name": name})
             other = registry.build("schedule", {"name": name, key: changed[key]})
             assert ours(plain) != ours(other), (name, key)
+
+
+def test_weight_decay_against_its_formulas() -> None:
+    """At 11 points of the budget; nanochat's linear one is 1 - it / iterations."""
+    for x in [0.1 * tenth for tenth in range(11)]:
+        assert decay_factor("constant", x, 0.3) == 1.0
+        assert decay_factor("linear", x, 0.3) == pytest.approx(1 - x)
+        assert decay_factor("cosine", x, 0.3) == pytest.approx(math.cos(math.pi * x / 2) ** 2)
+        assert decay_factor("proportional", x, 0.3) == 0.3
+    assert decay_factor("linear", 1.7, 0.3) == decay_factor("cosine", 1.7, 0.3) == 0.0, (
+        "a budget of seconds may overrun"
+    )
 
 
 def test_a_cooldown_before_the_end_of_the_warmup_is_refused() -> None:

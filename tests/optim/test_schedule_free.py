@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.model.gpt import GPT
 from gpt_lab.optim.adaptive.schedule_free import ScheduleFree
-from gpt_lab.parts.objective import CrossEntropy
+from gpt_lab.parts.objective.ce import CrossEntropy
 from gpt_lab.train.precision import resolve
 from gpt_lab.train.start import run_training
 from gpt_lab.train.validation.evaluate import evaluate

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from gpt_lab.config import composition
 from gpt_lab.interchange import links
 from gpt_lab.model.gpt import GPT
-from gpt_lab.parts.objective import CrossEntropy
+from gpt_lab.parts.objective.ce import CrossEntropy
 from tests.parity.case import Comparison, parity
 from tests.parity.released import CASES, ENDS, HEADS, VOCAB, WIDTH, Case, NanoGPT, Weights
 

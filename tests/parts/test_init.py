@@ -14,7 +14,7 @@ from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.optim.groups import groups as param_groups
 from gpt_lab.parts.base import Shape, role
 from gpt_lab.parts.init import MuP, usual_std
-from gpt_lab.parts.objective import CrossEntropy
+from gpt_lab.parts.objective.ce import CrossEntropy
 from tests.helpers import tiny_config
 
 ROLES = {

@@ -13,7 +13,7 @@ from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.optim.groups import groups
-from gpt_lab.parts.objective import CrossEntropy
+from gpt_lab.parts.objective.ce import CrossEntropy
 from tests.helpers import tiny_config
 
 WIDTHS = (64, 128, 256, 512)

@@ -20,7 +20,7 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.optim.groups import groups
 from gpt_lab.parts.mlp.grouped_experts import GatedExperts, Stacked
-from gpt_lab.parts.objective import CrossEntropy
+from gpt_lab.parts.objective.ce import CrossEntropy
 from tests.helpers import tiny_config
 
 KINDS = ("attention", "position", "norm", "mlp", "residual")

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gpt_lab.parts.objective import CrossEntropy
+from gpt_lab.parts.objective.ce import CrossEntropy
 
 B, T, V = 3, 5, 11
 

@@ -17,7 +17,7 @@ from gpt_lab.infer.cache import Cache
 from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.optim.groups import groups
 from gpt_lab.parts.dropout import row_keys
-from gpt_lab.parts.objective import CrossEntropy
+from gpt_lab.parts.objective.ce import CrossEntropy
 from gpt_lab.parts.residual.hyper_connections import sinkhorn
 from tests.helpers import tiny_config
 from tests.parts import decoding

@@ -18,7 +18,7 @@ from gpt_lab.kernels import KernelRequest, choose
 from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.optim.fit import fitted
 from gpt_lab.parts.norm import rmsnorm
-from gpt_lab.parts.objective import IGNORED
+from gpt_lab.parts.objective.base import IGNORED
 from gpt_lab.train import curvature, precision
 from gpt_lab.train.curvature import Curvature, sampled
 from gpt_lab.train.feed import Micro, StepBatch
@@ -148,7 +148,7 @@ def test_estimates_are_due_at_every_so_many_steps() -> None:
 
     made.curvature.gauss_newton = noted  # type: ignore[method-assign]
     for step in range(7):
-        made(batch(), 1.0, step)
+        made(batch(), 1.0, step=step)
     assert seen == [0, 3, 6]
 
 
@@ -158,7 +158,7 @@ def test_a_step_costs_what_the_budget_says(name: str) -> None:
     cfg = config(name, **{"optim.hessian_every": 1, "attention": "none", "position": "learned", "norm": "layernorm"})
     made, one = stepper(cfg), batch()
     with FlopCounterMode(display=False) as counter:
-        made(one, 1.0, 0)
+        made(one, 1.0)
     price = cost_of(made.model, cfg.optim).train_flops_per_token
     assert counter.get_total_flops() == 4 * 8 * price
     plain = cost_of(made.model).train_flops_per_token
@@ -178,6 +178,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "kernel": ({"kernel": "sdpa"}, "kernel=sdpa cannot be used: it cannot be differentiated twice"),
     "compile": ({"compile": "on"}, "optim=adahessian differentiates twice, and compiled code cannot be"),
     "fp16": ({"precision": "fp16", "optim": "sophia"}, "optim=sophia estimates the curvature of the loss, which "),
+    "masks": ({"objective": "mlm", "optim": "sophia"}, "optim=sophia draws next tokens from the model"),
+    "padding": (
+        {"batch.packing": "bucketed", "optim": {"name": "muon", "qk_clip": 1.0}},
+        "batch.packing=bucketed: optim.qk_clip would count the scores of padding",
+    ),
     "mup": ({"init": "mup", "optim": "lamb"}, "init=mup cannot hold learning rates across widths with optim=lamb"),
 }
 

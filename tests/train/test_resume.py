@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import random
 import resource
@@ -72,12 +73,40 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "learned": {"position": "learned"},
     "subset": {"eval.tokens": 200},
     "longer contexts": {"eval.contexts": [1, 2, 4]},
+    "packed": {"data": "rows", "batch.packing": "best_fit", "batch.curriculum": 0.5, "batch.document_mask": True},
+    "bucketed": {"data": "rows", "batch.packing": "bucketed", "batch.micro": 2, "model.dropout": 0.1},
+    "mixture": {"data": "mix", "batch.packing": "bos_aligned", "batch.micro": 1},
+    "growing batch, falling decay": {
+        "batch.start": 16,
+        "batch.ramp": 640,
+        "model.dropout": 0.1,
+        "schedule.weight_decay": "linear",
+        "optim.weight_decay": 0.5,
+    },
+    "more tokens of a task": {"batch.start": 16, "batch.ramp": 640, "data": "synthetic", "objective": "mtp"},
+    "masked diffusion": {"objective": "masked_diffusion", "model.dropout": 0.1},
+    "masked language model": {"objective": "mlm", "batch.micro": 1},
 }
 
 
+@pytest.fixture(scope="module")
+def documents(corpus: Path) -> dict[str, Any]:
+    """The corpus as JSON lines of different lengths, and a mixture of both."""
+    path = corpus.with_name("rows.jsonl")
+    words = corpus.read_text(encoding="utf-8").split()
+    texts = (" ".join(words[i : i + 1 + i % 9]) for i in range(0, 1200, 4))
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    rows = {"name": "jsonl", "path": str(path)}
+    sources = {"rows": {**rows, "weight": 2}, "words": {"name": "text", "path": str(corpus)}}
+    return {"rows": rows, "mix": {"name": "mix", "sources": sources}}
+
+
 @pytest.mark.parametrize("name", VARIANTS)
-def test_resuming_changes_nothing(make: Make, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_changes_nothing(
+    make: Make, name: str, documents: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = {"eval.every": 6, "budget.steps": 20, **VARIANTS[name]}
+    settings |= {"data": documents[settings["data"]]} if settings.get("data") in documents else {}
     whole = train(make(**settings))
     cfg, kept = make(**settings, study="killed"), mirrored(monkeypatch)
     path = interrupted(cfg, 15, monkeypatch)
@@ -164,6 +193,7 @@ def test_seconds_count_over_resumes(make: Make, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.forks
 def test_kill_9_at_random_moments(make: Make) -> None:
     settings = {"budget.steps": 60, "eval.every": 4, "log.every": 3, "model.dropout": 0.1, "sample.tokens": 4}
+    settings |= {"batch.packing": "best_fit", "batch.curriculum": 0.5}
     whole = train(make(**settings))
     cfg = make(**settings, study="killed")
     draw = random.Random(0)

@@ -28,7 +28,7 @@ class Masked:
     """A dataset whose rows count very different numbers of targets."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
+        self.dataset, self.context = dataset, dataset.context
 
     def batch(self, step: int) -> Batch:
         batch = self.dataset.batch(step)
@@ -53,7 +53,7 @@ def build(cfg: RunConfig) -> tuple[Stepper, Feed]:
         compiled=False,
     )
     seed = cfg.seed if cfg.model.dropout else None
-    return stepper, Feed(Masked(dataset), "cpu", cfg.rows, cfg.batch.micro or cfg.rows, seed)  # type: ignore[arg-type]
+    return stepper, Feed(Masked(dataset), "cpu", cfg.batch.micro, seed)  # type: ignore[arg-type]
 
 
 def gradients(cfg: RunConfig) -> tuple[dict[str, torch.Tensor], float]:
@@ -89,6 +89,25 @@ def test_gradients_are_those_of_the_mean_over_counted_targets(make: Make) -> Non
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-7)
     counted = int((batch.targets_BT != -100).sum())
     assert math.isclose(nll / counted, loss.item(), rel_tol=1e-5)
+
+
+def test_weight_decay_is_scaled_where_there_is_one(make: Make) -> None:
+    """Gains have none; a checkpoint holds the values of its last step, and the next goes on from the stated ones."""
+    stepper, feed = build(make(**{"optim.weight_decay": 0.4}))
+    groups_ = stepper.optimizer.param_groups
+    assert sorted(group["weight_decay"] for group in groups_) == [0.0, 0.4]
+    for decay in (0.25, 0.5):
+        before = stepper.model.embed.weight.detach().clone()  # type: ignore[union-attr]
+        with torch.no_grad():  # only decay moves it: AdamW's moments of no gradient are 0
+            stepper.optimizer.state.clear()
+        stepper._gradients = lambda micros: torch.zeros(())  # type: ignore[method-assign]
+        for parameter in stepper.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        stepper(feed.take(0), 0.5, decay)
+        rate = groups_[0]["base_lr"] * 0.5 * 0.4 * decay
+        torch.testing.assert_close(stepper.model.embed.weight, before * (1 - rate))  # type: ignore[union-attr]
+        assert sorted(group["weight_decay"] for group in groups_) == [0.0, 0.4 * decay]
+        assert stepper.weight_decay == 0.4 * decay
 
 
 def test_clipping_limits_the_norm_and_reports_the_one_before(make: Make) -> None:

@@ -235,13 +235,13 @@ def test_divergence_names_the_first_bad_step_and_keeps_its_batch(
     cfg = make(**{"log.every": log_every, "eval.every": 6, "budget.steps": 30})
     call, calls = Stepper.__call__, 0
 
-    def poisoned(self: Stepper, batch: Any, multiplier: float) -> Any:
+    def poisoned(self: Stepper, batch: Any, *factors: float) -> Any:
         nonlocal calls
         calls += 1
         if calls == 10:
             with torch.no_grad():
                 next(self.model.parameters()).fill_(math.nan)
-        return call(self, batch, multiplier)
+        return call(self, batch, *factors)
 
     monkeypatch.setattr(Stepper, "__call__", poisoned)
     console = quiet()
@@ -375,3 +375,23 @@ def test_a_run_imports_nothing_that_it_does_not_need(corpus: Path, tmp_path: Pat
     command = [sys.executable, "-c", STARTS, str(corpus), str(tmp_path / "runs")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, cwd=ROOT)
     assert done.stdout.strip() == ""
+
+
+def test_a_growing_batch_reads_the_text_in_order_and_says_its_sizes(make: Make) -> None:
+    """The same sequences as a constant batch, in the same order; tokens, rates and sizes are those applied."""
+    from gpt_lab.data.dataset import open_dataset
+
+    cfg = make(**{"batch.start": 16, "batch.ramp": 192, "schedule.weight_decay": "linear", "budget.tokens": 700.0})
+    growing, constant = open_dataset(cfg), open_dataset(make())
+    mine = torch.cat([growing.batch(step).tokens_BT for step in range(12)])
+    theirs = torch.cat([constant.batch(step).tokens_BT for step in range(12)])
+    assert torch.equal(mine, theirs[: len(mine)])
+    result = train(cfg)
+    rows = [row for row in curve(result.path) if "train/loss" in row]
+    sizes = [int(row["train/batch_tokens"]) for row in rows]
+    assert sizes[0] == 16 and sizes[-1] == 64 and sizes == sorted(sizes)
+    assert [row["tokens"] for row in rows] == [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    assert 700 - 64 < result.summary["tokens"] == sum(sizes) <= 700
+    steps = len(sizes)
+    decays = [cfg.optim["weight_decay"] * (1 - (i + 1) / (steps + 1)) for i in range(steps)]
+    assert [row["train/weight_decay"] for row in rows] == pytest.approx(decays)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from gpt_lab.frame.study import Study
+from gpt_lab.metrics import BOUND
 from tests.report.made import BOWL, TUNED, of_size, study, tuned
 from tests.study.arms import settings
 
@@ -158,6 +159,18 @@ CASES = {
     "ends": (
         lambda better: changed("env.ends", False, True, better=better),
         lambda better: changed("env.ends", True, True, better=better),
+    ),
+    "measure": (
+        lambda better: changed("env.measure", "nats of a masked token", "", better=better),
+        lambda better: changed("env.measure", "nats of a masked token", "nats of a masked token", better=better),
+    ),
+    "bound": (
+        lambda better: changed("env.measure", *(("", BOUND) if better else (BOUND, "")), better=better),
+        lambda better: changed("env.measure", BOUND, BOUND, better=better),
+    ),
+    "teacher": (
+        lambda better: changed("env.seen", *(("read it", "") if better else ("", "read it")), better=better),
+        lambda better: changed("env.seen", "", "", better=better),
     ),
     "data": (
         lambda better: changed("env.data", "new", "old", better=better, pairs=2),

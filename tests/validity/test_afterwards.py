@@ -11,6 +11,7 @@ import pytest
 
 from gpt_lab.analysis.compare import compare
 from gpt_lab.frame.study import Study
+from gpt_lab.metrics import BOUND
 from gpt_lab.validity.rules import RULES
 from tests.report.made import BOWL, DESIGN, NOISE, TUNED, of_size, row, run, study, tuned, warned
 from tests.study.arms import settings
@@ -176,6 +177,38 @@ def test_lost_text_is_said_of_runs_without_a_score_and_of_the_baseline() -> None
     assert (row(compare(made), "a").verdict, warned(compare(made), "a")) == ("undecided", (f"the baseline's {lossy}",))
 
 
+def test_a_bound_is_compared_only_where_the_direction_is_safe() -> None:
+    """Below an exact value it is better for certain; above it, or near it, it says nothing; two are compared."""
+    bounded = "val/bpb is an upper bound, the baseline's exact: a bound above it says nothing"
+    for effect, word in ((-0.05, "better"), (0.05, "undecided"), (0.0, "undecided")):
+        made = of_size(effect)
+        made.runs["env.measure"] = np.where(made.runs["arm"] == settings("position=a"), BOUND, "")
+        assert (row(compare(made), "a").verdict, warned(compare(made), "a")) == (word, (bounded,))
+    both = of_size(0.05)
+    both.runs["env.measure"] = BOUND
+    assert (row(compare(both), "a").verdict, warned(compare(both), "a")) == ("worse", ())
+    assert any("upper bound, the baseline's too: a verdict is on the bounds" in note for note in compare(both).notes)
+
+
+def test_an_arm_that_measures_something_of_its_own_has_lost_nothing() -> None:
+    """It has no bits per byte, for a reason that is told."""
+    made = of_size(-0.05)
+    mine = made.runs["arm"] == settings("position=a")
+    made.runs["env.measure"] = np.where(mine, "nats of a masked token", None)
+    made.runs.loc[mine, "score"] = math.nan
+    said = "val/bpb is nats of a masked token, the baseline's the text's likelihood"
+    assert (row(compare(made), "a").verdict, warned(compare(made), "a")) == ("no data", (said,))
+
+
+def test_what_a_teacher_costs_is_noted() -> None:
+    made = of_size(-0.05)
+    mine = made.runs["arm"] == settings("position=a")
+    made.runs["flops"], made.runs["summary.teacher/flops"] = 1e6, np.where(mine, 3e5, math.nan)
+    made.runs["summary.teacher/train_flops"] = np.where(mine, 7e8, math.nan)
+    noted = "position=a: a teacher's forward pass is 30% of the training FLOPs, and 7e+08 FLOPs trained it before"
+    assert noted in compare(made).notes and row(compare(made), "a").verdict == "better"
+
+
 def test_other_data_and_other_settings() -> None:
     made = of_size(-0.05, -0.05, 0.0)
     made.runs["config.data.name"] = np.where(made.runs["arm"] == settings("position=c"), "ptb", "shakespeare")
@@ -245,3 +278,49 @@ def test_the_floor_is_in_bits_per_byte_whichever_metric_decides(bpb: float, kept
     made.runs["summary.val/bpb"] = bpb
     found = compare(made)
     assert (row(found, "a").verdict, bool(warned(found, "a"))) == (("undecided", True) if kept else ("better", False))
+
+
+def test_a_source_of_mixtures_is_compared_whatever_is_beside_it() -> None:
+    """Its own text is the same; the whole is not, nor the tokens of a tokenizer that was fitted on another mixture."""
+    made = of_size(-0.05)
+    own = made.runs["arm"] == settings("position=a")
+    made.runs["config.data.sources.code.weight"] = np.where(own, 3.0, 1.0)
+    made.runs["config.data.sources.code.val_fraction"] = 0.1
+    made.runs["config.data.sources.more.name"] = pd.Series(["text" if a else None for a in own], dtype="object")
+    made.runs["env.packing"] = pd.Series(["0.1% of the tokens dropped" if a else None for a in own], dtype="object")
+    factors = ("position", "data.sources.code.weight", "data.sources.more.name")
+
+    def found(metric: str) -> Study:
+        made.design = dataclasses.replace(made.design, metric=metric, factors=factors)
+        return made
+
+    clean = compare(found("val/bpb/code"))
+    assert (row(clean, "a").verdict, warned(clean, "a")) == ("better", ())
+    said = (
+        "position=a: other batches than the baseline's (data.sources.code.weight, data.sources.more.name): pairs share"
+    )
+    (note,) = (line for line in clean.notes if line.startswith(said))
+    assert note.endswith("packing: 0.1% of the tokens dropped")
+    for metric in ("val/bpb", "val/loss/code"):
+        other = compare(found(metric))
+        assert row(other, "a").verdict == "undecided" and "other data" in warned(other, "a")[0]
+    made.runs["config.data.sources.code.val_fraction"] = np.where(own, 0.2, 0.1)
+    assert "other data" in warned(compare(found("val/bpb/code")), "a")[0]
+
+
+def test_other_batches_are_said_and_forbid_nothing_where_they_are_compared() -> None:
+    made = changed("config.batch.packing", "best_fit", "stream")
+    made.design = dataclasses.replace(made.design, factors=("position", "batch.packing"))
+    found = compare(made)
+    assert (row(found, "a").verdict, warned(found, "a")) == ("better", ())
+    (said,) = (line for line in found.notes if "other batches" in line)
+    assert said.endswith("(batch.packing): pairs share their initial values, not their data")
+
+
+def test_a_batch_that_grew_leaves_up_to_a_whole_one_over() -> None:
+    """Of 1,000 tokens 950 are spent in 40 steps, the last of them of 64; of 800 the next one would have fitted."""
+    for spent, word in ((950.0, "better"), (800.0, "undecided")):
+        made = of_size(-0.05)
+        made.runs["tokens"], made.runs["steps"], made.runs["config.budget.tokens"] = spent, 40.0, 1000.0
+        made.runs["config.batch.tokens"], made.runs["config.batch.start"] = 64, 16
+        assert row(compare(made), "a").verdict == word

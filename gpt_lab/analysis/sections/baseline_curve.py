@@ -70,12 +70,20 @@ def shared(tokens: Array) -> float | None:
     return float(known.mean()) if len(known) and known.max() <= (1 + ALIKE) * known.min() else None
 
 
-def same_schedule(runs: pd.DataFrame, first: Settings, second: Settings) -> bool:
-    """Whether the runs of two arms have one schedule and one number of tokens."""
-    columns = [name for name in runs if str(name).startswith("config.schedule.")]
-    both = runs.loc[runs["arm"].isin([first, second]), [*columns, "tokens"]]
-    one = all(constant(both[name].tolist()) or both[name].astype(str).nunique() == 1 for name in columns)
-    return bool(columns) and one and shared(both["tokens"].to_numpy(float)) is not None
+class Schedules:
+    """Schedules and tokens of the runs of each arm."""
+
+    def __init__(self, runs: pd.DataFrame) -> None:
+        self._names = [name for name in runs if str(name).startswith("config.schedule.")]
+        self._runs = runs[[*self._names, "tokens"]]
+        self._places = runs.groupby("arm", sort=False).indices
+
+    def same(self, first: Settings, second: Settings) -> bool:
+        """Whether the runs of two arms have one schedule and one number of tokens."""
+        places = [self._places[arm] for arm in {first, second} if arm in self._places]
+        both = self._runs.iloc[np.concatenate(places)] if places else self._runs[:0]
+        one = all(constant(both[name].tolist()) or both[name].astype(str).nunique() == 1 for name in self._names)
+        return bool(self._names) and one and shared(both["tokens"].to_numpy(float)) is not None
 
 
 def _ends(paired: Paired, design: Design, base: int, tokens: Array) -> Curve | None:
@@ -110,8 +118,7 @@ def _evaluations(study: Study, paired: Paired, design: Design, base: int) -> Cur
     tables = study.curves(runs["run"].astype(str).tolist())
     lines = []
     for run, end in zip(runs["run"], runs["tokens"].astype(float), strict=True):
-        line = over_tokens(tables.get(str(run)), design.metric)
-        lines.append(line[(line.index >= max(EARLIEST, warmup) * end) & (line.index <= end)])
+        lines.append(over_tokens(tables.get(str(run)), design.metric, max(EARLIEST, warmup) * end, end))
     frame = side_by_side(lines, runs["pair"].astype(str).tolist())
     if len(frame) < FEWEST_EVALUATIONS:
         few = f"fewer than {FEWEST_EVALUATIONS} evaluations (eval.every)"

@@ -14,9 +14,9 @@ from gpt_lab import metrics
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.comparison import Comparison, Row, VerdictName
 from gpt_lab.analysis.judge import verdict
-from gpt_lab.analysis.sections.baseline_curve import Curve, curve, per_pair, same_schedule, shared
+from gpt_lab.analysis.sections.baseline_curve import Curve, Schedules, curve, per_pair, shared
 from gpt_lab.analysis.table import Table, columns
-from gpt_lab.frame.paired_scores import Paired, fresh, pair_up, part, references
+from gpt_lab.frame.paired_scores import Paired, fresh, pair_up, references
 from gpt_lab.frame.study import Study
 from gpt_lab.stats.decision import decide
 from gpt_lab.stats.interval import Interval
@@ -24,12 +24,10 @@ from gpt_lab.stats.paired import Array, Fit
 from gpt_lab.stats.power_law import PowerLaw
 from gpt_lab.stats.speedup import FEWEST_PAIRS, Matched, Ratio, Reach, usable
 from gpt_lab.stats.tiers import CONFIRMS
-from gpt_lab.study.design import Design, Settings
-from gpt_lab.validity.afterwards import doubts
+from gpt_lab.study.design import Settings
 from gpt_lab.validity.compared import PLACES, SAME
 from gpt_lab.validity.measures import uneven
 from gpt_lab.validity.rule import Doubt
-from gpt_lab.validity.seen import Seen
 
 COSTS = {"tokens": "per token", "flops": "per FLOP", "seconds": "per second"}
 NAMES = {"tokens": "tokens", "flops": "FLOPs", "seconds": "seconds"}
@@ -101,20 +99,23 @@ def answer(comparison: Comparison, study: Study) -> Answer | None:
         paired,
         spent,
     )
-    blocked = _blocked(runs, paired, design, known)
+    blocked = {row.arm: comparison.doubted(row.arm, "equal cost") for row in rows}
     apart = _apart(runs[paired.finished])
     used = runs[paired.finished]
+    schedules = Schedules(used)
     laws: dict[tuple[int, bytes], PowerLaw] = {}
     for line in found.lines:
         forbidden = next((doubt.text for doubt in blocked[line.row.arm] if "all" in doubt.blocks), "")
-        line.reason = forbidden or _reach(line, found, used, design.alpha, laws)
+        line.reason = forbidden or _reach(line, found, schedules, design.alpha, laws)
         if apart:
             line.ratios.pop("seconds", None)
     _judge(found, apart, {base: uneven(used, paired.arms[base]) for base in bases}, blocked, comparison)
     return found
 
 
-def _reach(line: Line, found: Answer, runs: pd.DataFrame, alpha: float, laws: dict[tuple[int, bytes], PowerLaw]) -> str:
+def _reach(
+    line: Line, found: Answer, schedules: Schedules, alpha: float, laws: dict[tuple[int, bytes], PowerLaw]
+) -> str:
     """Fills in a variant's reach and speed-ups; why there are none, or nothing.
 
     Args:
@@ -124,7 +125,7 @@ def _reach(line: Line, found: Answer, runs: pd.DataFrame, alpha: float, laws: di
     if isinstance(of_base, str):
         return of_base
     arms = found.paired.arms
-    if of_base.evaluations and not same_schedule(runs, arms[line.index], arms[line.base]):
+    if of_base.evaluations and not schedules.same(arms[line.index], arms[line.base]):
         return "its schedule or its tokens are not those of the baseline's curve"
     line.used = line.compared & np.isfinite(of_base.losses).all(1)
     if line.used.sum() < FEWEST_PAIRS:
@@ -209,18 +210,6 @@ def _decided(
         against = [doubt for doubt in blocked[lines[number].row.arm] if name in doubt.blocks]
         result[number, cost] = AtCost("undecided", delta, against[0].text) if against else AtCost(name, delta)
     return result
-
-
-def _blocked(
-    runs: pd.DataFrame, paired: Paired, design: Design, known: Mapping[Settings, Settings]
-) -> dict[Settings, list[Doubt]]:
-    """What speaks against each variant beside an unequal budget."""
-    found: dict[Settings, list[Doubt]] = {}
-    for base in dict.fromkeys(known.values()):
-        own = {arm for arm, other in known.items() if other == base}
-        mask = runs["arm"].isin(own).to_numpy()
-        found |= doubts(Seen(runs[mask], part(paired, own, mask), design, base), given="equal cost")
-    return found
 
 
 def _apart(runs: pd.DataFrame) -> str:

@@ -44,8 +44,6 @@ from gpt_lab.stats import contrasts, two_level
 from gpt_lab.stats.contrasts import Lenth
 from gpt_lab.stats.paired import Array
 from gpt_lab.study.design import Design, Settings, shown
-from gpt_lab.validity.afterwards import doubts
-from gpt_lab.validity.seen import Seen
 
 MOST_ARMS = 512
 """Arms up to which interactions of every order are computed, which one replicate needs."""
@@ -114,10 +112,8 @@ def analyse(comparison: Comparison, study: Study) -> Effects | None:
     base = tuple(shown(low[name]) for name in design.factors)
     paired = pair_up(study.runs, design)
     found = {tuple(text for _, text in arm.texts): i for i, arm in enumerate(paired.arms)}
-    against = design.arm(low)
-    seen = Seen(study.runs, paired, design, against) if against in paired.arms else None
-    doubted = {} if seen is None else doubts(seen, given="fresh seeds")  # which Grid.scores sees to
-    blocked = frozenset(i for i, arm in enumerate(paired.arms) if doubted.get(arm))
+    doubted = [comparison.doubted(arm, "fresh seeds") for arm in paired.arms]  # which Grid.scores sees to
+    blocked = frozenset(i for i, against in enumerate(doubted) if against)
     grid = Grid(comparison, paired, found, base, blocked)
     return differences(grid) if design.factorial is None else _coded(grid, design.factorial)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from gpt_lab.data.tokenizers.bpe import BYTE_ORDER, MIN_COUNT, check_vocab_size
 from gpt_lab.data.tokenizers.tokenizer import EOT, Tokenizer, head, unfilled
+from gpt_lab.data.tokenizers.truncated import CHARACTERS, first_merges, first_ranks
 from gpt_lab.errors import DataError, unknown
 from gpt_lab.options import NonEmpty, PositiveInt
 from gpt_lab.registry import register
@@ -25,12 +26,13 @@ ENDS = (EOT, "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "[SEP]")
 """Names under which tokenizers know the end of text, most common first."""
 
 
-class _Library(Tokenizer):
+class LibraryTokenizer(Tokenizer):
     """Whatever `tokenizers.Tokenizer` can do."""
 
     _inner: Any
 
-    def _take(self, inner: Any, eot: int | None) -> None:
+    def take(self, inner: Any, eot: int | None) -> None:
+        """Becomes this tokenizer, whose end of text is `eot`."""
         inner.encode_special_tokens = True  # "<|endoftext|>" in a text is ordinary text
         inner.no_truncation()
         inner.no_padding()
@@ -85,12 +87,12 @@ class _Library(Tokenizer):
     @classmethod
     def from_state(cls, state: Mapping[str, Any], folder: Path) -> Self:
         made = cls.__new__(cls)
-        made._take(_read(folder / FILE), state["eot"])
+        made.take(_read(folder / FILE), state["eot"])
         return made
 
 
 @register("tokenizer", "bpe")
-class BPE(_Library):
+class BPE(LibraryTokenizer):
     """Byte-level BPE fitted on the training text, by the Hugging Face library; any text can be encoded.
 
     Paper: Sennrich et al. 2015, arXiv:1508.07909
@@ -119,12 +121,12 @@ class BPE(_Library):
         )
         inner.train_from_iterator(head(texts, self._fit_chars), trainer)
         inner.add_special_tokens([AddedToken(EOT, special=True, normalized=False)])
-        self._take(inner, inner.token_to_id(EOT))
+        self.take(inner, inner.token_to_id(EOT))
         return unfilled(self._wanted, self.vocab_size)
 
 
 @register("tokenizer", "hf")
-class HuggingFaceTokenizer(_Library):
+class HuggingFaceTokenizer(LibraryTokenizer):
     """A ready-made tokenizer: a tokenizer.json, a folder that holds one, or a name on the Hugging Face Hub.
 
     Reference: https://github.com/huggingface/tokenizers
@@ -132,19 +134,31 @@ class HuggingFaceTokenizer(_Library):
     path: the file, the folder or the Hub name, such as 'openai-community/gpt2'.
     revision: commit or tag of a Hub name.
     eot: the text of its end-of-text token (null: the usual names are tried, and a token is added if it has none).
+    vocab: keep only so many tokens: the bytes, the first merges and the end of text (null: all).
     """
 
-    def __init__(self, *, path: NonEmpty, revision: NonEmpty = "main", eot: NonEmpty | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        path: NonEmpty,
+        revision: NonEmpty = "main",
+        eot: NonEmpty | None = None,
+        vocab: PositiveInt | None = None,
+    ) -> None:
         file = _local(path)
         inner = _read(file) if file else _from_hub(path, revision)
         vocabulary = inner.get_vocab(with_added_tokens=True)
         if eot is not None and eot not in vocabulary:
             raise DataError(f"tokenizer.eot={eot!r} is no token of {path}; set it to one, or to null")
         end = eot or next((name for name in ENDS if name in vocabulary), None)
-        self._take(inner, 1 + max(vocabulary.values()) if end is None else vocabulary[end])
+        if vocab is not None:
+            inner = first_merges(inner, vocab, end or EOT)
+            vocabulary, end = inner.get_vocab(with_added_tokens=True), end or EOT
+        self.take(inner, 1 + max(vocabulary.values()) if end is None else vocabulary[end])
 
     @classmethod
     def identity(cls, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        settings = _without_vocab(settings)
         file = _local(settings["path"])
         if file is None or not file.is_file():
             return settings
@@ -159,16 +173,17 @@ class Tiktoken(Tokenizer):
     Reference: https://github.com/openai/tiktoken
 
     encoding: its name. Its ranks are downloaded once, into TIKTOKEN_CACHE_DIR where that is set.
+    vocab: keep only so many tokens: the bytes, the first merges and the end of text (null: all).
     """
 
-    def __init__(self, *, encoding: NonEmpty = "gpt2") -> None:
+    def __init__(self, *, encoding: NonEmpty = "gpt2", vocab: PositiveInt | None = None) -> None:
         import tiktoken
 
         names = tiktoken.list_encoding_names()
         if encoding not in names:
             raise DataError(unknown("tokenizer.encoding", encoding, names))
         try:
-            self._take(encoding, tiktoken.get_encoding(encoding))
+            whole = tiktoken.get_encoding(encoding)
         except Exception as error:  # requests, its transport and the file system raise many types
             command = f"import tiktoken; tiktoken.get_encoding('{encoding}')"
             raise DataError(
@@ -176,6 +191,16 @@ class Tiktoken(Tokenizer):
                 f'`TIKTOKEN_CACHE_DIR=ranks python -c "{command}"` where there is a network, bring the folder here and '
                 "set TIKTOKEN_CACHE_DIR to it; tokenizer=bpe needs no download"
             ) from error
+        if vocab is not None:
+            ranks = first_ranks(whole._mergeable_ranks, vocab)
+            whole = tiktoken.Encoding(
+                f"{encoding}-{vocab}", pat_str=whole._pat_str, mergeable_ranks=ranks, special_tokens={EOT: len(ranks)}
+            )
+        self._take(encoding, whole)
+
+    @classmethod
+    def identity(cls, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        return _without_vocab(settings)
 
     def _take(self, name: str, inner: Any) -> None:
         self._name, self._inner = name, inner
@@ -215,14 +240,13 @@ class Tiktoken(Tokenizer):
         return made
 
 
-_BYTE_OF_CHARACTER = dict(
-    zip(
-        [chr(byte) for byte in BYTE_ORDER[:188]] + [chr(256 + i) for i in range(68)],
-        BYTE_ORDER,
-        strict=True,
-    )
-)
-"""The byte behind each character of a byte-level token's name (GPT-2's `bytes_to_unicode`)."""
+_BYTE_OF_CHARACTER = dict(zip(CHARACTERS, BYTE_ORDER, strict=True))
+"""The byte behind each character of a byte-level token's name."""
+
+
+def _without_vocab(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings; `vocab`, which came later, only where it cuts."""
+    return {key: value for key, value in settings.items() if key != "vocab" or value is not None}
 
 
 def _local(name: str) -> Path | None:

@@ -57,10 +57,15 @@ ENVIRONMENT = (
     "packages",
     "lossy",
     "ends",
+    "packing",
+    "measure",
+    "seen",
 )
 """Where and how a run ran: times are ISO text in UTC; code is a hash of the lab's modules; device to compile are what
 `auto` became; data is the fingerprint of the corpus and tokenizer; packages is text, `python 3.11.7, torch 2.11.0`;
-lossy is what the tokenizer loses of the validation text, ends whether it marks where documents end."""
+lossy is what the tokenizer loses of the validation text, ends whether it marks where documents end, packing what it
+does to them, measure what validation measures if not the exact likelihood, seen why a teacher may have seen the
+validation text."""
 
 STATES = ("finished", "running", "stopped", "failed", "diverged", "pruned", "missing")
 
@@ -167,6 +172,8 @@ def columns(rows: Sequence[Mapping[str, Any]], nowhere: Any = None) -> dict[str,
 
 def number(value: Any) -> float:
     """A float; NaN for what is none, and for whole numbers beyond all floats."""
+    if type(value) is float:
+        return value
     try:
         return float(value) if is_number(value) else math.nan
     except OverflowError:

@@ -14,6 +14,7 @@ from gpt_lab.console.lines import count_of, some
 from gpt_lab.errors import DataError, LabError
 from gpt_lab.frame.sources.source import Source, Wanted, columns, row
 from gpt_lab.store import Run
+from gpt_lab.store.known_settings import Checked, KnownSettings
 from gpt_lab.store.lock import Lock
 from gpt_lab.store.run import read_record
 
@@ -38,12 +39,8 @@ def load(studies: Sequence[Path], runs: Sequence[Path] = ()) -> Source:
     paths = [str(path) for path in runs]
     for study in studies:
         paths += [path for path in _folders(study, notes) if path not in paths]
-    last: dict[str, Any] = {}
-    rows = []
-    for path in paths:
-        if (r := _read(path, notes, last)) is not None:
-            rows.append(r)
-            last = r["config"]
+    known = KnownSettings()
+    rows = [r for path in paths if (r := _read(path, notes, known)) is not None]
     source = Source(rows, functools.partial(curves, notes=notes), notes=notes, samples=samples)
     for study in studies:
         _add_ledger(source, study, alone=len(studies) == 1)
@@ -101,32 +98,19 @@ def _folders(study: Path, notes: list[str]) -> list[str]:
     return whole
 
 
-def _read(path: str, notes: list[str], last: dict[str, Any]) -> dict[str, Any] | None:
-    """A run folder as a row; None, with a note, if its run.json cannot be used.
-
-    Args:
-        last: settings of another run, found good. Thousands of runs differ in a few of theirs, so only these are
-            looked at, and the others are kept once; 1 is neither 1.0 nor true, and lists and -0.0 are the run's own.
-    """
+def _read(path: str, notes: list[str], known: KnownSettings) -> dict[str, Any] | None:
+    """A run folder as a row; None, with a note, if its run.json cannot be used."""
     try:
-        record, said = read_record(Path(path))
+        record, said = read_record(path, known.parse)
         config = record.get("config")
         if not config:
             raise DataError(f"{path}/run.json is not that of a run: it has no config")
-        own = {
-            key: value
-            for key, value in config.items()
-            if value is not (other := last.get(key, last))
-            and (value != other or type(value) is not type(other) or isinstance(value, list) or not value)
-        }
-        if wrong := schema.misfit(own):
+        if not isinstance(config, Checked) and (wrong := schema.misfit(config)):
             raise DataError(f"{path}/run.json is not that of a run: {wrong}")
     except DataError as error:
         notes.append(f"{path} left out: {error}")
         return None
     notes += [said] if said else []
-    if len(own) < len(config) and [*config] == [*last]:
-        config = {**last, **own}
     return _row(path, record, config, record["summary"], record["state"])
 
 

@@ -166,9 +166,9 @@ class Muon(Recipe):
         if self.qk_clip is not None:
             limit_scores(model, self.qk_clip)
 
-    def flops_per_token(self, model: Any, forward: float) -> float:
+    def flops_per_token(self, model: Any, forward: float, context: int) -> float:
         """The scores of all queries and keys, once more, where they are limited."""
-        return 0.0 if self.qk_clip is None else score_flops(model)
+        return 0.0 if self.qk_clip is None else score_flops(model, context)
 
     def _param_groups(self, group: Group) -> Iterator[dict[str, Any]]:
         hidden = group.role in ("matrix", "residual")

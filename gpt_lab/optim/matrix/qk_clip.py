@@ -22,8 +22,8 @@ def limit_scores(model: nn.Module, most: float) -> None:
         part.limit_scores(most)
 
 
-def score_flops(model: nn.Module) -> float:
-    """Matmul FLOPs a token of all scores, for as often as attention is used."""
+def score_flops(model: nn.Module, context: int) -> float:
+    """Matmul FLOPs a token of all scores in rows of `context` tokens, for as often as attention is used."""
     blocks = getattr(model, "layers", lambda: [model])()
     parts = [part for block in blocks for part in block.modules() if isinstance(part, Softmax)]
-    return sum(2 * part.heads * part.head_dim * keys_seen(part.context, part.window) for part in parts)
+    return sum(2 * part.heads * part.head_dim * keys_seen(context, part.window) for part in parts)

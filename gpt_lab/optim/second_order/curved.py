@@ -62,6 +62,6 @@ class CurvedRecipe(Recipe):
         self.estimator = estimator
         self.every = every
 
-    def flops_per_token(self, model: Any, forward: float) -> float:
+    def flops_per_token(self, model: Any, forward: float, context: int) -> float:
         """An estimate's, a share of which each step bears."""
         return FORWARDS[self.estimator] * forward / self.every

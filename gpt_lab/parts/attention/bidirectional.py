@@ -1,8 +1,9 @@
 """Attention that is not causal, for models that read whole texts: among the tokens of one, and to those of another.
 
-No option of attention=...: a language model would read the token that it is to predict, and the probe before training
-refuses such a part by name. Import them for encoders and encoder-decoders of your own. Shape letters as in
-parts/base.py, S tokens that are looked at.
+No option of attention=...: a causal objective's model would read the token that it is to predict, and the probe before
+training refuses such a part by name; under one that reads both ways (objective=mlm) attention=mha and others do so by
+themselves. Import these for encoders and encoder-decoders of your own. Shape letters as in parts/base.py, S tokens that
+are looked at.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gpt_lab.errors import ConfigError
 from gpt_lab.options import PositiveFloat, PositiveInt
 from gpt_lab.parts.attention.softmax import SelfAttention
-from gpt_lab.parts.base import Flow, Shape, keys_seen
+from gpt_lab.parts.base import Flow, Shape
 from gpt_lab.parts.norm.rmsnorm import RMSNorm
 from gpt_lab.registry import register
 
@@ -76,5 +76,5 @@ class Differential(SelfAttention):
         return (1.0 - self.first) * y_BHTV
 
     def flops_per_token(self, context: int) -> float:
-        more = 2 * self.heads * (self.value_dim - self.head_dim) * keys_seen(context, self.window)
+        more = 2 * self.heads * (self.value_dim - self.head_dim) * self.keys_seen(context)
         return super().flops_per_token(context) + more

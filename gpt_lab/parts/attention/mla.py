@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gpt_lab.errors import ConfigError
 from gpt_lab.options import PositiveInt
 from gpt_lab.parts.attention.softmax import Softmax
-from gpt_lab.parts.base import Flow, Shape, keys_seen
+from gpt_lab.parts.base import Flow, Shape
 from gpt_lab.parts.norm.rmsnorm import RMSNorm
 from gpt_lab.registry import register
 
@@ -42,6 +42,7 @@ class Latent(Softmax):
     """
 
     read_directly = ("kv_b_proj",)
+    both_ways = True
 
     def __init__(
         self,
@@ -146,4 +147,4 @@ class Latent(Softmax):
         As in training: keys and values projected up. Decoding costs more a key it looks at and less a token.
         """
         matrices = sum(layer.weight.numel() for layer in self.children() if isinstance(layer, nn.Linear))
-        return 2 * matrices + 2 * self.heads * (self.head_dim + self.value_dim) * keys_seen(context, self.window)
+        return 2 * matrices + 2 * self.heads * (self.head_dim + self.value_dim) * self.keys_seen(context)

@@ -26,6 +26,8 @@ class Sliding(SelfAttention):
     sinks: a learned logit for each head in the softmax, as attention=sinks has it (gpt-oss).
     """
 
+    both_ways = False  # its windows end at the query
+
     def __init__(
         self,
         shape: Shape,

@@ -6,7 +6,7 @@ Shape letters as in parts/base.py.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from gpt_lab.registry import register
 
 
 class Softmax(nn.Module):
-    """Causal attention by softmax over keys, whatever queries, keys and values are made from.
+    """Attention by softmax over keys, whatever queries, keys and values are made from.
 
     softcap: scores s become c tanh(s / c), as in Gemma 2; null for none.
     dropout: share of the attention weights dropped in training; only the math kernel can.
@@ -39,9 +39,11 @@ class Softmax(nn.Module):
         scale: factor of the scores, 1/sqrt(head_dim) unless the model's init sets another.
         kernel: name of the kernel that computes it, see gpt_lab.kernels.choose.
         sinks_H: a logit for each head that joins the softmax and brings no value; None: no sinks.
+        both_ways: whether it can see later tokens too, in a model whose shape is not causal.
         score_limit: the largest score that training leaves; None: none is looked for.
     """
 
+    both_ways: ClassVar[bool] = False
     score_limit: float | None = None
     largest_H: Tensor
     """The largest score of each head since the last step, where there is a limit."""
@@ -65,6 +67,7 @@ class Softmax(nn.Module):
         if shape.heads % kv_heads:
             raise ConfigError(f"attention.kv_heads={kv_heads} must divide scale.heads={shape.heads}")
         self.layer = layer
+        self.causal = shape.causal
         self.context = shape.context
         self.heads = shape.heads
         self.kv_heads = kv_heads
@@ -130,6 +133,7 @@ class Softmax(nn.Module):
         self.score_limit = most
         self.register_buffer("largest_H", torch.full((self.heads,), float("-inf")), persistent=False)
         self.seen_H = self.largest_H.clone()
+        self.after_step = self._clip_scores
 
     def unlimited(self) -> str | None:
         """Which scores are not multiplied when weights are; None: they are."""
@@ -140,12 +144,12 @@ class Softmax(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """QK-Clip, where there is a limit."""
-        if self.score_limit is not None:
-            self.scale_scores(shrinking(self.largest_H, self.score_limit))
-            self.seen_H = self.largest_H.clone()
-            self.largest_H.fill_(float("-inf"))
+    def _clip_scores(self) -> None:
+        """QK-Clip: what comes after each step where there is a limit."""
+        assert self.score_limit is not None
+        self.scale_scores(shrinking(self.largest_H, self.score_limit))
+        self.seen_H = self.largest_H.clone()
+        self.largest_H.fill_(float("-inf"))
 
     def measures(self) -> dict[str, float]:
         """The largest score of the last step, where there is a limit."""
@@ -166,7 +170,15 @@ class Softmax(nn.Module):
             bias = hidden_BHTS if bias is None else bias + hidden_BHTS
         positions_q = None if positions_k is None else flow.positions_T
         return KeyView(
-            self.window, position.slopes_H, bias, positions_q, positions_k, documents_BT, documents_BT, self.sinks_H
+            self.window,
+            position.slopes_H,
+            bias,
+            positions_q,
+            positions_k,
+            documents_BT,
+            documents_BT,
+            self.sinks_H,
+            self.causal,
         )
 
     def bias(
@@ -207,15 +219,20 @@ class Softmax(nn.Module):
             dropout=self.dropout,
             documents=documents,
             sinks=self.sinks_H is not None,
+            causal=self.causal,
             capability=capability,
         )
+
+    def keys_seen(self, context: int) -> float:
+        """Keys that a query sees, averaged over a sequence of `context` tokens."""
+        return keys_seen(context, self.window) if self.causal else context
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, kv_heads={self.kv_heads}, window={self.window}, kernel={self.kernel}"
 
 
 class SelfAttention(Softmax):
-    """Causal attention with any number of key/value heads and, if asked, a sliding window: what most options share.
+    """Attention with any number of key/value heads and, if asked, a sliding window: what most options share.
 
     qk_norm: RMS norm of queries and keys: none, head (each head, before rotation, as in Qwen3), full (all heads
         together, as in OLMo 2), unit (each head, after rotation, without a gain, as in nanochat).
@@ -223,6 +240,8 @@ class SelfAttention(Softmax):
     head_dim: of queries, keys and values, whatever the width (Qwen3, Gemma 3: 128 or 256); null: scale.width over
         scale.heads.
     """
+
+    both_ways = True
 
     def __init__(
         self,
@@ -299,11 +318,11 @@ class SelfAttention(Softmax):
     def flops_per_token(self, context: int) -> float:
         """Forward matmul FLOPs of a token, averaged over a sequence of `context` tokens.
 
-        Projections, then scores and weighted values of the keys that a causal query sees; a kernel may compute hidden
-        ones as well.
+        Projections, then scores and weighted values of the keys that a query sees; a kernel may compute hidden ones as
+        well.
         """
         matrices = self.qkv.weight.numel() + self.o_proj.weight.numel()
-        return 2 * matrices + 4 * self.heads * self.head_dim * keys_seen(context, self.window)
+        return 2 * matrices + 4 * self.heads * self.head_dim * self.keys_seen(context)
 
 
 @register("attention", "mha")

@@ -29,6 +29,7 @@ class Learned(Position):
     """
 
     extrapolates = False
+    both_ways = True
 
     def __init__(self, shape: Shape) -> None:
         super().__init__(shape)

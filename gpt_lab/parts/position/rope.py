@@ -30,6 +30,7 @@ class Rotary(Position):
     """
 
     gain = 1.0
+    both_ways = True
     rates: Tensor
     cos: Tensor
     sin: Tensor

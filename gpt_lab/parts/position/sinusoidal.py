@@ -24,6 +24,7 @@ class Sinusoidal(Position):
     scaled: multiply token embeddings by sqrt(width) first, as the paper does, so that positions do not drown them.
     """
 
+    both_ways = True
     rates: Tensor
 
     def __init__(self, shape: Shape, *, base: PositiveFloat = 10000.0, scaled: bool = True) -> None:

@@ -26,6 +26,8 @@ class XPos(Rotary):
     scale_base: tokens over which the factor is zeta.
     """
 
+    both_ways = False  # scores of later tokens would grow with distance
+
     def __init__(
         self,
         shape: Shape,

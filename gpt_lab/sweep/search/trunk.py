@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gpt_lab import registry
 from gpt_lab.config.schema import Budget, RunConfig
 from gpt_lab.errors import ConfigError, DataError
+from gpt_lab.optim.schedule import decay_factor
 from gpt_lab.store import fork
 from gpt_lab.store.atomic_files import read_json
 from gpt_lab.study.design import Cell
@@ -146,10 +147,9 @@ def lengths(cells: Sequence[Cell], configs: Sequence[RunConfig], builder: Builde
         ConfigError, DataError: a cell that cannot be built on this machine.
     """
     plans = [builder.plan(cfg, cell) for cfg, cell in zip(configs, cells, strict=True)]
-    per_step = [cfg.tokens_per_step * p.cost.train_flops_per_token for cfg, p in zip(configs, plans, strict=True)]
     return [
-        Length(p.budget.steps, float(each * (p.budget.steps or 0)), p.resolved)
-        for p, each in zip(plans, per_step, strict=True)
+        Length(p.budget.steps, float(cfg.tokens_after(p.budget.steps or 0) * p.cost.train_flops_per_token), p.resolved)
+        for cfg, p in zip(configs, plans, strict=True)
     ]
 
 
@@ -205,7 +205,7 @@ def saved(runs: int, spent: float) -> str:
 
 
 def shared_steps(schedule: Mapping[str, Any], steps: int, longest: int) -> int:
-    """Steps from the first one on in which runs of these lengths have the same learning rate, bit for bit.
+    """Steps from the first one on in which runs of these lengths have the same rate and weight decay, bit for bit.
 
     Args:
         schedule: name and options, as RunConfig has them.
@@ -215,12 +215,16 @@ def shared_steps(schedule: Mapping[str, Any], steps: int, longest: int) -> int:
 
 @functools.cache
 def _shared_steps(schedule: str, steps: int, longest: int) -> int:
-    one, other = (registry.build("schedule", json.loads(schedule)) for _ in range(2))
+    settings = json.loads(schedule)
+    factor = registry.build("schedule", settings)
+
+    def at(t: int, length: int) -> tuple[float, float]:
+        progress = (t + 1) / (length + 1)
+        rate = factor(progress, t)
+        return rate, decay_factor(settings.get("weight_decay", ""), progress, rate)
+
     least = min(steps, longest)
-    for t in range(least):
-        if one((t + 1) / (steps + 1), t) != other((t + 1) / (longest + 1), t):
-            return t
-    return least
+    return next((t for t in range(least) if at(t, steps) != at(t, longest)), least)
 
 
 def _but_budget(cfg: RunConfig) -> str:
@@ -239,9 +243,14 @@ def _branch(cell: Cell, trunk: Cell, cfg: RunConfig, length: Length, longest: Le
             return (
                 f"{key} is {value} for {length.steps} steps and {longest.resolved[key]} for {longest.steps}: state it"
             )
+    if cfg.batch.curriculum:
+        return f"batch.curriculum={cfg.batch.curriculum:g} is a share of each budget, so no two begin alike"
     step = shared_steps(cfg.schedule, length.steps, longest.steps)
     if step:
-        return Branch(cell.key, trunk.key, step, step / length.steps)
+        return Branch(cell.key, trunk.key, step, cfg.tokens_after(step) / cfg.tokens_after(length.steps))
+    decay = cfg.schedule.get("weight_decay")
+    if decay in ("linear", "cosine"):
+        return f"schedule.weight_decay={decay} depends on the budget from the first step on"
     if name in ("wsd", "constant") and isinstance(warmup, float) and warmup > 0:
         return (
             f"schedule.warmup={warmup:g} is a share of each budget, so no two begin alike: state it in steps "

@@ -4,24 +4,20 @@ A twin of the run's model (its parts, kernels, precision and device; weights dra
 batches that differ in what must not matter: later tokens, the other rows of the batch, other documents. Where nothing
 may change, logits must be the same to the bit, in training and in evaluation. Where they are not, the twin reads both
 again while each part gets what it got before, so that every part answers for itself, and those that change by more than
-rounding are refused by name. What the objective reports must be the cross-entropy of the next token, and what it trains
-must be that token. Nothing of the run is touched: the twin is thrown away, and random states are put back.
+rounding are refused by name. Under an objective that reads both ways later tokens may matter, but not what it hides.
+What another objective reports must be the cross-entropy of the next token, and what it trains must be that token
+(objectives.py). Nothing of the run is touched: the twin is thrown away, and random states are put back.
 
 Legend: B rows, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
-import math
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gpt_lab import registry
@@ -30,12 +26,13 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.model.gpt import initialize
 from gpt_lab.model.skip_init import bare_model, is_out_of_memory
 from gpt_lab.parts.dropout import row_keys
-from gpt_lab.parts.objective import IGNORED
+from gpt_lab.parts.objective.base import Sequences
 from gpt_lab.train import ending
+from gpt_lab.train.leak_probe import objectives
 from gpt_lab.train.leak_probe.output_changes import WATCHED, OutputRecord, change
+from gpt_lab.train.leak_probe.own_randomness import SEED, own_randomness, seed_all
 from gpt_lab.train.precision import Precision
 
-SEED = 1
 GAINS = (2.0, 0.7, None)
 """Standard deviations of the twin's weights, times 1/sqrt(fan-in), tried until its logits are finite; None: as the run
 begins. Scores must be large, or a mask of -20 would hide what training can dig out."""
@@ -52,7 +49,6 @@ SAID = {
     ROWS: "{0} mix{2} the rows of a batch: the output of one changes with the others",
     DOCUMENTS: "{0} see{1} other documents, although batch.document_mask=true",
 }
-SHIFTED = "targets are shifted already, logits at t are for target t"
 
 
 def check(cfg: RunConfig, vocab_size: int, device: str, precision: Precision) -> None:
@@ -66,15 +62,15 @@ def check(cfg: RunConfig, vocab_size: int, device: str, precision: Precision) ->
         ConfigError: the parts at fault by name, and what they see.
         LabError: a device without the memory.
     """
-    with _own_randomness(device):
-        refusal = _objective_refusal(cfg, torch.device(device)) or _model_refusal(cfg, vocab_size, device, precision)
+    with own_randomness(device):
+        refusal = objectives.refusal(cfg, torch.device(device)) or _model_refusal(cfg, vocab_size, device, precision)
     _refuse(refusal)
 
 
 def _model_refusal(cfg: RunConfig, vocab_size: int, device: str, precision: Precision) -> str | None:
     if _shipped(cfg):
         with suppress(Exception):  # of sizes that a part cannot have
-            return _Twin(_narrow(cfg, device), vocab_size, device, precision, SHORT).refusal()
+            return _Twin(narrow(cfg, device), vocab_size, device, precision, SHORT).refusal()
     try:
         return _Twin(cfg, vocab_size, device, precision).refusal()
     except (RuntimeError, MemoryError) as error:
@@ -91,9 +87,9 @@ def check_ahead(cfg: RunConfig, vocab_size: int) -> None:
     """
     plain, precision = replace(cfg, kernel={"name": "auto"}), Precision("fp32", "a probe", "cpu")
     refusal = None
-    with _own_randomness("cpu"), suppress(Exception):
-        refusal = _objective_refusal(cfg, torch.device("cpu"))
-        refusal = refusal or _Twin(_narrow(plain, "cpu"), vocab_size, "cpu", precision, SHORT).refusal()
+    with own_randomness("cpu"), suppress(Exception):
+        refusal = objectives.refusal(cfg, torch.device("cpu"))
+        refusal = refusal or _Twin(narrow(plain, "cpu"), vocab_size, "cpu", precision, SHORT).refusal()
     _refuse(refusal)
 
 
@@ -111,7 +107,7 @@ def _shipped(cfg: RunConfig) -> bool:
     return all(cls.__module__.startswith("gpt_lab.") for cls in classes)
 
 
-def _narrow(cfg: RunConfig, device: str) -> RunConfig:
+def narrow(cfg: RunConfig, device: str) -> RunConfig:
     """As many layers and heads, but narrow ones: the same parts at a fraction of the cost."""
     width = min(cfg.scale.width, cfg.scale.heads * NARROW[device])
     hidden = cfg.mlp.get("d_ff")
@@ -180,7 +176,11 @@ class _Twin:
         place_T = torch.arange(length)
         document_T = place_T * 3 // length
         cuts = sorted({cut for cut in (0, length // 2 - 1, length // 2, length - 2) if 0 <= cut < length - 1})
+        if not self.model.shape.causal:  # later tokens may change everything
+            cuts = []
         kept = [place_T >= 0, *(place_T <= cut for cut in cuts), *([document_T == 1] if masked else [])]
+        if len(kept) == 1:
+            kept.append(place_T < 0)
         kept_BT = torch.stack(kept)
         generator = torch.Generator().manual_seed(SEED)
         before_BT = torch.randint(self.vocab_size, kept_BT.shape, generator=generator)
@@ -208,7 +208,7 @@ class _Twin:
             # flash attention has no fp32, and to compile FlexAttention for these rows would take seconds
             plain = kernel == "flex" or (kernel == "flash_attn" and not lowered)
             attention.kernel = ("math" if attention.softcap else "sdpa") if plain else kernel
-        _seed(self.device.type)
+        seed_all(self.device.type)
         self.model.train(training)
         keys_B = None if self.keys_B is None or not training else self.keys_B[: len(tokens_BT)]
         with self.precision.autocast() if lowered else nullcontext():
@@ -223,7 +223,10 @@ class _Twin:
                 several = len(found) > 1
                 said = SAID[kind].format(" and ".join(found), "" if several else "s", "" if several else "es")
                 return said + (" (in training only)" if training else "")
-        return None
+        one = self.pair.rows(slice(1))
+        given = Sequences(one.before_BT, one.after_BT.roll(-1, 1), one.documents_BT)
+        with self.precision.autocast():
+            return objectives.misreported(self.cfg, self.model.eval(), given)
 
     def faults(self, training: bool) -> dict[str, list[str]]:
         """What must not matter and does -> the parts at fault."""
@@ -256,68 +259,3 @@ class _Twin:
         if not watch.found and change(before, after, pair.kept_BT[..., None]) > limit:
             return ["a part of this model"]
         return watch.found
-
-
-def _objective_refusal(cfg: RunConfig, device: torch.device) -> str | None:
-    """Whether an objective reports another number than the next token's cross-entropy, or trains another token."""
-    name = f"objective={cfg.objective['name']}"
-    objective = registry.build("objective", cfg.objective)
-    length, vocab = 6, 16
-    generator = torch.Generator().manual_seed(SEED)
-    row = 2 * torch.randn(1, length, vocab, generator=generator)
-    logits_BTV = row.repeat(length, 1, 1).to(device).requires_grad_()
-    # all different, so that a shift shows; the last of the vocabulary is kept for a change, in row t of target t
-    targets_BT = torch.randperm(vocab - 1, generator=generator)[:length].repeat(length, 1).to(device)
-    place_T = torch.arange(length, device=device)
-    changed_BT = torch.where(place_T == place_T[:, None], vocab - 1, targets_BT)
-    ignored_BT = torch.where(place_T == 2, IGNORED, targets_BT)
-    for asked_BT in (targets_BT, ignored_BT):
-        _seed(device.type)
-        with torch.no_grad():
-            _, nats, count = objective(logits_BTV, asked_BT)
-        expected = F.cross_entropy(logits_BTV.flatten(0, 1), asked_BT.flatten(), ignore_index=IGNORED, reduction="sum")
-        number = int((asked_BT != IGNORED).sum())
-        if int(count) != number or not math.isclose(float(nats), expected.item(), rel_tol=1e-3):
-            return (
-                f"{name} reports {float(nats):.4g} nats over {int(count)} targets, where the cross-entropy of the next "
-                f"token is {expected.item():.4g} over {number}: {SHIFTED}"
-            )
-    gradients = []
-    for asked_BT in (targets_BT, changed_BT):
-        _seed(device.type)
-        loss = objective(logits_BTV, asked_BT)[0]
-        if not loss.requires_grad:
-            return f"{name} trains nothing: its loss does not depend on the logits"
-        gradients.append(torch.autograd.grad(loss, logits_BTV)[0])
-    before_BTV, after_BTV = gradients
-    size_BT = before_BTV.abs().amax(-1)
-    # beside their length, which may be shared out anew over all tokens
-    along = (before_BTV * after_BTV).sum(-1, keepdim=True) / before_BTV.square().sum(-1, keepdim=True).clamp(min=1e-30)
-    turned_BTV = after_BTV - along * before_BTV
-    unmoved_T = (turned_BTV.abs().amax(-1) < 1e-4 * size_BT).diagonal()
-    shown_BT = (turned_BTV[..., vocab - 1] < -1e-2 * size_BT).triu(1)
-    if bool((unmoved_T & (size_BT.diagonal() > 0)).any()) or bool(shown_BT.any()):
-        return f"{name} trains a token on another target than its own, such as one already read: {SHIFTED}"
-    return None
-
-
-@contextmanager
-def _own_randomness(device: str) -> Iterator[None]:
-    """Leaves all random states as they were."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
-        try:
-            _seed(device)
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-
-
-def _seed(device: str) -> None:
-    """For parts that draw by themselves."""
-    torch.default_generator.manual_seed(SEED)  # torch.manual_seed spends 1 ms on devices that are not there
-    if device == "cuda":
-        torch.cuda.manual_seed(SEED)
-    random.seed(SEED)
-    np.random.seed(SEED)

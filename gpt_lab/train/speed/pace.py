@@ -19,7 +19,7 @@ from rich.console import Console
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.console.signals import Signals
 from gpt_lab.data.dataset import Batch, Dataset, open_dataset
-from gpt_lab.data.shards import cache_folder
+from gpt_lab.data.shard_cache import cache_folder
 from gpt_lab.errors import ConfigError
 from gpt_lab.model.skip_init import bare_model
 from gpt_lab.store.atomic_files import writing
@@ -74,7 +74,7 @@ def measure(cfg: RunConfig) -> Pace:
         plain: dict[str, Any] = {"runs_dir": folder, "study": "pace", "tracker": {"name": "none"}, "force": False}
         small = dataclasses.replace(_small(cfg, whole), compile="on" if compiled else "off", **plain)
         dataset = open_dataset(small)
-        plan = resolve(small, dataset)
+        plan = resolve(dataclasses.replace(small, runs_dir=cfg.runs_dir), dataset)  # where a teacher is
         run = claim(small, plan, "train")
         trainer = Trainer(small, plan, dataset, run, Console(file=io.StringIO()), signals)
         trainer.schedule = lambda progress, step: 0.0  # whatever the rate: nothing diverges
@@ -106,7 +106,8 @@ def _work(cfg: RunConfig, plan: ResolvedRun) -> int:
 
 
 def _small(cfg: RunConfig, plan: ResolvedRun) -> RunConfig:
-    """The config with as many rows and layers as can be timed."""
+    """The config with as many rows and layers as can be timed, its batch of full size from the first step on."""
+    cfg = dataclasses.replace(cfg, batch=dataclasses.replace(cfg.batch, start=None, ramp=None, curriculum=0.0))
     work = _work(cfg, plan)
     if plan.device != "cpu" or work <= MOST:
         return cfg
@@ -169,6 +170,7 @@ class _Glance:
     def __init__(self, dataset: Dataset, times: int) -> None:
         self.dataset, self.times = dataset, times
         self.bytes_per_token, self.is_text = dataset.bytes_per_token, dataset.is_text
+        self.parts: dict[str, Dataset] = {}
         self.tokens = 0
         self.began = time.perf_counter()
 

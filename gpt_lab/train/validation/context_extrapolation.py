@@ -19,10 +19,11 @@ from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.errors import DataError
 from gpt_lab.model.gpt import GPT
-from gpt_lab.parts.objective import IGNORED
+from gpt_lab.parts.objective.base import IGNORED
 from gpt_lab.train.feed import to_device
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.state import Stopped
+from gpt_lab.train.validation.evaluate import by_weight
 
 
 def longer(
@@ -43,10 +44,11 @@ def longer(
         note = f"position={name} has no positions beyond scale.context={context}: it is not validated at {shown}"
         return (), (note,)
     length = wanted[-1] * cfg.scale.context
-    if dataset.is_text and dataset.val_tokens <= length:
+    least = min((part.val_tokens for part in dataset.parts.values()), default=dataset.val_tokens)
+    if dataset.is_text and least <= length:
         raise DataError(
             f"eval.contexts: {wanted[-1]} times scale.context={cfg.scale.context} is {length} tokens, and the "
-            f"validation split has {dataset.val_tokens}: leave {wanted[-1]} out, or hold out more text"
+            f"validation split has {least}: leave {wanted[-1]} out, or hold out more text"
         )
     try:
         for times in wanted:
@@ -75,11 +77,17 @@ def evaluate_longer(
 
     Returns:
         For each k val/loss_kx (nats per token), and for text val/bpb_kx and val/loss_beyond_kx, for synthetic tasks
-        val/accuracy_kx; for text and the largest k also val/excess_kx_part2 to partk.
+        val/accuracy_kx; for text and the largest k also val/excess_kx_part2 to partk. Of a mixture as in `evaluate`.
 
     Raises:
         Stopped: a signal came.
     """
+    if dataset.parts:
+        found = {
+            name: evaluate_longer(model, cfg, precision, part, multiples, rows, caught)
+            for name, part in dataset.parts.items()
+        }
+        return by_weight(found, dataset.weights)
     device = next(model.parameters()).device
     bytes_per_token = dataset.bytes_per_token
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gpt_lab.data.dataset import Dataset
-from gpt_lab.parts.objective import IGNORED
+from gpt_lab.data.dataset import Dataset, share
+from gpt_lab.metrics import BOUND, EXACT
+from gpt_lab.model.gpt import GPT
+from gpt_lab.parts.dropout import row_keys
+from gpt_lab.parts.objective.base import Objective, Sequences
 from gpt_lab.train.feed import to_device
 from gpt_lab.train.precision import Precision
-from gpt_lab.train.step import Objective
 
 CPU_LOGITS, CUDA_LOGITS = 2**20, 2**28
 """Largest number of logits held at once: on CPU about what the caches hold, on CUDA 1 GB in fp32."""
@@ -26,42 +29,81 @@ def eval_rows(device: str, context: int, vocab_size: int) -> int:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
+    model: GPT,
     objective: Objective,
     precision: Precision,
     dataset: Dataset,
     *,
     rows: int,
+    seed: int = 0,
     limit: int | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> dict[str, float] | None:
     """Metrics on about `limit` tokens spread evenly over the validation split (None: all of it).
 
+    Args:
+        seed: of what the objective draws, such as masks: each row's are the same at every evaluation of a run, and
+            other ones under another seed, so that the spread over seeds holds their error too.
+
     Returns:
-        val/loss (nats per token), val/ppl, and val/bpb (bits per byte) for text that comes back from its tokens or
-        val/accuracy (share of right answers) for synthetic tasks. None if `interrupted()` became true.
+        val/loss (nats per token), val/ppl, and val/bpb (bits per byte, or what they cannot exceed) for text that comes
+        back from its tokens or val/accuracy (share of right answers) for synthetic tasks; of a mixture by weight, and
+        val/loss/NAME and val/bpb/NAME of each source. None if `interrupted()` became true.
     """
+    if dataset.parts:
+        each = {}
+        for name, part in dataset.parts.items():
+            own = share(limit, dataset.weights[name])
+            told = functools.partial(evaluate, rows=rows, seed=seed, limit=own, interrupted=interrupted)
+            values = told(model, objective, precision, part)
+            if values is None:
+                return None
+            each[name] = values
+        return by_weight(each, dataset.weights)
     device = next(model.parameters()).device
     sums: list[Tensor] = []
+    first = 0
     was_training = model.training
     model.eval()
     try:
         for batch in dataset.validation(rows, limit):
             if interrupted():
                 return None
-            tokens_BT, targets_BT, documents_BT = to_device(batch, device)
+            keys_B = None
+            if objective.draws:
+                keys_B = row_keys(seed, 0, torch.arange(first, first + len(batch.tokens_BT))).to(device)
+            first += len(batch.tokens_BT)
+            given = Sequences(*to_device(batch, device), keys_B)
             with precision.autocast():
-                logits_BTV = model(tokens_BT, documents_BT=documents_BT)
-                _, nll_sum, count = objective(logits_BTV, targets_BT)
-            entry = [nll_sum.double(), count.double()]
-            if not dataset.is_text:
-                right_BT = (logits_BTV.argmax(dim=-1) == targets_BT) & (targets_BT != IGNORED)
-                entry.append(right_BT.sum().double())
-            sums.append(torch.stack(entry))
+                found = objective.score(model, given, answers=not dataset.is_text)
+            sums.append(torch.stack([value.double() for value in found if value is not None]))
     finally:
         model.train(was_training)
-    nll, count, *right = torch.stack(sums).sum(dim=0).tolist()
-    return metrics(nll, count, dataset.bytes_per_token) | ({"val/accuracy": right[0] / count} if right else {})
+    nats, count, *right = torch.stack(sums).sum(dim=0).tolist()
+    per_token = dataset.bytes_per_token if objective.measure in (EXACT, BOUND) else None
+    return metrics(nats, count, per_token) | ({"val/accuracy": right[0] / count} if right else {})
+
+
+def by_weight(found: Mapping[str, Mapping[str, float]], weights: Mapping[str, float]) -> dict[str, float]:
+    """Metrics of a mixture: the mean of its sources' by weight, and of each source those that are no perplexity.
+
+    What one of them lacks, the mixture lacks; its perplexity is that of the mean loss.
+
+    Args:
+        found: the metrics of each source. weights: of the sources; their sum is 1.
+    """
+    first = next(iter(found.values()))
+    shared = [key for key in first if all(key in own for own in found.values())]
+    values = {key: sum(weights[name] * own[key] for name, own in found.items()) for key in shared}
+    if "val/ppl" in values:
+        values["val/ppl"] = perplexity(values["val/loss"])
+    each = {f"{key}/{name}": value for name, own in found.items() for key, value in own.items() if key != "val/ppl"}
+    return values | each
+
+
+def perplexity(loss: float) -> float:
+    """exp of nats per token; inf beyond the largest float."""
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 def metrics(nll: float, targets: float, bytes_per_token: float | None) -> dict[str, float]:
@@ -70,7 +112,7 @@ def metrics(nll: float, targets: float, bytes_per_token: float | None) -> dict[s
     Of a part of the split the bytes are taken to be as many per token as in the whole.
     """
     loss = nll / targets
-    values = {"val/loss": loss, "val/ppl": math.exp(loss) if loss < 700 else math.inf}
+    values = {"val/loss": loss, "val/ppl": perplexity(loss)}
     if bytes_per_token is not None:
         values["val/bpb"] = loss / (math.log(2) * bytes_per_token)
     return values

@@ -51,7 +51,8 @@ def gone(study: Seen) -> Iterator[tuple[Settings, Doubt]]:
     from gpt_lab.validity.measures import says
 
     chosen = study.chosen
-    scoreless = (chosen["state"] == "finished") & chosen["score"].astype(float).isna() & ~says(chosen, "env.lossy")
+    told = says(chosen, "env.lossy") | says(chosen, "env.measure")  # why there are no bits per byte
+    scoreless = (chosen["state"] == "finished") & chosen["score"].astype(float).isna() & ~told
     states = chosen["state"].mask(scoreless, "without score")
     there_not = states.isin(BROKEN_OFF) | ((states == "missing") & says(chosen, "error"))
     for name, own in states[there_not].groupby(chosen["arm"][there_not], sort=False):

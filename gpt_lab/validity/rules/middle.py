@@ -39,7 +39,11 @@ def _early(study: Seen) -> dict[Settings, float]:
         if kind not in used or f"config.budget.{kind}" not in used or "steps" not in used:
             continue
         asked = pd.to_numeric(used[f"config.budget.{kind}"], errors="coerce")
-        spent, steps = used[kind].astype(float), used["steps"].astype(float)
-        short = (asked - spent > SAME * asked) & (asked - spent > spent / steps)
+        spent = used[kind].astype(float)
+        step = spent / used["steps"].astype(float)
+        if kind != "steps" and {"tokens", "config.batch.start"} <= set(used):  # a batch that grew is full at the end
+            full = spent / used["tokens"].astype(float) * pd.to_numeric(used["config.batch.tokens"], errors="coerce")
+            step = full.where(used["config.batch.start"].notna(), step)
+        short = (asked - spent > SAME * asked) & (asked - spent > step)
         early |= (spent / asked)[short].groupby(used["arm"][short]).min().to_dict()
     return early

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from gpt_lab import metrics
 from gpt_lab.config import schema
 from gpt_lab.console.lines import count_of, some
+from gpt_lab.options import WEIGHT
 from gpt_lab.study.design import Design, Settings
-from gpt_lab.validity.compared import HARMLESS, PRESETS, TO_COME, Compared, swept
+from gpt_lab.validity.compared import HARMLESS, PRESETS, SOURCES, TO_COME, Compared, swept
 from gpt_lab.validity.planned import Planned
 from gpt_lab.validity.rule import EITHER, Doubt, Rule
 from gpt_lab.validity.seen import Seen
@@ -20,7 +21,7 @@ DATA = Rule(
     160,
     title="Other data, another version of it, or a version that one run does not name",
     withheld="all",
-    way="the same data for both runs of a pair (study=NAME runs all of them anew)",
+    way="the same data for both runs of a pair (study=NAME runs all of them anew); of mixtures, metric val/bpb/SOURCE",
 )
 TOKENIZER = Rule(
     "tokenizer",
@@ -53,13 +54,26 @@ def _of(rule: Rule, pair: Compared) -> list[str]:
 def _rule(key: str, pair: Compared) -> Rule | None:
     """The rule that speaks of a setting; None: it may differ."""
     group = key.split(".")[0]
-    if group == "data":
+    if group == "data" and not _beside(key, pair.design.metric):
         return DATA
     if group == "tokenizer" and not metrics.per_byte(pair.design.metric):
         return TOKENIZER
     if may_differ(key, pair.design) or (pair.matched and key in (*schema.MATCHED, "match_to")):
         return None
     return SCHEDULE if group == "schedule" else SETTINGS
+
+
+def _beside(key: str, metric: str) -> bool:
+    """Whether a setting is of what a mixture has beside the source that the metric is of, or of the source's weight.
+
+    The text that is validated is the same then. A metric per token needs the same tokens too, and a tokenizer that was
+    fitted on another mixture has others.
+    """
+    _, of = metrics.source(metric)
+    if not of or not metrics.per_byte(metric) or not key.startswith(SOURCES):
+        return False
+    name, _, option = key.removeprefix(SOURCES).partition(".")
+    return name != of or option == WEIGHT
 
 
 def may_differ(key: str, design: Design) -> bool:

@@ -13,7 +13,7 @@ LOSSY = Rule(
     240,
     title="A tokenizer that loses text, and bits per byte",
     withheld="all",
-    way="one that gives text back byte for byte: byte, bpe, tiktoken",
+    way="one that gives text back byte for byte: byte, bpe, unigram, tiktoken",
 )
 ENDS = Rule(
     "ends",

@@ -14,8 +14,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from gpt_lab.config import composition
+from gpt_lab.data.corpora.file_corpora import JSONLines
 from gpt_lab.data.dataset import open_dataset
-from gpt_lab.data.file_corpora import JSONLines
 from gpt_lab.data.shards import Shards, open_shards
 from gpt_lab.data.tokenizers.library import FILE
 from gpt_lab.data.tokenizers.lossless import RoundTrip
@@ -114,7 +114,7 @@ def test_lost_text_has_no_bits_per_byte(case: str, tmp_path: Path, monkeypatch: 
         )
 
 
-@pytest.mark.parametrize("name", ["byte", "char", "bpe", "bpe_scratch", "tiktoken", "words", "byte-level"])
+@pytest.mark.parametrize("name", ["byte", "char", "bpe", "bpe_scratch", "unigram", "tiktoken", "words", "byte-level"])
 def test_odd_text_is_not_lost(name: str, tmp_path: Path, ready_made: Path, ranks: Path) -> None:
     """Byte order marks, line ends, combining marks, control characters, special tokens as text, unseen characters."""
     # what a tokenizer adds around documents of its own accord would be text that is not there
@@ -125,6 +125,7 @@ def test_odd_text_is_not_lost(name: str, tmp_path: Path, ready_made: Path, ranks
     options = {
         "bpe": {"vocab_size": 300, "fit_chars": 10**6},
         "bpe_scratch": {"vocab_size": 300, "fit_chars": 10**6},
+        "unigram": {"vocab_size": 300, "fit_chars": 10**6},
         "tiktoken": {"encoding": "small_vocab"},
         "words": {"name": "hf", "path": str(ready_made), "revision": "main", "eot": None},
         "byte-level": hf(tmp_path, around),
@@ -172,7 +173,7 @@ def test_tokens_beyond_the_vocabulary(token: int, tmp_path: Path, monkeypatch: p
 
 def test_half_a_surrogate_pair_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = corpus(tmp_path, ["ab"], ["ab"])
-    monkeypatch.setattr("gpt_lab.data.file_corpora.require_text", lambda *_: "\ud83d")
+    monkeypatch.setattr("gpt_lab.data.corpora.file_corpora.require_text", lambda *_: "\ud83d")
     with pytest.raises(DataError, match="half a surrogate pair"):
         open_shards(source, {"name": "byte", "eot": True}, cache=tmp_path)
 
@@ -233,7 +234,7 @@ def test_shakespeare_char_has_the_tokens_of_nanogpt(
     dataset = open_dataset(composition.compose(["+experiment=shakespeare_char", "data=text", f"data.path={story}"]))
     text = story.read_text(encoding="utf-8")
     numbers = {character: i for i, character in enumerate(sorted(set(text)))}
-    shards = dataset._shards  # type: ignore[attr-defined]
+    shards = dataset.shards  # type: ignore[attr-defined]
     assert dataset.vocab_size == len(numbers)
     assert [*shards.train.tolist(), *shards.val.tolist()] == [numbers[character] for character in text]
     targets = [t for batch in dataset.validation(8) for t in batch.targets_BT.flatten().tolist() if t != -100]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import nn
 from gpt_lab import registry
 from gpt_lab.errors import ConfigError
 from gpt_lab.infer.cache import Cache
-from gpt_lab.parts.attention import bidirectional
 from gpt_lab.parts.attention.bidirectional import Bidirectional, Cross
 from gpt_lab.parts.base import Flow, Position, Shape
 from gpt_lab.parts.position.alibi import Alibi
@@ -23,6 +21,11 @@ from gpt_lab.train.precision import Precision
 from tests.helpers import tiny_config
 
 SHAPE = Shape(2, 32, 4, 16, bias=True)
+
+
+@registry.register("attention", "bidirectional")
+class Registered(Bidirectional):
+    """As if language models could choose it."""
 
 
 def drawn(module: nn.Module) -> Any:
@@ -86,14 +89,7 @@ def test_what_it_refuses() -> None:
 
 def test_a_language_model_with_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "bidirectional" not in registry.index()["attention"]
-    part = registry.Part(
-        "attention",
-        "bidirectional",
-        bidirectional.__name__,
-        Path(str(inspect.getsourcefile(bidirectional))),
-        "Bidirectional",
-        "",
-    )
+    (part,) = registry._scan(__name__, Path(__file__))
     monkeypatch.setitem(registry.index()["attention"], "bidirectional", part)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="^attention=bidirectional sees the future.*Nothing was trained$"):
         causality.check(tiny_config(attention="bidirectional"), 61, "cpu", Precision("fp32", "", "cpu"))

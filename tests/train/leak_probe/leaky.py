@@ -12,7 +12,9 @@ from gpt_lab.options import PositiveInt
 from gpt_lab.parts.attention.softmax import MultiHead
 from gpt_lab.parts.base import Flow, Shape
 from gpt_lab.parts.mlp.feed_forward import SwiGLU
-from gpt_lab.parts.objective import IGNORED, CrossEntropy
+from gpt_lab.parts.objective.base import IGNORED, Objective, Outcome, Predictor, Score, Sequences
+from gpt_lab.parts.objective.ce import CrossEntropy
+from gpt_lab.parts.objective.masked import MaskedDiffusion
 from gpt_lab.parts.position.learned import NoPosition
 from gpt_lab.parts.position.rope import Rope
 from gpt_lab.parts.residual.base import MakeNorm
@@ -216,9 +218,6 @@ class Ahead(PreNorm):
         return x + super().forward(shifted(x, 1), flow)
 
 
-Outcome = tuple[Tensor, Tensor, Tensor]
-
-
 @register("objective", "twice")
 class Twice(CrossEntropy):
     """Shifts targets that are shifted already."""
@@ -250,7 +249,7 @@ class BackUnsaid(CrossEntropy):
 
     def __call__(self, logits_BTV: Tensor, targets_BT: Tensor) -> Outcome:
         loss, _, _ = super().__call__(logits_BTV[:, 1:], targets_BT[:, :-1])
-        return loss, *super().__call__(logits_BTV, targets_BT)[1:]
+        return Outcome(loss, *super().__call__(logits_BTV, targets_BT)[1:])
 
 
 @register("objective", "both")
@@ -262,7 +261,7 @@ class Both(CrossEntropy):
 
     def __call__(self, logits_BTV: Tensor, targets_BT: Tensor) -> Outcome:
         loss, nats, count = super().__call__(logits_BTV, targets_BT)
-        return loss + super().__call__(logits_BTV[:, 1:], targets_BT[:, :-1])[0], nats, count
+        return Outcome(loss + super().__call__(logits_BTV[:, 1:], targets_BT[:, :-1])[0], nats, count)
 
 
 @register("objective", "flattering")
@@ -274,7 +273,57 @@ class Flattering(CrossEntropy):
 
     def __call__(self, logits_BTV: Tensor, targets_BT: Tensor) -> Outcome:
         loss, nats, count = super().__call__(logits_BTV, targets_BT)
-        return loss, 0.9 * nats, count
+        return Outcome(loss, 0.9 * nats, count)
+
+
+@register("objective", "unread")
+class Unread(CrossEntropy):
+    """Says that its score is exact, of a model that reads both ways."""
+
+    causal = False
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@register("objective", "self_scored")
+class SelfScored(CrossEntropy):
+    """Measures a likelihood by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def score(self, model: Predictor, given: Sequences, answers: bool = False) -> Score:
+        found = super().score(model, given, answers)
+        return found._replace(nats=0.5 * found.nats)
+
+
+@register("objective", "shown")
+class Shown(MaskedDiffusion):
+    """Leaves every other token that it asks for where it is."""
+
+    def substitute(self, text_BT: Tensor, keys_B: Tensor, draw: int, mask: int) -> Tensor:
+        return torch.where(torch.arange(text_BT.shape[1]) % 2 == 0, text_BT, mask)
+
+
+@register("objective", "few_hidden")
+class FewHidden(MaskedDiffusion):
+    """Hides one token only, which is no bound."""
+
+    def number(self, length_B: Tensor, keys_B: Tensor, draw: int, draws: int) -> Tensor:
+        return length_B.clamp(max=1)
+
+
+@register("objective", "praising")
+class Praising(CrossEntropy):
+    """Reads more than logits, and reports less than they cost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def train(self, model: Predictor, given: Sequences) -> Outcome:
+        outcome = super().train(model, given)
+        return outcome._replace(nats=0.9 * outcome.nats)
 
 
 # -- honest parts near the border --
@@ -346,7 +395,7 @@ class Root(nn.Module):
         return F.normalize(x, dim=-1) * self.gain.sqrt()
 
 
-class _ByToken:
+class _ByToken(Objective):
     """An objective that weighs each token's loss."""
 
     def loss(self, logits_BTV: Tensor, targets_BT: Tensor, nats_BT: Tensor, counted_BT: Tensor) -> Tensor:
@@ -356,7 +405,7 @@ class _ByToken:
         counted_BT = targets_BT != IGNORED
         nats_BT = F.cross_entropy(logits_BTV.mT, targets_BT, ignore_index=IGNORED, reduction="none")
         loss = self.loss(logits_BTV, targets_BT, nats_BT, counted_BT)
-        return loss, nats_BT.sum().detach(), counted_BT.sum()
+        return Outcome(loss, nats_BT.sum().detach(), counted_BT.sum())
 
 
 @register("objective", "weighted")

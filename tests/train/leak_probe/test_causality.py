@@ -80,6 +80,12 @@ LEAKS: dict[str, tuple[dict[str, Any], str]] = {
     "shifted back in silence": ({"objective": "back_unsaid"}, "objective=back_unsaid trains a token on another"),
     "the token just read too": ({"objective": "both"}, "objective=both trains a token on another"),
     "a number of its own": ({"objective": "flattering"}, "objective=flattering reports"),
+    "exact, reading both ways": ({"objective": "unread"}, "objective=unread says that its score is the exact"),
+    "a score of its own": ({"objective": "self_scored"}, "objective=self_scored says that its score is the exact"),
+    "hidden tokens that show": ({"objective": "shown"}, "objective=shown shows the model tokens"),
+    "no bound": ({"objective": "few_hidden"}, "objective=few_hidden says that its score is the upper bound"),
+    "less than logits cost": ({"objective": "praising"}, "objective=praising reports .* in training"),
+    "rows, reading both ways": ({"objective": "mlm", "norm": "over_rows"}, "norm=over_rows mixes the rows"),
 }
 HONEST: list[dict[str, Any]] = [
     {"attention": "fourier"},

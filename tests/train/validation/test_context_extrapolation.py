@@ -44,7 +44,7 @@ def setting(cfg: RunConfig) -> tuple[GPT, Dataset]:
 
 def stream(dataset: Dataset) -> list[int]:
     """The validation text as the data set keeps it."""
-    tokens: list[int] = dataset._shards.val.tolist()  # type: ignore[attr-defined]
+    tokens: list[int] = dataset.shards.val.tolist()  # type: ignore[attr-defined]
     return tokens
 
 
@@ -265,7 +265,7 @@ def test_a_document_mask_holds_in_longer_windows(make: Make, tmp_path: Path) -> 
     model, dataset = setting(cfg)
     values = evaluate_longer(model, cfg, FP32, dataset, (2,), rows=8)
     tokens, length = stream(dataset), 2 * cfg.scale.context
-    eot = dataset._shards.eot  # type: ignore[attr-defined]
+    eot = dataset.shards.eot  # type: ignore[attr-defined]
     assert tokens.count(eot) > 20
     nats = []
     with torch.no_grad():

@@ -88,7 +88,7 @@ def test_accuracy_counts_answers_only() -> None:
     def validation(rows: int, limit: int | None) -> Iterator[Batch]:
         yield Batch(torch.zeros(1, 4, dtype=torch.long), targets_BT, None)
 
-    dataset = SimpleNamespace(validation=validation, bytes_per_token=None, is_text=False)
+    dataset = SimpleNamespace(parts={}, validation=validation, bytes_per_token=None, is_text=False)
     objective = registry.build("objective", {"name": "ce"})
     values = evaluate(Fixed(), objective, precision.resolve("fp32", "cpu"), dataset, rows=1)  # type: ignore[arg-type]
     assert values is not None

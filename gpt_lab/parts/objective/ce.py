@@ -1,20 +1,16 @@
-"""Training objectives."""
+"""Cross-entropy of the next token."""
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gpt_lab.options import NonNegativeFloat, Probability
+from gpt_lab.parts.objective.base import IGNORED, Objective, Outcome, next_token_nats
 from gpt_lab.registry import register
-
-IGNORED = -100
-"""Targets of this value count for nothing."""
 
 
 @register("objective", "ce")
-class CrossEntropy:
+class CrossEntropy(Objective):
     """Cross-entropy of the next token, with label smoothing and z-loss if asked for.
 
     Paper: Szegedy et al. 2015, arXiv:1512.00567 (label smoothing); Chowdhery et al. 2022, arXiv:2204.02311 (z-loss)
@@ -27,30 +23,20 @@ class CrossEntropy:
         self.label_smoothing = label_smoothing
         self.z_loss = z_loss
 
-    def __call__(self, logits_BTV: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, sum of negative log-likelihoods, number of targets.
-
-        Args:
-            logits_BTV: any float type; the softmax and all sums are in fp32.
-            targets_BT: int64; IGNORED ones count for nothing.
-
-        Returns:
-            loss: mean of the objective over the counted targets (0 if there are none), nats.
-            nll_sum: plain cross-entropy summed over them, nats, detached: what is reported.
-            count: how many they are, int64.
-        """
-        logits_NV, targets_N = logits_BTV.flatten(0, -2), targets_BT.flatten()
-        log_probs_NV = F.log_softmax(logits_NV, dim=-1, dtype=torch.float32)
-        nll_sum = F.nll_loss(log_probs_NV, targets_N, ignore_index=IGNORED, reduction="sum")
+    def __call__(self, logits_BTV: Tensor, targets_BT: Tensor) -> Outcome:
+        """The smoothed loss with its z-loss, and the plain cross-entropy. The softmax and all sums are in fp32."""
+        targets_N = targets_BT.flatten()
+        log_probs_NV, nats = next_token_nats(logits_BTV, targets_BT)
         counted_N = targets_N != IGNORED
         count = counted_N.sum()
-        total = nll_sum
+        total = nats
         if self.label_smoothing:
             uniform_N = -log_probs_NV.mean(dim=-1)
             total = (1 - self.label_smoothing) * total + self.label_smoothing * (uniform_N * counted_N).sum()
         if self.z_loss:
             at_target_N1 = targets_N.clamp(min=0)[:, None]
             # log z = logit - log p at any one token: no second pass over the vocabulary
+            logits_NV = logits_BTV.flatten(0, -2)
             log_z_N1 = logits_NV.gather(1, at_target_N1).float() - log_probs_NV.gather(1, at_target_N1)
             total = total + self.z_loss * (log_z_N1.squeeze(1).square() * counted_N).sum()
-        return total / count.clamp(min=1), nll_sum.detach(), count
+        return Outcome(total / count.clamp(min=1), nats.detach(), count)

@@ -11,8 +11,8 @@ import pyarrow.parquet
 import pytest
 
 from gpt_lab import registry
-from gpt_lab.data import file_corpora
-from gpt_lab.data.file_corpora import JSONLines, Parquet, Text, read_text
+from gpt_lab.data.corpora import file_corpora
+from gpt_lab.data.corpora.file_corpora import JSONLines, Parquet, Text, read_text
 from gpt_lab.errors import DataError
 
 

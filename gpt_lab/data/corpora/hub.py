@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt_lab.data.corpora.file_corpora import files_identity, require_text
 from gpt_lab.data.corpus import Corpus, Document, in_memory
-from gpt_lab.data.file_corpora import files_identity, require_text
 from gpt_lab.errors import DataError, unknown
 from gpt_lab.options import NonEmpty, PositiveInt, Probability
 from gpt_lab.registry import register

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import pytest
 
-from gpt_lab.data.hub import HuggingFace
+from gpt_lab.data.corpora.hub import HuggingFace
 from gpt_lab.data.shards import open_shards
 from gpt_lab.errors import DataError
 
