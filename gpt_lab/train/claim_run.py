@@ -81,7 +81,8 @@ def shared(cfg: RunConfig, plan: ResolvedRun, record: Mapping[str, Any]) -> str:
         code(),
         record.get("packages"),
         {key: (record.get("hardware") or {}).get(key) for key in ALIKE},
-        *([dataclasses.asdict(cfg.budget)] if cfg.batch.curriculum else ()),  # of which the lengths of rows are shares
+        # of which the lengths of rows, or what an optimizer raises, are shares
+        *([dataclasses.asdict(cfg.budget)] if cfg.batch.curriculum or cfg.optim.get("rise") else ()),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -245,6 +245,8 @@ def _branch(cell: Cell, trunk: Cell, cfg: RunConfig, length: Length, longest: Le
             )
     if cfg.batch.curriculum:
         return f"batch.curriculum={cfg.batch.curriculum:g} is a share of each budget, so no two begin alike"
+    if cfg.optim.get("rise"):
+        return f"optim.rise={cfg.optim['rise']:g} is a share of each budget, so no two begin alike"
     step = shared_steps(cfg.schedule, length.steps, longest.steps)
     if step:
         return Branch(cell.key, trunk.key, step, cfg.tokens_after(step) / cfg.tokens_after(length.steps))

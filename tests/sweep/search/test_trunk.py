@@ -76,6 +76,9 @@ def test_what_is_saved() -> None:
 def test_what_cannot_share(tmp_path: Path) -> None:
     assert "state it in steps (schedule.warmup=25)" in found(100, 200, schedule=("schedule=wsd",)).alone[0]
     assert "schedule=cosine depends on the budget" in found(100, 200, schedule=("schedule=cosine",)).alone[0]
+    wsd = ("schedule=wsd", "schedule.warmup=4", "optim=ademamix")
+    assert found(100, 200, schedule=wsd).alone == ("optim.rise=1 is a share of each budget, so no two begin alike",)
+    assert found(100, 200, schedule=(*wsd, "optim.rise=0.0")).branches
     made = [compose(["schedule=wsd", "schedule.warmup=4", f"budget.steps={steps}"]) for steps in (100, 900)]
     pair = [cell(0), cell(1)]
     differ = trunk.find(pair, made, [Length(100, 1.0, {"compile": "off"}), Length(900, 9.0, {"compile": "on"})])
