@@ -83,6 +83,8 @@ Steps = Annotated[int, Range(low=2)]
 """A length in optimizer steps where a number up to 1 is a share: 2 and more."""
 Probability = Annotated[float, Range(low=0, high=1, open_high=True)]
 """A rate that must stay below 1: dropout, momentum, label smoothing."""
+OpenShare = Annotated[float, Range(low=0, high=1, open_low=True, open_high=True)]
+"""A share of a whole of which neither nothing nor all is meant."""
 
 Rounds = Annotated[int, Range(low=1, high=100)]
 """How often something is repeated within one step."""
@@ -117,6 +119,7 @@ NAMESPACE: dict[str, Any] = {
     "Fraction": Fraction,
     "Steps": Steps,
     "Probability": Probability,
+    "OpenShare": OpenShare,
     "Rounds": Rounds,
     "NonEmpty": NonEmpty,
     "Letters": Letters,

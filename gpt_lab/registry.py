@@ -43,7 +43,9 @@ KINDS = (
     "objective",
     "tracker",
 )
-ENTRY_POINTS = PARTS = "gpt_lab.parts"
+ENTRY_POINTS = "gpt_lab.parts"
+BASES = ("gpt_lab.parts.", "gpt_lab.optim.")
+"""Modules whose classes, imported by name, are bases with options and explanations of their own."""
 OWN = "own_parts"
 """Package under whose name the files of one's own are imported, whatever folders of that name lie about."""
 REQUIRED = object()
@@ -320,10 +322,10 @@ def _marked(tree: ast.Module) -> Iterator[tuple[str, str, ast.ClassDef]]:
 
 
 def _classes(tree: ast.Module) -> dict[str, ast.ClassDef]:
-    """The classes that a file defines or imports by name from a part of this package, and theirs in turn."""
+    """The classes that a file defines or imports by name from one of BASES, and theirs in turn."""
     found: dict[str, ast.ClassDef] = {}
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PARTS}."):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(BASES):
             inside = _package_classes(str(node.module))
             found |= inside  # the bases of what is imported must be found as well
             found |= {name.asname: inside[name.name] for name in node.names if name.asname and name.name in inside}
@@ -346,14 +348,14 @@ def explained(doc: str, key: str) -> str:
 
 
 def _base(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> ast.ClassDef | None:
-    """The first base that is in the same file, or imported by it from gpt_lab.parts."""
+    """The first base that is in the same file, or imported by it from one of BASES."""
     return next((classes[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in classes), None)
 
 
 def _options(where: str, node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> dict[str, Option]:
     """Keyword-only arguments of the class's own __init__ or __new__; where it has none, or takes `**`, its base's too.
 
-    A base is one in the same file or imported from gpt_lab.parts.
+    A base is one in the same file or imported from gpt_lab.parts or gpt_lab.optim.
     """
     own: dict[str, Option] = {}
     complete = False

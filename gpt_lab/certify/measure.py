@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 COSTED = ("attention", "position", "norm", "mlp", "residual")
 """Groups whose parts cost parameters and FLOPs."""
+KEEPING = "optim"
+"""The group whose parts keep something of each parameter."""
 SHAPE = ("scale.depth=12", "scale.width=256", "scale.heads=8", "scale.context=512")
 """Where costs are told: twelve layers, so that every letter of a pattern has its share."""
 
@@ -40,8 +42,8 @@ def measure(kind: str | None = None, name: str | None = None) -> Iterator[tuple[
                 if (case.kind, case.name) == (each, one)
                 for outputs, gradients in [_differences(case)]
             ]
-            if found or each in COSTED:
-                yield each, one, Certificate(found, *_cost(each, one))
+            if found or each in (*COSTED, KEEPING):
+                yield each, one, Certificate(found, *_cost(each, one), _state(each, one))
 
 
 def write(measured: dict[tuple[str, str], Certificate]) -> None:
@@ -77,6 +79,21 @@ def _version(package: str) -> str:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(package)
     return ""
+
+
+def _state(kind: str, name: str) -> float | None:
+    """Bytes that an optimizer keeps for each parameter; None of other parts, and where it does not say."""
+    from gpt_lab.config import composition
+    from gpt_lab.model.skip_init import bare_model
+    from gpt_lab.optim.base import state_bytes
+    from gpt_lab.optim.fit import fitted
+
+    if kind != KEEPING:
+        return None
+    cfg = composition.compose([f"{kind}={name}", *SHAPE])
+    model = bare_model(cfg, 64)
+    kept = state_bytes(fitted(registry.build(kind, cfg.optim), model, cfg))
+    return None if kept is None else round(kept / sum(p.numel() for p in model.parameters()), 4)
 
 
 def _cost(kind: str, name: str) -> tuple[int | None, int | None]:

@@ -39,11 +39,13 @@ class Certificate:
     Fields:
         parameters, flops: of one layer's share of the part: parameters that a token uses, forward FLOPs of matrix
             products for a token; at width 256, 8 heads, context 512. None: not measured.
+        state: of an optimizer, bytes that it keeps for each parameter of 12 such layers, on average.
     """
 
     parity: list[Parity] = field(default_factory=list)
     parameters: int | None = None
     flops: int | None = None
+    state: float | None = None
 
     @property
     def brief(self) -> str:
@@ -55,6 +57,8 @@ class Certificate:
     @property
     def cost(self) -> str:
         """In words; "" if it was not measured."""
+        if self.state is not None:
+            return f"12 layers of width 256: {self.state:.3g} bytes of state a parameter"
         if self.parameters is None or self.flops is None:
             return ""
         return f"a layer of width 256, context 512: {self.parameters:,} parameters, {self.flops:,} FLOPs a token"
@@ -66,7 +70,7 @@ def read() -> dict[tuple[str, str], Certificate]:
         return {}
     tree = json.loads(PATH.read_text(encoding="utf-8"))
     return {
-        (kind, name): Certificate([Parity(**one) for one in entry["parity"]], entry["parameters"], entry["flops"])
+        (kind, name): Certificate(**{**entry, "parity": [Parity(**one) for one in entry["parity"]]})
         for kind, names in tree.items()
         for name, entry in names.items()
     }

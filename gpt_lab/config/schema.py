@@ -312,6 +312,9 @@ LATER: Mapping[str, Any] = {
     "mlp.groups": 1,
     "mlp.top_groups": None,
     "mlp.clamp": None,
+    "optim.state": "fp32",
+    "optim.ns": "quintic",
+    "optim.qk_clip": None,
     "tokenizer.vocab": None,
 }
 """Keys that came later, with the value that changes nothing: older runs, without them, keep their identity."""

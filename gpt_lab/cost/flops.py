@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gpt_lab.config.schema import TOLERANCE, RunConfig
+from gpt_lab import registry
+from gpt_lab.config.schema import TOLERANCE, RunConfig, Section
 from gpt_lab.errors import ConfigError
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.base import role
@@ -39,8 +40,9 @@ class Cost:
         embedding: those of token and position embeddings and of an untied head.
         non_embedding: the rest.
         active: those of the rest that a token uses: less than all where experts take turns.
-        train_flops_per_token: 3 x those of a forward pass, averaged over the tokens of the training context; what
-            checkpointing computes again is not counted.
+        train_flops_per_token: 3 x those of a forward pass, averaged over the tokens of the training context, and what
+            the optimizer asks of the model beside gradients, averaged over steps. What checkpointing computes again is
+            not counted, nor the optimizer's own arithmetic.
         mfu_flops_per_token: of training too, as MFU counts attention (above).
         teacher_flops_per_token: of both, those of a teacher's forward pass.
     """
@@ -67,19 +69,30 @@ def cost(cfg: RunConfig, vocab_size: int) -> Cost:
     """
     with torch.device("meta"):
         model = GPT(cfg, vocab_size)
-    return cost_of(model)
+    return cost_of(model, cfg.optim)
 
 
-def cost_of(model: GPT, context: int | None = None) -> Cost:
-    """The cost of a model that exists already, for tokens in rows of a length; None: of its context."""
+def cost_of(model: GPT, optim: Section | None = None, context: int | None = None) -> Cost:
+    """The cost of a model that exists already.
+
+    Args:
+        optim: settings of the optimizer that trains it; None: by gradients alone.
+        context: length of the rows; None: the model's.
+    """
     total = embedding = 0
     for name, parameter in model.named_parameters():
         total += parameter.numel()
         embedding += parameter.numel() if role(name, parameter.ndim) in ("embedding", "head") else 0
     rest = total - embedding
     active = rest - sum(getattr(module, "idle_parameters", 0) for module in model.modules())
-    train, mfu = (3 * _forward(model, count, context or model.shape.context) for count in (_average, _last))
-    return Cost(total, embedding, rest, active, train, mfu)
+    beside = None if optim is None else getattr(registry.build("optim", optim), "flops_per_token", None)
+    length = context or model.shape.context
+
+    def training(count: Callable[[Any, int], float]) -> int:
+        forward = _forward(model, count, length)
+        return 3 * forward + (0 if beside is None else round(beside(model, forward, length)))
+
+    return Cost(total, embedding, rest, active, training(_average), training(_last))
 
 
 def _forward(model: GPT, count: Callable[[Any, int], float], context: int) -> int:

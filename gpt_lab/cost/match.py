@@ -136,12 +136,13 @@ class Models:
         """
         vocabulary = self.vocabulary(cfg) if match == "flops" else 1
         shape = [_plain(getattr(cfg, key)) for key in SHAPING]
-        key = json.dumps([match, vocabulary, *shape], sort_keys=True)
+        optim = _plain(cfg.optim) if match == "flops" else None
+        key = json.dumps([match, vocabulary, optim, *shape], sort_keys=True)
         if key not in self._counts:
             from gpt_lab.cost.flops import cost_of, counted
             from gpt_lab.model.skip_init import bare_model
 
-            self._counts[key] = counted(cost_of(bare_model(cfg, vocabulary)), match)
+            self._counts[key] = counted(cost_of(bare_model(cfg, vocabulary), cfg.optim), match)
         return self._counts[key]
 
     def vocabulary(self, cfg: RunConfig) -> int:

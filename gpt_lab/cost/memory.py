@@ -22,7 +22,13 @@ TOKEN = 16
 """Bytes of a token and its target: int64."""
 LAYER = 20_000
 """Bytes of the Python objects of one layer, its weights not counted (measured: 33,000 to 48,000)."""
-STATE = {"adam": 2, "adamw": 2, "lion": 1, "muon": 1}
+STATE = {
+    **dict.fromkeys(("lion", "muon", "normuon", "shampoo"), 1),
+    **dict.fromkeys(("adam", "adamw", "adopt", "lamb", "mars", "soap"), 2),
+    **dict.fromkeys(("adahessian", "schedule_free", "sophia"), 2),
+    "ademamix": 3,
+    **dict.fromkeys(("adan", "prodigy"), 4),
+}
 """Numbers that an optimizer keeps for each parameter, at the least; one that is not here: none."""
 
 PLAIN = {
@@ -135,7 +141,8 @@ def shown(size: int) -> str:
 
 def terms(cfg: RunConfig, sizes: SizeSettings) -> dict[str, int]:
     """What fills the memory, in words, and its bytes."""
-    each = FLOAT * (2 + STATE.get(cfg.optim["name"], 0))  # the weight, its gradient, the optimizer's numbers
+    size = 1 if cfg.optim.get("state") == "int8" else FLOAT
+    each = 2 * FLOAT + size * STATE.get(cfg.optim["name"], 0)  # the weight, its gradient, the optimizer's numbers
     rows = -(-sizes.vocab // sizes.multiple) * sizes.multiple
     embedding = rows * sizes.width * (1 if cfg.model.tied else 2)
     per_layer = _layer(cfg, sizes) if sizes.per_layer is None else sizes.per_layer

@@ -32,7 +32,7 @@ class KernelRequest:
     device: "cpu" or "cuda"; dtype: name of the precision ("fp32", "tf32", "bf16", "fp16"); window: tokens each query
     sees, itself included, None for all; bias_kind: "none", "alibi" or "tensor" (any other added scores); value_dim: of
     a head's values, None: as head_dim; sinks: whether a logit of each head joins its softmax; causal: whether a query
-    sees no later key; capability: the CUDA device's, None elsewhere.
+    sees no later key; twice: whether training differentiates twice; capability: the CUDA device's, None elsewhere.
     """
 
     device: str
@@ -49,6 +49,7 @@ class KernelRequest:
     value_dim: int | None = None
     sinks: bool = False
     causal: bool = True
+    twice: bool = False
     capability: tuple[int, int] | None = None
 
 
@@ -73,6 +74,9 @@ class KeyView(NamedTuple):
     documents_k: Tensor | None = None
     sinks_H: Tensor | None = None
     causal: bool = True
+
+
+TWICE = "it cannot be differentiated twice, as this optimizer asks"
 
 
 class Kernel(Protocol):

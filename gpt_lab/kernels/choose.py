@@ -57,7 +57,7 @@ def _can(name: str, request: KernelRequest) -> bool:
 
 
 def _auto(request: KernelRequest) -> KernelChoice:
-    if not _can("sdpa", request) and (request.device == "cpu" or request.dropout > 0.0):
+    if not _can("sdpa", request) and (request.device == "cpu" or request.dropout > 0.0 or request.twice):
         return KernelChoice("math", f"only math can do this here: of sdpa, {Sdpa.refusal(request)}")
     if request.device == "cpu":
         longest = CPU_MATH_CONTEXT.get(request.dtype, 0)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gpt_lab.kernels.base import KernelRequest, KeyView, additive, constant, visible
+from gpt_lab.kernels.base import TWICE, KernelRequest, KeyView, additive, constant, visible
 from gpt_lab.parts.dropout import dropped
 from gpt_lab.registry import register
 
@@ -123,7 +123,7 @@ class Sdpa:
             return "it cannot do reproducible attention dropout"
         if request.softcap is not None:
             return "it cannot cap attention scores"
-        return None
+        return TWICE if request.twice else None
 
     @staticmethod
     def run(

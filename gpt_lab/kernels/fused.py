@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt_lab.kernels.base import KernelRequest, KeyView, Memo, constant
+from gpt_lab.kernels.base import TWICE, KernelRequest, KeyView, Memo, constant
 from gpt_lab.kernels.dense import Math, Sdpa
 from gpt_lab.registry import register
 
@@ -47,6 +47,8 @@ class FlashAttention:
             return f"it needs compute capability {lowest[0]}.{lowest[1]} or later"
         if request.dtype not in ("bf16", "fp16"):
             return f"it needs precision bf16 or fp16, not {request.dtype}"
+        if request.twice:
+            return TWICE
         if request.dropout > 0.0:
             return "it cannot do reproducible attention dropout"
         if not request.causal:
@@ -118,6 +120,8 @@ class Flex:
     def refusal(request: KernelRequest) -> str | None:
         if request.device != "cuda":
             return "it needs a CUDA device (on CPU it has no backward pass)"
+        if request.twice:
+            return TWICE
         if request.dropout > 0.0:
             return "it cannot do reproducible attention dropout"
         if request.bias_kind == "tensor":

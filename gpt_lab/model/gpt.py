@@ -33,9 +33,14 @@ class GPT(nn.Module):
         vocab_size: tokens that logits speak of. The embedding also has those that the objective masks with; both it and
             the head are padded up to a multiple of cfg.model.vocab_multiple, and the padding never shows.
 
+    Attributes:
+        twice: whether training differentiates twice, which not every attention kernel can.
+
     Raises:
         ConfigError: the parts and sizes do not fit together.
     """
+
+    twice = False
 
     def __init__(self, cfg: RunConfig, vocab_size: int) -> None:
         super().__init__()
@@ -210,7 +215,8 @@ class GPT(nn.Module):
             if not hasattr(attention, "request"):  # one that computes without these kernels
                 continue
             request = attention.request(torch.device(device), dtype_name, self.position.bias_kind, documents)
-            choices.append(kernels.choose(self.kernel_name, replace(request, context=times * request.context)))
+            asked = replace(request, context=times * request.context, twice=self.twice)
+            choices.append(kernels.choose(self.kernel_name, asked))
             attention.kernel = choices[-1].name
         return choices
 

@@ -61,16 +61,17 @@ def param_group(group: Group, lr: float, weight_decay: float, **settings: Any) -
         "lr": base_lr,
         "base_lr": base_lr,
         "weight_decay": weight_decay if group.decay else 0.0,
+        "vectors": group.role == "vector",
         **settings,
     }
 
 
 def param_groups(found: Iterable[Group], lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Torch parameter groups under one rule; groups that it treats alike are one, for each costs time at every step."""
-    alike: dict[tuple[float, bool], dict[str, Any]] = {}
+    alike: dict[tuple[float, bool, bool], dict[str, Any]] = {}
     for group in found:
         settings = param_group(group, lr, weight_decay)
-        known = alike.setdefault((group.lr_multiplier, group.decay), settings)
+        known = alike.setdefault((group.lr_multiplier, group.decay, settings["vectors"]), settings)
         if known is not settings:
             known["params"] += settings["params"]
     return list(alike.values())

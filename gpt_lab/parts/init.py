@@ -115,7 +115,8 @@ class MuP(_Init):
     sqrt(width / base_width) and a learning rate smaller by width / base_width; logits are divided by
     width / base_width; attention scores by head dimension instead of its root. Embeddings, head and vectors keep
     their learning rate. A matrix whose input is a latent goes by the latent's size: as under `normal` where it is
-    fixed, with the head dimension where it follows that. Parts that nothing of this holds for are refused.
+    fixed, with the head dimension where it follows that. Parts that nothing of this holds for are refused, and so are
+    optimizers whose steps are not Adam's in size; Muon has its own factor, 1 or 1/sqrt(width / base_width).
 
     base_width: the width at which hyperparameters were (or will be) tuned.
     base_head_dim: the head dimension there; scores are multiplied by sqrt(base_head_dim) / head dimension.

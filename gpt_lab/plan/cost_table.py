@@ -19,6 +19,7 @@ class ArmPlan:
         seconds: of one run, evaluations included; None where nothing tells how fast it will be.
         matched: the sizes that `match` gave it, in words; empty for an arm that is not matched.
         baseline: the arm that it is compared with.
+        state: bytes that the optimizer keeps for a parameter, on average; None: it does not say.
     """
 
     arm: Settings
@@ -34,6 +35,7 @@ class ArmPlan:
     seconds: float | None
     matched: str = ""
     baseline: Settings | None = None
+    state: float | None = None
 
 
 @dataclass(frozen=True)

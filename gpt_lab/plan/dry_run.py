@@ -85,6 +85,7 @@ def estimate(
                 seconds=seconds,
                 matched=matched_sizes.sizes(sweep, cfg, group[0]),
                 baseline=sweep.design.reference(group[0].values),
+                state=None if made.state_bytes is None else made.state_bytes / made.cost.parameters,
             )
         )
     shares = {cell.key: trunks.share(cell.key) if trunks else 1.0 for cell in cells if cell.key not in over}
@@ -166,7 +167,7 @@ def show(
     stated = () if design.factorial is None else (two_level.describe(design.factorial, design.factors),)
     powers = effects(sweep, plan, sample_size.spread(sweep, builder))
     counted = totals(sweep, plan) if tuner is None else tuning_cost.lines(sweep, tuner, plan)
-    for line in (*plan.matched, *counted, *trunk.lines(sweep, trunks), *stated, *powers):
+    for line in (*plan.matched, *states(plan), *counted, *trunk.lines(sweep, trunks), *stated, *powers):
         console.print(line, **said)
     for line in plan.warnings:
         console.print(f"warning: {line}", style="yellow", **said)
@@ -196,6 +197,16 @@ def table(sweep: Sweep, plan: SweepCost) -> Table:
             *([arm.matched or "-"] if matched else []),
         )
     return made
+
+
+def states(plan: SweepCost) -> list[str]:
+    """What the optimizers keep, in bytes a parameter: one number, or that of each arm."""
+    known = {arm.arm: f"{arm.state:.3g}" for arm in plan.arms if arm.state is not None}
+    if not known:
+        return []
+    if len(set(known.values())) == 1:
+        return [f"optimizer state: {next(iter(known.values()))} bytes a parameter"]
+    return ["optimizer state, bytes a parameter: " + ", ".join(f"{arm}: {size}" for arm, size in known.items())]
 
 
 def totals(sweep: Sweep, plan: SweepCost) -> list[str]:

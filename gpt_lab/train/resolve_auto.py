@@ -16,11 +16,13 @@ from gpt_lab.cost.flops import Cost, check_match, cost_of
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.errors import ConfigError
 from gpt_lab.metrics import EXACT
+from gpt_lab.model.gpt import GPT
 from gpt_lab.model.skip_init import bare_model
-from gpt_lab.optim.groups import groups
+from gpt_lab.optim.base import state_bytes
+from gpt_lab.optim.fit import fitted
 from gpt_lab.optim.schedule import check_length
 from gpt_lab.parts.objective.base import Objective
-from gpt_lab.train import precision, teacher
+from gpt_lab.train import curvature, precision, teacher
 from gpt_lab.train.budget import TrainingLimit, budget
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.speed.eager import spare_compiler
@@ -48,6 +50,7 @@ class ResolvedRun:
         longer: multiples of the training context, beyond 1, at which the final weights are validated.
         notes: what was asked for and cannot be had, said before training.
         prices: training FLOPs per token in rows of each length, and those that MFU counts.
+        state_bytes: that the optimizer keeps; None: it does not say.
     """
 
     device: str
@@ -63,6 +66,7 @@ class ResolvedRun:
     notes: tuple[str, ...] = ()
     teacher: Teacher | None = None
     prices: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    state_bytes: int | None = None
 
     def flops(self, read: Mapping[int, int]) -> float:
         """Training FLOPs of so many tokens in rows of each length (Dataset.read_after)."""
@@ -100,8 +104,12 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     room = _room(device)
     memory.check(cfg, room, dataset.vocab_size)
     model = bare_model(cfg, dataset.vocab_size)
+    spare_compiler()
+    optimizer = _optimizer(cfg, model, chosen)
     layers = model.choose_kernels(device, chosen.name, documents=cfg.batch.document_mask)
-    cost = cost_of(model)
+    if model.twice:
+        curvature.check(cfg, dataset.vocab_size)
+    cost = cost_of(model, cfg.optim)
     memory.check(cfg, room, dataset.vocab_size, cost.parameters)
     check_match(cfg, cost)
     objective: Objective = registry.build("objective", cfg.objective)
@@ -109,14 +117,12 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     taught_by = teacher.find(cfg, dataset, objective)
     cost = cost if taught_by is None else cost.taught(taught_by.forward)
     taught = cost.teacher_flops_per_token
-    costs = {length: cost_of(model, length) for length in cfg.row_lengths}
+    costs = {length: cost_of(model, cfg.optim, length) for length in cfg.row_lengths}
     prices = {n: (one.train_flops_per_token + taught, one.mfu_flops_per_token + taught) for n, one in costs.items()}
     limit = budget(cfg, cost, (dataset.tokens_after, lambda steps: paid(prices, dataset.read_after(steps))))
     check_length(cfg.schedule, limit.steps)
-    spare_compiler()
-    registry.build("optim", cfg.optim).build(groups(model, registry.build("init", cfg.init, model.shape)))
     registry.build("schedule", cfg.schedule)
-    compiled, compile_reason = _compile(cfg, device, limit, cost)
+    compiled, compile_reason = _compile(cfg, device, limit, cost, model.twice)
     reasons = {
         "device": device_reason,
         "precision": chosen.reason,
@@ -137,7 +143,7 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
         if taught_by.seen:
             text["seen"] = taught_by.seen
             notes = (*notes, f"{taught_by.seen}: no verdict will rest on this run")
-    told = dataset.fingerprint, reasons, text, times, notes, taught_by, prices
+    told = dataset.fingerprint, reasons, text, times, notes, taught_by, prices, state_bytes(optimizer)
     return ResolvedRun(device, chosen, names, compiled, limit, cost, *told)
 
 
@@ -188,7 +194,30 @@ def _device(cfg: RunConfig) -> tuple[str, str]:
     return ("cuda", "a CUDA device is there") if there else ("cpu", "no CUDA device")
 
 
-def _compile(cfg: RunConfig, device: str, limit: TrainingLimit, cost: Cost) -> tuple[bool, str]:
+def _optimizer(cfg: RunConfig, model: GPT, chosen: Precision) -> torch.optim.Optimizer:
+    """The optimizer, over weights that nobody has touched."""
+    recipe = registry.build("optim", cfg.optim)
+    name, estimator = f"optim={cfg.optim['name']}", getattr(recipe, "estimator", None)
+    if estimator and chosen.scaler is not None:
+        raise ConfigError(
+            f"{name} estimates the curvature of the loss, which precision={chosen.name} scales: use precision=bf16 or "
+            "precision=fp32"
+        )
+    if estimator == "gnb" and cfg.objective["name"] != "ce":
+        raise ConfigError(
+            f"{name} draws next tokens from the model (optim.estimator=gnb), which objective={cfg.objective['name']} "
+            "does not train alone: use optim.estimator=hutchinson, or objective=ce"
+        )
+    return fitted(recipe, model, cfg)
+
+
+def _compile(cfg: RunConfig, device: str, limit: TrainingLimit, cost: Cost, twice: bool) -> tuple[bool, str]:
+    if twice:  # what the compiler makes can be differentiated once
+        if cfg.compile == "on":
+            raise ConfigError(
+                f"optim={cfg.optim['name']} differentiates twice, and compiled code cannot be: leave out compile=on"
+            )
+        return False, "its optimizer differentiates twice"
     grows = cfg.batch.start is not None and cfg.batch.micro is None
     if cfg.compile == "on" and grows:
         raise ConfigError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from gpt_lab.errors import LabError
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.objective.base import Objective, Sequences
+from gpt_lab.train.curvature import Curvature
 from gpt_lab.train.feed import Micro, StepBatch
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.speed.eager import light_step
@@ -29,6 +32,7 @@ class Stepper:
     Args:
         clip: largest global gradient norm; 0 clips nothing.
         compiled: whether torch.compile makes one program of forward pass and loss.
+        seed: of what an optimizer's estimates draw.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class Stepper:
         precision: Precision,
         clip: float,
         compiled: bool,
+        seed: int = 0,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -49,6 +54,11 @@ class Stepper:
         # before a checkpoint is loaded, whose groups hold the values that were applied last
         self.decays: list[float] = [group.get("weight_decay", 0.0) for group in optimizer.param_groups]
         self.update = light_step(optimizer)
+        self.estimator: str | None = getattr(optimizer, "estimator", None)
+        # of an optimizer that takes the schedule its own way, and of one whose weights that count are averages
+        self.rate: Callable[[float], float] = getattr(optimizer, "rate", lambda multiplier: multiplier)
+        self.averaged: Callable[[], AbstractContextManager[None]] = getattr(optimizer, "averaged", nullcontext)
+        self.curvature = Curvature(model, self.parameters, precision, seed)
         # parts that also learn by a rule of their own, such as a router's biases
         self.learners: list[Any] = [part for part in model.modules() if hasattr(part, "after_step")]
         # the function is compiled, not the module: parameter names stay as they are
@@ -59,12 +69,19 @@ class Stepper:
         """The one applied in the last step, of parameters that are decayed."""
         return max((float(group.get("weight_decay", 0.0)) for group in self.optimizer.param_groups), default=0.0)
 
-    def __call__(self, batch: StepBatch, multiplier: float, decay: float = 1.0) -> StepOutcome:
-        """One step at `multiplier` times each group's base learning rate and `decay` times its weight decay."""
-        nll_sum = self._gradients(batch.micro)
+    def __call__(
+        self, batch: StepBatch, multiplier: float, decay: float = 1.0, step: int = 0, progress: float = 1.0
+    ) -> StepOutcome:
+        """One step at `multiplier` times each group's base learning rate and `decay` times its weight decay.
+
+        Args:
+            step: 0-based, which says when estimates are due. progress: the share of the budget that is spent.
+        """
+        nll_sum = self._learn(batch, step)
         norm = self._clip()
         for group, weight_decay in zip(self.optimizer.param_groups, self.decays, strict=True):
             group["lr"] = group["base_lr"] * multiplier
+            group["progress"] = progress
             if weight_decay:
                 group["weight_decay"] = weight_decay * decay
         scaler = self.precision.scaler
@@ -94,6 +111,23 @@ class Stepper:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise LabError(f"torch.compile failed ({reason[:200]}): train with compile=off") from error
         self._drop_gradients()
+
+    def _learn(self, batch: StepBatch, step: int) -> Tensor:
+        """Gradients of a step, and the optimizer's estimates where they are due; returns the sum of nats."""
+        optimizer: Any = self.optimizer
+        if self.estimator is None or step % optimizer.every:
+            return self._gradients(batch.micro)
+        if self.estimator == "gnb":
+            optimizer.curve(self.parameters, self.curvature.gauss_newton(batch, step))
+            return self._gradients(batch.micro)
+        estimates, nll_sum = self.curvature.hutchinson(batch, step, self._losses)
+        optimizer.curve(self.parameters, estimates)
+        return nll_sum
+
+    def _losses(self, micro: Micro) -> tuple[Tensor, Tensor]:
+        """Loss and sum of nats, as one can differentiate them twice: not compiled."""
+        with self.precision.autocast():
+            return self._forward(micro.tokens_BT, micro.targets_BT, micro.documents_BT, micro.keys_B)
 
     def _gradients(self, micros: list[Micro]) -> Tensor:
         """Accumulates the gradients of the mean over all counted targets of the step; returns the sum of nats."""

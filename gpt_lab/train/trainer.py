@@ -19,7 +19,7 @@ from gpt_lab.console.signals import Signals
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.model.gpt import initialize
 from gpt_lab.model.skip_init import bare_model
-from gpt_lab.optim.groups import groups
+from gpt_lab.optim.fit import fitted
 from gpt_lab.optim.schedule import decay_factor
 from gpt_lab.parts.objective.base import Objective
 from gpt_lab.store import Run, fork
@@ -84,19 +84,16 @@ class Trainer:
         if self.origin is not None:
             continuation.load(self.model, self.origin)
         self.model.to(plan.device)
-        self.model.choose_kernels(plan.device, plan.precision.name, documents=cfg.batch.document_mask)
         recipe = registry.build("optim", cfg.optim)
-        self.optimizer: torch.optim.Optimizer = recipe.build(
-            groups(self.model, registry.build("init", cfg.init, self.model.shape))
-        )
+        self.optimizer: torch.optim.Optimizer = fitted(recipe, self.model, cfg)
+        self.model.choose_kernels(plan.device, plan.precision.name, documents=cfg.batch.document_mask)
         self.schedule = registry.build("schedule", cfg.schedule)
         self.objective: Objective = registry.build("objective", cfg.objective)
         if plan.teacher is not None:
             documents = cfg.batch.document_mask
             self.objective.teacher_model = plan.teacher.load(plan.device, plan.precision, documents)
-        self.stepper = Stepper(
-            self.model, self.optimizer, self.objective, plan.precision, recipe.clip, compiled=plan.compile
-        )
+        parts = self.model, self.optimizer, self.objective, plan.precision
+        self.stepper = Stepper(*parts, recipe.clip, compiled=plan.compile, seed=cfg.draw_seed)
         draw_seed = cfg.draw_seed if self.model.draws or self.objective.draws else None
         self.feed = Feed(dataset, plan.device, cfg.batch.micro, draw_seed)
         self.eval_rows = eval_rows(plan.device, cfg.scale.context, dataset.vocab_size)
@@ -110,7 +107,8 @@ class Trainer:
                 self.view.start(self.state.step, self.clock.seconds)
                 self.measure_origin()
                 self.train()
-                return self.conclude()
+                with self.stepper.averaged():
+                    return self.conclude()
             except Stopped as stop:
                 return self.leave(stop.number)
             except Diverged as divergence:
@@ -217,9 +215,9 @@ class Trainer:
         state = self.state
         batch = self.feed.take(state.step)
         progress = self.plan.budget.progress(state.step, self.clock.seconds)
-        self.multiplier = self.schedule(progress, state.step)
+        self.multiplier = self.stepper.rate(self.schedule(progress, state.step))
         decay = decay_factor(self.cfg.schedule.get("weight_decay", "constant"), progress, self.multiplier)
-        outcome = self.stepper(batch, self.multiplier, decay)
+        outcome = self.stepper(batch, self.multiplier, decay, state.step, progress)
         self.history.add(state.step, outcome, batch.targets)
         state.step += 1
         self.feed.prefetch(state.step)
@@ -248,7 +246,7 @@ class Trainer:
     def validate(self) -> None:
         """Evaluates on the fixed part of the validation split and draws a sample. The clock stands still."""
         self.history.settle()
-        with self.clock.paused():
+        with self.clock.paused(), self.stepper.averaged():
             values = self.evaluate(self.cfg.eval.tokens)
             if values is None:
                 return
@@ -262,7 +260,7 @@ class Trainer:
     def save(self) -> None:
         """Writes a checkpoint of this step; it becomes `last`, and `best` if its val/loss is the lowest so far."""
         self.history.settle()
-        with self.clock.paused():
+        with self.clock.paused(), self.stepper.averaged():
             state = self.state
             state.seconds, state.losses, state.norms = self.clock.seconds, self.history.losses, self.history.norms
             self.run.sync()

@@ -20,6 +20,8 @@ def test_every_part_and_case_has_its_certificate() -> None:
     found = certificates.read()
     parts = {(kind, name) for kind in measure.COSTED for name in registry.index()[kind]}
     assert parts <= set(found), AGAIN
+    optimizers = {name: found["optim", name].state for name in registry.index()["optim"]}
+    assert all(optimizers.values()) and optimizers["adamw"] == pytest.approx(8, abs=0.01), AGAIN
     held = {key: {(one.reference, one.options) for one in certificate.parity} for key, certificate in found.items()}
     for case in cases():
         assert (case.reference, case.options) in held.get((case.kind, case.name), set()), f"{case}: {AGAIN}"

@@ -62,6 +62,10 @@ BEFORE_TORCH = {
         ["data=text", "data.path=a", "data.val_path=b", "data.val_fraction=0.3"],
         "data.val_fraction would change nothing: data.val_path names the validation text",
     ),
+    "a decay for what never decays": (
+        ["optim=schedule_free", "schedule.final=0.1"],
+        "schedule.final would change nothing: optim=schedule_free takes the warm-up alone",
+    ),
     "misspelled section": (["bugdet.steps=5"], "did you mean 'budget.steps'"),
     "another program's name": (["learning_rate=0.1"], "did you mean 'optim.lr'"),
     "another program's flag": (["--max-steps=100"], "did you mean budget.steps=...?"),

@@ -41,6 +41,9 @@ def test_bytes_of_weights_gradients_and_moments() -> None:
     assert found[f"{trained} {depth} layers"] == (1000 * 16 + memory.LAYER) * depth
     assert found["a batch of 2,048 tokens"] == 2048 * 16
     assert found["logits of 2,048 tokens at a time"] == 2048 * 100 * 4
+    small = composition.compose(["scale=nano", "optim.state=int8", "model.tied=true"])
+    found = memory.terms(small, memory._sizes(small, 100, 0))
+    assert found[f"{trained} an embedding of 100 tokens"] == 100 * width * 10
 
 
 def test_what_is_just_free_is_enough() -> None:

@@ -54,6 +54,10 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run train +experiment=shakespeare_char_cpu": Run("val bits per byte", [*STEPS, "schedule.warmup=2"]),
     "uv run components": Run("attention: "),
     "uv run components attention gqa": Run("attention=gqa"),
+    "uv run train optim=soap": Run("val bits per byte", STEPS),
+    "uv run train optim=muon optim.ns=polar_express optim.qk_clip=100.0": Run("val bits per byte", STEPS),
+    "uv run train optim=adamw optim.state=int8": Run("val bits per byte", STEPS),
+    "uv run components optim sophia": Run("bytes of state a parameter"),
     "uv run components attention gqa --jax": Run("Layout: "),
     "uv run train model=llama --cfg": Run("attention:"),
     "uv run train scale=auto scale.depth=4": Run("given (law: 128)", [*STEPS, "tokenizer.vocab_size=512"]),
@@ -85,7 +89,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run sweep sweeps/budgets.yaml --dry-run": Run(
         "trunk and branch: 24 runs for the cost of 12.5", ["data.val_fraction=0.002"]
     ),
-    "uv run sweep sweeps/optim.yaml --dry-run": Run("tuning: 36 to 48 runs, as many for each of 4 arms", STEPS),
+    "uv run sweep sweeps/muon.yaml --dry-run": Run("tuning: 30 to 54 runs, as many for each of 2 arms", STEPS),
     "uv run train position=alibi 'eval.contexts=[1,2,4,8]'": Run(
         "val bits per byte at 2x the context", [*STEPS, "eval.contexts=[1,2]"]
     ),

@@ -73,7 +73,7 @@ def shown(sweep: Sweep, found: list[Cell] | None = None, jobs: int = 2) -> str:
 
 
 def cost_of_run(cfg: RunConfig) -> Cost:
-    return cost_of(bare_model(cfg, open_dataset(cfg).vocab_size))
+    return cost_of(bare_model(cfg, open_dataset(cfg).vocab_size), cfg.optim)
 
 
 def test_costs_are_those_of_the_models(make: Any) -> None:
@@ -92,6 +92,13 @@ def test_costs_are_those_of_the_models(make: Any) -> None:
     assert made.seconds == pytest.approx(sum(3 * (arm.seconds or 0) for arm in made.arms) / 2 + 3), "and the start"
     assert made.basis == "told from a few steps of each model"
     assert made.arms[1].parameters - made.arms[0].parameters == 16 * 32
+
+
+def test_what_the_optimizers_keep(make: Any) -> None:
+    swept = {"optim": {"values": ["adamw", "lion"]}, "seed": {"values": [0, 1, 2]}}
+    printed = shown(make(swept, gpt_lab={"baseline": {"optim": "adamw"}}))
+    assert "optimizer state, bytes a parameter: optim=adamw: 8, optim=lion: 4\n" in printed
+    assert "\noptimizer state: 8 bytes a parameter\n" in shown(make()), "and the counters of steps"
 
 
 def test_what_the_ledger_has_is_not_paid_again(make: Any) -> None:

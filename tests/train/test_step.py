@@ -197,7 +197,7 @@ def test_compiled_and_eager_training_agree(make: Make, monkeypatch: pytest.Monke
     assert b"_orig_mod" not in names
 
 
-@pytest.mark.parametrize("name", sorted(registry.index()["optim"]))
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon", "sgd"])
 def test_the_light_step_is_the_optimizers_own(make: Make, name: str) -> None:
     """Against optimizer.step(), wrapped as torch wraps it; and with a hook it is exactly that."""
     (light, feed), (own, _) = build(make(optim=name)), build(make(optim=name))

@@ -125,6 +125,22 @@ class Latent(Softmax):
         more = 2 * self.kv_rank - self.nope_dim - self.value_dim
         return positions_k is not None and new * more < self.kv_rank * (self.nope_dim + self.value_dim)
 
+    def unlimited(self) -> str | None:
+        return None
+
+    def scale_scores(self, factor_H: Tensor) -> None:
+        """Of parts without position by queries and keys alike; with it by queries, as all heads share that key."""
+        queries = self.q_proj if self.q_rank is None else self.q_b_proj
+        half_H, nope = factor_H.sqrt(), self.nope_dim
+        for parameter in (queries.weight, queries.bias):
+            if parameter is not None:
+                heads = parameter.unflatten(0, (self.heads, -1))
+                shape = (-1, *[1] * (heads.dim() - 1))
+                heads[:, :nope].mul_(half_H.view(shape).to(heads.dtype))
+                heads[:, nope:].mul_(factor_H.view(shape).to(heads.dtype))
+        up_HXR = self.kv_b_proj.weight.unflatten(0, (self.heads, -1))
+        up_HXR[:, :nope].mul_(half_H.view(-1, 1, 1).to(up_HXR.dtype))
+
     def flops_per_token(self, context: int) -> float:
         """Forward matmul FLOPs of a token where all are read at once, averaged over `context` tokens.
 

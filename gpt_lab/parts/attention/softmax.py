@@ -15,6 +15,7 @@ from gpt_lab import kernels
 from gpt_lab.errors import ConfigError
 from gpt_lab.kernels.base import KeyView, visible
 from gpt_lab.options import PositiveFloat, PositiveInt, Probability
+from gpt_lab.parts.attention.score_limit import largest_scores, shrinking
 from gpt_lab.parts.base import Flow, Position, Shape, keys_seen
 from gpt_lab.parts.dropout import salt
 from gpt_lab.parts.norm.rmsnorm import RMSNorm
@@ -39,9 +40,13 @@ class Softmax(nn.Module):
         kernel: name of the kernel that computes it, see gpt_lab.kernels.choose.
         sinks_H: a logit for each head that joins the softmax and brings no value; None: no sinks.
         both_ways: whether it can see later tokens too, in a model whose shape is not causal.
+        score_limit: the largest score that training leaves; None: none is looked for.
     """
 
     both_ways: ClassVar[bool] = False
+    score_limit: float | None = None
+    largest_H: Tensor
+    """The largest score of each head since the last step, where there is a limit."""
 
     def __init__(
         self,
@@ -100,6 +105,10 @@ class Softmax(nn.Module):
             positions_k: (S,), where the keys come from a state; None: they are the queries' own tokens.
             hidden_BHTS: what is added to the scores beside the position encoding's bias, such as a mask; H may be 1.
         """
+        view = self.view(q_BHTK, k_BGSK, positions_k, flow, hidden_BHTS)
+        if self.score_limit is not None and self.training:
+            largest_H = largest_scores(q_BHTK, k_BGSK, self.scale, view, hidden_BHTS)
+            self.largest_H.copy_(torch.maximum(self.largest_H, largest_H))
         return kernels.attention(
             q_BHTK,
             k_BGSK,
@@ -110,8 +119,41 @@ class Softmax(nn.Module):
             dropout=self.dropout if self.training else 0.0,
             keys_B=flow.keys_B,
             salt=salt(flow.layer, "attention"),
-            **self.view(q_BHTK, k_BGSK, positions_k, flow, hidden_BHTS)._asdict(),
+            **view._asdict(),
         )
+
+    def limit_scores(self, most: float) -> None:
+        """From now on, a step after which a score was larger shrinks what that head's queries and keys are made by.
+
+        Raises:
+            ConfigError: scores do not follow the weights.
+        """
+        if (why := self.unlimited()) is not None:
+            raise ConfigError(f"optim.qk_clip cannot limit the scores of {why}: leave it out")
+        self.score_limit = most
+        self.register_buffer("largest_H", torch.full((self.heads,), float("-inf")), persistent=False)
+        self.seen_H = self.largest_H.clone()
+        self.after_step = self._clip_scores
+
+    def unlimited(self) -> str | None:
+        """Which scores are not multiplied when weights are; None: they are."""
+        return f"attention={getattr(type(self), 'part', ('', type(self).__name__))[1]}"
+
+    def scale_scores(self, factor_H: Tensor) -> None:
+        """Multiplies the scores of each head, by its weights."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def _clip_scores(self) -> None:
+        """QK-Clip: what comes after each step where there is a limit."""
+        assert self.score_limit is not None
+        self.scale_scores(shrinking(self.largest_H, self.score_limit))
+        self.seen_H = self.largest_H.clone()
+        self.largest_H.fill_(float("-inf"))
+
+    def measures(self) -> dict[str, float]:
+        """The largest score of the last step, where there is a limit."""
+        return {} if self.score_limit is None else {"score": self.seen_H.max().item()}
 
     def view(
         self,
@@ -256,6 +298,22 @@ class SelfAttention(Softmax):
             qkv.view(batch, length, sum(counts), self.head_dim).transpose(1, 2).split(counts, dim=1)
         )
         return q_BHTK, k_BGTK, v_BGTK
+
+    def unlimited(self) -> str | None:
+        """Those that a norm bounds, and those of a projection that is more than its weight."""
+        if self.qk_norm != "none":
+            return f"attention.qk_norm={self.qk_norm}, which no weight makes larger"
+        return None if type(self.qkv) is nn.Linear else f"projections by a {type(self.qkv).__name__}"
+
+    def scale_scores(self, factor_H: Tensor) -> None:
+        """By queries and keys alike where each head has its own keys, else by queries, as the paper's rotary part."""
+        own = self.heads == self.kv_heads
+        rows = (factor_H.sqrt() if own else factor_H).repeat_interleave(self.head_dim)
+        whole = torch.cat((rows, rows) if own else (rows,))
+        for parameter in (self.qkv.weight, self.qkv.bias):
+            if parameter is not None:
+                part = parameter[: len(whole)]
+                part.mul_(whole.view(-1, *[1] * (part.dim() - 1)).to(part.dtype))
 
     def flops_per_token(self, context: int) -> float:
         """Forward matmul FLOPs of a token, averaged over a sequence of `context` tokens.

@@ -1,4 +1,4 @@
-"""Muon: Newton-Schulz, batching, torch's Muon, fused weights, and who gets AdamW."""
+"""Muon and NorMuon: torch's Muon, fused weights, experts, and who gets AdamW."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from gpt_lab.optim.groups import Group
-from gpt_lab.optim.muon import QUINTIC, Muon, MuonOptimizer, adjustment, orthogonalize
+from gpt_lab.optim.matrix.muon import Muon, NorMuon
+from gpt_lab.optim.matrix.newton_schulz import adjustment, orthogonalize
+from gpt_lab.train.speed.eager import light_step, spare_compiler
 
+spare_compiler()
+
+ADJUSTS: list[Literal["original", "match_rms_adamw"]] = ["original", "match_rms_adamw"]
 SHAPES = [(8, 8), (16, 8), (8, 16), (16, 8), (8, 8), (5, 12)]
 
 
@@ -20,48 +25,7 @@ def matrices(dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Tensor]:
     return [torch.randn(shape, generator=generator, dtype=dtype) for shape in SHAPES]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_singular_values_come_near_one(dtype: torch.dtype) -> None:
-    for before, after in zip(matrices(), orthogonalize(matrices(), dtype=dtype), strict=True):
-        assert after.shape == before.shape and after.dtype == dtype
-        values = torch.linalg.svdvals(after.float())
-        assert values.min() > 0.3 and values.max() < 1.3
-
-
-def test_directions_are_those_of_the_polar_factor() -> None:
-    for before, after in zip(
-        matrices(torch.float64), orthogonalize(matrices(torch.float64), dtype=torch.float64), strict=True
-    ):
-        u, _, vh = torch.linalg.svd(before, full_matrices=False)
-        core = u.T @ after @ vh.T
-        assert torch.allclose(core, torch.diag(core.diagonal()), atol=1e-10)
-        assert core.diagonal().min() > 0.3
-
-
-def test_equals_a_scalar_polynomial_of_the_singular_values() -> None:
-    (matrix,) = matrices(torch.float64)[:1]
-    s = torch.linalg.svdvals(matrix)
-    s = s / s.square().sum().sqrt()
-    for _ in range(5):
-        s = QUINTIC[0] * s + QUINTIC[1] * s**3 + QUINTIC[2] * s**5
-    found = torch.linalg.svdvals(orthogonalize([matrix], dtype=torch.float64)[0])
-    torch.testing.assert_close(found.sort().values, s.abs().sort().values, rtol=1e-8, atol=1e-10)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4), (torch.bfloat16, 0.05)]
-)
-def test_batched_equals_one_at_a_time(dtype: torch.dtype, tolerance: float) -> None:
-    together = orthogonalize(matrices(), dtype=dtype)
-    for matrix, one in zip(matrices(), together, strict=True):
-        torch.testing.assert_close(one, orthogonalize([matrix], dtype=dtype)[0], rtol=0.0, atol=tolerance)
-
-
-def test_a_matrix_of_zeros_stays_finite() -> None:
-    assert torch.equal(orthogonalize([torch.zeros(4, 6)])[0].float(), torch.zeros(4, 6))
-
-
-@pytest.mark.parametrize("adjust", ["original", "match_rms_adamw"])
+@pytest.mark.parametrize("adjust", ADJUSTS)
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_equals_torch(adjust: Literal["original", "match_rms_adamw"], nesterov: bool) -> None:
     """Both multiply in bf16, in another order: updates agree within a few per cent, so weights do to that share."""
@@ -76,8 +40,8 @@ def test_equals_torch(adjust: Literal["original", "match_rms_adamw"], nesterov: 
     for step in range(5):
         for p, q, gradient in zip(ours, theirs, matrices(seed=step + 1), strict=True):
             p.grad, q.grad = gradient.clone(), gradient.clone()
-        optimizer.step()
-        reference.step()
+        light_step(optimizer)()
+        light_step(reference)()
     for p, q, s in zip(ours, theirs, start, strict=True):
         assert (p - q).norm() < 0.05 * (q - s).norm()
         assert (q - s).norm() > 0.05
@@ -85,9 +49,9 @@ def test_equals_torch(adjust: Literal["original", "match_rms_adamw"], nesterov: 
 
 def test_decay_is_of_the_unadjusted_rate() -> None:
     weight = nn.Parameter(torch.ones(4, 16))
-    optimizer = MuonOptimizer([{"params": [weight]}], lr=0.1, weight_decay=0.5, adjust_lr="match_rms_adamw")
+    optimizer = Muon(lr=0.1, weight_decay=0.5).build([Group("matrix", [("up_proj.weight", weight)])])
     weight.grad = torch.zeros(4, 16)
-    optimizer.step()
+    light_step(optimizer)()
     torch.testing.assert_close(weight.detach(), torch.full((4, 16), 0.95))
 
 
@@ -119,12 +83,13 @@ def test_q_k_and_v_are_orthogonalised_each_by_itself() -> None:
     fused.grad = gradient
     for p, part in zip(apart, gradient.split([8, 4, 4]), strict=True):
         p.grad = part.clone()
-    one.step()
-    many.step()
+    light_step(one)()
+    light_step(many)()
     torch.testing.assert_close(fused.detach(), torch.cat([p.detach() for p in apart]), rtol=1e-4, atol=1e-6)
     whole = nn.Parameter(torch.zeros(16, 8))
     whole.grad = gradient
-    Muon(split_qkv=False, **settings).build([Group("matrix", [("q", whole)], rows={"q": (8, 4, 4)})]).step()
+    unsplit = Group("matrix", [("q", whole)], rows={"q": (8, 4, 4)})
+    light_step(Muon(split_qkv=False, **settings).build([unsplit]))()
     assert not torch.allclose(whole[8:], fused[8:], rtol=0.2)
 
 
@@ -136,20 +101,20 @@ def test_only_hidden_matrices_get_muon() -> None:
         Group("embedding", [("embed.weight", parameter(10, 4))]),
         Group("head", [("head.weight", parameter(10, 4))]),
         Group("vector", [("norm.weight", parameter(4))], decay=False),
-        Group("matrix", [("up_proj.weight", parameter(8, 4)), ("conv.weight", parameter(4, 1, 3))], lr_multiplier=0.5),
+        Group(
+            "matrix", [("up_proj.weight", parameter(8, 4)), ("routed.weight", parameter(4, 1, 3))], lr_multiplier=0.25
+        ),
         Group("residual", [("down_proj.weight", parameter(4, 8))]),
     ]
     optimizer = Muon(lr=0.02, adam_lr=0.003, weight_decay=0.1).build(found)
     seen = {
-        tuple(p.shape): (g["orthogonal"], g["base_lr"], g["weight_decay"])
-        for g in optimizer.param_groups
-        for p in g["params"]
+        tuple(p.shape): (g["own"], g["base_lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]
     }
     assert seen == {
         (10, 4): (False, 0.003, 0.1),
         (4,): (False, 0.003, 0.0),
         (8, 4): (True, 0.01, 0.1),
-        (4, 1, 3): (False, 0.0015, 0.1),
+        (4, 1, 3): (True, 0.01, 0.1),
         (4, 8): (True, 0.02, 0.1),
     }
     assert all(g["base_lr"] == 0.02 for g in Muon(lr=0.02).build(found[:3]).param_groups)
@@ -163,7 +128,47 @@ def test_its_adamw_equals_torchs() -> None:
     reference = torch.optim.AdamW([theirs], lr=0.01, weight_decay=0.2, betas=(0.8, 0.9), foreach=False)
     for step in range(10):
         ours.grad = theirs.grad = torch.cos(torch.arange(12.0, dtype=torch.float64) * (step + 1)).view(3, 4)
-        optimizer.step()
-        reference.step()
+        light_step(optimizer)()
+        light_step(reference)()
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
     assert math.isclose(optimizer.state[ours]["step"].item(), 10)
+
+
+def test_multipliers_of_the_init_follow_its_updates() -> None:
+    """Adam's updates of n x n grow with n, these with its root, or not at all."""
+    found = [Group("matrix", [("up_proj.weight", nn.Parameter(torch.ones(8, 4)))], lr_multiplier=0.25)]
+    rates = {how: Muon(lr=0.02, adjust_lr=how).build(found).param_groups[0]["base_lr"] for how in ADJUSTS}
+    assert rates == {"match_rms_adamw": 0.01, "original": 0.02}
+
+
+@pytest.mark.parametrize("recipe", [Muon, NorMuon])
+def test_each_expert_is_a_matrix(recipe: Any) -> None:
+    """A stack of two moves as the two would alone."""
+    stack = nn.Parameter(torch.stack([torch.eye(4, 6), torch.ones(4, 6)]))
+    apart = [nn.Parameter(one.detach().clone()) for one in stack]
+    together = recipe(ns_dtype="fp32").build([Group("matrix", [("mlp.routed.weight", stack)])])
+    alone = recipe(ns_dtype="fp32").build([Group("matrix", [(f"m{i}.weight", p) for i, p in enumerate(apart)])])
+    for step in range(3):
+        gradients = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(step))
+        stack.grad = gradients
+        for p, gradient in zip(apart, gradients, strict=True):
+            p.grad = gradient.clone()
+        light_step(together)()
+        light_step(alone)()
+    torch.testing.assert_close(stack.detach(), torch.stack([p.detach() for p in apart]), rtol=1e-4, atol=1e-6)
+
+
+def test_normuons_neurons_take_steps_of_one_size() -> None:
+    """Of a tall matrix, whose rows orthogonalisation leaves unequal; the whole update is of Muon's size."""
+    gradient = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)).square()
+    sizes = {}
+    for recipe in (Muon, NorMuon):
+        weight = nn.Parameter(torch.zeros(12, 4))
+        optimizer = recipe(lr=1.0, weight_decay=0.0, ns_dtype="fp32").build([Group("matrix", [("w", weight)])])
+        for _ in range(3):
+            weight.data.zero_()
+            weight.grad = gradient.clone()
+            light_step(optimizer)()
+        sizes[recipe] = weight.detach().square().mean(1).sqrt()
+    assert sizes[Muon].max() > 2 * sizes[Muon].min()
+    torch.testing.assert_close(sizes[NorMuon], torch.full((12,), 0.2))
