@@ -22,8 +22,9 @@ from gpt_lab.optim.base import state_bytes
 from gpt_lab.optim.fit import fitted
 from gpt_lab.optim.schedule import check_length
 from gpt_lab.parts.objective.base import Objective
-from gpt_lab.train import curvature, precision, teacher
+from gpt_lab.train import precision, teacher
 from gpt_lab.train.budget import TrainingLimit, budget
+from gpt_lab.train.curvature import twice
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.speed.eager import spare_compiler
 from gpt_lab.train.teacher import Teacher
@@ -108,7 +109,7 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     optimizer = _optimizer(cfg, model, chosen)
     layers = model.choose_kernels(device, chosen.name, documents=cfg.batch.document_mask)
     if model.twice:
-        curvature.check(cfg, dataset.vocab_size)
+        twice.check(cfg)
     cost = cost_of(model, cfg.optim)
     memory.check(cfg, room, dataset.vocab_size, cost.parameters)
     check_match(cfg, cost)

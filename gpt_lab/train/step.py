@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from gpt_lab.errors import LabError
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.objective.base import Objective, Sequences
-from gpt_lab.train.curvature import Curvature
+from gpt_lab.train.curvature.estimates import Curvature
 from gpt_lab.train.feed import Micro, StepBatch
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.speed.eager import light_step

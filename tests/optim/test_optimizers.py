@@ -238,7 +238,7 @@ UNDER: dict[str, dict[str, Any]] = {"eps2": {"relative": True}, "lion": {"lr": 0
 ELSEWHERE = {
     "clip": "the trainer applies it",
     "qk_clip": "tests/optim/test_qk_clip.py",
-    "estimator": "tests/train/test_curvature.py",
+    "estimator": "tests/train/curvature/test_estimates.py",
 }
 
 

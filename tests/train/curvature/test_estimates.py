@@ -19,8 +19,9 @@ from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.optim.fit import fitted
 from gpt_lab.parts.norm import rmsnorm
 from gpt_lab.parts.objective.base import IGNORED
-from gpt_lab.train import curvature, precision
-from gpt_lab.train.curvature import Curvature, sampled
+from gpt_lab.train import precision
+from gpt_lab.train.curvature import twice
+from gpt_lab.train.curvature.estimates import Curvature, sampled
 from gpt_lab.train.feed import Micro, StepBatch
 from gpt_lab.train.resolve_auto import resolve
 from gpt_lab.train.step import Stepper
@@ -198,11 +199,11 @@ def test_what_cannot_work_is_refused_before_training(what: str) -> None:
 
 def test_a_part_that_cannot_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = tiny_config(optim="adahessian")
-    curvature.check(cfg, 16)
+    twice.check(cfg)
     once = torch.autograd.function.once_differentiable(rmsnorm._EagerRMSNorm.backward)
     monkeypatch.setattr(rmsnorm._EagerRMSNorm, "backward", staticmethod(once))
     with pytest.raises(ConfigError, match=r"differentiates twice, and a part .*once_differentiable") as refused:
-        curvature.check(cfg, 16)
+        twice.check(cfg)
     assert "\n" not in str(refused.value)
 
 

@@ -7,25 +7,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt_lab.config.schema import RunConfig
-from gpt_lab.errors import ConfigError
-from gpt_lab.model.gpt import initialize
-from gpt_lab.model.skip_init import bare_model
 from gpt_lab.parts.objective.base import IGNORED
 from gpt_lab.train.feed import Micro, StepBatch
 from gpt_lab.train.precision import Precision
 
 Losses = Callable[[Micro], tuple[Tensor, Tensor]]
 """Loss of a micro-batch, and its sum of nats."""
-NARROW, SHORT = 8, 8
-"""Head dimension and tokens of the probe."""
 
 
 class Curvature:
@@ -112,35 +104,3 @@ def add_(sums: Sequence[Tensor], more: Sequence[Tensor | None]) -> None:
     for one, other in zip(sums, more, strict=True):
         if other is not None:
             one.add_(other)
-
-
-def check(cfg: RunConfig, vocab_size: int) -> None:
-    """Refuses parts that cannot be differentiated twice: a narrow twin of the model tries, on the CPU.
-
-    Raises:
-        ConfigError: the line has what torch says.
-    """
-    narrow = replace(cfg, scale=replace(cfg.scale, width=min(cfg.scale.width, NARROW * cfg.scale.heads)))
-    model = None
-    with suppress(ConfigError):  # of sizes that a part cannot have
-        model = bare_model(narrow, min(vocab_size, 64))
-    if model is None:
-        narrow, model = cfg, bare_model(cfg, min(vocab_size, 64))
-    initialize(model, narrow)
-    model.twice = True
-    model.choose_kernels("cpu", "fp32", documents=cfg.batch.document_mask)
-    tokens_BT = torch.arange(2 * min(SHORT, cfg.scale.context)).remainder(min(vocab_size, 64)).view(2, -1)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    losses: list[Tensor] = []
-    try:
-        loss = model(tokens_BT, losses=losses).float().logsumexp(-1).mean()
-        gradients = torch.autograd.grad(loss + sum(losses), parameters, create_graph=True, allow_unused=True)
-        found = [g for g in gradients if g is not None and g.requires_grad]
-        # through all of the graph: towards chosen inputs alone, a node that only raises would be passed by
-        torch.autograd.backward(found, [torch.ones_like(g) for g in found])
-    except RuntimeError as error:
-        said = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"optim={cfg.optim['name']} differentiates twice, and a part of this model cannot be ({said}): use another "
-            "part, or an optimizer such as adamw"
-        ) from None
