@@ -313,7 +313,7 @@ def test_a_bias_of_another_kind() -> None:
 
 def test_request() -> None:
     part = Sliding(SHAPE, 0, window=3, kv_heads=2, softcap=4.0, dropout=0.1)
-    expected = kernels.KernelRequest("cpu", "bf16", 4, 2, 8, 16, 3, "alibi", 4.0, 0.1, True, 8, False, None)
+    expected = kernels.KernelRequest("cpu", "bf16", 4, 2, 8, 16, 3, "alibi", 4.0, 0.1, True, 8, False, True, None)
     assert part.request("cpu", "bf16", "alibi", documents=True) == expected
     assert part.request(torch.device("cpu"), "bf16", "alibi", True) == expected
 
