@@ -63,6 +63,8 @@ class Adam(AdamW):
 
     Paper: Kingma and Ba 2015, arXiv:1412.6980
 
+    Every parameter alike, embeddings, experts and recurrences included.
+
     weight_decay: L2 penalty; its gradient weight_decay x weight goes through the moments.
     beta2: decay of the mean of their squares.
     """

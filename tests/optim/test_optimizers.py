@@ -124,6 +124,28 @@ def test_state_is_as_large_as_it_says(name: str) -> None:
         assert any((least + 1) * p.numel() > most for p, most in zip(params, numbers, strict=True))
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_says_whom_it_acts_on(name: str) -> None:
+    doc = registry.get("optim", name).doc
+    assert all(word in doc for word in ("mbeddings", "experts", "recurrences")), "what becomes of each"
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_head_of_its_own_moves(name: str) -> None:
+    """Beside embedding, biases and scalars, as in a model whose head is not tied."""
+    params, loss = problem(torch.float32)
+    head, scalar = nn.Parameter(torch.ones(5, 4)), nn.Parameter(torch.tensor(0.5))
+    found = [
+        *as_groups(params),
+        Group("head", [("head.weight", head)]),
+        Group("vector", [("gain", scalar)], decay=False),
+    ]
+    x = torch.linspace(-1, 1, 4)
+    run(registry.build("optim", VARIANTS[name]).build(found), lambda: loss() + scalar * (head @ x).cos().sum(), steps=3)
+    assert not torch.equal(head, torch.ones(5, 4)) and scalar.item() != 0.5
+    assert head.isfinite().all() and scalar.isfinite()
+
+
 def test_the_state_of_a_strangers_optimizer_is_not_known() -> None:
     assert state_bytes(torch.optim.Adadelta([nn.Parameter(torch.ones(2))])) is None
 

@@ -190,7 +190,8 @@ class NorMuon(Muon):
 
     Paper: Li et al. 2025, arXiv:2510.05491
 
-    Who gets it, and the rest, as optim=muon.
+    Hidden matrices, a fused qkv as three, each of stacked experts and the projections of recurrences; AdamW for
+    embeddings, head and vectors, as optim=muon.
 
     row_beta: decay of the mean square of each row's updates.
     row_eps: added to its root.
