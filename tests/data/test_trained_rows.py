@@ -90,14 +90,14 @@ def test_budgets_and_sums_are_of_real_tokens(make: Make, rows: dict[str, Any]) -
     model = GPT(cfg, dataset.vocab_size)
     spent = sum(
         dataset.batch(step).tokens_BT.numel()
-        * cost_of(model, dataset.batch(step).tokens_BT.shape[1]).train_flops_per_token
+        * cost_of(model, context=dataset.batch(step).tokens_BT.shape[1]).train_flops_per_token
         for step in range(result.summary["steps"])
     )
     assert result.summary["flops"] == spent, "FLOPs are spent on padding too"
     plan, steps = resolve(cfg, dataset), result.summary["steps"]
     as_mfu = sum(
         dataset.batch(step).tokens_BT.numel()
-        * cost_of(model, dataset.batch(step).tokens_BT.shape[1]).mfu_flops_per_token
+        * cost_of(model, context=dataset.batch(step).tokens_BT.shape[1]).mfu_flops_per_token
         for step in range(3, steps)
     )
     assert plan.mfu_flops_per_token(dataset, 3, steps) == pytest.approx(as_mfu / sum(counted[3:steps]), rel=1e-12)
