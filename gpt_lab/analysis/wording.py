@@ -212,6 +212,7 @@ def _answer(comparison: Comparison) -> str:
     if not judged:
         return f"No other arm has a finished run that pairs with the baseline {stated}{within(design)} yet."
     names = short_names(row.arm for row in comparison.rows)
+    names |= {arm: str(arm) for arm, name in names.items() if name == "none"}  # `none is worse` would say another thing
     base = f"{names.get(stated, stated)}{within(design)}"
     better = [row for row in judged if row.verdict == "better"]
     if better:

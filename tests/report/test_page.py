@@ -234,7 +234,7 @@ class TestAnswer:
     def test_several_better(self) -> None:
         said = wording.answer(plain()[0])
         assert said.startswith("rope leads learned by 0.063 [0.049, 0.077] bits per byte (3 seeds)")
-        assert said.endswith("; alibi is better; none is worse; sinusoidal is undecided.")
+        assert said.endswith("; alibi is better; position=none is worse; sinusoidal is undecided.")
 
     def test_none_better(self) -> None:
         said = wording.answer(ugly()[0])
