@@ -60,13 +60,14 @@ ALLOWED: dict[str, set[str]] = {
     "store": CONFIG | {"store"},
     "trackers": CONFIG | {"store", "trackers"},
     "infer": MODEL | {"data", "store", "infer"},
+    "export": MODEL | {"interchange", "data", "store", "infer", "export"},
     "train": TRAIN,
     "doctor": TRAIN,
     "certify": TRAIN | {"certify"},
     **{name: TRAIN | set(ABOVE[: place + 1]) for place, name in enumerate(ABOVE)},
     "notebook": TRAIN | {*ABOVE, "notebook"},
     "dashboard": TRAIN | {*ABOVE[: ABOVE.index("plan")], "dashboard"},
-    "cli": TRAIN | {*ABOVE, "certify", "dashboard", "cli", "doctor"},
+    "cli": TRAIN | {*ABOVE, "certify", "dashboard", "export", "cli", "doctor"},
 }
 """What the files of each unit (a module or folder directly under gpt_lab/) may import, at any depth of nesting."""
 
@@ -210,6 +211,7 @@ def test_the_core_is_light() -> None:
         ("noise --list runs_dir=nowhere", "knows no noise yet"),
         ("sweep --help", "usage: sweep"),
         ("upload --help", "usage: upload"),
+        ("export --help", "usage: export"),
         ("dashboard --help", "usage: dashboard"),
     ],
 )

@@ -52,6 +52,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
         "val bits per byte", [*SHORT, "budget.tokens=4e3"]
     ),
     "uv run train +experiment=shakespeare_char_cpu": Run("val bits per byte", [*STEPS, "schedule.warmup=2"]),
+    "uv run export latest to=hf out=my_model": Run("ForCausalLM, logits equal to"),
     "uv run components": Run("attention: "),
     "uv run components attention gqa": Run("attention=gqa"),
     "uv run train optim=muon optim.ns=polar_express optim.qk_clip=100.0": Run("val bits per byte", STEPS),

@@ -15,6 +15,8 @@ from typing import Any, Self
 
 import regex
 
+from gpt_lab.data.tokenizers.as_library import of_bytes
+from gpt_lab.data.tokenizers.byte_level import BYTE_ORDER
 from gpt_lab.data.tokenizers.tokenizer import EOT, Tokenizer, head, unfilled
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.options import PositiveInt
@@ -26,9 +28,6 @@ WORD = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N
 """GPT-2's pre-tokenisation (Radford et al. 2019): merges never cross the border of two of these words."""
 MIN_COUNT = 2
 """A pair that occurs only once is not merged."""
-_PRINTABLE = (*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1))
-BYTE_ORDER = (*_PRINTABLE, *(byte for byte in range(256) if byte not in _PRINTABLE))
-"""The byte that each of the first 256 tokens stands for, in GPT-2's order: printable ones first."""
 _TOKEN_OF_BYTE = {byte: token for token, byte in enumerate(BYTE_ORDER)}
 CACHED_WORDS = 1 << 18
 
@@ -95,6 +94,11 @@ class ScratchBPE(Tokenizer):
 
     def decode_bytes(self, ids: list[int]) -> bytes:
         return b"".join([self._bytes[i] for i in ids])
+
+    def as_library(self) -> Any:
+        names = {piece: token for token, piece in enumerate(self._bytes[: self.eot])}
+        pairs = [(self._bytes[left], self._bytes[right]) for left, right in self.merges]
+        return of_bytes(names, pairs, WORD.pattern, self.eot)
 
     def state(self) -> Mapping[str, Any]:
         return {"merges": self.merges}

@@ -13,9 +13,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from gpt_lab.data.tokenizers.bpe import BYTE_ORDER, MIN_COUNT, check_vocab_size
+from gpt_lab.data.tokenizers.as_library import merges_of_ranks, of_bytes, with_end
+from gpt_lab.data.tokenizers.bpe import MIN_COUNT, check_vocab_size
+from gpt_lab.data.tokenizers.byte_level import BYTE_ORDER, CHARACTERS
 from gpt_lab.data.tokenizers.tokenizer import EOT, Tokenizer, head, unfilled
-from gpt_lab.data.tokenizers.truncated import CHARACTERS, first_merges, first_ranks
+from gpt_lab.data.tokenizers.truncated import first_merges, first_ranks
 from gpt_lab.errors import DataError, unknown
 from gpt_lab.options import NonEmpty, PositiveInt
 from gpt_lab.registry import register
@@ -76,6 +78,9 @@ class LibraryTokenizer(Tokenizer):
         for text, i in self._inner.get_vocab(with_added_tokens=False).items():
             table[i] = bytes([_BYTE_OF_CHARACTER[c] for c in text if c in _BYTE_OF_CHARACTER])
         return table | extra | ({} if self.eot is None else {self.eot: self._end})
+
+    def as_library(self) -> Any:
+        return with_end(type(self._inner).from_str(self._inner.to_str()), self.eot)
 
     def state(self) -> Mapping[str, Any]:
         return {"eot": self.eot}
@@ -215,6 +220,10 @@ class Tiktoken(Tokenizer):
 
     def decode_bytes(self, ids: list[int]) -> bytes:
         return bytes(self._inner.decode_bytes(ids))
+
+    def as_library(self) -> Any:
+        ranks = self._inner._mergeable_ranks
+        return of_bytes(ranks, merges_of_ranks(ranks), self._inner._pat_str, self.eot)
 
     def state(self) -> Mapping[str, Any]:
         inner = self._inner

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from gpt_lab.data.tokenizers.as_library import of_bytes, of_characters
 from gpt_lab.data.tokenizers.tokenizer import EOT, Tokenizer
 from gpt_lab.errors import DataError
 from gpt_lab.registry import register
@@ -39,6 +40,9 @@ class Byte(Tokenizer):
             return bytes(ids)
         except ValueError:  # the end of text is among them
             return b"".join(EOT.encode() if i == self.eot else bytes((i,)) for i in ids)
+
+    def as_library(self) -> Any:
+        return of_bytes({bytes((byte,)): byte for byte in range(256)}, [], None, self.eot)
 
     def state(self) -> Mapping[str, Any]:
         return {"eot": self.eot is not None}
@@ -103,6 +107,9 @@ class Char(Tokenizer):
 
     def decode_bytes(self, ids: list[int]) -> bytes:
         return "".join(EOT if i == self.eot else self._texts[i] for i in ids).encode()
+
+    def as_library(self) -> Any:
+        return of_characters(self._texts, self.eot)
 
     def state(self) -> Mapping[str, Any]:
         return {"eot": self._wants_eot, "characters": "".join(self._texts)}

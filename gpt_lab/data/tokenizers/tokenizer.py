@@ -59,6 +59,10 @@ class Tokenizer(ABC):
         """The tokens of several texts, as integer arrays."""
         return [np.array(self.encode(text), dtype=np.uint32) for text in texts]
 
+    def as_library(self) -> Any:
+        """The same as a tokenizer of the `tokenizers` library, which other programs read; None: it cannot be one."""
+        return None
+
     @abstractmethod
     def state(self) -> Mapping[str, Any]:
         """What `from_state` needs, as JSON values."""

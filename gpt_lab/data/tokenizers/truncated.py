@@ -6,11 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from gpt_lab.data.tokenizers.bpe import BYTE_ORDER
+from gpt_lab.data.tokenizers.byte_level import CHARACTERS
 from gpt_lab.errors import ConfigError, DataError
 
-CHARACTERS = [chr(byte) for byte in BYTE_ORDER[:188]] + [chr(256 + i) for i in range(68)]
-"""The character behind each byte, in BYTE_ORDER, in the name of a byte-level token (GPT-2's `bytes_to_unicode`)."""
 FALLBACK = [f"<0x{byte:02X}>" for byte in range(256)]
 """Names of the bytes in vocabularies with byte fallback, as in Llama's."""
 

@@ -1,0 +1,70 @@
+"""What is exported: a run's model with its tokenizer, where it has one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file
+
+from gpt_lab.config import checked
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.data.tokenizers.tokenizer import Tokenizer
+from gpt_lab.errors import ConfigError
+from gpt_lab.infer.trained_model import WEIGHTS, load_run, whole_checkpoint
+from gpt_lab.model.gpt import GPT
+from gpt_lab.store import Run
+
+
+class Source(NamedTuple):
+    """A trained model: fp32, eval mode, on the CPU; tokenizer: None where it was trained on no text.
+
+    Fields:
+        text: words of its validation text, "" where it has none.
+    """
+
+    model: GPT
+    cfg: RunConfig
+    tokenizer: Tokenizer | None
+    text: str = ""
+
+    @property
+    def length(self) -> int:
+        """Tokens that show all that the model computes: more than its windows, no more than its context."""
+        windows = [window for part in self.model.modules() if (window := getattr(part, "window", None))]
+        return min(self.cfg.scale.context, max(64, *(window + 8 for window in windows), 0))
+
+    def random_tokens(self, rows: int = 2) -> torch.Tensor:
+        """Rows of tokens, each time the same."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(self.model.vocab_size, (rows, self.length), generator=generator)
+
+
+def read(run: Run, checkpoint: str | None = None, say: Callable[[str], None] = lambda line: None) -> Source:
+    """A run's model; checkpoint and say are those of `whole_checkpoint`.
+
+    Raises:
+        ConfigError: no such checkpoint, or a model that predicts no next token. DataError: damaged files.
+    """
+    text = run.record.get("prompt")
+    if (run.path / "tokenizer").is_dir():
+        trained = load_run(run, checkpoint, say=say)
+        found = Source(trained.model, trained.cfg, trained.tokenizer, text if isinstance(text, str) else "")
+    else:
+        found = _without_text(whole_checkpoint(run, checkpoint, say), checked.from_dict(run.config))
+    if not found.model.shape.causal:
+        name = found.cfg.objective["name"]
+        raise ConfigError(f"objective={name} makes this model read both ways: what opens exports predicts next tokens")
+    return found
+
+
+def _without_text(checkpoint: Path, cfg: RunConfig) -> Source:
+    weights = load_file(checkpoint / WEIGHTS)
+    model = GPT(dataclasses.replace(cfg, kernel={"name": "math"}), len(weights["embed.weight"]))
+    model.load_state_dict(weights)
+    model.eval()
+    model.choose_kernels("cpu", "fp32")
+    return Source(model, cfg, None)
