@@ -21,11 +21,14 @@ tokens and its greedy text; if anything differs, or an option has no counterpart
 
   RUN                latest, a study (its best run), STUDY/best, a run's name or its folder
   to=hf              a folder for transformers: the family's own class, safetensors, tokenizer, generation config
+  custom=false       true: with a modeling file of its own, for any model (trust_remote_code=True opens it)
   out=null           the new folder; null: the run's folder and the format's name
   checkpoint=null    best, last or step-N; null: best if there is one, else last
   runs_dir=runs      where the studies are
 
-example: export latest to=hf out=my_model
+examples:
+  export latest to=hf out=my_model
+  export latest to=hf custom=true out=any_model
 exit status: 0 written and equal, 2 nothing is written, and the line says why
 """
 
@@ -36,6 +39,7 @@ class Arguments:
 
     run: NonEmpty
     to: Literal["hf"]
+    custom: bool = False
     out: NonEmpty | None = None
     checkpoint: NonEmpty | None = None
     runs_dir: NonEmpty = "runs"
@@ -79,10 +83,11 @@ def run(argv: list[str]) -> int:
 
     found = find_run(arguments.runs_dir, arguments.run)
     out = Path(arguments.out) if arguments.out is not None else found.path / arguments.to
-    from gpt_lab.export import exported_model, hugging_face
+    from gpt_lab.export import custom_code, exported_model, hugging_face
 
     say = functools.partial(print_lines, file=sys.stdout)
-    made = hugging_face.write_folder(exported_model.read(found, arguments.checkpoint, say), out, say)
+    write = custom_code.write_folder if arguments.custom else hugging_face.write_folder
+    made = write(exported_model.read(found, arguments.checkpoint, say), out, say)
     say(f"{out}: {made.architecture}, logits equal to {made.difference:.0e}")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,8 @@ def compare(source: Source, folder: Path, own_code: bool = False) -> Agreement:
     )
     theirs.eval()
     name = type(theirs).__name__
+    if own_code:
+        _forget_code(type(theirs).__module__)
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[what]:
             raise LabError(f"{name} opens the export with {what.replace('_keys', '')} weights: {min(info[what])}")
@@ -73,3 +76,10 @@ def _check_greedy(source: Source, theirs: Any, name: str) -> None:
     lost = (logits_TV.max(dim=-1).values - chosen_T).max().item()
     if lost > TOLERANCE * max(1.0, logits_TV.abs().max().item()):
         raise LabError(f"{name} continues a text otherwise than the run: its cache keeps something else")
+
+
+def _forget_code(module: str) -> None:
+    """Removes the copy that transformers keeps of a folder's modeling file: this folder has its name for a moment."""
+    from transformers.dynamic_module_utils import HF_MODULES_CACHE
+
+    shutil.rmtree(Path(HF_MODULES_CACHE).joinpath(*module.split(".")[:2]), ignore_errors=True)

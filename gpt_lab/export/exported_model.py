@@ -37,6 +37,11 @@ class Source(NamedTuple):
         windows = [window for part in self.model.modules() if (window := getattr(part, "window", None))]
         return min(self.cfg.scale.context, max(64, *(window + 8 for window in windows), 0))
 
+    @property
+    def end(self) -> int | None:
+        """The end of text, before which and after which documents stand."""
+        return None if self.tokenizer is None else self.tokenizer.eot
+
     def random_tokens(self, rows: int = 2) -> torch.Tensor:
         """Rows of tokens, each time the same."""
         generator = torch.Generator().manual_seed(0)

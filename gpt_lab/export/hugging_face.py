@@ -44,12 +44,16 @@ def write_folder(source: Source, out: Path, say: Callable[[str], None] = lambda 
 
 def write_model(theirs: Any, source: Source, folder: Path) -> None:
     """Writes a model of transformers, and how it generates: from the end of text, and up to it."""
+    theirs.config.bos_token_id = theirs.config.eos_token_id = source.end
+    theirs.generation_config = generation(source)
+    theirs.save_pretrained(folder)
+
+
+def generation(source: Source) -> Any:
+    """What generate begins with and ends at."""
     from transformers import GenerationConfig
 
-    end = None if source.tokenizer is None else source.tokenizer.eot
-    theirs.config.bos_token_id = theirs.config.eos_token_id = end
-    theirs.generation_config = GenerationConfig(bos_token_id=end, eos_token_id=end, pad_token_id=end)
-    theirs.save_pretrained(folder)
+    return GenerationConfig(bos_token_id=source.end, eos_token_id=source.end, pad_token_id=source.end)
 
 
 def write_texts(source: Source, folder: Path, say: Callable[[str], None]) -> None:
