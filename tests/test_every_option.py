@@ -320,6 +320,7 @@ KEYS_ELSEWHERE = {
     "match": "tests/cost/test_match.py",
     "match_to": "tests/cost/test_match.py",
     "resume_from": "tests/train/test_continuation.py",
+    "model_from": "tests/train/test_model_from.py",
     "label": "tests/config/test_composition.py",
 }
 

@@ -19,6 +19,7 @@ Trains one model. Settings are key=value; groups swap a part, dotted keys set it
   train scale=auto scale.depth=12              sizes and rates by published laws
   train +experiment=NAME                       a file of experiments/
   train resume_from=RUN position=yarn          a run's weights and settings, with another position encoding
+  train model_from=FOLDER data=text data.path=mine.txt   weights of a Hugging Face folder, or of a run, on other data
 
   --cfg         print the resolved config and leave
   --help        this text
@@ -54,6 +55,7 @@ def help_text() -> str:
         "match",
         "match_to",
         "resume_from",
+        "model_from",
     ):
         lines.append(f"  {key}={_shown(tree[key])}")
     for section in SECTIONS:
@@ -90,7 +92,11 @@ def run(argv: list[str]) -> int:
         _complete()
         return 0
     overrides = [text for text in argv if text != "--cfg"]
-    if any(text.startswith("resume_from=") for text in overrides):
+    if any(text.startswith("model_from=") for text in overrides):
+        from gpt_lab.train import model_from
+
+        cfg = model_from.compose(overrides)
+    elif any(text.startswith("resume_from=") for text in overrides):
         from gpt_lab.train import continuation
 
         cfg = continuation.compose(overrides)

@@ -165,6 +165,8 @@ class RunConfig:
     """How many of them."""
     resume_from: NonEmpty | None = None
     """The run whose weights this one begins with: train/continuation.py."""
+    model_from: NonEmpty | None = None
+    """The folder or run whose model, with its weights and tokenizer, this one begins with: train/model_from.py."""
     label: str = field(default="", metadata={"derived": True})
     """Readable name of what differs from the default, derived from the command line."""
 
@@ -288,6 +290,7 @@ LATER: Mapping[str, Any] = {
     "match": None,
     "match_to": None,
     "resume_from": None,
+    "model_from": None,
     "eval.contexts": [1],
     "batch.start": None,
     "batch.ramp": None,

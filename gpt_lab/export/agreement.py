@@ -80,6 +80,6 @@ def _check_greedy(source: Source, theirs: Any, name: str) -> None:
 
 def _forget_code(module: str) -> None:
     """Removes the copy that transformers keeps of a folder's modeling file: this folder has its name for a moment."""
-    from transformers.dynamic_module_utils import HF_MODULES_CACHE
+    from transformers.utils import HF_MODULES_CACHE
 
     shutil.rmtree(Path(HF_MODULES_CACHE).joinpath(*module.split(".")[:2]), ignore_errors=True)

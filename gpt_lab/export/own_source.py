@@ -50,7 +50,7 @@ class Source:
     def span(self, node: ast.AST) -> tuple[int, int]:
         """First byte of a node and the one after its last, decorators included."""
         first = min([node, *getattr(node, "decorator_list", ())], key=lambda n: n.lineno)
-        start = self.starts[first.lineno - 1] + first.col_offset - (first is not node)  # type: ignore[attr-defined]
+        start = self.starts[first.lineno - 1] + first.col_offset - (first is not node)
         return start, self.starts[node.end_lineno - 1] + node.end_col_offset  # type: ignore[attr-defined]
 
 

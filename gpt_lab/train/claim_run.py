@@ -51,7 +51,7 @@ def claim(
         say(f"{line}; the run begins in another folder")
     made, fill = record(cfg, plan, signature, command), None
     if origin is not None:
-        made["continues"] = origin.told()
+        made["continues"] = dict(origin.told)
     if plan.teacher is not None:
         made["teacher"] = plan.teacher.told()
     if trunk is not None and (trunk / fork.FACTS).exists():

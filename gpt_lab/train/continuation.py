@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from gpt_lab import registry
 from gpt_lab.config import checked, composition
@@ -23,21 +23,28 @@ from gpt_lab.store import Run, find_run
 KEY = "resume_from"
 KEPT = ("data", "tokenizer")
 """What a continued run has in common with its origin: without it, weights and losses would mean something else."""
-OWN = frozenset({KEY, "study", "runs_dir", "force", "label", "tracker", "match", "match_to"})
+OWN = frozenset({KEY, "model_from", "study", "runs_dir", "force", "label", "tracker", "match", "match_to"})
 """Settings that are not taken from the origin."""
 
 
 class Origin(NamedTuple):
-    """The run that another goes on from, its newest checkpoint, and a digest of the weights in it."""
+    """What a run begins with.
 
-    run: Run
-    checkpoint: Path
+    Fields:
+        told: what the run's record says of it: name, id and checkpoint of a run, or a folder.
+        digest: of the weights. weights: reads them.
+    """
+
+    told: Mapping[str, Any]
     digest: str
+    weights: Callable[[], Mapping[str, Tensor]]
 
-    def told(self) -> dict[str, Any]:
-        """What the new run's record says of it."""
-        step = self.checkpoint.resolve().name
-        return {"run": f"{self.run.study}/{self.run.name}", "id": self.run.record.get("id"), "checkpoint": step}
+
+def of_run(run: Run) -> Origin:
+    """The newest whole checkpoint of a run."""
+    place = whole_checkpoint(run, "last")
+    told = {"run": f"{run.study}/{run.name}", "id": run.record.get("id"), "checkpoint": place.resolve().name}
+    return Origin(told, weights_digest(place), lambda: load_file(place / WEIGHTS))
 
 
 def compose(words: Sequence[str]) -> RunConfig:
@@ -99,8 +106,7 @@ def find(cfg: RunConfig, vocab_size: int) -> Origin | None:
     for key in KEPT:
         if getattr(theirs, key) != getattr(cfg, key):
             raise ConfigError(f"{KEY}={cfg.resume_from}: {key} must stay as it is in that run: leave {key} out")
-    place = whole_checkpoint(run, "last")
-    with safe_open(place / WEIGHTS, "pt") as file:
+    with safe_open(whole_checkpoint(run, "last") / WEIGHTS, "pt") as file:
         there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     here = {name: tuple(tensor.shape) for name, tensor in bare_model(cfg, vocab_size).state_dict().items()}
     for name in sorted({*there, *here}):
@@ -110,13 +116,13 @@ def find(cfg: RunConfig, vocab_size: int) -> Origin | None:
                 f"{KEY}={cfg.resume_from}: {name} {was} in that run and {now} here: leave out the setting that changes "
                 "it (a position encoding may be another one, and so may scale.context where it has no table)"
             )
-    return Origin(run, place, weights_digest(place))
+    return of_run(run)
 
 
 def load(model: nn.Module, origin: Origin) -> None:
     """Takes over all weights but those of a position encoding that is not the model's."""
     known = model.state_dict()
-    tensors = {name: tensor for name, tensor in load_file(origin.checkpoint / WEIGHTS).items() if name in known}
+    tensors = {name: tensor for name, tensor in origin.weights().items() if name in known}
     with torch.no_grad():
         model.load_state_dict(known | tensors)
 

@@ -22,7 +22,7 @@ from gpt_lab.optim.base import state_bytes
 from gpt_lab.optim.fit import fitted
 from gpt_lab.optim.schedule import check_length
 from gpt_lab.parts.objective.base import Objective
-from gpt_lab.train import precision, teacher
+from gpt_lab.train import model_from, precision, teacher
 from gpt_lab.train.budget import TrainingLimit, budget
 from gpt_lab.train.curvature import twice
 from gpt_lab.train.precision import Precision
@@ -141,9 +141,9 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
         text["measure"] = objective.measure
     if taught_by is not None:
         notes = (*notes, taught_by.note(cost.train_flops_per_token))
-        if taught_by.seen:
-            text["seen"] = taught_by.seen
-            notes = (*notes, f"{taught_by.seen}: no verdict will rest on this run")
+    if seen := (taught_by.seen if taught_by is not None else "") or model_from.why_seen(cfg, dataset):
+        text["seen"] = seen
+        notes = (*notes, f"{seen}: no verdict will rest on this run")
     told = dataset.fingerprint, reasons, text, times, notes, taught_by, prices, state_bytes(optimizer)
     return ResolvedRun(device, chosen, names, compiled, limit, cost, *told)
 

@@ -16,7 +16,7 @@ from gpt_lab.console.terminal import Terminal
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.optim.schedule import check_length
 from gpt_lab.store import Run
-from gpt_lab.train import continuation, ending, run_display
+from gpt_lab.train import continuation, ending, model_from, run_display
 from gpt_lab.train.claim_run import claim
 from gpt_lab.train.ending import Result
 from gpt_lab.train.leak_probe import causality, padding
@@ -63,7 +63,7 @@ def run_training(
         say(note)
     causality.check(cfg, dataset.vocab_size, plan.device, plan.precision)
     padding.check(cfg)
-    origin = continuation.find(cfg, dataset.vocab_size)
+    origin = continuation.find(cfg, dataset.vocab_size) or model_from.find(cfg, dataset)
     run = claim(cfg, plan, command, trunk, say, origin)
     with run.lock(), asked or Signals() as asked:
         run = Run.open(run.path)  # as the last process that held the lock left it

@@ -6,29 +6,25 @@ validation text: a run on the same data, by fingerprint, has not; of any other n
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import json
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
 
-from gpt_lab.config import checked, composition
+from gpt_lab.config import checked
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.cost.flops import cost_of
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.data.tokenizers.library import HuggingFaceTokenizer
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
-from gpt_lab.digests import sha256
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.infer.trained_model import WEIGHTS, weights_digest, whole_checkpoint
-from gpt_lab.interchange.convert import from_hf
+from gpt_lab.interchange import released_folder
 from gpt_lab.metrics import EXACT
 from gpt_lab.model.gpt import GPT
 from gpt_lab.model.skip_init import bare_model
@@ -36,7 +32,7 @@ from gpt_lab.parts.objective.base import Objective
 from gpt_lab.store import Run, find_run
 from gpt_lab.train.precision import Precision
 
-CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+TOKENIZER = "tokenizer.json"
 KEY = "objective.teacher"
 
 
@@ -82,8 +78,8 @@ class Teacher:
         """
         model = GPT(replace(self.cfg, kernel={"name": "auto"}), self.vocab_size)
         try:
-            if (self.place / CONFIG).is_file():
-                model.load_state_dict(_converted(self.place, self.digest)[1])
+            if released_folder.is_one(self.place):
+                model.load_state_dict(released_folder.read(self.place, KEY).weights)
             else:
                 model.load_state_dict(load_file(self.place / WEIGHTS))
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -104,7 +100,7 @@ def find(cfg: RunConfig, dataset: Dataset, objective: Objective) -> Teacher | No
         return None
     tokenizer: Tokenizer | None
     folder = Path(objective.teacher).expanduser()
-    if folder.is_dir() and (folder / CONFIG).is_file():
+    if released_folder.is_one(folder):
         found, tokenizer = _of_hugging_face(folder)
     else:
         found, tokenizer = _of_run(cfg, objective.teacher, dataset)
@@ -131,7 +127,7 @@ def _of_run(cfg: RunConfig, name: str, dataset: Dataset) -> tuple[Teacher, Token
     try:
         run = find_run(cfg.runs_dir, name)
     except DataError as error:
-        raise DataError(f"{KEY}={name}: {error}; a folder of Hugging Face's has a {CONFIG}") from None
+        raise DataError(f"{KEY}={name}: {error}; a folder of Hugging Face's has a config.json") from None
     theirs = checked.from_dict(run.config)
     measure = (run.record.get("text") or {}).get("measure", EXACT)
     if measure != EXACT:
@@ -147,7 +143,7 @@ def _of_run(cfg: RunConfig, name: str, dataset: Dataset) -> tuple[Teacher, Token
     elif _data(run) != dataset.fingerprint:
         raise ConfigError(f"{KEY}={name} was trained on data={theirs.data['name']}, which this run is not")
     spent = run.summary.get("flops")
-    seen = _seen(run, shown, dataset)
+    seen = may_have_seen(run, f"teacher {shown}", dataset)
     digest = _digest((weights_digest(place), theirs.identity()))
     made = Teacher(shown, place, theirs, vocab_size, digest, seen, 0, 0, spent)
     return made, tokenizer
@@ -161,56 +157,23 @@ def _data(run: Run) -> Any:
     return (run.record.get("resolved") or {}).get("data")
 
 
-def _seen(run: Run, shown: str, dataset: Dataset) -> str:
+def may_have_seen(run: Run, name: str, dataset: Dataset) -> str:
     """Why a run may have seen the validation text."""
     inherited = (run.record.get("text") or {}).get("seen")
     if inherited:
-        return f"teacher {shown} had a teacher itself: {inherited}"
+        return f"{name} learnt from another: {inherited}"
     if _data(run) != dataset.fingerprint:
-        return f"teacher {shown} was trained on other data, which may hold the validation text"
+        return f"{name} was trained on other data, which may hold the validation text"
     return ""
 
 
 def _of_hugging_face(folder: Path) -> tuple[Teacher, Tokenizer]:
     if not (folder / TOKENIZER).is_file():
         raise DataError(f"{KEY}={folder} has no {TOKENIZER}: whether its tokens are those of this run cannot be told")
-    digest = _digest(sha256(path) for path in (folder / CONFIG, *_weights(folder)))
-    cfg, _ = _converted(folder, digest)
+    found = released_folder.read(folder, KEY)
     seen = f"nobody here knows what teacher {folder.name} was trained on: it may have read the validation text"
-    vocab_size = int(_config(folder)["vocab_size"])
-    made = Teacher(str(folder), folder, cfg, vocab_size, digest, seen, 0, 0, None)
+    made = Teacher(str(folder), folder, found.cfg, found.vocab_size, found.digest, seen, 0, 0, None)
     return made, HuggingFaceTokenizer(path=str(folder))
-
-
-def _config(folder: Path) -> Mapping[str, Any]:
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{KEY}: {folder / CONFIG} cannot be read ({error})") from None
-    if not isinstance(config, dict) or not isinstance(config.get("vocab_size"), int):
-        raise DataError(f"{KEY}: {folder / CONFIG} has no vocab_size")
-    return config
-
-
-def _weights(folder: Path) -> list[Path]:
-    found = sorted(folder.glob("*.safetensors"))
-    if not found:
-        raise DataError(f"{KEY}={folder} has no weights: there must be model.safetensors, or several parts of it")
-    return found
-
-
-@functools.lru_cache(maxsize=1)  # the trials of a sweep mostly have one teacher
-def _converted(folder: Path, digest: str) -> tuple[RunConfig, dict[str, Tensor]]:
-    """The config of a folder's model, and its weights, fp32; `digest` is that of its files."""
-    try:
-        tensors = {name: tensor.float() for path in _weights(folder) for name, tensor in load_file(path).items()}
-    except SafetensorError as error:
-        raise DataError(f"{KEY}={folder}: its weights cannot be read ({error})") from None
-    try:
-        words, ours = from_hf(tensors, _config(folder))
-        return composition.compose(words), ours
-    except ConfigError as error:
-        raise ConfigError(f"{KEY}={folder}: {error}") from None
 
 
 def _saved(tokenizer: Tokenizer) -> dict[str, bytes]:

@@ -157,7 +157,7 @@ class Trainer:
         values |= self.evaluate_longer()
         self.run.update(continues=self.run.record["continues"] | {"before": values})
         said = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if name.startswith("val/loss"))
-        self.view.say(f"weights of {self.origin.told()['run']}, before the first step: {said}")
+        self.view.say(f"weights of {self.origin.told['run']}, before the first step: {said}")
 
     def evaluate_longer(self) -> dict[str, float]:
         """Metrics in windows of each further multiple of the context.

@@ -77,8 +77,8 @@ def test_every_option(kind: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(components.catalogue("model")["model"]))
 def test_every_preset(name: str) -> None:
-    depth = ["scale.depth=4"] if name in DEEP else []
-    source = source_of(compose([f"model={name}", *TINY, *depth]))
+    tiny = [word.replace("depth=2", "depth=4") if name in DEEP else word for word in TINY]
+    source = source_of(compose([f"model={name}", *tiny]))
     tokens = torch.randint(VOCAB, (1, 32), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(opened(source)(tokens).logits, source.model(tokens), rtol=0, atol=2e-5)

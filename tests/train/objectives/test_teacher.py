@@ -102,7 +102,7 @@ def test_who_may_have_seen_the_validation_text_is_said_and_withholds(make: Make,
     assert "no verdict will rest on this run" in said(console)
     assert Run.open(pupil).record["text"]["seen"] == text["seen"]
     heir = dataclasses.replace(same, objective={**cfg.objective, "teacher": str(pupil)})
-    assert "had a teacher itself" in str(plan(heir).text["seen"])
+    assert "learnt from another" in str(plan(heir).text["seen"])
 
 
 def test_a_folder_of_hugging_faces(make: Make, teacher: Path, tmp_path: Path) -> None:
