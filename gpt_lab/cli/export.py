@@ -14,13 +14,14 @@ from gpt_lab.errors import ConfigError, quoted, unknown
 from gpt_lab.options import NonEmpty, check
 
 HELP = """\
-usage: export RUN to=hf [key=value ...] [--help]
+usage: export RUN to=hf|gguf [key=value ...] [--help]
 
 Writes a run's model for other programs. What was written is opened again and compared with the run's logits on random
 tokens and its greedy text; if anything differs, or an option has no counterpart there, nothing is written.
 
   RUN                latest, a study (its best run), STUDY/best, a run's name or its folder
   to=hf              a folder for transformers: the family's own class, safetensors, tokenizer, generation config
+  to=gguf            a folder with model.gguf, for llama.cpp: models of Llama's shape
   custom=false       true: with a modeling file of its own, for any model (trust_remote_code=True opens it)
   out=null           the new folder; null: the run's folder and the format's name
   checkpoint=null    best, last or step-N; null: best if there is one, else last
@@ -38,7 +39,7 @@ class Arguments:
     """What the command line may set; the annotations are the check."""
 
     run: NonEmpty
-    to: Literal["hf"]
+    to: Literal["hf", "gguf"]
     custom: bool = False
     out: NonEmpty | None = None
     checkpoint: NonEmpty | None = None
@@ -67,6 +68,8 @@ def parse(argv: list[str]) -> Arguments:
         given = check(key, value, types[key])
         if found.setdefault(key, given) != given:
             raise ConfigError(f"{key} is given twice, as {quoted(found[key])} and {quoted(given)}: leave one out")
+    if found.get("custom") and found.get("to") == "gguf":
+        raise ConfigError("custom=true is for to=hf: a gguf file holds no code")
     for key, example in (("run", "export latest to=hf"), ("to", f"export {found.get('run', 'latest')} to=hf")):
         if key not in found:
             raise ConfigError(f"export needs {'a run' if key == 'run' else 'a format'}: {example}")
@@ -83,10 +86,12 @@ def run(argv: list[str]) -> int:
 
     found = find_run(arguments.runs_dir, arguments.run)
     out = Path(arguments.out) if arguments.out is not None else found.path / arguments.to
-    from gpt_lab.export import custom_code, exported_model, hugging_face
+    from gpt_lab.export import custom_code, exported_model, gguf_file, hugging_face
 
     say = functools.partial(print_lines, file=sys.stdout)
-    write = custom_code.write_folder if arguments.custom else hugging_face.write_folder
+    write = {"hf": hugging_face.write_folder, "gguf": gguf_file.write_folder}[arguments.to]
+    if arguments.custom:
+        write = custom_code.write_folder
     made = write(exported_model.read(found, arguments.checkpoint, say), out, say)
     say(f"{out}: {made.architecture}, logits equal to {made.difference:.0e}")
     return 0

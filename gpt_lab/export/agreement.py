@@ -38,7 +38,11 @@ def compare(source: Source, folder: Path, own_code: bool = False) -> Agreement:
 
     opener: Any = AutoModelForCausalLM
     theirs, info = opener.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=own_code, local_files_only=True
+        folder,
+        dtype=torch.float32,
+        output_loading_info=True,
+        trust_remote_code=own_code,
+        local_files_only=True,
     )
     theirs.eval()
     name = type(theirs).__name__
@@ -47,6 +51,16 @@ def compare(source: Source, folder: Path, own_code: bool = False) -> Agreement:
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[what]:
             raise LabError(f"{name} opens the export with {what.replace('_keys', '')} weights: {min(info[what])}")
+    return check(source, theirs)
+
+
+def check(source: Source, theirs: Any) -> Agreement:
+    """Holds the logits of a model of transformers on random tokens, and its greedy text, against the run's.
+
+    Raises:
+        LabError: it computes something else.
+    """
+    name = type(theirs).__name__
     tokens_BT = source.random_tokens()
     with torch.no_grad():
         found = _difference(source.model(tokens_BT), theirs(tokens_BT).logits)

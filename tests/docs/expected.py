@@ -52,7 +52,17 @@ COMMANDS: dict[str, Run | Elsewhere] = {
         "val bits per byte", [*SHORT, "budget.tokens=4e3"]
     ),
     "uv run train +experiment=shakespeare_char_cpu": Run("val bits per byte", [*STEPS, "schedule.warmup=2"]),
-    "uv run export latest to=hf out=my_model": Run("ForCausalLM, logits equal to"),
+    "uv run train study=mine": Run("val bits per byte", STEPS),
+    "uv run export mine to=hf out=my_model": Run("LlamaForCausalLM, logits equal to"),
+    "uv run export mine to=hf custom=true out=any_model": Elsewhere(
+        "tests/export/test_custom_code.py", "each process imports transformers for seconds"
+    ),
+    "uv run export mine to=gguf out=my_gguf": Elsewhere(
+        "tests/export/test_gguf.py", "each process imports transformers for seconds"
+    ),
+    "uv run train model_from=my_model budget.steps=500": Run(
+        "no verdict will rest on this run", [one for one in STEPS if not one.startswith("scale.")]
+    ),
     "uv run components": Run("attention: "),
     "uv run components attention gqa": Run("attention=gqa"),
     "uv run train optim=muon optim.ns=polar_express optim.qk_clip=100.0": Run("val bits per byte", STEPS),
