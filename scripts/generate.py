@@ -64,6 +64,38 @@ gpt_lab:
   sesoi: 0.02  # bits per byte: 6 % more steps bring as much at this length
 """
 
+TUNED = ("norm", "residual", "init", "objective")
+"""Kinds that move the learning rate which is best: their arms are tuned alike."""
+ATLAS_BASELINES = BASELINES | {"objective": "ce"}
+ATLAS_LEFT_OUT = LEFT_OUT | {"objective": ("distill", "mlm")}
+"""And a loss that needs a teacher, and one that has no bits per byte."""
+ATLAS = """# {arms} arms, written by `{command}`; `uv run atlas` runs it on every corpus.
+program: train
+description: Every option of {kind} at a fixed budget
+method: grid
+metric: {{name: val/bpb, goal: minimize}}
+parameters:
+  {kind}: {{values: [{values}]}}
+  scale: {{value: micro}}
+  optim.lr: {{value: 8.0e-3}}  # adamw's best at this size and length
+  budget.steps: {{value: 100}}
+  eval.every: {{value: 100}}
+command: [uv, run, train, study=atlas_{kind}, "${{args_no_hyphens}}"]
+gpt_lab:
+  study: atlas_{kind}
+  question: Which options of {kind} help a small model at equal parameters and a fixed budget?
+  baseline: {{{kind}: {baseline}}}
+  family: atlas_{kind}
+  match: params
+  sesoi: 0.05  # bits per byte
+  seeds: {{min: 3, max: 10, stop: decided}}
+"""
+ATLAS_TUNE = """\
+  tune:
+    optim.lr: {start: 8.0e-3, factor: 2, points: 3, widen: 1}
+    seeds: 2
+"""
+
 
 def outdated(root: Path = ROOT) -> dict[Path, str | None]:
     """Files whose content is not what it should be, with what it should be; None for one that should not exist."""
@@ -72,6 +104,7 @@ def outdated(root: Path = ROOT) -> dict[Path, str | None]:
         for path in (root / "conf" / kind).glob("*.yaml"):
             wanted.setdefault(path, None)
     wanted |= {root / "sweeps" / "screens" / name: text for name, text in screens().items()}
+    wanted |= {root / "sweeps" / "atlas" / name: text for name, text in atlas_sweeps().items()}
     wanted[root / COMPONENTS] = "\n".join(catalogue_page())
     for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
         if page != root / COMPONENTS and page.is_file():
@@ -96,6 +129,19 @@ def screens() -> dict[str, str]:
         offered = [name for name in _shipped()[kind] if name not in LEFT_OUT.get(kind, ())]
         names = sorted(offered, key=lambda name: name != baseline)
         text = SCREEN.format(kind=kind, baseline=baseline, arms=len(names), values=", ".join(names), command=COMMAND)
+        files[f"{kind}.yaml"] = text
+    return files
+
+
+def atlas_sweeps() -> dict[str, str]:
+    """File name -> text of the sweep that compares the options of a kind for docs/atlas.md."""
+    files = {}
+    for kind, baseline in ATLAS_BASELINES.items():
+        offered = [name for name in _shipped()[kind] if name not in ATLAS_LEFT_OUT.get(kind, ())]
+        names = sorted(offered, key=lambda name: name != baseline)
+        text = ATLAS.format(kind=kind, baseline=baseline, arms=len(names), values=", ".join(names), command=COMMAND)
+        if kind in TUNED:
+            text = text.replace("  optim.lr: {value: 8.0e-3}  # adamw's best at this size and length\n", "") + ATLAS_TUNE
         files[f"{kind}.yaml"] = text
     return files
 
