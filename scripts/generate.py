@@ -90,6 +90,7 @@ gpt_lab:
   sesoi: 0.05  # bits per byte
   seeds: {{min: 3, max: 10, stop: decided}}
 """
+ATLAS_RATE = "  optim.lr: {value: 8.0e-3}  # adamw's best at this size and length\n"
 ATLAS_TUNE = """\
   tune:
     optim.lr: {start: 8.0e-3, factor: 2, points: 3, widen: 1}
@@ -141,7 +142,7 @@ def atlas_sweeps() -> dict[str, str]:
         names = sorted(offered, key=lambda name: name != baseline)
         text = ATLAS.format(kind=kind, baseline=baseline, arms=len(names), values=", ".join(names), command=COMMAND)
         if kind in TUNED:
-            text = text.replace("  optim.lr: {value: 8.0e-3}  # adamw's best at this size and length\n", "") + ATLAS_TUNE
+            text = text.replace(ATLAS_RATE, "") + ATLAS_TUNE
         files[f"{kind}.yaml"] = text
     return files
 
