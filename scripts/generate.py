@@ -77,6 +77,7 @@ metric: {{name: val/bpb, goal: minimize}}
 parameters:
   {kind}: {{values: [{values}]}}
   scale: {{value: micro}}
+  tokenizer: {{value: byte}}  # below the bigram floor within the budget
   optim.lr: {{value: 8.0e-3}}  # adamw's best at this size and length
   budget.steps: {{value: 100}}
   eval.every: {{value: 100}}
