@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpt_lab.atlas import option_tables
-from gpt_lab.atlas.answers import Chapter, rows_by_verdict
+from gpt_lab.atlas.answers import Chapter, Entry, rows_by_verdict
 from gpt_lab.console.invocation import prefix
 from gpt_lab.store.atomic_files import write_atomic, writing
 
@@ -62,7 +62,7 @@ def markdown(chapters: Sequence[Chapter], folder: str = "") -> str:
 
 
 def overview(chapters: Sequence[Chapter]) -> list[str]:
-    """One sentence a kind: what is better, worse or equal on every corpus, where they disagree, what was not run."""
+    """One sentence a kind: what is better, worse or equal on every corpus, where they differ, what was not run."""
     said = []
     for chapter in chapters:
         by_verdict = rows_by_verdict(chapter.entries)
@@ -71,12 +71,19 @@ def overview(chapters: Sequence[Chapter]) -> list[str]:
             for verdict in VERDICTS
             if verdict in by_verdict
         ]
-        if disagree := [entry.option for entry in chapter.entries if entry.disagree]:
-            groups.append(f"the corpora disagree: {', '.join(disagree)}")
+        mixed = [entry for entry in chapter.entries if len({row.verdict for row in entry.rows.values()}) > 1]
+        for words, said_here in (("the corpora disagree", True), ("decided on one corpus", False)):
+            if names := [_by_corpus(entry) for entry in mixed if entry.disagree is said_here]:
+                groups.append(f"{words}: {', '.join(names)}")
         if missing := [entry.option for entry in chapter.entries if not entry.rows]:
             groups.append(f"not run: {', '.join(missing)}")
         said.append(f"{chapter.kind} (against {chapter.baseline}): {'; '.join(groups)}")
     return said
+
+
+def _by_corpus(entry: Entry) -> str:
+    """`kerple (shakespeare better, stdlib undecided)`."""
+    return f"{entry.option} ({', '.join(f'{corpus} {row.verdict}' for corpus, row in entry.rows.items())})"
 
 
 def write(chapters: Sequence[Chapter], folder: Path) -> list[Path]:
