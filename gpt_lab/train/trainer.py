@@ -84,10 +84,10 @@ class Trainer:
         if self.origin is not None:
             continuation.load(self.model, self.origin)
         self.model.to(plan.device)
-        plan.precision.lower(self.model)
-        plan.precision.keep(self.model)
         recipe = registry.build("optim", cfg.optim)
         self.optimizer: torch.optim.Optimizer = fitted(recipe, self.model, cfg)
+        plan.precision.lower(self.model)
+        plan.precision.keep(self.model)
         self.model.choose_kernels(plan.device, plan.precision.products, documents=cfg.batch.document_mask)
         self.schedule = registry.build("schedule", cfg.schedule)
         self.objective: Objective = registry.build("objective", cfg.objective)

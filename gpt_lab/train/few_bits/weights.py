@@ -144,7 +144,9 @@ def fitting(model: nn.Module, way: Format) -> list[nn.Module]:
         if type(module) in way.modules and (way.head or module is not head) and owners[id(module.weight)] == 1
     ]
     if not found:
-        raise ConfigError("this model has no plain linear layer whose weight could be kept in few bits: use precision=bf16 or fp32")
+        raise ConfigError(
+            "this model has no plain linear layer whose weight could be kept in few bits: use precision=bf16 or fp32"
+        )
     return found
 
 
