@@ -18,7 +18,7 @@ from torch import nn
 from gpt_lab import registry
 from gpt_lab.errors import ConfigError
 from gpt_lab.registry import register
-from gpt_lab.train.few_bits import float8, weights
+from gpt_lab.train.few_bits import float8, kept_weights
 from gpt_lab.train.few_bits.formats import Format, KeptBF16, KeptInt8
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -71,7 +71,7 @@ class Precision:
     def keep(self, model: nn.Module) -> None:
         """Keeps a model's weights in this format from now on; on the device that it stays on."""
         if self.kept is not None:
-            weights.keep(model, self.kept)
+            kept_weights.keep(model, self.kept)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Around forward pass and loss, once per micro-batch: it keeps lowered weights until it is left."""

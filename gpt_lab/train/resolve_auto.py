@@ -25,7 +25,7 @@ from gpt_lab.parts.objective.base import Objective
 from gpt_lab.train import precision, teacher
 from gpt_lab.train.budget import TrainingLimit, budget
 from gpt_lab.train.curvature import twice
-from gpt_lab.train.few_bits.weights import weight_bytes
+from gpt_lab.train.few_bits.kept_weights import weight_bytes
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.speed.eager import spare_compiler
 from gpt_lab.train.teacher import Teacher

@@ -15,7 +15,7 @@ from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.objective.base import Objective, Sequences
 from gpt_lab.train.curvature.estimates import Curvature
 from gpt_lab.train.feed import Micro, StepBatch
-from gpt_lab.train.few_bits.weights import Kept, widened
+from gpt_lab.train.few_bits.kept_weights import Kept, widened
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.speed.eager import light_step
 

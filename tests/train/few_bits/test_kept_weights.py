@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from gpt_lab.cost import memory
 from gpt_lab.model.gpt import GPT, initialize
-from gpt_lab.train.few_bits import weights
+from gpt_lab.train.few_bits import kept_weights
 from gpt_lab.train.few_bits.formats import Format, KeptBF16, KeptInt8
-from gpt_lab.train.few_bits.weights import Kept, keep, weight_bytes, widened
+from gpt_lab.train.few_bits.kept_weights import Kept, keep, weight_bytes, widened
 from tests.helpers import tiny_config
 
 WAYS: dict[str, Format] = {"bf16_sr": KeptBF16(), "int8_weights": KeptInt8()}
@@ -42,7 +42,7 @@ def held_bytes(made: nn.Module) -> int:
 def test_the_memory_is_counted_to_the_byte(name: str, tied: bool) -> None:
     made = model(**{"model.tied": tied, "model.bias": True})
     expected, all_of_it = weight_bytes(made, WAYS[name]), weight_bytes(made, None)
-    matrices = [module.weight for module in weights.fitting(made, WAYS[name])]
+    matrices = [module.weight for module in kept_weights.fitting(made, WAYS[name])]
     numbers, rows = sum(w.numel() for w in matrices), sum(len(w) for w in matrices)
     each, row = {"bf16_sr": (2, 0), "int8_weights": (1, 4)}[name]
     assert expected == all_of_it - (4 - each) * numbers + row * rows
