@@ -63,6 +63,14 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run train model_from=my_model budget.steps=500": Run(
         "no verdict will rest on this run", [one for one in STEPS if not one.startswith("scale.")]
     ),
+    "uv run atlas --report": Run("position (against rope): not run: "),
+    **dict.fromkeys(
+        (
+            *("uv run atlas", "uv run atlas --only attention,position", "uv run atlas --only attention=gla"),
+            "uv run atlas --scale tiny budget.steps=1000",
+        ),
+        Elsewhere("tests/cli/test_atlas.py", "hundreds of runs: there a row is run again, and groups are planned"),
+    ),
     "uv run components": Run("attention: "),
     "uv run components attention gqa": Run("attention=gqa"),
     "uv run train optim=muon optim.ns=polar_express optim.qk_clip=100.0": Run("val bits per byte", STEPS),
