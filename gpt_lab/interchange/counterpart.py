@@ -14,13 +14,14 @@ from gpt_lab import registry
 from gpt_lab.config import checked, components, composition, schema
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import ConfigError, unknown
-from gpt_lab.interchange import deepseek_like, gpt2_like, llama_like, mixtures
+from gpt_lab.interchange import deepseek_like, gpt2_like, llama_like, llama_variants, mixtures
 from gpt_lab.interchange.family import Family, Released, Settings
 from gpt_lab.model.gpt import GPT
 
 FAMILIES: Mapping[str, Family] = {
     family.model_type: family
-    for family in (*llama_like.FAMILIES, *gpt2_like.FAMILIES, *mixtures.FAMILIES, *deepseek_like.FAMILIES)
+    for module in (llama_like, llama_variants, gpt2_like, mixtures, deepseek_like)
+    for family in module.FAMILIES
 }
 NAMED = 3
 """Families that an error names, of those that come closest."""

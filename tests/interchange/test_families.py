@@ -21,6 +21,13 @@ BOTH_WAYS = {name: case for name, case in CASES.items() if case.reference in KNO
 TINY = ["scale.depth=2", "scale.width=32", "scale.heads=4", "scale.context=32"]
 
 
+VARIANTS = {
+    "ArceeForCausalLM": ["model=llama", "mlp=relu2", "attention=gqa"],
+    "MixtralForCausalLM": ["model=llama", "mlp=moe", "mlp.experts=4", "attention=gqa"],
+    "Starcoder2ForCausalLM": ["model=gpt2", "position=rope", "attention=gqa", "model.tied=false"],
+}
+"""Families without a preset, and what composes one."""
+
 composer = composition.Composer()
 
 
@@ -55,7 +62,7 @@ def built(words: list[str]) -> GPT:
 
 
 def test_every_family_has_a_case() -> None:
-    assert {case.reference for case in BOTH_WAYS.values()} | {"MptForCausalLM"} == KNOWN
+    assert {case.reference for case in BOTH_WAYS.values()} | {"MptForCausalLM", *VARIANTS} == KNOWN
 
 
 @pytest.mark.parametrize("name", BOTH_WAYS)
@@ -101,6 +108,21 @@ def test_a_configuration_as_transformers_writes_it(name: str) -> None:
     assert not list(counterpart.differences(compose(case.overrides), compose(words)))
 
 
+@pytest.mark.parametrize("architecture", VARIANTS)
+def test_variants(architecture: str) -> None:
+    words = [*VARIANTS[architecture], *TINY]
+    model, cfg = built(words), compose(words)
+    config, weights = convert.to_hf(model, cfg)
+    assert config["architectures"] == [architecture]
+    theirs = convert.opened(config, weights)
+    tokens = torch.randint(2, VOCAB, (2, 20), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens), theirs(tokens).logits, rtol=0, atol=5e-5)
+    read, again = convert.from_hf(theirs.state_dict(), theirs.config.to_dict())
+    same_bits(again, model.state_dict())
+    assert not list(counterpart.differences(cfg, compose(read)))
+
+
 def test_mpt() -> None:
     words = ["model=mqa_alibi", "attention=mha", *TINY]
     model, cfg = built(words), compose(words)
@@ -120,7 +142,7 @@ def test_mpt() -> None:
         (["model=llama", "position.scaling=ntk", "position.factor=2.0"], "position.scaling=ntk"),
         (["model=llama", "position.partial=0.5"], "position.partial"),
         (["model=qwen3", "norm.eps=1e-3"], "rms_norm_eps"),
-        (["model=llama", "mlp=relu2"], "mlp=relu2"),
+        (["model=llama", "mlp=reglu"], "mlp=reglu"),
         (["model=llama", "position.pattern=RN", "model.embed_scale=true"], "model.embed_scale=true"),
         (["model=mqa_alibi"], "attention=mqa"),
         (["model=llama", "init=mup"], "init scales"),
