@@ -24,6 +24,13 @@ from gpt_lab.interchange.convert import from_hf
 
 CONFIG = "config.json"
 _EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj|w1|w2|w3)\.weight")
+_CONVOLUTION = re.compile(r"(.+\.self_attn)\.([qkv])_conv1d\.weight")
+_RENAMED = (
+    (re.compile(r"\.block_sparse_moe\."), ".mlp."),  # Mixtral, Kimi Linear
+    (re.compile(r"^embed_out\."), "lm_head."),  # GPT-NeoX
+    (re.compile(r"self_attn\.(f_[ab]_proj\.|dt_bias|A_log)"), r"self_attn.forget_gate.\1"),  # Kimi Linear
+)
+"""Names in files that differ from those of transformers' classes."""
 _OF_MIXTRAL = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
 
 
@@ -89,15 +96,23 @@ def _config(folder: Path, key: str) -> Mapping[str, Any]:
 
 
 def _stacked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Experts, which files have one by one, as the one tensor that transformers makes of them."""
+    """Tensors as transformers' classes have them: of experts, and of short convolutions, files have one by one."""
     experts: dict[str, dict[int, dict[str, Tensor]]] = defaultdict(lambda: defaultdict(dict))
+    convolutions: dict[str, dict[str, Tensor]] = defaultdict(dict)
     found = {}
     for name, tensor in tensors.items():
-        match = _EXPERT.fullmatch(name.replace(".block_sparse_moe.", ".mlp."))
-        if match is None:
-            found[name.replace(".block_sparse_moe.", ".mlp.")] = tensor
+        for pattern, new in _RENAMED:
+            name = pattern.sub(new, name)
+        if (match := _CONVOLUTION.fullmatch(name)) is not None:
+            convolutions[match[1]][match[2]] = tensor
+        elif (match := _EXPERT.fullmatch(name)) is None:
+            found[name] = tensor
         else:
             experts[match[1]][int(match[2])][_OF_MIXTRAL.get(match[3], match[3])] = tensor
+    for name, three in convolutions.items():
+        if three.keys() != {*"qkv"}:
+            raise ConfigError(f"{name} lacks the short convolution of {', '.join({*'qkv'} - three.keys())}")
+        found[f"{name}.conv1d.weight"] = torch.cat([three[x] for x in "qkv"])
     for name, each in experts.items():
         rows = [each[number] for number in sorted(each)]
         for part in ("gate_proj", "up_proj", "down_proj"):
