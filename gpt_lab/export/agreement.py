@@ -94,6 +94,6 @@ def _check_greedy(source: Source, theirs: Any, name: str) -> None:
 
 def _forget_code(module: str) -> None:
     """Removes the copy that transformers keeps of a folder's modeling file: this folder has its name for a moment."""
-    from transformers import utils
+    from transformers.utils.hub import HF_MODULES_CACHE
 
-    shutil.rmtree(Path(utils.HF_MODULES_CACHE).joinpath(*module.split(".")[:2]), ignore_errors=True)
+    shutil.rmtree(Path(HF_MODULES_CACHE).joinpath(*module.split(".")[:2]), ignore_errors=True)

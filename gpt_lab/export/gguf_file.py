@@ -139,7 +139,7 @@ def _interleaved(array: Array, heads: int) -> Array:
 def _add_tokenizer(writer: Any, source: Source, say: Callable[[str], None]) -> None:
     """Byte-level BPE over GPT-2's words; any other vocabulary is left out, and said to be."""
     tokenizer = source.tokenizer
-    inner = None if tokenizer is None else tokenizer.as_library()
+    inner: Any = None if tokenizer is None else tokenizer.as_library()
     model = {} if inner is None else json.loads(inner.to_str())["model"]
     name = source.cfg.tokenizer["name"]
     if tokenizer is None or name not in ("bpe", "bpe_scratch") or model.get("type") != "BPE":
