@@ -93,7 +93,7 @@ def test_real_studies(tmp_path: Path) -> None:
 def test_pairing(tmp_path: Path) -> None:
     """Six steps, half of them warm-up: the runs of a pair have hardly parted."""
     found = run("pairing.py", tmp_path / "pairing.json")["recipes"]
-    assert all(recipe["pairs"] == 3 and set(recipe["rho_on_the_way"]) == {"3", "6"} for recipe in found.values())
+    assert all(recipe["pairs"] == 5 and set(recipe["rho_on_the_way"]) == {"3", "6"} for recipe in found.values())
     assert found["warmup"]["rho"] > 0.8
 
 
