@@ -10,7 +10,6 @@ answers to benchmarks/results/questions.json, and the table of docs/sweep-files.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import re
@@ -24,14 +23,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from gpt_lab import metrics
 from gpt_lab.analysis import wording
 from gpt_lab.analysis.compare import compare
 from gpt_lab.analysis.comparison import Comparison, Row
 from gpt_lab.analysis.sections import factorial
 from gpt_lab.analysis.sections.effects import Effects
+from gpt_lab.frame import exported
 from gpt_lab.frame.study import Study
 from gpt_lab.store.record import machine
 from gpt_lab.study import sweep_file
@@ -83,19 +81,7 @@ def answer(name: str, folder: Path) -> str:
 
 def read(name: str, folder: Path, metric: str = "") -> Study:
     """A question's runs as their report was made from them, scored by the metric that decides, or by another."""
-    sweep = sweep_file.load(ROOT / "sweeps" / f"{name}.yaml")
-    design = sweep.design
-    words = ["pair", "arm", "tuning", "error"]
-    runs = pd.read_csv(folder / "runs.csv", dtype=dict.fromkeys(words, "str"), low_memory=False)
-    runs[words] = runs[words].astype(object).where(runs[words].notna(), "")
-    arms = {design.arm(row) for row in sweep.combinations()}
-    runs["arm"] = runs["arm"].map({str(arm): arm for arm in arms})
-    tuned = runs[[f"config.{key}" for key in design.nuisance]].rename(columns=lambda column: column[7:])
-    runs["tuning"] = [design.tuning(row) for row in tuned.to_dict("records")]
-    if metric:
-        design = dataclasses.replace(design, metric=metric)
-        runs["score"] = runs[f"summary.{metric}"]
-    return Study(design, runs)
+    return exported.read(sweep_file.load(ROOT / "sweeps" / f"{name}.yaml"), folder, metric)
 
 
 def told(effects: Effects) -> str:

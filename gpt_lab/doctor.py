@@ -183,6 +183,8 @@ def gpu() -> Iterator[Finding]:
         memory = f"{device.total_memory / 2**30:.0f} GiB"
         found = f"{device.name}, {memory}, capability {device.major}.{device.minor}, CUDA {torch.version.cuda}"
         yield Finding("gpu", f"cuda:{number}", "ok", found)
+        if (device.major, device.minor) >= (8, 9):
+            yield Finding("gpu", "precision=fp8", "note", "possible, and never run on a GPU: tested on the CPU alone")
     yield _auto_precision("cuda")
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 
 from gpt_lab import registry
+from gpt_lab.atlas import atlas_files, collect, studies
 from gpt_lab.config import components
 from gpt_lab.report import gate
 from gpt_lab.study import cells, sweep_file
@@ -28,6 +29,7 @@ from gpt_lab.validity import rules
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "uv run python scripts/generate.py"
 COMPONENTS = "docs/components.md"
+ATLAS_PAGE, ATLAS_RUNS = "docs/atlas.md", "sweeps/results/atlas"
 HEAD = f"""# Components
 
 Every part that can be swapped, from the registry: `uv run components` prints the same. Written by `{COMMAND}`.
@@ -42,8 +44,6 @@ BASELINES = {
     "init": "normal",
 }
 """Kinds of parts with a sweep over all their options, and what these are compared with."""
-LEFT_OUT = {"mlp": ("none",), "init": ("deepnorm",)}
-"""Options that no depth or width brings near the baseline's parameters at scale=tiny, and one that needs a residual."""
 SCREEN = """# {arms} arms x 3 seeds, written by `{command}`. Three seeds only point.
 program: train
 description: Every option of {kind} at a fixed budget
@@ -64,6 +64,39 @@ gpt_lab:
   sesoi: 0.02  # bits per byte: 6 % more steps bring as much at this length
 """
 
+TUNED = ("norm", "residual", "init", "objective")
+"""Kinds that move the learning rate which is best: their arms are tuned alike."""
+ATLAS_BASELINES = BASELINES | {"objective": "ce"}
+ATLAS = """# {arms} arms, written by `{command}`; `uv run atlas` runs it on every corpus.
+program: train
+description: Every option of {kind} at a fixed budget
+method: grid
+metric: {{name: val/bpb, goal: minimize}}
+parameters:
+  {kind}: {{values: [{values}]}}
+  scale: {{value: micro}}
+  tokenizer: {{value: byte}}  # below the bigram floor within the budget
+  data.val_fraction: {{value: 0.02}}
+  optim.lr: {{value: 8.0e-3}}  # adamw's best at this size and length
+  budget.steps: {{value: 100}}
+  eval.every: {{value: 100}}
+command: [uv, run, train, study=atlas_{kind}, "${{args_no_hyphens}}"]
+gpt_lab:
+  study: atlas_{kind}
+  question: Which options of {kind} help a small model at equal parameters and a fixed budget?
+  baseline: {{{kind}: {baseline}}}
+  family: atlas_{kind}
+  match: params
+  sesoi: 0.05  # bits per byte
+  seeds: {{min: 3, max: 10, stop: decided}}
+"""
+ATLAS_RATE = "  optim.lr: {value: 8.0e-3}  # adamw's best at this size and length\n"
+ATLAS_TUNE = """\
+  tune:
+    optim.lr: {start: 8.0e-3, factor: 2, points: 3, widen: 1}
+    seeds: 2
+"""
+
 
 def outdated(root: Path = ROOT) -> dict[Path, str | None]:
     """Files whose content is not what it should be, with what it should be; None for one that should not exist."""
@@ -72,9 +105,11 @@ def outdated(root: Path = ROOT) -> dict[Path, str | None]:
         for path in (root / "conf" / kind).glob("*.yaml"):
             wanted.setdefault(path, None)
     wanted |= {root / "sweeps" / "screens" / name: text for name, text in screens().items()}
+    wanted |= {root / "sweeps" / "atlas" / name: text for name, text in atlas_sweeps().items()}
     wanted[root / COMPONENTS] = "\n".join(catalogue_page())
+    wanted[root / ATLAS_PAGE] = atlas_page()
     for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
-        if page != root / COMPONENTS and page.is_file():
+        if page not in (root / COMPONENTS, root / ATLAS_PAGE) and page.is_file():
             wanted[page] = filled(page.read_text(encoding="utf-8"))
     return {path: text for path, text in wanted.items() if text != _content(path)}
 
@@ -93,11 +128,29 @@ def screens() -> dict[str, str]:
     """File name -> text of the sweep over the options of a kind; the baseline comes first."""
     files = {}
     for kind, baseline in BASELINES.items():
-        offered = [name for name in _shipped()[kind] if name not in LEFT_OUT.get(kind, ())]
+        offered = [name for name in _shipped()[kind] if (kind, name) not in studies.LEFT_OUT]
         names = sorted(offered, key=lambda name: name != baseline)
         text = SCREEN.format(kind=kind, baseline=baseline, arms=len(names), values=", ".join(names), command=COMMAND)
         files[f"{kind}.yaml"] = text
     return files
+
+
+def atlas_sweeps() -> dict[str, str]:
+    """File name -> text of the sweep that compares the options of a kind for docs/atlas.md."""
+    files = {}
+    for kind, baseline in ATLAS_BASELINES.items():
+        offered = [name for name in _shipped()[kind] if (kind, name) not in studies.LEFT_OUT]
+        names = sorted(offered, key=lambda name: name != baseline)
+        text = ATLAS.format(kind=kind, baseline=baseline, arms=len(names), values=", ".join(names), command=COMMAND)
+        if kind in TUNED:
+            text = text.replace(ATLAS_RATE, "") + ATLAS_TUNE
+        files[f"{kind}.yaml"] = text
+    return files
+
+
+def atlas_page() -> str:
+    """The text of docs/atlas.md, from the runs that are committed."""
+    return atlas_files.markdown(collect.from_folder(ROOT / ATLAS_RUNS), f"../{ATLAS_RUNS}/")
 
 
 def catalogue_page() -> Iterator[str]:

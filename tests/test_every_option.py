@@ -24,6 +24,7 @@ ELSEWHERE = {
     ("kernel", "flash_attn"): "needs CUDA: tests/kernels/test_kernels.py",
     ("kernel", "flex"): "trains on CUDA only: tests/kernels/test_kernels.py",
     ("precision", "tf32"): "needs CUDA: tests/train/test_precision.py",
+    ("precision", "fp8"): "needs CUDA: tests/train/few_bits",
     ("tracker", "auto"): "tests/trackers",
     ("tracker", "wandb"): "tests/trackers",
     ("tracker", "tensorboard"): "tests/trackers",

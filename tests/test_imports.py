@@ -34,7 +34,7 @@ MODEL = CONFIG | {"parts", "kernels", "model"}
 TRAIN = MODEL | {"interchange", "cost", "data", "optim", "store", "trackers", "infer", "train"}
 ABOVE = (
     *("stats", "study", "sweep.ledger", "sweep.search", "noise", "frame.sources", "frame", "validity"),
-    *("sweep.workers", "plan", "sweep", "analysis", "analysis.sections", "report", "claims"),
+    *("sweep.workers", "plan", "sweep", "analysis", "analysis.sections", "report", "atlas", "claims"),
 )
 """The way of a study, from the file to the answer: each imports from those before it, and from all that trains."""
 ALLOWED: dict[str, set[str]] = {

@@ -359,7 +359,7 @@ class _Comparing:
         better = [row for row in rows if row.verdict == "better"]
         known = [(row, row.delta) for row in rows if row.delta is not None and row.n >= FEWEST]
         if better and len(known) >= 3 and not self.design.within:
-            errors = [(delta.high - delta.low) / 2 / self._critical(row) for row, delta in known]
+            errors = [self._standard_error(row, delta) for row, delta in known]
             drawn = shrunken([delta.estimate for _, delta in known], errors)
             place = next(j for j, (row, _) in enumerate(known) if row is better[0])
             places = wording.digits(known[place][1]) + 1
@@ -381,11 +381,12 @@ class _Comparing:
         if self.floor is not None:
             self.notes.append(noise_floor.describe(self.floor, self.runs))
 
-    def _critical(self, row: Row) -> float:
-        """Standard errors in half of an arm's interval."""
+    def _standard_error(self, row: Row, delta: Interval) -> float:
+        """Of an arm's difference, from its interval; 0 of one whose pairs all differ by the same."""
         assert self.verdicts is not None
         k = self.variants.index(self.place[row.arm])
-        return float(self.verdicts.half[k] / self.verdicts.fit.error[k])
+        error = float(self.verdicts.fit.error[k])
+        return (delta.high - delta.low) / 2 / (float(self.verdicts.half[k]) / error) if error > 0 else 0.0
 
     def _details(self, rows: Sequence[Row]) -> list[str]:
         """What only a reader who asks for it wants to know."""

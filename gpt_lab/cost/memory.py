@@ -30,6 +30,8 @@ STATE = {
     **dict.fromkeys(("adan", "prodigy"), 4),
 }
 """Numbers that an optimizer keeps for each parameter, at the least; one that is not here: none."""
+KEPT = {"bf16_sr": (2, 2), "int8_weights": (FLOAT, 1)}
+"""Bytes of a weight between steps under a precision: in embedding and head, and in layers at the least."""
 
 PLAIN = {
     f"gpt_lab.parts.residual.{name}"
@@ -142,7 +144,8 @@ def shown(size: int) -> str:
 def terms(cfg: RunConfig, sizes: SizeSettings) -> dict[str, int]:
     """What fills the memory, in words, and its bytes."""
     size = 1 if cfg.optim.get("state") == "int8" else FLOAT
-    each = 2 * FLOAT + size * STATE.get(cfg.optim["name"], 0)  # the weight, its gradient, the optimizer's numbers
+    outer, inner = KEPT.get(cfg.precision["name"], (FLOAT, FLOAT))
+    each = FLOAT + size * STATE.get(cfg.optim["name"], 0)  # beside the weight: its gradient, the optimizer's numbers
     rows = -(-sizes.vocab // sizes.multiple) * sizes.multiple
     embedding = rows * sizes.width * (1 if cfg.model.tied else 2)
     per_layer = _layer(cfg, sizes) if sizes.per_layer is None else sizes.per_layer
@@ -150,8 +153,8 @@ def terms(cfg: RunConfig, sizes: SizeSettings) -> dict[str, int]:
     kept = FLOAT * at_once * sizes.width * sizes.depth if _is_plain(cfg) else 0
     trained = "weights, gradients and optimizer state of"
     return {
-        f"{trained} an embedding of {rows:,} tokens": each * embedding,
-        f"{trained} {sizes.depth:,} layers": (each * per_layer + LAYER) * sizes.depth,
+        f"{trained} an embedding of {rows:,} tokens": (outer + each) * embedding,
+        f"{trained} {sizes.depth:,} layers": ((inner + each) * per_layer + LAYER) * sizes.depth,
         f"a batch of {sizes.tokens:,} tokens": TOKEN * sizes.tokens,
         f"what {sizes.depth:,} layers keep of {at_once:,} tokens at a time": kept,
         f"logits of {at_once:,} tokens at a time": FLOAT * at_once * sizes.vocab,

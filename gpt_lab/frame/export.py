@@ -18,20 +18,33 @@ CSV, PARQUET = "runs.csv", "runs.parquet"
 def export(study: Study, folder: Path) -> list[Path]:
     """Writes both files, each atomically; returns their paths.
 
-    A column whose values are of one kind keeps it; one of several kinds (a setting that is a number in one run and
-    text in another) becomes text, as JSON. In CSV, nothing is what stands for a missing value.
-
     Raises:
         LabError: a file cannot be written.
     """
-    runs = named(study.runs)
-    table = pd.DataFrame({name: _uniform(runs[name]) for name in runs.columns})
-    csv, parquet = folder / CSV, folder / PARQUET
-    write_atomic(csv, table.to_csv(index=False).encode("utf-8", "replace"))
+    runs = table(study)
+    parquet = folder / PARQUET
     data = io.BytesIO()
-    table.to_parquet(data, index=False, engine="pyarrow")
+    runs.to_parquet(data, index=False, engine="pyarrow")
     write_atomic(parquet, data.getvalue())
-    return [csv, parquet]
+    return [write_csv(runs, folder), parquet]
+
+
+def table(study: Study) -> pd.DataFrame:
+    """All runs, for files: a column whose values are of one kind keeps it; one of several kinds (a setting that is a
+    number in one run and text in another) becomes text, as JSON."""
+    runs = named(study.runs)
+    return pd.DataFrame({name: _uniform(runs[name]) for name in runs.columns})
+
+
+def write_csv(runs: pd.DataFrame, folder: Path) -> Path:
+    """runs.csv, whole or not at all; nothing is what stands for a missing value.
+
+    Raises:
+        LabError: it cannot be written.
+    """
+    path = folder / CSV
+    write_atomic(path, runs.to_csv(index=False).encode("utf-8", "replace"))
+    return path
 
 
 def _uniform(column: pd.Series) -> pd.Series:

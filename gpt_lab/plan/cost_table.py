@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from gpt_lab.study.design import Settings
 
+FP32 = 4.0
+"""Bytes of a number."""
+
 
 @dataclass(frozen=True)
 class ArmPlan:
@@ -20,6 +23,7 @@ class ArmPlan:
         matched: the sizes that `match` gave it, in words; empty for an arm that is not matched.
         baseline: the arm that it is compared with.
         state: bytes that the optimizer keeps for a parameter, on average; None: it does not say.
+        weights: bytes of a parameter between steps, on average.
     """
 
     arm: Settings
@@ -36,6 +40,7 @@ class ArmPlan:
     matched: str = ""
     baseline: Settings | None = None
     state: float | None = None
+    weights: float = FP32
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from rich.table import Table
 from gpt_lab.cost import memory
 from gpt_lab.noise import null_pairs
 from gpt_lab.plan import expected_runs, matched_sizes, run_time, sample_size, tuning_cost
-from gpt_lab.plan.cost_table import ArmPlan, SweepCost
+from gpt_lab.plan.cost_table import FP32, ArmPlan, SweepCost
 from gpt_lab.plan.paces import Machine
 from gpt_lab.stats import two_level
 from gpt_lab.stats.tiers import FEWEST
@@ -86,6 +86,7 @@ def estimate(
                 matched=matched_sizes.sizes(sweep, cfg, group[0]),
                 baseline=sweep.design.reference(group[0].values),
                 state=None if made.state_bytes is None else made.state_bytes / made.cost.parameters,
+                weights=made.weight_bytes / made.cost.parameters,
             )
         )
     shares = {cell.key: trunks.share(cell.key) if trunks else 1.0 for cell in cells if cell.key not in over}
@@ -200,13 +201,17 @@ def table(sweep: Sweep, plan: SweepCost) -> Table:
 
 
 def states(plan: SweepCost) -> list[str]:
-    """What the optimizers keep, in bytes a parameter: one number, or that of each arm."""
+    """What weights that are not all fp32 and the optimizers keep, in bytes a parameter: one number, or each arm's."""
+    few = any(arm.weights != FP32 for arm in plan.arms)
+    weights = {arm.arm: f"{arm.weights:.3g}" for arm in plan.arms if few}
     known = {arm.arm: f"{arm.state:.3g}" for arm in plan.arms if arm.state is not None}
-    if not known:
-        return []
-    if len(set(known.values())) == 1:
-        return [f"optimizer state: {next(iter(known.values()))} bytes a parameter"]
-    return ["optimizer state, bytes a parameter: " + ", ".join(f"{arm}: {size}" for arm, size in known.items())]
+    found = []
+    for what, sizes in (("weights", weights), ("optimizer state", known)):
+        if len(set(sizes.values())) == 1:
+            found.append(f"{what}: {next(iter(sizes.values()))} bytes a parameter")
+        elif sizes:
+            found.append(f"{what}, bytes a parameter: " + ", ".join(f"{arm}: {size}" for arm, size in sizes.items()))
+    return found
 
 
 def totals(sweep: Sweep, plan: SweepCost) -> list[str]:

@@ -24,14 +24,14 @@ def markdown(report: Report, figures: Sequence[Figure], command: str = "") -> st
     comparison, study = report.comparison, report.study
     arms, *others = report.in_form("markdown")
     parts = [
-        f"# {_line(report.title)}",
-        f"**{_line(report.answer)}**",
-        _body(arms),
-        _listed(report.summary),
-        _section("Not finished", _listed(facts.lost_lines(study))),
-        _section("Notes", _listed(facts.remarks(comparison, study))),
+        f"# {line(report.title)}",
+        f"**{line(report.answer)}**",
+        body(arms),
+        listed(report.summary),
+        _section("Not finished", listed(facts.lost_lines(study))),
+        _section("Notes", listed(facts.remarks(comparison, study))),
         _section("Figures", _figures(comparison, figures)),
-        *(_section(_line(table.title), _body(table)) for table in others),
+        *(_section(line(table.title), body(table)) for table in others),
         _section("Repeat it", _fenced(facts.commands(study, command))),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -41,11 +41,13 @@ def _section(title: str, body: str) -> str:
     return f"## {title}\n\n{body}" if body else ""
 
 
-def _listed(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {_line(text)}" for text in lines)
+def listed(lines: Sequence[str]) -> str:
+    """Sentences, each an item of a list."""
+    return "\n".join(f"- {line(text)}" for text in lines)
 
 
-def _body(table: Table) -> str:
+def body(table: Table) -> str:
+    """A table, and its sentences below it."""
     lines = []
     if table.columns:
         lines = [
@@ -53,7 +55,7 @@ def _body(table: Table) -> str:
             _row(["---:" if column.number else "---" for column in table.columns]),
             *(_row([_cell(cell, row) for cell in row]) for row in table.cells()),
         ]
-    return "\n\n".join(part for part in ("\n".join(lines), *map(_line, table.sentences)) if part)
+    return "\n\n".join(part for part in ("\n".join(lines), *map(line, table.sentences)) if part)
 
 
 def _row(texts: Sequence[str]) -> str:
@@ -72,8 +74,8 @@ def _cell(cell: Cell, row: Sequence[Cell]) -> str:
 def _figures(comparison: Comparison, figures: Sequence[Figure]) -> str:
     from gpt_lab.report.figures import absent
 
-    drawn = [f"![{_line(figure.title)}](figures/{figure.svg.name})\n\n{_line(figure.caption)}" for figure in figures]
-    return "\n\n".join([*drawn, *map(_line, absent(comparison, list(figures)))])
+    drawn = [f"![{line(figure.title)}](figures/{figure.svg.name})\n\n{line(figure.caption)}" for figure in figures]
+    return "\n\n".join([*drawn, *map(line, absent(comparison, list(figures)))])
 
 
 def _fenced(lines: Sequence[str]) -> str:
@@ -82,11 +84,11 @@ def _fenced(lines: Sequence[str]) -> str:
     return f"{fence}sh\n{text}\n{fence}"
 
 
-def _line(text: str) -> str:
+def line(text: str) -> str:
     """Text of a run on one line, so that nothing in it is taken for Markdown or HTML."""
     return re.sub(r"([\\`*_\[\]<>])", r"\\\1", " ".join(text.split()))
 
 
 def _escaped(text: str) -> str:
-    """As `_line`, inside a table."""
-    return _line(text).replace("|", "\\|")
+    """As `line`, inside a table."""
+    return line(text).replace("|", "\\|")

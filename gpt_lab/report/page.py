@@ -46,12 +46,7 @@ def page(report: Report, figures: Sequence[Figure], command: str = "") -> str:
     from gpt_lab.report.figures import absent
     from gpt_lab.report.figures.material import Material
 
-    folder = resources.files("gpt_lab.report") / "templates"
-    style, *scripts = ((folder / name).read_text("utf-8") for name in ("report.css", "report.js", "curves.js"))
-    script = "".join(scripts)
-    made = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    made.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    made.globals |= {"mark": mark, "sort_key": sort_key}
+    style, script = source("report.css"), source("report.js", "curves.js")
     comparison, study = report.comparison, report.study
     design = comparison.design
     arms, *others = report.in_form("page")
@@ -59,29 +54,53 @@ def page(report: Report, figures: Sequence[Figure], command: str = "") -> str:
     sesoi = comparison.sesoi
     material = Material(comparison, study)
     curves = chart.data(material) if any(figure.name == "curves" for figure in figures) else None
-    return made.from_string((folder / "report.html.j2").read_text("utf-8")).render(
-        report=report,
-        design=design,
-        basics=[counted, *_basics(comparison)],
-        policy=_policy(style, script),
-        style=style,
-        script=script,
-        arms=arms,
-        summary=summary,
-        others=others,
-        tall=TALL,
-        lost=facts.lost_lines(study),
-        remarks=facts.remarks(comparison, study),
-        figures=[(figure, inline(figure.svg.read_text("utf-8"), figure.name)) for figure in figures],
-        chart=curves,
-        chart_caption="" if curves is None else chart.caption(curves, material),
-        samples=samples.sheets(material),
-        absent=absent(comparison, list(figures)),
-        level=wording.percent(design.alpha),
-        sesoi="" if sesoi is None else f"{wording.amount(sesoi)} {metrics.unit(design.metric)}",
-        correction=comparison.correction,
-        commands="\n".join(facts.commands(study, command)),
+    return (
+        templates()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            design=design,
+            basics=[counted, *_basics(comparison)],
+            policy=policy(style, script),
+            style=style,
+            script=script,
+            arms=arms,
+            summary=summary,
+            others=others,
+            tall=TALL,
+            lost=facts.lost_lines(study),
+            remarks=facts.remarks(comparison, study),
+            figures=[(figure, inline(figure.svg.read_text("utf-8"), figure.name)) for figure in figures],
+            chart=curves,
+            chart_caption="" if curves is None else chart.caption(curves, material),
+            samples=samples.sheets(material),
+            absent=absent(comparison, list(figures)),
+            level=wording.percent(design.alpha),
+            sesoi="" if sesoi is None else f"{wording.amount(sesoi)} {metrics.unit(design.metric)}",
+            correction=comparison.correction,
+            commands="\n".join(facts.commands(study, command)),
+        )
     )
+
+
+def source(*names: str) -> str:
+    """The text of styles or scripts of a page, one after the other."""
+    folder = resources.files("gpt_lab.report") / "templates"
+    return "".join((folder / name).read_text("utf-8") for name in names)
+
+
+def templates() -> jinja2.Environment:
+    """The templates of pages: all values are escaped, and one that is missing is an error."""
+    made = jinja2.Environment(
+        loader=jinja2.FunctionLoader(source),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    made.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    made.globals |= {"mark": mark, "sort_key": sort_key}
+    return made
 
 
 def sort_key(cell: Cell) -> str | None:
@@ -94,7 +113,7 @@ def mark(cell: Cell) -> str:
     return f"{MARKS[cell.kind]} {cell.text}" if cell.kind in MARKS else cell.text
 
 
-def _policy(style: str, script: str) -> str:
+def policy(style: str, script: str) -> str:
     """The page may run its one script and nothing else; styles are inline because the figures' are."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (

@@ -1,4 +1,4 @@
-"""Number formats of training. Weights and optimizer state stay fp32; autocast lowers matrix products.
+"""Number formats of training. Autocast lowers matrix products; weights stay fp32 but where a format says otherwise.
 
 `auto` takes bf16 where the hardware multiplies it natively: elsewhere it is emulated, slower than fp32.
 """
@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from gpt_lab import registry
 from gpt_lab.errors import ConfigError
 from gpt_lab.registry import register
+from gpt_lab.train.few_bits import float8, kept_weights
+from gpt_lab.train.few_bits.formats import Format, KeptBF16, KeptInt8
 
 CPUINFO = Path("/proc/cpuinfo")
 CPU_BF16_FLAGS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "Arm BF16"}
@@ -28,21 +31,47 @@ class Precision:
     """A number format, decided.
 
     Fields:
-        name: fp32, tf32, bf16 or fp16.
+        name: fp32, tf32, bf16, fp16 or fp8; or that of what weights are kept in, + and that of products.
         reason: why, in words for the run's record.
         device: cpu or cuda.
         scaler: of the loss, so that fp16 gradients do not vanish; None where none is needed.
+        products: fp32, tf32, bf16 or fp16: of matrix products, but those that fp8 multiplies; "": as the name says.
+        kept: what weights are kept in between steps; None: fp32.
     """
 
     name: str
     reason: str
     device: str
     scaler: torch.amp.GradScaler | None = None
+    products: str = ""
+    kept: Format | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "products", self.products or self.name)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of matrix products and what follows them."""
-        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.name, torch.float32)
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.products, torch.float32)
+
+    @property
+    def differentiates_twice(self) -> bool:
+        """Whether the gradient of a gradient is what it is in fp32: own products know one only."""
+        return self.kept is None and self.name != "fp8"
+
+    def lower(self, model: nn.Module) -> None:
+        """Gives a model the layers that multiply in this format; touches no weight.
+
+        Raises:
+            ConfigError: it has none that could.
+        """
+        if self.name == "fp8":
+            float8.convert(model)
+
+    def keep(self, model: nn.Module) -> None:
+        """Keeps a model's weights in this format from now on; on the device that it stays on."""
+        if self.kept is not None:
+            kept_weights.keep(model, self.kept)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Around forward pass and loss, once per micro-batch: it keeps lowered weights until it is left."""
@@ -65,7 +94,7 @@ def resolve(choice: str | Mapping[str, Any], device: str | torch.device) -> Prec
     kind = torch.device(device).type
     precision: Precision = registry.build("precision", settings).on(kind)
     if kind == "cuda":  # under a lower format the few products left in fp32 may be tf32 too
-        torch.set_float32_matmul_precision("highest" if precision.name == "fp32" else "high")
+        torch.set_float32_matmul_precision("highest" if precision.products == "fp32" else "high")
     return precision
 
 
@@ -170,3 +199,63 @@ class FP16:
         """The format on cpu or cuda; a scaler belongs to one run."""
         reason = "asked for" if device == "cuda" else "asked for (most CPUs emulate it: for tests, not for speed)"
         return Precision("fp16", reason, device, torch.amp.GradScaler(device))
+
+
+@register("precision", "fp8")
+class FP8:
+    """Linear layers multiply 8-bit floats, each row with its own scale; NVIDIA Ada or later, where it has never run.
+
+    Paper: Micikevicius et al. 2022, arXiv:2209.05433
+
+    As bf16, but for the products, forward and backward, of plain linear layers whose two sizes are multiples of 16;
+    embeddings, head, norms and stacked experts stay as there. Values have 3 bits of mantissa (e4m3), gradients 2
+    (e5m2). Its arithmetic is tested on the CPU; it has never run on a GPU.
+    """
+
+    def on(self, device: str) -> Precision:
+        """The format on cuda."""
+        capability = _capability() if device == "cuda" else None
+        if capability is None or capability < (8, 9):
+            raise ConfigError(
+                "precision=fp8 needs an NVIDIA GPU of capability 8.9 or later (Ada, Hopper): use precision=auto"
+            )
+        return Precision("fp8", "asked for", device, products="bf16")
+
+
+class _FewBits:
+    """Weights that are kept in few bits; products as precision=auto."""
+
+    kept: Format
+
+    def on(self, device: str) -> Precision:
+        """The format on cpu or cuda."""
+        name, found = type(self).part[1], AutoPrecision().on(device)  # type: ignore[attr-defined]
+        return Precision(
+            f"{name}+{found.name}", f"asked for; {found.reason}", device, products=found.name, kept=self.kept
+        )
+
+
+@register("precision", "bf16_sr")
+class BF16StochasticRounding(_FewBits):
+    """Weights kept in bfloat16, each update rounded up or down at random, so that small ones count on average.
+
+    Paper: Zamirai et al. 2020, arXiv:2010.06192
+
+    Matrices of linear layers, embeddings and head; vectors, stacked experts and tables of positions stay fp32, as do
+    gradients and optimizer state. Products as precision=auto.
+    """
+
+    kept = KeptBF16()
+
+
+@register("precision", "int8_weights")
+class Int8Weights(_FewBits):
+    """An experiment: weights kept as 8-bit integers, a scale for each row, each update rounded up or down at random.
+
+    Reference: torchao's prototype of quantized training,
+    https://github.com/pytorch/ao/tree/main/torchao/prototype/quantized_training
+
+    Matrices of linear layers; all else stays fp32, as do gradients and optimizer state. Products as precision=auto.
+    """
+
+    kept = KeptInt8()

@@ -25,6 +25,7 @@ from gpt_lab.parts.objective.base import Objective
 from gpt_lab.train import precision, teacher
 from gpt_lab.train.budget import TrainingLimit, budget
 from gpt_lab.train.curvature import twice
+from gpt_lab.train.few_bits.kept_weights import weight_bytes
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.speed.eager import spare_compiler
 from gpt_lab.train.teacher import Teacher
@@ -51,7 +52,7 @@ class ResolvedRun:
         longer: multiples of the training context, beyond 1, at which the final weights are validated.
         notes: what was asked for and cannot be had, said before training.
         prices: training FLOPs per token in rows of each length, and those that MFU counts.
-        state_bytes: that the optimizer keeps; None: it does not say.
+        state_bytes: that the optimizer keeps; None: it does not say. weight_bytes: of all weights between steps.
     """
 
     device: str
@@ -68,6 +69,7 @@ class ResolvedRun:
     teacher: Teacher | None = None
     prices: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     state_bytes: int | None = None
+    weight_bytes: int = 0
 
     def flops(self, read: Mapping[int, int]) -> float:
         """Training FLOPs of so many tokens in rows of each length (Dataset.read_after)."""
@@ -107,7 +109,8 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     model = bare_model(cfg, dataset.vocab_size)
     spare_compiler()
     optimizer = _optimizer(cfg, model, chosen)
-    layers = model.choose_kernels(device, chosen.name, documents=cfg.batch.document_mask)
+    chosen.lower(model)
+    layers = model.choose_kernels(device, chosen.products, documents=cfg.batch.document_mask)
     if model.twice:
         twice.check(cfg)
     cost = cost_of(model, cfg.optim)
@@ -145,7 +148,8 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
             text["seen"] = taught_by.seen
             notes = (*notes, f"{taught_by.seen}: no verdict will rest on this run")
     told = dataset.fingerprint, reasons, text, times, notes, taught_by, prices, state_bytes(optimizer)
-    return ResolvedRun(device, chosen, names, compiled, limit, cost, *told)
+    kept = weight_bytes(model, chosen.kept)
+    return ResolvedRun(device, chosen, names, compiled, limit, cost, *told, kept)
 
 
 def paid(prices: Mapping[int, tuple[int, int]], read: Mapping[int, int], kind: int = 0) -> float:
@@ -209,7 +213,18 @@ def _optimizer(cfg: RunConfig, model: GPT, chosen: Precision) -> torch.optim.Opt
             f"{name} draws next tokens from the model (optim.estimator=gnb), which objective={cfg.objective['name']} "
             "does not train alone: use optim.estimator=hutchinson, or objective=ce"
         )
-    return fitted(recipe, model, cfg)
+    optimizer = fitted(recipe, model, cfg)
+    if model.twice and not chosen.differentiates_twice:
+        raise ConfigError(
+            f"{name} differentiates twice, and products of precision={cfg.precision['name']} cannot be: use "
+            "precision=bf16 or precision=fp32"
+        )
+    if chosen.kept is not None and hasattr(optimizer, "averaged"):
+        raise ConfigError(
+            f"{name} validates an average of its weights, which precision={cfg.precision['name']} would round: use "
+            "precision=bf16 or precision=fp32"
+        )
+    return optimizer
 
 
 def _compile(cfg: RunConfig, device: str, limit: TrainingLimit, cost: Cost, twice: bool) -> tuple[bool, str]:

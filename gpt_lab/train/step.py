@@ -15,6 +15,7 @@ from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.objective.base import Objective, Sequences
 from gpt_lab.train.curvature.estimates import Curvature
 from gpt_lab.train.feed import Micro, StepBatch
+from gpt_lab.train.few_bits.kept_weights import Kept, widened
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.speed.eager import light_step
 
@@ -32,7 +33,7 @@ class Stepper:
     Args:
         clip: largest global gradient norm; 0 clips nothing.
         compiled: whether torch.compile makes one program of forward pass and loss.
-        seed: of what an optimizer's estimates draw.
+        seed: of what an optimizer's estimates draw, and the rounding of weights that are kept in few bits.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Stepper:
         self.rate: Callable[[float], float] = getattr(optimizer, "rate", lambda multiplier: multiplier)
         self.averaged: Callable[[], AbstractContextManager[None]] = getattr(optimizer, "averaged", nullcontext)
         self.curvature = Curvature(model, self.parameters, precision, seed)
+        self.kept, self.seed = [part for part in model.modules() if isinstance(part, Kept)], seed
         # parts that also learn by a rule of their own, such as a router's biases
         self.learners: list[Any] = [part for part in model.modules() if hasattr(part, "after_step")]
         # the function is compiled, not the module: parameter names stay as they are
@@ -85,13 +87,14 @@ class Stepper:
             if weight_decay:
                 group["weight_decay"] = weight_decay * decay
         scaler = self.precision.scaler
-        if scaler is None:
-            self.update()
-        else:
-            scaler.step(self.optimizer)
-            scaler.update()
-        for part in self.learners:
-            part.after_step()
+        with widened(self.kept, self.seed, step):
+            if scaler is None:
+                self.update()
+            else:
+                scaler.step(self.optimizer)
+                scaler.update()
+            for part in self.learners:
+                part.after_step()
         self._drop_gradients()
         return StepOutcome(nll_sum, norm)
 

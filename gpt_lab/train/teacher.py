@@ -90,7 +90,7 @@ class Teacher:
             raise DataError(f"cannot use {self.place}: {' '.join(str(error).split())[:300]}") from error
         model.requires_grad_(False)
         model.to(device).eval()
-        model.choose_kernels(device, precision.name, documents=documents)
+        model.choose_kernels(device, precision.products, documents=documents)
         return model
 
 

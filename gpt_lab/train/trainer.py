@@ -86,7 +86,9 @@ class Trainer:
         self.model.to(plan.device)
         recipe = registry.build("optim", cfg.optim)
         self.optimizer: torch.optim.Optimizer = fitted(recipe, self.model, cfg)
-        self.model.choose_kernels(plan.device, plan.precision.name, documents=cfg.batch.document_mask)
+        plan.precision.lower(self.model)
+        plan.precision.keep(self.model)
+        self.model.choose_kernels(plan.device, plan.precision.products, documents=cfg.batch.document_mask)
         self.schedule = registry.build("schedule", cfg.schedule)
         self.objective: Objective = registry.build("objective", cfg.objective)
         if plan.teacher is not None:
@@ -97,7 +99,7 @@ class Trainer:
         draw_seed = cfg.draw_seed if self.model.draws or self.objective.draws else None
         self.feed = Feed(dataset, plan.device, cfg.batch.micro, draw_seed)
         self.eval_rows = eval_rows(plan.device, cfg.scale.context, dataset.vocab_size)
-        self.peak = peak_flops("cuda", plan.precision.name) if plan.device == "cuda" else None
+        self.peak = peak_flops("cuda", plan.precision.products) if plan.device == "cuda" else None
 
     def run_to_end(self) -> Result:
         """Resumes, trains, validates; leaves the run folder in a final state whatever happens."""
@@ -309,7 +311,8 @@ class Trainer:
         self.view.stop()
         summary = self.spent | values | longer | ending.floors(self.dataset) | ending.packed(self.dataset)
         summary["val/targets"] = self.dataset.val_tokens - 1
-        peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", self.plan.precision.name)  # takes memory
+        products = self.plan.precision.products
+        peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", products)  # takes memory
         share = mfu(summary["perf/tokens_per_s"], self.plan.mfu_flops_per_token(self.dataset, 0, state.step), peak)
         if share is not None:
             summary["perf/mfu"] = share

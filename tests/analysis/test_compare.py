@@ -297,6 +297,14 @@ def test_a_winner_is_reported_shrunk_and_screens_ask_for_a_new_study() -> None:
     assert not any("A screen suggests" in note for note in compare(of_size(-0.05, 0.1)).notes)
 
 
+def test_an_arm_without_noise_beside_a_winner() -> None:
+    base, constant = arm("rope", 2 + NOISE[:5]), arm("same", 2.001 + NOISE[:5])
+    winners = [arm(name, 1.9 + NOISE[:5] + 0.1 * np.roll(NOISE[:5], k)) for k, name in enumerate(("a", "b"), 1)]
+    found = compare(study([*base, *constant, *winners[0], *winners[1]]))
+    assert row(found, "a").verdict == "better"
+    assert any("was selected out of 3: its difference of −0.1000" in note for note in found.notes)
+
+
 def test_each_better_and_worse_says_what_leaving_out_a_seed_does() -> None:
     found = compare(of_size(-0.05, 0.05, 0.0))
     (said,) = (note for note in found.notes if "Leaving out one seed" in note)

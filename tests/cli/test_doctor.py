@@ -88,8 +88,9 @@ def test_a_cuda_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         doctor, "_auto_precision", lambda device: doctor.Finding("gpu", "precision=auto", "note", device)
     )
-    row, precision = doctor.gpu()
+    row, fp8, precision = doctor.gpu()
     assert row.found.startswith("H200, 139 GiB, capability 9.0")
+    assert fp8.name == "precision=fp8" and "never run" in fp8.found
     assert precision.found == "cuda"
 
 

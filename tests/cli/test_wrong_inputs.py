@@ -82,6 +82,15 @@ WITH_TORCH = {
     "kernel without keyed dropout": (["kernel=sdpa", "attention.dropout=0.1", "tokenizer=byte"], "math"),
     "kernel that cannot train here": (["kernel=flex", "device=cpu", "tokenizer=byte"], "flex"),
     "precision of another device": (["precision=tf32", "device=cpu", "tokenizer=byte"], "tf32"),
+    "precision of newer hardware": (["precision=fp8", "device=cpu", "tokenizer=byte"], "capability 8.9"),
+    "an average of few bits": (
+        ["precision=bf16_sr", "optim=schedule_free", "device=cpu", "tokenizer=byte"],
+        "which precision=bf16_sr would round: use precision=bf16 or precision=fp32",
+    ),
+    "two gradients of few bits": (
+        ["precision=int8_weights", "optim=adahessian", "device=cpu", "tokenizer=byte"],
+        "products of precision=int8_weights cannot be",
+    ),
     "odd head for rotary positions": (["scale.width=12", "scale.heads=4", "tokenizer=byte"], "position=none"),
     "a cooldown that leaves no room": (
         ["schedule=wsd", "schedule.warmup=1.0", "tokenizer=byte"],

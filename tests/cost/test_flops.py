@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gpt_lab import registry
 from gpt_lab.cost.flops import cost, cost_of
+from gpt_lab.cost.match import compose
 from gpt_lab.infer.cache import Cache
 from gpt_lab.kernels.base import KeyView, visible
 from gpt_lab.model.gpt import GPT
@@ -112,6 +113,20 @@ def test_gpt2_has_the_published_size() -> None:
     matrices = 12 * 12 * 768**2 + 50257 * 768
     assert price.mfu_flops_per_token == 6 * matrices + 12 * 12 * 768 * 1024
     assert price.train_flops_per_token == 6 * matrices + 6 * 12 * 768 * 1025
+
+
+@pytest.mark.parametrize(
+    ("scale", "vocabulary", "counted", "millions"),
+    [
+        ("small", 32_000, "parameters", 13),
+        ("medium", 50_257, "non_embedding", 85),
+        ("large", 50_257, "parameters", 353),
+    ],
+)
+def test_the_sizes_of_ignite(scale: str, vocabulary: int, counted: str, millions: int) -> None:
+    """13M, 85M and 350M, with Llama's block."""
+    price = cost(compose(["model=llama", "model.tied=true", f"scale={scale}"]), vocabulary)
+    assert round(getattr(price, counted) / 1e6) == millions
 
 
 def test_an_untied_head_counts_as_embedding() -> None:

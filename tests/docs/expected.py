@@ -52,6 +52,14 @@ COMMANDS: dict[str, Run | Elsewhere] = {
         "val bits per byte", [*SHORT, "budget.tokens=4e3"]
     ),
     "uv run train +experiment=shakespeare_char_cpu": Run("val bits per byte", [*STEPS, "schedule.warmup=2"]),
+    "uv run atlas --report": Run("position (against rope): not run: "),
+    **dict.fromkeys(
+        (
+            *("uv run atlas", "uv run atlas --only attention,position", "uv run atlas --only attention=gla"),
+            "uv run atlas --scale tiny budget.steps=1000",
+        ),
+        Elsewhere("tests/cli/test_atlas.py", "hundreds of runs: there a row is run again, and groups are planned"),
+    ),
     "uv run components": Run("attention: "),
     "uv run components attention gqa": Run("attention=gqa"),
     "uv run train optim=muon optim.ns=polar_express optim.qk_clip=100.0": Run("val bits per byte", STEPS),

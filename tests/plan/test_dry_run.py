@@ -101,6 +101,14 @@ def test_what_the_optimizers_keep(make: Any) -> None:
     assert "\noptimizer state: 8 bytes a parameter\n" in shown(make()), "and the counters of steps"
 
 
+def test_what_weights_of_few_bits_take(make: Any) -> None:
+    """Said where an arm's are not all fp32."""
+    swept = {"precision": {"values": ["fp32", "bf16_sr"]}, "seed": {"values": [0, 1, 2]}}
+    printed = shown(make(swept, gpt_lab={"baseline": {"precision": "fp32"}}))
+    assert "weights, bytes a parameter: precision=fp32: 4, precision=bf16_sr: 2." in printed
+    assert "weights, bytes" not in (plain := shown(make())) and "weights:" not in plain
+
+
 def test_what_the_ledger_has_is_not_paid_again(make: Any) -> None:
     sweep = make()
     found = cells.cells(sweep)

@@ -104,8 +104,34 @@ def test_tf32_needs_cuda() -> None:
         resolve("tf32", "cpu")
 
 
+@pytest.mark.parametrize("capability", [None, (8, 0), (8, 6), (8, 9), (9, 0)])
+def test_fp8_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | None) -> None:
+    if capability is not None:
+        gpu(monkeypatch, capability)
+    if capability is not None and capability >= (8, 9):
+        found = resolve("fp8", "cuda")
+        assert (found.name, found.products, found.dtype) == ("fp8", "bf16", torch.bfloat16)
+        return
+    with pytest.raises(ConfigError, match=r"capability 8\.9 or later \(Ada, Hopper\): use precision=auto"):
+        resolve("fp8", "cpu" if capability is None else "cuda")
+
+
+@pytest.mark.parametrize(("native", "products"), [(None, "fp32"), ("AMX", "bf16")])
+def test_weights_of_few_bits_are_multiplied_as_auto_says(
+    monkeypatch: pytest.MonkeyPatch, native: str | None, products: str
+) -> None:
+    """The name has both, so that runs of machines that multiply otherwise are not the same run."""
+    monkeypatch.setattr(precision, "cpu_native_bf16", lambda: native)
+    for name in ("bf16_sr", "int8_weights"):
+        found = resolve(name, "cpu")
+        assert (found.name, found.products) == (f"{name}+{products}", products)
+        assert found.kept is not None and not found.differentiates_twice
+
+
 def test_an_unknown_format_is_told_the_closest() -> None:
-    with pytest.raises(ConfigError, match=r"did you mean 'bf16'.*auto, bf16, fp16, fp32, tf32"):
+    with pytest.raises(
+        ConfigError, match=r"did you mean 'bf16'.*auto, bf16, bf16_sr, fp16, fp32, fp8, int8_weights, tf32"
+    ):
         resolve("bf61", "cpu")
 
 

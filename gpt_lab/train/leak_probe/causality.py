@@ -36,7 +36,7 @@ from gpt_lab.train.precision import Precision
 GAINS = (2.0, 0.7, None)
 """Standard deviations of the twin's weights, times 1/sqrt(fan-in), tried until its logits are finite; None: as the run
 begins. Scores must be large, or a mask of -20 would hide what training can dig out."""
-ROUNDING = {"fp32": 1e-5, "tf32": 1e-2, "bf16": 3e-2, "fp16": 1e-2}
+ROUNDING = {"fp32": 1e-5, "tf32": 1e-2, "bf16": 3e-2, "fp16": 1e-2, "fp8": 0.1}
 """Change of a part's output, relative to its largest value, that is no leak: a convolution by FFT, in which each output
 adds up all tokens, changes by 1e-6 in fp32."""
 NARROW = {"cpu": 8, "cuda": 16}
@@ -138,7 +138,8 @@ class _Twin:
         self.cfg, self.device, self.precision = cfg, torch.device(device), precision
         self.vocab_size = min(vocab_size, VOCABULARY)
         self.model = bare_model(cfg, self.vocab_size).to(self.device)
-        self.model.choose_kernels(device, precision.name, documents=cfg.batch.document_mask)
+        precision.lower(self.model)
+        self.model.choose_kernels(device, precision.products, documents=cfg.batch.document_mask)
         parts: list[Any] = [part for part in self.model.modules() if hasattr(part, "request")]
         self.attentions = [(part, part.kernel) for part in parts if hasattr(part, "kernel")]
         dropout = longest is None and self.model.draws  # its masks cost most
@@ -250,7 +251,8 @@ class _Twin:
 
     def culprits(self, pair: _Pair, training: bool, lowered: bool) -> list[str]:
         """The parts whose own output changes where it must not, in the order of the forward pass."""
-        limit = ROUNDING[self.precision.name if lowered else "fp32"]
+        chosen = self.precision
+        limit = ROUNDING["fp8" if chosen.name == "fp8" else chosen.products] if lowered else ROUNDING["fp32"]
         watch = OutputRecord(pair.kept_BT, limit)
         with watch.over(self.model, self.cfg):
             before = self.read(pair.before_BT, pair.documents_BT, training, lowered)

@@ -190,10 +190,10 @@ def _validation(trainer: Trainer, times: int) -> float:
     kernels = {"documents": trainer.cfg.batch.document_mask}
     device, precision = trainer.plan.device, trainer.plan.precision
     glance: Any = _Glance(trainer.dataset, times)
-    trainer.model.choose_kernels(device, precision.name, times=times, **kernels)
+    trainer.model.choose_kernels(device, precision.products, times=times, **kernels)
     evaluate(trainer.model, trainer.objective, precision, glance, rows=trainer.eval_rows)
     seconds = time.perf_counter() - glance.began
-    trainer.model.choose_kernels(device, precision.name, **kernels)
+    trainer.model.choose_kernels(device, precision.products, **kernels)
     return float(seconds / glance.tokens)
 
 

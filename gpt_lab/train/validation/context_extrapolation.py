@@ -52,9 +52,9 @@ def longer(
         )
     try:
         for times in wanted:
-            model.choose_kernels(device, precision.name, documents=cfg.batch.document_mask, times=times)
+            model.choose_kernels(device, precision.products, documents=cfg.batch.document_mask, times=times)
     finally:
-        model.choose_kernels(device, precision.name, documents=cfg.batch.document_mask)
+        model.choose_kernels(device, precision.products, documents=cfg.batch.document_mask)
     return wanted, ()
 
 
@@ -93,7 +93,7 @@ def evaluate_longer(
 
     def measure(times: int, parts: int) -> Tensor:
         """Nats, targets, right answers (P, 3): context's lengths of text are dealt out to the parts in turn."""
-        model.choose_kernels(device, precision.name, documents=cfg.batch.document_mask, times=times)
+        model.choose_kernels(device, precision.products, documents=cfg.batch.document_mask, times=times)
         sums = torch.zeros(parts, 3, dtype=torch.float64, device=device)
         first = 0
         for batch in dataset.validation(max(1, rows // times**2), times=times):
@@ -124,7 +124,7 @@ def evaluate_longer(
                 excess = (sums[number - 1, 0] - same[number - 1, 0]) / same[number - 1, 1]
                 values[context_multiples.part(times, number)] = excess.item()
     finally:
-        model.choose_kernels(device, precision.name, documents=cfg.batch.document_mask)
+        model.choose_kernels(device, precision.products, documents=cfg.batch.document_mask)
         model.train(was_training)
     return values
 
