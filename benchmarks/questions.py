@@ -45,7 +45,7 @@ BEYOND = {"extrapolation": {"val/bpb_8x": "at eight times the training context"}
 """Metrics that belong to the answer beside the one that decides, and what they are in words."""
 KEPT = ("report.md", "runs.csv")
 COMMAND = [sys.executable, "-c", "from gpt_lab.cli.sweep import main; main()"]
-QUICK = ["budget.steps=4", "eval.every=4", "eval.tokens=2048"]
+QUICK = ["--seeds", "2", "budget.steps=4", "eval.every=4", "eval.tokens=2048"]
 QUICK_TEXT = ["data.val_fraction=0.002"]
 
 

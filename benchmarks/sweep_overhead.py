@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -47,12 +47,13 @@ FIXED: dict[str, Any] = {
 }
 GRID: dict[str, list[Any]] = {"position": ["rope", "learned", "sinusoidal", "none"], "seed": [0, 1, 2, 3, 4, 5]}
 SMALL: dict[str, list[Any]] = {"position": ["rope", "none"], "seed": [0, 1]}
+QUICK: dict[str, Any] = {"scale.depth": 1, "scale.width": 32, "batch.tokens": 128}
 
 
-def write_sweep(folder: Path, study: str, grid: dict[str, list[Any]], steps: int) -> Path:
+def write_sweep(folder: Path, study: str, grid: dict[str, list[Any]], steps: int, changes: Mapping[str, Any]) -> Path:
     """A sweep file of runs of so many steps, validated once at their end."""
     fixed = {**FIXED, "data.path": str(folder / "words.txt"), "runs_dir": str(folder / "runs")}
-    fixed |= {"budget.steps": steps, "eval.every": steps}
+    fixed |= {"budget.steps": steps, "eval.every": steps, **changes}
     parameters = {name: {"values": values} for name, values in grid.items()}
     parameters |= {name: {"value": value} for name, value in fixed.items()}
     path = folder / f"{study}.yaml"
@@ -84,15 +85,17 @@ def moment(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def measure(folder: Path, grid: dict[str, list[Any]], jobs: int, seconds: float) -> dict[str, Any]:
+def measure(
+    folder: Path, grid: dict[str, list[Any]], jobs: int, seconds: float, changes: Mapping[str, Any]
+) -> dict[str, Any]:
     """Calibrates the number of steps, runs the grid, and takes the times apart."""
     write_corpus(folder)
     some = 20 if seconds < 1 else 100
-    _, runs = run(write_sweep(folder, "calibration", {"seed": list(range(jobs))}, some), jobs)
+    _, runs = run(write_sweep(folder, "calibration", {"seed": list(range(jobs))}, some, changes), jobs)
     rate = some / statistics.mean(found.summary["seconds"] for found in runs)
     steps = max(10, round(rate * seconds))
     began = time.time()
-    wall, runs = run(write_sweep(folder, "overhead", grid, steps), jobs)
+    wall, runs = run(write_sweep(folder, "overhead", grid, steps, changes), jobs)
     training = [found.summary["seconds"] for found in runs]
     first = min(moment(found.record["started"]) for found in runs)
     last = max(moment(found.record["finished"]) for found in runs)
@@ -129,8 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GPT_LAB_CACHE"] = str(Path(folder) / "cache")
-        grid, seconds = (SMALL, 0.2) if chosen.quick else (GRID, chosen.seconds)
-        found = measure(Path(folder), grid, chosen.jobs, seconds)
+        grid, seconds, changes = (SMALL, 0.1, QUICK) if chosen.quick else (GRID, chosen.seconds, {})
+        found = measure(Path(folder), grid, chosen.jobs, seconds, changes)
     named["load_after"] = round(os.getloadavg()[0], 2)
     for name, value in found.items():
         print(f"{name:36s} {value}")

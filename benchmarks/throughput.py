@@ -219,7 +219,7 @@ def same_model(shape: ModelShape, text: Path, steps: int) -> list[str]:
     ]
 
 
-def write_corpus(folder: Path, characters: int = 1_000_000) -> tuple[Path, Path]:
+def write_corpus(folder: Path, characters: int) -> tuple[Path, Path]:
     """Random text over the alphabet, and nanoGPT's token file of it."""
     ids = np.random.default_rng(0).integers(len(ALPHABET), size=characters, dtype=np.uint16)
     ids[: len(ALPHABET)] = np.arange(len(ALPHABET))
@@ -298,10 +298,12 @@ def take_turns(pipes: Mapping[str, Connection], rounds: int, seconds: float) -> 
     return found
 
 
-def measure_cpu(name: str, rounds: int, seconds: float, steps: int, folder: Path, clock: str) -> dict[str, Any]:
+def measure_cpu(
+    name: str, rounds: int, seconds: float, steps: int, folder: Path, clock: str, characters: int
+) -> dict[str, Any]:
     """All arms at one shape, each in its own process: what one does to memory or threads is not the others' gain."""
     shape = SHAPES[name]
-    files = write_corpus(folder)
+    files = write_corpus(folder, characters)
     spawn = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     facts: dict[str, dict[str, Any]] = {}
@@ -412,7 +414,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     rounds, seconds = (1, 0.0) if chosen.quick else (chosen.rounds, chosen.seconds)
     shapes = ["A"] if chosen.quick else chosen.shapes.split(",")
-    steps = 1000 if chosen.quick else chosen.steps
+    steps, characters = (1000, 100_000) if chosen.quick else (chosen.steps, 1_000_000)
     if chosen.clock == "cpu":
         torch.set_num_threads(1)
     named = this_machine(chosen.cuda)
@@ -426,7 +428,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for name in shapes:
                 inner = Path(folder) / name
                 inner.mkdir()
-                result["shapes"][name] = measure_cpu(name, rounds, seconds, steps, inner, chosen.clock)
+                result["shapes"][name] = measure_cpu(name, rounds, seconds, steps, inner, chosen.clock, characters)
     named["load_after"] = round(os.getloadavg()[0], 2)
     show(result)
     ending = ("-cpu-time" if chosen.clock == "cpu" else "") + ("-quick" if chosen.quick else "")

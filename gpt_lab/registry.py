@@ -75,11 +75,11 @@ class Part:
 
     @property
     def doc(self) -> str:
-        return _described(self.module, self.path)[self.qualname][0]
+        return _docs(self.module, self.path)[self.qualname]
 
     @property
     def options(self) -> Mapping[str, Option]:
-        return _described(self.module, self.path)[self.qualname][1]
+        return _described(self.module, self.path)[self.qualname]
 
     @property
     def summary(self) -> str:
@@ -106,6 +106,7 @@ def index() -> Mapping[str, Mapping[str, Part]]:
         ConfigError: two parts claim the same kind and name.
     """
     _described.cache_clear()
+    _docs.cache_clear()
     found: dict[str, dict[str, Part]] = {kind: {} for kind in KINDS}
     for module, path in _sources():
         for part in _scan(module, path):
@@ -299,14 +300,19 @@ def _scan(module: str, path: Path) -> Iterator[Part]:
 
 
 @functools.cache
-def _described(module: str, path: Path) -> Mapping[str, tuple[str, Mapping[str, Option]]]:
-    """Docstring and options of each part in a file, by its class."""
+def _described(module: str, path: Path) -> Mapping[str, Mapping[str, Option]]:
+    """Options of each part in a file, by its class."""
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-    classes, found = _classes(tree), {}
-    for _, _, node in _marked(tree):
-        taken = _options(f"{module}.{node.name}", node, classes)
-        found[node.name] = _doc(node, taken, classes), taken
-    return found
+    classes = _classes(tree)
+    return {node.name: _options(f"{module}.{node.name}", node, classes) for _, _, node in _marked(tree)}
+
+
+@functools.cache
+def _docs(module: str, path: Path) -> Mapping[str, str]:
+    """Docstring of each part in a file, by its class: only what shows parts asks for it, and it takes longest."""
+    tree, taken = ast.parse(path.read_text(encoding="utf-8"), str(path)), _described(module, path)
+    classes = _classes(tree)
+    return {node.name: _doc(node, taken[node.name], classes) for _, _, node in _marked(tree)}
 
 
 def _marked(tree: ast.Module) -> Iterator[tuple[str, str, ast.ClassDef]]:

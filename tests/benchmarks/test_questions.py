@@ -108,4 +108,4 @@ def test_the_script(tmp_path: Path) -> None:
     assert found["answer"] == questions.answer("recall", tmp_path / "recall")
     assert re.search(r"induction · depth=2 \S+ \[\S+, \S+\] \w+", found["answer"])
     text = (tmp_path / "recall" / "report.md").read_text(encoding="utf-8")
-    assert "20 runs: 20 finished" in text and "uv run report" in text
+    assert "8 runs: 8 finished" in text and "uv run report" in text

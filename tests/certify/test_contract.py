@@ -46,19 +46,38 @@ def test_every_part_keeps_it(kind: str, name: str) -> None:
 def test_every_part_is_one_graph() -> None:
     """Captured whole, run op by op, parts of several kinds at a time: to generate code for each would take minutes.
 
-    Positions go with the default attention: not every one asks for them. What options change is traced where the part
-    is tested.
+    Attentions are three layers of a model. Positions go with the default attention: not every one asks for them. What
+    options change is traced where the part is tested.
     """
-    kinds = {kind: [_words(kind, name) for other, name in PARTS if other == kind] for kind in dict(PARTS)}
-    positions, objectives = kinds.pop("position"), kinds.pop("objective")
-    for together in [*itertools.zip_longest(*kinds.values()), *((words,) for words in (*positions, *objectives))]:
-        each = [words for words in together if words is not None]
-        joined = [word for words in each for word in words]
-        fits = _that_fits([["scale.depth=1", *joined], joined])  # some parts are of several layers
-        for cfg in [fits] if fits else [small(words) for words in each]:
+    kinds = {kind: [[_words(kind, name)] for other, name in PARTS if other == kind] for kind in dict(PARTS)}
+    attentions = [words for (words,) in kinds.pop("attention") if words != ["attention=hybrid"]]  # that is all of them
+    same = [["attention=rwkv7"], ["attention=value_residual"]]  # mix in values of a first layer of their own kind
+    others = [words for words in attentions if words not in same]
+    threes = [*(others[first : first + 3] for first in range(0, len(others), 3)), *([words] for words in same)]
+    several = [kinds["init"].pop(at) for at, (words,) in enumerate(kinds["init"]) if len(words) > 1]
+    later = [[None] * len(threes) + kinds.pop(kind) for kind in ("init", "objective")]  # not every attention takes them
+    alone = 0
+    for row in itertools.zip_longest([*threes, *kinds.pop("position"), *several], *later, *kinds.values()):
+        each = [words for part in row if part is not None for words in part]
+        joined = [word for part in row if part is not None for word in _layers(part)]
+        least = len(row[0])
+        fits = _that_fits([[f"scale.depth={depth}", *joined] for depth in (least, 2 * least)])  # some are of several
+        alone += 0 if fits else len(each)
+        for cfg in [fits] if fits else [_that_fits([["scale.depth=1", *words], words]) for words in each]:
+            assert cfg is not None, each
             torch.compiler.reset()
             found = same_when_compiled(cfg, backend="eager")
             assert found.passed, (each, found)
+    assert alone < len(PARTS) / 2, "most go together"
+
+
+def _layers(part: list[list[str]]) -> list[str]:
+    """What chooses one part, or several attentions as layers of one model."""
+    if len(part) == 1:
+        return part[0]
+    names = [words[0].partition("=")[2] for words in part]
+    letters = [f"attention.letters.{letter}.name={name}" for letter, name in zip("ABC", names, strict=False)]
+    return ["attention=hybrid", f"attention.pattern={'ABC'[: len(names)]}", *letters]
 
 
 def test_a_part_that_is_no_graph_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 SHORT = [
     *("scale.depth=2", "scale.width=64", "scale.context=64", "batch.tokens=512", "eval.tokens=2048"),
-    *("eval.every=4", "compile=off", "data.val_fraction=0.002"),
+    *("eval.every=4", "compile=off", "data.val_fraction=0.002", "sample.tokens=8"),
 ]
 """What makes a training run short: at its end it validates on the whole split, so that is small too."""
 

@@ -56,19 +56,26 @@ def execute(blocks: list[str]) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_the_page(folder: Path) -> None:
+def test_the_page_and_the_notebook(folder: Path) -> None:
+    """In one folder: the notebook finds the runs of the page's sweep, as a reader of both does."""
     blocks = re.findall(r"^```python\n(.*?)^```", text("docs/python.md"), re.DOTALL | re.MULTILINE)
     names = execute(blocks)
     assert len(names["study"].runs) == 6 and set(names["study"].runs["state"]) == {"finished"}
     assert names["found"].word == "better" and (folder / "my_report" / "report.html").is_file()
+    records = sorted(folder.glob("runs/pos_enc/*/run.json"))
+    names = execute(["".join(cell["source"]) for cell in notebook_cells() if cell["cell_type"] == "code"])
+    assert len(names["report"].verdicts) == 2
+    assert sorted(folder.glob("runs/pos_enc/*/run.json")) == records and len(records) == 6
 
 
-@pytest.mark.slow
-def test_the_notebook(folder: Path) -> None:
-    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
-    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
-    cells = notebook["cells"]
+def test_the_notebook_has_no_outputs() -> None:
+    cells = notebook_cells()
     assert all(not cell["outputs"] for cell in cells if cell["cell_type"] == "code")
     assert len({cell["id"] for cell in cells}) == len(cells)
-    names = execute(["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"])
-    assert len(names["report"].verdicts) == 2
+
+
+def notebook_cells() -> list[dict[str, Any]]:
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    cells: list[dict[str, Any]] = notebook["cells"]
+    return cells

@@ -5,6 +5,8 @@ Nothing of it starts a thread but pyarrow's allocator, which minds forks.
 
 from __future__ import annotations
 
+import gc
+
 import hydra  # noqa: F401
 import pandas  # noqa: F401
 import pytest  # noqa: F401
@@ -18,5 +20,7 @@ import gpt_lab.sweep.runner  # noqa: F401
 from gpt_lab.config import composition
 from gpt_lab.sweep.workers import forkserver
 
-composition.compose()
+composition.compose(["scale.depth=1"])  # reads what settings there are, and builds the parser of overrides
 forkserver.prepare()
+gc.collect()
+gc.freeze()  # a collection in a fork would copy every page that it marks

@@ -21,14 +21,14 @@ from tests.sweep.harness import KILLS, disturbed, whole
 from tests.sweep.sweep_helpers import ROOT, children, command, curves, name_of, tree, until, write_sweep
 
 pytestmark = pytest.mark.slow
-SWEPT = {"position": ["rope", "none", "alibi"], "seed": [0, 1]}
+SWEPT = {"position": ["rope", "none"], "seed": [0, 1]}
 KILLED = -signal.SIGKILL
 Played = dict[str, tuple[dict[str, Any], Path]]
 
 
 TRUNK: dict[str, Any] = {
-    "swept": {"budget.steps": [20, 36, 60], "seed": [0, 1]},
-    "fixed": {"schedule": "wsd", "schedule.warmup": 4, "eval.every": 15},
+    "swept": {"budget.steps": [12, 24, 36], "seed": [0, 1]},
+    "fixed": {"schedule": "wsd", "schedule.warmup": 4, "eval.every": 9},
     "gpt_lab": {"trunk": True},
 }
 """A sweep whose shorter runs begin at a step of the longest."""
@@ -42,7 +42,7 @@ def play(tmp_path: Path, *scenarios: str, undisturbed: dict[str, Any] | None = N
     Args:
         changes: of the sweep, as write_sweep takes them; of the undisturbed one where those are others.
     """
-    usual: dict[str, Any] = {"swept": SWEPT, "fixed": {"budget.steps": 60, "eval.every": 15}}
+    usual: dict[str, Any] = {"swept": SWEPT, "fixed": {"budget.steps": 36, "eval.every": 9}}
     paths = {}
     for name in ("undisturbed", *scenarios):
         (tmp_path / name).mkdir()
@@ -56,8 +56,8 @@ def play(tmp_path: Path, *scenarios: str, undisturbed: dict[str, Any] | None = N
     folders = {name: path.parent / "runs" / "tiny" for name, path in paths.items()}
     assert facts["undisturbed"]["codes"] == [0]
     expected = curves(folders["undisturbed"])
-    assert len(expected) == 6
-    assert max(rows[-1]["step"] for rows in expected.values()) == 60
+    assert len(expected) == facts["undisturbed"]["finished"] >= 4
+    assert max(rows[-1]["step"] for rows in expected.values()) == 36
     for name in scenarios:
         assert curves(folders[name]) == expected, name
     return {name: (facts[name], folders[name]) for name in scenarios}
@@ -68,7 +68,7 @@ def test_the_runner_is_killed_or_asked_to_leave(tmp_path: Path) -> None:
     facts, folder = played["kill_runner"]
     assert facts["kills"] == KILLS
     assert facts["codes"] == [KILLED] * KILLS + [0]
-    assert sum(entry.attempts for entry in entries(folder)) > 6, "some were begun more than once"
+    assert sum(entry.attempts for entry in entries(folder)) > 4, "some were begun more than once"
     assert facts["lost"] == [], "trials whose runner is gone write their checkpoints"
     facts, _ = played["interrupt"]
     assert facts["codes"] == [130, 143, 129, 0]
@@ -81,7 +81,7 @@ def test_what_is_below_the_runner_is_killed_and_others_work_beside_it(tmp_path: 
     facts, folder = played["kill_trials"]
     assert facts["kills"] == KILLS
     assert facts["codes"] == [0]
-    assert sum(entry.attempts for entry in entries(folder)) > 6
+    assert sum(entry.attempts for entry in entries(folder)) > 4
     said = (tmp_path / "kill_trials" / "tiny.out").read_text("utf-8")
     assert "killed by SIGKILL (out of memory, or killed by hand); trying again" in said
     facts, _ = played["kill_server"]
@@ -89,7 +89,7 @@ def test_what_is_below_the_runner_is_killed_and_others_work_beside_it(tmp_path: 
     assert facts["codes"] == [0]
     facts, folder = played["together"]
     assert sorted(facts["codes"]) == [KILLED, 0, 0, 0]
-    assert sum(entry.attempts for entry in entries(folder)) <= 6 + 2, "no trial twice but those of the dead"
+    assert sum(entry.attempts for entry in entries(folder)) <= 4 + 2, "no trial twice but those of the dead"
 
 
 def test_trunk_and_branches_are_killed(tmp_path: Path) -> None:

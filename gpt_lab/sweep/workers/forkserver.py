@@ -176,19 +176,22 @@ def _readable(fd: int) -> bool:
 
 
 def prepare() -> None:
-    """Imports what runs need, so that none has to."""
+    """Imports and reads what runs need, so that none has to."""
     import numpy.random  # noqa: F401
     import rich._emoji_codes  # noqa: F401
 
     from gpt_lab import registry
+    from gpt_lab.config import setting_names
     from gpt_lab.data import floors, shards  # noqa: F401
     from gpt_lab.data.tokenizers import library  # noqa: F401
     from gpt_lab.infer import cache, generate  # noqa: F401
-    from gpt_lab.store import code
+    from gpt_lab.store import code, record
     from gpt_lab.train import trainer  # noqa: F401
     from gpt_lab.train.speed.eager import spare_compiler
 
     code()  # what is imported here, whatever becomes of the files while trials run
+    record.packages()
+    setting_names.settings()
     spare_compiler()
     for kind, parts in registry.index().items():
         for name in parts:
