@@ -28,10 +28,10 @@ def options(chapter: Chapter) -> Table:
     for corpus in CORPORA:
         columns += [Column(f"Δ on {corpus}", "bits per byte", True, corpus), Column("verdict", corpus)]
     columns += [
+        Column("reading"),
         Column("tokens/s", "ratio", True),
         Column("memory", "ratio", True),
         Column("held against", "and within"),
-        Column("reading"),
     ]
     rows = [tuple(_cells(entry)) for entry in chapter.entries]
     return Table(f"{chapter.kind}, against {chapter.baseline}", (), tuple(columns), tuple(rows), chapter.kind)
@@ -46,10 +46,10 @@ def _cells(entry: Entry) -> Iterator[Cell]:
     yield Cell(entry.option, kind="arm")
     for corpus in CORPORA:
         yield from _effect(entry.rows.get(corpus))
+    yield Cell(entry.reading, kind="text")
     yield _ratio(list(entry.speed.values()))
     yield _ratio(list(entry.memory.values()))
     yield Cell(entry.certificate or NOTHING)
-    yield Cell(entry.reading, kind="text")
 
 
 def _effect(row: Row | None) -> Iterator[Cell]:
