@@ -57,9 +57,10 @@ class Entry:
 
     @property
     def disagree(self) -> bool:
-        """Two corpora decide it differently."""
-        decided = {row.verdict for row in self.rows.values() if row.verdict in DECIDED}
-        return len(decided) > 1
+        """Two corpora decide it differently, and their intervals have nothing in common."""
+        decided = [row for row in self.rows.values() if row.verdict in DECIDED and row.delta is not None]
+        lows, highs = ([getattr(row.delta, end) for row in decided] for end in ("low", "high"))
+        return len({row.verdict for row in decided}) > 1 and max(lows) > min(highs)
 
     @property
     def reading(self) -> str:

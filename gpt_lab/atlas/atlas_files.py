@@ -72,7 +72,7 @@ def overview(chapters: Sequence[Chapter]) -> list[str]:
             if verdict in by_verdict
         ]
         mixed = [entry for entry in chapter.entries if len({row.verdict for row in entry.rows.values()}) > 1]
-        for words, said_here in (("the corpora disagree", True), ("decided on one corpus", False)):
+        for words, said_here in (("the corpora disagree", True), ("by corpus", False)):
             if names := [_by_corpus(entry) for entry in mixed if entry.disagree is said_here]:
                 groups.append(f"{words}: {', '.join(names)}")
         if missing := [entry.option for entry in chapter.entries if not entry.rows]:

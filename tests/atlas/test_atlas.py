@@ -90,6 +90,9 @@ def test_the_sentence_of_a_row() -> None:
     apart = entry({"shakespeare": "better", "stdlib": "worse"}, both)
     assert apart.disagree
     assert apart.reading == "The corpora disagree: better on shakespeare and worse on stdlib."
+    near = entry({"shakespeare": "worse", "stdlib": "real but small"}, dict.fromkeys(both, 0.06))
+    assert not near.disagree
+    assert near.reading == "Worse on shakespeare and real but small on stdlib."
     open_ = entry({"shakespeare": "better", "stdlib": "undecided"}, both)
     assert not open_.disagree
     assert open_.reading == "Better on shakespeare and undecided on stdlib."
