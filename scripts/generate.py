@@ -74,6 +74,7 @@ method: grid
 metric: {{name: val/bpb, goal: minimize}}
 parameters:
   {kind}: {{values: [{values}]}}
+  seed: {{values: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]}}
   scale: {{value: micro}}
   tokenizer: {{value: byte}}  # below the bigram floor within the budget
   data.val_fraction: {{value: 0.02}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def markdown(chapters: Sequence[Chapter], folder: str = "") -> str:
     Args:
         folder: where atlas.html, figures/KIND.svg and CORPUS/KIND/runs.csv lie, as its links have it: `../there/`.
     """
-    from gpt_lab.report.markdown import body, line, listed
+    from gpt_lab.report.markdown import body, line
 
     call = prefix()
     commands = (
@@ -44,8 +45,8 @@ def markdown(chapters: Sequence[Chapter], folder: str = "") -> str:
     )
     parts = [
         f"# {TITLE}",
-        listed(overview(chapters)),
-        listed(READ),
+        _wrapped(overview(chapters)),
+        _wrapped(READ),
         "\n".join(["```sh", *commands, "```"]),
         f"As one page, with tables that can be sorted: [atlas.html]({folder}atlas.html).",
     ]
@@ -54,11 +55,21 @@ def markdown(chapters: Sequence[Chapter], folder: str = "") -> str:
         parts.append(f"## {line(table.title)}")
         if chapter.answers:
             parts.append(f"![{chapter.kind}]({folder}figures/{chapter.kind}.svg)")
-        parts += [body(table), listed(option_tables.conduct(chapter))]
+        parts += [body(table), _wrapped(option_tables.conduct(chapter))]
         if chapter.answers:
             links = [f"[{corpus}]({folder}{corpus}/{chapter.kind}/runs.csv)" for corpus in chapter.answers]
             parts.append(f"Runs: {', '.join(links)}.")
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _wrapped(sentences: Sequence[str]) -> str:
+    """Items of a list, over as many lines as they need."""
+    from gpt_lab.report.markdown import line
+
+    return "\n".join(
+        textwrap.fill(f"- {line(text)}", 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for text in sentences
+    )
 
 
 def overview(chapters: Sequence[Chapter]) -> list[str]:

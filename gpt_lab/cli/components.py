@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from gpt_lab import registry
-from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import Parser, output
+from gpt_lab.cli.common.console_script import entry
+from gpt_lab.cli.common.strict_parser import Parser, output
 from gpt_lab.config import components, source_text
 from gpt_lab.errors import ConfigError, unknown
 

@@ -6,8 +6,8 @@ import os
 import sys
 from typing import NoReturn
 
-from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import Parser, whole_number
+from gpt_lab.cli.common.console_script import entry
+from gpt_lab.cli.common.strict_parser import Parser, whole_number
 from gpt_lab.console.lines import print_lines
 from gpt_lab.errors import ConfigError, DataError
 

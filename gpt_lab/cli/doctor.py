@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import Parser, output
+from gpt_lab.cli.common.console_script import entry
+from gpt_lab.cli.common.strict_parser import Parser, output
 
 
 def run(arguments: list[str]) -> int:

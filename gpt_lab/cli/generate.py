@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, get_type_hints
 
-from gpt_lab.cli._main import entry
+from gpt_lab.cli.common.console_script import entry
 from gpt_lab.console.lines import print_lines, show_help
 from gpt_lab.console.streams import output_error
 from gpt_lab.errors import ConfigError, LabError, cut, quoted, unknown

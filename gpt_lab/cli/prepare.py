@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpt_lab.cli._main import entry
+from gpt_lab.cli.common.console_script import entry
 from gpt_lab.console.lines import show_help
 
 HELP = """usage: prepare [SETTING ...]

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import Parser, output
+from gpt_lab.cli.common.console_script import entry
+from gpt_lab.cli.common.strict_parser import Parser, output
 from gpt_lab.console.invocation import prefix
 from gpt_lab.console.lines import print_lines
 from gpt_lab.errors import ConfigError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import MOST_JOBS, MOST_SEEDS, Parser, whole_number
+from gpt_lab.cli.common.console_script import entry
+from gpt_lab.cli.common.strict_parser import MOST_JOBS, MOST_SEEDS, Parser, whole_number
 from gpt_lab.console.lines import print_lines
 from gpt_lab.errors import ConfigError, quoted
 from gpt_lab.study import place

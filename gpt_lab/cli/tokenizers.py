@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 
 from gpt_lab import registry
-from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import Parser, output
+from gpt_lab.cli.common.console_script import entry
+from gpt_lab.cli.common.strict_parser import Parser, output
 from gpt_lab.errors import ConfigError, quoted, unknown
 
 NAMES = ("byte", "char", "bpe", "unigram", "wordpiece")

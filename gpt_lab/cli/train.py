@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 
-from gpt_lab.cli._main import entry
+from gpt_lab.cli.common.console_script import entry
 from gpt_lab.console.lines import show_help
 
 CFG_WIDTH = 80
@@ -19,7 +19,7 @@ Trains one model. Settings are key=value; groups swap a part, dotted keys set it
   train scale=auto scale.depth=12              sizes and rates by published laws
   train +experiment=NAME                       a file of experiments/
   train resume_from=RUN position=yarn          a run's weights and settings, with another position encoding
-  train model_from=FOLDER data=text data.path=mine.txt   weights of a Hugging Face folder, or of a run, on other data
+  train model_from=FOLDER data=text            weights of a Hugging Face folder
 
   --cfg         print the resolved config and leave
   --help        this text
@@ -93,11 +93,11 @@ def run(argv: list[str]) -> int:
         return 0
     overrides = [text for text in argv if text != "--cfg"]
     if any(text.startswith("model_from=") for text in overrides):
-        from gpt_lab.train import model_from
+        from gpt_lab.train.begin_from import model_from
 
         cfg = model_from.compose(overrides)
     elif any(text.startswith("resume_from=") for text in overrides):
-        from gpt_lab.train import continuation
+        from gpt_lab.train.begin_from import continuation
 
         cfg = continuation.compose(overrides)
     else:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import Parser
+from gpt_lab.cli.common.console_script import entry
+from gpt_lab.cli.common.strict_parser import Parser
 from gpt_lab.console.invocation import prefix
 from gpt_lab.project import near
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from gpt_lab.cli._main import entry
-from gpt_lab.cli._parser import MOST_SEEDS, Parser, whole_number
+from gpt_lab.cli.common.console_script import entry
+from gpt_lab.cli.common.strict_parser import MOST_SEEDS, Parser, whole_number
 from gpt_lab.errors import ConfigError
 
 DESCRIPTION = """\

@@ -164,9 +164,9 @@ class RunConfig:
     match_to: PositiveInt | None = None
     """How many of them."""
     resume_from: NonEmpty | None = None
-    """The run whose weights this one begins with: train/continuation.py."""
+    """The run whose weights this one begins with: train/begin_from/continuation.py."""
     model_from: NonEmpty | None = None
-    """The folder or run whose model, with its weights and tokenizer, this one begins with: train/model_from.py."""
+    """The folder or run whose model, weights and tokenizer this one begins with: train/begin_from/model_from.py."""
     label: str = field(default="", metadata={"derived": True})
     """Readable name of what differs from the default, derived from the command line."""
 

@@ -22,11 +22,11 @@ def export(study: Study, folder: Path) -> list[Path]:
         LabError: a file cannot be written.
     """
     runs = table(study)
-    parquet = folder / PARQUET
+    csv, parquet = write_csv(runs, folder), folder / PARQUET
     data = io.BytesIO()
     runs.to_parquet(data, index=False, engine="pyarrow")
     write_atomic(parquet, data.getvalue())
-    return [write_csv(runs, folder), parquet]
+    return [csv, parquet]
 
 
 def table(study: Study) -> pd.DataFrame:

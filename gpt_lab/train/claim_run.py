@@ -18,7 +18,7 @@ from gpt_lab.digests import Damaged
 from gpt_lab.store import Run, code, find_signature, fork, gather
 from gpt_lab.store.find import unreadable
 from gpt_lab.train import checkpoint
-from gpt_lab.train.continuation import Origin
+from gpt_lab.train.begin_from.continuation import Origin
 from gpt_lab.train.resolve_auto import ResolvedRun
 
 ALIKE = ("cpu", "gpu", "gpus", "threads")

@@ -22,13 +22,14 @@ from gpt_lab.optim.base import state_bytes
 from gpt_lab.optim.fit import fitted
 from gpt_lab.optim.schedule import check_length
 from gpt_lab.parts.objective.base import Objective
-from gpt_lab.train import model_from, precision, teacher
+from gpt_lab.train import precision
+from gpt_lab.train.begin_from import model_from, teacher
+from gpt_lab.train.begin_from.teacher import Teacher
 from gpt_lab.train.budget import TrainingLimit, budget
 from gpt_lab.train.curvature import twice
 from gpt_lab.train.few_bits.kept_weights import weight_bytes
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.speed.eager import spare_compiler
-from gpt_lab.train.teacher import Teacher
 from gpt_lab.train.validation.context_extrapolation import longer
 
 RATE = {"cpu": 1.5e11, "cuda": 2e14}

@@ -16,7 +16,8 @@ from gpt_lab.console.terminal import Terminal
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.optim.schedule import check_length
 from gpt_lab.store import Run
-from gpt_lab.train import continuation, ending, model_from, run_display
+from gpt_lab.train import ending, run_display
+from gpt_lab.train.begin_from import continuation, model_from
 from gpt_lab.train.claim_run import claim
 from gpt_lab.train.ending import Result
 from gpt_lab.train.leak_probe import causality, padding

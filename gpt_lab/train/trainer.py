@@ -23,10 +23,10 @@ from gpt_lab.optim.fit import fitted
 from gpt_lab.optim.schedule import decay_factor
 from gpt_lab.parts.objective.base import Objective
 from gpt_lab.store import Run, fork
-from gpt_lab.train import checkpoint, continuation, ending, run_display
+from gpt_lab.train import checkpoint, ending, run_display
+from gpt_lab.train.begin_from import continuation
 from gpt_lab.train.budget import Clock
 from gpt_lab.train.claim_run import shared
-from gpt_lab.train.continuation import Origin
 from gpt_lab.train.ending import Result
 from gpt_lab.train.feed import Feed
 from gpt_lab.train.loss_history import Diverged, History, peak_memory_gb
@@ -56,7 +56,7 @@ class Trainer:
         asked: Signals,
         command: str = "",
         forks: Collection[int] = (),
-        origin: Origin | None = None,
+        origin: continuation.Origin | None = None,
     ) -> None:
         self.cfg, self.plan, self.dataset, self.run = cfg, plan, dataset, run
         self.asked, self.command, self.forks, self.origin = asked, command, frozenset(forks), origin

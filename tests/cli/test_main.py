@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from gpt_lab.cli import report
+
 LONG = "x" * 3000
 DEEP = "x/" * 1500
+
+
+@pytest.fixture(autouse=True)
+def no_sudden_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`report` ends its process at once where pandas is loaded, as another test may have done here."""
+    monkeypatch.setattr(report.os, "_exit", sys.exit)
 
 
 @pytest.fixture(autouse=True)

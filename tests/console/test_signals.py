@@ -77,7 +77,7 @@ def test_sheltered_processes_hear_nothing() -> None:
 COMMAND = """
 import os, signal, sys, time
 from gpt_lab.console import signals
-from gpt_lab.cli._main import entry
+from gpt_lab.cli.common.console_script import entry
 me = os.getpid()
 def later():
     real = time.monotonic

@@ -21,7 +21,7 @@ import signal, sys, time
 from pathlib import Path
 from gpt_lab.console import signals, streams
 streams.STALLED = 0.2
-from gpt_lab.cli._main import entry
+from gpt_lab.cli.common.console_script import entry
 def run(argv):
     print("first", flush=True)
     while not Path(argv[0]).exists():

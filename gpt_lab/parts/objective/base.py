@@ -128,7 +128,7 @@ class Objective:
         generates: how its model continues a text: NEXT, a token at a time, which takes a causal one; FILLING, masks
             behind the text; "", not at all.
         measure: what validation measures: metrics.EXACT, metrics.BOUND, or a measure of its own in words.
-        teacher: a run or a folder whose frozen model the loss reads; train/teacher.py puts it into `teacher_model`.
+        teacher: a run or a folder whose frozen model the loss reads; it is put into `teacher_model` (train/begin_from).
     """
 
     causal: ClassVar[bool] = True

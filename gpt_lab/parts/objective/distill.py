@@ -36,7 +36,7 @@ class Distillation(CrossEntropy):
     def train(self, model: Predictor, given: Sequences) -> Outcome:
         if self.teacher is None:
             return super().train(model, given)
-        assert self.teacher_model is not None, "train/teacher.py loads it"
+        assert self.teacher_model is not None, "train/begin_from/teacher.py loads it"
         losses: list[Tensor] = []
         logits_BTV = model(given.tokens_BT, documents_BT=given.documents_BT, keys_B=given.keys_B, losses=losses)
         outcome = self(logits_BTV, given.targets_BT)

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from gpt_lab.cost import match
 from gpt_lab.errors import ConfigError
 from gpt_lab.store import Run
-from gpt_lab.train import continuation, start
+from gpt_lab.train import start
+from gpt_lab.train.begin_from import continuation
 from tests.train.train_helpers import quiet
 
 TINY = "tokenizer=byte scale.depth=2 scale.width=32 scale.heads=4 scale.context=16 batch.tokens=64 batch.micro=2"

@@ -22,8 +22,8 @@ from gpt_lab.interchange import released_folder
 from gpt_lab.interchange.counterpart import TRAINED_WITH
 from gpt_lab.model.skip_init import bare_model
 from gpt_lab.store import find_run
-from gpt_lab.train.continuation import Origin, of_run
-from gpt_lab.train.teacher import may_have_seen
+from gpt_lab.train.begin_from.continuation import Origin, of_run
+from gpt_lab.train.begin_from.teacher import may_have_seen
 
 KEY = "model_from"
 FIXED = ("attention", "position", "norm", "mlp", "residual", "init", "model", "scale", "tokenizer")

@@ -17,7 +17,8 @@ from gpt_lab.errors import LabError
 from gpt_lab.infer.trained_model import load_run
 from gpt_lab.interchange.convert import to_hf
 from gpt_lab.store import Run
-from gpt_lab.train import model_from, start
+from gpt_lab.train import start
+from gpt_lab.train.begin_from import model_from
 from tests.train.train_helpers import quiet, said
 
 SHORT = "device=cpu compile=off budget.steps=1 eval.every=1 eval.tokens=64 sample.tokens=0 tracker=none"
