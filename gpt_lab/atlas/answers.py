@@ -112,8 +112,8 @@ def chapter(kind: str, baseline: str, answers: Iterable[Answer]) -> Chapter:
         Entry(
             kind,
             name,
-            {corpus: row for corpus, one in groups.items() if (row := one.rows.get(name)) is not None and row.runs},
-            {corpus: row for (corpus, option), one in again.items() if option == name and (row := one.rows[name]).runs},
+            {corpus: row for corpus, one in groups.items() if (row := one.rows.get(name)) is not None and row.n},
+            {corpus: row for (corpus, option), one in again.items() if option == name and (row := one.rows[name]).n},
             _ratios(groups, name, "tokens_per_s"),
             _ratios(groups, name, "peak_memory_gb"),
             _certificate(measured.get((kind, name))),
@@ -172,8 +172,17 @@ def _reading(entry: Entry) -> str:
     else:
         named = " and ".join(f"{verdict} on {corpus}" for corpus, verdict in verdicts.items())
         first = f"The corpora disagree: {named}" if entry.disagree else named[:1].upper() + named[1:]
-    said = [first, *_price(entry), *_once_more(entry)]
+    said = [first, *_withheld(entry), *_price(entry), *_once_more(entry)]
     return "; ".join(said) + "."
+
+
+def _withheld(entry: Entry) -> list[str]:
+    """Why a verdict that the numbers would give is not given, by corpus."""
+    return [
+        f"withheld on {corpus}: {row.warnings[0]}"
+        for corpus, row in entry.rows.items()
+        if row.withheld and row.warnings
+    ]
 
 
 def _price(entry: Entry) -> list[str]:

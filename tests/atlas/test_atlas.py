@@ -96,6 +96,11 @@ def test_the_sentence_of_a_row() -> None:
     open_ = entry({"shakespeare": "better", "stdlib": "undecided"}, both)
     assert not open_.disagree
     assert open_.reading == "Better on shakespeare and undecided on stdlib."
+    rows = entry({"stdlib": "undecided"}, both).rows
+    edge = {"stdlib": dataclasses.replace(rows["stdlib"], withheld=True, warnings=("the best rate is on the edge",))}
+    assert entry({}, both, rows=edge).reading == (
+        "Undecided on stdlib; withheld on stdlib: the best rate is on the edge."
+    )
     again = entry(dict.fromkeys(both, "better"), both, again=entry({"stdlib": "better"}, both).rows)
     assert "on fresh seeds of stdlib still better, −0.200 [−0.210, −0.190]" in again.reading
     lost = entry(dict.fromkeys(both, "better"), both, again=entry({"stdlib": "undecided"}, both).rows)
