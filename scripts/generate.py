@@ -125,12 +125,17 @@ def part_files() -> dict[str, str]:
     }
 
 
+def _compared(kind: str, baseline: str) -> list[str]:
+    """The options of a kind that a sweep over them has, the baseline first."""
+    offered = [name for name in _shipped()[kind] if (kind, name) not in studies.LEFT_OUT]
+    return sorted(offered, key=lambda name: name != baseline)
+
+
 def screens() -> dict[str, str]:
     """File name -> text of the sweep over the options of a kind; the baseline comes first."""
     files = {}
     for kind, baseline in BASELINES.items():
-        offered = [name for name in _shipped()[kind] if (kind, name) not in studies.LEFT_OUT]
-        names = sorted(offered, key=lambda name: name != baseline)
+        names = _compared(kind, baseline)
         text = SCREEN.format(kind=kind, baseline=baseline, arms=len(names), values=", ".join(names), command=COMMAND)
         files[f"{kind}.yaml"] = text
     return files
@@ -140,8 +145,7 @@ def atlas_sweeps() -> dict[str, str]:
     """File name -> text of the sweep that compares the options of a kind for docs/atlas.md."""
     files = {}
     for kind, baseline in ATLAS_BASELINES.items():
-        offered = [name for name in _shipped()[kind] if (kind, name) not in studies.LEFT_OUT]
-        names = sorted(offered, key=lambda name: name != baseline)
+        names = _compared(kind, baseline)
         text = ATLAS.format(kind=kind, baseline=baseline, arms=len(names), values=", ".join(names), command=COMMAND)
         if kind in TUNED:
             text = text.replace(ATLAS_RATE, "") + ATLAS_TUNE

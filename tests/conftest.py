@@ -96,7 +96,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """What test files import stays: looking through it for garbage, at its import and ever after, takes seconds."""
+    """What test files import stays: it is not looked through for garbage, at its import or ever after."""
     gc.disable()
     try:
         return (yield)
