@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes.scripts import MODULES as SCRIPTS
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpt_lab"
 HEAVY = (
@@ -217,7 +219,7 @@ def test_the_core_is_light() -> None:
 )
 def test_scripts_start_light(line: str, expected: str) -> None:
     script, *arguments = line.split()
-    code = f"sys.argv = [{script!r}, *{arguments!r}]\nfrom gpt_lab.cli.{script} import main\nmain()"
+    code = f"sys.argv = [{script!r}, *{arguments!r}]\nfrom {SCRIPTS[script]} import main\nmain()"
     heavy, printed = heavy_after(code)
     assert expected in printed
     assert heavy == []

@@ -22,7 +22,7 @@ SOURCES = [p for folder in ("gpt_lab", "scripts", "benchmarks", "tests") for p i
 RULES = "validity/rules"
 """One file for each fairness rule, however many there are."""
 TWINS = tuple(f"twins/{kind}" for kind in components.KINDS)
-NAMED_BY_WHAT_THEY_SHOW = ("cli", "notebook", "report/figures", RULES, *TWINS)
+NAMED_BY_WHAT_THEY_SHOW = ("cli", "cli/trained", "notebook", "report/figures", RULES, *TWINS)
 """Folders of gpt_lab/ whose files are commands, functions, figures, rules and twins: each bears the name of what it is
 of."""
 
@@ -108,7 +108,11 @@ def test_the_wheel_carries_conf_experiments_and_sweeps() -> None:
 
 
 def test_scripts_are_declared() -> None:
-    """Each file in cli/ is a console script, and each script has its file."""
+    """Each file in cli/ and cli/trained/ is a console script, and each script has its file."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    files = {p.stem for p in (ROOT / "gpt_lab" / "cli").glob("[a-z]*.py")}
-    assert project["project"]["scripts"] == {name: f"gpt_lab.cli.{name}:main" for name in files}
+    files = {
+        path.stem: f"gpt_lab.{place}.{path.stem}:main"
+        for place in ("cli", "cli.trained")
+        for path in (ROOT / "gpt_lab" / place.replace(".", "/")).glob("[a-z]*.py")
+    }
+    assert project["project"]["scripts"] == files

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.processes.scripts import MODULES
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(__file__).parent / "thirdparty"
 FILE = "parts/my_parts.py"
@@ -72,7 +74,7 @@ def script(
 ) -> subprocess.CompletedProcess[str]:
     """`uv run LINE` without uv: the lab of the copy, with the packages of this environment and those of `site`."""
     more = "" if site is None else f"import site; site.addsitedir({str(site)!r}); "
-    code = f"{more}import sys; sys.argv = {line!r}; from gpt_lab.cli.{line[0]} import main; main()"
+    code = f"{more}import sys; sys.argv = {line!r}; from {MODULES[line[0]]} import main; main()"
     environment = {name: value for name, value in os.environ.items() if name != "GPT_LAB_PARTS"}
     return subprocess.run(
         [sys.executable, "-c", code],

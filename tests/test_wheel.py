@@ -16,6 +16,7 @@ import pytest
 
 from tests.docs.expected import SHORT
 from tests.docs.pages import ROOT, commands, text
+from tests.processes.scripts import MODULES
 
 pytestmark = pytest.mark.slow
 FOUND = shutil.which("uv")
@@ -47,7 +48,7 @@ def project(tmp_path: Path) -> Path:
 def call(site: Path, folder: Path, name: str, *arguments: str, status: int = 0) -> str:
     """A console script of the installation; what it printed, in one line."""
     environ = {key: value for key, value in os.environ.items() if key != "UV_RUN_RECURSION_DEPTH"}
-    code = f"from gpt_lab.cli.{name} import main; main()"
+    code = f"from {MODULES[name]} import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=folder,
@@ -109,9 +110,3 @@ def test_a_slip_is_one_line_with_the_project_s_names(
     said = call(site, project, *arguments, status=2)
     assert said.startswith("error: ") and hint in said
     assert not (project / "runs").exists()
-
-
-def test_each_script_is_a_module_of_cli_and_the_reverse() -> None:
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
-    modules = {path.stem for path in (ROOT / "gpt_lab" / "cli").glob("[a-z]*.py")}
-    assert declared == {name: f"gpt_lab.cli.{name}:main" for name in modules}

@@ -35,7 +35,7 @@ def fold(line: str, width: int) -> list[str]:
         return [line]
     found = re.match(r"\s*\S.*?\s{2,}(?=\S)|\s*[•-] (?=\S)|\s*", line)
     head = found[0] if found else ""
-    scripts = "|".join(path.stem for path in (project.PACKAGE / "cli").glob("[a-z]*.py"))
+    scripts = "|".join(path.stem for path in (project.PACKAGE / "cli").rglob("[a-z]*.py"))
     if re.match(rf"(\S.*:)?\s*{re.escape(invocation.prefix())}({scripts}) ", line) is None:
         return hang(head, line[len(head) :], width)
     lines = hang(head, line[len(head) :], width - 2)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpt_lab.cli import report
+from tests.processes.scripts import MODULES
 
 LONG = "x" * 3000
 DEEP = "x/" * 1500
@@ -29,7 +30,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def refusal(line: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(sys, "argv", line)
     with pytest.raises(SystemExit) as leaving:
-        importlib.import_module(f"gpt_lab.cli.{line[0]}").main()
+        importlib.import_module(MODULES[line[0]]).main()
     printed = capsys.readouterr()
     assert leaving.value.code == 2
     (error,) = printed.err.strip().splitlines()

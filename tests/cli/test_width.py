@@ -27,6 +27,7 @@ from gpt_lab.sweep import sweep_display
 from gpt_lab.sweep.ledger.ledger import LedgerEntry
 from gpt_lab.train import run_display as train_live
 from gpt_lab.train.budget import TrainingLimit
+from tests.processes.scripts import MODULES
 from tests.study.arms import settings
 from tests.test_listed import SCRIPTS
 
@@ -68,7 +69,7 @@ def rendered(thing: RenderableType) -> Callable[[int], str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    module = importlib.import_module(f"gpt_lab.cli.{command}")
+    module = importlib.import_module(MODULES[command])
 
     def at(width: int) -> str:
         monkeypatch.setenv("COLUMNS", str(width))

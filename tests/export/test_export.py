@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from gpt_lab import registry
-from gpt_lab.cli import export as command
 from gpt_lab.cli.train import run as train
+from gpt_lab.cli.trained import export as command
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.export import agreement, hugging_face, staged, tokenizer_files

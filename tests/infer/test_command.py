@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_lab.cli import generate as command
+from gpt_lab.cli.trained import generate as command
 from gpt_lab.console import streams
 from gpt_lab.data.tokenizers.simple import Byte, Char
 from gpt_lab.errors import ConfigError, LabError
@@ -79,7 +79,7 @@ def test_help_names_every_argument_with_its_default() -> None:
 @pytest.mark.parametrize("args", [["--help"], ["top_q=1"], ["run=nothing"]])
 def test_help_and_refusals_import_nothing_heavy(args: list[str], tmp_path: Path) -> None:
     code = (
-        "import sys; from gpt_lab.cli import generate\n"
+        "import sys; from gpt_lab.cli.trained import generate\n"
         f"sys.argv = ['generate', *{args!r}]\n"
         "try:\n    generate.main()\nexcept SystemExit as leaving:\n    print('EXIT', leaving.code)\n"
         "print('HEAVY', *({'torch', 'numpy', 'wandb', 'hydra'} & set(sys.modules)))"

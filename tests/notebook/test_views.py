@@ -13,7 +13,8 @@ import torch
 import gpt_lab as lab
 from benchmarks import questions
 from gpt_lab.analysis import wording
-from gpt_lab.cli import generate, report
+from gpt_lab.cli import report
+from gpt_lab.cli.trained import generate
 from gpt_lab.errors import ConfigError, DataError, LabError
 from gpt_lab.frame.places import StudyOptions
 from gpt_lab.notebook.report_view import ReportView

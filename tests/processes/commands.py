@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
 
+from tests.processes.scripts import MODULES
+
 ROOT = Path(__file__).parent.parent.parent
 PRELOADED = "tests.processes.warm"
 
@@ -106,7 +108,7 @@ def _command(words: list[str], before: Callable[[], None] | None) -> None:
     sys.argv = list(words)
     if before is not None:
         before()
-    import_module(f"gpt_lab.cli.{words[0]}").main()
+    import_module(MODULES[words[0]]).main()
 
 
 def _script(path: Path, words: list[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpt_lab import registry
-from gpt_lab.cli import generate as command
+from gpt_lab.cli.trained import generate as command
 from gpt_lab.config.composition import compose
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.dataset import open_dataset
