@@ -197,7 +197,7 @@ def screens_table() -> list[str]:
 
 
 def sweeps_table() -> list[str]:
-    """The files of sweeps/ that are no ready-made question, with what they ask, the answer where it is committed, the runs."""
+    """The sweeps that are no ready-made question: what each asks, linked to a committed report, and its runs."""
     asked = json.loads((ROOT / "benchmarks" / "results" / "questions.json").read_text(encoding="utf-8"))["questions"]
     rows = ["| file | question | runs |", "|---|---|---|"]
     for path in sorted((ROOT / "sweeps").glob("*.yaml")):
