@@ -36,7 +36,7 @@ MODEL = CONFIG | {"parts", "kernels", "model"}
 TRAIN = MODEL | {"interchange", "cost", "data", "optim", "store", "trackers", "infer", "train"}
 ABOVE = (
     *("stats", "study", "sweep.ledger", "sweep.search", "noise", "frame.sources", "frame", "validity"),
-    *("sweep.workers", "plan", "sweep", "analysis", "analysis.sections", "report", "atlas", "claims"),
+    *("sweep.workers", "plan", "sweep", "sweep.engines", "analysis", "analysis.sections", "report", "atlas", "claims"),
 )
 """The way of a study, from the file to the answer: each imports from those before it, and from all that trains."""
 ALLOWED: dict[str, set[str]] = {
@@ -212,6 +212,8 @@ def test_the_core_is_light() -> None:
         ("noise nosuch", "unknown sweep 'nosuch'"),
         ("noise --list runs_dir=nowhere", "knows no noise yet"),
         ("sweep --help", "usage: sweep"),
+        ("sweep norm runs_dir=nowhere --status", "norm: no trial yet"),
+        ("sweep norm runs_dir=nowhere --on slurm --dry-run", "#SBATCH --signal=B:TERM@120"),
         ("upload --help", "usage: upload"),
         ("export --help", "usage: export"),
         ("dashboard --help", "usage: dashboard"),

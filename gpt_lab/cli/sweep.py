@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt_lab.cli.common.console_script import entry
 from gpt_lab.cli.common.strict_parser import MOST_JOBS, MOST_SEEDS, Parser, whole_number
+from gpt_lab.console.invocation import prefix
 from gpt_lab.console.lines import print_lines
 from gpt_lab.errors import ConfigError, quoted
 from gpt_lab.study import place
 
 if TYPE_CHECKING:
+    import argparse
+
     from gpt_lab.study.sweep import Sweep
 
+MOST_WORKERS = 10_000
 PIPE_WIDTH = 160
 """Characters of a line where there is no terminal and no $COLUMNS: names of runs stay whole."""
 DESCRIPTION = """\
@@ -27,6 +33,7 @@ examples:
   sweep pos_enc --seeds 5 scale=nano      other seeds, other settings for every cell
   sweep norm --report                     and then what `report norm` says
   sweep pos_enc --target-effect 0.05      enough seeds for it (`noise pos_enc` measures the noise first)
+  sweep pos_enc --on slurm --workers 8    workers elsewhere, on the same folder; then --status, --stop
 exit status: 0 all finished, 1 some failed or diverged, 2 bad input, 130 or 143 stopped by a signal
 """
 
@@ -55,6 +62,19 @@ def parser() -> Parser:
     made.add_argument(
         "--retries", type=whole_number(0, 100), metavar="N", help="tries after a failure (1; 0 with --fail-fast)"
     )
+    made.add_argument("--on", metavar="ENGINE", help="start workers and leave: local, slurm or ssh:HOST,HOST")
+    made.add_argument(
+        "--workers", type=whole_number(1, MOST_WORKERS), metavar="N", help="workers to start, on each host (default: 1)"
+    )
+    made.add_argument("--sbatch", action="append", default=[], metavar="key=value", help="an option of Slurm's sbatch")
+    made.add_argument(
+        "--array-limit", type=whole_number(1, MOST_WORKERS), metavar="N", help="workers that Slurm runs at a time"
+    )
+    made.add_argument("--status", action="store_true", help="say how far the sweep is, and who works on it")
+    made.add_argument("--stop", action="store_true", help="have all its workers write checkpoints and leave")
+    made.add_argument(
+        "--stops", type=whole_number(0, 1_000_000), metavar="N", help="of workers: leave after the N+1st --stop"
+    )
     return made
 
 
@@ -80,9 +100,13 @@ def run(argv: list[str]) -> int:
         raise ConfigError("--seeds and --target-effect both say how many seeds: leave one out")
     if chosen.report and chosen.dry_run:
         raise ConfigError("--report is about runs and --dry-run makes none: leave one out")
+    _check_engine(chosen)
     sweep = sweep_file.load(chosen.file, chosen.overrides)
     if chosen.seeds is not None:
         sweep = sweep_file.with_seeds(sweep, chosen.seeds)
+
+    if chosen.on is not None or chosen.status or chosen.stop:
+        return _elsewhere(chosen, sweep)
 
     from gpt_lab.console.terminal import Terminal, pipe_width
     from gpt_lab.sweep import runner
@@ -96,9 +120,69 @@ def run(argv: list[str]) -> int:
     if chosen.dry_run:
         return runner.dry_run(sweep, console, chosen.jobs, chosen.threads)
     status = runner.run_sweep(
-        sweep, console, chosen.jobs, chosen.threads, fail_fast=chosen.fail_fast, retries=chosen.retries
+        sweep,
+        console,
+        chosen.jobs,
+        chosen.threads,
+        fail_fast=chosen.fail_fast,
+        retries=chosen.retries,
+        stops=chosen.stops,
     )
     return status if not chosen.report or status > 1 else _report(sweep, status)
+
+
+def _check_engine(chosen: argparse.Namespace) -> None:
+    """Refuses options that would say nothing."""
+    if chosen.on is None:
+        for name in ("workers", "sbatch", "array_limit"):
+            if getattr(chosen, name):
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} is for workers that --on starts: add --on slurm, or local"
+                )
+    else:
+        if chosen.report:
+            raise ConfigError("--on leaves before there is anything to report: run `report` when --status says done")
+        if chosen.target_effect is not None:
+            raise ConfigError("--on takes --seeds: --target-effect with --dry-run says how many")
+        if chosen.stops is not None:
+            raise ConfigError("--stops is what --on gives its workers: leave it out")
+    if (chosen.status or chosen.stop) and any(
+        getattr(chosen, name) not in (None, False)
+        for name in ("on", "jobs", "threads", "target_effect", "dry_run", "report", "fail_fast", "retries", "stops")
+    ):
+        raise ConfigError(f"--{'status' if chosen.status else 'stop'} takes the file and its settings, nothing else")
+    if chosen.status and chosen.stop:
+        raise ConfigError("--status and --stop: leave one out")
+
+
+def _elsewhere(chosen: argparse.Namespace, sweep: Sweep) -> int:
+    """Workers: starts them, tells of them, stops them. Returns 0."""
+    from gpt_lab.sweep.engines import show_workers, start_workers
+    from gpt_lab.sweep.engines.worker_request import Request
+
+    folder = place.runs_folder(sweep)
+    if chosen.status:
+        print_lines("\n".join(show_workers.status(sweep, folder)))
+        return 0
+    if chosen.stop:
+        print_lines("\n".join(show_workers.stop(sweep, folder)))
+        return 0
+    words = [chosen.file, *chosen.overrides]
+    if chosen.seeds is not None:
+        words += ["--seeds", str(chosen.seeds)]
+    if chosen.fail_fast:
+        words.append("--fail-fast")
+    if chosen.retries is not None:
+        words += ["--retries", str(chosen.retries)]
+    request = Request(
+        sweep.design.study, folder, tuple(words), chosen.workers or 1, chosen.jobs, chosen.threads, Path.cwd()
+    )
+    lines = start_workers.start(request, chosen.on, chosen.sbatch, chosen.array_limit, chosen.dry_run)
+    if not chosen.dry_run:
+        again = shlex.join(["sweep", chosen.file, *chosen.overrides])
+        lines.append(f"how far they are:  {prefix()}{again} --status     end them:  {prefix()}{again} --stop")
+    print_lines("\n".join(lines))
+    return 0
 
 
 def _report(sweep: Sweep, status: int) -> int:

@@ -51,6 +51,7 @@ def run_sweep(
     fail_fast: bool = False,
     retries: int | None = None,
     watch: OwnerWatch | None = None,
+    stops: int | None = None,
 ) -> int:
     """Runs what is left of a sweep, and says what became of it. Call it from the main thread.
 
@@ -60,6 +61,7 @@ def run_sweep(
         fail_fast: end the sweep when a trial has failed for good.
         retries: how often a failed trial is tried again; None: once, or not at all with `fail_fast`.
         watch: which owners count as dead.
+        stops: how often workers had been asked to stop when this one was sent for; None: as often as by now.
 
     Returns:
         0 all finished; 1 some failed, diverged or were stopped; 128 + the number of the signal that ended it.
@@ -70,6 +72,9 @@ def run_sweep(
     folder = runs_folder(sweep)
     if said := ledger_.mend(folder):
         console.print(said, markup=False, highlight=False, soft_wrap=True)
+    if stops is not None and ledger_.stops(folder) > stops:
+        console.print("the sweep was stopped before this worker began", markup=False, highlight=False)
+        return 1
     known = [entry for entry in ledger_.entries(folder) if entry.wanted]
     sequential_seeds.refuse_change(sweep, ledger_.stored_sweep(folder), known)
     with contextlib.ExitStack() as stack:
@@ -136,6 +141,7 @@ def run_sweep(
                     prune=_prune(sweep, folder),
                     watch=watch,
                     trunks=trunks,
+                    stops=stops,
                 ).run()
         entries = [entry for entry in ledger.entries() if entry.wanted]
         if sweep.trunk and all(entry.state in OVER for entry in entries):

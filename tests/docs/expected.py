@@ -91,6 +91,15 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run train batch.curriculum=0.3": Run("val bits per byte", STEPS),
     "uv run sweep sweeps/pos_enc.yaml --dry-run": Run("better whose true difference is at least"),
     "uv run sweep sweeps/pos_enc.yaml": Run("5 cells: 5 finished", ["--seeds", "1"]),
+    "uv run sweep sweeps/seeds.yaml --on local --dry-run": Run("would start 1 times: "),
+    **dict.fromkeys(
+        ("uv run sweep sweeps/seeds.yaml --on local --workers 2", "uv run sweep sweeps/seeds.yaml --stop"),
+        Elsewhere("tests/sweep/engines/test_real_engines.py", "what it starts outlives the command"),
+    ),
+    "uv run sweep sweeps/seeds.yaml --status": Run("seeds: no trial yet"),
+    "uv run sweep sweeps/seeds.yaml --on ssh:node1,node2 --dry-run": Run("would start on node2, 1 times: "),
+    "uv run sweep sweeps/seeds.yaml --on slurm --workers 8 --array-limit 4 --sbatch time=02:00:00 "
+    "--sbatch partition=short --dry-run": Run("#SBATCH --array=1-8%4"),
     "uv run report sweeps/pos_enc.yaml": Run("report.html"),
     "uv run sweep sweeps/attention.yaml match=params --dry-run": Run("matched by", STEPS),
     "uv run train mlp=gelu match=flops": Run("val bits per byte", STEPS),

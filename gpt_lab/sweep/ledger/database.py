@@ -26,6 +26,8 @@ VERSION = 2
 BUSY_SECONDS = 60.0
 LOCAL = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "ramfs", "overlay", "f2fs", "jfs", "bcachefs", "apfs"}
 """File systems whose shared memory all processes see. Elsewhere (NFS, SMB, FUSE, unknown ones) WAL can lose data."""
+SHARED = "workers/shared"
+"""A file beside the ledger that says that other machines write too, though the file system here may be a local one."""
 TABLES = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, digest TEXT);
 CREATE TABLE IF NOT EXISTS owners (
@@ -112,7 +114,8 @@ def connect(path: Path) -> sqlite3.Connection:
         database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             database.row_factory = sqlite3.Row
-            _set_journal(database, "WAL" if is_local(path) else "DELETE")
+            alone = is_local(path) and not (path.parent / SHARED).exists()
+            _set_journal(database, "WAL" if alone else "DELETE")
             database.execute("PRAGMA synchronous=FULL")  # a power cut loses nothing that was said to be done
             check_version(database, path)
             database.execute("BEGIN IMMEDIATE")

@@ -83,13 +83,23 @@ class Ledger:
             LabError: it cannot be written. Damaged: it is not as it was written.
         """
         ledger = cls(folder, connect(folder / FILE), Owner.this())
-        who = ledger.owner
-        with ledger._writing():
-            ledger._database.execute(
+        ledger._enter()
+        return ledger
+
+    @classmethod
+    def share(cls, other: Ledger, owner: Owner) -> Ledger:
+        """The same ledger, through the same connection, for another owner."""
+        ledger = cls(other.folder, other._database, owner)
+        ledger._enter()
+        return ledger
+
+    def _enter(self) -> None:
+        who = self.owner
+        with self._writing():
+            self._database.execute(
                 "INSERT INTO owners (id, host, pid, start, token) VALUES (?, ?, ?, ?, ?)",
                 (who.id, who.host, who.pid, who.start, who.token),
             )
-        return ledger
 
     def close(self) -> None:
         """Leaves: trials that this process still holds wait for another."""
@@ -175,31 +185,42 @@ class Ledger:
         """Takes the first wanted cell that waits, for this process alone; None: nothing waits (or only `skip`)."""
         skipped = set(skip)
         with self._writing():
-            rows = self._database.execute("SELECT key FROM trials WHERE wanted AND state='waiting' ORDER BY place, key")
+            rows = self._database.execute(
+                "SELECT key FROM trials WHERE wanted=1 AND state='waiting' ORDER BY place, key"
+            )
             key = next((row["key"] for row in rows if row["key"] not in skipped), None)
             if key is None:
                 return None
             self._take(key)
             return self._entry(key)
 
-    def beat(self) -> None:
-        """Says that this process lives."""
+    def beat(self) -> int:
+        """Says that this process lives; returns how often the sweep's workers have been asked to stop."""
         with self._writing():
             self._database.execute("UPDATE owners SET beat = beat + 1 WHERE id=?", (self.owner.id,))
+            return int(self._get("stops") or 0)
+
+    def ask_to_stop(self) -> None:
+        """Has every worker that was started before now write checkpoints and leave, on whatever machine."""
+        with self._writing():
+            self._set(stops=str(int(self._get("stops") or 0) + 1))
 
     def others(self) -> list[tuple[Owner, int, int]]:
         """The other owners: each with its heartbeat counter and the number of trials that it holds."""
         with guarded(self.path):
-            rows = self._database.execute(
-                "SELECT o.*, (SELECT COUNT(*) FROM trials t WHERE t.owner = o.id AND t.state = 'running') AS held "
-                "FROM owners o WHERE o.id != ?",
-                (self.owner.id,),
-            ).fetchall()
-        return [(Owner(row["host"], row["pid"], row["start"], row["token"]), row["beat"], row["held"]) for row in rows]
+            held = dict(
+                map(
+                    tuple,
+                    self._database.execute(
+                        "SELECT owner, COUNT(*) FROM trials WHERE state='running' GROUP BY owner"
+                    ).fetchall(),
+                )
+            )
+        return [(owner, beat, held.get(owner.id, 0)) for owner, beat in self._beats()]
 
     def bury(self, dead: Callable[[Owner, int], bool]) -> int:
         """Takes their trials from dead owners; returns how many wait again."""
-        gone = [owner for owner, beat, _ in self.others() if dead(owner, beat)]
+        gone = [owner for owner, beat in self._beats() if dead(owner, beat)]
         freed = 0
         for owner in gone:
             with self._writing():
@@ -208,6 +229,11 @@ class Ledger:
                     "UPDATE trials SET state='waiting', owner=NULL WHERE owner=? AND state='running'", (owner.id,)
                 ).rowcount
         return freed
+
+    def _beats(self) -> list[tuple[Owner, int]]:
+        with guarded(self.path):
+            rows = self._database.execute("SELECT * FROM owners WHERE id != ?", (self.owner.id,)).fetchall()
+        return [(Owner(row["host"], row["pid"], row["start"], row["token"]), row["beat"]) for row in rows]
 
     def revive(self, states: Sequence[TrialState]) -> int:
         """Lets wanted cells in these states wait for another try."""
@@ -265,7 +291,7 @@ class Ledger:
         )
 
     def _entry(self, key: str) -> LedgerEntry:
-        return _entry(self._database.execute("SELECT * FROM trials WHERE key=?", (key,)).fetchone(), self.path)
+        return read_entry(self._database.execute("SELECT * FROM trials WHERE key=?", (key,)).fetchone(), self.path)
 
     def _put(self, cell: Cell) -> None:
         self._database.execute(
@@ -297,7 +323,7 @@ def entries(folder: Path) -> list[LedgerEntry]:
     Raises:
         Damaged: the file is no ledger, or not as it was written. LabError: it cannot be read.
     """
-    return _read(folder, _entries) or []
+    return read_with(folder, _entries) or []
 
 
 def stored_sweep(folder: Path) -> Sweep | None:
@@ -306,7 +332,16 @@ def stored_sweep(folder: Path) -> Sweep | None:
     Raises:
         DataError: as `entries`.
     """
-    return _read(folder, _sweep)
+    return read_with(folder, _sweep)
+
+
+def stops(folder: Path) -> int:
+    """How often the workers of a study have been asked to stop; 0 without a ledger.
+
+    Raises:
+        DataError: as `entries`.
+    """
+    return read_with(folder, lambda database, path: int(_meta(database, path, "stops") or 0)) or 0
 
 
 def stated(folder: Path) -> Stated | None:
@@ -315,7 +350,7 @@ def stated(folder: Path) -> Stated | None:
     Raises:
         DataError: as `entries`.
     """
-    return _read(folder, _stated)
+    return read_with(folder, _stated)
 
 
 def _stated(database: sqlite3.Connection, path: Path) -> Stated | None:
@@ -339,23 +374,26 @@ def mend(folder: Path) -> str | None:
     return None
 
 
-def _read(folder: Path, read: Callable[[sqlite3.Connection, Path], Any]) -> Any:
+def read_with(folder: Path, read: Callable[[sqlite3.Connection, Path], Any]) -> Any:
+    """What `read` finds in a study's ledger; None without one. Writes nothing."""
     path = folder / FILE
     if not path.exists():
         return None
     database = connect_reader(path)
     try:
         with guarded(path):
-            return read(database, path)
+            (tables,) = database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+            return read(database, path) if tables else None  # another process is about to make them
     finally:
         database.close()
 
 
 def _entries(database: sqlite3.Connection, path: Path) -> list[LedgerEntry]:
-    return [_entry(row, path) for row in database.execute("SELECT * FROM trials ORDER BY wanted DESC, place, key")]
+    return [read_entry(row, path) for row in database.execute("SELECT * FROM trials ORDER BY wanted DESC, place, key")]
 
 
-def _entry(row: sqlite3.Row, path: Path) -> LedgerEntry:
+def read_entry(row: sqlite3.Row, path: Path) -> LedgerEntry:
+    """A row of trials, its digest checked."""
     row = checked(row, "trials", path)
     return LedgerEntry(
         key=row["key"],

@@ -1,0 +1,73 @@
+"""What an engine is asked to start: workers of one sweep, each of them the command `sweep` on the same folder."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gpt_lab.store.atomic_files import write_atomic, writing
+from gpt_lab.sweep.ledger import ledger
+from gpt_lab.sweep.ledger.database import SHARED
+
+WORKERS = "workers"
+"""Folder of a study that holds what workers print."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Workers to start.
+
+    Fields:
+        study, folder: of the sweep. words: file, settings and options of `sweep`, as they were given.
+        workers: how many, on each host where there are several. jobs: trials at a time of each; None: as `sweep` does.
+        threads: of each trial; None: as `sweep` does. place: the folder to start in.
+    """
+
+    study: str
+    folder: Path
+    words: tuple[str, ...]
+    workers: int
+    jobs: int | None
+    threads: int | None
+    place: Path
+
+    @property
+    def logs(self) -> Path:
+        return self.folder.absolute() / WORKERS
+
+    def command(self) -> list[str]:
+        """What a worker runs. It leaves at once if `--stop` comes before it begins."""
+        options: list[str] = []
+        if self.jobs is not None:
+            options += ["--jobs", str(self.jobs)]
+        if self.threads is not None:
+            options += ["--threads", str(self.threads)]
+        options += ["--stops", str(ledger.stops(self.folder))]
+        return [sys.executable, "-m", "gpt_lab.cli.sweep", *self.words, *options]
+
+    def shell(self) -> str:
+        return shlex.join(self.command())
+
+    def with_jobs(self, jobs: int) -> Request:
+        """The same, each worker with so many trials at a time unless it was said."""
+        return self if self.jobs is not None else replace(self, jobs=jobs)
+
+    def prepare(self, *, shared: bool) -> None:
+        """Makes the folder of logs; `shared`: other machines will write the ledger.
+
+        Raises:
+            LabError: it cannot be made.
+        """
+        with writing(self.logs):
+            self.logs.mkdir(parents=True, exist_ok=True)
+        if shared:
+            write_atomic(self.folder / SHARED, b"other machines write this study's ledger\n")
+
+    def fresh_logs(self, kind: str, count: int) -> Sequence[Path]:
+        """Names of logs that are not there yet."""
+        taken = {path.name for path in self.logs.glob("*.log")}
+        names = (f"{kind}-{number}.log" for number in range(1, len(taken) + count + 1))
+        return [self.logs / name for name in names if name not in taken][:count]

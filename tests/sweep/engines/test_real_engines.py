@@ -1,0 +1,111 @@
+"""Workers by each engine for real: the runs are those of one undisturbed runner bit for bit, each once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt_lab.cli import sweep as command
+from gpt_lab.study import sweep_file
+from gpt_lab.sweep import runner
+from gpt_lab.sweep.engines.slurm_array import FILE
+from gpt_lab.sweep.ledger import overview
+from gpt_lab.sweep.ledger.ledger import entries
+from tests.sweep.engines import slurm, sshd
+from tests.sweep.sweep_helpers import curves, quiet, until, write_sweep
+from tests.sweep.test_tuned_sweep import write as write_tuned
+
+pytestmark = pytest.mark.slow
+LONG = {"fixed": {"budget.steps": 600, "eval.every": 200, "checkpoint.every": 40, "log.every": 40}}
+"""Seconds for each trial, in which it can be disturbed."""
+
+
+def undisturbed(write: Callable[[Path], Path], folder: Path) -> dict[str, Any]:
+    """The curves of one runner in this process."""
+    folder.mkdir()
+    assert runner.run_sweep(sweep_file.load(write(folder)), quiet(), 1) == 0
+    return curves(folder / "runs" / "tiny")
+
+
+def whole(folder: Path) -> bool:
+    """Whether all trials are finished and their workers have left."""
+    found = overview.read(folder)
+    return found is not None and found.counts["finished"] == sum(found.counts.values()) > 0 and not found.workers
+
+
+def said(folder: Path) -> str:
+    """What the workers wrote, for a failure's message."""
+    return "".join(log.read_text("utf-8")[-2000:] for log in folder.glob("workers/*.log"))
+
+
+def wait_for(folder: Path, true: Callable[[], Any], seconds: float = 150) -> None:
+    try:
+        until(true, seconds)
+    except TimeoutError:
+        raise AssertionError(said(folder)) from None
+
+
+@pytest.mark.usefixtures("one_server")
+def test_local_workers_tune_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two background processes, stopped while they train and started again."""
+    expected = undisturbed(write_tuned, tmp_path / "undisturbed")
+    path = write_tuned(tmp_path / "elsewhere")
+    folder = path.parent / "runs" / "tiny"
+    start = [str(path), "--on", "local", "--workers", "2", "--jobs", "1"]
+    assert command.run(start) == 0
+    assert "--status" in capsys.readouterr().out
+    wait_for(folder, lambda: (found := overview.read(folder)) is not None and found.counts["finished"])
+    assert command.run([str(path), "--status"]) == 0
+    assert re.search(r"tiny: \d+ trials: .*finished", capsys.readouterr().out)
+    assert command.run([str(path), "--stop"]) == 0
+    wait_for(folder, lambda: not (overview.read(folder) or pytest.fail("no ledger")).workers)
+    assert not whole(folder), "they left before the end"
+    assert command.run(start) == 0
+    wait_for(folder, lambda: whole(folder))
+    assert curves(folder) == expected
+    assert sum(entry.attempts for entry in entries(folder)) <= len(expected) + 2, "none was begun without need"
+
+
+@pytest.mark.skipif(bool(sshd.missing()), reason=f"not installed: {', '.join(sshd.missing())}")
+@pytest.mark.usefixtures("one_server")
+def test_ssh_hosts(tmp_path: Path) -> None:
+    expected = undisturbed(write_sweep, tmp_path / "undisturbed")
+    (tmp_path / "elsewhere").mkdir()
+    path = write_sweep(tmp_path / "elsewhere")
+    folder = path.parent / "runs" / "tiny"
+    with sshd.running(tmp_path):
+        assert command.run([str(path), "--on", f"ssh:{','.join(sshd.HOSTS)}", "--jobs", "1"]) == 0
+        wait_for(folder, lambda: whole(folder))
+    assert curves(folder) == expected
+    assert sorted(log.name for log in folder.glob("workers/*.log")) == [f"{host}-1.log" for host in sshd.HOSTS]
+
+
+@pytest.mark.skipif(bool(slurm.missing()), reason=f"not installed: {', '.join(slurm.missing())}")
+@pytest.mark.usefixtures("one_server")
+def test_slurm_preempts_one_and_loses_a_node(tmp_path: Path) -> None:
+    expected = undisturbed(lambda folder: write_sweep(folder, **LONG), tmp_path / "undisturbed")
+    (tmp_path / "elsewhere").mkdir()
+    path = write_sweep(tmp_path / "elsewhere", **LONG)
+    folder = path.parent / "runs" / "tiny"
+    with slurm.cluster() as cluster:
+        assert command.run([str(path), "--on", "slurm", "--workers", "2", "--sbatch", "time=30:00"]) == 0
+        assert "#SBATCH --time=30:00\n" in (folder / "workers" / FILE).read_text("utf-8")
+        wait_for(folder, lambda: len(list(folder.glob("*/checkpoints/last"))) >= 2)
+        cluster.ask("sbatch", "--partition=high", "--nodelist=n1", "--output=/dev/null", "--wrap=sleep 1")
+        wait_for(folder, lambda: "PENDING" in cluster.ask("squeue", "-h", "-t", "all", "-p", "low", "-o", "%T"))
+        cluster.lose("n2")
+        assert not whole(folder), "there is something left to lose"
+
+        def go_on() -> bool:
+            for task in cluster.ask("squeue", "-h", "-r", "-t", "PD", "-p", "low", "-o", "%A").split():
+                cluster.ask("scontrol", "update", f"JobId={task}", "StartTime=now")  # not in two minutes
+            return whole(folder)
+
+        wait_for(folder, go_on)
+    assert curves(folder) == expected
+    assert sum(entry.attempts for entry in entries(folder)) > 4, "both were disturbed"
+    assert "resuming" in "".join(log.read_text("utf-8") for log in (folder / "logs").iterdir())
