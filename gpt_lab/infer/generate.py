@@ -229,9 +229,18 @@ def next_logits(model: GPT, tokens_BT: Tensor, cache: Cache | None) -> Tensor:
             if not cache.read(model, len(positions_T[chunk])):
                 return next_logits(model, tokens_BT, None)
     logits_BV: Tensor = logits_BTV[:, -1].float()
+    check_finite(logits_BV)
+    return logits_BV
+
+
+def check_finite(logits_BV: Tensor) -> None:
+    """Refuses what no token can be drawn from.
+
+    Raises:
+        LabError: the logits are not finite.
+    """
     if not torch.isfinite(logits_BV).all():
         raise LabError("the model's logits are not finite: its weights diverged; try checkpoint=best or another run")
-    return logits_BV
 
 
 def context_limit(model: GPT) -> int | None:
