@@ -13,9 +13,9 @@ from collections.abc import Hashable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from gpt_lab.errors import ConfigError, LabError
+from gpt_lab.errors import LabError
 from gpt_lab.infer.cache import Cache, JoinedCache
-from gpt_lab.infer.generate import check_finite, context_limit, next_logits
+from gpt_lab.infer.generate import check_finite, check_prompt, context_limit, next_logits
 from gpt_lab.model.gpt import GPT
 
 
@@ -59,16 +59,13 @@ class Batch:
         """Reads a prompt as a new row, or as several, one for each key; logits (V,) in fp32 of the token after it.
 
         Raises:
-            ConfigError: an empty prompt, or tokens outside the vocabulary.
+            ConfigError: an empty prompt, or tokens outside the vocabulary; a model that continues no text.
             LabError: a key that there is already; logits that are not finite.
         """
         for key in keys:
             if key in self._texts:
                 raise LabError(f"the batch has a row {key!r} already")
-        if not prompt_ids:
-            raise ConfigError("the prompt is empty: give at least one token to continue from")
-        if not 0 <= min(prompt_ids) <= max(prompt_ids) < self._model.vocab_size:
-            raise ConfigError(f"the prompt has tokens outside the model's vocabulary of {self._model.vocab_size}")
+        check_prompt(self._model, prompt_ids)
         cache = Cache()
         logits_1V = next_logits(self._model, torch.tensor([list(prompt_ids)], device=self._device), cache)
         fits = self._joins and cache.usable and cache.seen == len(prompt_ids)
