@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -27,6 +28,8 @@ class Cache:
         self.seen = 0
         self.usable = True
         self._states: dict[tuple[int, str], State] = {}
+        self._marked = 0
+        self._copies: dict[tuple[int, str], State] = {}
 
     def slot(self, layer: int, site: str, make: Callable[[], S]) -> S:
         """The state of one part at one depth, made when it is first asked for."""
@@ -57,6 +60,25 @@ class Cache:
                 break
         return self.usable
 
+    def mark(self) -> None:
+        """Remembers this place in the text, to which `back` can return: once, and no further back."""
+        self._marked = self.seen
+        # what cannot forget single tokens is small: recurrences and rings
+        self._copies = {at: copy.deepcopy(one) for at, one in self._states.items() if not _truncates(one)}
+
+    def back(self, seen: int) -> None:
+        """Forgets all but the first `seen` tokens; where a state cannot, all that came after the mark."""
+        if seen >= self.seen:
+            return
+        self.seen = seen if all(_truncates(state) for state in self._states.values()) else self._marked
+        for place, state in list(self._states.items()):
+            if _truncates(state):
+                state.truncate(self.seen)  # type: ignore[attr-defined]
+            elif place in self._copies:
+                self._states[place] = self._copies.pop(place)
+            else:  # made after the mark
+                del self._states[place]
+
     def join(self, joined: dict[tuple[int, str], JoinedState]) -> dict[tuple[int, str], JoinedState] | None:
         """Puts a copy of the one row held beside those of `joined`; None, and nothing done, where a state cannot."""
         states: dict[tuple[int, str], Any] = dict(self._states)
@@ -74,6 +96,10 @@ class Cache:
         self.seen = 0
         for state in self._states.values():
             state.clear()
+
+
+def _truncates(state: State) -> bool:
+    return getattr(state, "truncates", False)
 
 
 class JoinedCache:

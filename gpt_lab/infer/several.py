@@ -48,9 +48,8 @@ def generate_several(
         check_prompt(model, prompt_ids)
     if model.generates == FILLING:
         options = {"max_tokens": max_tokens, "samples": samples, "stop": stop, "seed": seed, **sampling}
-        return _in_step(
-            [generate(model, one, log_probabilities=log_probabilities, **options) for one in prompts], samples
-        )
+        options["log_probabilities"] = log_probabilities
+        return _in_step([generate(model, one, **options) for one in prompts], samples)
     return _steps(model, [list(ids) for ids in prompts for _ in range(samples)], request, samples, usage or Usage())
 
 

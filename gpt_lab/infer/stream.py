@@ -86,11 +86,9 @@ class StopStrings:
             self.met, self._held = True, ""
             end, length = min(found)
             return text[: end + length]
-        longest = max((len(one) - 1 for one in self._strings), default=0)
-        kept = next(
-            (n for n in range(min(longest, len(text)), 0, -1) if any(one.startswith(text[-n:]) for one in self._strings)),
-            0,
-        )
+        longest = min(len(text), max((len(one) - 1 for one in self._strings), default=0))
+        begins = (n for n in range(longest, 0, -1) if any(one.startswith(text[-n:]) for one in self._strings))
+        kept = next(begins, 0)
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]
 

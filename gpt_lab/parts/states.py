@@ -23,6 +23,7 @@ class KeyValues:
 
     def __init__(self, window: int | None = None) -> None:
         self.window = window
+        self.truncates = window is None  # a ring has written over what was before
         self.seen = 0
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
@@ -66,6 +67,10 @@ class KeyValues:
         if self._keys is not None and self._values is not None:
             self._keys = self._keys.expand(rows, -1, -1, -1).contiguous()
             self._values = self._values.expand(rows, -1, -1, -1).contiguous()
+
+    def truncate(self, seen: int) -> None:
+        """Forgets all but the first `seen` tokens, where `truncates`."""
+        self.seen = seen
 
     def join(self, joined: JoinedKeyValues | None) -> JoinedKeyValues:
         """Puts a copy of the one row held beside other rows; None: it is the first."""
