@@ -121,6 +121,14 @@ def load_run(
     return Trained(model, tokenizer, cfg, folder.name)
 
 
+def same_tokenizer(one: Run, other: Run) -> bool:
+    """Whether two runs have the same tokens, as their folders say."""
+    found: list[dict[str, bytes]] = []
+    for run in (one, other):
+        found.append({path.name: path.read_bytes() for path in _entries(run.path / "tokenizer") if path.is_file()})
+    return found[0] == found[1]
+
+
 def _entries(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
