@@ -20,7 +20,7 @@ NOWHERE = 2**31
 
 
 class JoinedState(Protocol):
-    """One part's state of many rows. Their numbers are those of the batch: the last takes the place of one that goes."""
+    """One part's state of many rows, by their numbers in the batch: the last takes the place of one that goes."""
 
     chosen: Sequence[int] | None
     """The rows that the step in hand reads, in this order; None: all."""
