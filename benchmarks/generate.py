@@ -5,7 +5,7 @@
 Llama-shaped models of random weights at scale=nano and scale=small, exported to transformers' own class. Each continues
 prompts of 32 tokens by 256, always the likeliest one, on one thread. Each side is a process; they take turns, in an
 order that alternates. Batches are of different prompts. Ratios are of processor time and of wall time, medians over
-rounds. `alike` is the share of tokens up to which the two texts are the same: of random weights two logits are near each
+rounds. `alike` is the share of tokens up to which both texts are the same: of random weights two logits are near each
 other now and then, and sums in another order let the other one win.
 """
 

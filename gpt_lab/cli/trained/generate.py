@@ -135,7 +135,7 @@ def run(argv: list[str]) -> int:
 def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO, draft: Any = None) -> None:
     from gpt_lab.infer.generate import ENDED, Usage
     from gpt_lab.infer.stream import StopStrings, TextStream
-    from gpt_lab.infer.trained_model import load_run
+    from gpt_lab.infer.trained_model import lay_out, load_run
 
     tell = functools.partial(print_lines, file=err)
     texts = [arguments.text(found)] if arguments.prompts is None else read_prompts(Path(arguments.prompts))
@@ -143,6 +143,9 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO, draft: An
         check_draft(found, draft)
     model, tokenizer, _, checkpoint = load_run(found, arguments.checkpoint, arguments.device, tell)
     drafting = None if draft is None else load_run(draft, None, arguments.device, tell).model
+    for one in (model, drafting):
+        if one is not None:
+            lay_out(one)
     tell(f"run {found.path}, checkpoint {checkpoint}, {next(model.parameters()).device.type}")
     prompts = [start(tokenizer, text) for text in texts]
     if isinstance(out, io.TextIOWrapper):
