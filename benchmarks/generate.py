@@ -34,11 +34,14 @@ Write = Callable[[list[list[int]], int], list[list[int]]]
 
 def lab(scale: str) -> Write:
     """The lab's generation."""
+    import torch
+
     from gpt_lab.infer.generate import complete, gathered
     from gpt_lab.infer.several import generate_several
 
     model, _ = models(scale)
 
+    @torch.inference_mode()
     def write(prompts: list[list[int]], new: int) -> list[list[int]]:
         if len(prompts) == 1:
             return complete(model, prompts[0], max_tokens=new, temperature=0.0)

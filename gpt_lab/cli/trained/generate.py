@@ -121,7 +121,10 @@ def run(argv: list[str]) -> int:
     from gpt_lab.model.skip_init import is_out_of_memory
 
     try:
-        _write(found, arguments, sys.stdout, sys.stderr, draft)
+        import torch
+
+        with torch.inference_mode():  # no training follows, for which tables would have to serve
+            _write(found, arguments, sys.stdout, sys.stderr, draft)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
