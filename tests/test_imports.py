@@ -33,7 +33,7 @@ HEAVY = (
 BASE = {"errors", "digests", "options", "yamlfile", "project", "registry", "context_multiples", "metrics", "console"}
 CONFIG = BASE | {"config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
-TRAIN = MODEL | {"interchange", "cost", "data", "optim", "store", "trackers", "infer", "train"}
+TRAIN = MODEL | {"interchange", "cost", "data", "optim", "store", "trackers", "infer", "evaluate", "train"}
 ABOVE = (
     *("stats", "study", "sweep.ledger", "sweep.search", "noise", "frame.sources", "frame", "validity"),
     *("sweep.workers", "plan", "sweep", "analysis", "analysis.sections", "report", "atlas", "claims"),
@@ -63,6 +63,7 @@ ALLOWED: dict[str, set[str]] = {
     "trackers": CONFIG | {"store", "trackers"},
     "infer": MODEL | {"data", "store", "infer"},
     "export": MODEL | {"interchange", "data", "store", "infer", "export"},
+    "evaluate": MODEL | {"interchange", "data", "store", "infer", "evaluate"},
     "train": TRAIN,
     "doctor": TRAIN,
     "certify": TRAIN | {"certify"},
@@ -214,6 +215,8 @@ def test_the_core_is_light() -> None:
         ("sweep --help", "usage: sweep"),
         ("upload --help", "usage: upload"),
         ("export --help", "usage: export"),
+        ("evaluate --help", "usage: evaluate"),
+        ("evaluate latest tasks=nedle", "did you mean 'needle'"),
         ("dashboard --help", "usage: dashboard"),
     ],
 )

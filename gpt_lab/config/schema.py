@@ -93,12 +93,16 @@ class Batching:
 class Eval:
     """Validation during training: each `every` steps, on about `tokens` tokens spread over the split (null: all).
 
-    At the end the final weights are validated in windows of each of `contexts`, multiples of the training context.
+    At the end the final weights are validated in windows of each of `contexts`, multiples of the training context, and
+    measured on `tasks` (gpt_lab/evaluate): names or files, at most `items` of each, after `shots` examples.
     """
 
     every: PositiveInt = 200
     tokens: PositiveInt | None = None
     contexts: list[PositiveInt] = field(default_factory=lambda: [1])
+    tasks: list[NonEmpty] = field(default_factory=list)
+    shots: NonNegativeInt = 0
+    items: PositiveInt = 500
 
 
 @dataclass(frozen=True)
@@ -292,6 +296,9 @@ LATER: Mapping[str, Any] = {
     "resume_from": None,
     "model_from": None,
     "eval.contexts": [1],
+    "eval.tasks": [],
+    "eval.shots": 0,
+    "eval.items": 500,
     "batch.start": None,
     "batch.ramp": None,
     "batch.packing": "stream",
