@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def measure(
             num_fewshot=asked.shots or None,
             limit=asked.items,
             task_manager=manager,
-            bootstrap_iters=0,
+            bootstrap_iters=100,  # the errors of means have a formula, and are asked for so
             random_seed=asked.seed,
             numpy_random_seed=asked.seed,
             torch_random_seed=asked.seed,
@@ -137,8 +137,15 @@ def measure(
             **asked._asdict(),
             "measured": items,
             "values": numbers,
+            "each": [_item(one) for one in (found.get("samples") or {}).get(name, [])],
         }
     return records
+
+
+def _item(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """What an item's answers were; of a likelihood, its logarithm."""
+    answers = [one[0] if isinstance(one, list | tuple) else one for one in sample["filtered_resps"]]
+    return {"number": sample["doc_id"], "answers": answers}
 
 
 def _number(value: Any) -> float | None:

@@ -15,8 +15,6 @@ from gpt_lab.evaluate.task_names import TEXT, TaskName
 from gpt_lab.evaluate.text_bits import FileBits
 from gpt_lab.store.atomic_files import write_json, writing
 
-FOLDER = "evaluate"
-"""Inside a run's folder: one JSON file for each task."""
 ONE_MODEL = "the standard error is of items: of one model, and no replication"
 
 

@@ -10,12 +10,9 @@ from typing import NamedTuple
 
 from gpt_lab import registry
 from gpt_lab.digests import sha256
-from gpt_lab.errors import ConfigError, DataError, unknown
+from gpt_lab.errors import ConfigError, DataError, quoted, unknown
+from gpt_lab.metrics import BITS
 
-METRIC = "eval/"
-"""What the name of a task's metric begins with."""
-BITS = "_bpb"
-"""What the name of a task ends with whose score is bits per byte: lower is better, of all others higher."""
 ITEMS, TEXT = ".jsonl", ".txt"
 """Files of items and of text that are tasks."""
 _MARKED = re.compile(r'^@task\("([^"\n]+)"\)\n(?:@.+\n)*class (\w+)', re.MULTILINE)
@@ -54,8 +51,7 @@ def known() -> Mapping[str, registry.Part]:
     found: dict[str, registry.Part] = {}
     for module, path in [*here, *registry.foreign()]:
         for name, qualname in _MARKED.findall(path.read_text(encoding="utf-8", errors="replace")):
-            if not _NAME.fullmatch(name):
-                raise ConfigError(f"{path}: a task's name has letters, digits and _ . - only, not {name!r}")
+            _check_name(str(path), name)
             if name in found:
                 raise ConfigError(f"task {name} is in both {found[name].path} and {path}: rename one")
             found[name] = registry.Part("task", name, module, path, qualname)
@@ -72,8 +68,7 @@ def find(asked: str) -> TaskName:
     if path.suffix in (ITEMS, TEXT):
         if not path.is_file():
             raise DataError(f"tasks: there is no file {asked}")
-        if not _NAME.fullmatch(path.stem):
-            raise ConfigError(f"tasks: the name of a file has letters, digits and _ . - only, not {path.stem!r}")
+        _check_name("tasks", path.stem)
         return TaskName(path.stem + (BITS if path.suffix == TEXT else ""), file=path)
     if asked not in known():
         raise ConfigError(f"{unknown('task', asked, known())}; a file is NAME{ITEMS} (items) or NAME{TEXT} (a text)")
@@ -91,3 +86,9 @@ def find_all(asked: Sequence[str]) -> list[TaskName]:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"tasks: {twice} is there twice: leave one out, or rename its file")
     return found
+
+
+def _check_name(where: str, name: str) -> None:
+    """Refuses what cannot be the name of a metric and of a file."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{where}: a task's name has letters, digits and _ . - only, not {quoted(name)}")

@@ -35,6 +35,7 @@ from gpt_lab.train.speed.freed_memory import keep_freed_memory
 from gpt_lab.train.speed.peak_flops import mfu, peak_flops
 from gpt_lab.train.state import Stopped, TrainingState
 from gpt_lab.train.step import Stepper
+from gpt_lab.train.task_scores import scores
 from gpt_lab.train.validation.context_extrapolation import evaluate_longer
 from gpt_lab.train.validation.evaluate import eval_rows, evaluate
 from gpt_lab.train.validation.sample import draw, save_tokenizer
@@ -305,8 +306,7 @@ class Trainer:
             self.write(values)
             if state.validated < state.step:
                 self.draw_sample()
-        longer = self.evaluate_longer()
-        if longer:
+        if longer := self.evaluate_longer() | scores(self.run, self.cfg, self.plan.device):
             self.write(longer)
         self.view.stop()
         summary = self.spent | values | longer | ending.floors(self.dataset) | ending.packed(self.dataset)

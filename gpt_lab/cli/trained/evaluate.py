@@ -112,6 +112,7 @@ def run(argv: list[str]) -> int:
     from gpt_lab.errors import DataError
     from gpt_lab.interchange import released_folder
     from gpt_lab.store import find_run
+    from gpt_lab.store.run import EVALUATED
 
     folder, found = Path(arguments.run).expanduser(), None
     if not released_folder.is_one(folder):
@@ -140,7 +141,7 @@ def run(argv: list[str]) -> int:
     table.close()
     place = Path(arguments.out) if arguments.out is not None else None
     if place is None and made.run is not None:
-        place = made.run.path / measure.FOLDER
+        place = made.run.path / EVALUATED
     if place is not None:
         measure.write(place, results)
         say(f"results: {place}")
