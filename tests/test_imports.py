@@ -68,9 +68,10 @@ ALLOWED: dict[str, set[str]] = {
     "doctor": TRAIN,
     "certify": TRAIN | {"certify"},
     **{name: TRAIN | set(ABOVE[: place + 1]) for place, name in enumerate(ABOVE)},
+    "inside": TRAIN | {*ABOVE, "inside"},
     "notebook": TRAIN | {*ABOVE, "notebook"},
     "dashboard": TRAIN | {*ABOVE[: ABOVE.index("plan")], "dashboard"},
-    "cli": TRAIN | {*ABOVE, "certify", "dashboard", "export", "cli", "doctor"},
+    "cli": TRAIN | {*ABOVE, "certify", "dashboard", "export", "inside", "cli", "doctor"},
 }
 """What the files of each unit (a module or folder directly under gpt_lab/) may import, at any depth of nesting."""
 
@@ -215,6 +216,7 @@ def test_the_core_is_light() -> None:
         ("sweep --help", "usage: sweep"),
         ("upload --help", "usage: upload"),
         ("export --help", "usage: export"),
+        ("attention --help", "usage: attention"),
         ("evaluate --help", "usage: evaluate"),
         ("evaluate latest tasks=nedle", "did you mean 'needle'"),
         ("dashboard --help", "usage: dashboard"),
