@@ -163,6 +163,8 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     force: bool = False
+    probe: Literal["off", "light"] = "off"
+    """What is noted of the model at each evaluation, which changes nothing of it: train/probe."""
     match: Literal["params", "flops"] | None = None
     """What the model was made equal in, by gpt_lab.cost.match: parameters beside the embeddings, or FLOPs per token."""
     match_to: PositiveInt | None = None
@@ -287,7 +289,7 @@ def _flat_hints() -> dict[str, Any]:
     return found
 
 
-NOT_IDENTITY = frozenset({"study", "runs_dir", "tracker", "log", "sample", "checkpoint", "force", "label"})
+NOT_IDENTITY = frozenset({"study", "runs_dir", "tracker", "log", "sample", "checkpoint", "force", "label", "probe"})
 """Top-level keys that change where a run is kept or what is shown of it, never its numbers."""
 
 LATER: Mapping[str, Any] = {

@@ -30,6 +30,7 @@ from gpt_lab.train.claim_run import shared
 from gpt_lab.train.ending import Result
 from gpt_lab.train.feed import Feed
 from gpt_lab.train.loss_history import Diverged, History, peak_memory_gb
+from gpt_lab.train.probe import light_probe
 from gpt_lab.train.resolve_auto import ResolvedRun
 from gpt_lab.train.speed.freed_memory import keep_freed_memory
 from gpt_lab.train.speed.peak_flops import mfu, peak_flops
@@ -70,7 +71,6 @@ class Trainer:
         self.clock = Clock()
         self.history = History(overflow_allowed=plan.precision.scaler is not None)
         self.multiplier = 0.0
-        self._marked = (0, 0.0)
         with self.failures():
             self.build()
 
@@ -97,6 +97,7 @@ class Trainer:
             self.objective.teacher_model = plan.teacher.load(plan.device, plan.precision, documents)
         parts = self.model, self.optimizer, self.objective, plan.precision
         self.stepper = Stepper(*parts, recipe.clip, compiled=plan.compile, seed=cfg.draw_seed)
+        self.stepper.probe = light_probe.build(cfg.probe, self.run, parts, cfg.eval.every)
         draw_seed = cfg.draw_seed if self.model.draws or self.objective.draws else None
         self.feed = Feed(dataset, plan.device, cfg.batch.micro, draw_seed)
         self.eval_rows = eval_rows(plan.device, cfg.scale.context, dataset.vocab_size)
@@ -257,6 +258,7 @@ class Trainer:
             state.validated, state.validation = state.step, values
             self.consider(values["val/loss"])
             self.write(values)
+            self.stepper.note(state.step)
             self.view.validated(state.step, self.clock.seconds, values)
             self.draw_sample()
 
@@ -371,7 +373,6 @@ class Trainer:
         return Result(self.run.path, state, summary, signal_number=signal_number)
 
     # -- smaller things that the story above uses --
-
     @property
     def prompt(self) -> str:
         """What samples continue: the prompt that was given, else the corpus's own."""
@@ -394,8 +395,7 @@ class Trainer:
     @property
     def learning_rate(self) -> float:
         """The rate of a parameter without a multiplier of its own."""
-        base = self.cfg.optim.get("lr", self.optimizer.param_groups[0]["base_lr"])
-        return float(base) * self.multiplier
+        return float(self.cfg.optim.get("lr", self.optimizer.param_groups[0]["base_lr"])) * self.multiplier
 
     def evaluate(self, limit: int | None) -> dict[str, float] | None:
         """Metrics on the validation split; None if a signal came.
