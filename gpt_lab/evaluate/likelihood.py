@@ -79,6 +79,20 @@ def pair(tokenizer: Tokenizer, context: str, continuation: str) -> Pair:
     return Pair(tuple(before), tuple(whole[len(before) :]))
 
 
+def check_pair(one: Pair, context: int) -> None:
+    """Refuses what has no likelihood.
+
+    Raises:
+        DataError: an empty continuation, or one longer than the context.
+    """
+    if not one.continuation or not one.context:
+        raise DataError("a task asks for a continuation without a token")
+    if len(one.continuation) > context:
+        raise DataError(
+            f"a continuation of {len(one.continuation)} tokens is longer than the model's context of {context}"
+        )
+
+
 @torch.no_grad()
 def log_likelihoods(model: GPT, pairs: Sequence[Pair], context: int, logits: int | None = None) -> list[Likelihood]:
     """What the model makes of each continuation, in the order of the pairs.
@@ -92,12 +106,7 @@ def log_likelihoods(model: GPT, pairs: Sequence[Pair], context: int, logits: int
     """
     rows = []
     for place, one in enumerate(pairs):
-        if not one.continuation or not one.context:
-            raise DataError("a task asks for a continuation without a token")
-        if len(one.continuation) > context:
-            raise DataError(
-                f"a continuation of {len(one.continuation)} tokens is longer than the model's context of {context}"
-            )
+        check_pair(one, context)
         whole = (*one.context, *one.continuation)[-(context + 1) :]
         rows.append((len(whole) - 1, place, whole))
     rows.sort(reverse=True)  # the longest first: too little memory shows at once, and like stands with like

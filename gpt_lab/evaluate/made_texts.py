@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gpt_lab.evaluate.likelihood import encode
 from gpt_lab.evaluate.subject import Subject
-from gpt_lab.evaluate.task import Asked, Item, Questions, no_shots, task
+from gpt_lab.evaluate.task import Asked, Item, Questions, task
 
 PLACES = ("harbour", "garden", "market", "chapel", "valley", "tower", "castle", "forest", "river", "village")
 WORDS = ("silver", "candle", "winter", "feather", "hammer", "barley", "copper", "saddle", "ribbon", "marble")
@@ -34,7 +34,6 @@ class Needle(Questions):
     """
 
     def items(self, subject: Subject, asked: Asked) -> Iterator[Item]:
-        no_shots("needle", asked)
         tokenizer = subject.needed_tokenizer
         costs = {text: len(encode(tokenizer, f"{text} ")) for text in HAY}
         for number in range(asked.items):
@@ -61,7 +60,6 @@ class Cloze(Questions):
     """
 
     def items(self, subject: Subject, asked: Asked) -> Iterator[Item]:
-        no_shots("cloze", asked)
         for number in range(asked.items):
             draw = asked.generator("cloze", number)
             one, other = (NAMES[i] for i in draw.permutation(len(NAMES))[:2])

@@ -33,6 +33,18 @@ def built(name: TaskName) -> Task:
     return made
 
 
+def prepared(names: Sequence[TaskName], asked: Asked) -> list[Task]:
+    """The tasks, which can be asked so.
+
+    Raises:
+        ConfigError: examples, and no task that takes any; a class that is no Task. DataError: as built.
+    """
+    shipped = [name for name in names if name.part is not None and name.part.module.startswith("gpt_lab.")]
+    if asked.shots and all(name in shipped or (name.file and name.file.suffix == TEXT) for name in names):
+        raise ConfigError(f"shots={asked.shots}: examples are of files of items (NAME.jsonl), and no task is one")
+    return [built(name) for name in names]
+
+
 def measure(
     subject: Subject, names: Sequence[TaskName], asked: Asked, told: Callable[[str, Task, TaskResult], None]
 ) -> dict[str, dict[str, Any]]:
@@ -44,7 +56,7 @@ def measure(
     Raises:
         ConfigError, DataError: as Task.measure.
     """
-    tasks = [built(name) for name in names]
+    tasks = prepared(names, asked)
     found = {}
     for name, task in zip(names, tasks, strict=True):
         result = task.measure(subject, asked)

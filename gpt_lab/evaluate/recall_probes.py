@@ -14,7 +14,7 @@ from gpt_lab.data.synthetic import IGNORED, Synthetic
 from gpt_lab.errors import ConfigError
 from gpt_lab.evaluate.likelihood import CPU_LOGITS, CUDA_LOGITS
 from gpt_lab.evaluate.subject import Subject
-from gpt_lab.evaluate.task import Asked, Task, TaskResult, no_shots, standard_error, task
+from gpt_lab.evaluate.task import Asked, Task, TaskResult, standard_error, task
 
 Ints = np.ndarray[Any, Any]
 TRAINED_ON = "synthetic"
@@ -33,7 +33,6 @@ class MultiQueryRecall(Task):
     text = False
 
     def measure(self, subject: Subject, asked: Asked) -> TaskResult:
-        no_shots("mqar", asked)
         data, size = subject.cfg.data, subject.model.vocab_size
         own = data["name"] == TRAINED_ON and data.get("task") == "mqar"
         if not own and size < 4:
@@ -59,7 +58,6 @@ class Induction(Task):
     text = False
 
     def measure(self, subject: Subject, asked: Asked) -> TaskResult:
-        no_shots("induction", asked)
         data = subject.cfg.data
         if data["name"] == TRAINED_ON and data.get("task") == "induction":
             plan = Synthetic(task="induction", symbols=data["symbols"], items=data["items"]).plan(subject.context)

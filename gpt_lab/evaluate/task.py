@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from gpt_lab.errors import ConfigError, DataError
+from gpt_lab.errors import DataError
 from gpt_lab.evaluate.likelihood import Likelihood, Pair, log_likelihoods, pair
 from gpt_lab.evaluate.subject import Subject
 
@@ -170,13 +170,3 @@ def _scored(item: Item, found: Sequence[Likelihood]) -> dict[str, Any]:
 def standard_error(values: Sequence[float]) -> float | None:
     """Of a mean over items; None: one item says nothing of it."""
     return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
-
-
-def no_shots(name: str, asked: Asked) -> None:
-    """Refuses examples in front of a task that takes none.
-
-    Raises:
-        ConfigError: shots.
-    """
-    if asked.shots:
-        raise ConfigError(f"shots={asked.shots}: {name} takes no examples; they are of files of items (NAME.jsonl)")

@@ -13,7 +13,7 @@ from gpt_lab.data.dataset import TextDataset, open_dataset
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.evaluate.likelihood import CPU_LOGITS, CUDA_LOGITS, encode
 from gpt_lab.evaluate.subject import Subject
-from gpt_lab.evaluate.task import Asked, Task, TaskResult, no_shots, standard_error, task
+from gpt_lab.evaluate.task import Asked, Task, TaskResult, standard_error, task
 
 Ints = np.ndarray[Any, Any]
 SHORTER = (8, 4, 2)
@@ -32,7 +32,6 @@ class _TextBits(Task):
 
     def bits(self, subject: Subject, tokens: Ints, bytes_per_token: float, asked: Asked) -> TaskResult:
         """Of a text's tokens; of the first nothing is said."""
-        no_shots("a text", asked)
         if len(tokens) < 2:
             raise DataError("the text is too short: it must have two tokens")
         unit = math.log(2) * bytes_per_token

@@ -57,7 +57,7 @@ def _map(one: AttentionMap, tokens: Sequence[str]) -> Drawing:
         name,
         f"Attention of layer {one.layer}{which}",
         "Each row is a token, each column one that it reads. "
-        + ("Red is more of the first map, blue more of the second." if signed else "White is 0, black is 1."),
+        + ("Red is more of the first map, blue more of the second." if signed else "Pale is 0, black is 1."),
         figure,
     )
 

@@ -9,7 +9,7 @@ from gpt_lab.data.dataset import Dataset
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.evaluate import measure
 from gpt_lab.evaluate.items_file import FileQuestions
-from gpt_lab.evaluate.likelihood import pair
+from gpt_lab.evaluate.likelihood import check_pair, pair
 from gpt_lab.evaluate.subject import Subject, of_run
 from gpt_lab.evaluate.task import Asked, Questions
 from gpt_lab.evaluate.task_names import find_all
@@ -35,15 +35,14 @@ def digests(cfg: RunConfig, dataset: Dataset, model: GPT) -> dict[str, str]:
             f"eval.tasks ask for the next tokens, and objective={cfg.objective['name']} predicts none: leave them out"
         )
     subject, asked = Subject(model, dataset.tokenizer, cfg, cfg.scale.context, None, ""), _asked(cfg)
-    for name in names:
-        task = measure.built(name)
+    for name, task in zip(names, measure.prepared(names, asked), strict=True):
         try:
             assert not task.text or subject.needed_tokenizer
             if isinstance(task, Questions):
                 most = asked.items if isinstance(task, FileQuestions) else min(TRIED, asked.items)
                 for item in itertools.islice(task.items(subject, asked), most):
                     for texts in item.texts:
-                        pair(subject.needed_tokenizer, *texts)
+                        check_pair(pair(subject.needed_tokenizer, *texts), subject.context)
         except LabError as error:
             raise type(error)(f"eval.tasks, {name.name}: {error}") from None
     return {EVAL + name.name: name.digest for name in names}

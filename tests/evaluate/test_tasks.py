@@ -53,6 +53,11 @@ def test_examples_stand_before_the_item_and_are_never_it(subject: Subject, tmp_p
         task.items(subject, Asked(shots=9))
 
 
+def test_examples_without_a_file() -> None:
+    with pytest.raises(ConfigError, match="shots=1: examples are of files of items"):
+        measure.prepared([task_names.find("mqar")], Asked(shots=1))
+
+
 def test_schema_and_language_modeling(tmp_path: Path) -> None:
     schema = {"context_options": ["He, the man,", "He, the dog,"], "continuation": "barked.", "gold": 1}
     cloze = {"context": "one two", "continuation": "three", "delimiter": "\n"}
