@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TextIO
 
 from gpt_lab.console.lines import print_lines
-from gpt_lab.evaluate.measure import ONE_MODEL
 from gpt_lab.evaluate.task import Task, TaskResult
+from gpt_lab.evaluate.task_runs import ONE_MODEL
 
 WIDTHS = (28, 10, 10, 7)
 

@@ -7,7 +7,7 @@ import itertools
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.errors import ConfigError, LabError
-from gpt_lab.evaluate import measure
+from gpt_lab.evaluate import task_runs
 from gpt_lab.evaluate.items_file import FileQuestions
 from gpt_lab.evaluate.likelihood import check_pair, pair
 from gpt_lab.evaluate.subject import Subject, of_run
@@ -35,7 +35,7 @@ def digests(cfg: RunConfig, dataset: Dataset, model: GPT) -> dict[str, str]:
             f"eval.tasks ask for the next tokens, and objective={cfg.objective['name']} predicts none: leave them out"
         )
     subject, asked = Subject(model, dataset.tokenizer, cfg, cfg.scale.context, None, ""), _asked(cfg)
-    for name, task in zip(names, measure.prepared(names, asked), strict=True):
+    for name, task in zip(names, task_runs.prepared(names, asked), strict=True):
         try:
             assert not task.text or subject.needed_tokenizer
             if isinstance(task, Questions):
@@ -53,8 +53,8 @@ def scores(run: Run, cfg: RunConfig, device: str) -> dict[str, float]:
     if not cfg.eval.tasks:
         return {}
     subject = of_run(run, "last", device)
-    found = measure.measure(subject, find_all(cfg.eval.tasks), _asked(cfg), lambda name, task, result: None)
-    measure.write(run.path / EVALUATED, found)
+    found = task_runs.measure(subject, find_all(cfg.eval.tasks), _asked(cfg), lambda name, task, result: None)
+    task_runs.write(run.path / EVALUATED, found)
     return {EVAL + name: float(one["score"]) for name, one in found.items()}
 
 

@@ -11,7 +11,7 @@ import pytest
 from gpt_lab.analysis.compare import compare
 from gpt_lab.config import composition
 from gpt_lab.errors import ConfigError
-from gpt_lab.evaluate import measure, task_names
+from gpt_lab.evaluate import task_names, task_runs
 from gpt_lab.evaluate.subject import of_run
 from gpt_lab.evaluate.task import Asked
 from gpt_lab.frame import load
@@ -51,7 +51,7 @@ def test_a_task_decides(tmp_path: Path) -> None:
         run = Run.open(folder.parent)
         record = read_json(run.path / "evaluate" / "words.json", digest=True)
         assert run.summary["eval/words"] == record["score"] and record["measured"] == 8 and record["shots"] == 1
-        again = measure.measure(
+        again = task_runs.measure(
             of_run(run, "last", "cpu"), [task_names.find(str(questions))], Asked(shots=1), lambda *told: None
         )
         assert again["words"] == record

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gpt_lab.errors import ConfigError, DataError, LabError
-from gpt_lab.evaluate import items_file, made_texts, measure, recall_probes, task_names, text_bits
+from gpt_lab.evaluate import items_file, made_texts, recall_probes, task_names, task_runs, text_bits
 from gpt_lab.evaluate.likelihood import log_likelihoods, pair
 from gpt_lab.evaluate.subject import Subject
 from gpt_lab.evaluate.task import Asked, Item, score_items
@@ -55,7 +55,7 @@ def test_examples_stand_before_the_item_and_are_never_it(subject: Subject, tmp_p
 
 def test_examples_without_a_file() -> None:
     with pytest.raises(ConfigError, match="shots=1: examples are of files of items"):
-        measure.prepared([task_names.find("mqar")], Asked(shots=1))
+        task_runs.prepared([task_names.find("mqar")], Asked(shots=1))
 
 
 def test_schema_and_language_modeling(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_task_of_ones_own_is_one_file(subject: Subject, tmp_path: Path, monkey
     task_names.known.cache_clear()
     try:
         name = task_names.find("capitals")
-        found = measure.measure(subject, [name], Asked(), lambda *told: None)["capitals"]
+        found = task_runs.measure(subject, [name], Asked(), lambda *told: None)["capitals"]
     finally:
         task_names.known.cache_clear()
     assert found["measured"] == 1 and found["values"]["chance"] == 0.5 and len(found["digest"]) == 64

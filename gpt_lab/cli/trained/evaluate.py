@@ -120,7 +120,7 @@ def run(argv: list[str]) -> int:
             found = find_run(arguments.runs_dir, arguments.run)
         except DataError as error:
             raise DataError(f"{error}; a Hugging Face folder has a config.json") from None
-    from gpt_lab.evaluate import measure, result_table, subject
+    from gpt_lab.evaluate import result_table, subject, task_runs
     from gpt_lab.evaluate.task import Asked
 
     say = functools.partial(print_lines, file=sys.stderr)
@@ -133,7 +133,7 @@ def run(argv: list[str]) -> int:
     asked = Asked(arguments.items, arguments.shots, arguments.seed)
     table = result_table.ResultTable(sys.stdout)
     if own:
-        results = measure.measure(made, names, asked, table.add)
+        results = task_runs.measure(made, names, asked, table.add)
     else:
         from gpt_lab.evaluate import harness
 
@@ -143,7 +143,7 @@ def run(argv: list[str]) -> int:
     if place is None and made.run is not None:
         place = made.run.path / EVALUATED
     if place is not None:
-        measure.write(place, results)
+        task_runs.write(place, results)
         say(f"results: {place}")
     return 0
 
