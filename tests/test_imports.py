@@ -33,7 +33,7 @@ HEAVY = (
 BASE = {"errors", "digests", "options", "yamlfile", "project", "registry", "context_multiples", "metrics", "console"}
 CONFIG = BASE | {"config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
-TRAIN = MODEL | {"interchange", "cost", "data", "optim", "store", "trackers", "infer", "train"}
+TRAIN = MODEL | {"interchange", "cost", "data", "optim", "store", "trackers", "infer", "evaluate", "train"}
 ABOVE = (
     *("stats", "study", "sweep.ledger", "sweep.search", "noise", "frame.sources", "frame", "validity"),
     *("sweep.workers", "plan", "sweep", "analysis", "analysis.sections", "report", "atlas", "claims"),
@@ -63,13 +63,15 @@ ALLOWED: dict[str, set[str]] = {
     "trackers": CONFIG | {"store", "trackers"},
     "infer": MODEL | {"data", "store", "infer"},
     "export": MODEL | {"interchange", "data", "store", "infer", "export"},
+    "evaluate": MODEL | {"interchange", "data", "store", "infer", "evaluate"},
     "train": TRAIN,
     "doctor": TRAIN,
     "certify": TRAIN | {"certify"},
     **{name: TRAIN | set(ABOVE[: place + 1]) for place, name in enumerate(ABOVE)},
+    "inside": TRAIN | {*ABOVE, "inside"},
     "notebook": TRAIN | {*ABOVE, "notebook"},
     "dashboard": TRAIN | {*ABOVE[: ABOVE.index("plan")], "dashboard"},
-    "cli": TRAIN | {*ABOVE, "certify", "dashboard", "export", "cli", "doctor"},
+    "cli": TRAIN | {*ABOVE, "certify", "dashboard", "export", "inside", "cli", "doctor"},
 }
 """What the files of each unit (a module or folder directly under gpt_lab/) may import, at any depth of nesting."""
 
@@ -214,6 +216,9 @@ def test_the_core_is_light() -> None:
         ("sweep --help", "usage: sweep"),
         ("upload --help", "usage: upload"),
         ("export --help", "usage: export"),
+        ("attention --help", "usage: attention"),
+        ("evaluate --help", "usage: evaluate"),
+        ("evaluate latest tasks=nedle", "did you mean 'needle'"),
         ("dashboard --help", "usage: dashboard"),
     ],
 )

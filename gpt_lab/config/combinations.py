@@ -84,6 +84,8 @@ def _ignored(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "sample.tokens", "objective=mlm writes no text"
     elif sample.get("tokens") == 0:
         yield from ((f"sample.{key}", "sample.tokens=0 draws no text") for key in ("prompt", "temperature"))
+    if not tree["eval"].get("tasks"):
+        yield from ((f"eval.{key}", "eval.tasks names no task") for key in ("items", "shots"))
     if tree["optim"]["name"] == "schedule_free":
         held = "optim=schedule_free takes the warm-up alone and stays at the peak: leave it out"
         yield from ((f"schedule.{key}", held) for key in ("final", "cooldown", "shape"))

@@ -93,12 +93,16 @@ class Batching:
 class Eval:
     """Validation during training: each `every` steps, on about `tokens` tokens spread over the split (null: all).
 
-    At the end the final weights are validated in windows of each of `contexts`, multiples of the training context.
+    At the end the final weights are validated in windows of each of `contexts`, multiples of the training context, and
+    measured on `tasks` (gpt_lab/evaluate): names or files, at most `items` of each, after `shots` examples.
     """
 
     every: PositiveInt = 200
     tokens: PositiveInt | None = None
     contexts: list[PositiveInt] = field(default_factory=lambda: [1])
+    tasks: list[NonEmpty] = field(default_factory=list)
+    shots: NonNegativeInt = 0
+    items: PositiveInt = 500
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,8 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     force: bool = False
+    probe: Literal["off", "light"] = "off"
+    """What is noted of the model at each evaluation, which changes nothing of it: train/probe."""
     match: Literal["params", "flops"] | None = None
     """What the model was made equal in, by gpt_lab.cost.match: parameters beside the embeddings, or FLOPs per token."""
     match_to: PositiveInt | None = None
@@ -283,7 +289,7 @@ def _flat_hints() -> dict[str, Any]:
     return found
 
 
-NOT_IDENTITY = frozenset({"study", "runs_dir", "tracker", "log", "sample", "checkpoint", "force", "label"})
+NOT_IDENTITY = frozenset({"study", "runs_dir", "tracker", "log", "sample", "checkpoint", "force", "label", "probe"})
 """Top-level keys that change where a run is kept or what is shown of it, never its numbers."""
 
 LATER: Mapping[str, Any] = {
@@ -292,6 +298,9 @@ LATER: Mapping[str, Any] = {
     "resume_from": None,
     "model_from": None,
     "eval.contexts": [1],
+    "eval.tasks": [],
+    "eval.shots": 0,
+    "eval.items": 500,
     "batch.start": None,
     "batch.ramp": None,
     "batch.packing": "stream",

@@ -111,15 +111,32 @@ def load_run(
             f"{place} is damaged ({error}): copy it from a run on the same data, or name another run"
         ) from None
     tokenizer = load_tokenizer(place)
-    model = GPT(dataclasses.replace(cfg, kernel={"name": "math"}), tokenizer.vocab_size)
+    model, _ = load_model(run, folder, where.type, tokenizer.vocab_size)
+    return Trained(model, tokenizer, cfg, folder.name)
+
+
+def load_model(run: Run, checkpoint: Path, device: str = "cpu", vocab_size: int | None = None) -> tuple[GPT, RunConfig]:
+    """A run's model alone, as load_run has it, also of one that was trained on no text; with its config.
+
+    Args:
+        vocab_size: None: as many as its embedding has.
+
+    Raises:
+        ConfigError: no such device. DataError: the weights cannot be read, or are of another model.
+    """
+    cfg, where = checked.from_dict(run.config), pick_device(device)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        weights = load_file(checkpoint / WEIGHTS)
+        model = GPT(
+            dataclasses.replace(cfg, kernel={"name": "math"}), vocab_size or len(weights.get("embed.weight", ""))
+        )
+        model.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise DataError(f"cannot use {folder}: {reason} (checkpoint=... names another)") from error
+        raise DataError(f"cannot use {checkpoint}: {reason} (checkpoint=... names another)") from error
     model.to(where).eval()
     model.choose_kernels(where.type, "fp32")
-    return Trained(model, tokenizer, cfg, folder.name)
+    return model, cfg
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from gpt_lab.optim.base import state_bytes
 from gpt_lab.optim.fit import fitted
 from gpt_lab.optim.schedule import check_length
 from gpt_lab.parts.objective.base import Objective
-from gpt_lab.train import precision
+from gpt_lab.train import precision, task_scores
 from gpt_lab.train.begin_from import model_from, teacher
 from gpt_lab.train.begin_from.teacher import Teacher
 from gpt_lab.train.budget import TrainingLimit, budget
@@ -71,6 +71,7 @@ class ResolvedRun:
     prices: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     state_bytes: int | None = None
     weight_bytes: int = 0
+    tasks: Mapping[str, str] = field(default_factory=dict)
 
     def flops(self, read: Mapping[int, int]) -> float:
         """Training FLOPs of so many tokens in rows of each length (Dataset.read_after)."""
@@ -92,6 +93,7 @@ class ResolvedRun:
             "compile": "on" if self.compile else "off",
             "data": self.fingerprint,
             **weights,
+            **self.tasks,
         }
 
 
@@ -150,7 +152,8 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
         notes = (*notes, f"{seen}: no verdict will rest on this run")
     told = dataset.fingerprint, reasons, text, times, notes, taught_by, prices, state_bytes(optimizer)
     kept = weight_bytes(model, chosen.kept)
-    return ResolvedRun(device, chosen, names, compiled, limit, cost, *told, kept)
+    asked = task_scores.digests(cfg, dataset, model)
+    return ResolvedRun(device, chosen, names, compiled, limit, cost, *told, kept, asked)
 
 
 def paid(prices: Mapping[int, tuple[int, int]], read: Mapping[int, int], kind: int = 0) -> float:

@@ -30,11 +30,13 @@ from gpt_lab.train.claim_run import shared
 from gpt_lab.train.ending import Result
 from gpt_lab.train.feed import Feed
 from gpt_lab.train.loss_history import Diverged, History, peak_memory_gb
+from gpt_lab.train.probe import light_probe
 from gpt_lab.train.resolve_auto import ResolvedRun
 from gpt_lab.train.speed.freed_memory import keep_freed_memory
 from gpt_lab.train.speed.peak_flops import mfu, peak_flops
 from gpt_lab.train.state import Stopped, TrainingState
 from gpt_lab.train.step import Stepper
+from gpt_lab.train.task_scores import scores
 from gpt_lab.train.validation.context_extrapolation import evaluate_longer
 from gpt_lab.train.validation.evaluate import eval_rows, evaluate
 from gpt_lab.train.validation.sample import draw, save_tokenizer
@@ -69,7 +71,6 @@ class Trainer:
         self.clock = Clock()
         self.history = History(overflow_allowed=plan.precision.scaler is not None)
         self.multiplier = 0.0
-        self._marked = (0, 0.0)
         with self.failures():
             self.build()
 
@@ -96,6 +97,7 @@ class Trainer:
             self.objective.teacher_model = plan.teacher.load(plan.device, plan.precision, documents)
         parts = self.model, self.optimizer, self.objective, plan.precision
         self.stepper = Stepper(*parts, recipe.clip, compiled=plan.compile, seed=cfg.draw_seed)
+        self.stepper.probe = light_probe.build(cfg.probe, self.run, parts, cfg.eval.every)
         draw_seed = cfg.draw_seed if self.model.draws or self.objective.draws else None
         self.feed = Feed(dataset, plan.device, cfg.batch.micro, draw_seed)
         self.eval_rows = eval_rows(plan.device, cfg.scale.context, dataset.vocab_size)
@@ -256,6 +258,7 @@ class Trainer:
             state.validated, state.validation = state.step, values
             self.consider(values["val/loss"])
             self.write(values)
+            self.stepper.note(state.step)
             self.view.validated(state.step, self.clock.seconds, values)
             self.draw_sample()
 
@@ -305,8 +308,7 @@ class Trainer:
             self.write(values)
             if state.validated < state.step:
                 self.draw_sample()
-        longer = self.evaluate_longer()
-        if longer:
+        if longer := self.evaluate_longer() | scores(self.run, self.cfg, self.plan.device):
             self.write(longer)
         self.view.stop()
         summary = self.spent | values | longer | ending.floors(self.dataset) | ending.packed(self.dataset)
@@ -371,7 +373,6 @@ class Trainer:
         return Result(self.run.path, state, summary, signal_number=signal_number)
 
     # -- smaller things that the story above uses --
-
     @property
     def prompt(self) -> str:
         """What samples continue: the prompt that was given, else the corpus's own."""
@@ -394,8 +395,7 @@ class Trainer:
     @property
     def learning_rate(self) -> float:
         """The rate of a parameter without a multiplier of its own."""
-        base = self.cfg.optim.get("lr", self.optimizer.param_groups[0]["base_lr"])
-        return float(base) * self.multiplier
+        return float(self.cfg.optim.get("lr", self.optimizer.param_groups[0]["base_lr"])) * self.multiplier
 
     def evaluate(self, limit: int | None) -> dict[str, float] | None:
         """Metrics on the validation split; None if a signal came.

@@ -109,7 +109,7 @@ def test_recipes(tmp_path: Path) -> None:
 
 COMMITTED = [
     p
-    for name in ("throughput", "parts_speed", "startup", "sweep_overhead")
+    for name in ("throughput", "parts_speed", "startup", "sweep_overhead", "probe_cost")
     for p in (ROOT / "benchmarks" / "results").glob(f"{name}-*.json")
 ] + [ROOT / "benchmarks" / "results" / f"{name}.json" for name in ("pairing", "recipes")]
 

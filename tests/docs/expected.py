@@ -53,6 +53,15 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     ),
     "uv run train +experiment=shakespeare_char_cpu": Run("val bits per byte", [*STEPS, "schedule.warmup=2"]),
     "uv run train study=mine": Run("val bits per byte", STEPS),
+    "uv run evaluate mine tasks=val_bpb,needle,induction,my_texts/0.txt": Run("induction (accuracy)", ["items=8"]),
+    "uv run evaluate my_model tasks=questions.jsonl shots=3": Elsewhere(
+        "tests/evaluate/test_evaluate_command.py", "the folder is exported there"
+    ),
+    "uv run evaluate mine backend=lm_eval tasks=local_task.yaml": Elsewhere(
+        "tests/evaluate/test_harness.py", "each process imports the harness for seconds"
+    ),
+    'uv run attention mine prompt="the king and the king"': Run("2 maps of "),
+    "uv run train probe=light seed=1": Run("val bits per byte", STEPS),
     "uv run export mine to=hf out=my_model": Run("LlamaForCausalLM, logits equal to"),
     "uv run export mine to=hf custom=true out=any_model": Elsewhere(
         "tests/export/test_custom_code.py", "each process imports transformers for seconds"
