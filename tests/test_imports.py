@@ -28,6 +28,9 @@ HEAVY = (
     "optuna",
     "scipy",
     "jax",
+    "fastapi",
+    "uvicorn",
+    "httpx",
 )
 
 BASE = {"errors", "digests", "options", "yamlfile", "project", "registry", "context_multiples", "metrics", "console"}
@@ -62,6 +65,8 @@ ALLOWED: dict[str, set[str]] = {
     "store": CONFIG | {"store"},
     "trackers": CONFIG | {"store", "trackers"},
     "infer": MODEL | {"data", "store", "infer"},
+    "serve": MODEL | {"interchange", "data", "store", "infer", "serve"},
+    "chat": MODEL | {"data", "infer", "serve", "chat"},
     "export": MODEL | {"interchange", "data", "store", "infer", "export"},
     "train": TRAIN,
     "doctor": TRAIN,
@@ -69,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
     **{name: TRAIN | set(ABOVE[: place + 1]) for place, name in enumerate(ABOVE)},
     "notebook": TRAIN | {*ABOVE, "notebook"},
     "dashboard": TRAIN | {*ABOVE[: ABOVE.index("plan")], "dashboard"},
-    "cli": TRAIN | {*ABOVE, "certify", "dashboard", "export", "cli", "doctor"},
+    "cli": TRAIN | {*ABOVE, "certify", "dashboard", "export", "serve", "chat", "cli", "doctor"},
 }
 """What the files of each unit (a module or folder directly under gpt_lab/) may import, at any depth of nesting."""
 
@@ -214,6 +219,8 @@ def test_the_core_is_light() -> None:
         ("sweep --help", "usage: sweep"),
         ("upload --help", "usage: upload"),
         ("export --help", "usage: export"),
+        ("serve --help", "usage: serve"),
+        ("chat --help", "usage: chat"),
         ("dashboard --help", "usage: dashboard"),
     ],
 )

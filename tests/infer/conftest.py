@@ -23,6 +23,11 @@ MakeRun = Callable[..., Run]
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
+    """As run_maker, of a folder of the test's own."""
+    return run_maker(tmp_path)
+
+
+def run_maker(folder: Path) -> MakeRun:
     """make_run(name, study=..., tokenizer=..., checkpoints={"step-1": model seed, ...}, links={"last": "step-1"})."""
 
     def make(
@@ -36,8 +41,8 @@ def make_run(tmp_path: Path) -> MakeRun:
         **overrides: Any,
     ) -> Run:
         tokenizer = tokenizer or Byte()
-        cfg = tiny_config(study=study, runs_dir=str(tmp_path / "runs"), **overrides)
-        run = Run.create(tmp_path / "runs", study, name, cfg.to_dict(), {"signature": name, "seed": 0})
+        cfg = tiny_config(study=study, runs_dir=str(folder / "runs"), **overrides)
+        run = Run.create(folder / "runs", study, name, cfg.to_dict(), {"signature": name, "seed": 0})
         save_tokenizer(tokenizer, run.path / "tokenizer")
         for checkpoint, seed in ({"step-1": 0} if checkpoints is None else checkpoints).items():
             torch.manual_seed(seed)
@@ -47,10 +52,10 @@ def make_run(tmp_path: Path) -> MakeRun:
                 for parameter in model.parameters():
                     if parameter.ndim > 1:
                         parameter.mul_(6)
-            folder = run.path / "checkpoints" / checkpoint
-            folder.mkdir(parents=True)
-            save_file(model.state_dict(), folder / "model.safetensors")
-            write_sums(folder)
+            place = run.path / "checkpoints" / checkpoint
+            place.mkdir(parents=True)
+            save_file(model.state_dict(), place / "model.safetensors")
+            write_sums(place)
         for link, target in ({"last": "step-1", "best": "step-1"} if links is None else links).items():
             (run.path / "checkpoints" / link).symlink_to(target)
         run.finish("finished", summary or {"val/bpb": 2.0})

@@ -1,0 +1,78 @@
+"""A server in a thread, of two models as training leaves them, and openai's client of it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import openai
+import pytest
+
+from gpt_lab.serve import running, served_model
+from gpt_lab.serve.app import lanes
+from gpt_lab.serve.engine import Engine
+from gpt_lab.serve.guard import Limits
+from tests.infer.conftest import run_maker
+
+Serve = Callable[..., "Live"]
+
+
+@dataclass
+class Live:
+    """A running server."""
+
+    port: int
+    engine: Engine
+    models: dict[str, served_model.Served]
+    stop: threading.Event
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", **{"api_key": "none", "max_retries": 0, **options})
+
+
+@contextmanager
+def live(models: dict[str, served_model.Served], limits: Limits, key: str | None = None) -> Iterator[Live]:
+    """A server of these models, until the block is left."""
+    place, stop = running.listen("127.0.0.1", 0), threading.Event()
+    with place, Engine(lanes(models), rows=limits.rows, queue=limits.queue) as engine:
+        server = running.make(models, engine, limits, "127.0.0.1", key, stop.is_set)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[place])))
+        thread.start()
+        try:
+            yield Live(place.getsockname()[1], engine, models, stop)
+        finally:
+            stop.set()
+            thread.join(30)
+            assert not thread.is_alive(), "the server stops when it is asked"
+
+
+@pytest.fixture(scope="session")
+def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, served_model.Served]:
+    """Models of two position encodings, `lab/rope` and `lab/alibi`, with one tokenizer of bytes."""
+    folder = tmp_path_factory.mktemp("served")
+    make = run_maker(folder)
+    runs = [make(name, study="lab", position=name) for name in ("rope", "alibi")]
+    return served_model.load([str(run.path) for run in runs], str(folder), None, "cpu")
+
+
+@pytest.fixture(scope="session")
+def shared(two: dict[str, served_model.Served]) -> Iterator[Live]:
+    """One server for the tests that leave it as it was."""
+    with live(two, Limits()) as server:
+        yield server
+
+
+@pytest.fixture
+def serve(two: dict[str, served_model.Served]) -> Iterator[Serve]:
+    """serve(limits, key): a server of one's own."""
+    with ExitStack() as stack:
+        yield lambda limits=Limits(), key=None: stack.enter_context(live(two, limits, key))  # noqa: B008
+
