@@ -46,7 +46,9 @@ class Answer:
         for index, (pieces, reason) in enumerate(choices):
             text = "".join(piece.text for piece in pieces)
             tokens = [token for piece in pieces for token in piece.tokens]
-            body = {"message": {"role": "assistant", "content": text, "refusal": None}} if self._chat else {"text": text}
+            body = (
+                {"message": {"role": "assistant", "content": text, "refusal": None}} if self._chat else {"text": text}
+            )
             made.append(self._choice(index, body, tokens, reason, prompts[index]))
         return {**self._head, "choices": made, "usage": dict(usage)}
 

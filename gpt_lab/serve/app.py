@@ -37,7 +37,12 @@ CHAT_TOKENS = 256
 
 
 def build(
-    models: Mapping[str, Served], engine: Engine, *, key: str | None = None, local: bool = True, limits: Limits | None = None
+    models: Mapping[str, Served],
+    engine: Engine,
+    *,
+    key: str | None = None,
+    local: bool = True,
+    limits: Limits | None = None,
 ) -> ASGIApp:
     """The application, behind its guard.
 
@@ -93,7 +98,10 @@ def build(
         if isinstance(served, RemoteModel):
             return await forwarder.send(served, "chat/completions", body, request)
         raise Refusal(
-            400, f"{asked.model} has no chat template: it continues text, by /v1/completions", "model", "no_chat_template"
+            400,
+            f"{asked.model} has no chat template: it continues text, by /v1/completions",
+            "model",
+            "no_chat_template",
         )
 
     async def answer(
@@ -106,7 +114,7 @@ def build(
                     400,
                     f"the prompt has {len(prompt_ids):,} tokens and max_tokens is {asked.max_tokens or 1:,}: this server "
                     f"allows {limits.tokens:,} together",
-                    "messages" if isinstance(asked, ChatRequest) else "prompt",
+                    "max_tokens" if most > 0 else "messages" if isinstance(asked, ChatRequest) else "prompt",
                     "context_length_exceeded",
                 )
         number = len(prompts) * asked.n
@@ -163,9 +171,7 @@ def _tokens(served: LocalModel, prompt: str | Sequence[int]) -> Sequence[int]:
         raise Refusal(400, str(error), "prompt") from None
 
 
-def _asked(
-    served: LocalModel, asked: CompletionRequest | ChatRequest, prompt_ids: Sequence[int], sample: int
-) -> Asked:
+def _asked(served: LocalModel, asked: CompletionRequest | ChatRequest, prompt_ids: Sequence[int], sample: int) -> Asked:
     end = served.tokenizer.eot
     return Asked(
         prompt_ids=prompt_ids,

@@ -1,4 +1,4 @@
-"""From the engine's thread to the client: whole answers, server-sent events; who vanishes or does not read is let go."""
+"""From the engine to the client: whole answers, server-sent events; who vanishes or never reads is let go."""
 
 from __future__ import annotations
 
@@ -123,7 +123,9 @@ class Streamed(Response):
                     await self._put(send, b"".join([*lines, event(_failure(one.error).body()), DONE]), more=False)
                     return
                 else:
-                    lines.append(event(self._says.end(index, one.reason, self._conversation.jobs[index].asked.prompt_ids)))
+                    lines.append(
+                        event(self._says.end(index, one.reason, self._conversation.jobs[index].asked.prompt_ids))
+                    )
             await self._put(send, b"".join(lines))
         last = [event(self._says.usage(self._conversation.usage()))] if self._usage else []
         await self._put(send, b"".join([*last, DONE]), more=False)

@@ -20,15 +20,15 @@ SLOWEST_BODY = 30.0
 """Seconds within which a body must have arrived."""
 OPEN = ("/", "/app.js", "/style.css")
 """Paths without secrets, which a browser loads before it knows the key."""
+POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 SAFE = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
-    (
-        b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
-        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
+    (b"content-security-policy", POLICY),
 )
 
 
@@ -52,7 +52,7 @@ class Guard:
     """Refuses what must not come through, and reads bodies.
 
     A page of another site can send requests to 127.0.0.1, and by DNS rebinding read the answers: so a loopback server
-    answers to no other name, and to no other page. A body must say that it is JSON, which a form of another site cannot.
+    answers to no other name and to no other page. A body must say that it is JSON, which another site's form cannot.
 
     Args:
         key: that requests must bear; None: none. local: whether the server listens on loopback only.

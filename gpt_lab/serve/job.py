@@ -104,7 +104,9 @@ class Job:
         stream, text, tokens = TextStream(self._tokenizer), "", []
         for place, token in enumerate(self.asked.prompt_ids):
             known = None if place == 0 or logprobs is None else logprobs[place - 1]
-            tokens.append(Chosen(token, len(text), None if known is None else known[0], () if known is None else known[1]))
+            tokens.append(
+                Chosen(token, len(text), None if known is None else known[0], () if known is None else known[1])
+            )
             text += stream.push(token)
         text += stream.close()
         self._shown = len(text)

@@ -34,7 +34,9 @@ class Forwarder:
             Refusal: 429, too many are under way; 502, the server cannot be reached or answers no API.
         """
         if self._under_way >= self._limits.rows:
-            raise Refusal(429, f"{self._under_way} requests to other servers are under way", code="queue_full", retry_after=1)
+            raise Refusal(
+                429, f"{self._under_way} requests to other servers are under way", code="queue_full", retry_after=1
+            )
         self._under_way += 1
         client = httpx.AsyncClient(timeout=httpx.Timeout(120, connect=10), trust_env=False)
         passed_on = False

@@ -182,7 +182,9 @@ def _common(body: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
             raise Refusal(400, "stream_options is an object that goes with stream=true", "stream_options")
         for key, value in options.items():
             if key not in ("include_usage", "include_obfuscation") or not isinstance(value, bool):
-                raise Refusal(400, f"stream_options has include_usage, true or false, not {quoted(key)}", "stream_options")
+                raise Refusal(
+                    400, f"stream_options has include_usage, true or false, not {quoted(key)}", "stream_options"
+                )
         if options.get("include_obfuscation"):
             raise Refusal(400, "include_obfuscation cannot be honoured here: leave it out", "stream_options")
         usage = options.get("include_usage", False)
@@ -220,7 +222,9 @@ def _prompts(body: Mapping[str, Any]) -> list[str | list[int]]:
             return [value]
         if len(value) <= MOST_PROMPTS and all(isinstance(one, str) for one in value):
             return [_text(one, "prompt") for one in value]
-        if len(value) <= MOST_PROMPTS and all(isinstance(one, list) and one and all(map(_is_token, one)) for one in value):
+        if len(value) <= MOST_PROMPTS and all(
+            isinstance(one, list) and one and all(map(_is_token, one)) for one in value
+        ):
             return value
     raise Refusal(400, f"prompt must be a text, a list of tokens, or a list of up to {MOST_PROMPTS} of these", "prompt")
 
@@ -239,7 +243,8 @@ def _messages(value: Any) -> list[dict[str, str]]:
         content = one.get("content")
         if isinstance(content, list):
             if not all(
-                isinstance(part, dict) and part.keys() == {"type", "text"} and part["type"] == "text" for part in content
+                isinstance(part, dict) and part.keys() == {"type", "text"} and part["type"] == "text"
+                for part in content
             ):
                 raise Refusal(400, f"{where}.content has parts that are no text", f"{where}.content")
             texts = [part["text"] for part in content]

@@ -16,6 +16,7 @@ from gpt_lab.serve.engine import Engine
 from gpt_lab.serve.guard import Limits
 from gpt_lab.serve.served_model import LOCAL_HOSTS, Served
 
+BACKLOG = 1024
 GRACE = 5.0
 """Seconds that running continuations have once the server is asked to stop."""
 
@@ -52,6 +53,7 @@ def listen(host: str, port: int) -> socket.socket:
         made = socket.socket(family, socket.SOCK_STREAM)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)
+        made.listen(BACKLOG)  # who comes before the server runs waits
     except OSError as error:
         raise ConfigError(f"cannot listen on {host}:{port} ({error.strerror}): port=0 takes any free one") from None
     return made
@@ -70,7 +72,7 @@ def make(
         server_header=False,
         ws="none",
         timeout_graceful_shutdown=int(GRACE) + 5,
-        backlog=1024,
+        backlog=BACKLOG,
     )
     return Server(config, engine, asked)
 

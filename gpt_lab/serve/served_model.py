@@ -67,7 +67,9 @@ class RemoteModel:
         if key is None:
             return {}
         if not self.base.startswith("https://") and host not in LOCAL_HOSTS:
-            raise ConfigError(f"{self.base} is not https, and the key would be sent unencrypted: unset it, or use https")
+            raise ConfigError(
+                f"{self.base} is not https, and the key would be sent unencrypted: unset it, or use https"
+            )
         return {"Authorization": f"Bearer {key}"}
 
 
@@ -126,9 +128,7 @@ def _remote(word: str) -> RemoteModel:
     return RemoteModel(name, base.rstrip("/"), name)
 
 
-def _local(
-    word: str, runs_dir: str, checkpoint: str | None, device: str, say: Callable[[str], None]
-) -> LocalModel:
+def _local(word: str, runs_dir: str, checkpoint: str | None, device: str, say: Callable[[str], None]) -> LocalModel:
     folder = Path(word).expanduser()
     if released_folder.is_one(folder):
         return _released(folder, checkpoint, device)

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -16,7 +17,7 @@ from gpt_lab.serve import running, served_model
 from gpt_lab.serve.app import lanes
 from gpt_lab.serve.engine import Engine
 from gpt_lab.serve.guard import Limits
-from tests.infer.conftest import run_maker
+from tests.made_run import run_maker
 
 Serve = Callable[..., "Live"]
 
@@ -29,13 +30,16 @@ class Live:
     engine: Engine
     models: dict[str, served_model.Served]
     stop: threading.Event
+    pool: httpx.Client
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def client(self, **options: Any) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", **{"api_key": "none", "max_retries": 0, **options})
+        """openai's client; all share one pool of connections, whose making takes a while."""
+        settings = {"api_key": "none", "max_retries": 0, **options}
+        return openai.OpenAI(base_url=f"{self.url}/v1", http_client=self.pool, **settings)
 
 
 @contextmanager
@@ -47,7 +51,8 @@ def live(models: dict[str, served_model.Served], limits: Limits, key: str | None
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[place])))
         thread.start()
         try:
-            yield Live(place.getsockname()[1], engine, models, stop)
+            with httpx.Client(verify=False, timeout=30) as pool:
+                yield Live(place.getsockname()[1], engine, models, stop, pool)
         finally:
             stop.set()
             thread.join(30)
@@ -75,4 +80,3 @@ def serve(two: dict[str, served_model.Served]) -> Iterator[Serve]:
     """serve(limits, key): a server of one's own."""
     with ExitStack() as stack:
         yield lambda limits=Limits(), key=None: stack.enter_context(live(two, limits, key))  # noqa: B008
-

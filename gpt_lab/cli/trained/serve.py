@@ -108,9 +108,7 @@ def run(argv: list[str]) -> int:
         from gpt_lab.serve import running
     except ModuleNotFoundError as error:
         raise LabError(f"serve needs {error.name}: `uv sync --extra serve` installs it") from None
-    models = served_model.load(
-        arguments.models, arguments.runs_dir, arguments.checkpoint, arguments.device, say
-    )
+    models = served_model.load(arguments.models, arguments.runs_dir, arguments.checkpoint, arguments.device, say)
     for name in models:
         say(f"serves {name}")
     limits = Limits(arguments.body, arguments.tokens, arguments.rows, arguments.queue)
