@@ -127,7 +127,7 @@ def generate(
     if not 0 <= min(prompt_ids) <= max(prompt_ids) < model.vocab_size:
         raise ConfigError(f"the prompt has tokens outside the model's vocabulary of {model.vocab_size}")
     if model.generates == FILLING:
-        return _filled(model, prompt_ids, max_tokens, sampling, [random_stream(seed, i) for i in range(samples)], stop)
+        return _filled(model, prompt_ids, max_tokens, sampling, [_stream(seed, i) for i in range(samples)], stop)
     return _steps(model, list(prompt_ids), max_tokens, sampling, seed, samples, stop, use_cache, usage or Usage())
 
 
@@ -156,7 +156,7 @@ def _steps(
 ) -> Generator[list[int], None, None]:
     device = next(model.parameters()).device
     cache = Cache() if use_cache else None
-    streams = [random_stream(seed, i) for i in range(samples)]
+    streams = [_stream(seed, i) for i in range(samples)]
     over = [False] * samples
     tokens_BT = torch.tensor([prompt_ids], device=device)
     was_training = model.training
@@ -239,7 +239,7 @@ def context_limit(model: GPT) -> int | None:
     return None if model.position.extrapolates else model.shape.context
 
 
-def random_stream(seed: int, sample: int) -> torch.Generator:
+def _stream(seed: int, sample: int) -> torch.Generator:
     # a hash, not seed + sample: else sample 1 of seed 0 would be sample 0 of seed 1
     digest = hashlib.sha256(f"{seed}/{sample}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
