@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gpt_lab.parts.joined_states import JoinedKeyValues, JoinedRecurrence
+
 FIRST_CAPACITY = 64
 """Slots of the first allocation; each later one at least doubles, so that n tokens cost O(n) copying in all."""
 
@@ -21,6 +23,7 @@ class KeyValues:
 
     def __init__(self, window: int | None = None) -> None:
         self.window = window
+        self.truncates = window is None  # a ring has written over what was before
         self.seen = 0
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
@@ -64,6 +67,18 @@ class KeyValues:
         if self._keys is not None and self._values is not None:
             self._keys = self._keys.expand(rows, -1, -1, -1).contiguous()
             self._values = self._values.expand(rows, -1, -1, -1).contiguous()
+
+    def truncate(self, seen: int) -> None:
+        """Forgets all but the first `seen` tokens, where `truncates`."""
+        self.seen = seen
+
+    def join(self, joined: JoinedKeyValues | None) -> JoinedKeyValues:
+        """Puts a copy of the one row held beside other rows; None: it is the first."""
+        joined = JoinedKeyValues(self.window) if joined is None else joined
+        assert self._keys is not None and self._values is not None and self._positions is not None, "nothing was read"
+        held = self.held
+        joined.add(self._keys[0, :, :held], self._values[0, :, :held], self._positions[:held], self.seen)
+        return joined
 
     def clear(self) -> None:
         """Forgets the tokens; the buffers stay allocated."""
@@ -132,6 +147,12 @@ class Recurrence:
     def expand(self, rows: int) -> None:
         """Repeats the one row held for `rows` samples that go on from the same prompt."""
         self._tensors = {k: t.expand(rows, *t.shape[1:]).contiguous() for k, t in self._tensors.items()}
+
+    def join(self, joined: JoinedRecurrence | None) -> JoinedRecurrence:
+        """Puts a copy of the one row held beside other rows; None: it is the first."""
+        joined = JoinedRecurrence() if joined is None else joined
+        joined.add({name: tensor.clone() for name, tensor in self._tensors.items()})
+        return joined
 
     def clear(self) -> None:
         """Forgets the tokens."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gpt_lab.errors import ConfigError
-from gpt_lab.infer.generate import Sampling
+from gpt_lab.infer.sampling import Sampling
 
 
 def reference(logits: np.ndarray, temperature: float, top_k: int | None, top_p: float | None) -> np.ndarray:
