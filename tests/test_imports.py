@@ -36,7 +36,7 @@ HEAVY = (
 BASE = {"errors", "digests", "options", "yamlfile", "project", "registry", "context_multiples", "metrics", "console"}
 CONFIG = BASE | {"config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
-TRAIN = MODEL | {"interchange", "cost", "data", "optim", "store", "trackers", "infer", "train"}
+TRAIN = MODEL | {"adapt", "interchange", "cost", "data", "optim", "store", "trackers", "infer", "train"}
 ABOVE = (
     *("stats", "study", "sweep.ledger", "sweep.search", "noise", "frame.sources", "frame", "validity"),
     *("sweep.workers", "plan", "sweep", "analysis", "analysis.sections", "report", "atlas", "claims"),
@@ -57,6 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "parts": CONFIG | {"parts", "kernels"},
     "kernels": CONFIG | {"parts", "kernels"},
     "model": MODEL,
+    "adapt": CONFIG | {"adapt"},
     "twins": {"twins"},
     "data": CONFIG | {"data"},
     "interchange": MODEL | {"interchange"},
@@ -64,10 +65,10 @@ ALLOWED: dict[str, set[str]] = {
     "optim": CONFIG | {"parts", "optim"},
     "store": CONFIG | {"store"},
     "trackers": CONFIG | {"store", "trackers"},
-    "infer": MODEL | {"data", "store", "infer"},
+    "infer": MODEL | {"adapt", "data", "store", "infer"},
     "serve": MODEL | {"interchange", "data", "store", "infer", "serve"},
     "chat": MODEL | {"data", "infer", "serve", "chat"},
-    "export": MODEL | {"interchange", "data", "store", "infer", "export"},
+    "export": MODEL | {"adapt", "interchange", "data", "store", "infer", "export"},
     "train": TRAIN,
     "doctor": TRAIN,
     "certify": TRAIN | {"certify"},

@@ -10,8 +10,10 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load_file
 
+from gpt_lab.adapt import lora
 from gpt_lab.config import checked
 from gpt_lab.config.schema import RunConfig
+from gpt_lab.data.chat_template import ChatTemplate
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
 from gpt_lab.errors import ConfigError
 from gpt_lab.infer.trained_model import WEIGHTS, load_run, whole_checkpoint
@@ -24,12 +26,14 @@ class Source(NamedTuple):
 
     Fields:
         text: words of its validation text, "" where it has none.
+        template: of conversations, where it was trained on some.
     """
 
     model: GPT
     cfg: RunConfig
     tokenizer: Tokenizer | None
     text: str = ""
+    template: ChatTemplate | None = None
 
     @property
     def length(self) -> int:
@@ -57,7 +61,8 @@ def read(run: Run, checkpoint: str | None = None, say: Callable[[str], None] = l
     text = run.record.get("prompt")
     if (run.path / "tokenizer").is_dir():
         trained = load_run(run, checkpoint, say=say)
-        found = Source(trained.model, trained.cfg, trained.tokenizer, text if isinstance(text, str) else "")
+        text = text if isinstance(text, str) else ""
+        found = Source(trained.model, trained.cfg, trained.tokenizer, text, ChatTemplate.load(run.path))
     else:
         found = _without_text(whole_checkpoint(run, checkpoint, say), checked.from_dict(run.config))
     if not found.model.shape.causal:
@@ -67,7 +72,7 @@ def read(run: Run, checkpoint: str | None = None, say: Callable[[str], None] = l
 
 
 def _without_text(checkpoint: Path, cfg: RunConfig) -> Source:
-    weights = load_file(checkpoint / WEIGHTS)
+    weights = lora.plain(load_file(checkpoint / WEIGHTS))
     model = GPT(dataclasses.replace(cfg, kernel={"name": "math"}), len(weights["embed.weight"]))
     model.load_state_dict(weights)
     model.eval()

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from gpt_lab.adapt import lora
 from gpt_lab.config import checked
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -112,7 +113,7 @@ def load_run(
     tokenizer = load_tokenizer(place)
     model = GPT(dataclasses.replace(cfg, kernel={"name": "math"}), tokenizer.vocab_size)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        model.load_state_dict(lora.plain(load_file(folder / WEIGHTS)))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"cannot use {folder}: {reason} (checkpoint=... names another)") from error

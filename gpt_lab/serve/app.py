@@ -14,8 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from gpt_lab.errors import ConfigError, DataError, unknown
-from gpt_lab.infer.generate import Sampling
 from gpt_lab.infer.request import start
+from gpt_lab.infer.sampling import Sampling
 from gpt_lab.serve import request_body
 from gpt_lab.serve.answers import Answer
 from gpt_lab.serve.delivery import Conversation, Streamed, collected
@@ -47,7 +47,7 @@ def build(
     """The application, behind its guard.
 
     Args:
-        engine: has a lane for each local model (`lanes`). key: that requests must bear. local: listens on loopback only.
+        engine: has a lane for each local model (`lanes`). key: that requests must bear. local: on loopback only.
     """
     limits = limits or Limits()
     app = FastAPI(title="gpt_lab", openapi_url=None, docs_url=None, redoc_url=None)
@@ -97,12 +97,7 @@ def build(
         served = _find(models, asked.model)
         if isinstance(served, RemoteModel):
             return await forwarder.send(served, "chat/completions", body, request)
-        raise Refusal(
-            400,
-            f"{asked.model} has no chat template: it continues text, by /v1/completions",
-            "model",
-            "no_chat_template",
-        )
+        return await answer(request, served, asked, [_turns(served, asked)])
 
     async def answer(
         request: Request, served: LocalModel, asked: CompletionRequest | ChatRequest, prompts: Sequence[Sequence[int]]
@@ -112,8 +107,8 @@ def build(
             if (asked.max_tokens or 1) > most:
                 raise Refusal(
                     400,
-                    f"the prompt has {len(prompt_ids):,} tokens and max_tokens is {asked.max_tokens or 1:,}: this server "
-                    f"allows {limits.tokens:,} together",
+                    f"the prompt has {len(prompt_ids):,} tokens and max_tokens is {asked.max_tokens or 1:,}: this "
+                    f"server allows {limits.tokens:,} together",
                     "max_tokens" if most > 0 else "messages" if isinstance(asked, ChatRequest) else "prompt",
                     "context_length_exceeded",
                 )
@@ -171,12 +166,22 @@ def _tokens(served: LocalModel, prompt: str | Sequence[int]) -> Sequence[int]:
         raise Refusal(400, str(error), "prompt") from None
 
 
+def _turns(served: LocalModel, asked: ChatRequest) -> Sequence[int]:
+    if served.template is None:
+        line = f"{served.name} has no chat template: it continues text, by /v1/completions"
+        raise Refusal(400, line, "model", "no_chat_template")
+    try:
+        return served.template.render(asked.messages, add_generation_prompt=True)
+    except DataError as error:
+        raise Refusal(400, str(error), "messages") from None
+
+
 def _asked(served: LocalModel, asked: CompletionRequest | ChatRequest, prompt_ids: Sequence[int], sample: int) -> Asked:
     end = served.tokenizer.eot
     return Asked(
         prompt_ids=prompt_ids,
         max_tokens=CHAT_TOKENS if asked.max_tokens is None else asked.max_tokens,
-        sampling=Sampling(asked.temperature, asked.top_k, asked.top_p),
+        sampling=Sampling(asked.temperature, asked.top_k, asked.top_p, asked.min_p, asked.repetition_penalty),
         seed=asked.seed,
         sample=sample,
         stop=asked.stop,

@@ -19,7 +19,7 @@ from torch import Tensor
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
 from gpt_lab.errors import LabError, one_line
 from gpt_lab.infer.batch import Batch
-from gpt_lab.infer.generate import Sampling
+from gpt_lab.infer.sampling import Sampling
 from gpt_lab.model.gpt import GPT
 from gpt_lab.serve.job import Job
 from gpt_lab.serve.prompt_scores import Scores, score
@@ -182,7 +182,7 @@ class Engine:
         """Does something with a model; an error ends the jobs that it touched, and no other."""
         try:
             act()  # type: ignore[operator]
-        except (LabError, RuntimeError, MemoryError) as error:
+        except Exception as error:  # whatever it is, the others go on
             for job in touched:
                 job.fail(one_line(str(error) or type(error).__name__))
                 self._leave(lane, job)
@@ -223,8 +223,8 @@ class Engine:
         for job in logits:
             alike.setdefault(job.asked.sampling, []).append(job)
         for sampling, jobs in alike.items():
-            logits_BV = torch.stack([logits[job] for job in jobs])
-            uniform_B = torch.tensor([job.uniform() for job in jobs], dtype=torch.float64)
+            logits_BV = torch.stack([job.penalized(logits[job]) for job in jobs])
+            uniform_B = torch.cat([job.uniform() for job in jobs])
             for job, token in zip(
                 jobs, sampling.choose(logits_BV, uniform_B.to(logits_BV.device)).tolist(), strict=True
             ):

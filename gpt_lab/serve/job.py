@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
-from gpt_lab.infer.generate import Sampling, random_stream
+from gpt_lab.infer.sampling import LogProbability, Sampling, Streams, log_probabilities
 from gpt_lab.infer.stream import TextStream
 
 UNREAD = 64
@@ -83,7 +83,9 @@ class Job:
         self.last = 0
         """The token that the model has not read yet."""
         self.made = 0
-        self._uniforms = random_stream(asked.seed, asked.sample)
+        self.present: Tensor | None = None
+        """Tokens that the text has, for a repetition penalty."""
+        self._uniforms = Streams(asked.seed, [asked.sample])
         self._tokenizer = tokenizer
         self._stream = TextStream(tokenizer, asked.prompt_ids)
         self._shown = 0
@@ -95,18 +97,26 @@ class Job:
         """Whether its reader is too slow."""
         return len(self.events) >= UNREAD
 
-    def uniform(self) -> float:
-        """The next random number in [0, 1): the n-th depends on nothing but seed, sample and n."""
-        return float(torch.rand((), dtype=torch.float64, generator=self._uniforms))
+    def uniform(self) -> Tensor:
+        """The next random number (1,) in [0, 1): the n-th depends on nothing but seed, sample and n."""
+        return self._uniforms.next()
 
-    def echo(self, logprobs: Sequence[tuple[float, tuple[tuple[int, float], ...]]] | None) -> None:
-        """Says the prompt. logprobs: of its second token and on, with the likeliest; None: unknown."""
+    def penalized(self, logits_V: Tensor) -> Tensor:
+        """Logits after the repetition penalty, if there is one."""
+        if not self.asked.sampling.penalizes:
+            return logits_V
+        if self.present is None:
+            self.present = torch.zeros(logits_V.shape, dtype=torch.bool, device=logits_V.device)
+            self.present[list(self.asked.prompt_ids)] = True
+        self.present[self.last] |= self.made > 0
+        return self.asked.sampling.penalized(logits_V, self.present)
+
+    def echo(self, known: Sequence[LogProbability] | None) -> None:
+        """Says the prompt. known: of its second token and on; None: nothing."""
         stream, text, tokens = TextStream(self._tokenizer), "", []
         for place, token in enumerate(self.asked.prompt_ids):
-            known = None if place == 0 or logprobs is None else logprobs[place - 1]
-            tokens.append(
-                Chosen(token, len(text), None if known is None else known[0], () if known is None else known[1])
-            )
+            one = None if place == 0 or known is None else known[place - 1]
+            tokens.append(Chosen(token, len(text), *((None, ()) if one is None else one[1:])))
             text += stream.push(token)
         text += stream.close()
         self._shown = len(text)
@@ -118,8 +128,10 @@ class Job:
             return self._finish("stop")
         self.last = token
         self.made += 1
-        logprob, tops = (None, ()) if logits_V is None else report(logits_V, token, self.asked.tops or 0)
-        self._held.append(Chosen(token, self._shown + len(self._text), logprob, tops))
+        known = (
+            (None, ()) if logits_V is None else log_probabilities(logits_V[None], [token], self.asked.tops or 0)[0][1:]
+        )
+        self._held.append(Chosen(token, self._shown + len(self._text), *known))
         self._text += self._stream.push(token)
         if self._stopped():
             return False
@@ -167,12 +179,3 @@ class Job:
     def _end(self, event: End) -> None:
         self.ended = True
         self.events.append(event)
-
-
-def report(logits_V: Tensor, token: int, tops: int) -> tuple[float, tuple[tuple[int, float], ...]]:
-    """A token's log-probability at temperature 1, and the likeliest tokens with theirs, the likeliest first."""
-    logprobs_V = logits_V.double().log_softmax(dim=-1)
-    if not tops:
-        return float(logprobs_V[token]), ()
-    best = logprobs_V.topk(min(tops, len(logprobs_V)))
-    return float(logprobs_V[token]), tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))

@@ -10,14 +10,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from gpt_lab.errors import LabError
-from gpt_lab.infer.generate import context_limit
+from gpt_lab.infer.generate import check_finite, context_limit
+from gpt_lab.infer.sampling import LogProbability, log_probabilities
 from gpt_lab.model.gpt import GPT
-from gpt_lab.serve.job import report
 
 CHUNK = 512
 """Tokens that are read before others have a turn; bounds the logits held."""
-Scores = list[tuple[float, tuple[tuple[int, float], ...]]]
+Scores = list[LogProbability]
 
 
 def score(model: GPT, ids: Sequence[int], tops: int) -> Iterator[Scores | None]:
@@ -38,7 +37,7 @@ def score(model: GPT, ids: Sequence[int], tops: int) -> Iterator[Scores | None]:
         hidden_1TD = model.hidden(tokens_1T[:, :head], model.flow(tokens_1T[:, :head]))
     for first in range(0, min(head, len(ids) - 1), CHUNK):
         with torch.no_grad():
-            logits_TV = model.logits(hidden_1TD[:, first : first + CHUNK])[0]
+            logits_TV = model.logits(hidden_1TD[:, first : first + CHUNK])[0].float()
         found += _reported(logits_TV, ids[first + 1 :], tops)
         yield None
     rows = max(1, CHUNK // limit)
@@ -46,14 +45,12 @@ def score(model: GPT, ids: Sequence[int], tops: int) -> Iterator[Scores | None]:
         ends = range(first, min(first + rows, len(ids) - 1))
         windows_BT = torch.cat([tokens_1T[:, end + 1 - limit : end + 1] for end in ends])
         with torch.no_grad():
-            logits_BV = model(windows_BT)[:, -1]
+            logits_BV = model(windows_BT)[:, -1].float()
         found += _reported(logits_BV, ids[first + 1 :], tops)
         yield None
     yield found
 
 
 def _reported(logits_TV: Tensor, following: Sequence[int], tops: int) -> Scores:
-    logits_TV = logits_TV.float()
-    if not torch.isfinite(logits_TV).all():
-        raise LabError("the model's logits are not finite: its weights diverged; try checkpoint=best or another run")
-    return [report(logits_V, token, tops) for logits_V, token in zip(logits_TV, following, strict=False)]
+    check_finite(logits_TV)
+    return log_probabilities(logits_TV[: len(following)], following[: len(logits_TV)], tops)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from gpt_lab.errors import ConfigError, quoted, unknown
-from gpt_lab.options import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, check
+from gpt_lab.options import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, check
 from gpt_lab.serve.refusal import Refusal
 
 Tops = Annotated[int, Range(low=0, high=20)]
@@ -46,6 +46,8 @@ SHARED: dict[str, Any] = {
     "temperature": NonNegativeFloat,
     "top_p": TopP,
     "top_k": PositiveInt,
+    "min_p": Fraction,
+    "repetition_penalty": PositiveFloat,
     "n": Choices,
     "seed": NonNegativeInt,
     "stream": bool,
@@ -77,6 +79,8 @@ class Request:
     temperature: float = 1.0
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
     n: int = 1
     stop: Sequence[str] = ()
     stream: bool = False
@@ -194,6 +198,8 @@ def _common(body: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]
         "temperature": given.get("temperature", 1.0),
         "top_p": given.get("top_p"),
         "top_k": given.get("top_k"),
+        "min_p": given.get("min_p"),
+        "repetition_penalty": given.get("repetition_penalty", 1.0),
         "n": given.get("n", 1),
         "stop": _stops(body.get("stop")),
         "stream": stream,

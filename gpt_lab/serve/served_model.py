@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from gpt_lab.data.chat_template import ChatTemplate
 from gpt_lab.data.tokenizers.library import FILE, HuggingFaceTokenizer
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
 from gpt_lab.errors import ConfigError, DataError, quoted
@@ -31,7 +32,7 @@ class LocalModel:
     Fields:
         name: under which it is asked for. source: the folder it is from. digest: of its weights, 64 hex digits.
         text: the run's own prompt, to begin with; "" where it has none. vocabulary: the same of two models means that
-            the same token is the same text.
+            the same token is the same text. template: None: it only continues text.
     """
 
     name: str
@@ -41,6 +42,7 @@ class LocalModel:
     digest: str
     text: str
     vocabulary: str
+    template: ChatTemplate | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def describe(served: Served) -> dict[str, Any]:
     shape = served.model.shape
     return {
         "kind": "local",
-        "chat": False,
+        "chat": served.template is not None,
         "vocabulary": served.vocabulary,
         "text": served.text,
         "context": shape.context,
@@ -144,6 +146,7 @@ def _local(word: str, runs_dir: str, checkpoint: str | None, device: str, say: C
             digest=weights_digest(run.checkpoints / name),
             text=own if isinstance(own, str) else "",
             vocabulary=_vocabulary(tokenizer),
+            template=ChatTemplate.load(run.path),
         )
     )
 
