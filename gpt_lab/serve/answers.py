@@ -52,21 +52,24 @@ class Answer:
             made.append(self._choice(index, body, tokens, reason, prompts[index]))
         return {**self._head, "choices": made, "usage": dict(usage)}
 
-    def first(self, index: int) -> dict[str, Any] | None:
+    def first(self, index: int, prompt_ids: Sequence[int]) -> dict[str, Any] | None:
         """The chunk that begins a choice; None: there is none."""
-        return self._chunk(index, {"delta": {"role": "assistant", "content": ""}}, [], None) if self._chat else None
+        if not (self._chat or self._request.token_ids):
+            return None
+        body = {"delta": {"role": "assistant", "content": ""}} if self._chat else {"text": ""}
+        chunk = self._chunk(index, body, [], None)
+        if self._request.token_ids:
+            chunk["choices"][0]["prompt_token_ids"] = list(prompt_ids)
+        return chunk
 
     def piece(self, index: int, piece: Piece) -> dict[str, Any]:
         """The chunk with more text."""
         body = {"delta": {"content": piece.text}} if self._chat else {"text": piece.text}
         return self._chunk(index, body, piece.tokens, None)
 
-    def end(self, index: int, reason: str, prompt_ids: Sequence[int]) -> dict[str, Any]:
+    def end(self, index: int, reason: str) -> dict[str, Any]:
         """The chunk that ends a choice."""
-        chunk = self._chunk(index, {"delta": {}} if self._chat else {"text": ""}, [], reason)
-        if self._request.token_ids:
-            chunk["choices"][0]["prompt_token_ids"] = list(prompt_ids)
-        return chunk
+        return self._chunk(index, {"delta": {}} if self._chat else {"text": ""}, [], reason)
 
     def usage(self, usage: Mapping[str, int]) -> dict[str, Any]:
         """The chunk with the number of tokens."""

@@ -98,7 +98,7 @@ class Streamed(Response):
         super().__init__()
         self._conversation, self._says, self._stall, self._usage = conversation, says, stall, usage
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:  # type: ignore[override]
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         writing = asyncio.ensure_future(self._write(send))
         leaving = asyncio.ensure_future(_gone(receive))
         try:
@@ -112,7 +112,7 @@ class Streamed(Response):
     async def _write(self, send: Send) -> None:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        firsts = [self._says.first(index) for index in range(len(self._conversation.jobs))]
+        firsts = [self._says.first(index, job.asked.prompt_ids) for index, job in enumerate(self._conversation.jobs)]
         await self._put(send, b"".join(event(first) for first in firsts if first is not None))
         async for found in self._conversation.events():
             lines = []
@@ -123,9 +123,7 @@ class Streamed(Response):
                     await self._put(send, b"".join([*lines, event(_failure(one.error).body()), DONE]), more=False)
                     return
                 else:
-                    lines.append(
-                        event(self._says.end(index, one.reason, self._conversation.jobs[index].asked.prompt_ids))
-                    )
+                    lines.append(event(self._says.end(index, one.reason)))
             await self._put(send, b"".join(lines))
         last = [event(self._says.usage(self._conversation.usage()))] if self._usage else []
         await self._put(send, b"".join([*last, DONE]), more=False)
