@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -18,6 +19,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 SLOWEST_BODY = 30.0
 """Seconds within which a body must have arrived."""
+DISCARD_SECONDS, DISCARD_BYTES = 2.0, 16_000_000
+"""How much of a body that is too large is read, and thrown away."""
 OPEN = ("/", "/app.js", "/style.css")
 """Paths without secrets, which a browser loads before it knows the key."""
 POLICY = (
@@ -76,6 +79,8 @@ class Guard:
             self._check(scope, headers)
             body = await self._body(headers, receive) if scope["method"] == "POST" else b""
         except Refusal as refusal:
+            if refusal.status == 413:
+                await _discard(receive)
             await refuse(refusal, send_safely)
             return
         replayed = False
@@ -126,6 +131,18 @@ class Guard:
                         return b"".join(parts)
         except TimeoutError:
             raise Refusal(408, f"the body did not arrive within {SLOWEST_BODY:g} s", code="slow_body") from None
+
+
+async def _discard(receive: Receive) -> None:
+    """Reads what is still on its way, up to a bound: a connection closed before that would lose the answer, too."""
+    size = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_SECONDS):
+            while size < DISCARD_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
 
 
 def _name(host: str) -> str:
