@@ -42,6 +42,12 @@ class Said:
     error: str | None = None
 
     @property
+    def pieces(self) -> list[str]:
+        """The text of each token; "" of one that does not end a character."""
+        ends = [*self.offsets[1:], len(self.text)]
+        return [self.text[begin:end] for begin, end in zip(self.offsets, ends, strict=bool(self.offsets))]
+
+    @property
     def speed(self) -> str:
         """How fast it was."""
         return f"{len(self.tokens)} tokens, {len(self.tokens) / max(self.seconds, 1e-3):.0f} tokens/s"
@@ -49,18 +55,19 @@ class Said:
 
 @dataclass(frozen=True)
 class Turn:
-    """A prompt and what each model made of it."""
+    """A prompt and what each model, one or two, made of it; whether the same token is the same text to both."""
 
     prompt: str
     settings: Settings
     answers: tuple[Said, ...]
+    same_tokens: bool
 
     @property
     def parted(self) -> int | None:
         """The number, from 0, of the first token at which two models part; None: they never do."""
         if len(self.answers) < 2:
             return None
-        one, other = (answer.tokens for answer in self.answers)
+        one, other = (said.tokens if self.same_tokens else said.pieces for said in self.answers)
         for place, (left, right) in enumerate(zip(one, other, strict=False)):
             if left != right:
                 return place
@@ -116,7 +123,8 @@ class Session:
         """
         asked = {name: self._asked(name, prompt) for name in self.models}
         jobs = {name: Job(name, one, self.models[name].tokenizer, self._waking.set) for name, one in asked.items()}
-        turn = Turn(prompt, self.settings, tuple(Said(name) for name in self.models))
+        same_tokens = len({model.vocabulary for model in self.models.values()}) == 1
+        turn = Turn(prompt, self.settings, tuple(Said(name) for name in self.models), same_tokens)
         began = time.perf_counter()
         self._engine.submit(list(jobs.values()))
         going = dict(zip(self.models, turn.answers, strict=True))

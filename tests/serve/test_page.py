@@ -52,7 +52,7 @@ def test_two_panes(shared: Live) -> None:
         ]
         assert seen["texts"] == [prompt + one.choices[0].text for one in wanted]
         left, right = seen["tokens"]
-        place = next(i for i, (one, other) in enumerate(zip(left, right, strict=False)) if one["text"] != other["text"])
+        place = next(i for i, (one, other) in enumerate(zip(left, right, strict=False)) if one["id"] != other["id"])
         assert seen["parts"] == [place, place] and f"part at token {place + 1}:" in seen["status"]
         ids = tab.evaluate("panes[0].turn.ids")
         for name, key in (("lab/rope", "p"), ("lab/alibi", "other")):

@@ -69,6 +69,11 @@ async function loadModels() {
 }
 
 const known = (pane) => models.find((model) => model.id === pane.select.value);
+// Whether the same token is the same text to both models.
+const alike = () => {
+  const [one, other] = panes.map((pane) => known(pane) && known(pane).lab.vocabulary);
+  return Boolean(one) && one === other;
+};
 const chosen = () => panes.filter((pane) => known(pane));
 
 function offerChat() {
@@ -173,7 +178,7 @@ function take(turn, text, choice) {
     if (starts) own = letters.slice(starts[i], i + 1 < starts.length ? starts[i + 1] : letters.length).join("");
     else if (joined === text) own = entry.text;
     else own = i + 1 === entries.length ? text : ""; // pieces of characters: the last token shows the whole piece
-    turn.tokens.push({ text: own, p: entry.p, other: null });
+    turn.tokens.push({ id: choice.token_ids && choice.token_ids[i], text: own, p: entry.p, other: null });
   });
   if (choice.token_ids) turn.ids.push(...choice.token_ids);
 }
@@ -186,9 +191,8 @@ async function score(pane, last = false) {
     if (!last) return;
   }
   const other = panes[1 - pane.side];
-  const mine = known(pane), theirs = known(other);
-  if (!theirs || !mine || !turn.promptIds || turn.ids.length === turn.scored) return;
-  if (mine.lab.vocabulary === null || mine.lab.vocabulary !== theirs.lab.vocabulary) return;
+  const theirs = known(other);
+  if (!theirs || !alike() || !turn.promptIds || turn.ids.length === turn.scored) return;
   turn.asking = (async () => {
     const ids = [...turn.promptIds, ...turn.ids];
     const count = turn.ids.length;
@@ -209,7 +213,7 @@ async function score(pane, last = false) {
 // ---------------------------------------------------------------- showing
 
 const textOf = (turn) => turn.tokens.map((token) => token.text).join("");
-const same = (one, other) => one.text === other.text;
+const same = (one, other) => (alike() && one.id !== undefined && other.id !== undefined ? one.id === other.id : one.text === other.text);
 
 // Both panes show the same number of tokens, until one of the texts ends.
 function visible(turn, other) {
@@ -267,6 +271,8 @@ function span(kind, text) {
   return made;
 }
 
+const quote = (token) => (token.text ? JSON.stringify(token.text) : "part of a character");
+
 function summary() {
   const [left, right] = panes.map((pane) => pane.turns.at(-1));
   const wrong = panes.map((pane) => pane.turns.at(-1)).filter((turn) => turn && turn.failed);
@@ -274,9 +280,8 @@ function summary() {
   if (!left || !right) return "";
   const place = partsAt(left, right);
   if (place < 0) return "Both texts are the same.";
-  const [one, two] = [left, right].map((turn) => (turn.tokens[place] ? JSON.stringify(turn.tokens[place].text) : "the end"));
-  const apart = known(panes[0]).lab.vocabulary !== known(panes[1]).lab.vocabulary;
-  const colours = apart ? " The models have different tokens, so these are not coloured." : "";
+  const [one, two] = [left, right].map((turn) => (turn.tokens[place] ? quote(turn.tokens[place]) : "the end"));
+  const colours = alike() ? "" : " The models have different tokens, so these are not coloured.";
   return `They part at token ${place + 1}: ${one} on the left, ${two} on the right.${colours}`;
 }
 
@@ -293,7 +298,7 @@ function point(pane, place) {
   pane.here = Math.max(0, Math.min(place, turn.tokens.length - 1));
   const token = turn.tokens[pane.here];
   at("detail").textContent =
-    `token ${pane.here + 1} of ${turn.model}: ${JSON.stringify(token.text)}, here ${percent(token.p)}, in the other ${percent(token.other)}`;
+    `token ${pane.here + 1} of ${turn.model}: ${quote(token)}, here ${percent(token.p)}, in the other ${percent(token.other)}`;
   draw();
 }
 
