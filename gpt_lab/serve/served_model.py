@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from gpt_lab.data import chat_template
 from gpt_lab.data.chat_template import ChatTemplate
 from gpt_lab.data.tokenizers.library import FILE, HuggingFaceTokenizer
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
@@ -98,12 +99,17 @@ def load(
     found: dict[str, Served] = {}
     for word in words:
         made = _remote(word) if "://" in word else _local(word, runs_dir, checkpoint, device, say)
+        if any(_place(made) == _place(one) for one in found.values()):
+            raise ConfigError(f"{quoted(word)} is given twice: leave one out")
         if made.name in found:
             made = dataclasses.replace(made, name=word.rstrip("/"))
-        if made.name in found:
-            raise ConfigError(f"{quoted(word)} is given twice: leave one out")
         found[made.name] = made
     return found
+
+
+def _place(served: Served) -> tuple[str, ...]:
+    """Where a model is."""
+    return (served.base, served.model) if isinstance(served, RemoteModel) else (str(served.source.resolve()),)
 
 
 def describe(served: Served) -> dict[str, Any]:
@@ -166,7 +172,10 @@ def _released(folder: Path, checkpoint: str | None, device: str) -> LocalModel:
     model.to(where).eval()
     model.choose_kernels(where.type, "fp32")
     name = re.sub(r"\s+", "-", folder.resolve().name)
-    return _checked(LocalModel(name, model, tokenizer, folder, opened.digest, "", _vocabulary(tokenizer)))
+    jinja = folder / chat_template.FILE
+    ours = jinja.is_file() and jinja.read_text(encoding="utf-8", errors="replace") == chat_template.JINJA
+    template = ChatTemplate(tokenizer) if ours else None
+    return _checked(LocalModel(name, model, tokenizer, folder, opened.digest, "", _vocabulary(tokenizer), template))
 
 
 def _checked(made: LocalModel) -> LocalModel:
