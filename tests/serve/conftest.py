@@ -13,6 +13,7 @@ import httpx
 import openai
 import pytest
 
+from gpt_lab.data import chat_template
 from gpt_lab.serve import running, served_model
 from gpt_lab.serve.app import lanes
 from gpt_lab.serve.engine import Engine
@@ -60,23 +61,25 @@ def live(models: dict[str, served_model.Served], limits: Limits, key: str | None
 
 
 @pytest.fixture(scope="session")
-def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, served_model.Served]:
-    """Models of two position encodings, `lab/rope` and `lab/alibi`, with one tokenizer of bytes."""
+def three(tmp_path_factory: pytest.TempPathFactory) -> dict[str, served_model.Served]:
+    """Two base models and one with a chat template, of one tokenizer of bytes: `lab/rope`, `lab/alibi`, `lab/tuned`."""
     folder = tmp_path_factory.mktemp("served")
     make = run_maker(folder)
     runs = [make(name, study="lab", position=name) for name in ("rope", "alibi")]
-    return served_model.load([str(run.path) for run in runs], str(folder), None, "cpu")
+    tuned = make("tuned", study="lab", checkpoints={"step-1": 5})
+    (tuned.path / "tokenizer" / chat_template.FILE).write_text(chat_template.JINJA, encoding="utf-8")
+    return served_model.load([str(run.path) for run in (*runs, tuned)], str(folder), None, "cpu")
 
 
 @pytest.fixture(scope="session")
-def shared(two: dict[str, served_model.Served]) -> Iterator[Live]:
+def shared(three: dict[str, served_model.Served]) -> Iterator[Live]:
     """One server for the tests that leave it as it was."""
-    with live(two, Limits()) as server:
+    with live(three, Limits()) as server:
         yield server
 
 
 @pytest.fixture
-def serve(two: dict[str, served_model.Served]) -> Iterator[Serve]:
+def serve(three: dict[str, served_model.Served]) -> Iterator[Serve]:
     """serve(limits, key): a server of one's own."""
     with ExitStack() as stack:
-        yield lambda limits=Limits(), key=None: stack.enter_context(live(two, limits, key))  # noqa: B008
+        yield lambda limits=Limits(), key=None: stack.enter_context(live(three, limits, key))  # noqa: B008

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import math
+from typing import Any
 
 import openai
 import pytest
@@ -33,7 +34,7 @@ def expected(server: Live, name: str, prompt: str = PROMPT, samples: int = 1, **
 
 def test_models(shared: Live) -> None:
     client = shared.client()
-    assert [model.id for model in client.models.list()] == ["lab/rope", "lab/alibi"]
+    assert [model.id for model in client.models.list()] == ["lab/rope", "lab/alibi", "lab/tuned"]
     assert client.models.retrieve("lab/alibi").object == "model"
     with pytest.raises(openai.NotFoundError, match="did you mean 'lab/alibi'"):
         client.models.retrieve("lab/alib")
@@ -178,6 +179,65 @@ def test_neutral_fields_are_no_reason_to_refuse(shared: Live) -> None:
     assert len(said.choices) == 1
 
 
+def test_a_conversation_is_what_generation_makes_of_the_template(shared: Live) -> None:
+    made = local(shared, "lab/tuned")
+    assert made.template is not None
+    messages: list[Any] = [
+        {"role": "developer", "content": "Be short."},
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": " there"}]},
+    ]
+    plain = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hi there"}]
+    ids = made.template.render(plain, add_generation_prompt=True)
+    (wanted,) = complete(made.model, ids, max_tokens=14, temperature=0.7, seed=6, stop=made.template.stop)
+    options: dict[str, Any] = {"model": "lab/tuned", "messages": messages, "seed": 6, "temperature": 0.7}
+    options |= {"max_completion_tokens": 14, "logprobs": True, "top_logprobs": 2}
+    said = shared.client().chat.completions.create(**options)
+    choice = said.choices[0]
+    assert (choice.message.role, choice.message.content) == ("assistant", text(made.tokenizer, wanted, ids))
+    assert said.usage is not None and said.usage.prompt_tokens == len(ids)
+    assert choice.logprobs is not None and choice.logprobs.content is not None
+    assert [bytes(one.bytes or ()) for one in choice.logprobs.content] == [bytes([token]) for token in wanted]
+    with torch.no_grad():
+        logprobs_TV = made.model(torch.tensor([[*ids, *wanted]]))[0, len(ids) - 1 : -1].double().log_softmax(-1)
+    for one, row, token in zip(choice.logprobs.content, logprobs_TV, wanted, strict=True):
+        assert one.logprob == pytest.approx(float(row[token]), abs=1e-4)
+        assert [top.logprob for top in one.top_logprobs] == pytest.approx(row.topk(2).values.tolist(), abs=1e-4)
+    chunks = list(shared.client().chat.completions.create(**options, stream=True))
+    assert chunks[0].choices[0].delta.role == "assistant" and chunks[-1].choices[0].finish_reason == "length"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == choice.message.content
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "x", "name": "me"}]}, "messages[0].name"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
+        ({"prompt": "x"}, "prompt"),
+    ],
+)
+def test_what_no_conversation_can_have_is_refused_by_name(shared: Live, changes: dict[str, Any], param: str) -> None:
+    body = {"model": "lab/tuned", "messages": [{"role": "user", "content": "x"}], **changes}
+    with pytest.raises(openai.BadRequestError) as refused:
+        shared.client().post("/chat/completions", body=body, cast_to=object)
+    assert refused.value.param == param
+
+
+def test_a_repetition_penalty_and_min_p_are_generations(shared: Live) -> None:
+    options = {"min_p": 0.05, "repetition_penalty": 1.5}
+    said = shared.client().completions.create(
+        model="lab/alibi", prompt=PROMPT, max_tokens=25, seed=2, extra_body={**options, "top_k": 50}
+    )
+    assert [said.choices[0].text] == expected(
+        shared, "lab/alibi", max_tokens=25, temperature=1.0, seed=2, top_k=50, **options
+    )
+
+
 def test_a_model_without_a_template_takes_no_conversation(shared: Live) -> None:
     with pytest.raises(openai.BadRequestError, match="no chat template: it continues text") as refused:
         shared.client().chat.completions.create(model="lab/rope", messages=[{"role": "user", "content": "x"}])
@@ -212,7 +272,7 @@ def test_a_key_is_wanted_and_the_page_alone_goes_without(serve: Serve) -> None:
     server = serve(key="secret")
     with pytest.raises(openai.AuthenticationError, match="wants its key"):
         server.client(api_key="wrong").models.list()
-    assert len(server.client(api_key="secret").models.list().data) == 2
+    assert len(server.client(api_key="secret").models.list().data) == 3
     assert server.pool.get(server.url).status_code == 200
 
 

@@ -73,6 +73,34 @@ def test_two_panes(shared: Live) -> None:
     assert "<script" not in exported and "lab/alibi" in exported and "ROMEO:" in exported
 
 
+def test_a_conversation_in_one_pane(shared: Live) -> None:
+    """Chat is offered where the models shown have a template; each question goes on from what was said."""
+    with Browser() as browser:
+        tab = browser.open(f"{shared.url}/")
+        tab.wait("document.querySelector('.model').options.length > 0")
+        assert tab.evaluate("document.getElementById('mode').options[1].disabled")
+        for side, name in ((0, "lab/tuned"), (1, "(none)")):
+            tab.evaluate(
+                f"panes[{side}].select.value = {name!r}; panes[{side}].select.dispatchEvent(new Event('change'))"
+            )
+        assert not tab.evaluate("document.getElementById('mode').options[1].disabled")
+        fields = {"mode": "chat", "max_tokens": "10", "temperature": "0.7", "seed": "6"}
+        for name, value in fields.items():
+            tab.evaluate(f"document.getElementById({name!r}).value = {value!r}")
+        messages: list[Any] = []
+        for question in ("Hi", "And?"):
+            messages.append({"role": "user", "content": question})
+            said = shared.client().chat.completions.create(
+                model="lab/tuned", messages=messages, max_tokens=10, temperature=0.7, seed=6
+            )
+            tab.evaluate(f"document.getElementById('prompt').value = {question!r}")
+            tab.evaluate("document.getElementById('go').click()")
+            tab.wait(DONE)
+            assert tab.evaluate("textOf(panes[0].turn)") == said.choices[0].message.content
+            messages.append({"role": "assistant", "content": said.choices[0].message.content})
+        assert tab.evaluate("panes[0].text.textContent").count("You: ") == 2
+
+
 def test_the_exported_file_stands_alone(shared: Live, tmp_path: Any) -> None:
     with Browser() as browser:
         tab = browser.open(f"{shared.url}/")
