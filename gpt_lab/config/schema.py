@@ -130,6 +130,29 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Adapt:
+    """Low-rank adapters, trained in place of the weights (adapt/lora.py); without a rank there are none.
+
+    targets are last words of the names of linear layers (none: all but the head). With bits, the frozen weights are
+    kept in so many, each `group` columns with a scale.
+    """
+
+    rank: PositiveInt | None = None
+    alpha: PositiveFloat = 16.0
+    targets: list[NonEmpty] = field(default_factory=list)
+    bits: Literal[4, 8] | None = None
+    group: PositiveInt = 64
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Bits to which the final weights of linear layers are rounded for one more validation (null: none is made)."""
+
+    bits: Literal[4, 8] | None = None
+    group: PositiveInt = 64
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One run. Groups are `{name, option: value, ...}`; the rest are fixed keys."""
 
@@ -155,6 +178,8 @@ class RunConfig:
     checkpoint: Checkpoint
     log: Log
     sample: Sample
+    adapt: Adapt = field(default_factory=Adapt)
+    quantize: Quantize = field(default_factory=Quantize)
     seed: NonNegativeInt = 0
     replica: NonNegativeInt = 0
     """Another draw of all that is random in a run but the order of its data."""
@@ -328,6 +353,13 @@ LATER: Mapping[str, Any] = {
     "optim.ns": "quintic",
     "optim.qk_clip": None,
     "tokenizer.vocab": None,
+    "adapt.rank": None,
+    "adapt.alpha": 16.0,
+    "adapt.targets": [],
+    "adapt.bits": None,
+    "adapt.group": 64,
+    "quantize.bits": None,
+    "quantize.group": 64,
 }
 """Keys that came later, with the value that changes nothing: older runs, without them, keep their identity."""
 

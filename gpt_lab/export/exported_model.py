@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from gpt_lab.config.schema import RunConfig
+from gpt_lab.data.chat_template import ChatTemplate
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
 from gpt_lab.errors import ConfigError
 from gpt_lab.infer.trained_model import load_model, load_run, whole_checkpoint
@@ -20,12 +21,14 @@ class Source(NamedTuple):
 
     Fields:
         text: words of its validation text, "" where it has none.
+        template: of conversations, where it was trained on some.
     """
 
     model: GPT
     cfg: RunConfig
     tokenizer: Tokenizer | None
     text: str = ""
+    template: ChatTemplate | None = None
 
     @property
     def length(self) -> int:
@@ -53,7 +56,8 @@ def read(run: Run, checkpoint: str | None = None, say: Callable[[str], None] = l
     text = run.record.get("prompt")
     if (run.path / "tokenizer").is_dir():
         trained = load_run(run, checkpoint, say=say)
-        found = Source(trained.model, trained.cfg, trained.tokenizer, text if isinstance(text, str) else "")
+        text = text if isinstance(text, str) else ""
+        found = Source(trained.model, trained.cfg, trained.tokenizer, text, ChatTemplate.load(run.path))
     else:
         found = Source(*load_model(run, whole_checkpoint(run, checkpoint, say)), None)
     if not found.model.shape.causal:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from gpt_lab.adapt import lora
 from gpt_lab.config import checked
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -126,7 +127,7 @@ def load_model(run: Run, checkpoint: Path, device: str = "cpu", vocab_size: int 
     """
     cfg, where = checked.from_dict(run.config), pick_device(device)
     try:
-        weights = load_file(checkpoint / WEIGHTS)
+        weights = lora.plain(load_file(checkpoint / WEIGHTS))
         model = GPT(
             dataclasses.replace(cfg, kernel={"name": "math"}), vocab_size or len(weights.get("embed.weight", ""))
         )

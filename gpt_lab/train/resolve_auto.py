@@ -23,7 +23,7 @@ from gpt_lab.optim.fit import fitted
 from gpt_lab.optim.schedule import check_length
 from gpt_lab.parts.objective.base import Objective
 from gpt_lab.train import precision, task_scores
-from gpt_lab.train.begin_from import model_from, teacher
+from gpt_lab.train.begin_from import adaptation, model_from, teacher
 from gpt_lab.train.begin_from.teacher import Teacher
 from gpt_lab.train.budget import TrainingLimit, budget
 from gpt_lab.train.curvature import twice
@@ -110,6 +110,7 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     room = _room(device)
     memory.check(cfg, room, dataset.vocab_size)
     model = bare_model(cfg, dataset.vocab_size)
+    adapted = adaptation.prepare(model, cfg, chosen)
     spare_compiler()
     optimizer = _optimizer(cfg, model, chosen)
     chosen.lower(model)
@@ -150,6 +151,7 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     if seen := (taught_by.seen if taught_by is not None else "") or model_from.why_seen(cfg, dataset):
         text["seen"] = seen
         notes = (*notes, f"{seen}: no verdict will rest on this run")
+    notes = (*notes, *adapted.note(state_bytes(optimizer)))
     told = dataset.fingerprint, reasons, text, times, notes, taught_by, prices, state_bytes(optimizer)
     kept = weight_bytes(model, chosen.kept)
     asked = task_scores.digests(cfg, dataset, model)

@@ -17,14 +17,13 @@ from gpt_lab.config.schema import RunConfig
 from gpt_lab.console import signals
 from gpt_lab.console.signals import Signals
 from gpt_lab.data.dataset import Dataset
-from gpt_lab.model.gpt import initialize
-from gpt_lab.model.skip_init import bare_model
 from gpt_lab.optim.fit import fitted
 from gpt_lab.optim.schedule import decay_factor
 from gpt_lab.parts.objective.base import Objective
 from gpt_lab.store import Run, fork
 from gpt_lab.train import checkpoint, ending, run_display
 from gpt_lab.train.begin_from import continuation
+from gpt_lab.train.begin_from.first_weights import begun
 from gpt_lab.train.budget import Clock
 from gpt_lab.train.claim_run import shared
 from gpt_lab.train.ending import Result
@@ -80,11 +79,7 @@ class Trainer:
         if plan.device == "cpu":
             keep_freed_memory()
         torch.manual_seed(cfg.draw_seed % 2**63)  # the lab's own draws are keyed; this is for parts of other packages
-        self.model = bare_model(cfg, dataset.vocab_size)
-        initialize(self.model, cfg)
-        if self.origin is not None:
-            continuation.load(self.model, self.origin)
-        self.model.to(plan.device)
+        self.model = begun(cfg, dataset.vocab_size, self.origin, plan.device)
         recipe = registry.build("optim", cfg.optim)
         self.optimizer: torch.optim.Optimizer = fitted(recipe, self.model, cfg)
         plan.precision.lower(self.model)
@@ -269,7 +264,7 @@ class Trainer:
             state = self.state
             state.seconds, state.losses, state.norms = self.clock.seconds, self.history.losses, self.history.norms
             self.run.sync()
-            save_tokenizer(self.dataset.tokenizer, self.run.path / "tokenizer")
+            save_tokenizer(self.dataset.tokenizer, self.run.path / "tokenizer", self.dataset.template)
             self.checkpoints.save(
                 self.model,
                 self.optimizer,
@@ -444,7 +439,8 @@ class Trainer:
         tokenizer = self.dataset.tokenizer
         if tokenizer is None or self.cfg.sample.tokens == 0 or not self.model.generates:
             return
-        text = draw(self.model, tokenizer, self.prompt, self.cfg.sample, self.plan.precision, self.cfg.seed)
+        how = self.cfg.sample, self.plan.precision, self.cfg.seed, self.dataset.template
+        text = draw(self.model, tokenizer, self.prompt, *how)
         self.run.sample(self.state.step, text)
         self.view.sample(text)
         self.tracker.text("sample", text, self.state.step)

@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from gpt_lab.adapt import lora
 from gpt_lab.config import checked
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.cost.flops import cost_of
@@ -81,7 +82,7 @@ class Teacher:
             if released_folder.is_one(self.place):
                 model.load_state_dict(released_folder.read(self.place, KEY).weights)
             else:
-                model.load_state_dict(load_file(self.place / WEIGHTS))
+                model.load_state_dict(lora.plain(load_file(self.place / WEIGHTS)))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise DataError(f"cannot use {self.place}: {' '.join(str(error).split())[:300]}") from error
         model.requires_grad_(False)

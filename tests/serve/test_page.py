@@ -1,0 +1,119 @@
+"""The page in Chromium: two models in step, from the same random numbers, coloured by each other's probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.browser import Browser, Tab, browse
+from tests.serve.conftest import Live
+
+pytestmark = pytest.mark.browser
+
+DONE = "!document.getElementById('go').disabled"
+STATE = """({
+    status: document.getElementById('status').textContent,
+    texts: [...document.querySelectorAll('.text')].map(text => text.textContent),
+    parts: [...document.querySelectorAll('.text')].map(
+        text => [...text.querySelectorAll('.token')].findIndex(token => token.classList.contains('parts'))),
+    coloured: document.querySelectorAll('.text .p1, .text .p2, .text .p3, .text .m1, .text .m2, .text .m3').length,
+    tokens: panes.map(pane => pane.turn && pane.turn.tokens),
+    speeds: [...document.querySelectorAll('.speed')].map(one => one.textContent),
+    wide: document.documentElement.scrollWidth > document.documentElement.clientWidth,
+})"""
+
+
+def ask(tab: Tab, **fields: Any) -> Any:
+    tab.wait("document.querySelector('.model').options.length > 0")
+    for name, value in fields.items():
+        tab.evaluate(f"document.getElementById('{name}').value = {value!r}")
+    tab.evaluate("document.getElementById('go').click()")
+    tab.wait(f"{DONE} && document.getElementById('status').textContent")
+    tab.browser.listen(0.1)
+    return tab.evaluate(STATE)
+
+
+def logprob(server: Live, model: str, prompt: str, token_ids: list[int], place: int) -> float:
+    body = {"model": model, "prompt": [*prompt.encode(), *token_ids], "echo": True, "logprobs": 0, "max_tokens": 0}
+    found = server.pool.post(f"{server.url}/v1/completions", json=body).json()["choices"][0]["logprobs"]
+    return float(found["token_logprobs"][len(prompt) + place])
+
+
+def test_two_panes(shared: Live) -> None:
+    prompt = "ROMEO:"
+    with Browser() as browser:
+        tab = browser.open(f"{shared.url}/")
+        seen = ask(tab, prompt=prompt, max_tokens="24", temperature="1", seed="7")
+        wanted = [
+            shared.client().completions.create(model=name, prompt=prompt, max_tokens=24, temperature=1, seed=7)
+            for name in ("lab/rope", "lab/alibi")
+        ]
+        assert seen["texts"] == [prompt + one.choices[0].text for one in wanted]
+        left, right = seen["tokens"]
+        place = next(i for i, (one, other) in enumerate(zip(left, right, strict=False)) if one["id"] != other["id"])
+        assert seen["parts"] == [place, place] and f"part at token {place + 1}:" in seen["status"]
+        ids = tab.evaluate("panes[0].turn.ids")
+        for name, key in (("lab/rope", "p"), ("lab/alibi", "other")):
+            given = logprob(shared, name, prompt, ids, 3)
+            assert left[3][key] == pytest.approx(2.718281828459045**given, rel=1e-3)
+        assert seen["coloured"] > 0 and not seen["wide"]
+        assert all("24 tokens," in one and "tokens/s" in one for one in seen["speeds"])
+        tab.evaluate("panes[1].text.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true}))")
+        assert "token 1 of lab/alibi" in tab.evaluate("document.getElementById('detail').textContent")
+        exported = tab.evaluate("exportPage()")
+        tab.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+        assert tab.evaluate("document.documentElement.scrollWidth") == 390, "nothing sticks out on a phone"
+        again = ask(tab, prompt=prompt, max_tokens="24", temperature="1", seed="7")
+        assert again["texts"] == seen["texts"], "a seed gives the same texts"
+        page = tab.page()
+    assert page.errors == []
+    assert {url.split("/")[2] for url in page.requests} == {f"127.0.0.1:{shared.port}"}
+    assert "<script" not in exported and "lab/alibi" in exported and "ROMEO:" in exported
+
+
+def test_a_conversation_in_one_pane(shared: Live) -> None:
+    """Chat is offered where the models shown have a template; each question goes on from what was said."""
+    with Browser() as browser:
+        tab = browser.open(f"{shared.url}/")
+        tab.wait("document.querySelector('.model').options.length > 0")
+        assert tab.evaluate("document.getElementById('mode').options[1].disabled")
+        for side, name in ((0, "lab/tuned"), (1, "(none)")):
+            tab.evaluate(
+                f"panes[{side}].select.value = {name!r}; panes[{side}].select.dispatchEvent(new Event('change'))"
+            )
+        assert not tab.evaluate("document.getElementById('mode').options[1].disabled")
+        fields = {"mode": "chat", "max_tokens": "10", "temperature": "0.7", "seed": "6"}
+        for name, value in fields.items():
+            tab.evaluate(f"document.getElementById({name!r}).value = {value!r}")
+        messages: list[Any] = []
+        for question in ("Hi", "And?"):
+            messages.append({"role": "user", "content": question})
+            said = shared.client().chat.completions.create(
+                model="lab/tuned", messages=messages, max_tokens=10, temperature=0.7, seed=6
+            )
+            tab.evaluate(f"document.getElementById('prompt').value = {question!r}")
+            tab.evaluate("document.getElementById('go').click()")
+            tab.wait(DONE)
+            assert tab.evaluate("textOf(panes[0].turn)") == said.choices[0].message.content
+            messages.append({"role": "assistant", "content": said.choices[0].message.content})
+        assert tab.evaluate("panes[0].text.textContent").count("You: ") == 2
+
+
+def test_the_exported_file_stands_alone(shared: Live, tmp_path: Any) -> None:
+    with Browser() as browser:
+        tab = browser.open(f"{shared.url}/")
+        ask(tab, prompt="<script>document.title = 'broken'</script>", max_tokens="8")
+        (tmp_path / "conversation.html").write_text(tab.evaluate("exportPage()"), encoding="utf-8")
+    page = browse(tmp_path / "conversation.html", script="[document.title, document.querySelectorAll('.token').length]")
+    assert page.value[0] == "gpt_lab conversation" and page.value[1] > 0
+    assert page.errors == [] and len(page.requests) == 1
+
+
+def test_the_files_are_the_only_ones_and_ask_nobody_else(shared: Live) -> None:
+    for path in ("/", "/app.js", "/style.css"):
+        answer = shared.pool.get(shared.url + path)
+        assert answer.status_code == 200 and "https://" not in answer.text and "http://" not in answer.text
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert isinstance(answer, httpx.Response)
