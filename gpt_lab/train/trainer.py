@@ -36,6 +36,7 @@ from gpt_lab.train.state import Stopped, TrainingState
 from gpt_lab.train.step import Stepper
 from gpt_lab.train.validation.context_extrapolation import evaluate_longer
 from gpt_lab.train.validation.evaluate import eval_rows, evaluate
+from gpt_lab.train.validation.quantized import evaluate_quantized
 from gpt_lab.train.validation.sample import draw, save_tokenizer
 
 READ_AT_LEAST_EVERY = 100
@@ -157,20 +158,24 @@ class Trainer:
         self.view.say(f"weights of {self.origin.told['run']}, before the first step: {said}")
 
     def evaluate_longer(self) -> dict[str, float]:
-        """Metrics in windows of each further multiple of the context.
+        """Metrics of the final weights in windows of each further multiple of the context, and in few bits.
 
         Raises:
             Stopped: a signal came.
         """
-        return evaluate_longer(
-            self.model,
-            self.cfg,
-            self.plan.precision,
-            self.dataset,
-            self.plan.longer,
-            self.eval_rows,
-            lambda: self.asked.caught,
-        )
+        how = self.plan.precision, self.dataset, self.plan.longer, self.eval_rows, lambda: self.asked.caught
+        return evaluate_longer(self.model, self.cfg, *how) | self.evaluate_quantized()
+
+    def evaluate_quantized(self) -> dict[str, float]:
+        """Metrics of the weights in as many bits as cfg.quantize says.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        values = evaluate_quantized(self.model, self.cfg.quantize, lambda: self.evaluate(None))
+        if self.cfg.quantize.bits is not None and not values:
+            raise Stopped(self.asked.caught or signal.SIGTERM)
+        return values
 
     @property
     def finished(self) -> bool:
