@@ -210,7 +210,7 @@ class ChatDataset(Dataset):
         self._tokenizer, self.warnings = fitted_tokenizer(cfg, sides)
         self.template = ChatTemplate(self._tokenizer)
         self.vocab_size = self._tokenizer.vocab_size
-        self.one_a_row = not packed
+        self.rows_are = "" if packed else "conversations"
         self._train_rows = self._table("train", sides.train, packed)
         self._val_rows = self._table("val", sides.val, packed)
         self.train_tokens = int((self._train_rows.targets != IGNORED).sum())
@@ -264,15 +264,14 @@ class ChatDataset(Dataset):
         return self._in_batches(len(tokens), take, rows, limit, times)
 
     def _train(self, step: int, start: int, stop: int) -> Examples:
-        chosen = numbers_of(self._cfg, step, start, stop, len(self._train_rows.tokens))
+        places = self._cfg.batch_sizes.first(step) + np.arange(start, stop)
+        chosen = numbers_of(len(self._train_rows.tokens), self._cfg.data_seed, places)
         return Examples(self._train_rows.tokens[chosen], self._train_rows.targets[chosen])
 
 
-def numbers_of(cfg: RunConfig, step: int, start: int, stop: int, number: int) -> Places:
-    """Which of so many items are rows start to stop of a step: each epoch has all of them, in an order of its own."""
-    first = cfg.batch_sizes.first(step)
-    places = np.arange(first + start, first + stop)
-    return np.array([_order(cfg.data_seed, place // number, number)[place % number] for place in places.tolist()])
+def numbers_of(number: int, seed: int, places: Places) -> Places:
+    """Which of `number` items stand at places of an endless order, each epoch of which has all of them."""
+    return np.array([_order(seed, place // number, number)[place % number] for place in places.tolist()])
 
 
 @functools.lru_cache(maxsize=4)

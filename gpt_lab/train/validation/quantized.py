@@ -11,9 +11,9 @@ from gpt_lab.config.schema import Quantize
 
 
 def evaluate_quantized(
-    model: nn.Module, wanted: Quantize, evaluate: Callable[[], dict[str, float] | None]
+    model: nn.Module, wanted: Quantize, evaluate: Callable[[], dict[str, float]]
 ) -> dict[str, float]:
-    """quantized/loss and, for text, quantized/bpb; {} where no bits are asked for, or the evaluation was cut short.
+    """quantized/loss and, for text, quantized/bpb; {} where no bits are asked for.
 
     Args:
         evaluate: the metrics of the model as it is.
@@ -21,5 +21,5 @@ def evaluate_quantized(
     if wanted.bits is None:
         return {}
     with rounded(model, wanted.bits, wanted.group):
-        values = evaluate() or {}
+        values = evaluate()
     return {f"quantized/{key}": values[f"val/{key}"] for key in ("loss", "bpb") if f"val/{key}" in values}
