@@ -208,7 +208,7 @@ class ChatDataset(Dataset):
         super().__init__(cfg)
         refuse_rows(cfg)
         self._tokenizer, self.warnings = fitted_tokenizer(cfg, sides)
-        self.template = ChatTemplate(self._tokenizer)
+        self.template = self._template = ChatTemplate(self._tokenizer)
         self.vocab_size = self._tokenizer.vocab_size
         self.rows_are = "" if packed else "conversations"
         self._train_rows = self._table("train", sides.train, packed)
@@ -222,7 +222,7 @@ class ChatDataset(Dataset):
         self.fingerprint = digest.hexdigest()[:16]
 
     def _table(self, side: str, found: Sequence[Conversation], packed: bool) -> Examples:
-        rendered = [self.template.with_answers(one) for one in found]
+        rendered = [self._template.with_answers(one) for one in found]
         kept = [
             (one, own)
             for one, own in zip(found, rendered, strict=True)
@@ -244,7 +244,7 @@ class ChatDataset(Dataset):
             lost = sum(self._tokenizer.decode(self._tokenizer.encode(text)) != text for text in answers)
             if lost:
                 self.lossy = f"{lost:,} of {len(answers):,} answers do not come back from their tokens"
-        return rows_of_conversations([own for _, own in kept], self.context, self.template.stop, packed)
+        return rows_of_conversations([own for _, own in kept], self.context, self._template.stop, packed)
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -93,7 +93,7 @@ class PairDataset(Dataset):
                 f"({2 * self.context} is one pair), without batch.start"
             )
         self._tokenizer, self.warnings = fitted_tokenizer(cfg, sides)
-        self.template = ChatTemplate(self._tokenizer)
+        self.template = self._template = ChatTemplate(self._tokenizer)
         self.vocab_size = self._tokenizer.vocab_size
         self._sides = [self._table(name, side) for name, side in zip(Sides._fields, sides, strict=True)]
         train, val = self._sides
@@ -112,8 +112,8 @@ class PairDataset(Dataset):
         for pair in pairs:
             for answer in (pair["chosen"], pair["rejected"]):
                 said: list[Message] = [*pair["prompt"], {"role": "assistant", "content": answer}]
-                ids, _ = self.template.with_answers(said)
-                asked = len(self.template.render(pair["prompt"], add_generation_prompt=True))
+                ids, _ = self._template.with_answers(said)
+                asked = len(self._template.render(pair["prompt"], add_generation_prompt=True))
                 both.append((ids, [place >= asked for place in range(len(ids))]))
         fits = [max(len(both[i][0]), len(both[i + 1][0])) <= self.context for i in range(0, len(both), 2)]
         if not any(fits):
@@ -124,7 +124,7 @@ class PairDataset(Dataset):
                 "they are left out"
             )
         kept = [Rendered(*both[2 * i + side]) for i, fit in enumerate(fits) if fit for side in (0, 1)]
-        return rows_of_conversations(kept, self.context, self.template.stop, packed=False)
+        return rows_of_conversations(kept, self.context, self._template.stop, packed=False)
 
     @property
     def tokenizer(self) -> Tokenizer:

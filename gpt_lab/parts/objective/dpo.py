@@ -35,7 +35,7 @@ class PreferenceOptimization(Objective):
         self.beta = beta
 
     def train(self, model: Predictor, given: Sequences) -> Outcome:
-        margins_P, there_P = self.margins(model, given)
+        margins_P, _ = self.margins(model, given)
         loss = -F.logsigmoid(margins_P).mean()
         number = (given.targets_BT != IGNORED).sum()
         return Outcome(loss, loss.detach() * number, number)
@@ -58,7 +58,6 @@ class PreferenceOptimization(Objective):
 
 def answer_log_probs(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     """Log-probability of each row's counted targets, (B,), nats."""
-    nats_BT = F.cross_entropy(
-        logits_BTV.float().flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    return -nats_BT.unflatten(0, targets_BT.shape).sum(-1)
+    logits_NV, targets_N = logits_BTV.float().flatten(0, 1), targets_BT.flatten()
+    nats_N = F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORED, reduction="none")
+    return -nats_N.unflatten(0, targets_BT.shape).sum(-1)

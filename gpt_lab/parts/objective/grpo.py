@@ -173,4 +173,5 @@ def questions(given: Sequences, most: int) -> Questions:
     answers_BL = answer_BL.masked_fill(~going_BL, IGNORED)
     whole_BT = counted_BT & (torch.arange(length, device=first_B.device) >= first_B[:, None])
     ends_B = (whole_BT & ~F.pad(counted_BT[:, 1:], (0, 1))).long().argmax(-1)
-    return Questions(first_B + 1, answers_BL, given.targets_BT.gather(1, ends_B[:, None]).squeeze(1))
+    stop_B = given.targets_BT.gather(1, ends_B[:, None]).squeeze(1).clamp(min=0)  # of a row of padding: any
+    return Questions(first_B + 1, answers_BL, stop_B)
