@@ -26,29 +26,31 @@ from tests.helpers import tiny_config
 from tests.train.train_helpers import assert_same, quiet, said, train, weights
 
 SHAPE = {"scale.context": 48, "batch.tokens": 384, "optim.lr": 0.01, "schedule.warmup": 0.0}
-Make = Callable[..., RunConfig]
+OPPOSITES = {"up": "down", "on": "off", "in": "out", "yes": "no"}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Conversations on one-digit sums, every other answer wrong; pairs of answers; a run that has learnt the first."""
+    """Conversations on opposites, every other answer wrong; right ones; pairs; a run that has learnt the first."""
     place = tmp_path_factory.mktemp("adapted")
-    sums = [(a, b) for a in range(5) for b in range(5)]
 
-    def talk(a: int, b: int, answer: int) -> dict[str, Any]:
-        return {"messages": [_user(f"{a}+{b}?"), {"role": "assistant", "content": str(answer)}]}
+    def talk(*turns: tuple[str, str]) -> dict[str, Any]:
+        return {
+            "messages": [
+                one
+                for asked, answer in turns
+                for one in ({"role": "user", "content": asked}, {"role": "assistant", "content": answer})
+            ]
+        }
 
-    mixed = [talk(a, b, answer) for a, b in sums for answer in (a + b, 9)]
-    right = [talk(a, b, a + b) for a, b in sums]
-    pairs = [{"prompt": f"{a}+{b}?", "chosen": str(a + b), "rejected": "9"} for a, b in sums]
-    for name, lines in (("mixed", mixed), ("right", right), ("pairs", pairs)):
+    mixed = [talk((asked, answer)) for asked, right in OPPOSITES.items() for answer in (right, "?")]
+    right = [talk(one) for one in OPPOSITES.items()]
+    turns = [talk(one, two) for one in OPPOSITES.items() for two in OPPOSITES.items()]
+    pairs = [{"prompt": asked, "chosen": right, "rejected": "?"} for asked, right in OPPOSITES.items()]
+    for name, lines in (("mixed", mixed), ("right", right), ("turns", turns), ("pairs", pairs)):
         (place / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    train(_config(place, study="base", data=_file(place, "mixed"), **{"budget.steps": 120, "eval.every": 120}))
+    train(_config(place, study="base", data=_file(place, "mixed"), **{"budget.steps": 60, "eval.every": 60}))
     return place
-
-
-def _user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
 
 
 def _file(place: Path, name: str, kind: str = "chat", **more: Any) -> dict[str, Any]:
@@ -61,7 +63,8 @@ def _config(place: Path, **overrides: Any) -> RunConfig:
 
 
 def _from(place: Path, **overrides: Any) -> RunConfig:
-    return _config(place, model_from="base", **{"budget.steps": 6, "eval.every": 3, "checkpoint.keep": 9, **overrides})
+    short = {"model_from": "base", "budget.steps": 6, "eval.every": 3, "checkpoint.keep": 9}
+    return _config(place, **{**short, **overrides})
 
 
 RUNS: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -71,7 +74,7 @@ RUNS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "dpo": lambda place: {"data": _file(place, "pairs", "preferences"), "objective": "dpo"},
     "grpo": lambda place: {
         "data": _file(place, "right", packed=False),
-        "objective": {"name": "grpo", "tokens": 3, "group": 4},
+        "objective": {"name": "grpo", "tokens": 5, "group": 4},
         "adapt.rank": 2,
     },
 }
@@ -118,21 +121,19 @@ def test_adapters_alone_are_trained_and_told(place: Path) -> None:
 
 def test_chat_answers_in_turns(place: Path) -> None:
     """On what it was taught, the template and the run that was saved with it."""
-    result = train(
-        _from(place, study="answers", data=_file(place, "right"), **{"budget.steps": 150, "eval.every": 150})
-    )
+    lasting = {"budget.steps": 60, "eval.every": 60}
+    result = train(_from(place, study="answers", data=_file(place, "turns"), **lasting))
     run = Run.open(result.path)
     template = ChatTemplate.load(run.path)
     assert template is not None and (run.path / "tokenizer" / FILE).is_file()
     model = load_run(run, "last").model
     messages: list[dict[str, str]] = []
-    for question, answer in (("1+2?", "3"), ("4+4?", "8")):
-        messages.append(_user(question))
-        ids = template.render(messages[-1:], add_generation_prompt=True)
-        (found,) = complete(model, ids, max_tokens=5, temperature=0.0, seed=0, stop=template.stop)
+    for asked in ("on", "yes"):
+        messages.append({"role": "user", "content": asked})
+        ids = template.render(messages, add_generation_prompt=True)
+        (found,) = complete(model, ids, max_tokens=6, temperature=0.0, seed=0, stop=template.stop)
         messages.append({"role": "assistant", "content": template.answer(found)})
-        assert messages[-1]["content"] == answer
-    assert result.summary["val/bpb"] < 1.0
+        assert messages[-1]["content"] == OPPOSITES[asked]
 
 
 def test_quantized_weights_are_the_definition_and_cost_what_is_said(
@@ -166,7 +167,7 @@ def test_quantized_weights_are_the_definition_and_cost_what_is_said(
     assert f"val loss    {nats[0]:.4f} -> {nats[1]:.4f}" in text
     again = _config(
         place, study="base4", data=_file(place, "mixed"),
-        **{"budget.steps": 120, "eval.every": 120, "quantize.bits": 4, "quantize.group": 16},
+        **{"budget.steps": 60, "eval.every": 60, "quantize.bits": 4, "quantize.group": 16},
     )  # fmt: skip
     result = train(again)
     assert result.summary["quantized/bpb"] == pytest.approx(bits[1], rel=1e-4)
@@ -180,13 +181,14 @@ def test_preferences_and_rewards_rise(place: Path) -> None:
     before = Run.open(dpo.path).record["continues"]["before"]
     assert before["val/loss"] == pytest.approx(math.log(2), abs=1e-6), "with itself as reference nothing is gained"
     assert dpo.summary["val/loss"] < 0.5 and dpo.summary["val/accuracy"] > 0.9 > before["val/accuracy"]
-    settings = {**RUNS["grpo"](place), "budget.steps": 40, "eval.every": 40, "optim.lr": 0.003}
-    settings["objective"] = {"name": "grpo", "tokens": 3, "group": 8, "beta": 0.01}
+    settings = {**RUNS["grpo"](place), "budget.steps": 25, "eval.every": 25, "optim.lr": 0.002}
+    settings["objective"] = {"name": "grpo", "tokens": 5, "group": 8, "ending": 0.0}
     del settings["adapt.rank"]
     grpo = train(_from(place, study="grpo-long", **settings))
     before = Run.open(grpo.path).record["continues"]["before"]
+    print([row["train/loss"] for row in Run.open(grpo.path).metrics() if "train/loss" in row])
     rows = [row["train/loss"] for row in Run.open(grpo.path).metrics() if "train/loss" in row]
-    assert sum(rows[-5:]) < 0.6 * sum(rows[:5]), "the share of sampled answers that are not right"
+    assert sum(rows[-5:]) < 0.3 * sum(rows[:5]), "the share of sampled answers that are not right"
     assert grpo.summary["val/accuracy"] > before["val/accuracy"]
 
 
