@@ -177,6 +177,11 @@ def check_objective(cfg: RunConfig, dataset: Dataset, objective: Objective) -> N
         raise ConfigError(f"objective=dpo and data=preferences need each other, and here are {name} and data={data}")
     if objective.rows == "conversations" and dataset.rows_are != objective.rows:
         raise ConfigError(f"{name} needs one conversation a row: use data=chat data.packed=false")
+    if objective.rows == "conversations" and cfg.objective.get("tokens", dataset.longest) < dataset.longest:
+        raise ConfigError(
+            f"objective.tokens={cfg.objective['tokens']} is less than the {dataset.longest} of the longest answer, "
+            "which could never be right: raise it"
+        )
     if objective.rows and cfg.batch.micro is not None:
         raise ConfigError(f"{name} takes a step's rows at once: leave out batch.micro, or lower batch.tokens")
     if objective.refers and cfg.model_from is None and cfg.resume_from is None:

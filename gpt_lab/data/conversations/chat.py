@@ -213,6 +213,8 @@ class ChatDataset(Dataset):
         self.rows_are = "" if packed else "conversations"
         self._train_rows = self._table("train", sides.train, packed)
         self._val_rows = self._table("val", sides.val, packed)
+        if not packed:
+            self.longest = max(_longest_run(one.targets != IGNORED) for one in (self._train_rows, self._val_rows))
         self.train_tokens = int((self._train_rows.targets != IGNORED).sum())
         self.val_tokens = 1 + int((self._val_rows.targets != IGNORED).sum())
         self._first = next((m["content"].strip() for m in sides.val[0] if m["role"] == "user"), "")
@@ -267,6 +269,12 @@ class ChatDataset(Dataset):
         places = self._cfg.batch_sizes.first(step) + np.arange(start, stop)
         chosen = numbers_of(len(self._train_rows.tokens), self._cfg.data_seed, places)
         return Examples(self._train_rows.tokens[chosen], self._train_rows.targets[chosen])
+
+
+def _longest_run(counted: Any) -> int:
+    """The most neighbours in a row that are true."""
+    edges = np.diff(np.pad(counted.astype(np.int8), ((0, 0), (1, 1))))
+    return int((np.argwhere(edges == -1)[:, 1] - np.argwhere(edges == 1)[:, 1]).max())
 
 
 def numbers_of(number: int, seed: int, places: Places) -> Places:

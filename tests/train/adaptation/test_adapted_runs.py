@@ -31,7 +31,7 @@ OPPOSITES = {"up": "down", "on": "off", "in": "out", "yes": "no"}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Conversations on opposites, every other answer wrong; right ones; pairs; a run that has learnt the first."""
+    """Conversations on opposites, two of three answers wrong; right ones; pairs; a run that has learnt the first."""
     place = tmp_path_factory.mktemp("adapted")
 
     def talk(*turns: tuple[str, str]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ]
         }
 
-    mixed = [talk((asked, answer)) for asked, right in OPPOSITES.items() for answer in (right, "?")]
+    mixed = [talk((asked, answer)) for asked, right in OPPOSITES.items() for answer in (right, "?", "?")]
     right = [talk(one) for one in OPPOSITES.items()]
     turns = [talk(one, two) for one in OPPOSITES.items() for two in OPPOSITES.items()]
     pairs = [{"prompt": asked, "chosen": right, "rejected": "?"} for asked, right in OPPOSITES.items()]
@@ -74,7 +74,7 @@ RUNS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "dpo": lambda place: {"data": _file(place, "pairs", "preferences"), "objective": "dpo"},
     "grpo": lambda place: {
         "data": _file(place, "right", packed=False),
-        "objective": {"name": "grpo", "tokens": 5, "group": 4},
+        "objective": {"name": "grpo", "tokens": 6, "group": 4},
         "adapt.rank": 2,
     },
 }
@@ -182,11 +182,10 @@ def test_preferences_and_rewards_rise(place: Path) -> None:
     assert before["val/loss"] == pytest.approx(math.log(2), abs=1e-6), "with itself as reference nothing is gained"
     assert dpo.summary["val/loss"] < 0.5 and dpo.summary["val/accuracy"] > 0.9 > before["val/accuracy"]
     settings = {**RUNS["grpo"](place), "budget.steps": 25, "eval.every": 25, "optim.lr": 0.002}
-    settings["objective"] = {"name": "grpo", "tokens": 5, "group": 8, "ending": 0.0}
+    settings["objective"] = {"name": "grpo", "tokens": 6, "group": 8, "ending": 0.0}
     del settings["adapt.rank"]
     grpo = train(_from(place, study="grpo-long", **settings))
     before = Run.open(grpo.path).record["continues"]["before"]
-    print([row["train/loss"] for row in Run.open(grpo.path).metrics() if "train/loss" in row])
     rows = [row["train/loss"] for row in Run.open(grpo.path).metrics() if "train/loss" in row]
     assert sum(rows[-5:]) < 0.3 * sum(rows[:5]), "the share of sampled answers that are not right"
     assert grpo.summary["val/accuracy"] > before["val/accuracy"]
@@ -197,11 +196,15 @@ def test_preferences_and_rewards_rise(place: Path) -> None:
     [
         ({"objective": "dpo"}, "objective=dpo and data=preferences need each other, and here are .* data=chat"),
         ({"objective": "grpo"}, "objective=grpo needs one conversation a row: use data=chat data.packed=false"),
+        (
+            {"objective": {"name": "grpo", "tokens": 3}, "data.packed": False},
+            "objective.tokens=3 is less than the 6 of the longest answer, which could never be right: raise it",
+        ),
         ({"precision": "bf16_sr", "adapt.rank": 2}, "precision=bf16_sr has layers of its own"),
         ({"precision": "bf16_sr", "quantize.bits": 4}, "quantize.bits rounds fp32 weights"),
     ],
 )
 def test_what_does_not_fit_is_one_line(settings: dict[str, Any], line: str, place: Path) -> None:
     with pytest.raises(ConfigError, match=line):
-        train(_from(place, study="none", data=_file(place, "right"), **settings))
+        train(_from(place, study="none", **{"data": _file(place, "right"), **settings}))
     assert not (place / "runs/none").exists()
