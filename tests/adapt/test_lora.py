@@ -121,3 +121,21 @@ def test_what_cannot_be_is_one_line() -> None:
         adapted(tiny_config(), targets=["qvk"])
     with pytest.raises(ConfigError, match="adapt.rank=4 trains adapters of weights that stay as they are: name"):
         tiny_config(**{"adapt.rank": 4})
+
+
+def test_peft_computes_the_same() -> None:
+    """The library's own layers, around the same weights with the same A and B."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    cfg, targets = tiny_config(), ["qkv", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    ours, theirs = adapted(cfg, targets=targets), GPT(cfg, VOCAB)
+    initialize(theirs, cfg)
+    inject_adapter_in_model(LoraConfig(r=3, lora_alpha=6.0, target_modules=targets), theirs)
+    same = ours.state_dict()
+    for name, parameter in theirs.named_parameters():
+        if name.endswith(".default.weight"):
+            parameter.data.copy_(same[name.removesuffix(".default.weight")])
+    for one in (ours, theirs):
+        one.eval()
+        one.choose_kernels("cpu", "fp32")
+    torch.testing.assert_close(ours(tokens()), theirs(tokens()), rtol=0, atol=1e-6)
