@@ -68,6 +68,11 @@ def test_harness_and_lab_agree(make_run: MakeRun, files: Path, capsys: pytest.Ca
     assert all(len(answer.encode()) <= 18 and "e" not in answer for one in texts for answer in one["answers"])
 
     hugging_face.write_folder(exported_model.read(run), files / "hf")
+    before = sorted((files / "hf").iterdir())
+    words = [str(files / "hf"), f"tasks={files / 'questions.jsonl'}", f"out={files / 'out'}", "device=cpu"]
+    assert command.run(words) == 0
+    folder = read_json(files / "out" / "questions.json", digest=True)
+    assert folder["score"] == own["score"] and sorted((files / "hf").iterdir()) == before
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
