@@ -47,6 +47,8 @@ class Line(NamedTuple):
 class FileQuestions(Questions):
     """The items of a file."""
 
+    written = True
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lines = read(path)

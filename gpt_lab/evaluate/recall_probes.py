@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpt_lab.data.synthetic import IGNORED, Synthetic
+from gpt_lab.data.synthetic import IGNORED, Synthetic, TaskSizes
 from gpt_lab.errors import ConfigError
 from gpt_lab.evaluate.likelihood import CPU_LOGITS, CUDA_LOGITS
 from gpt_lab.evaluate.subject import Subject
@@ -32,19 +32,27 @@ class MultiQueryRecall(Task):
 
     text = False
 
+    def check(self, subject: Subject, asked: Asked) -> None:
+        self._plan(subject)
+
     def measure(self, subject: Subject, asked: Asked) -> TaskResult:
+        plan, own = self._plan(subject)
+        made = plan.examples(_seed(asked), 1, asked.items)
+        size = subject.model.vocab_size
+        names = np.arange(size) if own else asked.generator("mqar").permutation(size)[: plan.vocab_size]
+        targets = np.where(made.targets == IGNORED, IGNORED, names[np.maximum(made.targets, 0)])
+        right, nats = _answers(subject, names[made.tokens], targets)
+        return _result(right, {"nats_per_answer": float(np.mean(nats)), "pairs": float(plan.items)})
+
+    def _plan(self, subject: Subject) -> tuple[TaskSizes, bool]:
+        """The sizes, and whether they are those that the model was trained on."""
         data, size = subject.cfg.data, subject.model.vocab_size
         own = data["name"] == TRAINED_ON and data.get("task") == "mqar"
         if not own and size < 4:
             raise ConfigError(f"tasks=mqar needs 4 different tokens, and the model has {size}")
         symbols = data["symbols"] if own else min(SYMBOLS, size)
         items = data["items"] if own else max(1, min(symbols // 2, subject.context // 16))
-        plan = Synthetic(task="mqar", symbols=symbols, items=items).plan(subject.context)
-        made = plan.examples(_seed(asked), 1, asked.items)
-        names = np.arange(size) if own else asked.generator("mqar").permutation(size)[: plan.vocab_size]
-        targets = np.where(made.targets == IGNORED, IGNORED, names[np.maximum(made.targets, 0)])
-        right, nats = _answers(subject, names[made.tokens], targets)
-        return _result(right, {"nats_per_answer": float(np.mean(nats)), "pairs": float(plan.items)})
+        return Synthetic(task="mqar", symbols=symbols, items=items).plan(subject.context), own
 
 
 @task("induction")
@@ -57,7 +65,12 @@ class Induction(Task):
 
     text = False
 
+    def check(self, subject: Subject, asked: Asked) -> None:
+        if subject.context < 4:
+            raise ConfigError(f"tasks=induction needs a context of 4 tokens, and the model has {subject.context}")
+
     def measure(self, subject: Subject, asked: Asked) -> TaskResult:
+        self.check(subject, asked)
         data = subject.cfg.data
         if data["name"] == TRAINED_ON and data.get("task") == "induction":
             plan = Synthetic(task="induction", symbols=data["symbols"], items=data["items"]).plan(subject.context)
@@ -65,8 +78,6 @@ class Induction(Task):
             right, nats = _answers(subject, made.tokens, made.targets)
             return _result(right, {"nats_per_answer": float(np.mean(nats))})
         half = subject.context // 2
-        if half < 2:
-            raise ConfigError(f"tasks=induction needs a context of 4 tokens, and the model has {subject.context}")
         once = asked.generator("induction").integers(subject.model.vocab_size, size=(asked.items, half))
         whole = np.concatenate([once, once], axis=1)
         right, nats = _answers(subject, whole[:, :-1], whole[:, 1:])

@@ -25,7 +25,7 @@ class Subject(NamedTuple):
     Fields:
         model: fp32, eval mode. tokenizer: None: it was trained on what is no text.
         cfg: how it was trained, of a folder how its model is composed. context: the most tokens that it is given.
-        run: None: a folder. digest: of the weights. checkpoint: "" of a folder.
+        run: None: a folder, or a run that has not begun. digest: of the weights. checkpoint: "" of a folder.
     """
 
     model: GPT
@@ -35,6 +35,7 @@ class Subject(NamedTuple):
     run: Run | None
     digest: str
     checkpoint: str = ""
+    trained_here: bool = True
 
     @property
     def needed_tokenizer(self) -> Tokenizer:
@@ -44,10 +45,8 @@ class Subject(NamedTuple):
             ConfigError: there is none.
         """
         if self.tokenizer is None:
-            raise ConfigError(
-                f"this task asks in words, and the model knows none (data={self.cfg.data['name']}): use tasks=mqar or "
-                "tasks=induction"
-            )
+            why = f"the folder has no {FILE}" if not self.trained_here else f"data={self.cfg.data['name']} is no text"
+            raise ConfigError(f"this task asks in words, and {why}: use tasks=mqar or tasks=induction")
         return self.tokenizer
 
 
@@ -92,7 +91,7 @@ def of_folder(folder: Path, device: str = "auto", context: int | None = None) ->
     tokenizer = None
     if (folder / FILE).is_file():
         tokenizer = registry.build("tokenizer", {"name": "hf", "path": str(folder)})
-    return _checked(Subject(model, tokenizer, opened.cfg, 0, None, opened.digest), context)
+    return _checked(Subject(model, tokenizer, opened.cfg, 0, None, opened.digest, trained_here=False), context)
 
 
 def _checked(made: Subject, context: int | None) -> Subject:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,10 +13,12 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 
 from gpt_lab.errors import DataError
-from gpt_lab.evaluate.likelihood import Likelihood, Pair, log_likelihoods, pair
+from gpt_lab.evaluate.likelihood import Likelihood, Pair, check_pair, log_likelihoods, pair
 from gpt_lab.evaluate.subject import Subject
 
 T = TypeVar("T", bound=type)
+TRIED = 20
+"""Made questions that are written with a tokenizer before a run begins."""
 
 
 class Asked(NamedTuple):
@@ -80,6 +83,14 @@ class Task(ABC):
     text: ClassVar[bool] = True
     """Whether it asks in words, so that the model needs a tokenizer."""
 
+    def check(self, subject: Subject, asked: Asked) -> None:
+        """Refuses what cannot be asked of a model, before it is trained: its weights are not there yet.
+
+        Raises:
+            ConfigError, DataError: as measure.
+        """
+        assert not self.text or subject.needed_tokenizer
+
     @abstractmethod
     def measure(self, subject: Subject, asked: Asked) -> TaskResult:
         """Asks the model.
@@ -102,13 +113,20 @@ def task(name: str) -> Callable[[T], T]:
 class Questions(Task):
     """A task of items: a subclass says which."""
 
+    written: ClassVar[bool] = False
+    """Whether somebody wrote them: then all are looked at beforehand, of made ones the first."""
+
     @abstractmethod
     def items(self, subject: Subject, asked: Asked) -> Iterable[Item]:
         """The questions; the first asked.items of them are asked."""
 
+    def check(self, subject: Subject, asked: Asked) -> None:
+        for item in itertools.islice(self.items(subject, asked), asked.items if self.written else TRIED):
+            for texts in item.texts:
+                check_pair(pair(subject.needed_tokenizer, *texts), subject.context)
+
     def measure(self, subject: Subject, asked: Asked) -> TaskResult:
-        items = [item for item, _ in zip(self.items(subject, asked), range(asked.items), strict=False)]
-        return score_items(subject, items)
+        return score_items(subject, list(itertools.islice(self.items(subject, asked), asked.items)))
 
 
 def score_items(subject: Subject, items: Sequence[Item]) -> TaskResult:

@@ -58,17 +58,24 @@ class _TextBits(Task):
 class ValidationBits(_TextBits):
     """The validation text of the run's own data: with enough items, val/bpb of its end."""
 
+    def check(self, subject: Subject, asked: Asked) -> None:
+        self._text(subject)
+
     def measure(self, subject: Subject, asked: Asked) -> TaskResult:
         if subject.run is None:
             raise ConfigError(
                 "tasks=val_bpb is of a run's own data, and a folder has none: give a text, tasks=FILE.txt"
             )
+        return self.bits(subject, *self._text(subject), asked)
+
+    def _text(self, subject: Subject) -> tuple[Ints, float]:
+        """The tokens, and their bytes per token."""
         dataset = open_dataset(subject.cfg)
         if not isinstance(dataset, TextDataset):
             raise ConfigError(f"tasks=val_bpb is of one corpus, not of data={subject.cfg.data['name']}: tasks=FILE.txt")
         if dataset.bytes_per_token is None:
             raise DataError(f"tasks=val_bpb: no bits per byte: {dataset.lossy}")
-        return self.bits(subject, np.asarray(dataset.shards.val, dtype=np.int64), dataset.bytes_per_token, asked)
+        return np.asarray(dataset.shards.val, dtype=np.int64), dataset.bytes_per_token
 
 
 class FileBits(_TextBits):
@@ -81,7 +88,14 @@ class FileBits(_TextBits):
         except (OSError, ValueError) as error:
             raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
 
+    def check(self, subject: Subject, asked: Asked) -> None:
+        self._text(subject)
+
     def measure(self, subject: Subject, asked: Asked) -> TaskResult:
+        return self.bits(subject, *self._text(subject), asked)
+
+    def _text(self, subject: Subject) -> tuple[Ints, float]:
+        """The tokens, and their bytes per token."""
         tokenizer = subject.needed_tokenizer
         ids = encode(tokenizer, self.content)
         if tokenizer.decode_bytes(ids) != self.content.encode():
@@ -90,7 +104,7 @@ class FileBits(_TextBits):
                 "tokenizer makes of it"
             )
         counted = len(self.content.encode()) - len(tokenizer.decode_bytes(ids[:1]))
-        return self.bits(subject, np.array(ids, dtype=np.int64), counted / max(len(ids) - 1, 1), asked)
+        return np.array(ids, dtype=np.int64), counted / max(len(ids) - 1, 1)
 
 
 @torch.no_grad()

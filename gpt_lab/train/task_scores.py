@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.evaluate import task_runs
-from gpt_lab.evaluate.items_file import FileQuestions
-from gpt_lab.evaluate.likelihood import check_pair, pair
 from gpt_lab.evaluate.subject import Subject, of_run
-from gpt_lab.evaluate.task import Asked, Questions
+from gpt_lab.evaluate.task import Asked
 from gpt_lab.evaluate.task_names import find_all
 from gpt_lab.metrics import EVAL
 from gpt_lab.model.gpt import GPT
 from gpt_lab.store import Run
 from gpt_lab.store.run import EVALUATED
-
-TRIED = 20
-"""Items of made questions that are written with the run's tokenizer before it begins; of a file, all."""
 
 
 def digests(cfg: RunConfig, dataset: Dataset, model: GPT) -> dict[str, str]:
@@ -37,12 +30,7 @@ def digests(cfg: RunConfig, dataset: Dataset, model: GPT) -> dict[str, str]:
     subject, asked = Subject(model, dataset.tokenizer, cfg, cfg.scale.context, None, ""), _asked(cfg)
     for name, task in zip(names, task_runs.prepared(names, asked), strict=True):
         try:
-            assert not task.text or subject.needed_tokenizer
-            if isinstance(task, Questions):
-                most = asked.items if isinstance(task, FileQuestions) else min(TRIED, asked.items)
-                for item in itertools.islice(task.items(subject, asked), most):
-                    for texts in item.texts:
-                        check_pair(pair(subject.needed_tokenizer, *texts), subject.context)
+            task.check(subject, asked)
         except LabError as error:
             raise type(error)(f"eval.tasks, {name.name}: {error}") from None
     return {EVAL + name.name: name.digest for name in names}

@@ -56,7 +56,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run train study=mine": Run("val bits per byte", STEPS),
     "uv run evaluate mine tasks=val_bpb,needle,induction,my_texts/0.txt": Run("induction (accuracy)", ["items=8"]),
     "uv run evaluate my_model tasks=questions.jsonl shots=3": Elsewhere(
-        "tests/evaluate/test_evaluate_command.py", "the folder is exported there"
+        "tests/evaluate/test_harness.py", "a folder is exported there"
     ),
     "uv run evaluate mine backend=lm_eval tasks=local_task.yaml": Elsewhere(
         "tests/evaluate/test_harness.py", "each process imports the harness for seconds"

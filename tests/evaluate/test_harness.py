@@ -68,6 +68,11 @@ def test_harness_and_lab_agree(make_run: MakeRun, files: Path, capsys: pytest.Ca
     assert all(len(answer.encode()) <= 18 and "e" not in answer for one in texts for answer in one["answers"])
 
     hugging_face.write_folder(exported_model.read(run), files / "hf")
+    before = sorted((files / "hf").iterdir())
+    words = [str(files / "hf"), f"tasks={files / 'questions.jsonl'}", f"out={files / 'out'}", "device=cpu"]
+    assert command.run(words) == 0
+    folder = read_json(files / "out" / "questions.json", digest=True)
+    assert folder["score"] == own["score"] and sorted((files / "hf").iterdir()) == before
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -80,8 +85,8 @@ def test_harness_and_lab_agree(make_run: MakeRun, files: Path, capsys: pytest.Ca
     )
     exported = [[one[0] for one in sample["filtered_resps"]] for sample in found["samples"]["local_choice"]]
     for mine, through, of_folder in zip(own["each"], theirs["each"], exported, strict=True):
-        assert through["answers"] == pytest.approx(mine["log_likelihoods"], abs=1e-6)
-        assert of_folder == pytest.approx(mine["log_likelihoods"], abs=1e-6 * 30)
+        assert through["answers"] == pytest.approx(mine["log_likelihoods"], rel=1e-6)
+        assert of_folder == pytest.approx(mine["log_likelihoods"], rel=1e-6)
     accuracy = found["results"]["local_choice"]["acc,none"]
     assert accuracy == theirs["values"]["acc,none"] == pytest.approx(own["values"]["accuracy_sum"], abs=1e-6)
     assert theirs["values"]["acc_stderr,none"] == pytest.approx(found["results"]["local_choice"]["acc_stderr,none"])

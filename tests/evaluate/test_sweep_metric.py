@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gpt_lab.analysis.compare import compare
 from gpt_lab.config import composition
-from gpt_lab.errors import ConfigError
+from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.evaluate import task_names, task_runs
 from gpt_lab.evaluate.subject import of_run
 from gpt_lab.evaluate.task import Asked
@@ -23,6 +24,7 @@ from gpt_lab.study import cells, sweep_file
 from gpt_lab.sweep import runner
 from tests.helpers import tiny_config
 from tests.sweep.sweep_helpers import quiet, said, write_sweep
+from tests.train.train_helpers import train
 
 QUESTIONS = [
     {"query": f"to be or not {word}", "choices": ["that is", "question the be"], "gold": i % 2}
@@ -89,3 +91,24 @@ def test_tasks_are_part_of_a_run_s_identity(tmp_path: Path) -> None:
     assert asked.identity() != plain.identity() == dataclasses.replace(plain, probe="light").identity()
     with pytest.raises(ConfigError, match="eval.shots would change nothing: eval.tasks names no task"):
         composition.compose(["eval.shots=2"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"eval": {"tasks": ["val_bpb"]}, "data": {"name": "synthetic", "task": "mqar"}}, "val_bpb is of one corpus"),
+        ({"eval": {"tasks": ["cloze"]}, "data": {"name": "synthetic"}}, "data=synthetic is no text"),
+        ({"eval": {"tasks": ["long.jsonl"]}}, "40 tokens is longer than the model's context of 16"),
+        ({"eval": {"tasks": ["long.jsonl"]}, "objective": "mlm", "position": "learned"}, "predicts none"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], what: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("long.jsonl").write_text(json.dumps({"context": "a", "continuation": "b" * 39}))
+    Path("words.txt").write_text("to be or not to be " * 200)
+    data = {"data": {"name": "text", "path": "words.txt"}}
+    with pytest.raises(LabError, match=what):
+        train(tiny_config(**{**data, **settings, "runs_dir": "runs"}))
+    assert not Path("runs").exists()

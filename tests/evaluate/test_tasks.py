@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -136,6 +137,17 @@ def test_probes_are_solved_by_what_they_probe(subject: Subject, probe: type[Any]
     assert sees.score > 0.85, "but where a token of the noise or of the first time recurs by chance"
     if probe is recall_probes.Induction:
         assert sees.values["gain"] > 3 > abs(blind.values["gain"])
+
+
+@pytest.mark.parametrize(
+    ("probe", "task"), [(recall_probes.MultiQueryRecall, "mqar"), (recall_probes.Induction, "induction")]
+)
+def test_a_model_of_the_task_is_asked_in_its_own_symbols(subject: Subject, probe: type[Any], task: str) -> None:
+    data = {"name": "synthetic", "task": task, "symbols": 40, "items": 3, "val_sequences": 8}
+    own = subject._replace(cfg=dataclasses.replace(subject.cfg, data=data), model=Looks())  # type: ignore[arg-type]
+    result = probe().measure(own, Asked(items=30))
+    assert result.score > 0.85 and result.items == 30
+    assert result.values.keys() == ({"nats_per_answer", "pairs"} if task == "mqar" else {"nats_per_answer"})
 
 
 def test_bits_of_a_text(subject: Subject, tmp_path: Path) -> None:
