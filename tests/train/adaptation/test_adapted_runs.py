@@ -223,3 +223,18 @@ def test_what_the_lab_makes_is_in_no_other_text(place: Path) -> None:
     assert "may hold the validation text" in may_have_seen(run, "it", theirs)  # type: ignore[arg-type]
     run.config["data"]["name"] = "chat"
     assert "may hold the validation text" in may_have_seen(run, "it", own)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["latest"], "quantize needs a number of bits: quantize latest bits=4"),
+        (["bits=4"], "quantize needs a run: quantize latest bits=4"),
+        (["latest", "bits=5"], "bits"),
+        (["latest", "bits=4", "grup=3"], "unknown argument 'grup'; did you mean 'group'"),
+        (["latest", "other", "bits=4"], "run is given twice"),
+    ],
+)
+def test_what_quantize_does_not_know_is_one_line(words: list[str], line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        quantize.parse(words)
