@@ -76,6 +76,8 @@ class Dataset(ABC):
     """How conversations become tokens; None: it is none of conversations."""
     rows_are: str = ""
     """What each row, or two of them, is whole: "conversations", "pairs" of answers; "": nothing in particular."""
+    made: bool = False
+    """Whether the lab made the conversations, which no other data hold."""
     longest: int = 0
     """Tokens of the longest answer, where rows are conversations."""
 

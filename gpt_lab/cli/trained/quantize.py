@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal, get_type_hints
+from typing import Literal, get_type_hints
 
 from gpt_lab.cli.common.console_script import entry
+from gpt_lab.cli.common.key_values import read, with_one
 from gpt_lab.console.lines import print_lines, show_help
-from gpt_lab.errors import ConfigError, quoted, unknown
-from gpt_lab.options import NonEmpty, PositiveInt, check
+from gpt_lab.errors import ConfigError
+from gpt_lab.options import NonEmpty, PositiveInt
 
 HELP = """\
 usage: quantize RUN bits=8|4 [key=value ...] [--help]
@@ -53,22 +54,7 @@ def parse(argv: list[str]) -> Arguments:
     Raises:
         ConfigError: no or several runs, no bits, an unknown key or a value of the wrong type.
     """
-    types = get_type_hints(Arguments, include_extras=True)
-    found: dict[str, Any] = {}
-    for word in argv:
-        key, equals, text = word.partition("=")
-        if word.startswith("-"):
-            raise ConfigError(f"unknown option {quoted(word)}: settings are key=value (see quantize --help)")
-        if not equals:
-            key, text = "run", word
-        if key not in types:
-            raise ConfigError(unknown("argument", key, types))
-        if text == "null" and key == "checkpoint":
-            continue
-        value = int(text) if key in ("bits", "group") and text.isascii() and text.isdigit() else text
-        given = check(key, value, types[key])
-        if found.setdefault(key, given) != given:
-            raise ConfigError(f"{key} is given twice, as {quoted(found[key])} and {quoted(given)}: leave one out")
+    found = with_one(*read(argv, get_type_hints(Arguments, include_extras=True), "quantize"), "run")
     for key, example in (("run", "quantize latest bits=4"), ("bits", f"quantize {found.get('run', 'latest')} bits=4")):
         if key not in found:
             raise ConfigError(f"quantize needs {'a run' if key == 'run' else 'a number of bits'}: {example}")

@@ -82,7 +82,7 @@ class Chat:
 
     def dataset(self, cfg: RunConfig) -> Dataset:
         """The data of a run."""
-        return ChatDataset(cfg, self.split(), self.packed)
+        return ChatDataset(cfg, self.split(), self.packed, made=self.path is None)
 
 
 def read(path: str, key: str, take: Any) -> list[Any]:
@@ -204,8 +204,9 @@ class ChatDataset(Dataset):
     is_text = True
     ends = True
 
-    def __init__(self, cfg: RunConfig, sides: Sides, packed: bool) -> None:
+    def __init__(self, cfg: RunConfig, sides: Sides, packed: bool, made: bool) -> None:
         super().__init__(cfg)
+        self.made = made
         refuse_rows(cfg)
         self._tokenizer, self.warnings = fitted_tokenizer(cfg, sides)
         self.template = self._template = ChatTemplate(self._tokenizer)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt_lab.options import PositiveFloat
-from gpt_lab.parts.objective.base import IGNORED, Objective, Outcome, Predictor, Score, Sequences
+from gpt_lab.parts.objective.base import IGNORED, Objective, Outcome, Predictor, Score, Sequences, with_losses
 from gpt_lab.registry import register
 
 
@@ -35,20 +35,21 @@ class PreferenceOptimization(Objective):
         self.beta = beta
 
     def train(self, model: Predictor, given: Sequences) -> Outcome:
-        margins_P, _ = self.margins(model, given)
+        losses: list[Tensor] = []
+        margins_P, _ = self.margins(model, given, losses)
         loss = -F.logsigmoid(margins_P).mean()
         number = (given.targets_BT != IGNORED).sum()
-        return Outcome(loss, loss.detach() * number, number)
+        return with_losses(Outcome(loss, loss.detach() * number, number), losses)
 
     def score(self, model: Predictor, given: Sequences, answers: bool = False) -> Score:
         margins_P, there_P = self.margins(model, given._replace(keys_B=None))
         losses_P = -F.logsigmoid(margins_P) * there_P
         return Score(losses_P.sum(), there_P.sum(), ((margins_P > 0) & there_P).sum() if answers else None)
 
-    def margins(self, model: Predictor, given: Sequences) -> tuple[Tensor, Tensor]:
+    def margins(self, model: Predictor, given: Sequences, losses: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """beta times what the chosen answer gained more than the rejected one, (P,); which pairs are no padding."""
         assert self.teacher_model is not None, "train/begin_from/first_weights.py loads the reference"
-        ours_B = answer_log_probs(model(given.tokens_BT, keys_B=given.keys_B), given.targets_BT)
+        ours_B = answer_log_probs(model(given.tokens_BT, keys_B=given.keys_B, losses=losses), given.targets_BT)
         with torch.no_grad():
             theirs_B = answer_log_probs(self.teacher_model(given.tokens_BT), given.targets_BT)
         gained_P2 = (ours_B - theirs_B).unflatten(0, (-1, 2))

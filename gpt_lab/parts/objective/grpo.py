@@ -14,7 +14,7 @@ from torch import Tensor
 from gpt_lab.errors import ConfigError
 from gpt_lab.options import NonNegativeFloat, PositiveFloat, PositiveInt
 from gpt_lab.parts.dropout import objective_salt, row_noise
-from gpt_lab.parts.objective.base import IGNORED, Objective, Outcome, Predictor, Score, Sequences
+from gpt_lab.parts.objective.base import IGNORED, Objective, Outcome, Predictor, Score, Sequences, with_losses
 from gpt_lab.registry import register
 
 LEAST_SPREAD = 1e-4
@@ -85,12 +85,14 @@ class GroupRelative(Objective):
         rewards_BG = (right_N + self.ending * said.ended_N).unflatten(0, (-1, self.group))
         spread_B1 = rewards_BG.std(-1, keepdim=True) + LEAST_SPREAD
         advantages_N = ((rewards_BG - rewards_BG.mean(-1, keepdim=True)) / spread_B1).flatten()
-        ours_NT = self.log_probs(model(said.tokens_NT), said.tokens_NT)
+        losses: list[Tensor] = []
+        keys_N = row_noise(given.keys_B, objective_salt(0, 1), (self.group,)).flatten()  # of dropout: not in sampling
+        ours_NT = self.log_probs(model(said.tokens_NT, keys_B=keys_N, losses=losses), said.tokens_NT)
         with torch.no_grad():
             theirs_NT = self.log_probs(self.teacher_model(said.tokens_NT), said.tokens_NT)
         loss = grpo_loss(ours_NT, theirs_NT, said.own_NT[:, 1:], advantages_N, self.beta)
         number = (given.targets_BT != IGNORED).sum()
-        return Outcome(loss, (1 - right_N.mean()) * number, number)
+        return with_losses(Outcome(loss, (1 - right_N.mean()) * number, number), losses)
 
     def score(self, model: Predictor, given: Sequences, answers: bool = False) -> Score:
         there_B = (given.targets_BT != IGNORED).any(-1).float()

@@ -20,6 +20,7 @@ from gpt_lab.digests import write_sums
 from gpt_lab.errors import DataError
 from gpt_lab.infer.generate import complete
 from gpt_lab.infer.trained_model import WEIGHTS, Trained, load_run, whole_checkpoint
+from gpt_lab.parts.objective.base import Objective
 from gpt_lab.store import Run
 from gpt_lab.store.atomic_files import sync_folder, writing
 from gpt_lab.train import precision
@@ -84,7 +85,10 @@ def quantize(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     dataset = None
+    objective: Objective = registry.build("objective", trained.cfg.objective)
     try:
+        if objective.refers:
+            raise DataError(f"objective={trained.cfg.objective['name']} compares with weights that are not here")
         dataset = open_dataset(trained.cfg)
     except DataError as error:
         say(f"not validated: {error}")

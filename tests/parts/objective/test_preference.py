@@ -37,7 +37,7 @@ def test_dpo_is_the_formula() -> None:
     targets = torch.tensor([[-100, 3, STOP, -100], [-100, 5, 4, STOP], [0, STOP, -100, -100], [1, 1, STOP, -100]])
     model, reference = Model(0), Model(1)
     objective = PreferenceOptimization(beta=0.3)
-    objective.teacher_model = reference  # type: ignore[assignment]
+    objective.teacher_model = reference
     outcome = objective.train(model, Sequences(tokens, targets))  # type: ignore[arg-type]
     gained = [
         sum(
@@ -115,7 +115,7 @@ def test_samples_follow_the_model_and_the_keys(monkeypatch: pytest.MonkeyPatch) 
     targets = torch.tensor([[2, STOP, -100]]).repeat(rows, 1)
     given = Sequences(tokens, targets, None, row_keys(5, 9, torch.arange(rows)))
     objective = GroupRelative(tokens=2, group=8, temperature=1.5)
-    objective.teacher_model = Model(4)  # type: ignore[assignment]
+    objective.teacher_model = Model(4)
     seen: list[Tensor] = []
     answer: Callable[..., object] = objective.answer
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from gpt_lab.infer.generate import complete
 from gpt_lab.infer.trained_model import load_run
 from gpt_lab.store import Run
 from gpt_lab.train import start, trainer
+from gpt_lab.train.begin_from.teacher import may_have_seen
 from tests.adapt.test_group_codes import by_definition
 from tests.helpers import tiny_config
 from tests.train.train_helpers import assert_same, quiet, said, train, weights
@@ -210,3 +212,29 @@ def test_what_does_not_fit_is_one_line(settings: dict[str, Any], line: str, plac
     with pytest.raises(ConfigError, match=line):
         train(_from(place, study="none", **{"data": _file(place, "right"), **settings}))
     assert not (place / "runs/none").exists()
+
+
+def test_what_the_lab_makes_is_in_no_other_text(place: Path) -> None:
+    """A verdict may rest on conversations that the origin cannot have read."""
+    run = SimpleNamespace(record={}, config={"data": {"name": "shakespeare"}})
+    own = open_dataset(_config(place, data="chat"))
+    theirs = open_dataset(_config(place, data=_file(place, "right")))
+    assert may_have_seen(run, "it", own) == ""  # type: ignore[arg-type]
+    assert "may hold the validation text" in may_have_seen(run, "it", theirs)  # type: ignore[arg-type]
+    run.config["data"]["name"] = "chat"
+    assert "may hold the validation text" in may_have_seen(run, "it", own)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["latest"], "quantize needs a number of bits: quantize latest bits=4"),
+        (["bits=4"], "quantize needs a run: quantize latest bits=4"),
+        (["latest", "bits=5"], "bits"),
+        (["latest", "bits=4", "grup=3"], "unknown argument 'grup'; did you mean 'group'"),
+        (["latest", "other", "bits=4"], "run is given twice"),
+    ],
+)
+def test_what_quantize_does_not_know_is_one_line(words: list[str], line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        quantize.parse(words)
