@@ -17,7 +17,7 @@ from gpt_lab.errors import ConfigError, DataError, unknown
 from gpt_lab.infer.request import start
 from gpt_lab.infer.sampling import Sampling
 from gpt_lab.serve import request_body
-from gpt_lab.serve.answers import Answer
+from gpt_lab.serve.api_objects import Answer
 from gpt_lab.serve.delivery import Conversation, Streamed, collected
 from gpt_lab.serve.engine import Engine, Full, Lane, Stopping
 from gpt_lab.serve.guard import Guard, Limits

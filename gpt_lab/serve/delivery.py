@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from gpt_lab.serve.answers import DONE, Answer, event
+from gpt_lab.serve.api_objects import DONE, Answer, event
 from gpt_lab.serve.engine import STOPPING, Engine
 from gpt_lab.serve.guard import Message, Receive, Send
 from gpt_lab.serve.job import End, Job, Piece
