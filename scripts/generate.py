@@ -197,7 +197,7 @@ def screens_table() -> list[str]:
 
 
 def sweeps_table() -> list[str]:
-    """The files of sweeps/ that are no ready-made question, with what they ask and how many runs they take."""
+    """The sweeps that are no ready-made question: what each asks, linked to a committed report, and its runs."""
     asked = json.loads((ROOT / "benchmarks" / "results" / "questions.json").read_text(encoding="utf-8"))["questions"]
     rows = ["| file | question | runs |", "|---|---|---|"]
     for path in sorted((ROOT / "sweeps").glob("*.yaml")):
@@ -208,7 +208,9 @@ def sweeps_table() -> list[str]:
                 [len(cells.cells(sweep))] if tuner is None else [n + len(tuner.rows) for n in (tuner.least, tuner.most)]
             )
             count = " to ".join(map(str, sizes))
-            rows.append(f"| [{path.stem}](../sweeps/{path.name}) | {sweep.design.question} | {count} |")
+            place = f"sweeps/results/{path.stem}/report.md"
+            asks = f"[{sweep.design.question}](../{place})" if (ROOT / place).is_file() else sweep.design.question
+            rows.append(f"| [{path.stem}](../sweeps/{path.name}) | {asks} | {count} |")
     return rows
 
 

@@ -83,7 +83,7 @@ def _complete() -> None:
 
 def run(argv: list[str]) -> int:
     """Exit status: 0 finished, 2 bad input, 1 diverged or failed, 130 or 143 stopped by a signal."""
-    from gpt_lab.cost import match
+    from gpt_lab.train.begin_from import command_line
 
     if "--help" in argv or "-h" in argv:
         show_help(help_text())
@@ -92,16 +92,7 @@ def run(argv: list[str]) -> int:
         _complete()
         return 0
     overrides = [text for text in argv if text != "--cfg"]
-    if any(text.startswith("model_from=") for text in overrides):
-        from gpt_lab.train.begin_from import model_from
-
-        cfg = model_from.compose(overrides)
-    elif any(text.startswith("resume_from=") for text in overrides):
-        from gpt_lab.train.begin_from import continuation
-
-        cfg = continuation.compose(overrides)
-    else:
-        cfg = match.compose(overrides)
+    cfg = command_line.compose(overrides)
     if "--cfg" in argv:
         from gpt_lab import yamlfile
         from gpt_lab.config import auto_scale

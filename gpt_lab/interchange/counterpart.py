@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,13 +15,13 @@ from gpt_lab import registry
 from gpt_lab.config import checked, components, composition, schema
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import ConfigError, unknown
-from gpt_lab.interchange import deepseek_like, gpt2_like, llama_like, llama_variants, mixtures
+from gpt_lab.interchange import deepseek_like, gpt2_like, llama_like, llama_variants, mixtures, state_spaces
 from gpt_lab.interchange.family import Family, Released, Settings
 from gpt_lab.model.gpt import GPT
 
 FAMILIES: Mapping[str, Family] = {
     family.model_type: family
-    for module in (llama_like, llama_variants, gpt2_like, mixtures, deepseek_like)
+    for module in (llama_like, llama_variants, gpt2_like, mixtures, deepseek_like, state_spaces)
     for family in module.FAMILIES
 }
 NAMED = 3
@@ -54,7 +55,7 @@ def of(cfg: RunConfig, model: GPT) -> Family:
     Raises:
         ConfigError: of none; the line names what has no counterpart in the family that comes closest.
     """
-    _refuse_unlike(model)
+    _refuse_unlike(cfg, model)
     misfits: dict[str, list[str]] = {}
     for family in FAMILIES.values():
         found = _misfits(cfg, model, family)
@@ -95,7 +96,7 @@ def _options(kind: str, where: str, chosen: Mapping[str, Any]) -> Iterator[str]:
             yield f"{where}.{key}={components.literal(chosen[key])}"
 
 
-def _refuse_unlike(model: GPT) -> None:
+def _refuse_unlike(cfg: RunConfig, model: GPT) -> None:
     """Refuses what all families compute otherwise."""
     if not model.shape.causal:
         raise ConfigError("no family of transformers here has this model: its objective makes it read both ways")
@@ -103,11 +104,9 @@ def _refuse_unlike(model: GPT) -> None:
         raise ConfigError(
             "no family of transformers has this model: its init scales logits (use init=normal or fan_in)"
         )
-    for block in model.blocks:
-        mixer: Any = block.attention
-        head_dim = getattr(mixer, "head_dim", None)  # none where scores have no scale
-        if head_dim is not None and hasattr(mixer, "scale") and abs(mixer.scale * head_dim**0.5 - 1) > 1e-6:
-            raise ConfigError("no family of transformers has this model: its init scales scores (use init=normal)")
+    head_dim = model.shape.width // model.shape.heads
+    if not math.isclose(registry.build("init", cfg.init, model.shape).attention_scale(head_dim) ** 2 * head_dim, 1.0):
+        raise ConfigError("no family of transformers has this model: its init scales scores (use init=normal)")
 
 
 def _misfits(cfg: RunConfig, model: GPT, family: Family) -> list[str]:

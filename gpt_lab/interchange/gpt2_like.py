@@ -10,7 +10,7 @@ import torch
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.interchange import keys
 from gpt_lab.interchange.family import Family, Released, Settings
-from gpt_lab.interchange.links import PLAIN, TRANSPOSED, Form, Link, same
+from gpt_lab.interchange.links import AFTER_PADDING, PLAIN, TRANSPOSED, Form, Link, joined, same
 from gpt_lab.model.gpt import GPT
 
 GPT2 = {
@@ -36,6 +36,13 @@ MPT = {
     "mlp_norm": "norm_2",
     "mlp.up_proj": "ffn.up_proj",
     "mlp.down_proj": "ffn.down_proj",
+}
+OPT = {
+    "attention_norm": "self_attn_layer_norm",
+    "attention.o_proj": "self_attn.out_proj",
+    "mlp_norm": "final_layer_norm",
+    "mlp.up_proj": "fc1",
+    "mlp.down_proj": "fc2",
 }
 
 
@@ -195,6 +202,60 @@ def _mpt(model: GPT) -> Iterator[Link]:
     yield from layers(model, MPT, "transformer.blocks.")
 
 
+def _write_opt(cfg: RunConfig, model: GPT) -> dict[str, Any]:
+    found = keys.write_sizes(cfg, model)
+    del found["rms_norm_eps"]
+    return found | {
+        "ffn_dim": keys.mlp(model).down_proj.in_features,
+        "activation_function": {"gelu_tanh": "gelu_new"}.get(cfg.mlp["name"], cfg.mlp["name"]),
+        "do_layer_norm_before": cfg.residual["name"] == "pre",
+        "layer_norm_eps": cfg.norm["eps"],
+        "enable_bias": cfg.model.bias,
+        "dropout": cfg.model.dropout,
+        "attention_dropout": cfg.attention["dropout"],
+        "pad_token_id": None,
+    }
+
+
+def _read_opt(hf: Released) -> Settings:
+    width, heads = hf["hidden_size"], hf["num_attention_heads"]
+    hf.expect("activation_function", "relu", "gelu_new", "gelu", "silu")
+    hf.expect("word_embed_proj_dim", width, None)
+    hf.expect("layer_norm_elementwise_affine", True)
+    hf.expect("_remove_final_layer_norm", False)
+    hf.expect("layer_norm_eps", 1e-5)  # its model's, whatever the configuration says
+    name = hf.get("activation_function", "relu")
+    return {
+        "scale": {
+            "depth": hf["num_hidden_layers"],
+            "width": width,
+            "heads": heads,
+            "context": hf["max_position_embeddings"],
+        },
+        "attention": {"name": "mha", "dropout": hf.get("attention_dropout", 0.0)},
+        "position": {"name": "learned"},
+        "norm": {"name": "layernorm"},
+        "mlp": {"name": {"gelu_new": "gelu_tanh"}.get(name, name), "d_ff": hf["ffn_dim"]},
+        "residual": {"name": "pre" if hf.get("do_layer_norm_before", True) else "post"},
+        "model": {
+            "tied": hf.get("tie_word_embeddings", True),
+            "bias": hf.get("enable_bias", True),
+            "dropout": hf.get("dropout", 0.1),
+        },
+    }
+
+
+def _opt(model: GPT) -> Iterator[Link]:
+    prefix = "model.decoder."
+    yield from around(model, f"{prefix}embed_tokens.weight", f"{prefix}final_layer_norm", "lm_head.weight")
+    yield same("position.table", f"{prefix}embed_positions.weight", AFTER_PADDING)
+    yield from layers(model, OPT, f"{prefix}layers.")
+    for i in range(len(model.blocks)):
+        for kind in ("weight", "bias") if keys.attention(model, i).qkv.bias is not None else ("weight",):
+            names = [f"{prefix}layers.{i}.self_attn.{x}_proj.{kind}" for x in "qkv"]
+            yield joined(f"blocks.{i}.attention.qkv.{kind}", names, (model.shape.width,) * 3)
+
+
 BLOCK = {"attention": ("mha",), "norm": ("layernorm",)}
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
 FAMILIES = (
@@ -221,5 +282,13 @@ FAMILIES = (
         _write_mpt,
         _read_mpt,
         _mpt,
+    ),
+    Family(
+        "opt",
+        "OPTForCausalLM",
+        BLOCK | {"position": ("learned",), "mlp": ACTIVATIONS, "residual": ("pre", "post")},
+        _write_opt,
+        _read_opt,
+        _opt,
     ),
 )

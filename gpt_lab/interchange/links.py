@@ -32,6 +32,8 @@ SHIFTED = Form(lambda w: 1 + w, lambda w: w - 1)
 """Gemma's and Qwen3-Next's norms multiply by 1 + w."""
 CHANNELS = Form(lambda w: w.squeeze(1), lambda w: w.unsqueeze(1))
 """A depthwise convolution is (channels, 1, taps) in torch."""
+AFTER_PADDING = Form(lambda w: w[2:], lambda w: torch.cat((w.new_zeros(2, w.shape[1]), w)))
+"""OPT's table of positions begins with two rows for what stands before a text."""
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,19 @@ def _read_mistral(hf: Released) -> Settings:
     return found
 
 
+def _write_ministral(cfg: RunConfig, model: GPT) -> dict[str, Any]:
+    return _write_mistral(cfg, model) | {"layer_types": keys.layer_types(model)}
+
+
+def _read_ministral(hf: Released) -> Settings:
+    if hf.get("sliding_window") is None:
+        return read(hf)
+    found = read(hf, "sliding")
+    types = hf.get("layer_types", [keys.WINDOWED] * hf["num_hidden_layers"])
+    found["attention"] |= keys.read_windows(hf, types)
+    return found
+
+
 def _read_qwen3(hf: Released) -> Settings:
     hf.expect("attention_bias", False)
     hf.expect("use_sliding_window", False)
@@ -279,4 +292,12 @@ FAMILIES = (
     Family("gemma2", "Gemma2ForCausalLM", GEMMA, _write_gemma, _read_gemma2, links(SANDWICH, SHIFTED)),
     Family("gemma3_text", "Gemma3ForCausalLM", GEMMA, _write_gemma3, _read_gemma3, links(SANDWICH, SHIFTED)),
     Family("nanochat", "NanoChatForCausalLM", HALF | {"mlp": ("relu2",)}, _write_nanochat, _read_nanochat, _nanochat),
+    Family(
+        "ministral",
+        "MinistralForCausalLM",
+        SWIGLU | {"attention": (*HEADS, "sliding")},
+        _write_ministral,
+        _read_ministral,
+        links(),
+    ),
 )

@@ -1,4 +1,4 @@
-"""Families whose block is Llama's but for the MLP or the norm: Arcee, Mixtral, StarCoder2."""
+"""Families whose block is Llama's but for the MLP or the norm: Arcee, Mixtral, StarCoder2, StableLM."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gpt_lab.config.schema import RunConfig
 from gpt_lab.interchange import keys
 from gpt_lab.interchange.family import HEADS, PRE_NORM, Family, Released, Settings
 from gpt_lab.interchange.links import Link, named, same
-from gpt_lab.interchange.llama_like import EXPERTS, NORMS, ROTARY, ends, heads, layer_norms, layers, write
+from gpt_lab.interchange.llama_like import EXPERTS, NORMS, ROTARY, ends, gated, heads, layer_norms, layers, write
 from gpt_lab.model.gpt import GPT
 
 ACTIVATIONS = {"relu2": "relu2", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu"}
@@ -120,6 +120,45 @@ def _starcoder2(model: GPT) -> Iterator[Link]:
         yield from named({f"{x}.bias": f"{y}.bias" for x, y in NORMS.items()}, here, there)
 
 
+def _write_stablelm(cfg: RunConfig, model: GPT) -> dict[str, Any]:
+    found = keys.write_sizes(cfg, model)
+    del found["rms_norm_eps"]
+    first = keys.attention(model)
+    return found | {
+        "num_key_value_heads": first.kv_heads,
+        "intermediate_size": keys.mlp(model).down_proj.in_features,
+        "layer_norm_eps": cfg.norm["eps"],
+        "use_qkv_bias": first.qkv.bias is not None,
+        "use_parallel_residual": cfg.residual["name"] == "parallel",
+        "rope_parameters": {"partial_rotary_factor": 1.0} | keys.write_rope(cfg.position, model),
+    }
+
+
+def _read_stablelm(hf: Released) -> Settings:
+    hf.expect("hidden_act", "silu")
+    hf.expect("qk_layernorm", False)
+    found = keys.read_sizes(Released(hf.architecture, {"tie_word_embeddings": False, **hf.values, "rms_norm_eps": 1.0}))
+    found["norm"] = {"name": "layernorm", "eps": hf.get("layer_norm_eps", 1e-5)}
+    found["attention"] = keys.read_heads(hf) | {"qkv_bias": hf.get("use_qkv_bias", False)}
+    found["mlp"] = {"name": "swiglu", "d_ff": hf["intermediate_size"]}
+    old = {"partial_rotary_factor": 0.25}
+    found["position"] = keys.read_rope(Released(hf.architecture, {**old, **hf.values}), partial=True)
+    if hf.get("use_parallel_residual", False):
+        found["residual"] = {"name": "parallel"}
+    return found
+
+
+def _stablelm(model: GPT) -> Iterator[Link]:
+    yield from ends(model)
+    yield same("norm.bias", "model.norm.bias")
+    for block, here, there in layers(model):
+        yield from heads(block.attention, f"{here}attention.", f"{there}self_attn.")
+        yield from gated(block.mlp, f"{here}mlp.", f"{there}mlp.")
+        norms = NORMS if block.mlp_norm is not None else {"attention_norm": NORMS["attention_norm"]}
+        for kind in ("weight", "bias"):
+            yield from named({f"{x}.{kind}": f"{y}.{kind}" for x, y in norms.items()}, here, there)
+
+
 WINDOWED = ROTARY | {"attention": (*HEADS, "sliding"), "residual": ("pre",)}
 FAMILIES = (
     Family(
@@ -145,5 +184,13 @@ FAMILIES = (
         _write_starcoder2,
         _read_starcoder2,
         _starcoder2,
+    ),
+    Family(
+        "stablelm",
+        "StableLmForCausalLM",
+        ROTARY | {"attention": HEADS, "norm": ("layernorm",), "mlp": ("swiglu",), "residual": ("pre", "parallel")},
+        _write_stablelm,
+        _read_stablelm,
+        _stablelm,
     ),
 )

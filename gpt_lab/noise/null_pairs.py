@@ -124,7 +124,7 @@ def recipes(sweep: Sweep, chosen: Sequence[str] = ()) -> list[Recipe]:
     found = []
     for cell in cells.many(sweep, list(reversed(first.values()))):
         words = tuple(text for text in cell.overrides if key_of(text) not in (*records.DRAWN, "study"))
-        cfg = cells.composer().compose(cell.overrides)
+        (cfg,) = cells.configs([cell])
         taken = frozenset(design.values.get(PAIR) or (cfg.seed,))
         found.append(Recipe(words, cfg, metric, goal, taken, cell))
     return found

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gpt_lab.console import signals
-from gpt_lab.cost import match
 from gpt_lab.errors import ConfigError, quoted
 from gpt_lab.notebook.run import RunView
 from gpt_lab.store import Run
 from gpt_lab.study import sweep_file
+from gpt_lab.train.begin_from import command_line
 
 
 def train(*overrides: str, **settings: Any) -> RunView:
@@ -34,7 +34,7 @@ def train(*overrides: str, **settings: Any) -> RunView:
     given = to_overrides(overrides, settings)
     console = Terminal(file=sys.stdout, force_jupyter=False)
     asked = signals.Signals(at_once=_interrupt)
-    result = run_training(match.compose(given), console, shlex.join(["train", *given]), asked=asked)
+    result = run_training(command_line.compose(given), console, shlex.join(["train", *given]), asked=asked)
     return RunView(Run.open(result.path))
 
 

@@ -17,6 +17,7 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.study import context_lengths, sweep_file
 from gpt_lab.study.design import Cell, join
 from gpt_lab.study.sweep import Sweep
+from gpt_lab.train.begin_from import command_line
 
 
 def cells(sweep: Sweep) -> list[Cell]:
@@ -62,7 +63,7 @@ def cell(sweep: Sweep, index: int, values: Mapping[str, Any]) -> Cell:
 def configs(cells: Sequence[Cell]) -> list[RunConfig]:
     """The composed config of each cell."""
     shared = composer()
-    return [shared.compose(one.overrides) for one in cells]
+    return [command_line.compose(one.overrides, shared.compose) for one in cells]
 
 
 def composer() -> composition.Composer:
@@ -86,7 +87,7 @@ def _cell(
     *settings, study = fixed
     overrides = (*settings, *(sweep_file.override(name, value) for name, value in values.items()), study)
     try:
-        cfg = composer.compose(overrides)
+        cfg = command_line.compose(overrides, composer.compose)
         context_lengths.check(sweep.design, cfg)
         if cfg.match is not None:
             stated = {text.partition("=")[0] for text in overrides}

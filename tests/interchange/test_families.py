@@ -14,9 +14,11 @@ from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import ConfigError
 from gpt_lab.interchange import convert, counterpart, links
 from gpt_lab.model.gpt import GPT, initialize
-from tests.parity.released import CASES, VOCAB
+from tests.parity import presets_ssm, released
+from tests.parity.released import VOCAB
 
 KNOWN = {family.architecture for family in counterpart.FAMILIES.values()}
+CASES = released.CASES | presets_ssm.CASES
 BOTH_WAYS = {name: case for name, case in CASES.items() if case.reference in KNOWN and not case.one_kv_head}
 TINY = ["scale.depth=2", "scale.width=32", "scale.heads=4", "scale.context=32"]
 
@@ -25,6 +27,9 @@ VARIANTS = {
     "ArceeForCausalLM": ["model=llama", "mlp=relu2", "attention=gqa"],
     "MixtralForCausalLM": ["model=llama", "mlp=moe", "mlp.experts=4", "attention=gqa"],
     "Starcoder2ForCausalLM": ["model=gpt2", "position=rope", "attention=gqa", "model.tied=false"],
+    "MinistralForCausalLM": ["model=llama", "attention=sliding", "attention.window=6", "attention.pattern=SL"],
+    "StableLmForCausalLM": ["model=llama", "norm=layernorm", "position.partial=0.5", "attention.qkv_bias=true"],
+    "OPTForCausalLM": ["model=gpt2", "mlp=relu", "residual=post"],
 }
 """Families without a preset, and what composes one."""
 

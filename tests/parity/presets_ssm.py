@@ -74,7 +74,8 @@ CASES = {
         ["model=mamba2"],
         "Mamba2ForCausalLM",
         {"vocab_size": VOCAB, "hidden_size": WIDTH, "num_hidden_layers": 2, "expand": 2, "n_groups": 1}
-        | {"num_heads": 8, "head_dim": 8, "state_size": 128, "tie_word_embeddings": True, "pad_token_id": None},
+        | {"num_heads": 8, "head_dim": 8, "state_size": 128, "tie_word_embeddings": True, "pad_token_id": None}
+        | {"max_position_embeddings": 32},
         mamba2,
     ),
     "zamba2": _zamba2([], "MH", 1),

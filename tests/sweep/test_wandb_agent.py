@@ -235,11 +235,32 @@ def runs_are_those_of_the_file(swept: Clone) -> None:
         assert compose(["study=small", *words]).identity() == identity(run.record["config"])
 
 
+UNHURRIED = """
+import time
+
+from gpt_lab.parts.norm.rmsnorm import RMSNorm
+from gpt_lab.registry import register
+
+
+@register("norm", "unhurried")
+class Unhurried(RMSNorm):
+    \"\"\"RMSNorm that leaves the processor to others.\"\"\"
+
+    def forward(self, x):
+        time.sleep(0.004)
+        return super().forward(x)
+"""
+
+
 @pytest.mark.slow
 def test_stop_resume_cancel(here: Clone) -> None:
     """The stop button ends a run with a checkpoint; W&B's resume goes on from there, and so it does when every process
     was told to leave; a cancelled sweep ends all."""
-    here.write("long", {"seed": {"values": [0, 1]}}, **{"budget.steps": 1_000_000})
+    parts = here.path / "parts"
+    parts.mkdir()
+    (parts / "unhurried.py").write_text(UNHURRIED)
+    here.environment["GPT_LAB_PARTS"] = str(parts)
+    here.write("long", {"seed": {"values": [0, 1]}}, norm="unhurried", **{"budget.steps": 1_000_000})
     assert here.wandb("sweep", "sweeps/long.yaml").returncode == 0
     agent = here.agent()
     server, runs = here.server, here.server.runs

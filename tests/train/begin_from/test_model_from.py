@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from gpt_lab.cost import match
@@ -17,6 +18,7 @@ from gpt_lab.errors import LabError
 from gpt_lab.infer.trained_model import load_run
 from gpt_lab.interchange.convert import to_hf
 from gpt_lab.store import Run
+from gpt_lab.study import cells, sweep_file
 from gpt_lab.train import start
 from gpt_lab.train.begin_from import model_from
 from tests.train.train_helpers import quiet, said
@@ -136,3 +138,22 @@ def test_another_tokenizer_is_refused_before_training(place: Path, tmp_path: Pat
     with pytest.raises(LabError, match=r"embed\.weight is 270 x 32, and this run has it as 280 x 32"):
         start.run_training(cfg, quiet())
     assert not (place / "refused").exists()
+
+
+def test_in_a_sweep_each_cell_begins_with_them(place: Path, tmp_path: Path) -> None:
+    """As the factor of a sweep, too: with these weights, and with the lab's own."""
+    swept = {"model_from": ["a", None], "seed": [0, 1]}
+    words = ["study=swept", *SHORT.split(), "data=text", f"data.path={place}/two.txt"]
+    fixed = dict(word.split("=") for word in [*words, f"runs_dir={place}"])
+    parameters = {key: {"values": values} for key, values in swept.items()}
+    parameters |= {key: {"value": yaml.safe_load(value)} for key, value in fixed.items() if key != "study"}
+    file = tmp_path / "swept.yaml"
+    command = ["uv", "run", "train", "study=swept", "${args_no_hyphens}"]
+    lab = {"study": "swept", "question": "Do they help?", "baseline": {"model_from": None}}
+    content = {"program": "train", "method": "grid", "metric": {"name": "val/bpb", "goal": "minimize"}}
+    file.write_text(yaml.safe_dump({**content, "parameters": parameters, "command": command, "gpt_lab": lab}))
+    found = cells.cells(sweep_file.load(file))
+    configs = cells.configs(found)
+    assert [cfg.scale.width for cfg in configs] == [32, 128, 32, 128]
+    assert [cfg.model_from for cfg in configs] == ["a", None, "a", None]
+    assert configs[0].identity() == found[0].identity == compose(place, "a", "seed=0", "study=swept").identity()
