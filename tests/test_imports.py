@@ -67,7 +67,7 @@ ALLOWED: dict[str, set[str]] = {
     "trackers": CONFIG | {"store", "trackers"},
     "infer": MODEL | {"adapt", "data", "store", "infer"},
     "serve": MODEL | {"interchange", "data", "store", "infer", "serve"},
-    "chat": MODEL | {"data", "infer", "serve", "chat"},
+    "chat": MODEL | {"data", "store", "infer", "serve", "chat"},
     "export": MODEL | {"adapt", "interchange", "data", "store", "infer", "export"},
     "train": TRAIN,
     "doctor": TRAIN,
