@@ -12,6 +12,7 @@ from torch import Tensor
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.base import State
 from gpt_lab.parts.joined_states import JoinedState
+from gpt_lab.parts.states import Recurrence
 
 S = TypeVar("S", bound=State)
 
@@ -42,6 +43,14 @@ class Cache:
     def nbytes(self) -> int:
         """Bytes allocated in all layers."""
         return sum(state.nbytes for state in self._states.values())
+
+    def tensors(self) -> dict[int, dict[str, Tensor]]:
+        """What recurrent parts keep now, by depth and name; keys and values are not among it."""
+        found: dict[int, dict[str, Tensor]] = {}
+        for (layer, _), state in self._states.items():
+            if isinstance(state, Recurrence):
+                found.setdefault(layer, {}).update(state.tensors)
+        return found
 
     def read(self, model: GPT, tokens: int) -> bool:
         """Notes that the model has read `tokens` more; whether all its attentions have kept them.

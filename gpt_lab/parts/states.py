@@ -134,6 +134,11 @@ class Recurrence:
         """What was kept after the last token; None before the first."""
         return self._tensors.get(name)
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is kept, by name."""
+        return dict(self._tensors)
+
     def keep(self, new: int, **tensors: Tensor) -> None:
         """Replaces what is kept, after `new` more tokens. Each tensor: (B, ...)."""
         self._tensors.update({name: tensor.detach() for name, tensor in tensors.items()})
