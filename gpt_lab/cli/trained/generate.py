@@ -165,7 +165,7 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO, draft: An
         if output_error(out):
             break
         for row, (token, (stream, stops)) in enumerate(zip(step, rows, strict=True)):
-            if token == ENDED or stops.met:
+            if token == ENDED or row in usage.finished:
                 continue
             count += 1
             piece = stops.push(stream.push(token))
