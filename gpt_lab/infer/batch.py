@@ -83,24 +83,32 @@ class Batch:
         Raises:
             LabError: logits that are not finite.
         """
+        return dict(zip(tokens, self.read(tokens), strict=True)) if tokens else {}
+
+    def read(self, tokens: Mapping[Hashable, int]) -> Tensor:
+        """As `step`, of one row or more, with the logits in one tensor (L, V), in the order of `tokens`."""
         for key, token in tokens.items():
             self._texts[key].append(token)
             if key not in self._alone and self._limit is not None and len(self._texts[key]) > self._limit:
                 self._leave(key)
                 self._alone[key] = self._texts[key], Cache()
-        found: dict[Hashable, Tensor] = {}
         rows = [row for row, key in enumerate(self._order) if key in tokens]
+        keys = [self._order[row] for row in rows]
+        found: list[Tensor] = []
         if rows:
-            together = [self._order[row] for row in rows]
-            tokens_B1 = torch.tensor([[tokens[key]] for key in together], device=self._device)
-            logits_BV = self._joined.step(self._model, rows, tokens_B1)
-            check_finite(logits_BV)
-            found.update(zip(together, logits_BV, strict=True))
+            tokens_B1 = torch.tensor([[tokens[key]] for key in keys], device=self._device)
+            found.append(self._joined.step(self._model, rows, tokens_B1))
+            check_finite(found[0])
         for key in tokens:
             if key in self._alone:
                 text, cache = self._alone[key]
-                found[key] = next_logits(self._model, torch.tensor([text], device=self._device), cache)[0]
-        return found
+                found.append(next_logits(self._model, torch.tensor([text], device=self._device), cache))
+                keys.append(key)
+        logits_LV = found[0] if len(found) == 1 else torch.cat(found)
+        if keys == list(tokens):
+            return logits_LV
+        place = {key: row for row, key in enumerate(keys)}
+        return logits_LV[[place[key] for key in tokens]]
 
     def remove(self, key: Hashable) -> None:
         """Forgets a row; another one takes its memory."""

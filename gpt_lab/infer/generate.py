@@ -23,7 +23,7 @@ ENDED = -1
 """Stands for the tokens of a sample that has met its stop token while others go on."""
 
 PREFILL = 512
-"""Prompt tokens read at once; bounds the logits held for a long prompt."""
+"""Prompt tokens read at once; bounds the scores held for a long prompt."""
 
 
 @dataclass
@@ -264,17 +264,17 @@ def next_logits(model: GPT, tokens_BT: Tensor, cache: Cache | None) -> Tensor:
         tokens_BT = tokens_BT[:, -limit:]
         if cache is not None:
             cache.clear()
-    length = tokens_BT.shape[1]
-    positions_T = torch.arange(length, device=tokens_BT.device)
+    length, device = tokens_BT.shape[1], tokens_BT.device
     if cache is None or not cache.usable:
-        logits_BTV = model(tokens_BT, positions_T=positions_T)
+        logits_B1V = model(tokens_BT, positions_T=torch.arange(length, device=device), last=True)
     else:
         for first in range(cache.seen, length, PREFILL):
-            chunk = slice(first, min(first + PREFILL, length))
-            logits_BTV = model(tokens_BT[:, chunk], positions_T=positions_T[chunk], states=cache)
-            if not cache.read(model, len(positions_T[chunk])):
+            last = min(first + PREFILL, length)
+            positions_T = torch.arange(first, last, device=device)
+            logits_B1V = model(tokens_BT[:, first:last], positions_T=positions_T, states=cache, last=True)
+            if not cache.read(model, last - first):
                 return next_logits(model, tokens_BT, None)
-    logits_BV: Tensor = logits_BTV[:, -1].float()
+    logits_BV: Tensor = logits_B1V[:, 0].float()
     check_finite(logits_BV)
     return logits_BV
 
@@ -285,7 +285,8 @@ def check_finite(logits_BV: Tensor) -> None:
     Raises:
         LabError: the logits are not finite.
     """
-    if not torch.isfinite(logits_BV).all():
+    extremes = torch.stack(logits_BV.aminmax())  # one pass, and no tensor of truths; both are NaN where any is
+    if not extremes.isfinite().all():
         raise LabError("the model's logits are not finite: its weights diverged; try checkpoint=best or another run")
 
 

@@ -72,8 +72,7 @@ def _steps(
             if not request.use_cache:
                 logits_LV = torch.cat([_anew(model, texts[row]) for row in live])
             elif step:
-                found = batch.step({row: texts[row][-1] for row in live})
-                logits_LV = torch.stack([found[row] for row in live])
+                logits_LV = batch.read({row: texts[row][-1] for row in live})
             else:
                 logits_LV = torch.cat(
                     [

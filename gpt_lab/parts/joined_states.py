@@ -20,7 +20,7 @@ NOWHERE = 2**31
 
 
 class JoinedState(Protocol):
-    """One part's state of many rows. Their numbers are those of the batch: the last takes the place of one that goes."""
+    """One part's state of many rows, by their numbers in the batch: the last takes the place of one that goes."""
 
     chosen: Sequence[int] | None
     """The rows that the step in hand reads, in this order; None: all."""
@@ -56,10 +56,13 @@ class JoinedKeyValues:
         row = len(self._seen)
         self._seen.append(seen)
         keys, values = self._room(k_GSK, v_GSV)
-        slot_S = positions_S if self.window is None else positions_S % self.window
-        for held, new in ((keys, k_GSK), (values, v_GSV)):
-            held[row] = 0.0  # what a row that left may have been
-            held[row, :, slot_S] = new
+        length = k_GSK.shape[1]
+        for held, new in ((keys[row], k_GSK), (values[row], v_GSV)):
+            if self.window is None:
+                held.narrow(1, 0, length).copy_(new)
+            else:
+                held.index_copy_(1, positions_S % self.window, new)
+            held.narrow(1, length, held.shape[1] - length).zero_()  # what a row that left may have been
 
     def remove(self, row: int) -> None:
         last = len(self._seen) - 1
@@ -80,14 +83,17 @@ class JoinedKeyValues:
         for row in rows:
             self._seen[row] += 1
         keys, values = self._room(k_BG1K[0], v_BG1V[0])
-        longest = max(self._seen[row] for row in rows)
+        longest = max(self._seen) if self.chosen is None else max(self._seen[row] for row in rows)
         reach = longest if self.window is None else min(longest, self.window)
         places = _places(positions_B1, tuple(rows), self.window, reach)
-        keys[places.row_B, :, places.slot_B] = k_BG1K[:, :, 0]
-        values[places.row_B, :, places.slot_B] = v_BG1V[:, :, 0]
+        flat_N = places.flat(keys.shape[1], keys.shape[2])
+        for held, new in ((keys, k_BG1K), (values, v_BG1V)):  # a third of the time of held[row, :, slot] = new
+            held.flatten(0, 2).index_copy_(0, flat_N, new.flatten(0, 2))
         if self.chosen is None:
-            return keys[: len(rows), :, :reach], values[: len(rows), :, :reach], places.positions
-        return keys[:, :, :reach][places.row_B], values[:, :, :reach][places.row_B], places.positions
+            found = (held.narrow(0, 0, len(rows)).narrow(2, 0, reach) for held in (keys, values))
+        else:
+            found = (held.narrow(2, 0, reach).index_select(0, places.row_B) for held in (keys, values))
+        return next(found), next(found), places.positions
 
     def _room(self, k_GSK: Tensor, v_GSV: Tensor) -> tuple[Tensor, Tensor]:
         """The buffers, grown where the rows do not fit, or the tokens of the longest."""
@@ -111,6 +117,7 @@ class _Places:
 
     def __init__(self, positions_B1: Tensor, rows: tuple[int, ...], window: int | None, reach: int) -> None:
         self.row_B = torch.tensor(rows, device=positions_B1.device)
+        self._flat: dict[tuple[int, int], Tensor] = {}
         slot_S = torch.arange(reach, device=positions_B1.device)
         if window is None:  # a slot's number is its position, and one not filled is after the query
             self.slot_B, self.positions = positions_B1[:, 0], slot_S
@@ -118,6 +125,13 @@ class _Places:
         self.slot_B = positions_B1[:, 0] % window
         position_BS = positions_B1 - (positions_B1 - slot_S) % window
         self.positions = torch.where(position_BS < 0, NOWHERE, position_BS)
+
+    def flat(self, heads: int, slots: int) -> Tensor:
+        """Where in a buffer of so many heads and slots a row the new tokens go, row by row and head by head."""
+        if (heads, slots) not in self._flat:
+            head_G = torch.arange(heads, device=self.row_B.device)
+            self._flat[heads, slots] = ((self.row_B[:, None] * heads + head_G) * slots + self.slot_B[:, None]).flatten()
+        return self._flat[heads, slots]
 
 
 _memo = Memo()

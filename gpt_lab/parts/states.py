@@ -60,7 +60,8 @@ class KeyValues:
         self._write(keys, values, positions, k_BGTK, v_BGTK, positions_T)
         if self.window is not None and new > self.window:
             return k_BGTK, v_BGTK, positions_T
-        return keys[:, :, : self.held], values[:, :, : self.held], positions[: self.held]
+        held = self.held
+        return keys.narrow(2, 0, held), values.narrow(2, 0, held), positions.narrow(0, 0, held)
 
     def expand(self, rows: int) -> None:
         """Repeats the one row held for `rows` samples that go on from the same prompt."""
@@ -93,9 +94,9 @@ class KeyValues:
         self.seen += new
         slot = first if self.window is None else first % self.window
         if self.window is None or slot + kept <= self.window:
-            keys[:, :, slot : slot + kept] = k[:, :, new - kept :]
-            values[:, :, slot : slot + kept] = v[:, :, new - kept :]
-            positions[slot : slot + kept] = positions_T[new - kept :]
+            for held, more, along in ((keys, k, 2), (values, v, 2), (positions, positions_T, 0)):
+                # narrow: slices in brackets take twice as long, which one token's step shows
+                held.narrow(along, slot, kept).copy_(more if kept == new else more.narrow(along, new - kept, kept))
             return
         slots = torch.arange(first, first + kept, device=k.device) % self.window
         keys.index_copy_(2, slots, k[:, :, new - kept :])

@@ -88,6 +88,16 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run train scale=auto scale.depth=4 --cfg": Run("# budget.tokens         8.061e+07  20 N "),
     'uv run generate run=latest prompt="JULIET:" temperature=0.7 top_k=50 max_tokens=100': Run("JULIET:"),
     "uv run generate --help": Run("usage: generate"),
+    'uv run generate run=latest prompt="JULIET:" min_p=0.05 repetition_penalty=1.1 stop="ROMEO:" max_tokens=60': Run(
+        "JULIET:"
+    ),
+    **dict.fromkeys(
+        (
+            "uv run generate run=latest prompts=prompts.jsonl max_tokens=100",
+            'uv run generate run=mine draft=mine_small prompt="JULIET:"',
+        ),
+        Elsewhere("tests/infer/test_command.py", "a file of prompts and two runs of one tokenizer"),
+    ),
     "uv run train data=text data.path=my_texts/": Run("val bits per byte", OWN_TEXT),
     "uv run prepare data=text data.path=my_texts/": Run("tokens", ["tokenizer=byte"]),
     "uv run tokenizers": Run("bytes/token", ["byte", "unigram", "data=text", "data.path=my_texts/"]),
