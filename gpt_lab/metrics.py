@@ -61,6 +61,13 @@ TABLE = {
             "val/accuracy", "of the answers", "maximize", "val accuracy", short="accuracy",
             line="val accuracy {:.3f}", longer="accuracy", first=True,
         ),
+        Metric(
+            "quantized/loss", "nats per token", "minimize", "quantized: val loss", short="quantized loss", loss=True,
+        ),
+        Metric(
+            "quantized/bpb", "bits per byte", "minimize", "quantized: val bits per byte", short="quantized bpb",
+            per_byte=True, loss=True,
+        ),
         Metric("train/lr", line="lr {:.2e}"),
         Metric("train/weight_decay"),
         Metric("train/batch_tokens", "tokens per step"),

@@ -74,8 +74,12 @@ class Dataset(ABC):
     """The share of each of them; the sum is 1."""
     template: ChatTemplate | None = None
     """How conversations become tokens; None: it is none of conversations."""
-    one_a_row: bool = False
-    """Whether each row is one conversation, from its beginning."""
+    rows_are: str = ""
+    """What each row, or two of them, is whole: "conversations", "pairs" of answers; "": nothing in particular."""
+    made: bool = False
+    """Whether the lab made the conversations, which no other data hold."""
+    longest: int = 0
+    """Tokens of the longest answer, where rows are conversations."""
 
     def __init__(self, cfg: RunConfig) -> None:
         self._cfg = cfg

@@ -62,7 +62,7 @@ def whole_checkpoint(run: Run, name: str | None = None, say: Callable[[str], Non
         raise ConfigError(f"{run.path} has no checkpoint yet: let it train up to its first one, or name another run")
     if name is not None and name not in there:
         raise ConfigError(unknown("checkpoint", name, there))
-    steps = sorted((n for n in there if n not in NAMED), key=lambda n: (len(n), n), reverse=True)
+    steps = sorted((n for n in there if n.startswith("step-")), key=lambda n: (len(n), n), reverse=True)
     wanted = [name] if name is not None else [*(n for n in NAMED if n in there), *steps]
     damaged: dict[Path, str] = {}
     for one in wanted:

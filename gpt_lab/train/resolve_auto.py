@@ -121,14 +121,15 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     objective: Objective = registry.build("objective", cfg.objective)
     check_objective(cfg, dataset, objective)
     taught_by = teacher.find(cfg, dataset, objective)
-    cost = cost if taught_by is None else cost.taught(taught_by.forward)
+    if taught_by is not None or objective.refers:
+        cost = cost.taught(cost.train_flops_per_token // 3 if taught_by is None else taught_by.forward)
     taught = cost.teacher_flops_per_token
     costs = {length: cost_of(model, cfg.optim, length) for length in cfg.row_lengths}
     prices = {n: (one.train_flops_per_token + taught, one.mfu_flops_per_token + taught) for n, one in costs.items()}
     limit = budget(cfg, cost, (dataset.tokens_after, lambda steps: paid(prices, dataset.read_after(steps))))
     check_length(cfg.schedule, limit.steps)
     registry.build("schedule", cfg.schedule)
-    compiled, compile_reason = _compile(cfg, device, limit, cost, model.twice)
+    compiled, compile_reason = _compile(cfg, device, limit, cost, model.twice, objective.compiles)
     reasons = {
         "device": device_reason,
         "precision": chosen.reason,
@@ -166,12 +167,25 @@ def check_objective(cfg: RunConfig, dataset: Dataset, objective: Objective) -> N
     Raises:
         ConfigError: data that are no text, document masks, longer contexts; the line names the way out.
     """
-    name = f"objective={cfg.objective['name']}"
+    name, data = f"objective={cfg.objective['name']}", cfg.data["name"]
     if objective.text_only and not dataset.is_text:
         raise ConfigError(
             f"{name} predicts any token of a text, and data={cfg.data['name']} asks about some positions only: use "
             "objective=ce, or data that are text"
         )
+    if objective.rows != dataset.rows_are and "pairs" in (objective.rows, dataset.rows_are):
+        raise ConfigError(f"objective=dpo and data=preferences need each other, and here are {name} and data={data}")
+    if objective.rows == "conversations" and dataset.rows_are != objective.rows:
+        raise ConfigError(f"{name} needs one conversation a row: use data=chat data.packed=false")
+    if objective.rows == "conversations" and cfg.objective.get("tokens", dataset.longest) < dataset.longest:
+        raise ConfigError(
+            f"objective.tokens={cfg.objective['tokens']} is less than the {dataset.longest} of the longest answer, "
+            "which could never be right: raise it"
+        )
+    if objective.rows and cfg.batch.micro is not None:
+        raise ConfigError(f"{name} takes a step's rows at once: leave out batch.micro, or lower batch.tokens")
+    if objective.refers and cfg.model_from is None and cfg.resume_from is None:
+        raise ConfigError(f"{name} compares with the weights that a run begins with: name them by model_from=RUN")
     if not objective.causal and cfg.batch.document_mask:
         raise ConfigError(f"{name} has no batch.document_mask: its text begins one token later than the documents do")
     if not objective.causal and len(cfg.eval.contexts) > 1:
@@ -230,7 +244,13 @@ def _optimizer(cfg: RunConfig, model: GPT, chosen: Precision) -> torch.optim.Opt
     return optimizer
 
 
-def _compile(cfg: RunConfig, device: str, limit: TrainingLimit, cost: Cost, twice: bool) -> tuple[bool, str]:
+def _compile(
+    cfg: RunConfig, device: str, limit: TrainingLimit, cost: Cost, twice: bool, compiles: bool
+) -> tuple[bool, str]:
+    if not compiles:
+        if cfg.compile == "on":
+            raise ConfigError(f"objective={cfg.objective['name']} generates as it trains: leave out compile=on")
+        return False, "its objective generates"
     if twice:  # what the compiler makes can be differentiated once
         if cfg.compile == "on":
             raise ConfigError(

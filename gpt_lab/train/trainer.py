@@ -23,7 +23,7 @@ from gpt_lab.parts.objective.base import Objective
 from gpt_lab.store import Run, fork
 from gpt_lab.train import checkpoint, ending, run_display
 from gpt_lab.train.begin_from import continuation
-from gpt_lab.train.begin_from.first_weights import begun
+from gpt_lab.train.begin_from.first_weights import begun, reference
 from gpt_lab.train.budget import Clock
 from gpt_lab.train.claim_run import shared
 from gpt_lab.train.ending import Result
@@ -36,6 +36,7 @@ from gpt_lab.train.state import Stopped, TrainingState
 from gpt_lab.train.step import Stepper
 from gpt_lab.train.validation.context_extrapolation import evaluate_longer
 from gpt_lab.train.validation.evaluate import eval_rows, evaluate
+from gpt_lab.train.validation.quantized import evaluate_quantized
 from gpt_lab.train.validation.sample import draw, save_tokenizer
 
 READ_AT_LEAST_EVERY = 100
@@ -89,6 +90,9 @@ class Trainer:
         if plan.teacher is not None:
             documents = cfg.batch.document_mask
             self.objective.teacher_model = plan.teacher.load(plan.device, plan.precision, documents)
+        elif self.objective.refers:
+            begins = cfg, dataset.vocab_size, self.origin, plan.device, plan.precision.products
+            self.objective.teacher_model = reference(*begins)
         parts = self.model, self.optimizer, self.objective, plan.precision
         self.stepper = Stepper(*parts, recipe.clip, compiled=plan.compile, seed=cfg.draw_seed)
         draw_seed = cfg.draw_seed if self.model.draws or self.objective.draws else None
@@ -148,29 +152,31 @@ class Trainer:
         """
         if self.origin is None or self.state.step or "before" in self.run.record["continues"]:
             return
-        values = self.evaluate(None)
-        if values is None:
-            raise Stopped(self.asked.caught or signal.SIGTERM)
-        values |= self.evaluate_longer()
+        values = self.whole() | self.evaluate_longer()
         self.run.update(continues=self.run.record["continues"] | {"before": values})
         said = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if name.startswith("val/loss"))
         self.view.say(f"weights of {self.origin.told['run']}, before the first step: {said}")
 
     def evaluate_longer(self) -> dict[str, float]:
-        """Metrics in windows of each further multiple of the context.
+        """Metrics of the final weights in windows of each further multiple of the context, and in few bits.
 
         Raises:
             Stopped: a signal came.
         """
-        return evaluate_longer(
-            self.model,
-            self.cfg,
-            self.plan.precision,
-            self.dataset,
-            self.plan.longer,
-            self.eval_rows,
-            lambda: self.asked.caught,
-        )
+        how = self.plan.precision, self.dataset, self.plan.longer, self.eval_rows, lambda: self.asked.caught
+        rounded = evaluate_quantized(self.model, self.cfg.quantize, self.whole)
+        return evaluate_longer(self.model, self.cfg, *how) | rounded
+
+    def whole(self) -> dict[str, float]:
+        """Metrics on the whole validation split.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        values = self.evaluate(None)
+        if values is None:
+            raise Stopped(self.asked.caught or signal.SIGTERM)
+        return values
 
     @property
     def finished(self) -> bool:
@@ -289,10 +295,7 @@ class Trainer:
         self.save()
         values = state.validation
         if limit is not None or state.validated < state.step:
-            whole = self.evaluate(None)
-            if whole is None:
-                raise Stopped(self.asked.caught or signal.SIGTERM)
-            values = whole
+            values = self.whole()
             if limit is None:
                 self.consider(values["val/loss"])
                 if state.best_step == state.step:

@@ -30,6 +30,7 @@ class Elsewhere:
 
 STEPS = [*SHORT, "budget.steps=8"]
 OWN_TEXT = [one for one in STEPS if not one.startswith("data.")] + ["tokenizer=byte"]
+ADAPTED = ["budget.steps=2", "eval.every=2", "eval.tokens=64", "compile=off", "sample.tokens=4", "batch.tokens=128"]
 RECALL = ["budget.steps=4", "eval.every=4"]
 COMMANDS: dict[str, Run | Elsewhere] = {
     **dict.fromkeys(
@@ -70,6 +71,18 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run train model_from=my_model budget.steps=500": Run(
         "no verdict will rest on this run", [one for one in STEPS if not one.startswith("scale.")]
     ),
+    "uv run train study=base": Run("val bits per byte", STEPS),
+    "uv run train +experiment=chat_sft model_from=base study=chat": Run("val bits per byte", ADAPTED),
+    'uv run generate run=chat prompt="User: Who wrote Hamlet?"': Run("User: Who wrote Hamlet?", ["max_tokens=8"]),
+    "uv run train +experiment=chat_sft model_from=base study=lora adapt.rank=8": Run("parameters are trained", ADAPTED),
+    "uv run train +experiment=chat_sft model_from=base study=qlora adapt.rank=8 adapt.bits=4": Elsewhere(
+        "tests/train/adaptation/test_adapted_runs.py", "as the run before, in few bits"
+    ),
+    "uv run quantize base bits=4": Run("val bpb "),
+    'uv run generate run=base checkpoint=int4-g64 prompt="ROMEO:"': Run("ROMEO:", ["max_tokens=8"]),
+    "uv run train model_from=chat study=dpo data=preferences objective=dpo optim.lr=1e-4": Run("val accuracy", ADAPTED),
+    "uv run train model_from=chat study=grpo data=chat data.topic=arithmetic data.packed=false objective=grpo "
+    "optim.lr=1e-4": Run("val accuracy", ADAPTED),
     "uv run atlas --report": Run("position (against rope): not run: "),
     **dict.fromkeys(
         (

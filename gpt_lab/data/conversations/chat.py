@@ -82,7 +82,7 @@ class Chat:
 
     def dataset(self, cfg: RunConfig) -> Dataset:
         """The data of a run."""
-        return ChatDataset(cfg, self.split(), self.packed)
+        return ChatDataset(cfg, self.split(), self.packed, made=self.path is None)
 
 
 def read(path: str, key: str, take: Any) -> list[Any]:
@@ -204,15 +204,18 @@ class ChatDataset(Dataset):
     is_text = True
     ends = True
 
-    def __init__(self, cfg: RunConfig, sides: Sides, packed: bool) -> None:
+    def __init__(self, cfg: RunConfig, sides: Sides, packed: bool, made: bool) -> None:
         super().__init__(cfg)
+        self.made = made
         refuse_rows(cfg)
         self._tokenizer, self.warnings = fitted_tokenizer(cfg, sides)
-        self.template = ChatTemplate(self._tokenizer)
+        self.template = self._template = ChatTemplate(self._tokenizer)
         self.vocab_size = self._tokenizer.vocab_size
-        self.one_a_row = not packed
+        self.rows_are = "" if packed else "conversations"
         self._train_rows = self._table("train", sides.train, packed)
         self._val_rows = self._table("val", sides.val, packed)
+        if not packed:
+            self.longest = max(_longest_run(one.targets != IGNORED) for one in (self._train_rows, self._val_rows))
         self.train_tokens = int((self._train_rows.targets != IGNORED).sum())
         self.val_tokens = 1 + int((self._val_rows.targets != IGNORED).sum())
         self._first = next((m["content"].strip() for m in sides.val[0] if m["role"] == "user"), "")
@@ -222,7 +225,7 @@ class ChatDataset(Dataset):
         self.fingerprint = digest.hexdigest()[:16]
 
     def _table(self, side: str, found: Sequence[Conversation], packed: bool) -> Examples:
-        rendered = [self.template.with_answers(one) for one in found]
+        rendered = [self._template.with_answers(one) for one in found]
         kept = [
             (one, own)
             for one, own in zip(found, rendered, strict=True)
@@ -244,7 +247,7 @@ class ChatDataset(Dataset):
             lost = sum(self._tokenizer.decode(self._tokenizer.encode(text)) != text for text in answers)
             if lost:
                 self.lossy = f"{lost:,} of {len(answers):,} answers do not come back from their tokens"
-        return rows_of_conversations([own for _, own in kept], self.context, self.template.stop, packed)
+        return rows_of_conversations([own for _, own in kept], self.context, self._template.stop, packed)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -264,15 +267,20 @@ class ChatDataset(Dataset):
         return self._in_batches(len(tokens), take, rows, limit, times)
 
     def _train(self, step: int, start: int, stop: int) -> Examples:
-        chosen = numbers_of(self._cfg, step, start, stop, len(self._train_rows.tokens))
+        places = self._cfg.batch_sizes.first(step) + np.arange(start, stop)
+        chosen = numbers_of(len(self._train_rows.tokens), self._cfg.data_seed, places)
         return Examples(self._train_rows.tokens[chosen], self._train_rows.targets[chosen])
 
 
-def numbers_of(cfg: RunConfig, step: int, start: int, stop: int, number: int) -> Places:
-    """Which of so many items are rows start to stop of a step: each epoch has all of them, in an order of its own."""
-    first = cfg.batch_sizes.first(step)
-    places = np.arange(first + start, first + stop)
-    return np.array([_order(cfg.data_seed, place // number, number)[place % number] for place in places.tolist()])
+def _longest_run(counted: Any) -> int:
+    """The most neighbours in a row that are true."""
+    edges = np.diff(np.pad(counted.astype(np.int8), ((0, 0), (1, 1))))
+    return int((np.argwhere(edges == -1)[:, 1] - np.argwhere(edges == 1)[:, 1]).max())
+
+
+def numbers_of(number: int, seed: int, places: Places) -> Places:
+    """Which of `number` items stand at places of an endless order, each epoch of which has all of them."""
+    return np.array([_order(seed, place // number, number)[place % number] for place in places.tolist()])
 
 
 @functools.lru_cache(maxsize=4)

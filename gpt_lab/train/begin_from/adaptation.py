@@ -40,5 +40,7 @@ def prepare(model: GPT, cfg: RunConfig, precision: Precision) -> Adapted:
             f"adapt.rank={cfg.adapt.rank}: precision={cfg.precision['name']} has layers of its own: use precision=auto "
             "and, for frozen weights in few bits, adapt.bits=4"
         )
+    if cfg.quantize.bits is not None and (precision.kept is not None or precision.name == "fp8"):
+        raise ConfigError(f"quantize.bits rounds fp32 weights, which precision={cfg.precision['name']} has not")
     lora.attach(model, cfg)
     return Adapted(*lora.trained(model))

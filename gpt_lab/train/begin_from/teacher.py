@@ -35,6 +35,8 @@ from gpt_lab.train.precision import Precision
 
 TOKENIZER = "tokenizer.json"
 KEY = "objective.teacher"
+CONVERSATIONS = ("chat", "preferences")
+"""Data that may hold what the lab makes of conversations."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,8 @@ def may_have_seen(run: Run, name: str, dataset: Dataset) -> str:
     inherited = (run.record.get("text") or {}).get("seen")
     if inherited:
         return f"{name} learnt from another: {inherited}"
+    if dataset.made and run.config["data"]["name"] not in CONVERSATIONS:
+        return ""
     if _data(run) != dataset.fingerprint:
         return f"{name} was trained on other data, which may hold the validation text"
     return ""
