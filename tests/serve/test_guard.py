@@ -141,7 +141,7 @@ def test_a_client_that_vanishes_frees_its_row_at_once(serve: Serve, stream: bool
         time.sleep(0.01)
     for one in connections:
         one.close()
-    assert idle(server, 3)
+    assert idle(server)
 
 
 def test_a_reader_that_stops_holds_its_row_no_longer_than_the_limit(
