@@ -38,8 +38,10 @@ def lab(scale: str) -> Write:
 
     from gpt_lab.infer.generate import complete, gathered
     from gpt_lab.infer.several import generate_several
+    from gpt_lab.infer.trained_model import lay_out
 
     model, _ = models(scale)
+    lay_out(model)
 
     @torch.inference_mode()
     def write(prompts: list[list[int]], new: int) -> list[list[int]]:
@@ -81,14 +83,12 @@ def transformers(scale: str) -> Write:
 def models(scale: str) -> tuple[Any, Any]:
     """The lab's model of random weights, and its config."""
     from gpt_lab.config import composition
-    from gpt_lab.infer.trained_model import lay_out
     from gpt_lab.model.gpt import GPT, initialize
 
     cfg = composition.compose(["model=llama", f"scale={scale}", "kernel=math"])
     model = GPT(cfg, MODELS[scale])
     initialize(model, cfg)
     model.choose_kernels("cpu", "fp32")
-    lay_out(model)
     return model.eval(), cfg
 
 

@@ -23,7 +23,7 @@ ENDED = -1
 """Stands for the tokens of a sample that has met its stop token while others go on."""
 
 PREFILL = 512
-"""Prompt tokens read at once; bounds the logits held for a long prompt."""
+"""Prompt tokens read at once; bounds the scores held for a long prompt."""
 
 
 @dataclass
@@ -266,15 +266,15 @@ def next_logits(model: GPT, tokens_BT: Tensor, cache: Cache | None) -> Tensor:
             cache.clear()
     length, device = tokens_BT.shape[1], tokens_BT.device
     if cache is None or not cache.usable:
-        logits_BTV = model(tokens_BT, positions_T=torch.arange(length, device=device))
+        logits_B1V = model(tokens_BT, positions_T=torch.arange(length, device=device), last=True)
     else:
         for first in range(cache.seen, length, PREFILL):
             last = min(first + PREFILL, length)
             positions_T = torch.arange(first, last, device=device)
-            logits_BTV = model(tokens_BT[:, first:last], positions_T=positions_T, states=cache)
+            logits_B1V = model(tokens_BT[:, first:last], positions_T=positions_T, states=cache, last=True)
             if not cache.read(model, last - first):
                 return next_logits(model, tokens_BT, None)
-    logits_BV: Tensor = logits_BTV[:, -1].float()
+    logits_BV: Tensor = logits_B1V[:, 0].float()
     check_finite(logits_BV)
     return logits_BV
 

@@ -56,10 +56,13 @@ class JoinedKeyValues:
         row = len(self._seen)
         self._seen.append(seen)
         keys, values = self._room(k_GSK, v_GSV)
-        slot_S = positions_S if self.window is None else positions_S % self.window
-        for held, new in ((keys, k_GSK), (values, v_GSV)):
-            held[row] = 0.0  # what a row that left may have been
-            held[row, :, slot_S] = new
+        length = k_GSK.shape[1]
+        for held, new in ((keys[row], k_GSK), (values[row], v_GSV)):
+            if self.window is None:
+                held.narrow(1, 0, length).copy_(new)
+            else:
+                held.index_copy_(1, positions_S % self.window, new)
+            held.narrow(1, length, held.shape[1] - length).zero_()  # what a row that left may have been
 
     def remove(self, row: int) -> None:
         last = len(self._seen) - 1

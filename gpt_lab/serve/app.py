@@ -13,11 +13,11 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from gpt_lab.errors import ConfigError, DataError, unknown
+from gpt_lab.errors import ConfigError, DataError, LabError, unknown
 from gpt_lab.infer.request import start
 from gpt_lab.infer.sampling import Sampling
-from gpt_lab.serve import request_body
-from gpt_lab.serve.answers import Answer
+from gpt_lab.serve import attention_request, request_body
+from gpt_lab.serve.api_objects import Answer
 from gpt_lab.serve.delivery import Conversation, Streamed, collected
 from gpt_lab.serve.engine import Engine, Full, Lane, Stopping
 from gpt_lab.serve.guard import Guard, Limits
@@ -98,6 +98,26 @@ def build(
         if isinstance(served, RemoteModel):
             return await forwarder.send(served, "chat/completions", body, request)
         return await answer(request, served, asked, [_turns(served, asked)])
+
+    @app.post("/lab/attention")
+    async def attention(request: Request) -> Response:
+        asked = attention_request.read(request_body.decoded(await request.body()))
+        served = _find(models, asked.model)
+        if isinstance(served, RemoteModel):
+            raise Refusal(400, f"{asked.model} is on another server, which shows no attention", "model")
+        if max(asked.prompt) >= served.model.vocab_size:
+            raise Refusal(400, f"prompt has tokens outside the vocabulary of {served.model.vocab_size}", "prompt")
+        try:
+            found = await asyncio.wrap_future(
+                engine.ask(asked.model, lambda model: attention_request.chosen(model, asked))
+            )
+        except Full as error:
+            raise Refusal(429, str(error), code="queue_full", retry_after=1) from None
+        except Stopping as error:
+            raise Refusal(503, str(error), code="server_stopping", retry_after=10) from None
+        except LabError as error:
+            raise Refusal(400, str(error), "prompt") from None
+        return JSONResponse(found | {"tokens": [served.tokenizer.decode([token]) for token in asked.prompt]})
 
     async def answer(
         request: Request, served: LocalModel, asked: CompletionRequest | ChatRequest, prompts: Sequence[Sequence[int]]

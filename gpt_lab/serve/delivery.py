@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from gpt_lab.serve.answers import DONE, Answer, event
+from gpt_lab.serve.api_objects import DONE, Answer, event
 from gpt_lab.serve.engine import STOPPING, Engine
 from gpt_lab.serve.guard import Message, Receive, Send
 from gpt_lab.serve.job import End, Job, Piece
@@ -77,7 +77,7 @@ async def collected(conversation: Conversation, says: Answer, request: Request) 
                 else:
                     choices[index] = (choices[index][0], one.reason)
 
-    reading, leaving = asyncio.ensure_future(read()), asyncio.ensure_future(_gone(request.receive))
+    reading, leaving = asyncio.ensure_future(read()), asyncio.ensure_future(gone(request.receive))
     try:
         await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not reading.done():
@@ -91,48 +91,77 @@ async def collected(conversation: Conversation, says: Answer, request: Request) 
     return JSONResponse(says.whole(choices, prompts, conversation.usage()))
 
 
-class Streamed(Response):
-    """Server-sent events, ended by [DONE]."""
+class Watched(Response):
+    """A stream that ends when its client has left, or reads nothing for too long.
 
-    def __init__(self, conversation: Conversation, says: Answer, stall: float, usage: bool) -> None:
+    Args:
+        stall: seconds that a client may take to read what was sent.
+    """
+
+    def __init__(self, stall: float) -> None:
         super().__init__()
-        self._conversation, self._says, self._stall, self._usage = conversation, says, stall, usage
+        self._stall = stall
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        writing = asyncio.ensure_future(self._write(send))
-        leaving = asyncio.ensure_future(_gone(receive))
+        writing = asyncio.ensure_future(self.write(send))
+        leaving = asyncio.ensure_future(gone(receive))
         try:
             await asyncio.wait((writing, leaving), return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (writing, leaving):
                 task.cancel()
             await asyncio.gather(writing, leaving, return_exceptions=True)
-            self._conversation.leave()
+            await self.leave()
 
-    async def _write(self, send: Send) -> None:
+    async def write(self, send: Send) -> None:
+        """Sends everything."""
+        raise NotImplementedError
+
+    async def leave(self) -> None:
+        """Gives back what the stream held; called once, whatever happened."""
+        raise NotImplementedError
+
+    async def begin(self, send: Send) -> None:
+        """Sends the head of server-sent events."""
         headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def put(self, send: Send, data: bytes, more: bool = True) -> None:
+        """Raises TimeoutError if the client has not read what was sent before for too long."""
+        async with asyncio.timeout(self._stall):
+            if data or not more:
+                await send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+class Streamed(Watched):
+    """Server-sent events, ended by [DONE]."""
+
+    def __init__(self, conversation: Conversation, says: Answer, stall: float, usage: bool) -> None:
+        super().__init__(stall)
+        self._conversation, self._says, self._usage = conversation, says, usage
+
+    async def leave(self) -> None:
+        """Frees the rows."""
+        self._conversation.leave()
+
+    async def write(self, send: Send) -> None:
+        """Each piece as it comes."""
+        await self.begin(send)
         firsts = [self._says.first(index, job.asked.prompt_ids) for index, job in enumerate(self._conversation.jobs)]
-        await self._put(send, b"".join(event(first) for first in firsts if first is not None))
+        await self.put(send, b"".join(event(first) for first in firsts if first is not None))
         async for found in self._conversation.events():
             lines = []
             for index, one in found:
                 if isinstance(one, Piece):
                     lines.append(event(self._says.piece(index, one)))
                 elif one.error is not None:
-                    await self._put(send, b"".join([*lines, event(_failure(one.error).body()), DONE]), more=False)
+                    await self.put(send, b"".join([*lines, event(_failure(one.error).body()), DONE]), more=False)
                     return
                 else:
                     lines.append(event(self._says.end(index, one.reason)))
-            await self._put(send, b"".join(lines))
+            await self.put(send, b"".join(lines))
         last = [event(self._says.usage(self._conversation.usage()))] if self._usage else []
-        await self._put(send, b"".join([*last, DONE]), more=False)
-
-    async def _put(self, send: Send, data: bytes, more: bool = True) -> None:
-        """Raises TimeoutError if the client has not read what was sent before for too long."""
-        async with asyncio.timeout(self._stall):
-            if data or not more:
-                await send({"type": "http.response.body", "body": data, "more_body": more})
+        await self.put(send, b"".join([*last, DONE]), more=False)
 
 
 def _failure(error: str) -> Refusal:
@@ -140,7 +169,7 @@ def _failure(error: str) -> Refusal:
     return Refusal(503 if stopping else 500, error, code="server_stopping" if stopping else "generation_failed")
 
 
-async def _gone(receive: Receive) -> None:
+async def gone(receive: Receive) -> None:
     """Returns when the client has left."""
     message: Message = {}
     while message.get("type") != "http.disconnect":

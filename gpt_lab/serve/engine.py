@@ -8,10 +8,13 @@ Paper: Yu et al. 2022, Orca (OSDI '22): rows join and leave at any step.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +27,9 @@ from gpt_lab.model.gpt import GPT
 from gpt_lab.serve.job import Job
 from gpt_lab.serve.prompt_scores import Scores, score
 
+T = TypeVar("T")
+QUESTIONS = 8
+"""Questions about models, such as for attention maps, that may wait."""
 PROMPTS = 4
 """Prompts that are read between two steps of what runs already."""
 STOPPING = "the server is stopping: ask again when it runs"
@@ -59,6 +65,7 @@ class Engine:
         self._lanes = dict(lanes)
         self._rows, self._queue = rows, queue
         self._waiting: deque[Job] = deque()
+        self._questions: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._running = 0
         self._changed = threading.Condition()
         self._last_call: float | None = None
@@ -104,6 +111,22 @@ class Engine:
                     self._waiting.remove(job)
             self._changed.notify()
 
+    def ask(self, model: str, work: Callable[[GPT], T]) -> Future[T]:
+        """Does something else with a model, between two steps; at most `QUESTIONS` wait.
+
+        Raises:
+            Full: as many wait. Stopping: nothing is taken any more.
+        """
+        with self._changed:
+            if self._last_call is not None:
+                raise Stopping(STOPPING)
+            if len(self._questions) >= QUESTIONS:
+                raise Full(f"{QUESTIONS} questions about models wait: try again later")
+            answer: Future[T] = Future()
+            self._questions.append((answer, functools.partial(work, self._lanes[model].model)))
+            self._changed.notify()
+        return answer
+
     def resume(self) -> None:
         """A slow reader has read."""
         with self._changed:
@@ -134,9 +157,13 @@ class Engine:
 
     def _work(self) -> bool:
         """Whether there is anything to do now."""
-        return (self._waiting and self._running < self._rows) or any(
-            lane.scoring or any(job.cancelled or not job.paused for job in lane.rows.values())
-            for lane in self._lanes.values()
+        return (
+            bool(self._questions)
+            or (self._waiting and self._running < self._rows)
+            or any(
+                lane.scoring or any(job.cancelled or not job.paused for job in lane.rows.values())
+                for lane in self._lanes.values()
+            )
         )
 
     def _join(self) -> list[Job]:
@@ -148,7 +175,21 @@ class Engine:
             self._running += 1
         return joining
 
+    def _answer(self) -> None:
+        """The oldest question."""
+        if not self._questions:
+            return
+        answer, work = self._questions.popleft()
+        if answer.set_running_or_notify_cancel():
+            try:
+                answer.set_result(work())
+            except Exception as error:
+                answer.set_exception(error)
+
     def _end_all(self) -> None:
+        for answer, _ in self._questions:
+            answer.cancel()
+        self._questions.clear()
         left = [*self._waiting]
         for lane in self._lanes.values():
             left += [*lane.rows.values(), *(job for job, _ in lane.scoring.values())]
@@ -168,6 +209,7 @@ class Engine:
             if job.asked.echo:
                 job.echo(None)
             self._guarded(lane, [job], lambda lane=lane, job=job: self._begin(lane, job))
+        self._answer()
         for lane in self._lanes.values():
             for job, steps in list(lane.scoring.values()):
                 self._guarded(lane, [job], lambda lane=lane, job=job, steps=steps: self._score(lane, job, steps))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httpx
 from fastapi import Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
 from gpt_lab.errors import ConfigError
-from gpt_lab.serve.guard import Limits
+from gpt_lab.serve.api_objects import DONE, event
+from gpt_lab.serve.delivery import Watched, gone
+from gpt_lab.serve.guard import Limits, Send
 from gpt_lab.serve.refusal import Refusal
 from gpt_lab.serve.served_model import RemoteModel
 
@@ -25,7 +27,7 @@ class Forwarder:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._under_way = 0
+        self._free = limits.rows
 
     async def send(self, served: RemoteModel, path: str, body: Mapping[str, Any], request: Request) -> Response:
         """The other server's answer to a body, under the model's name there.
@@ -33,53 +35,78 @@ class Forwarder:
         Raises:
             Refusal: 429, too many are under way; 502, the server cannot be reached or answers no API.
         """
-        if self._under_way >= self._limits.rows:
-            raise Refusal(
-                429, f"{self._under_way} requests to other servers are under way", code="queue_full", retry_after=1
-            )
-        self._under_way += 1
-        client = httpx.AsyncClient(timeout=httpx.Timeout(120, connect=10), trust_env=False)
-        passed_on = False
+        if not self._free:
+            line = f"{self._limits.rows} requests to other servers are under way: try again later"
+            raise Refusal(429, line, code="queue_full", retry_after=1)
         try:
-            try:
-                headers = served.headers()
-            except ConfigError as error:
-                raise Refusal(502, str(error), code="remote_failed") from None
-            sent = client.build_request(
-                "POST", f"{served.base}/{path}", json={**body, "model": served.model}, headers=headers
-            )
-            answer = await client.send(sent, stream=True)
-            kind = answer.headers.get("content-type", "application/json")
-            if answer.status_code == 200 and kind.startswith("text/event-stream"):
-                passed_on = True
-                return StreamingResponse(self._stream(client, answer), media_type="text/event-stream")
-            data = b""
-            async for part in answer.aiter_bytes():
-                data += part
-                if len(data) > LONGEST:
-                    raise Refusal(502, f"{served.base} sent more than {LONGEST:,} bytes", code="remote_failed")
-            if not _is_object(data):
-                raise Refusal(502, f"{served.base} answered {answer.status_code} without JSON", code="remote_failed")
-            return Response(data, answer.status_code, media_type="application/json")
+            headers = served.headers()
+        except ConfigError as error:
+            raise Refusal(502, str(error), code="remote_failed") from None
+        client = httpx.AsyncClient(timeout=httpx.Timeout(120, connect=10), trust_env=False)
+        message = client.build_request(
+            "POST", f"{served.base}/{path}", json={**body, "model": served.model}, headers=headers
+        )
+        self._free -= 1
+        asking, leaving = (
+            asyncio.ensure_future(self._ask(client, message)),
+            asyncio.ensure_future(gone(request.receive)),
+        )
+        answer: Response | None = None
+        try:
+            await asyncio.wait((asking, leaving), return_when=asyncio.FIRST_COMPLETED)
+            answer = asking.result() if asking.done() else Response(status_code=499)  # nobody reads it
+            return answer
         except httpx.HTTPError as error:
             said = str(error) or type(error).__name__
             raise Refusal(502, f"{served.base} cannot be asked: {said}", code="remote_failed") from None
         finally:
-            if not passed_on:
-                await client.aclose()
-                self._under_way -= 1
+            for task in (asking, leaving):
+                task.cancel()
+            await asyncio.gather(asking, leaving, return_exceptions=True)
+            if not isinstance(answer, PassedOn):
+                await self._close(client)
 
-    async def _stream(self, client: httpx.AsyncClient, answer: httpx.Response) -> AsyncIterator[bytes]:
+    async def _ask(self, client: httpx.AsyncClient, message: httpx.Request) -> Response:
+        answer = await client.send(message, stream=True)
+        kind = answer.headers.get("content-type", "application/json")
+        if answer.status_code == 200 and kind.startswith("text/event-stream"):
+            return PassedOn(answer, lambda: self._close(client), self._limits.stall)
+        data = b""
+        async for part in answer.aiter_bytes():
+            data += part
+            if len(data) > LONGEST:
+                raise Refusal(502, f"the other server sent more than {LONGEST:,} bytes", code="remote_failed")
+        if not _is_object(data):
+            raise Refusal(502, f"the other server answered {answer.status_code} without JSON", code="remote_failed")
+        return Response(data, answer.status_code, media_type="application/json")
+
+    async def _close(self, client: httpx.AsyncClient) -> None:
+        self._free += 1
+        await client.aclose()
+
+
+class PassedOn(Watched):
+    """Another server's events, as they come; one that breaks off says so."""
+
+    def __init__(self, answer: httpx.Response, close: Callable[[], Awaitable[None]], stall: float) -> None:
+        super().__init__(stall)
+        self._answer, self._close = answer, close
+
+    async def write(self, send: Send) -> None:
+        """Each part as it comes."""
+        await self.begin(send)
+        last = b""
         try:
-            async for part in answer.aiter_bytes():
-                yield part
+            async for part in self._answer.aiter_bytes():
+                await self.put(send, part)
         except httpx.HTTPError as error:
             refusal = Refusal(502, f"the other server's stream broke: {type(error).__name__}", code="remote_failed")
-            yield b"\n\ndata: " + json.dumps(refusal.body()).encode() + b"\n\ndata: [DONE]\n\n"
-        finally:
-            with_shield = asyncio.shield(client.aclose())
-            self._under_way -= 1
-            await with_shield
+            last = b"\n\n" + event(refusal.body()) + DONE
+        await self.put(send, last, more=False)
+
+    async def leave(self) -> None:
+        """Ends the connection."""
+        await self._close()
 
 
 def _is_object(data: bytes) -> bool:

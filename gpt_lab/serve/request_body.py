@@ -224,12 +224,12 @@ def _prompts(body: Mapping[str, Any]) -> list[str | list[int]]:
     if isinstance(value, str):
         return [_text(value, "prompt")]
     if isinstance(value, list) and value:
-        if all(_is_token(one) for one in value):
+        if all(is_token(one) for one in value):
             return [value]
         if len(value) <= MOST_PROMPTS and all(isinstance(one, str) for one in value):
             return [_text(one, "prompt") for one in value]
         if len(value) <= MOST_PROMPTS and all(
-            isinstance(one, list) and one and all(map(_is_token, one)) for one in value
+            isinstance(one, list) and one and all(map(is_token, one)) for one in value
         ):
             return value
     raise Refusal(400, f"prompt must be a text, a list of tokens, or a list of up to {MOST_PROMPTS} of these", "prompt")
@@ -270,7 +270,8 @@ def _text(value: str, param: str) -> str:
     return value
 
 
-def _is_token(value: Any) -> bool:
+def is_token(value: Any) -> bool:
+    """Whether a value can be a token's number."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 

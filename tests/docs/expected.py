@@ -70,6 +70,13 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run export mine to=gguf out=my_gguf": Elsewhere(
         "tests/export/test_gguf.py", "each process imports transformers for seconds"
     ),
+    **dict.fromkeys(
+        ("uv run chat latest", "uv run chat pos_enc/rope-seed0 pos_enc/alibi-seed0"),
+        Elsewhere("tests/chat/test_conversation.py", "it waits for somebody to say something"),
+    ),
+    "uv run serve pos_enc/rope-seed0 pos_enc/alibi-seed0": Elsewhere(
+        "tests/serve/test_command.py", "it serves until it is stopped"
+    ),
     "uv run train model_from=my_model budget.steps=500": Run(
         "no verdict will rest on this run", [one for one in STEPS if not one.startswith("scale.")]
     ),

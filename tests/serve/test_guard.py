@@ -77,6 +77,23 @@ def test_a_malformed_body_is_a_400_in_one_line(shared: Live, content: bytes, lin
     assert post(shared, json.dumps(GOOD).encode()).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"place": 2}, "place"),
+        ({"head": 4}, "head"),
+        ({"head": "x"}, "head"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [1] * 17}, "prompt"),
+        ({"prompt": [257]}, "prompt"),
+        ({"layer": 1}, "layer"),
+    ],
+)
+def test_attention_that_there_is_not(shared: Live, changes: dict[str, Any], param: str) -> None:
+    answer = shared.pool.post(f"{shared.url}/lab/attention", json={"model": "lab/rope", "prompt": [1, 2], **changes})
+    assert (answer.status_code, error(answer)["param"]) == (400, param)
+
+
 def test_a_body_that_is_too_large_or_no_json_is_not_read(serve: Serve) -> None:
     server = serve(Limits(body=1000))
     assert error(post(server, b"x" * 1001))["code"] == "body_too_large"
@@ -124,7 +141,7 @@ def test_a_client_that_vanishes_frees_its_row_at_once(serve: Serve, stream: bool
         time.sleep(0.01)
     for one in connections:
         one.close()
-    assert idle(server, 3)
+    assert idle(server)
 
 
 def test_a_reader_that_stops_holds_its_row_no_longer_than_the_limit(

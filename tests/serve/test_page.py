@@ -6,7 +6,10 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
+from gpt_lab.inside.attention_maps import look
+from gpt_lab.serve.served_model import LocalModel
 from tests.browser import Browser, Tab, browse
 from tests.serve.conftest import Live
 
@@ -71,6 +74,36 @@ def test_two_panes(shared: Live) -> None:
     assert page.errors == []
     assert {url.split("/")[2] for url in page.requests} == {f"127.0.0.1:{shared.port}"}
     assert "<script" not in exported and "lab/alibi" in exported and "ROMEO:" in exported
+
+
+def test_attention_maps_are_the_models(shared: Live) -> None:
+    """Of both models, by layer and head."""
+    with Browser() as browser:
+        tab = browser.open(f"{shared.url}/")
+        ask(tab, prompt="ROMEO:", max_tokens="6", temperature="0", seed="7")
+        tab.evaluate("document.getElementById('inside').open = true")
+        tab.wait("panes.every(pane => pane.map)")
+        layers = tab.evaluate("[...document.getElementById('place').options].map(one => one.text)")
+        tab.evaluate(
+            "panes.forEach(pane => {pane.map = null}); document.getElementById('place').value = 1;"
+            "document.getElementById('place').dispatchEvent(new Event('change'));"
+            "document.getElementById('head').value = 2;"
+            "document.getElementById('head').dispatchEvent(new Event('change'))"
+        )
+        tab.wait("panes.every(pane => pane.map)")
+        browser.listen(0.3)
+        seen = tab.evaluate("panes.map(pane => ({map: pane.map, ids: [...pane.turn.promptIds, ...pane.turn.ids]}))")
+        painted = tab.evaluate(
+            "[...document.querySelectorAll('.map')]"
+            ".map(one => one.getContext('2d').getImageData(0, 0, 512, 512).data.some(value => value))"
+        )
+        assert not tab.console
+    assert layers == ["0", "1"] and painted == [True, True]
+    for one, name in zip(seen, ("lab/rope", "lab/alibi"), strict=True):
+        served = shared.models[name]
+        assert isinstance(served, LocalModel)
+        wanted = look(served.model, one["ids"]).maps[1].weights_HTS[2]
+        assert torch.allclose(torch.tensor(one["map"]["values"]), wanted, atol=1e-4)
 
 
 def test_a_conversation_in_one_pane(shared: Live) -> None:

@@ -116,6 +116,7 @@ async function generate() {
   stopping = null;
   busy(false);
   say(summary());
+  showAttention();
   if (chat) at("prompt").value = "";
 }
 
@@ -308,6 +309,76 @@ function busy(is) {
   at("export").disabled = is || !panes.some((pane) => pane.turns.length);
 }
 
+// ---------------------------------------------------------------- attention
+
+const MOST_OF_A_MAP = 128; // tokens
+let places = null;
+
+let looks = 0;
+async function showAttention() {
+  if (!at("inside").open) return;
+  const look = ++looks;
+  await Promise.all(panes.map(async (pane) => {
+    const figure = document.querySelectorAll(".maps figure")[pane.side];
+    const turn = pane.turn;
+    pane.map = null;
+    figure.hidden = !turn || !turn.promptIds;
+    if (figure.hidden) return;
+    const context = known(pane).lab.context;
+    const prompt = [...turn.promptIds, ...turn.ids].slice(-Math.min(context, MOST_OF_A_MAP));
+    const body = { model: turn.model, prompt, place: Number(at("place").value || 0), head: Number(at("head").value || 0) };
+    try {
+      const map = await (await call("lab/attention", body)).json();
+      if (look !== looks) return; // something else was chosen meanwhile
+      pane.map = map;
+      if (!places) offerPlaces(pane.map.offers);
+      paint(figure.querySelector("canvas"), pane.map);
+      figure.querySelector("figcaption").textContent = pane.map.offers.length ? turn.model : `${turn.model} shows no attention and no state`;
+    } catch (error) {
+      figure.querySelector("figcaption").textContent = `${turn.model}: ${error.message}`;
+    }
+  }));
+}
+
+function offerPlaces(offers) {
+  places = offers;
+  at("place").replaceChildren(...offers.map((one, i) => new Option(`${one.layer}${one.name ? ` ${one.name}` : ""}${one.kind === "state" ? " state" : ""}`, i)));
+  offerHeads();
+}
+
+function offerHeads() {
+  const heads = places && places.length ? places[Number(at("place").value)].heads : 0;
+  at("head").replaceChildren(...Array.from({ length: heads }, (_, head) => new Option(head, head)));
+}
+
+function paint(canvas, map) {
+  const rows = map.values.length, columns = rows ? map.values[0].length : 0;
+  const brush = canvas.getContext("2d");
+  brush.clearRect(0, 0, canvas.width, canvas.height);
+  const most = Math.max(1e-9, ...map.values.map((row) => Math.max(...row.map(Math.abs))));
+  const high = canvas.height / rows, wide = canvas.width / columns;
+  map.values.forEach((row, y) => row.forEach((value, x) => {
+    if (!value) return;
+    brush.globalAlpha = Math.min(1, Math.abs(value) / (map.columns.length ? most : Math.min(1, most)));
+    brush.fillStyle = value < 0 ? "#d2691e" : "#2a78c8";
+    brush.fillRect(Math.floor(x * wide), Math.floor(y * high), Math.ceil(wide), Math.ceil(high));
+  }));
+  brush.globalAlpha = 1;
+  const strongest = rows ? map.values[rows - 1].indexOf(Math.max(...map.values[rows - 1])) : -1;
+  const label = map.columns.length ? map.columns[strongest] : JSON.stringify(map.tokens[strongest] || "");
+  canvas.setAttribute("aria-label", rows ? `${rows} by ${columns}; the last token reads ${label} most` : "no map");
+}
+
+function tellCell(pane, event) {
+  if (!pane.map || !pane.map.values.length) return;
+  const box = event.target.getBoundingClientRect(), rows = pane.map.values.length, columns = pane.map.values[0].length;
+  const y = Math.min(rows - 1, Math.floor(((event.clientY - box.top) / box.height) * rows));
+  const x = Math.min(columns - 1, Math.floor(((event.clientX - box.left) / box.width) * columns));
+  const of = pane.map.columns.length ? pane.map.columns[x] : JSON.stringify(pane.map.tokens[x]);
+  event.target.nextElementSibling.textContent =
+    `${pane.turn.model}: token ${y + 1} ${JSON.stringify(pane.map.tokens[y])}, ${of}: ${pane.map.values[y][x]}`;
+}
+
 // ---------------------------------------------------------------- export
 
 async function exportPage() {
@@ -352,6 +423,7 @@ async function download() {
 // ---------------------------------------------------------------- events
 
 function reset() {
+  places = null;
   if (stopping) stopping.abort();
   panes.forEach((pane) => Object.assign(pane, { turns: [], turn: null, here: -1 }));
   panes.forEach((pane) => (pane.speed.textContent = ""));
@@ -392,4 +464,11 @@ panes.forEach((pane) => {
     if (place >= 0) point(pane, place);
   });
 });
+at("inside").addEventListener("toggle", showAttention);
+at("place").addEventListener("change", () => {
+  offerHeads();
+  showAttention();
+});
+at("head").addEventListener("change", showAttention);
+document.querySelectorAll(".map").forEach((canvas, side) => canvas.addEventListener("mousemove", (event) => tellCell(panes[side], event)));
 loadModels();
