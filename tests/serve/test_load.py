@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-from benchmarks.serving import serve_load
+from benchmarks.trained import serve_load
 from tests.serve.conftest import Live
 
 

@@ -1,6 +1,6 @@
 """The server under load: many streams at once, clients that vanish, malformed bodies, readers that hardly read.
 
-    uv run python benchmarks/serving/serve_load.py
+    uv run python benchmarks/trained/serve_load.py
 
 A server of two models that were trained for one step is a process of its own, this one is its clients. First some
 continuations are asked for one at a time; the same ones must come out among a hundred streams. Then, in rounds,
