@@ -51,7 +51,7 @@ class GroupRelative(Objective):
     reference's forward pass counts as FLOPs of training, sampling does not. Needs data=chat data.packed=false.
 
     group: answers sampled for each question.
-    tokens: most tokens of an answer; one that is longer cannot be right.
+    tokens: most tokens of an answer, its end included; the longest of the data must fit.
     temperature: of sampling.
     beta: weight of the divergence from the reference.
     ending: reward of a turn that ends.
