@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from gpt_lab.cli.trained import serve as command
 from gpt_lab.data import chat_template
-from gpt_lab.errors import ConfigError, DataError
+from gpt_lab.errors import ConfigError, DataError, LabError
 from gpt_lab.infer.generate import complete
 from gpt_lab.infer.trained_model import load_run
 from gpt_lab.interchange import convert
@@ -55,6 +55,14 @@ def test_bad_arguments_are_one_line(
     with pytest.raises(ConfigError, match=line.replace("?", r"\?")):
         command.run([*words, f"runs_dir={tmp_path}"])
     assert not list(tmp_path.iterdir())
+
+
+def test_without_its_packages_it_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "gpt_lab.serve.running")
+    monkeypatch.delattr("gpt_lab.serve.running")
+    with pytest.raises(LabError, match="serve needs uvicorn: `uv sync --extra serve` installs it"):
+        command.run([])
 
 
 def test_models_are_runs_studies_and_folders(tmp_path: Path) -> None:

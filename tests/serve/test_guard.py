@@ -139,6 +139,7 @@ def test_a_client_that_vanishes_frees_its_row_at_once(serve: Serve, stream: bool
     deadline = time.monotonic() + 10
     while server.engine.load != {"running": 2, "waiting": 2} and time.monotonic() < deadline:
         time.sleep(0.01)
+    assert server.engine.load == {"running": 2, "waiting": 2}
     for one in connections:
         one.close()
     assert idle(server)
@@ -192,6 +193,29 @@ def test_a_remote_model_is_asked_under_its_own_name_and_key(
         answer = near.pool.post(near.url + COMPLETIONS, json=body)
         assert (answer.status_code, error(answer)["code"]) == (502, "remote_failed")
     assert "secret" not in capfd.readouterr().err
+
+
+def test_a_stream_from_elsewhere_ends_with_its_client(shared: Live) -> None:
+    """And the other server hears of it; one that breaks off in mid-stream is said to have."""
+    body = GOOD | {"model": "far", "stream": True, "max_tokens": 100_000}
+    with live(shared.models, Limits(tokens=200_000)) as far:
+        models: dict[str, Any] = {"far": RemoteModel("far", f"{far.url}/v1", "lab/rope")}
+        with live(models, Limits(rows=1)) as near:
+            for _ in range(3):
+                with near.pool.stream("POST", near.url + COMPLETIONS, json=body) as answer:
+                    lines = answer.iter_lines()
+                    next(lines)
+                    full = near.pool.post(near.url + COMPLETIONS, json=GOOD | {"model": "far"})
+                    assert full.status_code == 429
+                assert idle(far)
+                while near.pool.post(near.url + COMPLETIONS, json=GOOD | {"model": "far"}).status_code == 429:
+                    time.sleep(0.01)
+            with near.pool.stream("POST", near.url + COMPLETIONS, json=body) as answer:
+                lines = answer.iter_lines()
+                next(lines)
+                far.engine.stop(0)
+                rest = "\n".join(lines)
+            assert "server_stopping" in rest and rest.rstrip().endswith("data: [DONE]")
 
 
 def test_a_key_never_travels_unencrypted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ Serves trained models under OpenAI's API (/v1/models, /v1/completions,
 example: serve pos_enc/rope-seed0 pos_enc/alibi-seed0
 Stops at Ctrl-C or SIGTERM: running continuations have five seconds to end.
 """
+EXTRA = ("fastapi", "uvicorn", "httpx")
 TEXTS = ("host", "key", "checkpoint", "runs_dir")
 Port = Annotated[int, Range(low=0, high=65535)]
 Rows = Annotated[int, Range(low=1, high=4096)]
@@ -107,6 +108,8 @@ def run(argv: list[str]) -> int:
     try:
         from gpt_lab.serve import running
     except ModuleNotFoundError as error:
+        if error.name not in EXTRA:
+            raise
         raise LabError(f"serve needs {error.name}: `uv sync --extra serve` installs it") from None
     models = served_model.load(arguments.models, arguments.runs_dir, arguments.checkpoint, arguments.device, say)
     for name in models:
