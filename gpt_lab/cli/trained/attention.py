@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from gpt_lab.cli.common import key_values
 from gpt_lab.cli.common.console_script import entry
 from gpt_lab.console.lines import count_of, print_lines, show_help
-from gpt_lab.errors import ConfigError, quoted, unknown
-from gpt_lab.options import NonEmpty, check
+from gpt_lab.errors import ConfigError
+from gpt_lab.options import NonEmpty
 
 HELP = """\
 usage: attention RUN [prompt=TEXT] [key=value ...] [--help]
@@ -49,22 +50,8 @@ def parse(argv: list[str]) -> Arguments:
     Raises:
         ConfigError: no or several runs, an unknown key or a value of the wrong type.
     """
-    types = get_type_hints(Arguments, include_extras=True)
-    found: dict[str, Any] = {}
-    for word in argv:
-        key, equals, text = word.partition("=")
-        if word.startswith("-"):
-            raise ConfigError(f"unknown option {quoted(word)}: settings are key=value (see attention --help)")
-        if not equals:
-            key, text = "run", word
-        if key not in types:
-            raise ConfigError(unknown("argument", key, types))
-        if text == "null" and key in ("out", "checkpoint", "prompt"):
-            continue
-        value = {"true": True, "false": False}.get(text, text) if types[key] is bool else text
-        given = check(key, value, types[key])
-        if found.setdefault(key, given) != given:
-            raise ConfigError(f"{key} is given twice, as {quoted(found[key])} and {quoted(given)}: leave one out")
+    found, others = key_values.read(argv, get_type_hints(Arguments, include_extras=True), "attention")
+    found = key_values.with_one(found, others, "run")
     if "run" not in found:
         raise ConfigError("attention needs a run: attention latest")
     return Arguments(**found)

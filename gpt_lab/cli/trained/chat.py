@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Literal, get_type_hints
 
+from gpt_lab.cli.common import key_values
 from gpt_lab.cli.common.console_script import entry
 from gpt_lab.console.lines import print_lines, show_help
-from gpt_lab.errors import ConfigError, quoted, unknown
-from gpt_lab.options import NonEmpty, NonNegativeFloat, NonNegativeInt, PositiveInt, Range, check
+from gpt_lab.errors import ConfigError
+from gpt_lab.options import NonEmpty, NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 
 HELP = """\
 usage: chat [RUN] [RUN] [key=value ...] [--help]
@@ -37,7 +38,6 @@ examples:
   chat pos_enc/rope-seed0 pos_enc/alibi-seed0 temperature=0
   echo "ROMEO:" | chat latest
 """
-TEXTS = ("mode", "checkpoint", "device", "runs_dir")
 
 
 @dataclass(frozen=True)
@@ -61,37 +61,12 @@ def parse(argv: list[str]) -> Arguments:
     Raises:
         ConfigError: three models or more, an unknown key, a value of the wrong type.
     """
-    types = get_type_hints(Arguments, include_extras=True)
-    del types["models"]
-    models: list[str] = []
-    found: dict[str, Any] = {}
-    for word in argv:
-        key, equals, text = word.partition("=")
-        if word.startswith("-"):
-            raise ConfigError(f"unknown option {quoted(word)}: settings are key=value (see chat --help)")
-        if not equals or "/" in key:
-            models.append(check("RUN", word, NonEmpty))
-            continue
-        if key not in types:
-            raise ConfigError(unknown("argument", key, types))
-        given = check(key, text if key in TEXTS and text != "null" else _value(text), types[key])
-        if found.setdefault(key, given) != given:
-            raise ConfigError(f"{key} is given twice, as {quoted(found[key])} and {quoted(given)}: leave one out")
+    fields = get_type_hints(Arguments, include_extras=True)
+    del fields["models"]
+    found, models = key_values.read(argv, fields, "chat")
     if len(models) > 2:
         raise ConfigError(f"chat shows two models at most, not {len(models)}")
     return Arguments(tuple(models) or ("latest",), **found)
-
-
-def _value(text: str) -> Any:
-    """A number or null as such; anything else is text."""
-    if text == "null":
-        return None
-    for kind in (int, float):
-        try:
-            return kind(text[:100])
-        except ValueError:
-            continue
-    return text
 
 
 def run(argv: list[str]) -> int:

@@ -6,12 +6,13 @@ import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Literal, get_type_hints
 
+from gpt_lab.cli.common import key_values
 from gpt_lab.cli.common.console_script import entry
 from gpt_lab.console.lines import print_lines, show_help
-from gpt_lab.errors import ConfigError, quoted, unknown
-from gpt_lab.options import NonEmpty, NonNegativeInt, PositiveInt, Range, check
+from gpt_lab.errors import ConfigError
+from gpt_lab.options import NonEmpty, NonNegativeInt, PositiveInt, Range
 
 HELP = """\
 usage: evaluate RUN|FOLDER tasks=NAME[,NAME ...] [key=value ...] [--help]
@@ -42,7 +43,6 @@ examples:
   evaluate my_model tasks=questions.jsonl shots=3
 exit status: 0 measured, 2 bad input, and nothing is written
 """
-NULLABLE = ("context", "checkpoint", "out")
 
 
 @dataclass(frozen=True)
@@ -73,22 +73,8 @@ def parse(argv: list[str]) -> Arguments:
     Raises:
         ConfigError: no or several runs, no task, an unknown key or a value of the wrong type.
     """
-    types = get_type_hints(Arguments, include_extras=True)
-    found: dict[str, Any] = {}
-    for word in argv:
-        key, equals, text = word.partition("=")
-        if word.startswith("-"):
-            raise ConfigError(f"unknown option {quoted(word)}: settings are key=value (see evaluate --help)")
-        if not equals:
-            key, text = "run", word
-        if key not in types:
-            raise ConfigError(unknown("argument", key, types))
-        if text == "null" and key in NULLABLE:
-            continue
-        number = key in ("shots", "items", "seed", "context") and text.lstrip("-").isdecimal()
-        given = check(key, int(text) if number else text, types[key])
-        if found.setdefault(key, given) != given:
-            raise ConfigError(f"{key} is given twice, as {quoted(found[key])} and {quoted(given)}: leave one out")
+    found, others = key_values.read(argv, get_type_hints(Arguments, include_extras=True), "evaluate")
+    found = key_values.with_one(found, others, "run")
     for key, example in (("run", "latest tasks=induction"), ("tasks", f"{found.get('run', 'latest')} tasks=induction")):
         if key not in found:
             what = "a run or a folder" if key == "run" else "tasks"

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, get_type_hints
 
+from gpt_lab.cli.common import key_values
 from gpt_lab.cli.common.console_script import entry
 from gpt_lab.console.lines import print_lines, show_help
 from gpt_lab.console.streams import output_error
-from gpt_lab.errors import ConfigError, LabError, cut, quoted, unknown
+from gpt_lab.errors import ConfigError, LabError, cut, quoted
 from gpt_lab.infer.request import GenerationRequest, read_prompts, start
-from gpt_lab.options import NonEmpty, check
+from gpt_lab.options import NonEmpty
 
 HELP = """\
 usage: generate [key=value ...] [--no-cache] [--help]
@@ -49,10 +50,6 @@ example: generate run=latest max_tokens=100 temperature=0.7 top_k=50
 """
 
 
-TEXTS = ("run", "prompt", "runs_dir", "prompts", "draft")
-"""Arguments that are text, whatever they look like."""
-
-
 @dataclass(frozen=True)
 class Arguments(GenerationRequest):
     """What the command line may set; the annotations are the check."""
@@ -67,33 +64,18 @@ def parse(argv: list[str]) -> Arguments:
     Raises:
         ConfigError: an unknown key, a value of the wrong type, or a word that is not key=value.
     """
-    types = get_type_hints(Arguments, include_extras=True)
-    found: dict[str, Any] = {}
-    for word in argv:
-        key, equals, value = word.partition("=")
-        if word == "--no-cache":
-            found["cache"] = False
-        elif not equals or word.startswith("-"):
-            flags = [f"{name}=..." for name in types] + ["--no-cache", "--help"]
+    fields = get_type_hints(Arguments, include_extras=True)
+    words = ["cache=false" if word == "--no-cache" else word for word in argv]
+    for word in words:
+        if word.startswith("-") or "=" not in word:
+            flags = [f"{name}=..." for name in fields] + ["--no-cache", "--help"]
             close = difflib.get_close_matches(word, flags, n=1, cutoff=0.5)
             hint = f"; did you mean {close[0]}?" if close else f'; a text to continue is prompt="{cut(word)}"'
             raise ConfigError(f"arguments are key=value, not {quoted(word)}{hint}")
-        elif key not in types:
-            raise ConfigError(unknown("argument", key, types))
-        else:
-            read = value if key in TEXTS else _strings(value) if key == "stop" else _scalar(value)
-            given = check(key, read, types[key])
-            if found.setdefault(key, given) != given:
-                raise ConfigError(f"{key} is given twice, as {quoted(found[key])} and {quoted(given)}: leave one out")
+    found, others = key_values.read(words, fields, "generate", {"stop": _strings})
+    if others:
+        raise ConfigError(f"arguments are key=value, not {quoted(others[0])}")
     return Arguments(**found)
-
-
-def _scalar(text: str) -> Any:
-    """Numbers, true, false and null as such; anything else is text."""
-    try:
-        return json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
-    except (ValueError, RecursionError):
-        return float(text) if text.lower() in ("nan", "inf", "-inf") else text
 
 
 def _strings(text: str) -> list[Any]:

@@ -6,12 +6,13 @@ import functools
 import os
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Literal, get_type_hints
 
+from gpt_lab.cli.common import key_values
 from gpt_lab.cli.common.console_script import entry
 from gpt_lab.console.lines import print_lines, show_help
-from gpt_lab.errors import ConfigError, LabError, quoted, unknown
-from gpt_lab.options import NonEmpty, PositiveInt, Range, check
+from gpt_lab.errors import ConfigError, LabError
+from gpt_lab.options import NonEmpty, PositiveInt, Range
 
 KEY = "GPT_LAB_SERVE_KEY"
 HELP = """\
@@ -39,7 +40,6 @@ example: serve pos_enc/rope-seed0 pos_enc/alibi-seed0
 Stops at Ctrl-C or SIGTERM: running continuations have five seconds to end.
 """
 EXTRA = ("fastapi", "uvicorn", "httpx")
-TEXTS = ("host", "key", "checkpoint", "runs_dir")
 Port = Annotated[int, Range(low=0, high=65535)]
 Rows = Annotated[int, Range(low=1, high=4096)]
 Queue = Annotated[int, Range(low=0, high=100_000)]
@@ -68,26 +68,10 @@ def parse(argv: list[str]) -> Arguments:
     Raises:
         ConfigError: an unknown key, a value of the wrong type, an address that others reach and no key.
     """
-    types = get_type_hints(Arguments, include_extras=True)
-    del types["models"]
-    models: list[str] = []
-    found: dict[str, Any] = {}
-    for word in argv:
-        key, equals, text = word.partition("=")
-        if word.startswith("-"):
-            raise ConfigError(f"unknown option {quoted(word)}: settings are key=value (see serve --help)")
-        if not equals or "/" in key:
-            models.append(check("MODEL", word, NonEmpty))
-            continue
-        if key not in types:
-            raise ConfigError(unknown("argument", key, types))
-        if text == "null" and key in ("key", "checkpoint"):
-            continue
-        value = int(text) if key not in TEXTS and text.isascii() and text.isdigit() and len(text) < 20 else text
-        given = check(key, value, types[key])
-        if found.setdefault(key, given) != given:
-            raise ConfigError(f"{key} is given twice: leave one out")
-    if "key" not in found and os.environ.get(KEY):
+    fields = get_type_hints(Arguments, include_extras=True)
+    del fields["models"]
+    found, models = key_values.read(argv, fields, "serve")
+    if found.get("key") is None and os.environ.get(KEY):
         found["key"] = os.environ[KEY]
     made = Arguments(tuple(models) or ("latest",), **found)
     if made.host not in ("127.0.0.1", "localhost", "::1") and made.key is None:
