@@ -61,6 +61,13 @@ TABLE = {
             "val/accuracy", "of the answers", "maximize", "val accuracy", short="accuracy",
             line="val accuracy {:.3f}", longer="accuracy", first=True,
         ),
+        Metric(
+            "quantized/loss", "nats per token", "minimize", "quantized: val loss", short="quantized loss", loss=True,
+        ),
+        Metric(
+            "quantized/bpb", "bits per byte", "minimize", "quantized: val bits per byte", short="quantized bpb",
+            per_byte=True, loss=True,
+        ),
         Metric("train/lr", line="lr {:.2e}"),
         Metric("train/weight_decay"),
         Metric("train/batch_tokens", "tokens per step"),
@@ -75,6 +82,8 @@ TABLE = {
     )
 }  # fmt: skip
 """By name, in a reader's order."""
+EVAL, BITS = "eval/", "_bpb"
+"""Of tasks (gpt_lab/evaluate): eval/NAME, where more is better unless the name ends so: then it is bits per byte."""
 HEADLINE, WITHOUT_TEXT = "val/bpb", "val/loss"
 """What decides unless a study says otherwise, and what does in its place where the data is no text."""
 DECIDING = tuple(name for name, metric in TABLE.items() if metric.goal is not None)
@@ -99,14 +108,22 @@ def source(name: str) -> tuple[str, str]:
 def find(name: str) -> Metric | None:
     """The row of a metric, also of what is measured at multiples of the context: val/loss of val/loss_beyond_2x.
 
-    And of the sources of a mixture: val/bpb of val/bpb/code.
+    And of the sources of a mixture: val/bpb of val/bpb/code; and of tasks.
     """
+    if name.startswith(EVAL):
+        return _of_task(name)
     name, _ = source(name)
     base, times = context_multiples.split(name)
     if times == 1:
         return TABLE.get(name)
     row = TABLE.get("val/loss" if base in (context_multiples.BEYOND, context_multiples.EXCESS) else base)
     return row if row is not None and row.longer is not None else None
+
+
+def _of_task(name: str) -> Metric:
+    if name.endswith(BITS):
+        return Metric(name, "bits per byte", "minimize", per_byte=True)
+    return Metric(name, "score", "maximize")
 
 
 def goal(name: str) -> Goal:
@@ -143,7 +160,9 @@ def per_byte(name: str) -> bool:
 
 def has_floors(name: str) -> bool:
     """Whether n-gram floors, which are of windows of one context and of a whole corpus, can stand beside the metric."""
-    return per_byte(name) and context_multiples.split(name)[1] == 1 and not source(name)[1]
+    return (
+        per_byte(name) and not name.startswith(EVAL) and context_multiples.split(name)[1] == 1 and not source(name)[1]
+    )
 
 
 def beside_floors(name: str) -> str:

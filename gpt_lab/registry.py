@@ -141,14 +141,18 @@ def load(kind: str, name: str) -> Any:
     Raises:
         ConfigError: a file of one's own, or of another package, cannot be imported; the line says where.
     """
-    part = get(kind, name)
+    return load_class(get(kind, name))
+
+
+def load_class(part: Part) -> Any:
+    """The class of an entry; errors as those of load."""
     try:
         return getattr(_imported(part), part.qualname)
     except Exception as error:
         if part.module.startswith("gpt_lab."):
             raise
         raise ConfigError(
-            f"{kind}={name} cannot be loaded: {_where(error, part.path)}: {_error_text(error)}"
+            f"{part.kind}={part.name} cannot be loaded: {_where(error, part.path)}: {_error_text(error)}"
         ) from error
 
 

@@ -33,6 +33,10 @@ ELSEWHERE = {
     ("tokenizer", "hf"): "needs a tokenizer file: tests/data",
     ("data", "hf"): "needs a data set: tests/data",
     ("data", "stdlib"): "8 MB, of which whole files are held out: tests/data/corpora/test_stdlib.py",
+    ("data", "chat"): "rows of whole conversations: tests/data/conversations and tests/train/adaptation",
+    ("data", "preferences"): "for objective=dpo: tests/train/adaptation",
+    ("objective", "dpo"): "needs a run to begin with: tests/train/adaptation",
+    ("objective", "grpo"): "needs a run to begin with: tests/train/adaptation",
     ("data", "mix"): "needs sources: tests/data/test_mixture.py and tests/data/test_trained_rows.py",
 }
 
@@ -282,6 +286,8 @@ CHANGES: dict[str, Any] = {
     "checkpoint.every": (1, {"checkpoint.keep": 9}),
     "checkpoint.keep": (9, {"checkpoint.every": 1}),
     "log.every": 2,
+    "quantize.bits": 4,
+    "quantize.group": (16, {"quantize.bits": 4}),
     "sample.prompt": ("cat", {"sample.tokens": 4}),
     "sample.tokens": (8, {"sample.tokens": 4}),
     "sample.temperature": (0.0, {"sample.tokens": 8}),
@@ -325,6 +331,10 @@ KEYS_ELSEWHERE = {
     "match_to": "tests/cost/test_match.py",
     "resume_from": "tests/train/begin_from/test_continuation.py",
     "model_from": "tests/train/begin_from/test_model_from.py",
+    **dict.fromkeys(
+        ("adapt.rank", "adapt.alpha", "adapt.targets", "adapt.bits", "adapt.group"),
+        "tests/adapt/test_lora.py and tests/train/adaptation: they need a run to begin with",
+    ),
     "label": "tests/config/test_composition.py",
 }
 

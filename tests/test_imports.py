@@ -28,12 +28,15 @@ HEAVY = (
     "optuna",
     "scipy",
     "jax",
+    "fastapi",
+    "uvicorn",
+    "httpx",
 )
 
 BASE = {"errors", "digests", "options", "yamlfile", "project", "registry", "context_multiples", "metrics", "console"}
 CONFIG = BASE | {"config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
-TRAIN = MODEL | {"interchange", "cost", "data", "optim", "store", "trackers", "infer", "train"}
+TRAIN = MODEL | {"adapt", "interchange", "cost", "data", "optim", "store", "trackers", "infer", "evaluate", "train"}
 ABOVE = (
     *("stats", "study", "sweep.ledger", "sweep.search", "noise", "frame.sources", "frame", "validity"),
     *("sweep.workers", "plan", "sweep", "sweep.engines", "analysis", "analysis.sections", "report", "atlas", "claims"),
@@ -54,6 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "parts": CONFIG | {"parts", "kernels"},
     "kernels": CONFIG | {"parts", "kernels"},
     "model": MODEL,
+    "adapt": CONFIG | {"adapt"},
     "twins": {"twins"},
     "data": CONFIG | {"data"},
     "interchange": MODEL | {"interchange"},
@@ -61,15 +65,19 @@ ALLOWED: dict[str, set[str]] = {
     "optim": CONFIG | {"parts", "optim"},
     "store": CONFIG | {"store"},
     "trackers": CONFIG | {"store", "trackers"},
-    "infer": MODEL | {"data", "store", "infer"},
-    "export": MODEL | {"interchange", "data", "store", "infer", "export"},
+    "infer": MODEL | {"adapt", "data", "store", "infer"},
+    "serve": MODEL | {"interchange", "data", "store", "infer", "inside", "serve"},
+    "chat": MODEL | {"data", "store", "infer", "serve", "chat"},
+    "export": MODEL | {"adapt", "interchange", "data", "store", "infer", "export"},
+    "evaluate": MODEL | {"interchange", "data", "store", "infer", "evaluate"},
     "train": TRAIN,
     "doctor": TRAIN,
     "certify": TRAIN | {"certify"},
     **{name: TRAIN | set(ABOVE[: place + 1]) for place, name in enumerate(ABOVE)},
+    "inside": TRAIN | {*ABOVE, "inside"},
     "notebook": TRAIN | {*ABOVE, "notebook"},
     "dashboard": TRAIN | {*ABOVE[: ABOVE.index("plan")], "dashboard"},
-    "cli": TRAIN | {*ABOVE, "certify", "dashboard", "export", "cli", "doctor"},
+    "cli": TRAIN | {*ABOVE, "certify", "dashboard", "export", "inside", "serve", "chat", "cli", "doctor"},
 }
 """What the files of each unit (a module or folder directly under gpt_lab/) may import, at any depth of nesting."""
 
@@ -216,6 +224,11 @@ def test_the_core_is_light() -> None:
         ("sweep norm runs_dir=nowhere --on slurm --dry-run", "#SBATCH --signal=B:TERM@120"),
         ("upload --help", "usage: upload"),
         ("export --help", "usage: export"),
+        ("attention --help", "usage: attention"),
+        ("evaluate --help", "usage: evaluate"),
+        ("evaluate latest tasks=nedle", "did you mean 'needle'"),
+        ("serve --help", "usage: serve"),
+        ("chat --help", "usage: chat"),
         ("dashboard --help", "usage: dashboard"),
     ],
 )

@@ -46,5 +46,5 @@ def test_units() -> None:
 
 
 def test_floors_are_of_one_context() -> None:
-    assert {name for name in metrics.TABLE if metrics.has_floors(name)} == {"val/bpb"}
+    assert {name for name in metrics.TABLE if metrics.has_floors(name)} == {"val/bpb", "quantized/bpb"}
     assert metrics.per_byte("val/bpb_8x") and not metrics.has_floors("val/bpb_8x")

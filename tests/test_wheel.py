@@ -68,6 +68,8 @@ def test_an_empty_folder_has_all_that_is_shipped(site: Path, tmp_path: Path) -> 
     assert "pos_enc.yaml` makes them" in call(site, tmp_path, "report", "pos_enc", status=2)
     assert "did you mean pos_enc?" in call(site, tmp_path, "report", "pos_encs", status=2)
     assert not (tmp_path / "conf").exists()
+    shipped = {path.name for path in (site / "gpt_lab" / "serve" / "static").iterdir()}
+    assert shipped == {"index.html", "style.css", "app.js"}
 
 
 def test_the_page_s_way_to_a_project_needs_no_index(tmp_path: Path) -> None:

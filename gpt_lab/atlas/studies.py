@@ -29,6 +29,8 @@ LEFT_OUT: Mapping[tuple[str, str], str] = {
     ("mlp", "none"): "no depth or width brings it near the others' parameters at this scale",
     ("init", "deepnorm"): "it belongs to residual=post, not to this block",
     ("objective", "distill"): "it needs a teacher: the sweep distillation answers for it, by a report of its own",
+    ("objective", "dpo"): "it is of pairs of answers: docs/fine-tuning.md",
+    ("objective", "grpo"): "it is of answers to questions: docs/fine-tuning.md",
     ("objective", "mlm"): "it sees both sides of a token, so its loss is no bits per byte of text",
 }
 """Options that no sweep of the atlas has, and why."""

@@ -71,6 +71,8 @@ class Finding:
 def contract(words: Sequence[str]) -> Iterator[Finding]:
     """All checks on the model that these overrides compose, at a tiny size; one by one, as they are done.
 
+    Of an objective that needs rows of its own, such as pairs of answers, those of the model alone.
+
     Args:
         words: overrides such as `attention=mine attention.heads=2`; sizes among them count, and compile=off leaves out
             torch.compile, which takes many seconds.
@@ -85,6 +87,8 @@ def contract(words: Sequence[str]) -> Iterator[Finding]:
         yield decoding(model)
         yield lengths(model)
     yield documents(model)
+    if registry.load("objective", cfg.objective["name"]).rows:  # pairs of answers, questions: random rows are neither
+        return
     yield gradients(cfg)
     yield training(cfg)
     if cfg.compile != "off":

@@ -41,7 +41,7 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
                 values[name] = _section(name, tree[name])
             else:
                 values[name] = options.check(name, tree[name], hints[name])
-        elif field.default is dataclasses.MISSING:
+        elif field.default is field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{name} is missing from the config")
     cfg = RunConfig(**values)
     combinations.check(cfg)

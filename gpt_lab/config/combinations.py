@@ -41,6 +41,11 @@ def check(cfg: RunConfig) -> None:
             "match=flops makes models equal and leaves a teacher out: use match=params, or budget.flops, which counts "
             "its forward pass"
         )
+    if cfg.adapt.rank is not None and cfg.model_from is None and cfg.resume_from is None:
+        raise ConfigError(
+            f"adapt.rank={cfg.adapt.rank} trains adapters of weights that stay as they are: name a trained model with "
+            "model_from=RUN"
+        )
     check_study("study", cfg.study)
 
 
@@ -71,6 +76,13 @@ def refuse_ignored(stated: Collection[str], tree: Mapping[str, Any]) -> None:
 
 def _ignored(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     data, tokenizer, sample = tree["data"], tree["tokenizer"], tree["sample"]
+    adapt, quantize = tree.get("adapt") or {}, tree.get("quantize") or {}
+    if adapt.get("rank") is None:
+        yield from ((f"adapt.{key}", "there are no adapters without adapt.rank") for key in adapt if key != "rank")
+    elif adapt.get("bits") is None:
+        yield "adapt.group", "weights are in groups with adapt.bits=4 or 8 only"
+    if quantize.get("bits") is None:
+        yield "quantize.group", "weights are in groups with quantize.bits=4 or 8 only"
     if not tree["optim"].get("weight_decay"):
         yield "schedule.weight_decay", f"optim={tree['optim']['name']} has no optim.weight_decay above 0 to change"
     if data["name"] == "synthetic":
@@ -84,6 +96,8 @@ def _ignored(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "sample.tokens", "objective=mlm writes no text"
     elif sample.get("tokens") == 0:
         yield from ((f"sample.{key}", "sample.tokens=0 draws no text") for key in ("prompt", "temperature"))
+    if not tree["eval"].get("tasks"):
+        yield from ((f"eval.{key}", "eval.tasks names no task") for key in ("items", "shots"))
     if tree["optim"]["name"] == "schedule_free":
         held = "optim=schedule_free takes the warm-up alone and stays at the peak: leave it out"
         yield from ((f"schedule.{key}", held) for key in ("final", "cooldown", "shape"))

@@ -93,12 +93,16 @@ class Batching:
 class Eval:
     """Validation during training: each `every` steps, on about `tokens` tokens spread over the split (null: all).
 
-    At the end the final weights are validated in windows of each of `contexts`, multiples of the training context.
+    At the end the final weights are validated in windows of each of `contexts`, multiples of the training context, and
+    measured on `tasks` (gpt_lab/evaluate): names or files, at most `items` of each, after `shots` examples.
     """
 
     every: PositiveInt = 200
     tokens: PositiveInt | None = None
     contexts: list[PositiveInt] = field(default_factory=lambda: [1])
+    tasks: list[NonEmpty] = field(default_factory=list)
+    shots: NonNegativeInt = 0
+    items: PositiveInt = 500
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,29 @@ class Sample:
     prompt: str | None = None
     tokens: SampleLength = 64
     temperature: NonNegativeFloat = 0.8
+
+
+@dataclass(frozen=True)
+class Adapt:
+    """Low-rank adapters, trained in place of the weights (adapt/lora.py); without a rank there are none.
+
+    targets are last words of the names of linear layers (none: all but the head). With bits, the frozen weights are
+    kept in so many, each `group` columns with a scale.
+    """
+
+    rank: PositiveInt | None = None
+    alpha: PositiveFloat = 16.0
+    targets: list[NonEmpty] = field(default_factory=list)
+    bits: Literal[4, 8] | None = None
+    group: PositiveInt = 64
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Bits to which the final weights of linear layers are rounded for one more validation (null: none is made)."""
+
+    bits: Literal[4, 8] | None = None
+    group: PositiveInt = 64
 
 
 @dataclass(frozen=True)
@@ -151,6 +178,8 @@ class RunConfig:
     checkpoint: Checkpoint
     log: Log
     sample: Sample
+    adapt: Adapt = field(default_factory=Adapt)
+    quantize: Quantize = field(default_factory=Quantize)
     seed: NonNegativeInt = 0
     replica: NonNegativeInt = 0
     """Another draw of all that is random in a run but the order of its data."""
@@ -159,6 +188,8 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     force: bool = False
+    probe: Literal["off", "light"] = "off"
+    """What is noted of the model at each evaluation, which changes nothing of it: train/probe."""
     match: Literal["params", "flops"] | None = None
     """What the model was made equal in, by gpt_lab.cost.match: parameters beside the embeddings, or FLOPs per token."""
     match_to: PositiveInt | None = None
@@ -283,7 +314,7 @@ def _flat_hints() -> dict[str, Any]:
     return found
 
 
-NOT_IDENTITY = frozenset({"study", "runs_dir", "tracker", "log", "sample", "checkpoint", "force", "label"})
+NOT_IDENTITY = frozenset({"study", "runs_dir", "tracker", "log", "sample", "checkpoint", "force", "label", "probe"})
 """Top-level keys that change where a run is kept or what is shown of it, never its numbers."""
 
 LATER: Mapping[str, Any] = {
@@ -292,6 +323,9 @@ LATER: Mapping[str, Any] = {
     "resume_from": None,
     "model_from": None,
     "eval.contexts": [1],
+    "eval.tasks": [],
+    "eval.shots": 0,
+    "eval.items": 500,
     "batch.start": None,
     "batch.ramp": None,
     "batch.packing": "stream",
@@ -319,6 +353,13 @@ LATER: Mapping[str, Any] = {
     "optim.ns": "quintic",
     "optim.qk_clip": None,
     "tokenizer.vocab": None,
+    "adapt.rank": None,
+    "adapt.alpha": 16.0,
+    "adapt.targets": [],
+    "adapt.bits": None,
+    "adapt.group": 64,
+    "quantize.bits": None,
+    "quantize.group": 64,
 }
 """Keys that came later, with the value that changes nothing: older runs, without them, keep their identity."""
 

@@ -24,6 +24,8 @@ SECTIONS: Mapping[str, type] = {
     "checkpoint": schema.Checkpoint,
     "log": schema.Log,
     "sample": schema.Sample,
+    "adapt": schema.Adapt,
+    "quantize": schema.Quantize,
 }
 NAMES_ELSEWHERE: Mapping[str, str] = {
     "seed": "random_seed rng_seed",

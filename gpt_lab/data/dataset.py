@@ -9,7 +9,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.data import batches, mixture, packing
+from gpt_lab.data.chat_template import ChatTemplate
 from gpt_lab.data.corpus import Corpus
 from gpt_lab.data.floors import floors
 from gpt_lab.data.rows import Bucketed, Rows, rows_of
@@ -71,6 +72,14 @@ class Dataset(ABC):
     """The data sets of a mixture by name, each to be validated on; {}: it is none."""
     weights: Mapping[str, float] = {}
     """The share of each of them; the sum is 1."""
+    template: ChatTemplate | None = None
+    """How conversations become tokens; None: it is none of conversations."""
+    rows_are: str = ""
+    """What each row, or two of them, is whole: "conversations", "pairs" of answers; "": nothing in particular."""
+    made: bool = False
+    """Whether the lab made the conversations, which no other data hold."""
+    longest: int = 0
+    """Tokens of the longest answer, where rows are conversations."""
 
     def __init__(self, cfg: RunConfig) -> None:
         self._cfg = cfg
@@ -161,6 +170,15 @@ class Dataset(ABC):
     def _pack(self, examples: Examples) -> Batch:
         tokens, targets = examples
         return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), self._documents(tokens))
+
+
+@runtime_checkable
+class RowsSource(Protocol):
+    """A data part that makes rows of its own, such as conversations."""
+
+    def dataset(self, cfg: RunConfig) -> Dataset:
+        """The data of a run."""
+        ...
 
 
 class RowsDataset(Dataset):
@@ -392,7 +410,11 @@ def open_dataset(cfg: RunConfig, progress: Progress | None = None, cache_dir: Pa
         return SyntheticDataset(cfg, source)
     if isinstance(source, mixture.Mixture):
         return MixtureDataset(cfg, source, *mixture.open_mixture(source, cfg.tokenizer, progress, cache_dir))
-    raise ConfigError(f"data={cfg.data['name']} is neither a gpt_lab.data.corpus.Corpus nor synthetic")
+    if isinstance(source, RowsSource):
+        return source.dataset(cfg)
+    raise ConfigError(
+        f"data={cfg.data['name']} is neither a gpt_lab.data.corpus.Corpus nor synthetic, and has no `dataset`"
+    )
 
 
 def _part_of(cfg: RunConfig, name: str, shards: Shards) -> TextDataset:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file
 
-from gpt_lab.config import checked
 from gpt_lab.config.schema import RunConfig
+from gpt_lab.data.chat_template import ChatTemplate
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
 from gpt_lab.errors import ConfigError
-from gpt_lab.infer.trained_model import WEIGHTS, load_run, whole_checkpoint
+from gpt_lab.infer.trained_model import load_model, load_run, whole_checkpoint
 from gpt_lab.model.gpt import GPT
 from gpt_lab.store import Run
 
@@ -24,12 +21,14 @@ class Source(NamedTuple):
 
     Fields:
         text: words of its validation text, "" where it has none.
+        template: of conversations, where it was trained on some.
     """
 
     model: GPT
     cfg: RunConfig
     tokenizer: Tokenizer | None
     text: str = ""
+    template: ChatTemplate | None = None
 
     @property
     def length(self) -> int:
@@ -57,19 +56,11 @@ def read(run: Run, checkpoint: str | None = None, say: Callable[[str], None] = l
     text = run.record.get("prompt")
     if (run.path / "tokenizer").is_dir():
         trained = load_run(run, checkpoint, say=say)
-        found = Source(trained.model, trained.cfg, trained.tokenizer, text if isinstance(text, str) else "")
+        text = text if isinstance(text, str) else ""
+        found = Source(trained.model, trained.cfg, trained.tokenizer, text, ChatTemplate.load(run.path))
     else:
-        found = _without_text(whole_checkpoint(run, checkpoint, say), checked.from_dict(run.config))
+        found = Source(*load_model(run, whole_checkpoint(run, checkpoint, say)), None)
     if not found.model.shape.causal:
         name = found.cfg.objective["name"]
         raise ConfigError(f"objective={name} makes this model read both ways: what opens exports predicts next tokens")
     return found
-
-
-def _without_text(checkpoint: Path, cfg: RunConfig) -> Source:
-    weights = load_file(checkpoint / WEIGHTS)
-    model = GPT(dataclasses.replace(cfg, kernel={"name": "math"}), len(weights["embed.weight"]))
-    model.load_state_dict(weights)
-    model.eval()
-    model.choose_kernels("cpu", "fp32")
-    return Source(model, cfg, None)

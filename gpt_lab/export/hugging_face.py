@@ -66,8 +66,10 @@ def write_texts(source: Source, folder: Path, say: Callable[[str], None]) -> Non
         say("no tokenizer: the run was trained on tokens that are no text")
         return
     name = source.cfg.tokenizer["name"]
-    if not tokenizer_files.write_tokenizer(source.tokenizer, folder, source.cfg.scale.context):
+    template = source.template
+    jinja = None if template is None else template.jinja
+    if not tokenizer_files.write_tokenizer(source.tokenizer, folder, source.cfg.scale.context, jinja):
         say(f"tokenizer={name} has no form that transformers reads: the folder is without it")
         return
-    if (text := tokenizer_files.unlike(source.tokenizer, folder, source.text)) is not None:
+    if (text := tokenizer_files.unlike(source.tokenizer, folder, source.text, template)) is not None:
         raise LabError(f"AutoTokenizer does not read tokenizer={name} as it is: {text[:40]!r} has other tokens")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
 
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.base import State
+from gpt_lab.parts.joined_states import JoinedState
+from gpt_lab.parts.states import Recurrence
 
 S = TypeVar("S", bound=State)
 
@@ -23,6 +29,8 @@ class Cache:
         self.seen = 0
         self.usable = True
         self._states: dict[tuple[int, str], State] = {}
+        self._marked = 0
+        self._copies: dict[tuple[int, str], State] = {}
 
     def slot(self, layer: int, site: str, make: Callable[[], S]) -> S:
         """The state of one part at one depth, made when it is first asked for."""
@@ -35,6 +43,14 @@ class Cache:
     def nbytes(self) -> int:
         """Bytes allocated in all layers."""
         return sum(state.nbytes for state in self._states.values())
+
+    def tensors(self) -> dict[int, dict[str, Tensor]]:
+        """What recurrent parts keep now, by depth and name; keys and values are not among it."""
+        found: dict[int, dict[str, Tensor]] = {}
+        for (layer, _), state in self._states.items():
+            if isinstance(state, Recurrence):
+                found.setdefault(layer, {}).update(state.tensors)
+        return found
 
     def read(self, model: GPT, tokens: int) -> bool:
         """Notes that the model has read `tokens` more; whether all its attentions have kept them.
@@ -53,6 +69,32 @@ class Cache:
                 break
         return self.usable
 
+    def mark(self) -> None:
+        """Remembers this place in the text, to which `back` can return: once, and no further back."""
+        self._marked = self.seen
+        # what cannot forget single tokens is small: recurrences and rings
+        self._copies = {at: copy.deepcopy(one) for at, one in self._states.items() if not _truncates(one)}
+
+    def back(self, seen: int) -> None:
+        """Forgets all but the first `seen` tokens; where a state cannot, all that came after the mark."""
+        if seen >= self.seen:
+            return
+        self.seen = seen if all(_truncates(state) for state in self._states.values()) else self._marked
+        for place, state in list(self._states.items()):
+            if _truncates(state):
+                state.truncate(self.seen)  # type: ignore[attr-defined]
+            elif place in self._copies:
+                self._states[place] = self._copies.pop(place)
+            else:  # made after the mark
+                del self._states[place]
+
+    def join(self, joined: dict[tuple[int, str], JoinedState]) -> dict[tuple[int, str], JoinedState] | None:
+        """Puts a copy of the one row held beside those of `joined`; None, and nothing done, where a state cannot."""
+        states: dict[tuple[int, str], Any] = dict(self._states)
+        if not all(hasattr(state, "join") for state in states.values()) or joined.keys() not in (set(), states.keys()):
+            return None
+        return {place: state.join(joined.get(place)) for place, state in states.items()}
+
     def expand(self, rows: int) -> None:
         """Repeats the one row held for `rows` samples that go on from the same prompt."""
         for state in self._states.values():
@@ -63,3 +105,56 @@ class Cache:
         self.seen = 0
         for state in self._states.values():
             state.clear()
+
+
+def _truncates(state: State) -> bool:
+    return getattr(state, "truncates", False)
+
+
+class JoinedCache:
+    """The states of rows that are at different positions, which the model reads a token each.
+
+    Fields:
+        seen: tokens read of each row. The last row takes the number of one that is removed.
+    """
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+        self._states: dict[tuple[int, str], JoinedState] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated in all layers."""
+        return sum(state.nbytes for state in self._states.values())
+
+    def slot(self, layer: int, site: str, make: Callable[[], S]) -> S:
+        """The state of one part at one depth."""
+        return self._states[layer, site]  # type: ignore[return-value]  # it does for a part what its own state does
+
+    def add(self, cache: Cache) -> bool:
+        """One more row, the last: a copy of what was kept of it alone; whether its states can be joined."""
+        joined = cache.join(self._states if self.seen else {})
+        if joined is None:
+            return False
+        self._states = joined
+        self.seen.append(cache.seen)
+        return True
+
+    def remove(self, row: int) -> None:
+        """Forgets a row."""
+        for state in self._states.values():
+            state.remove(row)
+        self.seen[row] = self.seen[-1]
+        self.seen.pop()
+
+    @torch.no_grad()
+    def step(self, model: GPT, rows: Sequence[int], tokens_B1: Tensor) -> Tensor:
+        """Logits (B, V) in fp32 after one more token of each of these rows."""
+        whole = list(rows) == list(range(len(self.seen)))
+        for state in self._states.values():
+            state.chosen = None if whole else rows
+        positions_B1 = torch.tensor([[self.seen[row]] for row in rows], device=tokens_B1.device)
+        logits_BTV: Tensor = model(tokens_B1, positions_T=positions_B1, states=self)
+        for row in rows:
+            self.seen[row] += 1
+        return logits_BTV[:, -1].float()

@@ -59,3 +59,40 @@ def text(tokenizer: DecodesBytes, ids: Iterable[int], prompt_ids: Sequence[int] 
     """The text of `ids` after `prompt_ids`, as the stream would show it."""
     stream = TextStream(tokenizer, prompt_ids)
     return "".join([stream.push(i) for i in ids]) + stream.close()
+
+
+class StopStrings:
+    """Cuts a text, which comes in pieces, in front of the first stop string in it: the one that is complete first.
+
+    Of several that are complete at the same character the longest counts. A piece that may be the beginning of a stop
+    string is held back, so that nothing is given out that is later taken back, however the text is divided.
+
+    Fields:
+        met: whether a stop string was found; nothing is given out after it.
+    """
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self._strings = [one for one in strings if one]
+        self._held = ""
+        self.met = False
+
+    def push(self, piece: str) -> str:
+        """What may be shown now."""
+        if self.met:
+            return ""
+        text = self._held + piece
+        found = [(text.find(one) + len(one), -len(one)) for one in self._strings if one in text]
+        if found:
+            self.met, self._held = True, ""
+            end, length = min(found)
+            return text[: end + length]
+        longest = min(len(text), max((len(one) - 1 for one in self._strings), default=0))
+        begins = (n for n in range(longest, 0, -1) if any(one.startswith(text[-n:]) for one in self._strings))
+        kept = next(begins, 0)
+        self._held = text[len(text) - kept :]
+        return text[: len(text) - kept]
+
+    def close(self) -> str:
+        """What is still held back, as no more comes."""
+        held, self._held = self._held, ""
+        return held

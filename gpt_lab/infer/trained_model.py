@@ -10,7 +10,9 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
+from gpt_lab.adapt import lora
 from gpt_lab.config import checked
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -60,7 +62,7 @@ def whole_checkpoint(run: Run, name: str | None = None, say: Callable[[str], Non
         raise ConfigError(f"{run.path} has no checkpoint yet: let it train up to its first one, or name another run")
     if name is not None and name not in there:
         raise ConfigError(unknown("checkpoint", name, there))
-    steps = sorted((n for n in there if n not in NAMED), key=lambda n: (len(n), n), reverse=True)
+    steps = sorted((n for n in there if n.startswith("step-")), key=lambda n: (len(n), n), reverse=True)
     wanted = [name] if name is not None else [*(n for n in NAMED if n in there), *steps]
     damaged: dict[Path, str] = {}
     for one in wanted:
@@ -110,15 +112,52 @@ def load_run(
             f"{place} is damaged ({error}): copy it from a run on the same data, or name another run"
         ) from None
     tokenizer = load_tokenizer(place)
-    model = GPT(dataclasses.replace(cfg, kernel={"name": "math"}), tokenizer.vocab_size)
+    model, _ = load_model(run, folder, where.type, tokenizer.vocab_size)
+    return Trained(model, tokenizer, cfg, folder.name)
+
+
+def load_model(run: Run, checkpoint: Path, device: str = "cpu", vocab_size: int | None = None) -> tuple[GPT, RunConfig]:
+    """A run's model alone, as load_run has it, also of one that was trained on no text; with its config.
+
+    Args:
+        vocab_size: None: as many as its embedding has.
+
+    Raises:
+        ConfigError: no such device. DataError: the weights cannot be read, or are of another model.
+    """
+    cfg, where = checked.from_dict(run.config), pick_device(device)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        weights = lora.plain(load_file(checkpoint / WEIGHTS))
+        model = GPT(
+            dataclasses.replace(cfg, kernel={"name": "math"}), vocab_size or len(weights.get("embed.weight", ""))
+        )
+        model.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise DataError(f"cannot use {folder}: {reason} (checkpoint=... names another)") from error
+        raise DataError(f"cannot use {checkpoint}: {reason} (checkpoint=... names another)") from error
     model.to(where).eval()
     model.choose_kernels(where.type, "fp32")
-    return Trained(model, tokenizer, cfg, folder.name)
+    return model, cfg
+
+
+@torch.no_grad()
+def lay_out(model: GPT) -> None:
+    """Puts the matrices of linear layers into the order in memory that reads a few tokens faster on a CPU.
+
+    Inputs by outputs: 4 us in place of 8 for one row, 128 by 688, and 39 in place of 65 for 16 rows, 688 by 256. For a
+    model that is to generate: such tensors are not contiguous, and files of weights take only those that are.
+    """
+    for part in model.modules():
+        if type(part) is nn.Linear and part.weight.device.type == "cpu":
+            part.weight.data = part.weight.data.t().contiguous().t()
+
+
+def same_tokenizer(one: Run, other: Run) -> bool:
+    """Whether two runs have the same tokens, as their folders say."""
+    found: list[dict[str, bytes]] = []
+    for run in (one, other):
+        found.append({path.name: path.read_bytes() for path in _entries(run.path / "tokenizer") if path.is_file()})
+    return found[0] == found[1]
 
 
 def _entries(folder: Path) -> list[Path]:

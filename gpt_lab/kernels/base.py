@@ -63,7 +63,10 @@ class KernelChoice:
 
 class KeyView(NamedTuple):
     """What a query sees and what is added to its scores; the last T of the S keys are the queries' own tokens, unless
-    positions say otherwise."""
+    positions say otherwise, (T,) and (S,), or (B, T) and (B, S) or (S,) where rows are at different ones.
+
+    all_seen: whether it is known that every query sees every key, so that nothing need be hidden.
+    """
 
     window: int | None = None
     slopes_H: Tensor | None = None
@@ -74,6 +77,7 @@ class KeyView(NamedTuple):
     documents_k: Tensor | None = None
     sinks_H: Tensor | None = None
     causal: bool = True
+    all_seen: bool = False
 
 
 TWICE = "it cannot be differentiated twice, as this optimizer asks"
@@ -136,30 +140,33 @@ class Memo:
 
 
 _masks = Memo()
+_masks_by_row = Memo()
 
 
 def distance(queries: int, keys: int, device: torch.device, view: KeyView) -> Tensor:
-    """Position of the query less that of the key: int64 (T, S)."""
+    """Position of the query less that of the key: int64 (T, S), or (B, T, S) where rows are at different positions."""
     if view.positions_q is not None and view.positions_k is not None:
-        return view.positions_q[:, None] - view.positions_k[None, :]
+        return view.positions_q[..., :, None] - view.positions_k[..., None, :]
     key_S = torch.arange(keys, device=device)
     return key_S[keys - queries :, None] - key_S[None, :]
 
 
 def visible(queries: int, keys: int, device: torch.device, view: KeyView) -> Tensor:
-    """Which keys each query sees: bool (T, S), or (B, 1, T, S) where documents differ between rows."""
+    """Which keys each query sees: bool (T, S), or (B, 1, T, S) where documents or positions differ between rows."""
 
     def build() -> Tensor:
         distance_TS = distance(queries, keys, device, view)
         seen = distance_TS >= 0 if view.causal else torch.ones_like(distance_TS, dtype=torch.bool)
         if view.window is not None:
             seen = seen & (distance_TS < view.window)
+        if distance_TS.dim() == 3:
+            seen = seen[:, None]
         if view.documents_q is not None and view.documents_k is not None:
             seen = seen & (view.documents_q[:, None, :, None] == view.documents_k[:, None, None, :])
         return seen
 
-    if view.positions_q is not None:  # a cached step: positions differ at every call
-        return build()
+    if view.positions_q is not None:
+        return _cached_step(("visible", view.window, view.causal), view, build)
     tensors = () if view.documents_q is None or view.documents_k is None else (view.documents_q, view.documents_k)
     return _masks(("visible", queries, keys, device, view.window, view.causal), tensors, build)
 
@@ -169,8 +176,8 @@ def additive(
 ) -> Tensor:
     """What is added to the scores: ALiBi's bias where there are slopes, -inf where the key is hidden.
 
-    Shape: (T, S), with slopes (H, T, S), with documents (B, H or 1, T, S). `repeat` stacks the (T, S) rows that often.
-    A learned bias is not in it.
+    Shape: (T, S), with slopes (H, T, S), with documents or rows at different positions (B, H or 1, T, S). `repeat`
+    stacks the (T, S) rows that often. A learned bias is not in it.
     """
 
     def build() -> Tensor:
@@ -183,11 +190,20 @@ def additive(
         return added.repeat(repeat, 1) if repeat > 1 else added
 
     if view.positions_q is not None:
-        return build()
+        return _cached_step(("additive", view.window, view.causal, dtype, repeat), view, build)
     tensors = tuple(t for t in (view.slopes_H, view.documents_q, view.documents_k) if t is not None)
     return _masks(("additive", queries, keys, device, view.window, view.causal, dtype, repeat), tensors, build)
 
 
+def _cached_step(key: Hashable, view: KeyView, build: Callable[[], Tensor]) -> Tensor:
+    """Positions differ at every call; where rows are at different ones, all layers ask with the same tensors."""
+    if view.positions_q is None or view.positions_k is None or view.positions_q.dim() == 1:
+        return build()
+    tensors = tuple(t for t in (view.positions_q, view.positions_k, view.slopes_H) if t is not None)
+    built: Tensor = _masks_by_row(key, tensors, build)
+    return built
+
+
 def alibi(slopes_H: Tensor, distance_TS: Tensor) -> Tensor:
-    """Linear penalty of the distance, one slope for each head: (H, T, S)."""
-    return -slopes_H[:, None, None] * distance_TS
+    """Linear penalty of the distance, one slope for each head: (H, T, S), or (B, H, T, S) of (B, T, S)."""
+    return -slopes_H[:, None, None] * distance_TS.unsqueeze(-3)

@@ -119,6 +119,7 @@ def attention(
     documents_q: Tensor | None = None,
     documents_k: Tensor | None = None,
     causal: bool = True,
+    all_seen: bool = False,
 ) -> Tensor:
     """Attention: softmax(softcap(scale q k) + bias) v over the keys that each query sees; (B, H, T, V).
 
@@ -131,10 +132,13 @@ def attention(
         sinks_H: a logit of each head that joins its softmax, uncapped, and brings no value.
         softcap: scores become softcap * tanh(score / softcap), before any bias.
         dropout: share of the weights dropped, by the row keys `keys_B` and `salt`; off without keys.
-        positions_q, positions_k: (T,) and (S,) int64, where keys come from a cache; without them the queries are the
-            last T of the S tokens.
+        positions_q, positions_k: (T,) and (S,) int64, where keys come from a cache, or (B, T) and (B, S) or (S,);
+            without them the queries are the last T of the S tokens.
         documents_q, documents_k: (B, T) and (B, S): a query sees only keys of its own document.
         causal: whether a query sees no later key.
+        all_seen: whether it is known that every query sees every key.
     """
-    view = KeyView(window, slopes_H, bias_HTS, positions_q, positions_k, documents_q, documents_k, sinks_H, causal)
+    view = KeyView(
+        window, slopes_H, bias_HTS, positions_q, positions_k, documents_q, documents_k, sinks_H, causal, all_seen
+    )
     return KERNELS[kernel].run(q_BHTK, k_BGSK, v_BGSV, view, scale, softcap, dropout, keys_B, salt)

@@ -48,8 +48,12 @@ class Math:
         keys_B: Tensor | None,
         salt: int,
     ) -> Tensor:
-        batch, heads, queries, _ = q_BHTK.shape
+        batch, heads, queries, head_dim = q_BHTK.shape
         groups, keys = k_BGSK.shape[1], k_BGSK.shape[2]
+        added = (view.slopes_H, view.bias_HTS, view.sinks_H, softcap, keys_B if dropout else None)
+        decoding = queries == 1 and view.positions_q is not None and head_dim == v_BGSV.shape[3]
+        if decoding and all(part is None for part in added):  # 16 us in place of 22 for 8 heads and 200 keys
+            return Sdpa.run(q_BHTK, k_BGSK, v_BGSV, view, scale, softcap, 0.0, None, salt)
         block = _block(queries, keys, view, dropout)
         if block < queries:
             blocks = []
@@ -75,7 +79,10 @@ def softmax_weights(q_BHTK: Tensor, k_BGSK: Tensor, view: KeyView, scale: float,
     # the query heads that share keys become rows of one product, so that keys and values are never repeated
     q = q_BHTK.reshape(batch * groups, shared * queries, head_dim)
     k = k_BGSK.reshape(batch * groups, keys, head_dim).transpose(1, 2)
-    if softcap is None and view.slopes_H is None and view.bias_HTS is None and view.documents_q is None:
+    plain = softcap is None and view.slopes_H is None and view.bias_HTS is None and view.documents_q is None
+    if plain and view.all_seen:
+        scores = torch.baddbmm(q.new_empty(()), q, k, beta=0, alpha=scale)
+    elif plain and (view.positions_q is None or view.positions_q.dim() == 1):
         mask = additive(queries, keys, q.device, q.dtype, view, repeat=shared)
         scores = torch.baddbmm(mask, q, k, alpha=scale)
     else:
@@ -87,7 +94,8 @@ def softmax_weights(q_BHTK: Tensor, k_BGSK: Tensor, view: KeyView, scale: float,
         scores = scores.view(batch, heads, queries, keys)
         if view.bias_HTS is not None:
             scores = scores + view.bias_HTS
-        scores = scores.add_(additive(queries, keys, q.device, q.dtype, view))
+        if not view.all_seen or view.slopes_H is not None:
+            scores = scores.add_(additive(queries, keys, q.device, q.dtype, view))
         scores = scores.view(batch * groups, shared * queries, keys)
     if view.sinks_H is None:
         return scores.softmax(-1)
@@ -149,7 +157,7 @@ class Sdpa:
             if view.bias_HTS is not None:
                 mask = view.bias_HTS.to(dtype) + mask
             mask = mask[(None,) * (4 - mask.dim())]
-        elif not plain:
+        elif not plain and not view.all_seen:
             mask = visible(queries, keys, device, view)
         if mask is not None and view.sinks_H is not None:  # one more key, of zeros, whose score is the sink
             sinks = view.sinks_H.to(dtype).view(1, heads, 1, 1).expand(mask.shape[0], -1, queries, -1)

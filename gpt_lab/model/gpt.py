@@ -109,6 +109,7 @@ class GPT(nn.Module):
         states: States | None = None,
         keys_B: Tensor | None = None,
         losses: list[Tensor] | None = None,
+        last: bool = False,
     ) -> Tensor:
         """Logits of the token after each token.
 
@@ -119,12 +120,14 @@ class GPT(nn.Module):
             states: what parts kept of earlier tokens, to which these are added.
             keys_B: int64 dropout key of each row (dropout.row_keys); None: no dropout.
             losses: parts append here what is to be minimised beside the objective; None: it is not computed.
+            last: whether only those after the last token are asked for.
 
         Returns:
-            (B, T, V) in the activations' type, V = vocab_size.
+            (B, T, V), or (B, 1, V), in the activations' type, V = vocab_size.
         """
         flow = self.flow(tokens_BT, positions_T, documents_BT, states, keys_B, losses)
-        return self.logits(self.hidden(tokens_BT, flow))
+        hidden_BTD = self.hidden(tokens_BT, flow)
+        return self.logits(hidden_BTD[:, -1:] if last else hidden_BTD)
 
     def flow(
         self,

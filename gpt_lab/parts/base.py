@@ -72,6 +72,8 @@ class Position(nn.Module):
     Attributes:
         extrapolates: whether positions beyond the training context can be computed.
         both_ways: whether it tells later tokens from earlier ones where attention sees both.
+        by_row: whether its hooks take positions by row too, (B, T); biases are then (B, H, T, S), of queries at (B, T)
+            and keys at (S,) or (B, S).
         bias_kind: what is added to scores: "none", "alibi" (through `slopes_H`), "tensor" (through `bias`) or "content"
             (through `content_bias`).
         slopes_H: ALiBi's slopes, None elsewhere.
@@ -79,6 +81,7 @@ class Position(nn.Module):
 
     extrapolates: ClassVar[bool] = True
     both_ways: ClassVar[bool] = False
+    by_row: ClassVar[bool] = False
     bias_kind: ClassVar[Literal["none", "alibi", "tensor", "content"]] = "none"
     slopes_H: Tensor | None
 
@@ -132,7 +135,8 @@ class Flow(NamedTuple):
 
     Fields:
         position: the position encoding, whose hooks attention calls.
-        positions_T: int64, absolute position of each token.
+        positions_T: int64, absolute position of each token; (B, T) where rows at different positions are read together,
+            which only parts that say `by_row` are asked to.
         documents_BT: int64, document number of each token; attention stays inside equal numbers. None: one document.
         states: what parts keep of earlier tokens. None: all tokens are here.
         keys_B: int64, dropout key of each row. None: no dropout.

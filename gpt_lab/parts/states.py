@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gpt_lab.parts.joined_states import JoinedKeyValues, JoinedRecurrence
+
 FIRST_CAPACITY = 64
 """Slots of the first allocation; each later one at least doubles, so that n tokens cost O(n) copying in all."""
 
@@ -21,6 +23,7 @@ class KeyValues:
 
     def __init__(self, window: int | None = None) -> None:
         self.window = window
+        self.truncates = window is None  # a ring has written over what was before
         self.seen = 0
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
@@ -57,13 +60,26 @@ class KeyValues:
         self._write(keys, values, positions, k_BGTK, v_BGTK, positions_T)
         if self.window is not None and new > self.window:
             return k_BGTK, v_BGTK, positions_T
-        return keys[:, :, : self.held], values[:, :, : self.held], positions[: self.held]
+        held = self.held
+        return keys.narrow(2, 0, held), values.narrow(2, 0, held), positions.narrow(0, 0, held)
 
     def expand(self, rows: int) -> None:
         """Repeats the one row held for `rows` samples that go on from the same prompt."""
         if self._keys is not None and self._values is not None:
             self._keys = self._keys.expand(rows, -1, -1, -1).contiguous()
             self._values = self._values.expand(rows, -1, -1, -1).contiguous()
+
+    def truncate(self, seen: int) -> None:
+        """Forgets all but the first `seen` tokens, where `truncates`."""
+        self.seen = seen
+
+    def join(self, joined: JoinedKeyValues | None) -> JoinedKeyValues:
+        """Puts a copy of the one row held beside other rows; None: it is the first."""
+        joined = JoinedKeyValues(self.window) if joined is None else joined
+        assert self._keys is not None and self._values is not None and self._positions is not None, "nothing was read"
+        held = self.held
+        joined.add(self._keys[0, :, :held], self._values[0, :, :held], self._positions[:held], self.seen)
+        return joined
 
     def clear(self) -> None:
         """Forgets the tokens; the buffers stay allocated."""
@@ -78,9 +94,9 @@ class KeyValues:
         self.seen += new
         slot = first if self.window is None else first % self.window
         if self.window is None or slot + kept <= self.window:
-            keys[:, :, slot : slot + kept] = k[:, :, new - kept :]
-            values[:, :, slot : slot + kept] = v[:, :, new - kept :]
-            positions[slot : slot + kept] = positions_T[new - kept :]
+            for held, more, along in ((keys, k, 2), (values, v, 2), (positions, positions_T, 0)):
+                # narrow: slices in brackets take twice as long, which one token's step shows
+                held.narrow(along, slot, kept).copy_(more if kept == new else more.narrow(along, new - kept, kept))
             return
         slots = torch.arange(first, first + kept, device=k.device) % self.window
         keys.index_copy_(2, slots, k[:, :, new - kept :])
@@ -119,6 +135,11 @@ class Recurrence:
         """What was kept after the last token; None before the first."""
         return self._tensors.get(name)
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is kept, by name."""
+        return dict(self._tensors)
+
     def keep(self, new: int, **tensors: Tensor) -> None:
         """Replaces what is kept, after `new` more tokens. Each tensor: (B, ...)."""
         self._tensors.update({name: tensor.detach() for name, tensor in tensors.items()})
@@ -132,6 +153,12 @@ class Recurrence:
     def expand(self, rows: int) -> None:
         """Repeats the one row held for `rows` samples that go on from the same prompt."""
         self._tensors = {k: t.expand(rows, *t.shape[1:]).contiguous() for k, t in self._tensors.items()}
+
+    def join(self, joined: JoinedRecurrence | None) -> JoinedRecurrence:
+        """Puts a copy of the one row held beside other rows; None: it is the first."""
+        joined = JoinedRecurrence() if joined is None else joined
+        joined.add({name: tensor.clone() for name, tensor in self._tensors.items()})
+        return joined
 
     def clear(self) -> None:
         """Forgets the tokens."""

@@ -42,7 +42,7 @@ def page(report: Report, figures: Sequence[Figure], command: str = "") -> str:
     Args:
         command: the command line that made this report.
     """
-    from gpt_lab.report import chart, samples
+    from gpt_lab.report import chart, samples, talk
     from gpt_lab.report.figures import absent
     from gpt_lab.report.figures.material import Material
 
@@ -79,6 +79,7 @@ def page(report: Report, figures: Sequence[Figure], command: str = "") -> str:
             sesoi="" if sesoi is None else f"{wording.amount(sesoi)} {metrics.unit(design.metric)}",
             correction=comparison.correction,
             commands="\n".join(facts.commands(study, command)),
+            talk=talk.command(comparison, study),
         )
     )
 

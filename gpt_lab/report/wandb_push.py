@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,83 +63,98 @@ def push(
     Raises:
         ConfigError: W&B online without a login. LabError: W&B cannot begin or refuses.
     """
-    mode = choose_mode("auto")
-    if mode == "disabled":
-        return "W&B is switched off (WANDB_MODE=disabled): the report was not logged"
-    Wandb.check()
-    problem = unreachable(base_url(), PROBE) if mode == "online" else None
-    if problem is not None:
-        mode = "offline"
-    home = _home(study)
-    project = project or home[1] or setting("project") or "gpt_lab"
-    entity = entity or home[0] or setting("entity")
-    try:
-        with as_client():  # a run's id or name in the environment is not the report's
-            where = _log(comparison, study, figures, mode, project, entity, group or study.design.study)
-    except Exception as error:
-        raise LabError(f"W&B did not take the report: {' '.join(str(error).split())}") from error
-    if mode == "online":
-        return f"report in W&B: {where}"
-    lead = f"W&B cannot be reached ({problem}); " if problem else ""
-    return f"{lead}report kept offline; later: {prefix()}wandb sync {shlex.quote(where)}"
-
-
-def _log(
-    comparison: Comparison,
-    study: Study,
-    figures: Sequence[Figure],
-    mode: str,
-    project: str,
-    entity: str | None,
-    group: str,
-) -> str:
-    """The run's address, or the folder that `wandb sync` takes."""
-    import wandb
-
-    design = study.design
-    settings = wandb.Settings(
-        mode=mode,  # type: ignore[arg-type]
-        base_url=base_url(),
-        console="off",
-        silent=True,
-        init_timeout=INIT,
-        finish_timeout=FINISH,
-        finish_timeout_raises=True,
-        disable_code=True,
-        disable_git=True,
-    )
+    home, design = _home(study), study.design
     names = ("study", "question", "metric", "goal", "pair", "family", "alpha")
-    run = wandb.init(
-        project=project,
-        entity=entity,
-        group=group,
-        job_type=JOB,
-        name=f"report of {design.study}",
-        dir=_folder(study),
-        config={
-            **{name: getattr(design, name) for name in names},
-            "baseline": None if design.baseline is None else str(design.baseline_arm),
-            "factors": list(design.factors),
-            "sesoi": comparison.sesoi,
-            "correction": comparison.correction,
-            "notes": list(comparison.notes),
-        },
-        settings=settings,
-    )
-    where = run.url if mode == "online" else run.settings.sync_dir
-    try:
+    config = {
+        **{name: getattr(design, name) for name in names},
+        "baseline": None if design.baseline is None else str(design.baseline_arm),
+        "factors": list(design.factors),
+        "sesoi": comparison.sesoi,
+        "correction": comparison.correction,
+        "notes": list(comparison.notes),
+    }
+
+    def fill(run: Any) -> None:
+        import wandb
+
         values: dict[str, Any] = {"report/arms": wandb.Table(columns=[*COLUMNS, *MEDIANS], data=table(comparison))}
         for figure in figures:
             values[f"report/{figure.name}"] = wandb.Image(str(figure.png), caption=figure.caption)
         run.log(values)
         run.summary.update({f"verdict/{row.arm}": row.verdict for row in comparison.rows})
-    except BaseException:
-        run.finish(exit_code=1)
-        raise
-    run.finish()
-    if mode == "online" and (problem := refusal(Path(run.settings.log_internal))):
-        raise LabError(problem)
-    return str(where)
+
+    place = project or home[1], entity or home[0], group or design.study
+    return push_one(JOB, f"report of {design.study}", config, fill, _folder(study), *place)
+
+
+def push_one(
+    job: str,
+    name: str,
+    config: Mapping[str, Any],
+    fill: Callable[[Any], None],
+    folder: str | None = None,
+    project: str | None = None,
+    entity: str | None = None,
+    group: str | None = None,
+) -> str:
+    """One W&B run that is logged at once; returns the line that says where.
+
+    Online or offline as a training run with tracker=auto; a server that does not answer makes it offline.
+
+    Args:
+        job: its job type, what it is called in lines. fill: logs into the wandb run. folder: of wandb's files.
+        project, entity: None: those of the environment, else gpt_lab and the login's.
+
+    Raises:
+        ConfigError: W&B online without a login. LabError: W&B cannot begin or refuses.
+    """
+    mode = choose_mode("auto")
+    if mode == "disabled":
+        return f"W&B is switched off (WANDB_MODE=disabled): the {job} was not logged"
+    Wandb.check()
+    problem = unreachable(base_url(), PROBE) if mode == "online" else None
+    if problem is not None:
+        mode = "offline"
+    try:
+        with as_client():  # a run's id or name in the environment is not this one's
+            import wandb
+
+            settings = wandb.Settings(
+                mode=mode,
+                base_url=base_url(),
+                console="off",
+                silent=True,
+                init_timeout=INIT,
+                finish_timeout=FINISH,
+                finish_timeout_raises=True,
+                disable_code=True,
+                disable_git=True,
+            )
+            run = wandb.init(
+                project=project or setting("project") or "gpt_lab",
+                entity=entity or setting("entity"),
+                group=group,
+                job_type=job,
+                name=name,
+                dir=folder,
+                config=dict(config),
+                settings=settings,
+            )
+            where = run.url if mode == "online" else run.settings.sync_dir
+            try:
+                fill(run)
+            except BaseException:
+                run.finish(exit_code=1)
+                raise
+            run.finish()
+            if mode == "online" and (refused := refusal(Path(run.settings.log_internal))):
+                raise LabError(refused)
+    except Exception as error:
+        raise LabError(f"W&B did not take the {job}: {' '.join(str(error).split())}") from error
+    if mode == "online":
+        return f"{job} in W&B: {where}"
+    lead = f"W&B cannot be reached ({problem}); " if problem else ""
+    return f"{lead}{job} kept offline; later: {prefix()}wandb sync {shlex.quote(str(where))}"
 
 
 def table(comparison: Comparison) -> list[list[Any]]:

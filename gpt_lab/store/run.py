@@ -30,6 +30,10 @@ from gpt_lab.store.known_settings import Checked
 from gpt_lab.store.lock import Lock
 from gpt_lab.store.metric_lines import SIMPLE, plain, read_lines, shorten, shown, usable
 
+EVALUATED = "evaluate"
+"""Folder of what tasks made of a run's model (gpt_lab/evaluate), one JSON file each."""
+PROBED = "probe.jsonl"
+"""What `probe=light` saw at each evaluation (train/probe), in a run's folder."""
 STATES = ("running", "finished", "stopped", "failed", "diverged")
 """running: training, or killed while it was (then nobody holds its lock); stopped: by a signal, can be resumed."""
 MAPPINGS = ("summary", "config", "git", "hardware", "packages", "resolved", "reasons", "forked", "wandb")
@@ -298,7 +302,9 @@ class Run:
                 with writing(folder):
                     shutil.rmtree(folder, ignore_errors=True)
                     folder.mkdir(exist_ok=True)
-            shutil.rmtree(self.path / fork.FOLDER, ignore_errors=True)
+            for one in (fork.FOLDER, EVALUATED):
+                shutil.rmtree(self.path / one, ignore_errors=True)
+            (self.path / PROBED).unlink(missing_ok=True)
             self.record = {
                 key: value for key, value in self.record.items() if key not in ("wandb", "forked", "resumed")
             }

@@ -14,7 +14,7 @@ from gpt_lab.config import composition
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.cost import match as match_
 from gpt_lab.errors import ConfigError
-from gpt_lab.study import context_lengths, sweep_file
+from gpt_lab.study import context_lengths, sweep_file, task_metric
 from gpt_lab.study.design import Cell, join
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.train.begin_from import command_line
@@ -89,6 +89,7 @@ def _cell(
     try:
         cfg = command_line.compose(overrides, composer.compose)
         context_lengths.check(sweep.design, cfg)
+        task_metric.check(sweep.design, cfg)
         if cfg.match is not None:
             stated = {text.partition("=")[0] for text in overrides}
             base = None if cfg.match_to is not None else composer.compose(_baseline(sweep, values, fixed))

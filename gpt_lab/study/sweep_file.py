@@ -317,7 +317,7 @@ def _metric(raw: Mapping[str, Any], needed: bool) -> tuple[str, Any]:
     name = stated.get("name")
     row = metrics.find(str(name))
     if row is None or row.goal is None:
-        raise ConfigError(unknown("metric name", name, metrics.DECIDING))
+        raise ConfigError(unknown("metric name", name, (*metrics.DECIDING, f"{metrics.EVAL}TASK")))
     usual = row.goal
     goal = stated.get("goal", "minimize")
     if goal not in ("minimize", "maximize"):

@@ -22,8 +22,8 @@ from gpt_lab.optim.base import state_bytes
 from gpt_lab.optim.fit import fitted
 from gpt_lab.optim.schedule import check_length
 from gpt_lab.parts.objective.base import Objective
-from gpt_lab.train import precision
-from gpt_lab.train.begin_from import model_from, teacher
+from gpt_lab.train import precision, task_scores
+from gpt_lab.train.begin_from import adaptation, model_from, teacher
 from gpt_lab.train.begin_from.teacher import Teacher
 from gpt_lab.train.budget import TrainingLimit, budget
 from gpt_lab.train.curvature import twice
@@ -71,6 +71,7 @@ class ResolvedRun:
     prices: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     state_bytes: int | None = None
     weight_bytes: int = 0
+    tasks: Mapping[str, str] = field(default_factory=dict)
 
     def flops(self, read: Mapping[int, int]) -> float:
         """Training FLOPs of so many tokens in rows of each length (Dataset.read_after)."""
@@ -92,6 +93,7 @@ class ResolvedRun:
             "compile": "on" if self.compile else "off",
             "data": self.fingerprint,
             **weights,
+            **self.tasks,
         }
 
 
@@ -108,6 +110,7 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     room = _room(device)
     memory.check(cfg, room, dataset.vocab_size)
     model = bare_model(cfg, dataset.vocab_size)
+    adapted = adaptation.prepare(model, cfg, chosen)
     spare_compiler()
     optimizer = _optimizer(cfg, model, chosen)
     chosen.lower(model)
@@ -120,14 +123,15 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     objective: Objective = registry.build("objective", cfg.objective)
     check_objective(cfg, dataset, objective)
     taught_by = teacher.find(cfg, dataset, objective)
-    cost = cost if taught_by is None else cost.taught(taught_by.forward)
+    if taught_by is not None or objective.refers:
+        cost = cost.taught(cost.train_flops_per_token // 3 if taught_by is None else taught_by.forward)
     taught = cost.teacher_flops_per_token
     costs = {length: cost_of(model, cfg.optim, length) for length in cfg.row_lengths}
     prices = {n: (one.train_flops_per_token + taught, one.mfu_flops_per_token + taught) for n, one in costs.items()}
     limit = budget(cfg, cost, (dataset.tokens_after, lambda steps: paid(prices, dataset.read_after(steps))))
     check_length(cfg.schedule, limit.steps)
     registry.build("schedule", cfg.schedule)
-    compiled, compile_reason = _compile(cfg, device, limit, cost, model.twice)
+    compiled, compile_reason = _compile(cfg, device, limit, cost, model.twice, objective.compiles)
     reasons = {
         "device": device_reason,
         "precision": chosen.reason,
@@ -148,9 +152,11 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     if seen := (taught_by.seen if taught_by is not None else "") or model_from.why_seen(cfg, dataset):
         text["seen"] = seen
         notes = (*notes, f"{seen}: no verdict will rest on this run")
+    notes = (*notes, *adapted.note(state_bytes(optimizer)))
     told = dataset.fingerprint, reasons, text, times, notes, taught_by, prices, state_bytes(optimizer)
     kept = weight_bytes(model, chosen.kept)
-    return ResolvedRun(device, chosen, names, compiled, limit, cost, *told, kept)
+    asked = task_scores.digests(cfg, dataset, model)
+    return ResolvedRun(device, chosen, names, compiled, limit, cost, *told, kept, asked)
 
 
 def paid(prices: Mapping[int, tuple[int, int]], read: Mapping[int, int], kind: int = 0) -> float:
@@ -164,12 +170,25 @@ def check_objective(cfg: RunConfig, dataset: Dataset, objective: Objective) -> N
     Raises:
         ConfigError: data that are no text, document masks, longer contexts; the line names the way out.
     """
-    name = f"objective={cfg.objective['name']}"
+    name, data = f"objective={cfg.objective['name']}", cfg.data["name"]
     if objective.text_only and not dataset.is_text:
         raise ConfigError(
             f"{name} predicts any token of a text, and data={cfg.data['name']} asks about some positions only: use "
             "objective=ce, or data that are text"
         )
+    if objective.rows != dataset.rows_are and "pairs" in (objective.rows, dataset.rows_are):
+        raise ConfigError(f"objective=dpo and data=preferences need each other, and here are {name} and data={data}")
+    if objective.rows == "conversations" and dataset.rows_are != objective.rows:
+        raise ConfigError(f"{name} needs one conversation a row: use data=chat data.packed=false")
+    if objective.rows == "conversations" and cfg.objective.get("tokens", dataset.longest) < dataset.longest:
+        raise ConfigError(
+            f"objective.tokens={cfg.objective['tokens']} is less than the {dataset.longest} of the longest answer, "
+            "which could never be right: raise it"
+        )
+    if objective.rows and cfg.batch.micro is not None:
+        raise ConfigError(f"{name} takes a step's rows at once: leave out batch.micro, or lower batch.tokens")
+    if objective.refers and cfg.model_from is None and cfg.resume_from is None:
+        raise ConfigError(f"{name} compares with the weights that a run begins with: name them by model_from=RUN")
     if not objective.causal and cfg.batch.document_mask:
         raise ConfigError(f"{name} has no batch.document_mask: its text begins one token later than the documents do")
     if not objective.causal and len(cfg.eval.contexts) > 1:
@@ -228,7 +247,13 @@ def _optimizer(cfg: RunConfig, model: GPT, chosen: Precision) -> torch.optim.Opt
     return optimizer
 
 
-def _compile(cfg: RunConfig, device: str, limit: TrainingLimit, cost: Cost, twice: bool) -> tuple[bool, str]:
+def _compile(
+    cfg: RunConfig, device: str, limit: TrainingLimit, cost: Cost, twice: bool, compiles: bool
+) -> tuple[bool, str]:
+    if not compiles:
+        if cfg.compile == "on":
+            raise ConfigError(f"objective={cfg.objective['name']} generates as it trains: leave out compile=on")
+        return False, "its objective generates"
     if twice:  # what the compiler makes can be differentiated once
         if cfg.compile == "on":
             raise ConfigError(

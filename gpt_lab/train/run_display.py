@@ -179,6 +179,7 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             for name, of in [metrics.source(key)]
             if of and name == metrics.HEADLINE
         ),
+        *((key, _number(summary, key, "{:.4f}")) for key in summary if key.startswith(metrics.EVAL)),
         *((f"{name} floor (bits per byte)", _number(summary, f"floor/{name}", "{:.4f}")) for name in metrics.FLOORS),
         ("parameters", _number(summary, "parameters", "{:,.0f}")),
         ("of these without embeddings", _number(summary, "parameters_non_embedding", "{:,.0f}")),

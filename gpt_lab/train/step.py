@@ -17,6 +17,7 @@ from gpt_lab.train.curvature.estimates import Curvature
 from gpt_lab.train.feed import Micro, StepBatch
 from gpt_lab.train.few_bits.kept_weights import Kept, widened
 from gpt_lab.train.precision import Precision
+from gpt_lab.train.probe.light_probe import LightProbe
 from gpt_lab.train.speed.eager import light_step
 
 
@@ -34,7 +35,12 @@ class Stepper:
         clip: largest global gradient norm; 0 clips nothing.
         compiled: whether torch.compile makes one program of forward pass and loss.
         seed: of what an optimizer's estimates draw, and the rounding of weights that are kept in few bits.
+
+    Attributes:
+        probe: looks at steps before and after their update; None: nothing does.
     """
+
+    probe: LightProbe | None = None
 
     def __init__(
         self,
@@ -81,6 +87,9 @@ class Stepper:
         """
         nll_sum = self._learn(batch, step)
         norm = self._clip()
+        probe = self.probe if self.probe is not None and self.probe.due(step) else None
+        if probe is not None:
+            probe.before_update(batch, norm, self.clip)
         for group, weight_decay in zip(self.optimizer.param_groups, self.decays, strict=True):
             group["lr"] = group["base_lr"] * multiplier
             group["progress"] = progress
@@ -95,8 +104,15 @@ class Stepper:
                 scaler.update()
             for part in self.learners:
                 part.after_step()
+        if probe is not None:
+            probe.after_update()
         self._drop_gradients()
         return StepOutcome(nll_sum, norm)
+
+    def note(self, step: int) -> None:
+        """Has the probe write what it sees of the model after so many steps, if there is one."""
+        if self.probe is not None:
+            self.probe.write(step)
 
     def warm_up(self, *batches: StepBatch) -> None:
         """Compiles before the clock runs, for the shapes of these batches; changes no parameter.

@@ -17,26 +17,28 @@ from gpt_lab.config.schema import RunConfig
 from gpt_lab.console import signals
 from gpt_lab.console.signals import Signals
 from gpt_lab.data.dataset import Dataset
-from gpt_lab.model.gpt import initialize
-from gpt_lab.model.skip_init import bare_model
 from gpt_lab.optim.fit import fitted
 from gpt_lab.optim.schedule import decay_factor
 from gpt_lab.parts.objective.base import Objective
 from gpt_lab.store import Run, fork
 from gpt_lab.train import checkpoint, ending, run_display
 from gpt_lab.train.begin_from import continuation
+from gpt_lab.train.begin_from.first_weights import begun, reference
 from gpt_lab.train.budget import Clock
 from gpt_lab.train.claim_run import shared
 from gpt_lab.train.ending import Result
 from gpt_lab.train.feed import Feed
 from gpt_lab.train.loss_history import Diverged, History, peak_memory_gb
+from gpt_lab.train.probe import light_probe
 from gpt_lab.train.resolve_auto import ResolvedRun
 from gpt_lab.train.speed.freed_memory import keep_freed_memory
 from gpt_lab.train.speed.peak_flops import mfu, peak_flops
 from gpt_lab.train.state import Stopped, TrainingState
 from gpt_lab.train.step import Stepper
+from gpt_lab.train.task_scores import scores
 from gpt_lab.train.validation.context_extrapolation import evaluate_longer
 from gpt_lab.train.validation.evaluate import eval_rows, evaluate
+from gpt_lab.train.validation.quantized import evaluate_quantized
 from gpt_lab.train.validation.sample import draw, save_tokenizer
 
 READ_AT_LEAST_EVERY = 100
@@ -69,7 +71,6 @@ class Trainer:
         self.clock = Clock()
         self.history = History(overflow_allowed=plan.precision.scaler is not None)
         self.multiplier = 0.0
-        self._marked = (0, 0.0)
         with self.failures():
             self.build()
 
@@ -79,11 +80,7 @@ class Trainer:
         if plan.device == "cpu":
             keep_freed_memory()
         torch.manual_seed(cfg.draw_seed % 2**63)  # the lab's own draws are keyed; this is for parts of other packages
-        self.model = bare_model(cfg, dataset.vocab_size)
-        initialize(self.model, cfg)
-        if self.origin is not None:
-            continuation.load(self.model, self.origin)
-        self.model.to(plan.device)
+        self.model = begun(cfg, dataset.vocab_size, self.origin, plan.device)
         recipe = registry.build("optim", cfg.optim)
         self.optimizer: torch.optim.Optimizer = fitted(recipe, self.model, cfg)
         plan.precision.lower(self.model)
@@ -94,8 +91,12 @@ class Trainer:
         if plan.teacher is not None:
             documents = cfg.batch.document_mask
             self.objective.teacher_model = plan.teacher.load(plan.device, plan.precision, documents)
+        elif self.objective.refers:
+            begins = cfg, dataset.vocab_size, self.origin, plan.device, plan.precision.products
+            self.objective.teacher_model = reference(*begins)
         parts = self.model, self.optimizer, self.objective, plan.precision
         self.stepper = Stepper(*parts, recipe.clip, compiled=plan.compile, seed=cfg.draw_seed)
+        self.stepper.probe = light_probe.build(cfg.probe, self.run, parts, cfg.eval.every)
         draw_seed = cfg.draw_seed if self.model.draws or self.objective.draws else None
         self.feed = Feed(dataset, plan.device, cfg.batch.micro, draw_seed)
         self.eval_rows = eval_rows(plan.device, cfg.scale.context, dataset.vocab_size)
@@ -153,29 +154,31 @@ class Trainer:
         """
         if self.origin is None or self.state.step or "before" in self.run.record["continues"]:
             return
-        values = self.evaluate(None)
-        if values is None:
-            raise Stopped(self.asked.caught or signal.SIGTERM)
-        values |= self.evaluate_longer()
+        values = self.whole() | self.evaluate_longer()
         self.run.update(continues=self.run.record["continues"] | {"before": values})
         said = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if name.startswith("val/loss"))
         self.view.say(f"weights of {self.origin.told['run']}, before the first step: {said}")
 
     def evaluate_longer(self) -> dict[str, float]:
-        """Metrics in windows of each further multiple of the context.
+        """Metrics of the final weights in windows of each further multiple of the context, and in few bits.
 
         Raises:
             Stopped: a signal came.
         """
-        return evaluate_longer(
-            self.model,
-            self.cfg,
-            self.plan.precision,
-            self.dataset,
-            self.plan.longer,
-            self.eval_rows,
-            lambda: self.asked.caught,
-        )
+        how = self.plan.precision, self.dataset, self.plan.longer, self.eval_rows, lambda: self.asked.caught
+        rounded = evaluate_quantized(self.model, self.cfg.quantize, self.whole)
+        return evaluate_longer(self.model, self.cfg, *how) | rounded
+
+    def whole(self) -> dict[str, float]:
+        """Metrics on the whole validation split.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        values = self.evaluate(None)
+        if values is None:
+            raise Stopped(self.asked.caught or signal.SIGTERM)
+        return values
 
     @property
     def finished(self) -> bool:
@@ -256,6 +259,7 @@ class Trainer:
             state.validated, state.validation = state.step, values
             self.consider(values["val/loss"])
             self.write(values)
+            self.stepper.note(state.step)
             self.view.validated(state.step, self.clock.seconds, values)
             self.draw_sample()
 
@@ -266,7 +270,7 @@ class Trainer:
             state = self.state
             state.seconds, state.losses, state.norms = self.clock.seconds, self.history.losses, self.history.norms
             self.run.sync()
-            save_tokenizer(self.dataset.tokenizer, self.run.path / "tokenizer")
+            save_tokenizer(self.dataset.tokenizer, self.run.path / "tokenizer", self.dataset.template)
             self.checkpoints.save(
                 self.model,
                 self.optimizer,
@@ -294,10 +298,7 @@ class Trainer:
         self.save()
         values = state.validation
         if limit is not None or state.validated < state.step:
-            whole = self.evaluate(None)
-            if whole is None:
-                raise Stopped(self.asked.caught or signal.SIGTERM)
-            values = whole
+            values = self.whole()
             if limit is None:
                 self.consider(values["val/loss"])
                 if state.best_step == state.step:
@@ -305,8 +306,7 @@ class Trainer:
             self.write(values)
             if state.validated < state.step:
                 self.draw_sample()
-        longer = self.evaluate_longer()
-        if longer:
+        if longer := self.evaluate_longer() | scores(self.run, self.cfg, self.plan.device):
             self.write(longer)
         self.view.stop()
         summary = self.spent | values | longer | ending.floors(self.dataset) | ending.packed(self.dataset)
@@ -371,7 +371,6 @@ class Trainer:
         return Result(self.run.path, state, summary, signal_number=signal_number)
 
     # -- smaller things that the story above uses --
-
     @property
     def prompt(self) -> str:
         """What samples continue: the prompt that was given, else the corpus's own."""
@@ -394,8 +393,7 @@ class Trainer:
     @property
     def learning_rate(self) -> float:
         """The rate of a parameter without a multiplier of its own."""
-        base = self.cfg.optim.get("lr", self.optimizer.param_groups[0]["base_lr"])
-        return float(base) * self.multiplier
+        return float(self.cfg.optim.get("lr", self.optimizer.param_groups[0]["base_lr"])) * self.multiplier
 
     def evaluate(self, limit: int | None) -> dict[str, float] | None:
         """Metrics on the validation split; None if a signal came.
@@ -444,7 +442,8 @@ class Trainer:
         tokenizer = self.dataset.tokenizer
         if tokenizer is None or self.cfg.sample.tokens == 0 or not self.model.generates:
             return
-        text = draw(self.model, tokenizer, self.prompt, self.cfg.sample, self.plan.precision, self.cfg.seed)
+        how = self.cfg.sample, self.plan.precision, self.cfg.seed, self.dataset.template
+        text = draw(self.model, tokenizer, self.prompt, *how)
         self.run.sample(self.state.step, text)
         self.view.sample(text)
         self.tracker.text("sample", text, self.state.step)

@@ -107,11 +107,20 @@ def test_recipes(tmp_path: Path) -> None:
     assert set(one["arms"]) == {"alibi"} and one["arms"]["alibi"][1] == one["pair_sd"] == one["worst"]
 
 
+@pytest.mark.slow
+def test_generate(tmp_path: Path) -> None:
+    """Both sides write the same text, but where logits tie."""
+    found = run("trained/generate.py", tmp_path / "generate.json")["scales"]
+    assert set(found) == {"nano", "small"}
+    for batch in (one for scale in found.values() for one in scale.values()):
+        assert batch["ratio_cpu"] > 0 and batch["alike"] > 0.8
+
+
 COMMITTED = [
     p
-    for name in ("throughput", "parts_speed", "startup", "sweep_overhead")
+    for name in ("throughput", "parts_speed", "startup", "sweep_overhead", "probe_cost")
     for p in (ROOT / "benchmarks" / "results").glob(f"{name}-*.json")
-] + [ROOT / "benchmarks" / "results" / f"{name}.json" for name in ("pairing", "recipes")]
+] + [ROOT / "benchmarks" / "results" / f"{name}.json" for name in ("pairing", "recipes", "generate")]
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)

@@ -30,6 +30,7 @@ class Elsewhere:
 
 STEPS = [*SHORT, "budget.steps=8"]
 OWN_TEXT = [one for one in STEPS if not one.startswith("data.")] + ["tokenizer=byte"]
+ADAPTED = ["budget.steps=2", "eval.every=2", "eval.tokens=64", "compile=off", "sample.tokens=4", "batch.tokens=128"]
 RECALL = ["budget.steps=4", "eval.every=4"]
 COMMANDS: dict[str, Run | Elsewhere] = {
     **dict.fromkeys(
@@ -53,6 +54,15 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     ),
     "uv run train +experiment=shakespeare_char_cpu": Run("val bits per byte", [*STEPS, "schedule.warmup=2"]),
     "uv run train study=mine": Run("val bits per byte", STEPS),
+    "uv run evaluate mine tasks=val_bpb,needle,induction,my_texts/0.txt": Run("induction (accuracy)", ["items=8"]),
+    "uv run evaluate my_model tasks=questions.jsonl shots=3": Elsewhere(
+        "tests/evaluate/test_harness.py", "a folder is exported there"
+    ),
+    "uv run evaluate mine backend=lm_eval tasks=local_task.yaml": Elsewhere(
+        "tests/evaluate/test_harness.py", "each process imports the harness for seconds"
+    ),
+    'uv run attention mine prompt="the king and the king"': Run("2 maps of "),
+    "uv run train probe=light seed=1": Run("val bits per byte", STEPS),
     "uv run export mine to=hf out=my_model": Run("LlamaForCausalLM, logits equal to"),
     "uv run export mine to=hf custom=true out=any_model": Elsewhere(
         "tests/export/test_custom_code.py", "each process imports transformers for seconds"
@@ -60,9 +70,28 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run export mine to=gguf out=my_gguf": Elsewhere(
         "tests/export/test_gguf.py", "each process imports transformers for seconds"
     ),
+    **dict.fromkeys(
+        ("uv run chat latest", "uv run chat pos_enc/rope-seed0 pos_enc/alibi-seed0"),
+        Elsewhere("tests/chat/test_conversation.py", "it waits for somebody to say something"),
+    ),
+    "uv run serve pos_enc/rope-seed0 pos_enc/alibi-seed0": Elsewhere(
+        "tests/serve/test_command.py", "it serves until it is stopped"
+    ),
     "uv run train model_from=my_model budget.steps=500": Run(
         "no verdict will rest on this run", [one for one in STEPS if not one.startswith("scale.")]
     ),
+    "uv run train study=base": Run("val bits per byte", STEPS),
+    "uv run train +experiment=chat_sft model_from=base study=chat": Run("val bits per byte", ADAPTED),
+    'uv run generate run=chat prompt="User: Who wrote Hamlet?"': Run("User: Who wrote Hamlet?", ["max_tokens=8"]),
+    "uv run train +experiment=chat_sft model_from=base study=lora adapt.rank=8": Run("parameters are trained", ADAPTED),
+    "uv run train +experiment=chat_sft model_from=base study=qlora adapt.rank=8 adapt.bits=4": Elsewhere(
+        "tests/train/adaptation/test_adapted_runs.py", "as the run before, in few bits"
+    ),
+    "uv run quantize base bits=4": Run("val bpb "),
+    'uv run generate run=base checkpoint=int4-g64 prompt="ROMEO:"': Run("ROMEO:", ["max_tokens=8"]),
+    "uv run train model_from=chat study=dpo data=preferences objective=dpo optim.lr=1e-4": Run("val accuracy", ADAPTED),
+    "uv run train model_from=chat study=grpo data=chat data.topic=arithmetic data.packed=false objective=grpo "
+    "optim.lr=1e-4": Run("val accuracy", ADAPTED),
     "uv run atlas --report": Run("position (against rope): not run: "),
     **dict.fromkeys(
         (
@@ -81,6 +110,16 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run train scale=auto scale.depth=4 --cfg": Run("# budget.tokens         8.061e+07  20 N "),
     'uv run generate run=latest prompt="JULIET:" temperature=0.7 top_k=50 max_tokens=100': Run("JULIET:"),
     "uv run generate --help": Run("usage: generate"),
+    'uv run generate run=latest prompt="JULIET:" min_p=0.05 repetition_penalty=1.1 stop="ROMEO:" max_tokens=60': Run(
+        "JULIET:"
+    ),
+    **dict.fromkeys(
+        (
+            "uv run generate run=latest prompts=prompts.jsonl max_tokens=100",
+            'uv run generate run=mine draft=mine_small prompt="JULIET:"',
+        ),
+        Elsewhere("tests/infer/test_command.py", "a file of prompts and two runs of one tokenizer"),
+    ),
     "uv run train data=text data.path=my_texts/": Run("val bits per byte", OWN_TEXT),
     "uv run prepare data=text data.path=my_texts/": Run("tokens", ["tokenizer=byte"]),
     "uv run tokenizers": Run("bytes/token", ["byte", "unigram", "data=text", "data.path=my_texts/"]),

@@ -62,6 +62,9 @@ def test_defaults_and_every_argument() -> None:
         ("seed=true", "seed must be a whole number"),
         ("cache=maybe", "cache must be true or false"),
         ("device=tpu", "allowed: auto, cpu, cuda"),
+        ("min_p=2", "min_p must be a number in [0, 1]"),
+        ("repetition_penalty=0", "repetition_penalty must be a number > 0"),
+        ('stop=["a", 3]', "stop[1] must be"),
     ],
 )
 def test_wrong_arguments_are_one_line_with_the_way_out(argument: str, line: str) -> None:
@@ -73,7 +76,7 @@ def test_wrong_arguments_are_one_line_with_the_way_out(argument: str, line: str)
 def test_help_names_every_argument_with_its_default() -> None:
     for name, default in vars(command.Arguments()).items():
         shown = default if isinstance(default, str) and default else json.dumps(default)
-        assert f"  {name}={shown} " in command.HELP
+        assert re.search(rf"^  {name}={re.escape(shown)}\s", command.HELP, re.MULTILINE)
 
 
 @pytest.mark.parametrize("args", [["--help"], ["top_q=1"], ["run=nothing"]])
@@ -146,6 +149,60 @@ def test_samples_are_labelled_and_the_first_is_the_single_one(
     assert pieces[0] == "" and pieces[1] == single and len(set(pieces)) == 4
     assert all(piece.startswith("ROMEO") for piece in pieces[1:])
     assert re.search(SPEED, err, re.MULTILINE)[1] == "60"  # type: ignore[index]
+
+
+def test_stop_strings_end_the_text(make_run: MakeRun, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A byte model, so that they cross the borders of tokens."""
+    make_run("a")
+    args = ("prompt=x", "max_tokens=60", "temperature=2", "samples=2")
+    whole = re.split(r"--- sample \d of 2 ---\n", call(*args, capsys=capsys, runs=tmp_path / "runs")[0])[1:]
+    ends = [whole[0][9:12], whole[1][5:7]]
+    out, err = call(*args, f"stop={json.dumps(ends)}", capsys=capsys, runs=tmp_path / "runs")
+    got = re.split(r"--- sample \d of 2 ---\n", out)[1:]
+    for one, text in zip(got, whole, strict=True):
+        (_, cut) = min((text[1:].find(end) + len(end), text[1:].find(end)) for end in ends if end in text[1:])
+        assert one == text[: 1 + cut] + "\n"
+    assert int(re.search(SPEED, err, re.MULTILINE)[1]) < 60  # type: ignore[index]
+    assert call(*args[:3], f"stop={ends[0]}", capsys=capsys, runs=tmp_path / "runs")[0] == whole[0][:9] + "\n"
+
+
+def test_prompts_of_a_file_are_continued_together(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], tmp_path: Path, letters: Char
+) -> None:
+    make_run("a", tokenizer=letters)
+    several, lines = tmp_path / "p.jsonl", tmp_path / "p.txt"
+    several.write_text('"ROMEO"\n\n{"prompt": "OR"}\n', encoding="utf-8")
+    lines.write_text("ROMEO\nOR\n", encoding="utf-8")
+    out = call(f"prompts={several}", "max_tokens=20", "seed=4", capsys=capsys, runs=tmp_path / "runs")[0]
+    assert out == call(f"prompts={lines}", "max_tokens=20", "seed=4", capsys=capsys, runs=tmp_path / "runs")[0]
+    texts = re.split(r"--- prompt \d of 2 ---\n", out)
+    for prompt, text in zip(("ROMEO", "OR"), texts[1:], strict=True):
+        alone = call(f"prompt={prompt}", "max_tokens=20", "seed=4", capsys=capsys, runs=tmp_path / "runs")[0]
+        assert text == alone
+    several.write_text('"ROMEO"\n{"text": "OR"}\n', encoding="utf-8")
+    for args, why in (
+        ([f"prompts={several}"], 'line 2: \'{"text": "OR"}\' is neither'),
+        ([f"prompts={tmp_path / 'none'}"], "No such file"),
+        ([f"prompts={several}", "prompt=x"], "leave one out"),
+    ):
+        with pytest.raises(LabError, match=re.escape(why)):
+            command.run([f"runs_dir={tmp_path / 'runs'}", *args])
+
+
+def test_a_draft_gives_the_same_likeliest_text(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], tmp_path: Path, letters: Char
+) -> None:
+    make_run("a", tokenizer=letters)
+    make_run("small", tokenizer=letters, checkpoints={"step-1": 3}, **{"scale.width": 16})
+    other = make_run("other")
+    args = ("run=a", "prompt=ROMEO", "temperature=0", "max_tokens=15")
+    plain = call(*args, capsys=capsys, runs=tmp_path / "runs")[0]
+    out, err = call(*args, "draft=small", capsys=capsys, runs=tmp_path / "runs")
+    assert out == plain and re.search(r"MB, \d+ of \d+ drafted tokens kept$", err.rstrip())
+    with pytest.raises(ConfigError, match="another tokenizer"):
+        command.run([f"runs_dir={tmp_path / 'runs'}", *args, f"draft={other.path}"])
+    with pytest.raises(ConfigError, match="leave out cache=false"):
+        command.run([f"runs_dir={tmp_path / 'runs'}", *args, "draft=small", "--no-cache"])
 
 
 def test_run_names_a_study_a_run_or_a_folder(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from gpt_lab.errors import ConfigError
-from gpt_lab.infer.generate import Sampling
+from gpt_lab.infer.sampling import DRAWN, Sampling, Streams, log_probabilities, stream
 
 
 def reference(logits: np.ndarray, temperature: float, top_k: int | None, top_p: float | None) -> np.ndarray:
@@ -87,3 +89,61 @@ def test_the_ends_of_the_uniform_range_never_draw_an_impossible_token(sampling: 
 def test_options_out_of_range_are_refused(options: dict[str, float], line: str) -> None:
     with pytest.raises(ConfigError, match=line):
         Sampling(**options)
+
+
+PROCESSORS = [
+    Sampling(1.0, min_p=0.1),
+    Sampling(0.7, top_k=20, min_p=0.05),
+    Sampling(1.5, top_p=0.9, min_p=0.02),
+    Sampling(1.0, top_k=30, top_p=0.8, min_p=0.2, repetition_penalty=1.3),
+    Sampling(1.2, repetition_penalty=0.8),
+]
+
+
+@pytest.mark.parametrize("sampling", PROCESSORS, ids=str)
+def test_probabilities_are_those_of_transformers(sampling: Sampling) -> None:
+    """By its processors and warpers, in its order, on random logits; and by the definitions."""
+    from transformers.generation import logits_process as theirs
+
+    draw = torch.Generator().manual_seed(5)
+    logits_BV = 3 * torch.randn(6, 80, generator=draw)
+    texts_BT = torch.randint(80, (6, 25), generator=draw)
+    steps: list[Any] = [theirs.RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)]
+    steps += [theirs.TemperatureLogitsWarper(sampling.temperature)]
+    steps += [] if sampling.top_k is None else [theirs.TopKLogitsWarper(sampling.top_k)]
+    steps += [] if sampling.top_p is None else [theirs.TopPLogitsWarper(sampling.top_p)]
+    steps += [] if sampling.min_p is None else [theirs.MinPLogitsWarper(sampling.min_p)]
+    expected_BV = logits_BV.clone()
+    for step in steps:
+        expected_BV = step(texts_BT, expected_BV)
+    present_BV = torch.zeros_like(logits_BV, dtype=torch.bool).scatter(1, texts_BT, True)
+    penalized_BV = sampling.penalized(logits_BV, present_BV)
+    got_BV = sampling.distribution(penalized_BV)
+    torch.testing.assert_close(got_BV.float(), expected_BV.softmax(-1), rtol=0, atol=1e-6)
+    assert torch.equal(got_BV > 0, expected_BV > float("-inf"))
+    for row, text in enumerate(texts_BT.tolist()):
+        plain = [
+            (one / sampling.repetition_penalty if one > 0 else one * sampling.repetition_penalty)
+            if token in text
+            else one
+            for token, one in enumerate(logits_BV[row].tolist())
+        ]
+        share = reference(np.array(plain), sampling.temperature, sampling.top_k, sampling.top_p)
+        share = np.where(share < (sampling.min_p or 0) * share.max(), 0, share)
+        np.testing.assert_allclose(got_BV[row].numpy(), share / share.sum(), atol=1e-6)
+
+
+def test_log_probabilities_are_the_model_s_own() -> None:
+    logits_BV = 2 * torch.randn(2, 9, generator=torch.Generator().manual_seed(1))
+    exact = np.log(np.exp(logits_BV.double().numpy()) / np.exp(logits_BV.double().numpy()).sum(-1, keepdims=True))
+    for row, one in enumerate(log_probabilities(logits_BV, [3, 7], top=4)):
+        assert one.token == [3, 7][row] and one.chosen == pytest.approx(exact[row, one.token], abs=1e-12)
+        best = np.argsort(-exact[row])[:4]
+        assert [token for token, _ in one.top] == best.tolist()
+        np.testing.assert_allclose([value for _, value in one.top], exact[row][best], atol=1e-12)
+
+
+def test_numbers_drawn_at_a_time_are_those_drawn_one_by_one() -> None:
+    streams, alone = Streams(3, [0, 2]), [stream(3, 0), stream(3, 2)]
+    for _ in range(2 * DRAWN + 1):
+        assert streams.next().tolist() == [torch.rand((), dtype=torch.float64, generator=one).item() for one in alone]

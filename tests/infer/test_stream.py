@@ -7,7 +7,7 @@ import random
 import pytest
 import tokenizers
 
-from gpt_lab.infer.stream import TextStream, text
+from gpt_lab.infer.stream import StopStrings, TextStream, text
 
 TEXT = "naïve café — 東京タワー 😀👩‍👩‍👧‍👦 Ωμέγα\n𝔘𝔫𝔦 end"
 
@@ -102,3 +102,25 @@ def test_a_tokenizer_of_sentencepiece_kind_streams_whole_characters(seed: int) -
     pieces = [stream.push(i) for i in ids]
     assert "\ufffd" not in "".join(pieces)
     assert "".join(pieces) + stream.close() == expected
+
+
+def test_stop_strings_cut_as_reading_letter_by_letter_would() -> None:
+    """Random texts of few letters, cut into random pieces; nothing is shown that is not part of the result."""
+    draw = random.Random(6)
+    met = 0
+    for _ in range(2000):
+        whole = "".join(draw.choice("ab\n") for _ in range(draw.randint(0, 14)))
+        strings = ["".join(draw.choice("ab\n") for _ in range(draw.randint(1, 4))) for _ in range(draw.randint(0, 3))]
+        ends = [end for end in range(len(whole) + 1) if any(whole[:end].endswith(one) for one in strings)]
+        expected = whole
+        if ends:
+            met += 1
+            expected = whole[: ends[0] - max(len(one) for one in strings if whole[: ends[0]].endswith(one))]
+        stops, shown, rest = StopStrings(strings), "", whole
+        while rest:
+            size = draw.randint(1, 5)
+            shown += stops.push(rest[:size])
+            rest = rest[size:]
+            assert expected.startswith(shown)
+        assert shown + stops.close() == expected and stops.met == bool(ends)
+    assert 300 < met < 1700

@@ -6,12 +6,13 @@ import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Literal, get_type_hints
 
+from gpt_lab.cli.common import key_values
 from gpt_lab.cli.common.console_script import entry
 from gpt_lab.console.lines import print_lines, show_help
-from gpt_lab.errors import ConfigError, quoted, unknown
-from gpt_lab.options import NonEmpty, check
+from gpt_lab.errors import ConfigError
+from gpt_lab.options import NonEmpty
 
 HELP = """\
 usage: export RUN to=hf|gguf [key=value ...] [--help]
@@ -52,22 +53,9 @@ def parse(argv: list[str]) -> Arguments:
     Raises:
         ConfigError: no or several runs, no format, an unknown key or a value of the wrong type.
     """
-    types = get_type_hints(Arguments, include_extras=True)
-    found: dict[str, Any] = {}
-    for word in argv:
-        key, equals, text = word.partition("=")
-        if word.startswith("-"):
-            raise ConfigError(f"unknown option {quoted(word)}: settings are key=value (see export --help)")
-        if not equals:
-            key, text = "run", word
-        if key not in types:
-            raise ConfigError(unknown("argument", key, types))
-        value = {"true": True, "false": False}.get(text, text) if types[key] is bool else text
-        if text == "null" and key in ("out", "checkpoint"):
-            continue
-        given = check(key, value, types[key])
-        if found.setdefault(key, given) != given:
-            raise ConfigError(f"{key} is given twice, as {quoted(found[key])} and {quoted(given)}: leave one out")
+    fields = get_type_hints(Arguments, include_extras=True)
+    found, others = key_values.read(argv, fields, "export")
+    found = key_values.with_one(found, others, "run")
     if found.get("custom") and found.get("to") == "gguf":
         raise ConfigError("custom=true is for to=hf: a gguf file holds no code")
     for key, example in (("run", "export latest to=hf"), ("to", f"export {found.get('run', 'latest')} to=hf")):

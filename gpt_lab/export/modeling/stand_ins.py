@@ -72,7 +72,9 @@ def attention(
     if function is None:
         run = Sdpa.run if fused and softcap is None and not dropout else Math.run
         return run(q_BHTK, k_BGSK, v_BGSV, view, scale, softcap, dropout, keys_B, salt)
-    if softcap is not None or any(part is not None for name, part in seen.items() if name not in ("window", "causal")):
+    if softcap is not None or any(
+        part is not None for name, part in seen.items() if name not in ("window", "causal", "all_seen")
+    ):
         raise ValueError("this attention adds to its scores what only attn_implementation='eager' computes")
     out_BTHV, _ = function(
         kernel.part, q_BHTK, k_BGSK, v_BGSV, None, scaling=scale, sliding_window=view.window, **kernel.arguments

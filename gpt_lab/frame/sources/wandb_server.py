@@ -66,7 +66,7 @@ def load(address: str) -> Source:
             sweep, refusal = stated(part, _sweep(api, entity, project, part))
             notes += [f"the sweep that W&B keeps is not used: {refusal}"] if refusal else []
         listed = api.runs(f"{entity}/{project}", filters=filters, per_page=PAGE, lazy=False)
-        found = [run for run in listed if run.job_type != "report"]
+        found = [run for run in listed if run.job_type not in ("report", "attention")]
     if not found and sweep is None:
         raise DataError(f"{address}: no run there")
     runs = {"/".join(run.path): run for run in found}

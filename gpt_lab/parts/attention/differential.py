@@ -70,10 +70,13 @@ class Differential(SelfAttention):
         k_BGSK, v_BGSK, positions_k = self.remember(k_BGTK, v_BGTK, flow)
         v_BGSV = torch.cat(v_BGSK.chunk(2, dim=1), dim=-1).repeat(1, 2, 1, 1)
         one, two = self.weigh(q_BHTK, k_BGSK, v_BGSV, positions_k, flow).chunk(2, dim=1)
-        less = (self.lambda_q1 * self.lambda_k1).float().sum().exp()
-        less = less - (self.lambda_q2 * self.lambda_k2).float().sum().exp() + self.first
-        y_BHTV = self.pair_norm(one - less.to(one.dtype) * two).to(one.dtype)
+        y_BHTV = self.pair_norm(one - self.subtracted().to(one.dtype) * two).to(one.dtype)
         return (1.0 - self.first) * y_BHTV
+
+    def subtracted(self) -> Tensor:
+        """lambda: how much of the second softmax is taken from the first."""
+        more = (self.lambda_q1 * self.lambda_k1).float().sum().exp()
+        return more - (self.lambda_q2 * self.lambda_k2).float().sum().exp() + self.first
 
     def flops_per_token(self, context: int) -> float:
         more = 2 * self.heads * (self.value_dim - self.head_dim) * self.keys_seen(context)

@@ -17,7 +17,7 @@ class NoAttention(nn.Module):
     nothing of earlier tokens, and blocks make no norm for it. Positions act on embeddings alone.
     """
 
-    stateless = absent = both_ways = True
+    stateless = absent = both_ways = by_row = True
     scale = 1.0
     """There are no scores, so that any init's scale of them fits."""
 

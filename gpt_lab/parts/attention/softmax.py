@@ -40,10 +40,12 @@ class Softmax(nn.Module):
         kernel: name of the kernel that computes it, see gpt_lab.kernels.choose.
         sinks_H: a logit for each head that joins the softmax and brings no value; None: no sinks.
         both_ways: whether it can see later tokens too, in a model whose shape is not causal.
+        by_row: whether it can read rows that are at different positions, a token of each.
         score_limit: the largest score that training leaves; None: none is looked for.
     """
 
     both_ways: ClassVar[bool] = False
+    by_row: ClassVar[bool] = True
     score_limit: float | None = None
     largest_H: Tensor
     """The largest score of each head since the last step, where there is a limit."""
@@ -86,7 +88,10 @@ class Softmax(nn.Module):
         return self.weigh(q_BHTK, *self.remember(k_BGTK, v_BGTV, flow), flow)
 
     def remember(self, k_BGTK: Tensor, v_BGTV: Tensor, flow: Flow) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keys and values of these and all earlier tokens, with the keys' positions (S,); None: all are new."""
+        """Keys and values of these and all earlier tokens, with the keys' positions (S,); None: all are new.
+
+        Where rows are at different positions, (B, S) or (S,): some keys are then not theirs, and hidden by causality.
+        """
         state = flow.state("attention", lambda: KeyValues(self.window))
         return (k_BGTK, v_BGTV, None) if state is None else state.update(k_BGTK, v_BGTV, flow.positions_T)
 
@@ -102,7 +107,7 @@ class Softmax(nn.Module):
         """What the kernel makes of queries and of all keys and values in sight: (B, H, T, V).
 
         Args:
-            positions_k: (S,), where the keys come from a state; None: they are the queries' own tokens.
+            positions_k: (S,) or (B, S), where the keys come from a state; None: they are the queries' own tokens.
             hidden_BHTS: what is added to the scores beside the position encoding's bias, such as a mask; H may be 1.
         """
         view = self.view(q_BHTK, k_BGSK, positions_k, flow, hidden_BHTS)
@@ -169,6 +174,8 @@ class Softmax(nn.Module):
         if hidden_BHTS is not None:
             bias = hidden_BHTS if bias is None else bias + hidden_BHTS
         positions_q = None if positions_k is None else flow.positions_T
+        # a state holds nothing beyond the window of its last token
+        alone = positions_q is not None and positions_q.shape == (1,) and documents_BT is None and self.causal
         return KeyView(
             self.window,
             position.slopes_H,
@@ -179,6 +186,7 @@ class Softmax(nn.Module):
             documents_BT,
             self.sinks_H,
             self.causal,
+            alone,
         )
 
     def bias(
@@ -194,9 +202,11 @@ class Softmax(nn.Module):
             seen = visible(q_BHTK.shape[2], k_BGSK.shape[2], q_BHTK.device, view)
             if positions_k is None or self.window is None:
                 return position.content_bias(q_BHTK, k_BGSK, self.scale, seen)
-            order_S = positions_k.argsort()  # a ring buffer's keys lie in any order
-            added = position.content_bias(q_BHTK, k_BGSK[:, :, order_S], self.scale, seen[..., order_S])
-            return None if added is None else added[..., order_S.argsort()]
+            order_B1S = positions_k.view(-1, 1, positions_k.shape[-1]).argsort()  # a ring buffer's lie in any order
+            k_BGSK = k_BGSK.take_along_dim(order_B1S[..., None], 2)
+            seen = seen.view(-1, 1, *seen.shape[-2:]).take_along_dim(order_B1S[:, None], -1)
+            added = position.content_bias(q_BHTK, k_BGSK, self.scale, seen)
+            return None if added is None else added.take_along_dim(order_B1S.argsort()[:, None], -1)
         return None
 
     def request(

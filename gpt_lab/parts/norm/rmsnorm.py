@@ -31,11 +31,21 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight: Tensor | None = self.weight
         if x.dtype == torch.float32 and x.is_cpu and not torch.compiler.is_compiling():
+            if not torch.is_grad_enabled():
+                return _forward(x, weight, self.eps)[0]
             out: Tensor = _EagerRMSNorm.apply(x, weight, self.eps)
             return out
         if weight is not None and weight.dtype != x.dtype:  # torch has a fused kernel for equal types only
             weight = weight.to(x.dtype)
         return F.rms_norm(x, self.dim, weight, self.eps)
+
+
+def _forward(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+    """What is divided by the root mean square, and the inverse of that."""
+    # vector_norm reads x once, and autocast leaves it in fp32
+    inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    out = x * inverse
+    return (out if weight is None else out.mul_(weight)), inverse
 
 
 class _EagerRMSNorm(torch.autograd.Function):
@@ -47,12 +57,10 @@ class _EagerRMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-        # vector_norm reads x once, and autocast leaves it in fp32
-        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        out, inverse = _forward(x, weight, eps)
         ctx.save_for_backward(x, weight, inverse)
         ctx.eps = eps
-        out = x * inverse
-        return out if weight is None else out.mul_(weight)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:

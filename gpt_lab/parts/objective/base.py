@@ -128,6 +128,9 @@ class Objective:
         generates: how its model continues a text: NEXT, a token at a time, which takes a causal one; FILLING, masks
             behind the text; "", not at all.
         measure: what validation measures: metrics.EXACT, metrics.BOUND, or a measure of its own in words.
+        rows: what it needs rows to be (Dataset.rows_are); "": it takes those of any data that are no pairs.
+        refers: whether its loss reads the weights that the run began with, frozen, as `teacher_model`.
+        compiles: whether torch.compile can make one program of it.
         teacher: a run or a folder whose frozen model the loss reads; it is put into `teacher_model` (train/begin_from).
     """
 
@@ -136,6 +139,9 @@ class Objective:
     draws: ClassVar[bool] = False
     text_only: ClassVar[bool] = False
     generates: ClassVar[str] = NEXT
+    rows: ClassVar[str] = ""
+    refers: ClassVar[bool] = False
+    compiles: ClassVar[bool] = True
     measure: str = EXACT
     teacher: str | None = None
     teacher_model: Callable[..., Tensor] | None = None

@@ -19,6 +19,7 @@ class Alibi(Position):
     Paper: Press et al. 2022, arXiv:2108.12409
     """
 
+    by_row = True
     bias_kind = "alibi"
     slopes_H: Tensor
 
@@ -32,7 +33,7 @@ class Alibi(Position):
         self.slopes_H = torch.tensor(slopes, device=self.slopes_H.device, dtype=torch.float32)
 
     def bias(self, positions_q: Tensor, positions_k: Tensor) -> Tensor:
-        return alibi(self.slopes_H, positions_q[:, None] - positions_k[None, :])
+        return alibi(self.slopes_H, positions_q[..., :, None] - positions_k[..., None, :])
 
 
 def alibi_slopes(heads: int) -> list[float]:

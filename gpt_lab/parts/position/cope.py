@@ -34,6 +34,7 @@ class Cope(PerLayer):
 class _Contextual(Position):
     """One layer's: e, (head dimension, positions)."""
 
+    by_row = True
     bias_kind = "content"
 
     def __init__(self, shape: Shape, positions: int) -> None:

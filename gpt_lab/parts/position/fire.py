@@ -47,6 +47,7 @@ class Fire(PerLayer):
 class _Network(Position):
     """The network of one layer or of all: 1 -> hidden -> H."""
 
+    by_row = True
     bias_kind = "tensor"
 
     def __init__(self, shape: Shape, hidden: int, threshold: float, c: float) -> None:
@@ -67,11 +68,11 @@ class _Network(Position):
         return (2 * torch.rand(target.shape, generator=generator) - 1) * layer.in_features**-0.5
 
     def bias(self, positions_q: Tensor, positions_k: Tensor) -> Tensor:
-        distance_TS = (positions_q[:, None] - positions_k[None, :]).clamp(min=0).float()
-        reach_T1 = torch.maximum(positions_q.float(), (self.stretch * self.threshold).abs())[:, None]
+        distance_TS = (positions_q[..., :, None] - positions_k[..., None, :]).clamp(min=0).float()
+        reach_T1 = torch.maximum(positions_q.float(), (self.stretch * self.threshold).abs())[..., None]
         share_TS = self._psi(distance_TS) / (self._psi(reach_T1) + EPSILON)
         hidden_TSW = torch.relu(share_TS.unsqueeze(-1) * self.up.weight[:, 0] + self.up.bias)
-        return F.linear(hidden_TSW, self.down.weight, self.down.bias).permute(2, 0, 1)
+        return F.linear(hidden_TSW, self.down.weight, self.down.bias).movedim(-1, -3)
 
     def _psi(self, x: Tensor) -> Tensor:
         return torch.log1p((self.c * x).abs())

@@ -34,6 +34,7 @@ class Kerple(PerLayer):
 class _Kernel(Position):
     """One layer's: r1 and r2, (H,) each."""
 
+    by_row = True
     bias_kind = "tensor"
 
     def __init__(self, shape: Shape, log: bool) -> None:
@@ -47,10 +48,10 @@ class _Kernel(Position):
         return (2.0 if (name == "r1_H") == self.log else 1.0) * torch.rand(self.shape.heads, generator=generator)
 
     def bias(self, positions_q: Tensor, positions_k: Tensor) -> Tensor:
-        distance_TS = (positions_q[:, None] - positions_k[None, :]).clamp(min=0).float()
+        distance_1TS = (positions_q[..., None, :, None] - positions_k[..., None, None, :]).clamp(min=0).float()
         r1_H11, r2_H11 = (r.clamp(min=SMALLEST)[:, None, None] for r in (self.r1_H, self.r2_H))
         if self.log:
-            return -r1_H11 * torch.log1p(r2_H11 * distance_TS)
+            return -r1_H11 * torch.log1p(r2_H11 * distance_1TS)
         # 0^r has no gradient in r: the distance to oneself adds nothing anyway
-        power_HTS = distance_TS.clamp(min=1) ** r2_H11.clamp(max=LARGEST_POWER)
-        return -r1_H11 * torch.where(distance_TS > 0, power_HTS, 0.0)
+        power_HTS = distance_1TS.clamp(min=1) ** r2_H11.clamp(max=LARGEST_POWER)
+        return -r1_H11 * torch.where(distance_1TS > 0, power_HTS, 0.0)

@@ -17,6 +17,8 @@ class NoPosition(Position):
     Paper: Kazemnejad et al. 2023, arXiv:2305.19466
     """
 
+    by_row = True
+
     def __init__(self, shape: Shape) -> None:
         super().__init__(shape)
 
@@ -28,6 +30,7 @@ class Learned(Position):
     Paper: Gehring et al. 2017, arXiv:1705.03122. Nothing beyond the training context.
     """
 
+    by_row = True
     extrapolates = False
     both_ways = True
 

@@ -16,6 +16,8 @@ class PerLayer(Position):
         make: the encoding of a layer, whose hooks act.
     """
 
+    by_row = True
+
     def __init__(self, shape: Shape, shared: bool, make: Callable[[], Position]) -> None:
         super().__init__(shape)
         self.layers = nn.ModuleList(make() for _ in range(1 if shared else shape.depth))

@@ -29,6 +29,7 @@ class Rotary(Position):
         gain: factor on rotated queries and on rotated keys.
     """
 
+    by_row = True
     gain = 1.0
     both_ways = True
     rates: Tensor
@@ -173,12 +174,20 @@ def powers(base: float, rotated: int, device: torch.device) -> Tensor:
 
 
 def _waves(positions_T: Tensor, rates: Tensor, gain: float) -> tuple[Tensor, Tensor]:
-    """gain x cos and signed sin, (T, rotated) each: x cos + roll(x) sin rotates, roll swapping the halves."""
-    angles = positions_T.float()[:, None] * rates
+    """gain x cos and signed sin, (T, rotated) each, or (B, 1, T, rotated) of (B, T) positions.
+
+    x cos + roll(x) sin rotates, roll swapping the halves.
+    """
+    angles = over_heads(positions_T).float()[..., None] * rates
     cos, sin = angles.cos(), angles.sin()
     if gain != 1.0:
         cos, sin = cos * gain, sin * gain
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+
+def over_heads(positions_T: Tensor) -> Tensor:
+    """Positions that all heads share: (T,) as they are, (B, T) as (B, 1, T)."""
+    return positions_T if positions_T.dim() == 1 else positions_T[:, None]
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

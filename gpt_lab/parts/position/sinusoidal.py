@@ -24,6 +24,7 @@ class Sinusoidal(Position):
     scaled: multiply token embeddings by sqrt(width) first, as the paper does, so that positions do not drown them.
     """
 
+    by_row = True
     both_ways = True
     rates: Tensor
 
@@ -44,10 +45,10 @@ class Sinusoidal(Position):
         self.rates = self.base ** (-torch.arange(0, width, 2, device=self.rates.device, dtype=torch.float32) / width)
 
     def table(self, positions_T: Tensor) -> Tensor:
-        """(T, D) in fp32: sine and cosine of the i-th rate at 2i and 2i + 1."""
+        """(T, D), or (B, T, D), in fp32: sine and cosine of the i-th rate at 2i and 2i + 1."""
 
         def build() -> Tensor:
-            angles = positions_T.float()[:, None] * self.rates
+            angles = positions_T.float()[..., None] * self.rates
             return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
 
         table_TD: Tensor = self._memo((), (positions_T, self.rates), build)

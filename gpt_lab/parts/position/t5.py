@@ -46,6 +46,7 @@ class T5(PerLayer):
 class _Table(Position):
     """The table of one layer or of all: (buckets, H)."""
 
+    by_row = True
     bias_kind = "tensor"
 
     def __init__(self, shape: Shape, buckets: int, max_distance: int) -> None:
@@ -65,6 +66,6 @@ class _Table(Position):
 
     def bias(self, positions_q: Tensor, positions_k: Tensor) -> Tensor:
         bucket_TS: Tensor = self._memo(
-            (), (positions_q, positions_k), lambda: self.bucket(positions_q[:, None] - positions_k[None, :])
+            (), (positions_q, positions_k), lambda: self.bucket(positions_q[..., :, None] - positions_k[..., None, :])
         )
-        return F.embedding(bucket_TS, self.table).permute(2, 0, 1)
+        return F.embedding(bucket_TS, self.table).movedim(-1, -3)

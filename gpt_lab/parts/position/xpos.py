@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gpt_lab.options import Fraction, NonNegativeFloat, PositiveFloat
 from gpt_lab.parts.base import Shape
-from gpt_lab.parts.position.rope import Rotary, turn
+from gpt_lab.parts.position.rope import Rotary, over_heads, turn
 from gpt_lab.registry import register
 
 
@@ -45,7 +45,7 @@ class XPos(Rotary):
         cos, sin = self.waves(positions_T, torch.float32, q_BHTK.shape[-1])
         pairs = cos.shape[-1] // 2
         zeta = (torch.arange(pairs, device=cos.device) / pairs + self.gamma) / (1 + self.gamma)
-        power_T1 = (positions_T[:, None] - self.shape.context / 2) / self.scale_base
+        power_T1 = (over_heads(positions_T)[..., None] - self.shape.context / 2) / self.scale_base
         grown = torch.cat((zeta, zeta)) ** power_T1
         q, k = ((cos * factor, sin * factor) for factor in (grown, 1 / grown))
         dtype = q_BHTK.dtype

@@ -39,9 +39,12 @@ class Block(nn.Module):
 
     Attributes:
         final_norm: whether the model puts a norm after the last block.
+        by_row: whether it can read rows that are at different positions, a token of each: unless it keeps a state of
+            its own that goes by position.
     """
 
     final_norm: ClassVar[bool] = True
+    by_row: ClassVar[bool] = True
 
     def __init__(self, shape: Shape, layer: int, attention: nn.Module, mlp: nn.Module) -> None:
         super().__init__()

@@ -180,6 +180,8 @@ class BlockRecurrent(PreNorm):
     at: the layer with the memory, from 0; null: three quarters of the way up, as in the paper (the tenth of twelve).
     """
 
+    by_row = False
+
     def __init__(
         self,
         shape: Shape,

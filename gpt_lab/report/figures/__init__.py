@@ -97,6 +97,7 @@ def _families() -> dict[str, Callable[[Material], Drawing | None]]:
         ladder,
         lengths,
         pareto,
+        probes,
         seeds,
         speedup,
         tuning,
@@ -115,6 +116,7 @@ def _families() -> dict[str, Callable[[Material], Drawing | None]]:
         "ladder": ladder.draw,
         "speedup": speedup.draw,
         "lengths": lengths.draw,
+        "probes": probes.draw,
     }
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gpt_lab import registry
+from gpt_lab.adapt import lora
 from gpt_lab.config import checked, composition
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.cost import match
@@ -44,7 +44,7 @@ def of_run(run: Run) -> Origin:
     """The newest whole checkpoint of a run."""
     place = whole_checkpoint(run, "last")
     told = {"run": f"{run.study}/{run.name}", "id": run.record.get("id"), "checkpoint": place.resolve().name}
-    return Origin(told, weights_digest(place), lambda: load_file(place / WEIGHTS))
+    return Origin(told, weights_digest(place), lambda: lora.plain(load_file(place / WEIGHTS)))
 
 
 def compose(words: Sequence[str]) -> RunConfig:
@@ -106,8 +106,7 @@ def find(cfg: RunConfig, vocab_size: int) -> Origin | None:
     for key in KEPT:
         if getattr(theirs, key) != getattr(cfg, key):
             raise ConfigError(f"{KEY}={cfg.resume_from}: {key} must stay as it is in that run: leave {key} out")
-    with safe_open(whole_checkpoint(run, "last") / WEIGHTS, "pt") as file:
-        there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    there = {name: tuple(tensor.shape) for name, tensor in of_run(run).weights().items()}
     here = {name: tuple(tensor.shape) for name, tensor in bare_model(cfg, vocab_size).state_dict().items()}
     for name in sorted({*there, *here}):
         if there.get(name) != here.get(name) and not (_of_position(name) and (name not in there or name not in here)):

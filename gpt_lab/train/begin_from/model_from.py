@@ -53,9 +53,11 @@ def compose(words: Sequence[str]) -> RunConfig:
     name = f"{KEY}={asked.model_from}"
     found = _look_up(asked.model_from, asked.runs_dir)
     stated = {word.lstrip("+").partition("=")[0]: word.partition("=")[2] for word in words}
-    for key in ("model", "experiment", "match", "resume_from"):
+    for key in ("model", "match", "resume_from"):
         if key in stated:
             raise ConfigError(f"{key}=... cannot be given with {name}, which has a model already: leave it out")
+    if "experiment" in stated:
+        _check_experiment(stated["experiment"], name)
     fixed = {key: value for key, value in stated.items() if key.split(".")[0] in FIXED}
     if found.tokenizer is None:
         fixed = {key: value for key, value in fixed.items() if key.split(".")[0] != "tokenizer"}
@@ -71,6 +73,17 @@ def compose(words: Sequence[str]) -> RunConfig:
     if "batch.tokens" not in stated:  # whole sequences must fit
         tree["batch"]["tokens"] = -(-tree["batch"]["tokens"] // context) * context
     return checked.from_dict(tree | {"label": composition.label(words)})
+
+
+def _check_experiment(experiment: str, name: str) -> None:
+    """Refuses an experiment that is about the model."""
+    asked, usual = composition.compose_tree([f"+experiment={experiment}"]), composition.compose_tree([])
+    for key in FIXED:
+        if asked[key] != usual[key]:
+            raise ConfigError(
+                f"experiment={experiment} sets {key}, which the weights of {name} fix: use an experiment that sets no "
+                f"{', '.join(FIXED[:-1])} or {FIXED[-1]}"
+            )
 
 
 def _apply(tree: dict[str, Any], key: str, value: Any, name: str) -> None:
@@ -101,7 +114,14 @@ def find(cfg: RunConfig, dataset: Dataset) -> Origin | None:
         opened = released_folder.read(folder, KEY)
         origin = Origin({"run": str(folder), "id": None, "checkpoint": None}, opened.digest, lambda: opened.weights)
     else:
-        origin = of_run(find_run(cfg.runs_dir, cfg.model_from))
+        run = find_run(cfg.runs_dir, cfg.model_from)
+        theirs = checked.from_dict(run.config)
+        if cfg.tokenizer["name"] not in READY_MADE and cfg.data != theirs.data:
+            raise ConfigError(
+                f"{KEY}={cfg.model_from}: tokenizer={cfg.tokenizer['name']} would be fitted anew on this data, and its "
+                "tokens be others: begin with a run on tokenizer=bpe, byte, hf or tiktoken, whose tokens come along"
+            )
+        origin = of_run(run)
     there = origin.weights()
     here = bare_model(cfg, dataset.vocab_size).state_dict()
     for name, tensor in here.items():

@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from gpt_lab.adapt import lora
 from gpt_lab.config import checked
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.cost.flops import cost_of
@@ -34,6 +35,8 @@ from gpt_lab.train.precision import Precision
 
 TOKENIZER = "tokenizer.json"
 KEY = "objective.teacher"
+CONVERSATIONS = ("chat", "preferences")
+"""Data that may hold what the lab makes of conversations."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Teacher:
             if released_folder.is_one(self.place):
                 model.load_state_dict(released_folder.read(self.place, KEY).weights)
             else:
-                model.load_state_dict(load_file(self.place / WEIGHTS))
+                model.load_state_dict(lora.plain(load_file(self.place / WEIGHTS)))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise DataError(f"cannot use {self.place}: {' '.join(str(error).split())[:300]}") from error
         model.requires_grad_(False)
@@ -162,6 +165,8 @@ def may_have_seen(run: Run, name: str, dataset: Dataset) -> str:
     inherited = (run.record.get("text") or {}).get("seen")
     if inherited:
         return f"{name} learnt from another: {inherited}"
+    if dataset.made and run.config["data"]["name"] not in CONVERSATIONS:
+        return ""
     if _data(run) != dataset.fingerprint:
         return f"{name} was trained on other data, which may hold the validation text"
     return ""

@@ -111,7 +111,8 @@ def _small(cfg: RunConfig, plan: ResolvedRun) -> RunConfig:
     work = _work(cfg, plan)
     if plan.device != "cpu" or work <= MOST:
         return cfg
-    rows = max(1, int(cfg.rows * MOST / work))
+    together = 2 if cfg.data["name"] == "preferences" else 1  # rows of a pair
+    rows = together * max(1, int(cfg.rows * MOST / work) // together)
     depth = cfg.scale.depth
     if work / cfg.rows > MOST:
         fewest = max(1, int(depth * MOST * cfg.rows / work))

@@ -75,7 +75,7 @@ def evaluate(
             first += len(batch.tokens_BT)
             given = Sequences(*to_device(batch, device), keys_B)
             with precision.autocast():
-                found = objective.score(model, given, answers=not dataset.is_text)
+                found = objective.score(model, given, answers=not dataset.is_text or bool(objective.rows))
             sums.append(torch.stack([value.double() for value in found if value is not None]))
     finally:
         model.train(was_training)

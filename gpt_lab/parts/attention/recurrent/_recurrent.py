@@ -41,6 +41,7 @@ class RecurrentMixer(nn.Module):
         gain: whether that norm has one.
     """
 
+    by_row = True
     scale: float | None = 1.0
     """What an init makes of the scores' scale changes nothing: the norm of what is read divides it out. None: not so
     here."""

@@ -35,6 +35,7 @@ class Linear(nn.Module):
     chunk: tokens that are computed together; changes speed and memory, not the result.
     """
 
+    by_row = True
     scale = 1.0
     """What an init makes of the scores' scale does not apply: weights are sums over their own sum."""
 

@@ -42,6 +42,7 @@ class _Selective(nn.Module):
         keys: channels of all keys, and of all queries, that pass the convolution with the inner ones.
     """
 
+    by_row = True
     scale = 1.0
     """What an init makes of the scores' scale does not apply: a token reads a state of a size of its own."""
     products = 2

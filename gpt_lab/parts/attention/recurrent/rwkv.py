@@ -60,6 +60,7 @@ class RWKV7(nn.Module):
         ConfigError: a later layer finds no values of a first one.
     """
 
+    by_row = True
     scale = 1.0
     """What an init makes of the scores' scale changes nothing: the norm of what is read divides it out."""
 

@@ -1,0 +1,1 @@
+"""Adaptation of a trained model: low-rank adapters, weights in few bits."""

@@ -1,0 +1,1 @@
+"""Conversations in the terminal, with one model or two side by side."""

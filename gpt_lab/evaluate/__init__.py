@@ -1,0 +1,1 @@
+"""Tasks that a trained model is measured on."""

@@ -1,0 +1,29 @@
+"""The model of a run before its first step: drawn, or another's; with adapters, where it trains those alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from gpt_lab.adapt import lora
+from gpt_lab.config.schema import Adapt, RunConfig
+from gpt_lab.model.gpt import GPT, initialize
+from gpt_lab.model.skip_init import bare_model
+from gpt_lab.train.begin_from import continuation
+
+
+def begun(cfg: RunConfig, vocab_size: int, origin: continuation.Origin | None, device: str) -> GPT:
+    """The model on the device that it stays on."""
+    model = bare_model(cfg, vocab_size)
+    initialize(model, cfg)
+    if origin is not None:
+        continuation.load(model, origin)
+    lora.attach(model, cfg)
+    return model.to(device)
+
+
+def reference(cfg: RunConfig, vocab_size: int, origin: continuation.Origin | None, device: str, products: str) -> GPT:
+    """The model as it begins, frozen, without adapters: what objectives that refer to it compare with."""
+    model = begun(dataclasses.replace(cfg, adapt=Adapt()), vocab_size, origin, device)
+    model.requires_grad_(False).eval()
+    model.choose_kernels(device, products)
+    return model

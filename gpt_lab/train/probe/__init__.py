@@ -1,0 +1,1 @@
+"""What `probe=light` sees of a model in training, without touching it."""
