@@ -23,8 +23,8 @@ from gpt_lab.sweep.ledger.liveness import BEAT_EVERY, SILENCE, Owner, OwnerWatch
 
 SKEW = 3600.0
 """Seconds by which the clocks of two hosts differ at most."""
-LOOK_EVERY = 15.0
-"""Seconds between two looks of one worker at the others' heartbeats; a real one looks at each of its own."""
+LOOK_EVERY = 60.0
+"""Seconds between two looks of one worker at the others' heartbeats. A real one looks every 5: most of a simulation would be that."""
 
 
 def cells(number: int) -> Iterator[Cell]:

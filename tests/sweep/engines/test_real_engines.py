@@ -17,11 +17,18 @@ from gpt_lab.sweep.ledger import overview
 from gpt_lab.sweep.ledger.ledger import entries
 from tests.sweep.engines import slurm, sshd
 from tests.sweep.sweep_helpers import curves, quiet, until, write_sweep
-from tests.sweep.test_tuned_sweep import write as write_tuned
+from tests.sweep.test_tuned_sweep import BLOCK
 
 pytestmark = pytest.mark.slow
 LONG = {"fixed": {"budget.steps": 600, "eval.every": 200, "checkpoint.every": 40, "log.every": 40}}
 """Seconds for each trial, in which it can be disturbed."""
+
+
+def write_tuned(folder: Path) -> Path:
+    """Two arms, three to four rates for each, then a fresh seed."""
+    folder.mkdir(exist_ok=True)
+    metric = {"name": "val/bpb", "goal": "minimize"}
+    return write_sweep(folder, {"optim": ["adamw", "muon"], "seed": [0]}, metric=metric, gpt_lab=BLOCK)
 
 
 def undisturbed(write: Callable[[Path], Path], folder: Path) -> dict[str, Any]:
