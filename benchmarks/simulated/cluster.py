@@ -24,7 +24,7 @@ from gpt_lab.sweep.ledger.liveness import BEAT_EVERY, SILENCE, Owner, OwnerWatch
 SKEW = 3600.0
 """Seconds by which the clocks of two hosts differ at most."""
 LOOK_EVERY = 60.0
-"""Seconds between two looks of one worker at the others' heartbeats. A real one looks every 5: most of a simulation would be that."""
+"""Seconds between two looks of one worker at the others' heartbeats; a real one looks every 5."""
 
 
 def cells(number: int) -> Iterator[Cell]:
