@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks import ledger
+from benchmarks.simulated import ledger
 
 ROOT = Path(__file__).parent.parent.parent
 

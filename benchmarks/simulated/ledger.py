@@ -1,7 +1,7 @@
 """What the ledger costs: 1, 8 and 64 processes on one file, and a simulated cluster of 1,000 workers.
 
-    uv run python benchmarks/ledger.py processes --folder EMPTY
-    uv run python benchmarks/ledger.py simulated --folder /dev/shm/EMPTY
+    uv run python benchmarks/simulated/ledger.py processes --folder EMPTY
+    uv run python benchmarks/simulated/ledger.py simulated --folder /dev/shm/EMPTY
 
 `processes`: real ones that claim trials of 5 seconds (a sleep), beat and note ends, as a runner does; `share` is the
 time in the ledger over the time of a trial. `WAL` is the journal of a local file system, `DELETE` that of a shared one,
@@ -25,7 +25,7 @@ from gpt_lab.sweep.ledger.database import SHARED, file_system
 from gpt_lab.sweep.ledger.ledger import Ledger, entries
 from gpt_lab.sweep.ledger.liveness import OwnerWatch
 
-RESULTS = Path(__file__).parent / "results" / "ledger.json"
+RESULTS = Path(__file__).parent.parent / "results" / "ledger.json"
 PROCESSES = (1, 8, 64)
 TRIAL = 5.0
 EACH = 3
