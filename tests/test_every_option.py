@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,14 @@ ELSEWHERE = {
     ("objective", "grpo"): "needs a run to begin with: tests/train/adaptation",
     ("data", "mix"): "needs sources: tests/data/test_mixture.py and tests/data/test_trained_rows.py",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unprobed() -> Iterator[None]:
+    """What ships is probed in tests/train/leak_probe: here that would be a fifth of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpt_lab.train.leak_probe.causality.check", lambda *args: None)
+        yield
 
 
 @pytest.fixture(scope="module")
