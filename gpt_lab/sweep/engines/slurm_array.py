@@ -37,7 +37,10 @@ while kill -0 "$worker" 2>/dev/null; do
     status=$?
 done
 if [ -n "$asked" ] && [ "$status" -gt 128 ]; then
-    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
+    task="${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
+    case "$(scontrol show job -o "$task")" in  # after scancel it is CANCELLED, and stays so
+        *JobState=RUNNING*) scontrol requeue "$task" ;;
+    esac
 fi
 exit "$status"
 """
