@@ -343,6 +343,8 @@ KEYS_ELSEWHERE = {
         ("adapt.rank", "adapt.alpha", "adapt.targets", "adapt.bits", "adapt.group"),
         "tests/adapt/test_lora.py and tests/train/adaptation: they need a run to begin with",
     ),
+    **dict.fromkeys(("eval.tasks", "eval.shots", "eval.items"), "tests/evaluate/test_tasks.py: what decides a sweep"),
+    "probe": "tests/train/probe/test_light_probe.py: what it writes, and that training is the same",
     "label": "tests/config/test_composition.py",
 }
 

@@ -123,11 +123,16 @@ def _mark(split: Split, texts: Iterable[str]) -> Iterator[Passage]:
             starts = False
 
 
+def held_out(content: bytes, fraction: float) -> bool:
+    """Whether content belongs to the validation side: by its hash, so that equal ones fall on the same side."""
+    digest = hashlib.blake2b(content, digest_size=8).digest()
+    return int.from_bytes(digest, "big") < fraction * 2.0**64
+
+
 def _by_content(document: Document, fraction: float) -> Iterator[Passage]:
     texts = iter(document.pieces)
     head = next(texts, "")
-    digest = hashlib.blake2b(head.encode(errors="surrogatepass"), digest_size=8).digest()
-    held = int.from_bytes(digest, "big") < fraction * 2.0**64
+    held = held_out(head.encode(errors="surrogatepass"), fraction)
     yield from _mark("val" if held else "train", itertools.chain((head,), texts))
 
 

@@ -9,14 +9,14 @@ import pytest
 
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.model.gpt import initialize
-from gpt_lab.train import trainer
+from gpt_lab.train.begin_from import first_weights
 from tests.train.train_helpers import curve, train
 
 
 @pytest.fixture
 def equal_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every replica begins with the values of the first."""
-    monkeypatch.setattr(trainer, "initialize", lambda model, cfg: initialize(model, replace(cfg, replica=0)))
+    monkeypatch.setattr(first_weights, "initialize", lambda model, cfg: initialize(model, replace(cfg, replica=0)))
 
 
 def curves(make: Callable[..., RunConfig], **settings: float) -> list[list[dict[str, float]]]:

@@ -341,7 +341,7 @@ def test_a_failure_while_building_is_recorded(make: Make, monkeypatch: pytest.Mo
 
     cfg = make()
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "initialize", broken)
+        patch.setattr("gpt_lab.train.begin_from.first_weights.initialize", broken)
         with pytest.raises(RuntimeError, match="a bug"):
             train(cfg)
     (run,) = all_runs(cfg.runs_dir)

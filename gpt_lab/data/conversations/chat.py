@@ -19,6 +19,7 @@ from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.batches import philox_key
 from gpt_lab.data.chat_template import ChatTemplate, Message, Rendered, checked
 from gpt_lab.data.conversations import dialogues
+from gpt_lab.data.corpus import held_out
 from gpt_lab.data.dataset import Batch, Dataset, Places
 from gpt_lab.data.synthetic import IGNORED, Examples
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
@@ -127,8 +128,7 @@ def hold_out(found: Sequence[Any], fraction: float) -> Sides:
     """
     sides = Sides([], [])
     for one in found:
-        digest = hashlib.blake2b(json.dumps(one, sort_keys=True).encode(), digest_size=8).digest()
-        sides[int.from_bytes(digest, "big") < fraction * 2.0**64].append(one)
+        sides[held_out(json.dumps(one, sort_keys=True).encode(), fraction)].append(one)
     if not sides.train or not sides.val:
         raise ConfigError(
             f"data.val_fraction={fraction} of {len(found)} leaves {len(sides.train)} to train on and {len(sides.val)} "

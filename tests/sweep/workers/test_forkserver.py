@@ -114,7 +114,9 @@ def test_the_server_dies_with_its_runner() -> None:
     assert runner.stdout is not None
     server = int(runner.stdout.readline())
     assert process_is_there(server)
-    names = {entry.partition("=")[0] for entry in Path(f"/proc/{server}/environ").read_text().split("\0")}
+    environment = Path(f"/proc/{server}/environ")
+    until(lambda: environment.read_text() != "", 5)  # it is, for a moment of every exec
+    names = {entry.partition("=")[0] for entry in environment.read_text().split("\0")}
     assert names & agent.keys() >= {"WANDB_PROJECT", "PATH"}
     assert not names & {"WANDB_SWEEP_ID", "WANDB_RUN_ID"}, "its trials are several: no one's id is theirs"
     runner.kill()
