@@ -9,14 +9,14 @@ from __future__ import annotations
 import heapq
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpt_lab.study.design import Cell, Design
+from gpt_lab.study.design import Cell, Design, Settings
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger.ledger import Ledger, LedgerEntry
 from gpt_lab.sweep.ledger.liveness import BEAT_EVERY, SILENCE, Owner, OwnerWatch
@@ -30,7 +30,7 @@ LOOK_EVERY = 60.0
 def cells(number: int) -> Iterator[Cell]:
     """Cells that nothing could run."""
     for i in range(number):
-        yield Cell(i, {"seed": i}, "", "", i, (f"seed={i}",), f"{i:012x}", f"{i:012x}")
+        yield Cell(i, {"seed": i}, Settings(), Settings(), i, (f"seed={i}",), f"{i:012x}", f"{i:012x}")
 
 
 def begun(folder: Path, number: int) -> Ledger:
@@ -57,7 +57,7 @@ class Cluster:
     seconds: float
     draw: random.Random
     now: float = 0.0
-    spent: Counter[str] = field(default_factory=Counter)
+    spent: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     calls: Counter[str] = field(default_factory=Counter)
     finished: Counter[str] = field(default_factory=Counter)
     died: int = 0

@@ -28,7 +28,13 @@ def write_tuned(folder: Path) -> Path:
     """Two arms, three to four rates for each, then a fresh seed."""
     folder.mkdir(exist_ok=True)
     metric = {"name": "val/bpb", "goal": "minimize"}
-    return write_sweep(folder, {"optim": ["adamw", "muon"], "seed": [0]}, metric=metric, gpt_lab=BLOCK)
+    fixed = {
+        "budget.steps": 300,
+        "eval.every": 100,
+        "checkpoint.every": 50,
+        "log.every": 50,
+    }  # long enough to be stopped
+    return write_sweep(folder, {"optim": ["adamw", "muon"], "seed": [0]}, metric=metric, gpt_lab=BLOCK, fixed=fixed)
 
 
 def undisturbed(write: Callable[[Path], Path], folder: Path) -> dict[str, Any]:
