@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
@@ -85,7 +86,7 @@ def _conduct(answer: Answer) -> str:
     lost = len(runs) - len(done)
     missing = f", {lost} more not finished" if lost else ""
     caveat = f" No answer about language models, as {answer.comparison.caveat}." if answer.comparison.caveat else ""
-    where = f"{prefix()}sweep {answer.group.sweep.path}" + "".join(f" {text}" for text in answer.group.sweep.overrides)
+    where = prefix() + shlex.join(["sweep", answer.group.shipped, *answer.group.sweep.overrides])
     return (
         f"{answer.group.corpus}: {len(done)} runs{missing}; {', '.join(stated)}; {tuned}{looks}, smallest effect size "
         f"of interest {design.sesoi:g} bits per byte; {when}, {machine}.{caveat} {where}"

@@ -63,6 +63,11 @@ class GroupStudy:
         return list(map(str, self.sweep.design.values[self.kind]))
 
     @property
+    def shipped(self) -> str:
+        """The name of the sweep file, which is the same in every folder."""
+        return SWEEPS[self.kind]
+
+    @property
     def name(self) -> str:
         """Of its folder where results are kept: the kind, or kind-option of a row that is run again."""
         return f"{self.kind}-{self.option}" if self.option else self.kind

@@ -135,3 +135,11 @@ def anchors(path: Path) -> set[str]:
     """The places of a Markdown file that GitHub gives its headings."""
     headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_results_name_no_folder_of_the_machine_they_come_from() -> None:
+    home = re.compile(r"(?<![\w/.:-])/(?:home|work|root|tmp|Users|mnt)/\w")
+    files = [path for folder in ("sweeps", "docs", "benchmarks/results") for path in (ROOT / folder).rglob("*.*")]
+    texts = [path for path in files if path.suffix in (".md", ".html", ".csv", ".json", ".yaml", ".svg")]
+    assert len(texts) > 100
+    assert not [str(path.relative_to(ROOT)) for path in texts if home.search(path.read_text(encoding="utf-8"))]
