@@ -17,6 +17,7 @@ Each check measures an error, relative to the size of what it compares, and hold
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,7 +33,7 @@ from gpt_lab.infer.cache import Cache
 from gpt_lab.infer.generate import context_limit
 from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.parts.dropout import row_keys
-from gpt_lab.parts.objective.base import Objective, Sequences
+from gpt_lab.parts.objective.base import IGNORED, Objective, Sequences
 from gpt_lab.train.leak_probe import causality
 
 VOCABULARY, ROWS, STEPS, SEED = 32, 3, 20, 7
@@ -71,7 +72,7 @@ class Finding:
 def contract(words: Sequence[str]) -> Iterator[Finding]:
     """All checks on the model that these overrides compose, at a tiny size; one by one, as they are done.
 
-    Of an objective that needs rows of its own, such as pairs of answers, those of the model alone.
+    An objective on pairs gets pairs; of one that samples what it learns from, the rest is told as unchecked.
 
     Args:
         words: overrides such as `attention=mine attention.heads=2`; sizes among them count, and compile=off leaves out
@@ -87,7 +88,8 @@ def contract(words: Sequence[str]) -> Iterator[Finding]:
         yield decoding(model)
         yield lengths(model)
     yield documents(model)
-    if registry.load("objective", cfg.objective["name"]).rows:  # pairs of answers, questions: random rows are neither
+    if registry.load("objective", cfg.objective["name"]).rows == "conversations":  # what is sampled of noise is noise
+        yield Finding("gradients", 0.0, 0.0, "not checked, nor training nor compiling: it learns from what it samples")
         return
     yield gradients(cfg)
     yield training(cfg)
@@ -241,8 +243,16 @@ def _loss(model: GPT, cfg: RunConfig) -> Callable[..., Tensor]:
         objective.teacher_model = GPT(cfg, VOCABULARY)
         initialize(objective.teacher_model, replace(cfg, seed=cfg.seed + 1))
     keys_B = row_keys(SEED, 0, torch.arange(ROWS)) if objective.draws else None
+    if objective.refers:
+        objective.teacher_model = copy.deepcopy(model).requires_grad_(False)
 
     def loss(tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
+        if objective.rows == "pairs":  # of answers that are a row's second half: as it is, and each token one off
+            half = tokens_BT.shape[1] // 2
+            other_BT = torch.cat((tokens_BT[:, :half], (tokens_BT[:, half:] + 1) % VOCABULARY), 1)
+            tokens_BT = torch.stack((tokens_BT, other_BT), 1).flatten(0, 1)
+            targets_BT = torch.cat((torch.full_like(tokens_BT[:, :half], IGNORED), tokens_BT[:, half + 1 :]), 1)
+            return objective.train(model, Sequences(tokens_BT[:, :-1], targets_BT)).loss
         return objective.train(model, Sequences(tokens_BT[:, :-1], tokens_BT[:, 1:], documents_BT, keys_B)).loss
 
     return loss

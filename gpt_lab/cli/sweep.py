@@ -157,6 +157,7 @@ def _check_engine(chosen: argparse.Namespace) -> None:
 
 def _elsewhere(chosen: argparse.Namespace, sweep: Sweep) -> int:
     """Workers: starts them, tells of them, stops them. Returns 0."""
+    from gpt_lab.sweep import runner
     from gpt_lab.sweep.engines import show_workers, start_workers
     from gpt_lab.sweep.engines.worker_request import Request
 
@@ -175,7 +176,14 @@ def _elsewhere(chosen: argparse.Namespace, sweep: Sweep) -> int:
     if chosen.retries is not None:
         words += ["--retries", str(chosen.retries)]
     request = Request(
-        sweep.design.study, folder, tuple(words), chosen.workers or 1, chosen.jobs, chosen.threads, Path.cwd()
+        sweep.design.study,
+        folder,
+        tuple(words),
+        chosen.workers or 1,
+        chosen.jobs,
+        chosen.threads,
+        Path.cwd(),
+        runner.uses_gpu(sweep, ()),
     )
     lines = start_workers.start(request, chosen.on, chosen.sbatch, chosen.array_limit, chosen.dry_run)
     if not chosen.dry_run:

@@ -60,6 +60,11 @@ class Cost:
         train, as_mfu = self.train_flops_per_token + forward, self.mfu_flops_per_token + forward
         return replace(self, train_flops_per_token=train, mfu_flops_per_token=as_mfu, teacher_flops_per_token=forward)
 
+    def repeated(self, passes: int) -> Cost:
+        """The cost where each token that is read is passed through model and teacher so often."""
+        names = ("train_flops_per_token", "mfu_flops_per_token", "teacher_flops_per_token")
+        return replace(self, **{name: passes * getattr(self, name) for name in names})
+
 
 def cost(cfg: RunConfig, vocab_size: int) -> Cost:
     """The cost of the model that `cfg` describes, built on the meta device.

@@ -64,7 +64,8 @@ def run_sweep(
         stops: how often workers had been asked to stop when this one was sent for; None: as often as by now.
 
     Returns:
-        0 all finished; 1 some failed, diverged or were stopped; 128 + the number of the signal that ended it.
+        0 all finished, or asked to stop before it began; 1 some failed, diverged or were stopped; 128 + the number of
+            the signal that ended it.
 
     Raises:
         ConfigError: a cell that no run could have; nothing has been written. LabError: the folder cannot be written.
@@ -72,9 +73,10 @@ def run_sweep(
     folder = runs_folder(sweep)
     if said := ledger_.mend(folder):
         console.print(said, markup=False, highlight=False, soft_wrap=True)
-    if stops is not None and ledger_.stops(folder) > stops:
+    asked = ledger_.stops(folder)
+    if stops is not None and asked > stops:
         console.print("the sweep was stopped before this worker began", markup=False, highlight=False)
-        return 1
+        return 0
     known = [entry for entry in ledger_.entries(folder) if entry.wanted]
     sequential_seeds.refuse_change(sweep, ledger_.stored_sweep(folder), known)
     with contextlib.ExitStack() as stack:
@@ -141,7 +143,7 @@ def run_sweep(
                     prune=_prune(sweep, folder),
                     watch=watch,
                     trunks=trunks,
-                    stops=stops,
+                    stops=asked if stops is None else stops,
                 ).run()
         entries = [entry for entry in ledger.entries() if entry.wanted]
         if sweep.trunk and all(entry.state in OVER for entry in entries):

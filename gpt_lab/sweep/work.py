@@ -46,7 +46,7 @@ class Runner:
         trunks: which cells begin where another one stands.
         prune: see Prune; None: nothing is pruned. enough: whether nothing more is to be begun; None:
             it never is.
-        stops: how often workers had been asked to stop when this one was started; None: as often as by now.
+        stops: how often workers had been asked to stop when this one was started.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Runner:
         enough: Callable[[Sequence[LedgerEntry]], bool] | None = None,
         watch: OwnerWatch | None = None,
         trunks: Trunks | None = None,
-        stops: int | None = None,
+        stops: int = 0,
     ) -> None:
         self.sweep, self.folder, self.ledger, self.server, self.view = sweep, folder, ledger, server, view
         self.jobs, self.threads, self.gpus = jobs, threads, tuple(gpus)
@@ -117,9 +117,7 @@ class Runner:
             self._look()
         if now - self._beat_at >= BEAT_EVERY:
             self._beat_at = now
-            stops = self.ledger.beat()
-            self._stops = stops if self._stops is None else self._stops
-            if stops > self._stops and not self.stopping:
+            if self.ledger.beat() > self._stops and not self.stopping:
                 self.view.say("stopping, as asked with --stop: trials write their checkpoints")
                 self.stop()
             self.ledger.bury(self.watch.dead)

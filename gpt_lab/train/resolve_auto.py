@@ -110,6 +110,8 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     room = _room(device)
     memory.check(cfg, room, dataset.vocab_size)
     model = bare_model(cfg, dataset.vocab_size)
+    cost = cost_of(model, cfg.optim)
+    costs = {length: cost_of(model, cfg.optim, length) for length in cfg.row_lengths}
     adapted = adaptation.prepare(model, cfg, chosen)
     spare_compiler()
     optimizer = _optimizer(cfg, model, chosen)
@@ -117,7 +119,6 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     layers = model.choose_kernels(device, chosen.products, documents=cfg.batch.document_mask)
     if model.twice:
         twice.check(cfg)
-    cost = cost_of(model, cfg.optim)
     memory.check(cfg, room, dataset.vocab_size, cost.parameters)
     check_match(cfg, cost)
     objective: Objective = registry.build("objective", cfg.objective)
@@ -125,9 +126,9 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     taught_by = teacher.find(cfg, dataset, objective)
     if taught_by is not None or objective.refers:
         cost = cost.taught(cost.train_flops_per_token // 3 if taught_by is None else taught_by.forward)
-    taught = cost.teacher_flops_per_token
-    costs = {length: cost_of(model, cfg.optim, length) for length in cfg.row_lengths}
-    prices = {n: (one.train_flops_per_token + taught, one.mfu_flops_per_token + taught) for n, one in costs.items()}
+    costs = {n: one.taught(cost.teacher_flops_per_token).repeated(objective.passes) for n, one in costs.items()}
+    cost = cost.repeated(objective.passes)
+    prices = {n: (one.train_flops_per_token, one.mfu_flops_per_token) for n, one in costs.items()}
     limit = budget(cfg, cost, (dataset.tokens_after, lambda steps: paid(prices, dataset.read_after(steps))))
     check_length(cfg.schedule, limit.steps)
     registry.build("schedule", cfg.schedule)

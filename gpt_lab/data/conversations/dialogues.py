@@ -7,6 +7,7 @@ answer is right can be told.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 
 from gpt_lab.data.chat_template import Message
@@ -46,14 +47,18 @@ Turn = tuple[str, str]
 def conversations(topic: str) -> list[list[Message]]:
     """All conversations on a topic, or on each of them ("all"), in an order that mixes them.
 
-    Of all topics, every third conversation has two turns.
+    Of all topics, every third conversation has two turns. No turn stands in two conversations: what is held out is read
+    nowhere else.
     """
     turns = {"arithmetic": _sums, "spelling": _spelling, "plays": _plays}
     chosen = TOPICS if topic == "all" else (topic,)
     mixed = sorted((turn for name in chosen for turn in turns[name]()), key=_order)
     if topic != "all":
         return [_messages([turn]) for turn in mixed]
-    return [_messages([turn, mixed[-1 - number]] if number % 3 == 2 else [turn]) for number, turn in enumerate(mixed)]
+    found, rest = [], iter(mixed)
+    for turn in rest:
+        found.append(_messages([turn, *itertools.islice(rest, len(found) % 3 // 2)]))
+    return found
 
 
 def _messages(turns: list[Turn]) -> list[Message]:

@@ -130,6 +130,7 @@ class Objective:
         measure: what validation measures: metrics.EXACT, metrics.BOUND, or a measure of its own in words.
         rows: what it needs rows to be (Dataset.rows_are); "": it takes those of any data that are no pairs.
         refers: whether its loss reads the weights that the run began with, frozen, as `teacher_model`.
+        passes: rows that are learnt from for each row of data, which count as FLOPs.
         compiles: whether torch.compile can make one program of it.
         teacher: a run or a folder whose frozen model the loss reads; it is put into `teacher_model` (train/begin_from).
     """
@@ -142,6 +143,7 @@ class Objective:
     rows: ClassVar[str] = ""
     refers: ClassVar[bool] = False
     compiles: ClassVar[bool] = True
+    passes: int = 1
     measure: str = EXACT
     teacher: str | None = None
     teacher_model: Callable[..., Tensor] | None = None

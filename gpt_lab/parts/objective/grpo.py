@@ -5,7 +5,7 @@ G answers are sampled for each row's question: N = B G of them, of at most L tok
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +48,8 @@ class GroupRelative(Objective):
     standard deviations. Each sample is learnt from once, so that there is no ratio to clip. The divergence from the
     weights that the run began with is the paper's estimator. What is sampled depends on seed, step and row alone.
     train/loss and val/loss are the share of answers that are not right (in validation the most likely tokens). The
-    reference's forward pass counts as FLOPs of training, sampling does not. Needs data=chat data.packed=false.
+    passes of all samples, the reference's too, count as FLOPs of training; sampling does not. Needs data=chat
+    data.packed=false. Experts of limited capacity may drop other tokens in learning than in sampling.
 
     group: answers sampled for each question.
     tokens: most tokens of an answer, its end included; the longest of the data must fit.
@@ -75,6 +76,7 @@ class GroupRelative(Objective):
         if group < 2:
             raise ConfigError("objective.group must be at least 2: an answer is compared with others to its question")
         self.group, self.tokens, self.temperature, self.beta, self.ending = group, tokens, temperature, beta, ending
+        self.passes = group
 
     def train(self, model: Predictor, given: Sequences) -> Outcome:
         assert self.teacher_model is not None and given.keys_B is not None
@@ -100,9 +102,22 @@ class GroupRelative(Objective):
         right_B = self.right(self.answer(model, given.tokens_BT, asked, None), asked) * there_B
         return Score((there_B - right_B).sum(), there_B.sum(), right_B.sum() if answers else None)
 
-    @torch.no_grad()
     def answer(self, model: Predictor, tokens_BT: Tensor, asked: Questions, draws_BGL: Tensor | None) -> Said:
-        """Answers to each question: `group` of them by uniform draws in [0, 1), or without draws the likeliest one."""
+        """Answers to each question: `group` of them by uniform draws in [0, 1), or without draws the likeliest one.
+
+        The model is in eval mode meanwhile: what it counts of tokens in training, such as experts' load, is of those
+        that it learns from.
+        """
+        module: Any = model
+        training = module.training
+        module.eval()
+        try:
+            return self._answer(model, tokens_BT, asked, draws_BGL)
+        finally:
+            module.train(training)
+
+    @torch.no_grad()
+    def _answer(self, model: Predictor, tokens_BT: Tensor, asked: Questions, draws_BGL: Tensor | None) -> Said:
         group = 1 if draws_BGL is None else self.group
         place_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
         lengths_N, stop_N = (one.repeat_interleave(group) for one in (asked.lengths_B, asked.stop_B))

@@ -20,7 +20,7 @@ def start(request: Request, dry: bool) -> list[str]:
         ConfigError: several workers where one takes all GPUs. LabError: the folder of logs cannot be written.
     """
     if request.workers > 1:
-        if NVIDIA.exists() and "device=cpu" not in request.words:
+        if NVIDIA.exists() and request.gpu:
             raise ConfigError("--workers: one worker takes all GPUs of this machine: leave it out, or state device=cpu")
         request = request.with_jobs(max(1, cores() // (request.threads or 1) // request.workers))
     if dry:

@@ -54,14 +54,14 @@ def stop(sweep: Sweep, folder: Path) -> list[str]:
     """Has all workers write checkpoints and leave; returns what to tell the user.
 
     Raises:
-        DataError: there is no ledger yet.
+        DataError: no worker was ever started there.
     """
     found = overview.read(folder)
-    if found is None:
+    if found is None and not (folder / WORKERS).is_dir():
         raise DataError(f"{folder} has no ledger yet: no worker has begun a trial there")
     with contextlib.closing(ledger.Ledger.open(folder)) as opened:
         opened.ask_to_stop()
-    there = sum(not worker.gone for worker in found.workers)
+    there = 0 if found is None else sum(not worker.gone for worker in found.workers)
     if not there:
         return [f"nobody works on {sweep.design.study}; workers that are queued leave as soon as they begin"]
     return [f"asked {there} worker{'s' * (there > 1)} to leave: they hear of it within {BEAT_EVERY:.0f} s"]

@@ -27,8 +27,9 @@ def start(request: Request, hosts: list[str], dry: bool) -> list[str]:
             log.touch()
             words = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={PATIENCE // 2}", "--", host]
             place, here = shlex.quote(str(request.place)), shlex.quote(str(log))
+            blind = shlex.quote(f"it does not see {log}")
             script = (
-                f"cd {place} && test -w {here} || {{ echo 'it does not see {log}' >&2; exit 1; }}; "
+                f"cd {place} && test -w {here} || {{ echo {blind} >&2; exit 1; }}; "
                 f"nohup setsid {request.shell()} >>{here} 2>&1 </dev/null & echo $!"
             )
             try:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gpt_lab.errors import LabError
 from gpt_lab.store.atomic_files import write_atomic, writing
 from gpt_lab.sweep.ledger import ledger
-from gpt_lab.sweep.ledger.database import SHARED
+from gpt_lab.sweep.ledger.database import SHARED, connect
 
 WORKERS = "workers"
 """Folder of a study that holds what workers print."""
@@ -23,7 +24,7 @@ class Request:
     Fields:
         study, folder: of the sweep. words: file, settings and options of `sweep`, as they were given.
         workers: how many, on each host where there are several. jobs: trials at a time of each; None: as `sweep` does.
-        threads: of each trial; None: as `sweep` does. place: the folder to start in.
+        threads: of each trial; None: as `sweep` does. place: the folder to start in. gpu: whether a trial may take one.
     """
 
     study: str
@@ -33,6 +34,7 @@ class Request:
     jobs: int | None
     threads: int | None
     place: Path
+    gpu: bool = True
 
     @property
     def logs(self) -> Path:
@@ -59,12 +61,23 @@ class Request:
         """Makes the folder of logs; `shared`: other machines will write the ledger.
 
         Raises:
-            LabError: it cannot be made.
+            LabError: it cannot be made, or workers of this machine alone write the ledger now.
         """
         with writing(self.logs):
             self.logs.mkdir(parents=True, exist_ok=True)
-        if shared:
-            write_atomic(self.folder / SHARED, b"other machines write this study's ledger\n")
+        if not shared or (self.folder / SHARED).exists():
+            return
+        write_atomic(self.folder / SHARED, b"other machines write this study's ledger\n")
+        if not (self.folder / ledger.FILE).exists():
+            return
+        try:  # leaves the write-ahead log, which sqlite cannot while others have it open
+            connect(self.folder / ledger.FILE).close()
+        except LabError:
+            (self.folder / SHARED).unlink()
+            raise LabError(
+                f"workers of this machine write the ledger of {self.study}, for which other machines are none: --stop "
+                "them first, then --on again"
+            ) from None
 
     def fresh_logs(self, kind: str, count: int) -> Sequence[Path]:
         """Names of logs that are not there yet."""

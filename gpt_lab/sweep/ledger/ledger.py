@@ -94,12 +94,16 @@ class Ledger:
         return ledger
 
     def _enter(self) -> None:
-        who = self.owner
         with self._writing():
-            self._database.execute(
-                "INSERT INTO owners (id, host, pid, start, token) VALUES (?, ?, ?, ?, ?)",
-                (who.id, who.host, who.pid, who.start, who.token),
-            )
+            self._be_there()
+
+    def _be_there(self) -> None:
+        """Makes this process one of the owners, if it is not: one that was silent for long was taken for dead."""
+        who = self.owner
+        self._database.execute(
+            "INSERT INTO owners (id, host, pid, start, token) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+            (who.id, who.host, who.pid, who.start, who.token),
+        )
 
     def close(self) -> None:
         """Leaves: trials that this process still holds wait for another."""
@@ -197,6 +201,7 @@ class Ledger:
     def beat(self) -> int:
         """Says that this process lives; returns how often the sweep's workers have been asked to stop."""
         with self._writing():
+            self._be_there()
             self._database.execute("UPDATE owners SET beat = beat + 1 WHERE id=?", (self.owner.id,))
             return int(self._get("stops") or 0)
 
@@ -286,6 +291,7 @@ class Ledger:
         return transaction(self._database, self.path)
 
     def _take(self, key: str) -> None:
+        self._be_there()
         self._database.execute(
             "UPDATE trials SET state='running', owner=?, attempts = attempts + 1 WHERE key=?", (self.owner.id, key)
         )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from gpt_lab.adapt import lora
-from gpt_lab.config.schema import Adapt, RunConfig
+from gpt_lab.config.schema import RunConfig
 from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.model.skip_init import bare_model
 from gpt_lab.train.begin_from import continuation
@@ -22,8 +20,8 @@ def begun(cfg: RunConfig, vocab_size: int, origin: continuation.Origin | None, d
 
 
 def reference(cfg: RunConfig, vocab_size: int, origin: continuation.Origin | None, device: str, products: str) -> GPT:
-    """The model as it begins, frozen, without adapters: what objectives that refer to it compare with."""
-    model = begun(dataclasses.replace(cfg, adapt=Adapt()), vocab_size, origin, device)
+    """The model as it begins, frozen: what objectives that refer to it compare with. New adapters change nothing."""
+    model = begun(cfg, vocab_size, origin, device)
     model.requires_grad_(False).eval()
     model.choose_kernels(device, products)
     return model

@@ -36,15 +36,15 @@ def noise(model: nn.Module, objective: Objective, precision: Precision, batch: S
 
     square: |G|^2 of the true gradient. trace: of the covariance of one target's gradient. Their ratio, each a mean over
     steps, is the batch size in targets beyond which more of them help little: the simple noise scale (McCandlish et
-    al. 2018, arXiv:1812.06162, appendix A.1). {} where a step has one row. The model's gradients, buffers and random
-    numbers are as before.
+    al. 2018, arXiv:1812.06162, appendix A.1). {} where a step has one row, and under objectives with rows of their own.
+    The model's gradients, buffers and random numbers are as before.
     """
     rows = [
         Sequences(*(None if t is None else t[row : row + 1] for t in micro[:4]))  # type: ignore[arg-type]
         for micro in batch.micro
         for row in range(len(micro.tokens_BT))
     ]
-    if len(rows) < 2:
+    if len(rows) < 2 or objective.rows:  # pairs cannot be halved, and a mean over pairs or samples is not of targets
         return {}
     counts, gradients = [], []
     with untouched(model):

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from gpt_lab.cli import sweep as command
-from gpt_lab.errors import ConfigError, LabError
+from gpt_lab.errors import ConfigError, DataError, LabError
 from gpt_lab.study import sweep_file
 from gpt_lab.sweep.engines import show_workers
+from gpt_lab.sweep.engines.worker_request import Request
 from gpt_lab.sweep.ledger import ledger as ledger_
 from gpt_lab.sweep.ledger import overview
 from gpt_lab.sweep.ledger.ledger import Ledger
@@ -99,7 +100,24 @@ def test_a_large_ledger_at_a_glance(tmp_path: Path) -> None:
 def test_a_worker_that_comes_too_late_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_sweep(tmp_path)
     folder = tmp_path / "runs" / "tiny"
-    Ledger.open(folder).close()
-    show_workers.stop(sweep_file.load(path), folder)
-    assert command.run([str(path), "--stops", "0"]) == 1
+    with pytest.raises(DataError, match="no worker has begun a trial there"):
+        show_workers.stop(sweep_file.load(path), folder)
+    (folder / "workers").mkdir(parents=True)  # asked for, and still queued: there is no ledger
+    assert "workers that are queued leave as soon as they begin" in show_workers.stop(sweep_file.load(path), folder)[0]
+    assert command.run([str(path), "--stops", "0"]) == 0
     assert "the sweep was stopped before this worker began" in capsys.readouterr().out
+
+
+def test_other_machines_are_refused_beside_a_write_ahead_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sqlite cannot leave it while a worker has it open, and other machines cannot share it."""
+    monkeypatch.setattr("gpt_lab.sweep.ledger.database.BUSY_SECONDS", 0.2)
+    folder = tmp_path / "runs" / "tiny"
+    request = Request("tiny", folder, ("tiny.yaml",), 1, None, None, tmp_path)
+    at_work = Ledger.open(folder)
+    with pytest.raises(LabError, match="--stop them first, then --on again"):
+        request.prepare(shared=True)
+    at_work.beat()
+    Ledger.open(folder).close()  # and nobody is locked out
+    at_work.close()
+    request.prepare(shared=True)
+    Ledger.open(folder).close()

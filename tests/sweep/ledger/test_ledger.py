@@ -106,6 +106,18 @@ def test_a_dead_owner_loses_its_trial(ledger: Ledger) -> None:
     assert (entry.key, entry.attempts) == (key, 2)
 
 
+def test_one_that_was_taken_for_dead_is_an_owner_again(ledger: Ledger) -> None:
+    """Silent for long, as on a file system that stood still: what it then claims is not lost if it dies after all."""
+    folder = ledger.folder
+    other = Ledger.share(ledger, Owner("elsewhere/1/2", 1, None, "t"))
+    assert ledger.bury(lambda owner, beat: True) == 0 and ledger.others() == []
+    assert other.claim() is not None
+    assert [owner.id for owner, _, trials in ledger.others() if trials] == [other.owner.id]
+    assert ledger.bury(lambda owner, beat: True) == 1 and "running" not in states(folder)
+    other.beat()
+    assert [beat for _, beat, _ in ledger.others()] == [1]
+
+
 def test_another_machine_is_dead_when_its_heart_stands_still() -> None:
     now = [100.0]
     watch = OwnerWatch(clock=lambda: now[0])
