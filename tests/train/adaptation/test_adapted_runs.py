@@ -86,9 +86,9 @@ RUNS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_killed_run_ends_as_one_that_was_not(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is sampled included: the process dies two steps after a checkpoint."""
+    """What is sampled included: the process dies two steps after a checkpoint; a probe of it changes nothing."""
     whole = train(_from(place, study=f"{name}-whole", **RUNS[name](place)))
-    cfg = _from(place, study=f"{name}-killed", **RUNS[name](place))
+    cfg = _from(place, study=f"{name}-killed", probe="light", **RUNS[name](place))
     step = trainer.Trainer.step
 
     class Dead(BaseException):
