@@ -47,7 +47,7 @@ class Chat:
     included; bits per byte are of its words. Rows hold whole conversations; what is longer than the context is left
     out, and a line says how many.
 
-    path: a file of JSON lines (null: some 1,400 short conversations that the lab makes: sums, spelling, the plays).
+    path: a file of JSON lines (null: some 1,050 short conversations that the lab makes: sums, spelling, the plays).
     val_path: the same for validation (null: val_fraction of `path` is held out).
     val_fraction: share of the conversations held out, by their content.
     topic: of those that the lab makes; all of them, or one, in single turns.

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gpt_lab.data.chat_template import JINJA, ChatTemplate
-from gpt_lab.data.conversations import dialogues
+from gpt_lab.data.conversations import chat, dialogues
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.data.tokenizers.simple import Byte
 from gpt_lab.errors import LabError
@@ -130,3 +130,18 @@ def test_rows_and_tokenizers_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(LabError, match=said):
             open_dataset(tiny_config(**{"data": "chat", "scale.context": 128, **settings}))
+
+
+def test_what_is_held_out_stands_nowhere_in_training() -> None:
+    """Not even as one of the turns of another conversation."""
+    sides = chat.hold_out(dialogues.conversations("all"), 0.1)
+
+    def turns(side: list[list[dict[str, str]]]) -> set[tuple[str, str]]:
+        return {
+            (one["content"], other["content"])
+            for talk in side
+            for one, other in zip(talk[::2], talk[1::2], strict=True)
+        }
+
+    assert any(len(one) > 2 for one in sides.val) and len(turns(sides.val)) > 100
+    assert not turns(sides.train) & turns(sides.val)

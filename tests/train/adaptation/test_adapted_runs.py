@@ -20,8 +20,11 @@ from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError
 from gpt_lab.infer.generate import complete
 from gpt_lab.infer.trained_model import load_run
+from gpt_lab.parts.objective.base import IGNORED, Sequences
+from gpt_lab.parts.objective.grpo import GroupRelative, questions
 from gpt_lab.store import Run
-from gpt_lab.train import start, trainer
+from gpt_lab.train import resolve_auto, start, trainer
+from gpt_lab.train.begin_from import first_weights
 from gpt_lab.train.begin_from.teacher import may_have_seen
 from tests.adapt.test_group_codes import by_definition
 from tests.helpers import tiny_config
@@ -193,6 +196,45 @@ def test_preferences_and_rewards_rise(place: Path) -> None:
     rows = [row["train/loss"] for row in Run.open(grpo.path).metrics() if "train/loss" in row]
     assert sum(rows[-5:]) < 0.5 * sum(rows[:5]), "the share of sampled answers that are not right"
     assert grpo.summary["val/accuracy"] > before["val/accuracy"]
+
+
+def test_what_a_step_costs(place: Path) -> None:
+    """Each sample is learnt from, the reference is paid for; adapters and codes change no count of parameters."""
+    found = {}
+    for name, more in {
+        "plain": {"data": _file(place, "right", packed=False)},
+        "qlora": {"data": _file(place, "right", packed=False), "adapt.rank": 2, "adapt.bits": 4, "adapt.group": 16},
+        "two": {**RUNS["grpo"](place), "objective": {"name": "grpo", "tokens": 6, "group": 2}},
+        "six": {**RUNS["grpo"](place), "objective": {"name": "grpo", "tokens": 6, "group": 6}},
+    }.items():
+        cfg = _from(place, **more)
+        found[name] = resolve_auto.resolve(cfg, open_dataset(cfg)).cost
+    assert found["qlora"] == found["plain"]
+    assert found["two"].parameters == found["plain"].parameters
+    once = found["plain"].train_flops_per_token
+    assert found["two"].train_flops_per_token == 2 * (once + once // 3)
+    assert found["six"].train_flops_per_token == 3 * found["two"].train_flops_per_token
+
+
+def test_the_reference_is_what_the_run_begins_with(place: Path) -> None:
+    """Rounded where frozen weights are: nothing is gained before the first step."""
+    settings = {**RUNS["dpo"](place), "adapt.rank": 2, "adapt.bits": 4, "adapt.group": 16}
+    run = Run.open(train(_from(place, study="dpo-bits", **settings, **{"budget.steps": 1, "eval.every": 1})).path)
+    assert run.record["continues"]["before"]["val/loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_what_is_sampled_is_not_counted_as_learnt(place: Path) -> None:
+    """Routers count the tokens of the pass that learns, not those of the passes that sample."""
+    cfg = _config(place, data=_file(place, "right", packed=False), mlp={"name": "moe", "experts": 4})
+    model = first_weights.begun(cfg, open_dataset(cfg).vocab_size, None, "cpu").train()
+    objective = GroupRelative(group=2, tokens=4)
+    tokens_BT = torch.randint(97, 120, (2, 12))
+    targets_BT = torch.full_like(tokens_BT, IGNORED)
+    targets_BT[:, 5:8] = tokens_BT[:, 6:9]
+    asked = questions(Sequences(tokens_BT, targets_BT), 4)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    objective.answer(model, tokens_BT, asked, torch.rand(2, 2, 4))
+    assert model.training and all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
 
 
 @pytest.mark.parametrize(
