@@ -46,8 +46,8 @@ class Needle(Questions):
         if subject.context < least:
             raise ConfigError(
                 f"tasks=needle needs a context of {least} tokens for {len(DEPTHS)} depths, and this one has "
-                f"{subject.context}: leave it out, or take a larger one (evaluate ... context={least}, where the position "
-                "encoding extrapolates)"
+                f"{subject.context}: leave it out, or take a larger one (evaluate ... context={least}, where the "
+                "position encoding extrapolates)"
             )
         for number in range(asked.items):
             draw = asked.generator("needle", number)
