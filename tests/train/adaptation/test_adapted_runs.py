@@ -109,6 +109,8 @@ def test_a_killed_run_ends_as_one_that_was_not(name: str, place: Path, monkeypat
     again = train(cfg)
     assert again.state == "finished" and Run.open(again.path).record["resumed"]
     assert_same(whole.path, again.path)
+    seen = (again.path / "probe.jsonl").read_text()
+    assert ("noise/trace" in seen) == (name not in ("dpo", "grpo")), "their losses are no means over targets"
 
 
 def test_adapters_alone_are_trained_and_told(place: Path) -> None:
