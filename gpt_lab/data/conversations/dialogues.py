@@ -55,7 +55,8 @@ def conversations(topic: str) -> list[list[Message]]:
     mixed = sorted((turn for name in chosen for turn in turns[name]()), key=_order)
     if topic != "all":
         return [_messages([turn]) for turn in mixed]
-    found, rest = [], iter(mixed)
+    found: list[list[Message]] = []
+    rest = iter(mixed)
     for turn in rest:
         found.append(_messages([turn, *itertools.islice(rest, len(found) % 3 // 2)]))
     return found
