@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from gpt_lab.errors import ConfigError, DataError, LabError, one_line
 from gpt_lab.evaluate.likelihood import Pair, encode, log_likelihoods
 from gpt_lab.evaluate.subject import Subject
 from gpt_lab.evaluate.task import Asked
-from gpt_lab.infer.generate import complete
+from gpt_lab.infer.generate import generate
+from gpt_lab.infer.stream import StopStrings, TextStream
 
 if importlib.util.find_spec("lm_eval") is None:
     raise ConfigError("backend=lm_eval needs lm-evaluation-harness: uv sync --extra lm-eval")
@@ -28,9 +30,9 @@ MOST_NEW = 256
 class LabModel(TemplateLM):
     """A model of the lab as lm-evaluation-harness asks one."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, asked: Asked) -> None:
         super().__init__()
-        self.subject = subject
+        self.subject, self.asked = subject, asked
         self.tokens = subject.needed_tokenizer
 
     @property
@@ -64,12 +66,23 @@ class LabModel(TemplateLM):
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Texts up to the first of the stop strings that each request names.
 
-        Raises:
-            ConfigError: a request asks for more than temperature, length and stop strings.
-        """
-        return [self._until(context, dict(how)) for context, how in (request.args for request in requests)]
+        Each draws by the seed asked for, its item and how often that was asked for before: repeats are different texts,
+        and the same whichever other tasks are measured.
 
-    def _until(self, context: str, how: dict[str, Any]) -> str:
+        Raises:
+            ConfigError: a request asks for more than temperature, length and stop strings, or for as many tokens as the
+                context has.
+        """
+        texts, times = [], Counter[tuple[Any, ...]]()
+        for request in requests:
+            context, how = request.args
+            key = request.task_name, request.doc_id, request.idx
+            seed = int(self.asked.generator("text", *key, times[key]).integers(2**62))
+            times[key] += 1
+            texts.append(self._until(context, dict(how), seed))
+        return texts
+
+    def _until(self, context: str, how: dict[str, Any], seed: int) -> str:
         until = how.pop("until", None) or []
         stops = [until] if isinstance(until, str) else list(until)
         number = int(how.pop("max_gen_toks", MOST_NEW))
@@ -78,20 +91,33 @@ class LabModel(TemplateLM):
         how.pop("temperature", None)
         if how:
             raise ConfigError(f"backend=lm_eval: generation_kwargs {', '.join(sorted(how))} are not known here")
-        room = max(1, self.subject.context - number)
+        room = self.subject.context - number
+        if room < 1:
+            raise ConfigError(
+                f"backend=lm_eval: {number} new tokens leave no room for a prompt in a context of "
+                f"{self.subject.context}: set generation_kwargs.max_gen_toks in the task file to fewer"
+            )
         start = (encode(self.tokens, context) or [self.eot_token_id])[-room:]
-        (ids,) = complete(self.subject.model, start, max_tokens=number, temperature=temperature, stop=self.tokens.eot)
-        text = self.tokens.decode(ids)
-        return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
+        options: Any = {"max_tokens": number, "temperature": temperature, "seed": seed, "stop": self.tokens.eot}
+        stream, until_one, text = TextStream(self.tokens, start), StopStrings(stops), ""
+        for (token,) in generate(self.subject.model, start, **options):
+            text += until_one.push(stream.push(token))
+            if until_one.met:
+                return text
+        return text + until_one.push(stream.close()) + until_one.close()
 
 
 def measure(
     subject: Subject,
     files: Sequence[str],
     asked: Asked,
+    shots: int | None,
     told: Callable[[str, float, float | None, int | None], None],
 ) -> dict[str, dict[str, Any]]:
     """What lm-evaluation-harness makes of local task files; the record of each task by its name.
+
+    Args:
+        shots: examples before each item, in place of asked.shots; None: as many as the task file says.
 
     Raises:
         DataError: no such file. ConfigError: its tasks cannot be asked of this model. LabError: the harness fails.
@@ -100,13 +126,13 @@ def measure(
     for path in paths:
         if path.suffix not in (".yaml", ".yml") or not path.is_file():
             raise DataError(f"backend=lm_eval: {path} is no task file (NAME.yaml)")
-    model = LabModel(subject)
+    model = LabModel(subject, asked)
     manager = TaskManager(include_path=sorted({str(path.parent) for path in paths}), include_defaults=False)
     try:
         found: Any = simple_evaluate(
             model=model,
             tasks=[str(path) for path in paths],
-            num_fewshot=asked.shots or None,
+            num_fewshot=shots,
             limit=asked.items,
             task_manager=manager,
             bootstrap_iters=100,  # the errors of means have a formula, and are asked for so
@@ -119,7 +145,13 @@ def measure(
         raise
     except Exception as error:
         raise LabError(f"backend=lm_eval: {one_line(f'{type(error).__name__}: {error}', 400)}") from error
-    records = {}
+    given, records = found["n-shot"], {}
+    for name in found["results"]:
+        if shots is not None and given.get(name, shots) != shots:
+            raise ConfigError(
+                f"backend=lm_eval: shots={shots}, but the file of {name} has num_fewshot: {given[name]}, which the "
+                "harness does not change: take the line out of it"
+            )
     for name, values in found["results"].items():
         numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
         items = (found.get("n-samples") or {}).get(name, {}).get("effective")
@@ -135,6 +167,7 @@ def measure(
             "weights": subject.digest,
             "context": subject.context,
             **asked._asdict(),
+            "shots": given.get(name),
             "measured": items,
             "values": numbers,
             "each": [_item(one) for one in (found.get("samples") or {}).get(name, [])],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpt_lab.errors import ConfigError
 from gpt_lab.evaluate.likelihood import encode
 from gpt_lab.evaluate.subject import Subject
 from gpt_lab.evaluate.task import Asked, Item, Questions, task
@@ -30,26 +31,42 @@ CHOICES = 4
 class Needle(Questions):
     """One sentence with a word, anywhere in a context full of others; then the question for the word, of four.
 
+    A context that does not hold so many sentences that each depth is another place is refused.
+
     Paper: Kamradt 2023, the test "needle in a haystack"; here by log-likelihood, with accuracy by depth.
     """
 
     def items(self, subject: Subject, asked: Asked) -> Iterator[Item]:
         tokenizer = subject.needed_tokenizer
         costs = {text: len(encode(tokenizer, f"{text} ")) for text in HAY}
+        longest = max(len(encode(tokenizer, f" {word}")) for word in WORDS)
+        asks = {(place, word): " ".join(_needle(place, word)) for place in PLACES for word in WORDS}
+        taken = {key: len(encode(tokenizer, text)) + longest for key, text in asks.items()}
+        least = max(taken.values()) + (len(DEPTHS) - 1) * max(costs.values())
+        if subject.context < least:
+            raise ConfigError(
+                f"tasks=needle needs a context of {least} tokens for {len(DEPTHS)} depths, and this one has "
+                f"{subject.context}: leave it out, or take a larger one (evaluate ... context={least}, where the "
+                "position encoding extrapolates)"
+            )
         for number in range(asked.items):
             draw = asked.generator("needle", number)
             place = PLACES[draw.integers(len(PLACES))]
             words = [WORDS[i] for i in draw.permutation(len(WORDS))[:CHOICES]]
             gold = int(draw.integers(CHOICES))
-            needle, question = f"The secret word of the {place} is {words[gold]}.", f"The secret word of the {place} is"
-            longest = max(len(encode(tokenizer, f" {word}")) for word in WORDS)
-            room = subject.context - len(encode(tokenizer, f"{needle} {question}")) - longest
+            needle, question = _needle(place, words[gold])
+            room = subject.context - taken[place, words[gold]]
             hay: list[str] = []
             while (room := room - costs[text := HAY[draw.integers(len(HAY))]]) >= 0:
                 hay.append(text)
             depth = DEPTHS[number % len(DEPTHS)]
             hay.insert(round(depth * len(hay)), needle)
             yield Item([" ".join([*hay, question])], [f" {word}" for word in words], gold, {"depth": f"{depth:g}"})
+
+
+def _needle(place: str, word: str) -> tuple[str, str]:
+    """The sentence and the question."""
+    return f"The secret word of the {place} is {word}.", f"The secret word of the {place} is"
 
 
 @task("cloze")

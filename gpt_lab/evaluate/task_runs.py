@@ -37,12 +37,22 @@ def prepared(names: Sequence[TaskName], asked: Asked) -> list[Task]:
     """The tasks, which can be asked so.
 
     Raises:
-        ConfigError: examples, and no task that takes any; a class that is no Task. DataError: as built.
+        ConfigError: examples, and a task that takes none; a class that is no Task. DataError: as built.
     """
-    shipped = [name for name in names if name.part is not None and name.part.module.startswith("gpt_lab.")]
-    if asked.shots and all(name in shipped or (name.file and name.file.suffix == TEXT) for name in names):
-        raise ConfigError(f"shots={asked.shots}: examples are of files of items (NAME.jsonl), and no task is one")
+    without = [name.name for name in names if not _takes_examples(name)]
+    if asked.shots and without:
+        raise ConfigError(
+            f"shots={asked.shots}: examples are of files of items (NAME.jsonl), and {', '.join(without)} cannot have "
+            "any: leave out one or the other"
+        )
     return [built(name) for name in names]
+
+
+def _takes_examples(name: TaskName) -> bool:
+    """False: a text, or a task of the lab that makes its questions; a class of one's own may."""
+    if name.file is not None:
+        return name.file.suffix != TEXT
+    return name.part is None or not name.part.module.startswith("gpt_lab.")
 
 
 def measure(

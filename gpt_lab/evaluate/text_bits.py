@@ -23,9 +23,8 @@ SHORTER = (8, 4, 2)
 class _TextBits(Task):
     """Bits per byte in windows that do not overlap, each of the context's length, at most asked.items of them.
 
-    `ppl` is the perplexity of a token. `bpb_at_A-B` is of the tokens with A to B - 1 tokens before them in their
-    window, `bpb_context_N` of the same text in windows of N tokens; both take a token for as many bytes as the text's
-    mean.
+    `ppl` is the perplexity of a token. `bpb_at_A-B` is of the tokens with A to B tokens before them in their window,
+    `bpb_context_N` of the same text in windows of N tokens; both take a token for as many bytes as the text's mean.
     """
 
     shown = "bits per byte"
@@ -44,12 +43,13 @@ class _TextBits(Task):
         begin = 0
         for end in sorted({1, *(2**power for power in range(1, 31) if 2**power < context), context}):
             if not np.isnan(part := nats[:, begin:end]).all():
-                values[f"bpb_at_{begin}-{end}"] = float(np.nanmean(part)) / unit
+                values[f"bpb_at_{begin + 1}-{end}"] = float(np.nanmean(part)) / unit
             begin = end
         for short in sorted({context // by for by in SHORTER} - {0, context}):
-            starts = (chosen[:, None] * context + np.arange(0, context - short + 1, short)).ravel()
-            cut = _nats(subject, tokens, starts[starts < len(tokens) - 1], short)
-            values[f"bpb_context_{short}"] = float(np.nanmean(cut)) / unit
+            offsets = np.arange(0, context, short)
+            cut = _nats(subject, tokens, (chosen[:, None] * context + offsets).ravel(), short)
+            own = offsets[:, None] + np.arange(short) < context  # the last piece may reach into the next window
+            values[f"bpb_context_{short}"] = float(np.nanmean(cut[np.tile(own, (len(chosen), 1))])) / unit
         each = (np.nansum(nats, axis=1) / np.maximum((~np.isnan(nats)).sum(axis=1), 1) / unit).tolist()
         return TaskResult(loss / unit, len(each), standard_error(each), values, [{"bpb": one} for one in each])
 
@@ -75,6 +75,14 @@ class ValidationBits(_TextBits):
             raise ConfigError(f"tasks=val_bpb is of one corpus, not of data={subject.cfg.data['name']}: tasks=FILE.txt")
         if dataset.bytes_per_token is None:
             raise DataError(f"tasks=val_bpb: no bits per byte: {dataset.lossy}")
+        if subject.run is not None:
+            trained_on = (subject.run.record.get("resolved") or {}).get("data")
+            if dataset.fingerprint != trained_on:
+                raise DataError(
+                    f"tasks=val_bpb: data={subject.cfg.data['name']} is no longer what {subject.run.path} was trained "
+                    f"on (fingerprint {dataset.fingerprint}, of the run {trained_on}): bring the text back, or give "
+                    "one, tasks=FILE.txt"
+                )
         return np.asarray(dataset.shards.val, dtype=np.int64), dataset.bytes_per_token
 
 

@@ -33,7 +33,7 @@ class Usage:
     Fields:
         log_probabilities: of each step one for each sample, if asked for; None for one that is over.
         drafted, accepted: tokens that a draft model proposed, and those of them that were kept.
-        finished: numbers of samples that the caller wants no more of; looked at before each step.
+        finished: numbers of samples that the caller wants no more of; looked at after each step.
     """
 
     cache_bytes: int = 0
@@ -168,7 +168,7 @@ def generate(
                 "repetition_penalty and log probabilities are of texts written from left to right, and this model "
                 "fills in masks in any order: leave them out"
             )
-        return _filled(model, prompt_ids, request, samples)
+        return _filled(model, prompt_ids, request, samples, usage or Usage())
     return _steps(model, list(prompt_ids), request, samples, usage or Usage())
 
 
@@ -234,7 +234,9 @@ def _steps(
         model.train(was_training)
 
 
-def _filled(model: GPT, prompt_ids: Sequence[int], request: Request, samples: int) -> Generator[list[int], None, None]:
+def _filled(
+    model: GPT, prompt_ids: Sequence[int], request: Request, samples: int, usage: Usage
+) -> Generator[list[int], None, None]:
     streams = [stream(request.seed, number) for number in range(samples)]
     over = [False] * samples
     was_training = model.training
@@ -242,7 +244,8 @@ def _filled(model: GPT, prompt_ids: Sequence[int], request: Request, samples: in
     try:
         for new_BN in unmask.blocks(model, prompt_ids, request.max_tokens, request.sampling.choose, streams):
             for new in new_BN.T.tolist():
-                over = [done or token == request.stop for done, token in zip(over, new, strict=True)]
+                for number, token in enumerate(new):
+                    over[number] = over[number] or token == request.stop or number in usage.finished
                 if all(over):
                     return
                 yield [ENDED if done else token for done, token in zip(over, new, strict=True)]

@@ -36,26 +36,35 @@ def generate_several(
     """Yields, step by step, one new token for each of `samples` continuations of each prompt, prompt by prompt.
 
     Each is the text that `generate` gives for its prompt, up to rounding of the logits; options are those of
-    `generate`. A row that is over leaves the batch, and its numbers (`usage.finished`) are those of rows.
+    `generate`. A row that is over leaves the batch, and the numbers of `usage.finished` are those of rows.
 
     Raises:
         ConfigError, LabError: as `generate`.
     """
     if not prompts:
         raise ConfigError("there are no prompts to continue")
+    if samples < 1:
+        raise ConfigError(f"samples must be a whole number >= 1, not {samples}")
     request = Request(max_tokens, Sampling(**sampling), seed, stop, use_cache, log_probabilities)
+    usage = usage or Usage()
     for prompt_ids in prompts:
         check_prompt(model, prompt_ids)
     if model.generates == FILLING:
         options = {"max_tokens": max_tokens, "samples": samples, "stop": stop, "seed": seed, **sampling}
         options["log_probabilities"] = log_probabilities
-        return _in_step([generate(model, one, **options) for one in prompts], samples)
-    return _steps(model, [list(ids) for ids in prompts for _ in range(samples)], request, samples, usage or Usage())
+        owns = [Usage() for _ in prompts]
+        each = [generate(model, one, usage=own, **options) for one, own in zip(prompts, owns, strict=True)]
+        return _in_step(each, owns, samples, usage)
+    return _steps(model, [list(ids) for ids in prompts for _ in range(samples)], request, samples, usage)
 
 
-def _in_step(each: Sequence[Generator[list[int], None, None]], samples: int) -> Generator[list[int], None, None]:
+def _in_step(
+    each: Sequence[Generator[list[int], None, None]], owns: Sequence[Usage], samples: int, usage: Usage
+) -> Generator[list[int], None, None]:
     for given in itertools.zip_longest(*each, fillvalue=[ENDED] * samples):
         yield [token for row in given for token in row]
+        for row in usage.finished:
+            owns[row // samples].finished.add(row % samples)
 
 
 def _steps(

@@ -40,10 +40,11 @@ def generate_with_draft(
     usage: Usage | None = None,
     **sampling: Any,
 ) -> Generator[list[int], None, None]:
-    """Yields, step by step, one new token for each of `samples` continuations; options are those of `generate`.
+    """Yields, step by step, one new token for each of `samples` continuations.
 
-    Each sample is drafted for by itself. Beyond the training context of positions that do not extrapolate, in either
-    model, nothing is drafted.
+    Options are those of `generate` but use_cache and log_probabilities; `block` tokens are drafted at a time. Each
+    sample is drafted for by itself. Beyond the training context of positions that do not extrapolate, in either model,
+    nothing is drafted.
 
     Raises:
         ConfigError: as `generate`; models of different vocabularies, one that fills in masks, a block below 1.
@@ -171,16 +172,19 @@ class Reader:
         positions_T, length = torch.arange(len(text), device=tokens_1T.device), len(text)
         found: list[Tensor] = []
         if not self.cache.usable:
-            return self._last([self._model(tokens_1T, positions_T=positions_T)], last)
+            return self._last([self._model(tokens_1T, positions_T=positions_T, last=last == 1)], last)
         for first in range(self.cache.seen, length, PREFILL):
-            chunk = slice(first, min(first + PREFILL, length))
-            found.append(self._model(tokens_1T[:, chunk], positions_T=positions_T[chunk], states=self.cache))
-            if not self.cache.read(self._model, found[-1].shape[1]):
+            end = min(first + PREFILL, length)
+            few = last == 1 or end <= length - last  # logits of a whole prompt take more memory than all else
+            piece = self._model(
+                tokens_1T[:, first:end], positions_T=positions_T[first:end], states=self.cache, last=few
+            )
+            found = [*found[-1:], piece]  # a block is short, so that it lies in the last two pieces
+            if not self.cache.read(self._model, end - first):
                 return self.read(text, last)
         return self._last(found, last)
 
     def _last(self, found: Sequence[Tensor], last: int) -> Tensor:
-        # a block is short, so that it lies in the last two pieces
-        logits_NV = torch.cat([piece[0] for piece in found[-2:]])[-last:].float()
+        logits_NV = torch.cat([piece[0] for piece in found])[-last:].float()
         check_finite(logits_NV)
         return logits_NV

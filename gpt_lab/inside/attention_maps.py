@@ -18,7 +18,7 @@ from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.attention.softmax import Softmax
 
 CLOSE = 1e-4
-"""Difference up to which weights times values are what the layer computed."""
+"""Difference up to which weights times values are what the layer's kernel computed."""
 
 
 class AttentionMap(NamedTuple):
@@ -56,7 +56,7 @@ def look(model: GPT, ids: Sequence[int]) -> Inside:
 
     Raises:
         ConfigError: an empty text, or one that the model cannot read at once.
-        LabError: weights that do not give what the layer computed.
+        LabError: weights that do not give what the layer's kernel computed.
     """
     if not ids:
         raise ConfigError('the prompt has no tokens: give a prompt="..."')
@@ -83,7 +83,8 @@ def _maps(model: GPT, tokens_BT: Tensor) -> list[AttentionMap]:
         weights_HTS = call.weights()[0].float()
         same = weights_HTS @ call.values()[0].float()
         if not torch.allclose(same, call.output_BHTV[0].float(), rtol=CLOSE, atol=CLOSE):
-            raise LabError(f"layer {layer}: its weights do not give its output: the model's numbers are not finite")
+            why = "the two compute different things" if same.isfinite().all() else "the model's numbers are not finite"
+            raise LabError(f"layer {layer}: the plain softmax does not give what kernel={call.kernel} computed: {why}")
         sinks_HT = None if call.view.sinks_H is None else 1.0 - weights_HTS.sum(-1)
         if (subtracted := getattr(module, "subtracted", None)) is None:
             found.append(AttentionMap(layer, "", weights_HTS, sinks_HT))

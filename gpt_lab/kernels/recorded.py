@@ -1,4 +1,4 @@
-"""Attention calls, recorded: what each was given, and the weights of every key, as the math kernel computes them."""
+"""Attention calls, recorded: what each was given, what its kernel made of it, and the weights of the plain softmax."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from torch import Tensor
 
 from gpt_lab.kernels.base import Kernel, KernelRequest, KeyView
 from gpt_lab.kernels.choose import KERNELS
-from gpt_lab.kernels.dense import Math, softmax_weights
+from gpt_lab.kernels.dense import softmax_weights
 
 
 class Call(NamedTuple):
-    """One call of `gpt_lab.kernels.attention`; shape letters as in kernels/base.py."""
+    """One call of `gpt_lab.kernels.attention`; shape letters as in kernels/base.py.
 
+    Fields:
+        kernel: name of the one that computed output_BHTV.
+    """
+
+    kernel: str
     q_BHTK: Tensor
     k_BGSK: Tensor
     v_BGSV: Tensor
@@ -25,7 +30,10 @@ class Call(NamedTuple):
     output_BHTV: Tensor
 
     def weights(self) -> Tensor:
-        """The weight of each key for each query: (B, H, T, S). A row sums to one, less what a sink takes."""
+        """The weight of each key for each query, by the plain softmax, whatever the kernel: (B, H, T, S).
+
+        A row sums to one, less what a sink takes.
+        """
         batch, heads, queries, _ = self.q_BHTK.shape
         found = softmax_weights(self.q_BHTK, self.k_BGSK, self.view, self.scale, self.softcap)
         return found.view(batch, heads, queries, -1)
@@ -37,16 +45,24 @@ class Call(NamedTuple):
 
 @contextmanager
 def recording(keep: Callable[[Call], None]) -> Iterator[None]:
-    """Inside it, every attention is computed by the math kernel, whatever was chosen, and given to `keep`."""
+    """Inside it, every attention, which the layer's own kernel computes as ever, is given to `keep`."""
+    before: dict[str, type[Kernel]] = dict(KERNELS)
+    KERNELS.update({name: _recorded(name, kernel, keep) for name, kernel in before.items()})
+    try:
+        yield
+    finally:
+        KERNELS.update(before)
 
+
+def _recorded(name: str, kernel: type[Kernel], keep: Callable[[Call], None]) -> type[Kernel]:
     class Recorded:
         @staticmethod
         def unavailable() -> str | None:
-            return None
+            return kernel.unavailable()
 
         @staticmethod
         def refusal(request: KernelRequest) -> str | None:
-            return None
+            return kernel.refusal(request)
 
         @staticmethod
         def run(
@@ -60,13 +76,8 @@ def recording(keep: Callable[[Call], None]) -> Iterator[None]:
             keys_B: Tensor | None,
             salt: int,
         ) -> Tensor:
-            output = Math.run(q_BHTK, k_BGSK, v_BGSV, view, scale, softcap, dropout, keys_B, salt)
-            keep(Call(q_BHTK, k_BGSK, v_BGSV, view, scale, softcap, output))
+            output = kernel.run(q_BHTK, k_BGSK, v_BGSV, view, scale, softcap, dropout, keys_B, salt)
+            keep(Call(name, q_BHTK, k_BGSK, v_BGSV, view, scale, softcap, output))
             return output
 
-    before: dict[str, type[Kernel]] = dict(KERNELS)
-    KERNELS.update(dict.fromkeys(before, Recorded))
-    try:
-        yield
-    finally:
-        KERNELS.update(before)
+    return Recorded

@@ -54,7 +54,9 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     ),
     "uv run train +experiment=shakespeare_char_cpu": Run("val bits per byte", [*STEPS, "schedule.warmup=2"]),
     "uv run train study=mine": Run("val bits per byte", STEPS),
-    "uv run evaluate mine tasks=val_bpb,needle,induction,my_texts/0.txt": Run("induction (accuracy)", ["items=8"]),
+    "uv run evaluate mine tasks=val_bpb,needle,induction,my_texts/0.txt": Run(
+        "induction (accuracy)", ["items=8", "context=128"]
+    ),
     "uv run evaluate my_model tasks=questions.jsonl shots=3": Elsewhere(
         "tests/evaluate/test_harness.py", "a folder is exported there"
     ),

@@ -26,13 +26,15 @@ def questions(tmp_path: Path) -> Path:
 
 def test_results_of_a_run(make_run: MakeRun, questions: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run("one", tokenizer=Byte(), **{"scale.context": 48})
-    assert command.run([str(run.path), f"tasks={questions},mqar", "items=5", "shots=1", "seed=3", "device=cpu"]) == 0
+    words = [str(run.path), "items=5", "seed=3", "device=cpu"]
+    assert command.run([*words, f"tasks={questions}", "shots=1"]) == command.run([*words, "tasks=mqar"]) == 0
     shown = capsys.readouterr().out
     assert re.search(r"^questions \(accuracy\) +[01]\.\d{4} +± 0\.\d{4} +5$", shown, re.MULTILINE)
     assert "no replication" in shown
     for name in ("questions", "mqar"):
         own = read_json(run.path / "evaluate" / f"{name}.json", digest=True)
         assert (own["checkpoint"], own["measured"], len(own["each"])) == ("best", 5, 5)
+        assert own["shots"] == (name == "questions")
     for one, row in zip(read_json(run.path / "evaluate" / "questions.json")["each"], ROWS, strict=False):
         assert one["gold"] == row["gold"] and len(one["log_likelihoods"]) == 2
 
@@ -66,3 +68,9 @@ def test_refusals_write_nothing(make_run: MakeRun, tmp_path: Path, words: list[s
         command.run([*words, f"runs_dir={tmp_path / 'runs'}"])
     assert len(str(error.value).splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_has_no_checkpoint_to_choose(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(LabError, match="checkpoint=last: a Hugging Face folder has none: leave it out"):
+        command.run([str(tmp_path), "tasks=mqar", "checkpoint=last"])

@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 import torch
 
+from gpt_lab.data.dataset import open_dataset
+from gpt_lab.data.tokenizers.simple import Byte
 from gpt_lab.errors import ConfigError, DataError, LabError
 from gpt_lab.evaluate import items_file, made_texts, recall_probes, task_names, task_runs, text_bits
 from gpt_lab.evaluate.likelihood import log_likelihoods, pair
 from gpt_lab.evaluate.subject import Subject
+from gpt_lab.evaluate.subject import of_run as run_subject
 from gpt_lab.evaluate.task import Asked, Item, score_items
+from tests.infer.conftest import MakeRun
 
 CHOICES = [{"query": f"Number {i} is", "choices": ["odd", "even", "both"], "gold": i % 3} for i in range(9)]
 
@@ -54,9 +58,11 @@ def test_examples_stand_before_the_item_and_are_never_it(subject: Subject, tmp_p
         task.items(subject, Asked(shots=9))
 
 
-def test_examples_without_a_file() -> None:
-    with pytest.raises(ConfigError, match="shots=1: examples are of files of items"):
-        task_runs.prepared([task_names.find("mqar")], Asked(shots=1))
+def test_examples_without_a_file(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", CHOICES)
+    (tmp_path / "b.txt").write_text("a text")
+    with pytest.raises(ConfigError, match="shots=1: examples are of files of items .*, and mqar, b_bpb cannot have"):
+        task_runs.prepared([task_names.find(str(one)) for one in (path, "mqar", tmp_path / "b.txt")], Asked(shots=1))
 
 
 def test_schema_and_language_modeling(tmp_path: Path) -> None:
@@ -90,15 +96,23 @@ def test_bad_lines(tmp_path: Path, line: str, what: str) -> None:
 
 
 def test_needles_fit_and_lie_at_their_depth(subject: Subject) -> None:
-    wide = subject._replace(context=200)
-    items = list(made_texts.Needle().items(wide, Asked(items=10)))
-    assert items == list(made_texts.Needle().items(wide, Asked(items=10)))
-    assert len({item.contexts[0] for item in items}) == 10
+    wide = subject._replace(context=240)
+    items = list(made_texts.Needle().items(wide, Asked(items=40)))
+    assert items == list(made_texts.Needle().items(wide, Asked(items=40)))
+    assert len({item.contexts[0] for item in items}) == 40
+    places: dict[int, dict[str, int]] = {}
     for item in items:
         text, word = item.contexts[0], item.continuations[item.gold]
-        assert 200 - 40 < len(text + max(item.continuations, key=len)) <= 200
-        place = text.index(f"is{word}.") / len(text)
-        assert text.count(word) == 1 and abs(place - 0.75 * float(item.of["depth"])) < 0.3
+        assert 240 - 40 < len(text + max(item.continuations, key=len)) <= 240
+        sentences = text.split(".")[:-1]
+        before = next(number for number, one in enumerate(sentences) if one.endswith(word))
+        assert text.count(word) == 1 and len(sentences) >= 5
+        places.setdefault(len(sentences), {})[item.of["depth"]] = before
+    for number, found in places.items():
+        assert found["0"] == 0 and found["1"] == number - 1
+        assert len(set(found.values())) == 5 and sorted(found.values()) == [found[one] for one in sorted(found)]
+    with pytest.raises(ConfigError, match="needle needs a context of .* for 5 depths, and this one has 200"):
+        made_texts.Needle().check(subject._replace(context=200), Asked())
 
 
 def test_cloze_asks_for_a_name_that_was_there(subject: Subject) -> None:
@@ -163,7 +177,49 @@ def test_bits_of_a_text(subject: Subject, tmp_path: Path) -> None:
         )
     assert found.score == pytest.approx(nats / math.log(2) / (len(ids) - 1), rel=1e-5)
     assert found.values["ppl"] == pytest.approx(math.exp(nats / (len(ids) - 1)), rel=1e-5)
-    assert {"bpb_at_0-1", "bpb_at_32-48", "bpb_context_12"} <= found.values.keys()
+    assert {"bpb_at_1-1", "bpb_at_33-48", "bpb_context_12"} <= found.values.keys()
+
+
+def test_bits_by_position_and_context_by_hand(subject: Subject, tmp_path: Path) -> None:
+    """A context that its parts do not divide: the last target of each window counts too."""
+    path = tmp_path / "own.txt"
+    path.write_text("Wer reitet so spaet durch Nacht und Wind? " * 4)
+    ids = torch.tensor(list(path.read_bytes()))
+
+    def nats(first: int, last: int) -> list[float]:
+        logits = subject.model(ids[None, first:last])[0]
+        return torch.nn.functional.cross_entropy(logits, ids[first + 1 : last + 1], reduction="none").tolist()
+
+    by_before: dict[int, list[float]] = {}
+    short: list[float] = []
+    for first in range(0, len(ids) - 1, 47):
+        end = min(first + 47, len(ids) - 1)
+        for before, one in enumerate(nats(first, end), 1):
+            by_before.setdefault(before, []).append(one)
+        short += [one for begin in range(first, end, 11) for one in nats(begin, min(begin + 11, end))]
+    found = text_bits.FileBits(path).measure(subject._replace(context=47), Asked()).values
+    for low, high in ((1, 1), (2, 2), (3, 4), (5, 8), (33, 47)):
+        expected = np.mean([one for before in range(low, high + 1) for one in by_before[before]]) / math.log(2)
+        assert found[f"bpb_at_{low}-{high}"] == pytest.approx(expected, rel=1e-5)
+    assert len(short) == len(ids) - 1
+    assert found["bpb_context_11"] == pytest.approx(np.mean(short) / math.log(2), rel=1e-5)
+
+
+def test_other_data_than_the_run_s_are_refused(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPT_LAB_CACHE", str(tmp_path / "cache"))
+    corpus = tmp_path / "words.txt"
+    corpus.write_text("to be or not to be " * 100)
+    data = {"name": "text", "path": str(corpus)}
+    run = make_run("one", data=data, tokenizer=Byte(), **{"scale.context": 48})
+    own = run_subject(run, device="cpu")
+    run.update(resolved={"data": open_dataset(own.cfg).fingerprint})
+    task = text_bits.ValidationBits()
+    assert task.measure(own, Asked(items=2)).items == 2
+    corpus.write_text("that is the question " * 100)
+    with pytest.raises(DataError, match=r"no longer what .* was trained on .* tasks=FILE.txt"):
+        task.measure(own, Asked(items=2))
 
 
 OWN = '''

@@ -51,3 +51,5 @@ def test_what_cannot_be_continued_is_refused() -> None:
     for prompts, why in (([], "no prompts"), ([[1], []], "empty"), ([[1], [61]], "outside")):
         with pytest.raises(ConfigError, match=why):
             generate_several(model(), prompts, max_tokens=1)
+    with pytest.raises(ConfigError, match="samples must be a whole number >= 1, not 0"):
+        generate_several(model(), PROMPTS, max_tokens=1, samples=0)

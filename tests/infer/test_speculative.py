@@ -117,6 +117,21 @@ def test_real_draws_of_the_same_model_are_all_kept() -> None:
     assert usage.accepted == usage.drafted == 24
 
 
+@pytest.mark.parametrize("settings", [{}, {"position": "learned"}], ids=["rope", "learned"])
+def test_no_more_logits_than_are_needed(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over pieces of a prompt, and beyond a context that cannot be passed."""
+    monkeypatch.setattr(speculative, "PREFILL", 6)
+    made, draft = model(**settings).double(), disturbed(model(**settings), 0.04).double()
+    seen: list[int] = []
+    for one in (made, draft):
+        logits = one.logits
+        monkeypatch.setattr(one, "logits", lambda x, logits=logits: seen.append(x.shape[1]) or logits(x))
+    prompt = list(range(1, 21))
+    steps = generate_with_draft(made, draft, prompt, max_tokens=12, temperature=0.0, block=3)
+    assert gathered(steps, 1) == complete(made, prompt, max_tokens=12, temperature=0.0)
+    assert max(seen) == (1 if settings else 4)
+
+
 def test_what_cannot_draft_is_refused() -> None:
     made = model()
     with pytest.raises(ConfigError, match="vocabulary of 40, this one of 61"):

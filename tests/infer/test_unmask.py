@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
 
 from gpt_lab.errors import LabError
-from gpt_lab.infer.generate import ENDED, complete, generate
+from gpt_lab.infer.generate import ENDED, Usage, complete, generate
+from gpt_lab.infer.several import generate_several
 from gpt_lab.model.gpt import GPT, initialize
 from tests.helpers import tiny_config
 
@@ -45,6 +48,21 @@ def test_what_was_filled_in_is_read_by_what_follows(model: GPT, monkeypatch: pyt
     assert ids == [*range(2, 10), *range(8, 16), *range(12, 16)], "after two tokens, then after the last 8, then 12"
     assert [(w == VOCAB).sum().item() for w in windows] == [*range(14, 6, -1), *range(8, 0, -1), *range(4, 0, -1)]
     assert all((w[0, :2] == 7).all() for w in windows[:8]) and windows[8][0, :8].tolist() == ids[:8]
+
+
+def test_a_sample_that_the_caller_wants_no_more_of(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lengths(steps: Iterator[list[int]], rows: int) -> list[int]:
+        found = [0] * rows
+        for step, given in enumerate(steps):
+            found = [n + (token != ENDED) for n, token in zip(found, given, strict=True)]
+            usage.finished |= {1: {0}, 3: {rows - 1}}.get(step, set())
+        return found
+
+    usage = Usage()
+    assert lengths(generate(model, [7], max_tokens=6, samples=2, usage=usage), 2) == [2, 4]
+    usage = Usage()
+    steps = generate_several(model, [[7], [8, 9]], max_tokens=6, samples=2, usage=usage)
+    assert lengths(steps, 4) == [2, 6, 6, 4]
 
 
 def test_it_stops_and_says_what_is_not_finite(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:

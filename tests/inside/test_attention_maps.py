@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from gpt_lab import registry
-from gpt_lab.errors import ConfigError
+from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.inside.attention_maps import look
 from gpt_lab.kernels.choose import KERNELS
+from gpt_lab.kernels.dense import Sdpa
 from gpt_lab.model.gpt import GPT, initialize
 from tests.helpers import tiny_config
 
@@ -71,6 +74,25 @@ def test_one_head_by_hand() -> None:
     for t in range(14):
         by_hand = (k[0, 2, : t + 1] @ q[0, 2, t] / 8**0.5).softmax(-1)
         torch.testing.assert_close(weights[2, t, : t + 1], by_hand)
+
+
+class Wrong(Sdpa):
+    @staticmethod
+    def run(*given: Any) -> torch.Tensor:
+        return 1.01 * Sdpa.run(*given)
+
+
+def test_the_layer_s_own_kernel_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = built("sinks")
+    plain = look(model, IDS)
+    model.kernel_name = "sdpa"
+    model.choose_kernels("cpu", "fp32")
+    for one, other in zip(look(model, IDS).maps, plain.maps, strict=True):
+        torch.testing.assert_close(one.weights_HTS, other.weights_HTS)
+    monkeypatch.setitem(KERNELS, "sdpa", Wrong)
+    with pytest.raises(LabError, match="layer 0: .* not give what kernel=sdpa computed: the two compute different"):
+        look(model, IDS)
+    assert KERNELS["sdpa"] is Wrong
 
 
 def test_what_cannot_be_read() -> None:

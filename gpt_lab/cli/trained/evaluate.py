@@ -21,7 +21,8 @@ Measures a model on tasks. Results of a run go into its folder, evaluate/NAME.js
 
   RUN|FOLDER         latest, a study (its best run), STUDY/best, a run's name or its folder; a Hugging Face folder
   tasks              names, and files: NAME.jsonl (items) or NAME.txt (a text)
-  shots=0            examples before each item of a file
+  shots=null         examples before each item of a file; null: none, of
+                     backend=lm_eval as many as the task file says
   items=500          at most so many items, or windows of text
   seed=0             of what is drawn: made questions, examples
   context=null       the most tokens read at once; null: as in training
@@ -51,7 +52,7 @@ class Arguments:
 
     run: NonEmpty
     tasks: NonEmpty
-    shots: Annotated[int, Range(low=0, high=100)] = 0
+    shots: Annotated[int, Range(low=0, high=100)] | None = None
     items: PositiveInt = 500
     seed: NonNegativeInt = 0
     context: PositiveInt | None = None
@@ -101,7 +102,10 @@ def run(argv: list[str]) -> int:
     from gpt_lab.store.run import EVALUATED
 
     folder, found = Path(arguments.run).expanduser(), None
-    if not released_folder.is_one(folder):
+    if released_folder.is_one(folder):
+        if arguments.checkpoint is not None:
+            raise ConfigError(f"checkpoint={arguments.checkpoint}: a Hugging Face folder has none: leave it out")
+    else:
         try:
             found = find_run(arguments.runs_dir, arguments.run)
         except DataError as error:
@@ -116,14 +120,14 @@ def run(argv: list[str]) -> int:
     else:
         made = subject.of_run(found, arguments.checkpoint, *where, say=say)
     say(f"{made.run.path if made.run else folder}, {made.checkpoint or 'its weights'}, context {made.context}")
-    asked = Asked(arguments.items, arguments.shots, arguments.seed)
+    asked = Asked(arguments.items, arguments.shots or 0, arguments.seed)
     table = result_table.ResultTable(sys.stdout)
     if own:
         results = task_runs.measure(made, names, asked, table.add)
     else:
         from gpt_lab.evaluate import harness
 
-        results = harness.measure(made, arguments.names, asked, table.add_row)
+        results = harness.measure(made, arguments.names, asked, arguments.shots, table.add_row)
     table.close()
     place = Path(arguments.out) if arguments.out is not None else None
     if place is None and made.run is not None:

@@ -89,9 +89,9 @@ RUNS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_killed_run_ends_as_one_that_was_not(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is sampled included: the process dies two steps after a checkpoint."""
+    """What is sampled included: the process dies two steps after a checkpoint; a probe of it changes nothing."""
     whole = train(_from(place, study=f"{name}-whole", **RUNS[name](place)))
-    cfg = _from(place, study=f"{name}-killed", **RUNS[name](place))
+    cfg = _from(place, study=f"{name}-killed", probe="light", **RUNS[name](place))
     step = trainer.Trainer.step
 
     class Dead(BaseException):
@@ -109,6 +109,8 @@ def test_a_killed_run_ends_as_one_that_was_not(name: str, place: Path, monkeypat
     again = train(cfg)
     assert again.state == "finished" and Run.open(again.path).record["resumed"]
     assert_same(whole.path, again.path)
+    seen = (again.path / "probe.jsonl").read_text()
+    assert ("noise/trace" in seen) == (name not in ("dpo", "grpo")), "their losses are no means over targets"
 
 
 def test_adapters_alone_are_trained_and_told(place: Path) -> None:

@@ -103,6 +103,8 @@ class Linear(torch.nn.Module):
 class Mean:
     """A loss with one target a row."""
 
+    rows = ""
+
     def train(self, model: Any, given: Sequences) -> Outcome:
         assert not model.training
         loss = (given.tokens_BT.float() @ model.weight).mean() / 100
