@@ -17,15 +17,16 @@ from gpt_lab.parts.objective.grpo import GroupRelative, grpo_loss, questions
 VOCAB, STOP = 7, 6
 
 
-class Model:
+class Model(torch.nn.Module):
     """Logits of the next token from a table by the last one; gradients go to the table."""
 
     vocab_size = VOCAB
 
     def __init__(self, seed: int) -> None:
-        self.table = torch.randn(VOCAB, VOCAB, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.randn(VOCAB, VOCAB, generator=torch.Generator().manual_seed(seed)))
 
-    def __call__(self, tokens_BT: Tensor, **_: object) -> Tensor:
+    def forward(self, tokens_BT: Tensor, **_: object) -> Tensor:
         return self.table[tokens_BT]
 
     def log_prob(self, before: int, after: int) -> float:
