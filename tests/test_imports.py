@@ -65,7 +65,7 @@ ALLOWED: dict[str, set[str]] = {
     "optim": CONFIG | {"parts", "optim"},
     "store": CONFIG | {"store"},
     "trackers": CONFIG | {"store", "trackers"},
-    "infer": MODEL | {"adapt", "data", "store", "infer"},
+    "infer": MODEL | {"adapt", "interchange", "data", "store", "infer"},
     "serve": MODEL | {"interchange", "data", "store", "infer", "inside", "serve"},
     "chat": MODEL | {"data", "store", "infer", "serve", "chat"},
     "export": MODEL | {"adapt", "interchange", "data", "store", "infer", "export"},

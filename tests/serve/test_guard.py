@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gpt_lab.serve import running
+from gpt_lab.serve import keys, running
 from gpt_lab.serve.guard import Limits
 from gpt_lab.serve.job import UNREAD
 from gpt_lab.serve.served_model import RemoteModel
@@ -221,5 +221,5 @@ def test_a_stream_from_elsewhere_ends_with_its_client(shared: Live) -> None:
 def test_a_key_never_travels_unencrypted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     with pytest.raises(Exception, match="sent unencrypted"):
-        RemoteModel("far", "http://far.example/v1", "m").headers()
-    assert RemoteModel("far", "https://far.example/v1", "m").headers() == {"Authorization": "Bearer secret"}
+        keys.headers("http://far.example/v1")
+    assert keys.headers("https://far.example/v1") == {"Authorization": "Bearer secret"}
