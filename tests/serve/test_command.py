@@ -45,6 +45,10 @@ def test_defaults_and_every_argument(monkeypatch: pytest.MonkeyPatch) -> None:
         (["port=1", "port=2"], "port is given twice"),
         (["http://127.0.0.1/v1", "port=0"], "is no endpoint: write http://HOST/v1#MODEL"),
         (["http://me:secret@127.0.0.1/v1#m"], "takes no key in its address"),
+        (["http://[x/v1#m"], "is no endpoint"),
+        (["http://a..b/v1#m"], "is no endpoint"),
+        (["http://127.0.0.1:99999/v1#m"], "is no endpoint"),
+        (["http://h1/v1#http://h2/v1#m", "http://h3/v1#m", "http://h2/v1#m"], "has the name of another model here"),
         (["http://127.0.0.1:1/v1#m", "http://127.0.0.1:1/v1#m"], "is given twice: leave one out"),
     ],
 )
@@ -63,6 +67,24 @@ def test_without_its_packages_it_says_how_to_get_them(monkeypatch: pytest.Monkey
     monkeypatch.delattr("gpt_lab.serve.running")
     with pytest.raises(LabError, match="serve needs uvicorn: `uv sync --extra serve` installs it"):
         command.run([])
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70, "nowhere.invalid"])
+def test_a_host_that_is_none_is_one_line(host: str) -> None:
+    with pytest.raises(ConfigError, match=f"cannot listen on host={host} .*: host=127.0.0.1 is this machine"):
+        running.listen(host, 0)
+
+
+def test_models_of_one_name_are_all_served(tmp_path: Path) -> None:
+    """Under what was typed, or where that is taken, where they are."""
+    for folder in ("here", "there"):
+        run_maker(tmp_path / folder)("rope", study="lab")
+    there = tmp_path / "there" / "runs" / "lab" / "rope"
+    found = served_model.load([str(there), "lab/rope"], str(tmp_path / "here" / "runs"), None, "cpu")
+    here = str((tmp_path / "here" / "runs" / "lab" / "rope").resolve())
+    assert [(name, one.name) for name, one in found.items()] == [("lab/rope", "lab/rope"), (here, here)]
+    words = ["http://127.0.0.1:1/v1#m", "http://127.0.0.1:2/v1#m"]
+    assert list(served_model.load(words, ".", None, "cpu")) == ["m", words[1]]
 
 
 def test_models_are_runs_studies_and_folders(tmp_path: Path) -> None:

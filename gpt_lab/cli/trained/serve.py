@@ -76,7 +76,9 @@ def parse(argv: list[str]) -> Arguments:
         found["key"] = os.environ.get(KEY, "").strip() or None
     made = Arguments(tuple(models) or ("latest",), **found)
     if made.key is not None and not is_key(made.key):
-        raise ConfigError(f"a key is printable ASCII characters, with no space around them: set another, as in {KEY}=...")
+        raise ConfigError(
+            f"a key is printable ASCII characters without spaces around them: set another, as in {KEY}=..."
+        )
     if made.host not in LOCAL_HOSTS and made.key is None:
         raise ConfigError(f"host={made.host} can be reached by others: set a key, as in {KEY}=...")
     return made

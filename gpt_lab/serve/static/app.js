@@ -169,7 +169,9 @@ function take(turn, text, choice) {
     ? (choice.logprobs && choice.logprobs.content || []).map((one) => ({ p: Math.exp(one.logprob), size: null, text: one.token }))
     : (choice.logprobs && choice.logprobs.tokens || []).map((one, i) => ({ p: Math.exp(choice.logprobs.token_logprobs[i]) }));
   if (!entries.length) {
-    if (text) turn.tokens.push({ text, p: null, other: null });
+    const last = turn.tokens.at(-1);
+    if (last && last.id !== undefined) last.text += text; // what is left of a character that its tokens did not end
+    else if (text) turn.tokens.push({ text, p: null, other: null });
     return;
   }
   let starts = null;
