@@ -69,7 +69,7 @@ def test_without_its_packages_it_says_how_to_get_them(monkeypatch: pytest.Monkey
         command.run([])
 
 
-@pytest.mark.parametrize("host", ["a..b", "x" * 70, "nowhere.invalid"])
+@pytest.mark.parametrize("host", ["a..b", "x" * 70])
 def test_a_host_that_is_none_is_one_line(host: str) -> None:
     with pytest.raises(ConfigError, match=f"cannot listen on host={host} .*: host=127.0.0.1 is this machine"):
         running.listen(host, 0)

@@ -85,10 +85,9 @@ def test_what_is_reset_in_mid_stream_leaves_the_page_free(shared: Live) -> None:
             "document.getElementById('reset').click()",
             "panes[1].select.value = 'lab/tuned'; panes[1].select.dispatchEvent(new Event('change'))",
         ):
-            tab.evaluate(
-                "document.getElementById('max_tokens').value = 3000; document.getElementById('prompt').value = 'x';"
-                "document.getElementById('go').click()"
-            )
+            for name, value in {"max_tokens": 3000, "prompt": "ROMEO:", "temperature": 0.8}.items():
+                tab.evaluate(f"document.getElementById({name!r}).value = {value!r}")
+            tab.evaluate("document.getElementById('go').click()")
             tab.wait("panes[0].turn.tokens.length > 50")
             tab.evaluate(act)
             tab.wait(DONE)
