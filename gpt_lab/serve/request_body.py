@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from gpt_lab.errors import ConfigError, quoted, unknown
-from gpt_lab.options import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, check
+from gpt_lab.infer.request import Penalty
+from gpt_lab.options import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, Range, check
 from gpt_lab.serve.refusal import Refusal
 
 Tops = Annotated[int, Range(low=0, high=20)]
@@ -47,7 +48,7 @@ SHARED: dict[str, Any] = {
     "top_p": TopP,
     "top_k": PositiveInt,
     "min_p": Fraction,
-    "repetition_penalty": PositiveFloat,
+    "repetition_penalty": Penalty,
     "n": Choices,
     "seed": NonNegativeInt,
     "stream": bool,

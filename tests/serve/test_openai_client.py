@@ -158,6 +158,7 @@ def test_greedy_text_needs_no_seed(shared: Live) -> None:
         ("max_tokens", 0, "0 goes with echo=true"),
         ("max_tokens", 5000, "allows 4,096 together"),
         ("logprobs", 21, "logprobs must be a whole number in"),
+        ("repetition_penalty", 1e-300, r"repetition_penalty must be a number in \[0.01, 100\]"),
         ("n", 0, "n must be a whole number in"),
         ("stop", [""], "each stop must be a text"),
         ("seed", "x", "seed must be a whole number"),
