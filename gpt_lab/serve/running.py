@@ -52,7 +52,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        made = socket.socket(family, socket.SOCK_STREAM)
+        made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # by which asyncio knows to send at once
     except (OSError, UnicodeError) as error:  # the latter of what can be no name, such as a..b
         reason = error.strerror if isinstance(error, OSError) else "it is no host name"
         raise ConfigError(f"cannot listen on host={host} ({reason}): host=127.0.0.1 is this machine") from None

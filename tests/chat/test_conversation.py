@@ -122,6 +122,7 @@ def test_a_terminal_shows_both_side_by_side(models: Models) -> None:
         ("/reset now", "/reset takes nothing"),
         ("/export x.txt", "nothing was said yet"),
         ("/export", "/export takes a file"),
+        ("x\n/export a\0.html", r"'a\\x00.html' is no file name"),
     ],
 )
 def test_a_mistake_in_a_pipe_is_one_line(models: Models, line: str, error: str) -> None:
