@@ -43,7 +43,7 @@ def _runs(material: Material, row: Row) -> dict[str, Path]:
 
 
 def _served(place: Path) -> bool:
-    """Whether a run is here, with text and weights, and its model says one token after the other."""
+    """Whether a run is here, with text and weights, and its model is autoregressive."""
     if not (place / "tokenizer").is_dir() or not any((place / "checkpoints").glob("*/")):
         return False
     try:

@@ -168,7 +168,7 @@ def _released(folder: Path, checkpoint: str | None, device: str) -> LocalModel:
 
 def _checked(made: LocalModel) -> LocalModel:
     if made.model.generates != NEXT:
-        raise ConfigError(f"{made.source} cannot be served: its model does not say one token after the other")
+        raise ConfigError(f"{made.source} cannot be served: its model is not autoregressive")
     return made
 
 
