@@ -16,7 +16,8 @@ from gpt_lab.data.chat_template import ChatTemplate
 from gpt_lab.data.tokenizers.library import FILE
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
 from gpt_lab.errors import ConfigError, DataError, quoted
-from gpt_lab.infer.trained_model import lay_out, load_folder, load_run, weights_digest
+from gpt_lab.infer.light_layers import lighten
+from gpt_lab.infer.trained_model import load_folder, load_run, weights_digest
 from gpt_lab.interchange import released_folder
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.objective.base import NEXT
@@ -132,7 +133,7 @@ def _local(word: str, runs_dir: str, checkpoint: str | None, device: str, say: C
         return _released(folder, checkpoint, device)
     run = find_run(runs_dir, word)
     model, tokenizer, _, name = load_run(run, checkpoint, device, say)
-    lay_out(model)
+    lighten(model)
     own = run.record.get("prompt")
     return _checked(
         LocalModel(
@@ -157,7 +158,7 @@ def _released(folder: Path, checkpoint: str | None, device: str) -> LocalModel:
         raise DataError(f"{folder} has no {FILE}: without a tokenizer there is no text to continue")
     if tokenizer.vocab_size > size:
         raise DataError(f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens, its model {size}")
-    lay_out(opened.model)
+    lighten(opened.model)
     name = re.sub(r"\s+", "-", folder.resolve().name)
     jinja = folder / chat_template.FILE
     ours = jinja.is_file() and jinja.read_text(encoding="utf-8", errors="replace") == chat_template.JINJA
