@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from gpt_lab.serve.keys import LOCAL_HOSTS
+from gpt_lab.serve.credentials import LOCAL_HOSTS
 from gpt_lab.serve.refusal import Refusal
 
 Message = MutableMapping[str, Any]

@@ -13,7 +13,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from gpt_lab.errors import ConfigError
-from gpt_lab.serve import keys
+from gpt_lab.serve import credentials
 from gpt_lab.serve.api_objects import DONE, event
 from gpt_lab.serve.delivery import Watched, gone
 from gpt_lab.serve.guard import Limits, Send
@@ -60,7 +60,10 @@ class Forwarder:
             raise Refusal(429, line, code="queue_full", retry_after=1)
         try:
             message = self._client.build_request(
-                "POST", f"{served.base}/{path}", json={**body, "model": served.model}, headers=keys.headers(served.base)
+                "POST",
+                f"{served.base}/{path}",
+                json={**body, "model": served.model},
+                headers=credentials.headers(served.base),
             )
         except (ConfigError, httpx.InvalidURL) as error:
             raise Refusal(502, str(error), code="remote_failed") from None

@@ -13,9 +13,9 @@ from gpt_lab.console.signals import Signals
 from gpt_lab.errors import ConfigError
 from gpt_lab.serve.app import build, lanes
 from gpt_lab.serve.connection import connection
+from gpt_lab.serve.credentials import LOCAL_HOSTS
 from gpt_lab.serve.engine import Engine
 from gpt_lab.serve.guard import Limits
-from gpt_lab.serve.keys import LOCAL_HOSTS
 from gpt_lab.serve.served_model import Served
 
 BACKLOG = 1024

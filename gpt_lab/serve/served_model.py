@@ -21,7 +21,7 @@ from gpt_lab.infer.trained_model import load_folder, load_run, weights_digest
 from gpt_lab.interchange import released_folder
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.objective.base import NEXT
-from gpt_lab.serve import keys
+from gpt_lab.serve import credentials
 from gpt_lab.store import find_run
 
 
@@ -123,7 +123,7 @@ def _remote(word: str) -> RemoteModel:
         complete = False
     if not complete:
         raise ConfigError(f"{quoted(word)} is no endpoint: write http://HOST/v1#MODEL, with the model's name there")
-    keys.headers(base)
+    credentials.headers(base)
     return RemoteModel(name, base.rstrip("/"), name)
 
 

@@ -246,14 +246,14 @@ def test_a_remote_model_is_asked_under_its_own_name_and_key(
     with live(shared.models, Limits(), key="far-secret") as far:
         models: dict[str, Any] = {"far": RemoteModel("far", f"{far.url}/v1", "lab/alibi")}
         with live(models, Limits()) as near:
-            made.clear()
+            assert near.client().models.list().data[0].id == "far"
+            made.clear()  # it runs, and has its client
             options: dict[str, Any] = {"prompt": "x", "max_tokens": 6, "seed": 4}
             wanted = shared.client().completions.create(model="lab/alibi", **options)
             said = near.client().completions.create(model="far", **options)
             assert said.choices[0].text == wanted.choices[0].text and said.model == "lab/alibi"
             chunks = near.client().completions.create(model="far", stream=True, **options)
             assert "".join(chunk.choices[0].text for chunk in chunks) == wanted.choices[0].text
-            assert near.client().models.list().data[0].id == "far"
             monkeypatch.setenv("OPENAI_API_KEY", "wrong")
             body = {"model": "far", "prompt": "x"}
             assert near.pool.post(near.url + COMPLETIONS, json=body).status_code == 401

@@ -91,7 +91,7 @@ def test_what_is_reset_in_mid_stream_leaves_the_page_free(shared: Live) -> None:
             tab.wait("panes[0].turn.tokens.length > 50")
             tab.evaluate(act)
             tab.wait(DONE)
-            assert tab.evaluate("panes.map(pane => pane.text.textContent)") == ["", ""]
+            tab.wait("panes.every(pane => pane.text.textContent === '')")
             seen = ask(tab, prompt="x", max_tokens="4", temperature="0")
             assert tab.console == [] and [len(tokens) for tokens in seen["tokens"]] == [4, 4]
 

@@ -13,7 +13,7 @@ from gpt_lab.cli.common.console_script import entry
 from gpt_lab.console.lines import print_lines, show_help
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.options import NonEmpty, PositiveInt, Range
-from gpt_lab.serve.keys import LOCAL_HOSTS, is_key
+from gpt_lab.serve.credentials import LOCAL_HOSTS, is_key
 
 KEY = "GPT_LAB_SERVE_KEY"
 HELP = """\

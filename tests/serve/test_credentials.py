@@ -6,7 +6,7 @@ import pytest
 
 from gpt_lab.cli.trained import serve
 from gpt_lab.errors import ConfigError
-from gpt_lab.serve import keys, served_model
+from gpt_lab.serve import credentials, served_model
 
 
 @pytest.mark.parametrize(
@@ -25,9 +25,9 @@ from gpt_lab.serve import keys, served_model
 def test_each_host_is_given_its_own_key_and_no_other(base: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "open")
     monkeypatch.setenv("HF_TOKEN", "hugging\n")
-    assert keys.headers(base) == {"Authorization": f"Bearer {key}"}
+    assert credentials.headers(base) == {"Authorization": f"Bearer {key}"}
     monkeypatch.delenv("OPENAI_API_KEY" if key == "open" else "HF_TOKEN")
-    assert keys.headers(base) == {}
+    assert credentials.headers(base) == {}
 
 
 def test_a_key_never_travels_unencrypted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +41,7 @@ def test_a_key_never_travels_unencrypted(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_is_no_key_is_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with pytest.raises(ConfigError, match="OPENAI_API_KEY holds more than a key") as refused:
-        keys.headers("https://far.example/v1")
+        credentials.headers("https://far.example/v1")
     assert "secr" not in str(refused.value)
     monkeypatch.setenv(serve.KEY, key)
     with pytest.raises(ConfigError, match="a key is printable ASCII") as refused:
