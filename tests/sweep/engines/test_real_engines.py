@@ -50,7 +50,7 @@ def said(folder: Path) -> str:
     return "".join(log.read_text("utf-8")[-2000:] for log in folder.glob("workers/*.log"))
 
 
-def wait_for(folder: Path, true: Callable[[], Any], seconds: float = 150) -> None:
+def wait_for(folder: Path, true: Callable[[], Any], seconds: float = 400) -> None:
     try:
         until(true, seconds)
     except TimeoutError:
