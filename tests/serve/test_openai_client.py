@@ -311,7 +311,9 @@ def test_a_full_queue_says_when_to_come_again(serve: Serve) -> None:
 def test_the_server_ends_its_streams_with_an_error_when_it_stops(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpt_lab.serve.running.GRACE", 0.0)
     server = serve(Limits())
-    stream = server.client().completions.create(model="lab/rope", prompt="x", max_tokens=4000, stream=True)
+    stream = server.client().completions.create(
+        model="lab/rope", prompt="x", max_tokens=4000, temperature=0, stream=True
+    )
     read = iter(stream)
     next(read)
     server.stop.set()
