@@ -159,13 +159,12 @@ class Session:
 
     def _asked(self, name: str, prompt: str) -> Asked:
         model, settings = self.models[name], self.settings
-        end = model.tokenizer.eot
         return Asked(
             prompt_ids=self._read_by(name, prompt),
             max_tokens=settings.max_tokens,
             sampling=Sampling(settings.temperature, top_p=settings.top_p),
             seed=settings.seed,
-            stop_ids=frozenset(() if end is None else (end,)),
+            stop_ids=model.stop_ids,
             message=self.chat,
         )
 

@@ -211,7 +211,6 @@ def _asked(
     served: LocalModel, asked: CompletionRequest | ChatRequest, prompt_ids: Sequence[int], sample: int, limits: Limits
 ) -> Asked:
     most = min(CHAT_TOKENS, limits.tokens - len(prompt_ids))
-    end = served.tokenizer.eot
     return Asked(
         prompt_ids=prompt_ids,
         max_tokens=most if asked.max_tokens is None else asked.max_tokens,
@@ -219,7 +218,7 @@ def _asked(
         seed=asked.seed,
         sample=sample,
         stop=asked.stop,
-        stop_ids=frozenset(() if end is None else (end,)),
+        stop_ids=served.stop_ids,
         tops=asked.tops,
         echo=isinstance(asked, CompletionRequest) and asked.echo,
         message=isinstance(asked, ChatRequest),

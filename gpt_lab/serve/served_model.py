@@ -19,6 +19,7 @@ from gpt_lab.errors import ConfigError, DataError, quoted
 from gpt_lab.infer.light_layers import lighten
 from gpt_lab.infer.trained_model import load_folder, load_run, weights_digest
 from gpt_lab.interchange import released_folder
+from gpt_lab.interchange.jinja_template import JinjaTemplate
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.objective.base import NEXT
 from gpt_lab.serve import credentials
@@ -42,7 +43,13 @@ class LocalModel:
     digest: str
     text: str
     vocabulary: str
-    template: ChatTemplate | None = None
+    template: ChatTemplate | JinjaTemplate | None = None
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end a text, or a turn."""
+        own = frozenset(() if self.tokenizer.eot is None else (self.tokenizer.eot,))
+        return own | self.template.stops if isinstance(self.template, JinjaTemplate) else own
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,7 @@ def _released(folder: Path, checkpoint: str | None, device: str) -> LocalModel:
     name = re.sub(r"\s+", "-", folder.resolve().name)
     jinja = folder / chat_template.FILE
     ours = jinja.is_file() and jinja.read_text(encoding="utf-8", errors="replace") == chat_template.JINJA
-    template = ChatTemplate(tokenizer) if ours else None
+    template = ChatTemplate(tokenizer) if ours else JinjaTemplate.load(folder, tokenizer)
     vocabulary = _vocabulary(tokenizer)
     return _checked(LocalModel(name, opened.model, tokenizer, folder, opened.digest, "", vocabulary, template))
 
