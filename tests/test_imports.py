@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "adapt": CONFIG | {"adapt"},
     "twins": {"twins"},
     "data": CONFIG | {"data"},
-    "interchange": MODEL | {"interchange"},
+    "interchange": MODEL | {"data", "interchange"},
     "cost": MODEL | {"data", "cost"},
     "optim": CONFIG | {"parts", "optim"},
     "store": CONFIG | {"store"},

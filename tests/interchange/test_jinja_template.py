@@ -15,7 +15,8 @@ from gpt_lab.interchange.jinja_template import JinjaTemplate
 MARKS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 CHATML = (
     "{%- for message in messages %}\n    {{- '<|im_start|>' + message.role + '\\n' + message.content }}"
-    "{{- '<|im_end|>\\n' }}\n{%- endfor %}\n{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+    "{{- '<|im_end|>\\n' }}\n{%- endfor %}"
+    "\n{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
 ALTERNATING = (
     "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
