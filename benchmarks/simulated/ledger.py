@@ -3,9 +3,10 @@
     uv run python benchmarks/simulated/ledger.py processes --folder EMPTY
     uv run python benchmarks/simulated/ledger.py simulated --folder /dev/shm/EMPTY
 
-`processes`: real ones that claim trials of 5 seconds (a sleep), beat and note ends, as a runner does; `share` is the
-time in the ledger over the time of a trial. `WAL` is the journal of a local file system, `DELETE` that of a shared one,
-here on the local disk. `simulated`: fake workers and clock (benchmarks/simulated/cluster.py); 1 % of them die a minute.
+`processes`: real ones that do with the ledger what a runner does, for trials of 5 seconds (a sleep); `share` is the
+time in the ledger over the time of a trial. `WAL` is the journal of a local file system, `PERSIST` that of a shared
+one, here on the local disk. `simulated`: fake workers and clock (benchmarks/simulated/cluster.py); 1 % of them die a
+minute.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from benchmarks.simulated import cluster
 from gpt_lab.store.record import machine
 from gpt_lab.sweep.ledger.database import SHARED, file_system
 from gpt_lab.sweep.ledger.ledger import Ledger, entries
-from gpt_lab.sweep.ledger.liveness import OwnerWatch
+from gpt_lab.sweep.ledger.liveness import LISTEN_EVERY, OwnerWatch
 
 RESULTS = Path(__file__).parent.parent / "results" / "ledger.json"
 PROCESSES = (1, 8, 64)
@@ -35,30 +36,28 @@ EACH = 3
 def work(folder: Path, seconds: float, number: int, queue: Any) -> None:
     """One process: trials until none is left; tells the queue its seconds in the ledger and its trials."""
     time.sleep(random.Random(number).uniform(0, seconds))  # workers do not begin in step
-    spent, trials, watch = 0.0, 0, OwnerWatch()
+    spent, trials, watch, heard = 0.0, 0, OwnerWatch(), time.monotonic()
     ledger = Ledger.open(folder)
-    while True:
-        begun = time.perf_counter()
-        entry = ledger.claim()
-        if entry is not None:
-            ledger.name_run(entry.key, f"run-{entry.key}")
+    begun = time.perf_counter()
+    entry = ledger.claim()
+    while entry is not None:
         spent += time.perf_counter() - begun
-        if entry is None:
-            break
         time.sleep(seconds)
         begun = time.perf_counter()
-        ledger.beat()
-        ledger.bury(watch.dead)
-        ledger.end(entry.key, "finished", score=1.0, seconds=seconds)
-        spent += time.perf_counter() - begun
+        if time.monotonic() - heard >= LISTEN_EVERY:
+            heard = time.monotonic()
+            ledger.stops()
+            ledger.bury(watch.dead)
+        _, entry = ledger.end_and_claim(entry.key, "finished", run=f"run-{entry.key}", score=1.0, seconds=seconds)
         trials += 1
+    spent += time.perf_counter() - begun
     ledger.close()
     queue.put((spent, trials))
 
 
 def processes(folder: Path, count: int, journal: str, seconds: float = TRIAL, each: int = EACH) -> dict[str, Any]:
     """Ledger time of `count` processes, and whether each trial was noted once."""
-    if journal == "DELETE":
+    if journal == "PERSIST":
         (folder / SHARED).parent.mkdir(parents=True)
         (folder / SHARED).touch()
     cluster.begun(folder, count * each).close()
@@ -114,7 +113,7 @@ def main() -> None:
     load = round(os.getloadavg()[0], 2)
     if chosen.part == "processes":
         rows = []
-        for journal in ("WAL", "DELETE"):
+        for journal in ("WAL", "PERSIST"):
             for count in PROCESSES:
                 rows.append(processes(chosen.folder / f"{journal}-{count}", count, journal))
                 print(rows[-1], flush=True)

@@ -28,7 +28,8 @@ from gpt_lab.study.format import sequential_seeds
 from gpt_lab.study.place import report_target, runs_folder
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger as ledger_
-from gpt_lab.sweep.ledger.ledger import Ledger, LedgerEntry
+from gpt_lab.sweep.ledger.entry import LedgerEntry
+from gpt_lab.sweep.ledger.ledger import Ledger
 from gpt_lab.sweep.ledger.liveness import OwnerWatch
 from gpt_lab.sweep.search import asked, search, trunk
 from gpt_lab.sweep.sweep_display import SweepDisplay, show_result

@@ -19,14 +19,14 @@ def test_workers_die_and_no_trial_is_lost(tmp_path: Path) -> None:
 
 
 def test_processes_share_a_ledger(tmp_path: Path) -> None:
-    found = ledger.processes(tmp_path / "study", 3, "DELETE", seconds=0.01, each=4)
+    found = ledger.processes(tmp_path / "study", 3, "PERSIST", seconds=0.01, each=4)
     assert (found["finished"], found["attempts"]) == (12, 12)
 
 
 def test_the_committed_figures() -> None:
     found = json.loads((ROOT / "benchmarks" / "results" / "ledger.json").read_text(encoding="utf-8"))
     rows = {(row["journal"], row["processes"]): row for row in found["processes"]["rows"]}
-    assert set(rows) == {(journal, count) for journal in ("WAL", "DELETE") for count in ledger.PROCESSES}
+    assert set(rows) == {(journal, count) for journal in ("WAL", "PERSIST") for count in ledger.PROCESSES}
     assert all(row["finished"] == row["attempts"] == row["trials"] for row in rows.values())
     played = found["simulated"]
     assert played["workers"] >= 200 and played["trials"] >= 20_000 and played["died_with_a_trial"] > 0

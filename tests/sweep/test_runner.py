@@ -23,7 +23,8 @@ from gpt_lab.store.atomic_files import read_json
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.study.design import Cell
 from gpt_lab.sweep import runner
-from gpt_lab.sweep.ledger.ledger import FILE, Ledger, LedgerEntry, entries
+from gpt_lab.sweep.ledger.entry import LedgerEntry
+from gpt_lab.sweep.ledger.ledger import FILE, Ledger, entries
 from gpt_lab.sweep.workers.client import ForkServer
 from tests.helpers import flip
 from tests.sweep.sweep_helpers import (

@@ -91,7 +91,7 @@ def test_a_large_ledger_at_a_glance(tmp_path: Path) -> None:
     assert "time left: about 111 h 4 min of training with these workers" in text, "9,997 trials of 40 s, one at a time"
     assert text.endswith(": failed: out of memory")
     assert show_workers.stop(sweep, folder) == ["asked 1 worker to leave: they hear of it within 5 s"]
-    assert ledger.beat() == ledger_.stops(folder) == 1
+    assert ledger.stops() == ledger_.stops(folder) == 1
     assert len((overview.read(folder) or pytest.fail("no ledger")).workers) == 1, "who asks is no worker"
     ledger.close()
     assert show_workers.status(sweep, folder)[1] == "nobody trains at present"

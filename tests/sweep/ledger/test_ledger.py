@@ -314,7 +314,7 @@ def test_file_systems(tmp_path: Path, path: str, kind: str, local: bool) -> None
     assert not database.is_local(Path(path), tmp_path / "missing")
 
 
-@pytest.mark.parametrize("local, mode", [(True, "wal"), (False, "delete")])
+@pytest.mark.parametrize("local, mode", [(True, "wal"), (False, "persist")])
 def test_the_journal_suits_the_file_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: bool, mode: str
 ) -> None:
