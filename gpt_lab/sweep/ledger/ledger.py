@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,6 +36,7 @@ class Ledger:
         self.path = folder / FILE
         self.owner = owner
         self._database = database
+        self._beat_number = itertools.count()  # kept here: one that comes back must not stand where watchers last saw it
 
     @classmethod
     def open(cls, folder: Path) -> Ledger:
@@ -56,14 +58,15 @@ class Ledger:
 
     def _enter(self) -> None:
         with self._writing():
-            self._be_there()
+            self._beat()
 
-    def _be_there(self) -> None:
-        """Makes this process one of the owners, if it is not: one that was silent for long was taken for dead."""
+    def _beat(self) -> None:
+        """Moves this owner's heartbeat; one that was silent for long, and so taken for dead, is an owner again."""
         who = self.owner
         self._database.execute(
-            "INSERT INTO owners (id, host, pid, start, token) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-            (who.id, who.host, who.pid, who.start, who.token),
+            "INSERT INTO owners (id, host, pid, start, token, beat) VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (id) DO UPDATE SET beat = excluded.beat",
+            (who.id, who.host, who.pid, who.start, who.token, next(self._beat_number)),
         )
 
     def close(self) -> None:
@@ -171,10 +174,6 @@ class Ledger:
         with self._writing():
             self._beat()
             return [key for key, run in (runs or {}).items() if not self._update(key, "run=?", run)]
-
-    def _beat(self) -> None:
-        self._be_there()
-        self._database.execute("UPDATE owners SET beat = beat + 1 WHERE id=?", (self.owner.id,))
 
     def stops(self) -> int:
         """How often the sweep's workers have been asked to stop."""
@@ -292,7 +291,7 @@ class Ledger:
         return transaction(self._database, self.path)
 
     def _take(self, key: str) -> None:
-        self._be_there()
+        self._beat()
         self._database.execute(
             "UPDATE trials SET state='running', owner=?, attempts = attempts + 1 WHERE key=?", (self.owner.id, key)
         )

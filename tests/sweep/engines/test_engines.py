@@ -86,7 +86,7 @@ def test_a_large_ledger_at_a_glance(tmp_path: Path) -> None:
     assert time.perf_counter() - begun < 1
     text = "\n".join(lines)
     assert lines[0] == "tiny: 10000 trials: 9996 waiting, 1 running, 2 finished, 1 failed"
-    assert f"process {ledger.owner.pid}, heartbeat 0: norm=a, seed=3" in lines[1]
+    assert f"process {ledger.owner.pid}, heartbeat 4: norm=a, seed=3" in lines[1]
     assert "rate: about 90 trials an hour" in text
     assert "time left: about 111 h 4 min of training with these workers" in text, "9,997 trials of 40 s, one at a time"
     assert text.endswith(": failed: out of memory")

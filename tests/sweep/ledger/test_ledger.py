@@ -109,13 +109,18 @@ def test_a_dead_owner_loses_its_trial(ledger: Ledger) -> None:
 def test_one_that_was_taken_for_dead_is_an_owner_again(ledger: Ledger) -> None:
     """Silent for long, as on a file system that stood still: what it then claims is not lost if it dies after all."""
     folder = ledger.folder
+    now = [0.0]
+    watch = OwnerWatch(clock=lambda: now[0])
     other = Ledger.share(ledger, Owner("elsewhere/1/2", 1, None, "t"))
+    assert ledger.bury(watch.dead) == 0
     assert ledger.bury(lambda owner, beat: True) == 0 and ledger.others() == []
+    now[0] = 100.0
     assert other.claim() is not None
+    assert ledger.bury(watch.dead) == 0, "whoever saw it before the silence sees that it lives"
     assert [owner.id for owner, _, trials in ledger.others() if trials] == [other.owner.id]
     assert ledger.bury(lambda owner, beat: True) == 1 and "running" not in states(folder)
     other.beat()
-    assert [beat for _, beat, _ in ledger.others()] == [1]
+    assert [owner.id for owner, _, _ in ledger.others()] == [other.owner.id]
 
 
 def test_another_machine_is_dead_when_its_heart_stands_still() -> None:
@@ -420,3 +425,21 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(LabError, match="cannot write"):
         Ledger.open(tmp_path / "file" / "study")
+
+
+def test_a_trial_is_one_write(ledger: Ledger) -> None:
+    """Its end with the name of its run, this process's heartbeat and the next claim: one transaction."""
+    entry, other = ledger.claim(), Ledger.open(ledger.folder)
+    assert entry is not None
+    beats, statements = [beat for _, beat, _ in other.others()], list[str]()
+    ledger._database.set_trace_callback(statements.append)
+    noted, following = ledger.end_and_claim(entry.key, "finished", [f"{1:012x}"], run="a-seed0", score=0.5)
+    ledger._database.set_trace_callback(None)
+    assert statements.count("COMMIT") == 1
+    assert noted and following is not None and (following.index, following.state) == (2, "running")
+    found = ledger.entries()[0]
+    assert (found.state, found.run, found.score) == ("finished", "a-seed0", 0.5)
+    assert [beat for _, beat, _ in other.others()] > beats
+    assert not ledger.end_and_claim(entry.key, "diverged")[0], "it is nobody's any more"
+    assert ledger.beat({following.key: "b-seed0", entry.key: "wrong"}) == [entry.key]
+    assert [entry.run for entry in ledger.entries()[:3]] == ["a-seed0", None, "b-seed0"]
