@@ -62,13 +62,16 @@ def parser() -> Parser:
     made.add_argument(
         "--retries", type=whole_number(0, 100), metavar="N", help="tries after a failure (1; 0 with --fail-fast)"
     )
-    made.add_argument("--on", metavar="ENGINE", help="start workers and leave: local, slurm or ssh:HOST,HOST")
+    made.add_argument("--on", metavar="ENGINE", help="start workers and leave: local, slurm, ray or ssh:HOST,HOST")
     made.add_argument(
         "--workers", type=whole_number(1, MOST_WORKERS), metavar="N", help="workers to start, on each host (default: 1)"
     )
     made.add_argument("--sbatch", action="append", default=[], metavar="key=value", help="an option of Slurm's sbatch")
     made.add_argument(
         "--array-limit", type=whole_number(1, MOST_WORKERS), metavar="N", help="workers that Slurm runs at a time"
+    )
+    made.add_argument(
+        "--resource", action="append", default=[], metavar="name=N", help="what a task of Ray takes, as num_gpus=1"
     )
     made.add_argument("--status", action="store_true", help="say how far the sweep is, and who works on it")
     made.add_argument("--stop", action="store_true", help="have all its workers write checkpoints and leave")
@@ -134,7 +137,7 @@ def run(argv: list[str]) -> int:
 def _check_engine(chosen: argparse.Namespace) -> None:
     """Refuses options that would say nothing."""
     if chosen.on is None:
-        for name in ("workers", "sbatch", "array_limit"):
+        for name in ("workers", "sbatch", "array_limit", "resource"):
             if getattr(chosen, name):
                 raise ConfigError(
                     f"--{name.replace('_', '-')} is for workers that --on starts: add --on slurm, or local"
@@ -185,7 +188,7 @@ def _elsewhere(chosen: argparse.Namespace, sweep: Sweep) -> int:
         Path.cwd(),
         runner.uses_gpu(sweep, ()),
     )
-    lines = start_workers.start(request, chosen.on, chosen.sbatch, chosen.array_limit, chosen.dry_run)
+    lines = start_workers.start(request, chosen.on, chosen.sbatch, chosen.array_limit, chosen.resource, chosen.dry_run)
     if not chosen.dry_run:
         again = shlex.join(["sweep", chosen.file, *chosen.overrides])
         lines.append(f"how far they are:  {prefix()}{again} --status     end them:  {prefix()}{again} --stop")

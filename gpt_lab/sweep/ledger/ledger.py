@@ -36,7 +36,7 @@ class Ledger:
         self.path = folder / FILE
         self.owner = owner
         self._database = database
-        self._beat_number = itertools.count()  # kept here: one that comes back must not stand where watchers last saw it
+        self._beat_number = itertools.count()  # one that comes back must not stand where it was seen last
 
     @classmethod
     def open(cls, folder: Path) -> Ledger:

@@ -29,6 +29,11 @@ from tests.sweep.sweep_helpers import fake_cells, write_sweep
         (["--on", "slurm", "--sbatch", "array=1-3"], "--sbatch array: --workers and --array-limit say it"),
         (["--on", "slurm", "--sbatch", "time=1", "--sbatch", "time=2"], "--sbatch time is given twice: '1' and '2'"),
         (["--on", "slurm", "--sbatch", "=3"], "an option of sbatch is expected"),
+        (["--on", "local", "--resource", "num_gpus=1"], "--resource is for --on ray, not for local"),
+        (["--on", "ray", "--resource", "num_gpus=0"], "'num_gpus=0': name=number is expected, as num_gpus=1"),
+        (["--on", "ray", "--resource", "a=1", "--resource", "a=2"], "--resource a is given twice: 1 and 2"),
+        (["--on", "ray:"], "unknown engine 'ray:'; did you mean 'ray'?"),
+        (["--resource", "num_gpus=1"], "--resource is for workers that --on starts"),
         (["--on", "local", "--report"], "--on leaves before there is anything to report"),
         (["--workers", "3"], "--workers is for workers that --on starts"),
         (["--status", "--jobs", "3"], "--status takes the file and its settings, nothing else"),
@@ -67,6 +72,15 @@ def test_a_host_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("PATH", str(ssh.parent), prepend=":")
     with pytest.raises(LabError, match=r"^no worker starts on far: no route to it$"):
         command.run([str(write_sweep(tmp_path)), "--on", "ssh:far"])
+
+
+def test_tasks_of_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--on", "ray", "--workers", "3", "--threads", "2", "--resource", "num_gpus=0.5", "--resource", "blue=1"]
+    assert command.run([str(write_sweep(tmp_path)), *words, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("would start 3 tasks of Ray, num_cpus=2, num_gpus=0.5, blue=1 each: ")
+    assert "--jobs 1 --threads 2 --stops 0" in said
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_large_ledger_at_a_glance(tmp_path: Path) -> None:

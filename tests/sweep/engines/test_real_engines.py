@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from gpt_lab.cli import sweep as command
+from gpt_lab.errors import LabError
 from gpt_lab.study import sweep_file
 from gpt_lab.sweep import runner
 from gpt_lab.sweep.engines.slurm_array import FILE
 from gpt_lab.sweep.ledger import overview
 from gpt_lab.sweep.ledger.ledger import entries
-from tests.sweep.engines import slurm, sshd
+from tests.sweep.engines import ray_nodes, slurm, sshd
 from tests.sweep.sweep_helpers import curves, quiet, until, write_sweep
 from tests.sweep.test_tuned_sweep import BLOCK
 
@@ -121,4 +122,29 @@ def test_slurm_preempts_one_and_loses_a_node(tmp_path: Path) -> None:
         wait_for(folder, go_on)
     assert curves(folder) == expected
     assert sum(entry.attempts for entry in entries(folder)) > 4, "both were disturbed"
+    assert "resuming" in "".join(log.read_text("utf-8") for log in (folder / "logs").iterdir())
+
+
+@pytest.mark.skipif(ray_nodes.PROGRAM is None, reason="not installed: ray")
+@pytest.mark.usefixtures("one_server")
+def test_ray_loses_a_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = undisturbed(lambda folder: write_sweep(folder, **LONG), tmp_path / "undisturbed")
+    (tmp_path / "elsewhere").mkdir()
+    path = write_sweep(tmp_path / "elsewhere", **LONG)
+    folder = path.parent / "runs" / "tiny"
+    with ray_nodes.cluster() as (address, node):
+        start = [str(path), "--on", f"ray:{address}", "--workers", "2"]
+        with pytest.raises(LabError, match="none of the 2 nodes of Ray has num_cpus=1, blue=2"):
+            command.run([*start, "--resource", "blue=2"])
+        assert not folder.exists()
+        assert command.run(start) == 0
+        assert "keeps 2 tasks of Ray, num_cpus=1 each" in capsys.readouterr().out
+        wait_for(folder, lambda: len(list(folder.glob("*/checkpoints/last"))) >= 2)
+        ray_nodes.lose(node)
+        assert not whole(folder), "there is something left to lose"
+        wait_for(folder, lambda: whole(folder))
+        (driver,) = folder.glob("workers/ray-driver-*.log")
+        wait_for(folder, lambda: driver.read_text("utf-8").count("ended with status 0") == 2)
+    assert curves(folder) == expected
+    assert sum(entry.attempts for entry in entries(folder)) > len(expected), "it was disturbed"
     assert "resuming" in "".join(log.read_text("utf-8") for log in (folder / "logs").iterdir())
