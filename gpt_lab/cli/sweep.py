@@ -160,9 +160,7 @@ def _check_engine(chosen: argparse.Namespace) -> None:
 
 def _elsewhere(chosen: argparse.Namespace, sweep: Sweep) -> int:
     """Workers: starts them, tells of them, stops them. Returns 0."""
-    from gpt_lab.sweep import runner
-    from gpt_lab.sweep.engines import show_workers, start_workers
-    from gpt_lab.sweep.engines.worker_request import Request
+    from gpt_lab.sweep.engines import show_workers
 
     folder = place.runs_folder(sweep)
     if chosen.status:
@@ -171,6 +169,11 @@ def _elsewhere(chosen: argparse.Namespace, sweep: Sweep) -> int:
     if chosen.stop:
         print_lines("\n".join(show_workers.stop(sweep, folder)))
         return 0
+
+    from gpt_lab.sweep import runner
+    from gpt_lab.sweep.engines import start_workers
+    from gpt_lab.sweep.engines.worker_request import Request
+
     words = [chosen.file, *chosen.overrides]
     if chosen.seeds is not None:
         words += ["--seeds", str(chosen.seeds)]

@@ -29,5 +29,8 @@ def test_the_committed_figures() -> None:
     assert set(rows) == {(journal, count) for journal in ("WAL", "PERSIST") for count in ledger.PROCESSES}
     assert all(row["finished"] == row["attempts"] == row["trials"] for row in rows.values())
     played = found["simulated"]
-    assert played["workers"] >= 200 and played["trials"] >= 20_000 and played["died_with_a_trial"] > 0
+    assert (played["workers"], played["trials"], played["deaths_a_minute"]) == (1000, 100_000, 0.01)
     assert (played["lost"], played["noted_twice"]) == (0, 0)
+    assert played["begun_again"] == played["died_with_a_trial"] > 0
+    assert max(rows[journal, 64]["share"] for journal in ("WAL", "PERSIST")) < 0.05
+    assert found["status"]["trials"] == 10_000 and max(found["status"]["wall_s"]) < 1
