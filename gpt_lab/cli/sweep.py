@@ -50,6 +50,9 @@ def parser() -> Parser:
         help="trials at a time (default: one per GPU, else cores)",
     )
     made.add_argument(
+        "--per-gpu", type=_per_gpu, metavar="auto|K", help="trials at a time on each GPU; auto measures what pays"
+    )
+    made.add_argument(
         "--threads", type=whole_number(1, MOST_JOBS), metavar="N", help="CPU threads of each trial (default: 1)"
     )
     made.add_argument("--seeds", type=whole_number(1, MOST_SEEDS), metavar="N", help="N values of the pairing setting")
@@ -81,6 +84,10 @@ def parser() -> Parser:
     return made
 
 
+def _per_gpu(text: str) -> int | str:
+    return "auto" if text == "auto" else whole_number(1, MOST_JOBS)(text)
+
+
 def _effect(text: str) -> float:
     import argparse
 
@@ -103,6 +110,10 @@ def run(argv: list[str]) -> int:
         raise ConfigError("--seeds and --target-effect both say how many seeds: leave one out")
     if chosen.report and chosen.dry_run:
         raise ConfigError("--report is about runs and --dry-run makes none: leave one out")
+    if chosen.per_gpu is not None and chosen.jobs is not None:
+        raise ConfigError("--per-gpu and --jobs both say how many trials at a time: leave one out")
+    if chosen.per_gpu == "auto" and chosen.dry_run:
+        raise ConfigError("--per-gpu auto is measured when the sweep begins: --dry-run takes a number")
     _check_engine(chosen)
     sweep = sweep_file.load(chosen.file, chosen.overrides)
     if chosen.seeds is not None:
@@ -121,7 +132,7 @@ def run(argv: list[str]) -> int:
         sweep, line = sample_size.with_enough_seeds(sweep, chosen.target_effect)
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if chosen.dry_run:
-        return runner.dry_run(sweep, console, chosen.jobs, chosen.threads)
+        return runner.dry_run(sweep, console, chosen.jobs, chosen.threads, chosen.per_gpu)
     status = runner.run_sweep(
         sweep,
         console,
@@ -130,6 +141,7 @@ def run(argv: list[str]) -> int:
         fail_fast=chosen.fail_fast,
         retries=chosen.retries,
         stops=chosen.stops,
+        per_gpu=chosen.per_gpu,
     )
     return status if not chosen.report or status > 1 else _report(sweep, status)
 
@@ -151,7 +163,18 @@ def _check_engine(chosen: argparse.Namespace) -> None:
             raise ConfigError("--stops is what --on gives its workers: leave it out")
     if (chosen.status or chosen.stop) and any(
         getattr(chosen, name) not in (None, False)
-        for name in ("on", "jobs", "threads", "target_effect", "dry_run", "report", "fail_fast", "retries", "stops")
+        for name in (
+            "on",
+            "jobs",
+            "per_gpu",
+            "threads",
+            "target_effect",
+            "dry_run",
+            "report",
+            "fail_fast",
+            "retries",
+            "stops",
+        )
     ):
         raise ConfigError(f"--{'status' if chosen.status else 'stop'} takes the file and its settings, nothing else")
     if chosen.status and chosen.stop:
@@ -181,6 +204,9 @@ def _elsewhere(chosen: argparse.Namespace, sweep: Sweep) -> int:
         words.append("--fail-fast")
     if chosen.retries is not None:
         words += ["--retries", str(chosen.retries)]
+    gpu = runner.uses_gpu(sweep, ())
+    if chosen.per_gpu is not None and not gpu:
+        raise ConfigError(runner.NO_GPU)
     request = Request(
         sweep.design.study,
         folder,
@@ -189,7 +215,8 @@ def _elsewhere(chosen: argparse.Namespace, sweep: Sweep) -> int:
         chosen.jobs,
         chosen.threads,
         Path.cwd(),
-        runner.uses_gpu(sweep, ()),
+        gpu,
+        chosen.per_gpu,
     )
     lines = start_workers.start(request, chosen.on, chosen.sbatch, chosen.array_limit, chosen.resource, chosen.dry_run)
     if not chosen.dry_run:

@@ -41,7 +41,7 @@ class Runner:
 
     Args:
         gpus: what CUDA_VISIBLE_DEVICES shall be in each slot; empty: no GPUs.
-        jobs: trials at a time. threads: of each.
+        jobs: trials at a time. threads: of each. cores: to which each slot is pinned; empty: to none.
         retries: how often a failed trial is tried again.
         draw: next cell of a search; None: all cells are in the ledger.
         trunks: which cells begin where another one stands.
@@ -61,6 +61,7 @@ class Runner:
         jobs: int,
         threads: int,
         gpus: Sequence[str] = (),
+        cores: Sequence[Sequence[int]] = (),
         retries: int = 1,
         fail_fast: bool = False,
         draw: Draw | None = None,
@@ -71,7 +72,7 @@ class Runner:
         stops: int = 0,
     ) -> None:
         self.sweep, self.folder, self.ledger, self.server, self.view = sweep, folder, ledger, server, view
-        self.jobs, self.threads, self.gpus = jobs, threads, tuple(gpus)
+        self.jobs, self.threads, self.gpus, self.cores = jobs, threads, tuple(gpus), tuple(cores)
         self.retries, self.fail_fast = retries, fail_fast
         self.draw, self.prune, self.enough = draw, prune, enough
         self.watch = watch or OwnerWatch()
@@ -227,6 +228,7 @@ class Runner:
             log=str(log),
             threads=self.threads,
             gpu=self.gpus[slot % len(self.gpus)] if self.gpus else None,
+            cores=self.cores[slot] if self.cores else (),
             **shared,
         )
         self.view.started(trial)

@@ -57,7 +57,7 @@ def start(request: Request, address: str, given: Mapping[str, float], dry: bool)
         LabError: Ray is not installed, there is no cluster, or none of its nodes has as much.
     """
     request = request.with_jobs(1)
-    wanted = {"num_cpus": float((request.jobs or 1) * (request.threads or 1)), **given}
+    wanted = {"num_cpus": float(request.cores), **given}
     each = ", ".join(f"{name}={number:g}" for name, number in wanted.items())
     if dry:
         return [f"would start {request.workers} tasks of Ray, {each} each: {request.shell()}"]

@@ -37,6 +37,10 @@ from tests.sweep.sweep_helpers import fake_cells, write_sweep
         (["--on", "local", "--report"], "--on leaves before there is anything to report"),
         (["--workers", "3"], "--workers is for workers that --on starts"),
         (["--status", "--jobs", "3"], "--status takes the file and its settings, nothing else"),
+        (["--per-gpu", "2", "--jobs", "2"], "--per-gpu and --jobs both say how many trials at a time"),
+        (["--per-gpu", "auto", "--dry-run"], "--per-gpu auto is measured when the sweep begins"),
+        (["--per-gpu", "2", "--dry-run"], "--per-gpu: there is no GPU that the runs would use"),
+        (["--per-gpu", "2", "--on", "slurm"], "--per-gpu: there is no GPU that the runs would use"),
         (["--status", "--stop"], "--status and --stop: leave one out"),
     ],
 )
@@ -76,10 +80,14 @@ def test_a_host_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_tasks_of_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--on", "ray", "--workers", "3", "--threads", "2", "--resource", "num_gpus=0.5", "--resource", "blue=1"]
-    assert command.run([str(write_sweep(tmp_path)), *words, "--dry-run"]) == 0
+    path = write_sweep(tmp_path, fixed={"device": "auto"})
+    assert command.run([str(path), *words, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("would start 3 tasks of Ray, num_cpus=2, num_gpus=0.5, blue=1 each: ")
     assert "--jobs 1 --threads 2 --stops 0" in said
+    assert command.run([str(path), *words, "--per-gpu", "4", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "num_cpus=8" in said and " --per-gpu 4 --threads 2 --stops 0" in said
     assert not (tmp_path / "runs").exists()
 
 
