@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from gpt_lab.analysis.compare import compare
+from gpt_lab.analysis.comparison import Row
 from gpt_lab.cli import sweep as command
 from gpt_lab.errors import LabError
+from gpt_lab.frame import load
+from gpt_lab.frame.places import StudyOptions
 from gpt_lab.study import sweep_file
 from gpt_lab.sweep import runner
 from gpt_lab.sweep.engines.slurm_array import FILE
@@ -41,6 +46,11 @@ def undisturbed(write: Callable[[Path], Path], folder: Path) -> dict[str, Any]:
     folder.mkdir()
     assert runner.run_sweep(sweep_file.load(write(folder)), quiet(), 1) == 0
     return curves(folder / "runs" / "tiny")
+
+
+def verdicts(folder: Path) -> list[Row]:
+    """A report's rows, without what depends on the clock."""
+    return [replace(row, medians={}) for row in compare(load.load([str(folder)], StudyOptions())).rows]
 
 
 def whole(folder: Path) -> bool:
@@ -144,6 +154,7 @@ def test_ray_loses_a_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         (driver,) = folder.glob("workers/ray-driver-*.log")
         wait_for(folder, lambda: driver.read_text("utf-8").count("ended with status 0") == 2)
     assert curves(folder) == expected
+    assert verdicts(folder) == verdicts(tmp_path / "undisturbed" / "runs" / "tiny")
     assert sum(entry.attempts for entry in entries(folder)) > len(expected), "it was disturbed"
     assert "resuming" in "".join(log.read_text("utf-8") for log in (folder / "logs").iterdir())
 
