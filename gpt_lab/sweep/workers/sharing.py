@@ -13,7 +13,7 @@ from gpt_lab.errors import LabError
 from gpt_lab.sweep.workers.client import ForkServer
 
 CONTEXT = 0.7e9
-"""Bytes of a GPU that a process takes beside its tensors: 0.4 to 0.6 GB for a CUDA context and its libraries."""
+"""Bytes of a GPU that a process is taken to need beside its tensors, for a CUDA context and libraries: not measured."""
 FILLED = 0.9
 """Share of the free memory that may be filled."""
 GAIN = 1.1
