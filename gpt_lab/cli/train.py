@@ -51,6 +51,7 @@ def help_text() -> str:
         "runs_dir",
         "device",
         "compile",
+        "gpus_per_trial",
         "force",
         "match",
         "match_to",
@@ -103,10 +104,14 @@ def run(argv: list[str]) -> int:
         print(yamlfile.text(cfg.to_dict()), end="")
         return 0
     from gpt_lab.console.terminal import Terminal
+    from gpt_lab.train.parallel import launch
+    from gpt_lab.train.parallel.ranks import Ranks
     from gpt_lab.train.start import run_training
 
-    command = shlex.join(["train", *argv])
-    return run_training(cfg, Terminal(file=sys.stdout), command).exit_code
+    def train(ranks: Ranks) -> int:
+        return run_training(cfg, Terminal(file=sys.stdout), shlex.join(["train", *argv]), ranks=ranks).exit_code
+
+    return launch.launched(cfg, argv, train)
 
 
 main = entry(run, works=lambda argv: not {"--cfg", "-sc", "--shell-completion"} & {*argv})
