@@ -18,6 +18,8 @@ from gpt_lab.train.parallel.ranks import ALONE, Ranks
 
 STARTED = "TORCHELASTIC_RUN_ID"
 """In the environment of what torchrun starts."""
+RANK = "import sys; sys.argv[:] = sys.argv[1:]; from gpt_lab.cli.train import main; main()"
+"""The command train in a process of its own, under the name that the user has called it by."""
 LOST = 1
 
 
@@ -87,7 +89,7 @@ def start(cfg: RunConfig, arguments: Sequence[str]) -> int:
         monitor_interval=0.1,
     )
     try:
-        elastic_launch(how, sys.executable)("-m", "gpt_lab.cli.train", *arguments)
+        elastic_launch(how, sys.executable)("-c", RANK, sys.argv[0], *arguments)
     except ChildFailedError as error:
         return _ended({rank: failure.exitcode for rank, failure in error.failures.items()}, number)
     except SignalException as stop:
