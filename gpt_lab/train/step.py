@@ -71,7 +71,7 @@ class Stepper:
         self.averaged: Callable[[], AbstractContextManager[None]] = getattr(optimizer, "averaged", nullcontext)
         self.curvature = Curvature(model, self.parameters, precision, seed)
         self.kept, self.seed = [part for part in model.modules() if isinstance(part, Kept)], seed
-        # parts that also learn by a rule of their own, such as a router's biases
+        # parts that also learn by a rule of their own, such as a router's biases, from `counts` of a step's tokens
         self.learners: list[Any] = [part for part in model.modules() if hasattr(part, "after_step")]
         # the function is compiled, not the module: parameter names stay as they are
         compute = torch.compile(self._forward, dynamic=False) if compiled else self._forward
@@ -108,6 +108,8 @@ class Stepper:
                 scaler.step(self.optimizer)
                 scaler.update()
             for part in self.learners:
+                for name in getattr(part, "counts", ()) if self.ranks.number > 1 else ():
+                    getattr(part, name).copy_(self.ranks.sum(getattr(part, name)))
                 part.after_step()
         if probe is not None:
             probe.after_update()

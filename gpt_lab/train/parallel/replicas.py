@@ -7,11 +7,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gpt_lab.optim.matrix.muon import MuonRule
 from gpt_lab.registry import register
 from gpt_lab.train.checkpoint import Content
+from gpt_lab.train.parallel.owned_matrices import ReplicatedMatrices
 from gpt_lab.train.parallel.process_group import Joined
 from gpt_lab.train.parallel.ranks import Forward
 
@@ -38,6 +41,10 @@ class Replicas(Joined):
     orthogonalises a share of the matrices on each device. Memory of weights, gradients and optimizer is that of one
     device.
     """
+
+    def fit(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        if isinstance(optimizer, MuonRule):
+            optimizer.matrices = ReplicatedMatrices(self.rank, self.number)
 
     def forward(self, model: nn.Module, compute: Forward) -> Forward:
         inside = Pass(model, compute)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from gpt_lab.optim.matrix.muon import MuonRule
 from gpt_lab.registry import register
 from gpt_lab.train import checkpoint
 from gpt_lab.train.checkpoint import MODEL, TRAINING, Content
+from gpt_lab.train.parallel.owned_matrices import DividedMatrices, Place
 from gpt_lab.train.parallel.process_group import Joined
 from gpt_lab.train.parallel.sharded_file import Rows, fill, prepare, read_into, read_rows
 
@@ -48,6 +51,28 @@ class Share(NamedTuple):
         return tuple(self.whole.shape)
 
 
+def passing_on(module: nn.Module) -> None:
+    """Has a sharded module take lists and dictionaries themselves, where fully_shard would give it copies.
+
+    Layers leave losses there, and what later ones read.
+    """
+
+    def packed(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        def pack(one: Any) -> Any:
+            return one if isinstance(one, Tensor) else lambda: one
+
+        return tuple(map(pack, args)), {name: pack(one) for name, one in kwargs.items()}
+
+    def unpacked(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        def unpack(one: Any) -> Any:
+            return one if isinstance(one, Tensor) else one()
+
+        return tuple(map(unpack, args)), {name: unpack(one) for name, one in kwargs.items()}
+
+    module.register_forward_pre_hook(packed, prepend=True, with_kwargs=True)
+    module.register_forward_pre_hook(unpacked, with_kwargs=True)
+
+
 @register("parallel", "fsdp")
 class Shards(Joined):
     """Every device keeps a share of weights, gradients and optimizer state; layers are put together as they compute.
@@ -67,9 +92,9 @@ class Shards(Joined):
 
     def place(self, model: nn.Module, device: str) -> None:
         mesh = init_device_mesh(device, (self.number,))
-        for block in model.blocks:  # type: ignore[union-attr]
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+        for module in (*model.blocks, model):  # type: ignore[misc]
+            fully_shard(module, mesh=mesh)
+            passing_on(module)
         model.to(device)  # buffers
         self._model: Any = model
         self._shares = {
@@ -83,6 +108,10 @@ class Shards(Joined):
             shares = [self._shares[p] for p in group["params"]]
             group["params"] = [share.here for share in shares]
             self._moved += shares  # in the order in which the optimizer numbers them
+        if isinstance(optimizer, MuonRule):
+            optimizer.matrices = DividedMatrices(
+                self.rank, self.number, {one.here: self._place(one) for one in self._moved}
+            )
 
     def parameters(self, model: nn.Module) -> list[Tensor]:
         return [share.here for share in self._shares.values()]
@@ -104,6 +133,10 @@ class Shards(Joined):
             if isinstance(module, FSDPModule):
                 module.reshard()
 
+    def _place(self, share: Share) -> Place:
+        begins = [first_row(share.shape[0], rank, self.number) for rank in range(self.number + 1)]
+        return Place(share.shape, tuple(after - before for before, after in itertools.pairwise(begins)))
+
     def save(self, content: Content, path: Path, state: dict[str, Any]) -> None:
         if self.rank == 0:
             checkpoint.save(path, *content, state, write=lambda tensors, file: self._lead(tensors, file))
@@ -114,7 +147,7 @@ class Shards(Joined):
         with checkpoint.fitting(path):
             read_into(path / MODEL, self._marked(content.model.state_dict()))
             with safe_open(path / TRAINING, framework="pt") as file:
-                shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}
+                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
             found = {}
             for name, shape in shapes.items():
                 share = self._share_of(name)

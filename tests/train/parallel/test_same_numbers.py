@@ -89,6 +89,18 @@ def test_as_one_process(make: Make) -> None:
         assert record["summary"]["perf/total_memory_gb"] > record["summary"]["perf/peak_memory_gb"]
 
 
+def test_muon_shares_its_matrices(make: Make) -> None:
+    """Three ranks, so that rows of a fused weight's matrices lie across them; experts are a stack."""
+    muon = {**SETTINGS, "budget.steps": 10, "optim": {"name": "muon", "ns_dtype": "fp32"}, "optim.lr": 0.02}
+    for mlp, number, parallel in (("swiglu", 3, "ddp"), ("swiglu", 3, "fsdp"), ("moe", 2, "ddp"), ("moe", 2, "fsdp")):
+        alone = make(study=f"alone-{mlp}", **muon, mlp=mlp, **({"batch.micro": 4} if mlp == "moe" else {}))
+        several = make(study=f"{parallel}-{mlp}", gpus_per_trial=number, **muon, mlp=mlp, parallel=parallel)
+        if parallel == "ddp":
+            assert run_alone(alone) == 0
+        assert run_ranks(several) == [0] * number
+        assert_close(alone, several)
+
+
 def test_goes_on_with_any_number_of_ranks(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of four one is killed, which ends all; one process goes on, then two, then four."""
     common = {**SETTINGS, "checkpoint.every": 10}
