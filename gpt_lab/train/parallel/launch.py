@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,8 @@ STARTED = "TORCHELASTIC_RUN_ID"
 """In the environment of what torchrun starts."""
 RANK = "import sys; sys.argv[:] = sys.argv[1:]; from gpt_lab.cli.train import main; main()"
 """The command train in a process of its own, under the name that the user has called it by."""
-LOST = 1
+LOST = 75
+"""Exit status of a rank that another has left alone; sysexits.h calls it EX_TEMPFAIL."""
 
 
 def launched(cfg: RunConfig, arguments: Sequence[str], train: Callable[[Ranks], int]) -> int:
@@ -99,12 +101,13 @@ def start(cfg: RunConfig, arguments: Sequence[str]) -> int:
 
 def _ended(statuses: Mapping[int, int], number: int) -> int:
     """Says which rank ended the others, where none has said so itself; returns the exit status."""
-    died = next((rank for rank, status in statuses.items() if status < 0), None)
-    died = next((rank for rank in statuses if rank), None) if died is None else died
-    if died is None:
-        return statuses[0]
+    own = statuses.get(0, LOST)
+    if own > 0 and own != LOST:
+        return own
+    # the launcher ends those that are left by SIGTERM: the first to end comes before them
+    died = min(statuses, key=lambda rank: (statuses[rank] == LOST, statuses[rank] == -signal.SIGTERM, statuses[rank]))
     status = statuses[died]
     how = f"was killed by {signals.name(-status)}" if status < 0 else f"ended with status {status}"
     line = f"rank {died} {how}, and with it all {number}: the same command goes on from the last checkpoint"
     print_lines(f"error: {one_line(line)}", sys.stderr)
-    return LOST
+    return 1
