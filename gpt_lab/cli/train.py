@@ -98,9 +98,12 @@ def run(argv: list[str]) -> int:
         from gpt_lab import yamlfile
         from gpt_lab.config import auto_scale
         from gpt_lab.console.terminal import pipe_width, plain
+        from gpt_lab.cost import memory_plan
 
         for line in plain(lambda console: auto_scale.show(cfg, console), pipe_width(CFG_WIDTH) - 2):
             print(f"# {line}".rstrip())  # what follows is read as YAML
+        for line in memory_plan.lines(cfg):
+            print(f"# {line}")
         print(yamlfile.text(cfg.to_dict()), end="")
         return 0
     from gpt_lab.console.terminal import Terminal

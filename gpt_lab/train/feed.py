@@ -96,7 +96,8 @@ class Feed:
         if self.draw_seed is not None:
             keys_B = row_keys(self.draw_seed, step, torch.arange(rows.start, rows.stop))
             keys_B = keys_B.to(self.device, non_blocking=True)
-        part = Batch(*(None if one is None else one[rows] for one in batch))
+        tokens_BT, targets_BT, documents_BT = batch
+        part = Batch(tokens_BT[rows], targets_BT[rows], None if documents_BT is None else documents_BT[rows])
         return (*to_device(part, self.device), keys_B)
 
 

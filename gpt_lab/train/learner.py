@@ -6,7 +6,7 @@ Rank 0's trainer asks for steps, validation and checkpoints; what is marked `tog
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -142,7 +142,7 @@ class Learner:
         return text
 
     @together
-    def save(self, path: Path, state: dict[str, Any]) -> None:
+    def save(self, path: Path, state: Mapping[str, Any]) -> None:
         """Writes a checkpoint.
 
         Raises:

@@ -13,6 +13,7 @@ from gpt_lab.config import auto_scale
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.console.signals import Signals
 from gpt_lab.console.terminal import Terminal
+from gpt_lab.cost import memory_plan
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError
 from gpt_lab.optim.schedule import check_length
@@ -68,7 +69,7 @@ def run_training(
     for warning in dataset.warnings:
         say(f"warning: {warning}")
     plan = resolve(cfg, dataset)
-    for note in plan.notes:
+    for note in (*plan.notes, *memory_plan.lines(cfg, dataset.vocab_size, plan.cost.parameters)):
         say(note)
     causality.check(cfg, dataset.vocab_size, plan.device, plan.precision)
     padding.check(cfg)

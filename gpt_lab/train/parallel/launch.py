@@ -54,7 +54,7 @@ def as_rank(cfg: RunConfig, train: Callable[[Ranks], int]) -> int:
                 return train(ranks)
             finally:
                 ranks.close()
-        from gpt_lab.train.parallel.follow import follow
+        from gpt_lab.train.parallel.following import follow
 
         signals.ignore()  # the first rank says when all leave
         follow(cfg, ranks)

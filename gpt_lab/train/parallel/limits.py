@@ -25,6 +25,8 @@ def check(
     """
     if cfg.gpus_per_trial == 1:
         return
+    if chosen.device == "cuda" and (there := torch.cuda.device_count()) < cfg.gpus_per_trial:
+        raise ConfigError(f"gpus_per_trial={cfg.gpus_per_trial}, and PyTorch finds {there} CUDA devices: lower it")
     whys = _of_any(cfg, model, recipe, objective, chosen)
     for why in whys:
         raise ConfigError(f"parallel={cfg.parallel['name']}: {why}")

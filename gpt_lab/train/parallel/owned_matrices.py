@@ -103,7 +103,7 @@ class DividedMatrices(Matrices):
         made = work([*whole, *here])
         back = [made[place].split(list(rows_of[number])) for place, number in enumerate(mine)]
         going = [[split[rank] for split in back] for rank in range(self.ranks)]
-        coming = [[tuple(pieces[number].shape) for number in numbers] for numbers in theirs]
+        coming = [[(len(pieces[number]), wide[number]) for number in numbers] for numbers in theirs]
         came = exchange(going, coming, like)
         found = dict(
             zip((number for numbers in theirs for number in numbers), (t for ts in came for t in ts), strict=True)
@@ -128,7 +128,7 @@ class DividedMatrices(Matrices):
 
 
 def exchange(
-    going: Sequence[Sequence[Tensor]], coming: Sequence[Sequence[tuple[int, ...]]], like: Tensor
+    going: Sequence[Sequence[Tensor]], coming: Sequence[Sequence[tuple[int, int]]], like: Tensor
 ) -> list[list[Tensor]]:
     """What every rank sends to this one, of these shapes, for what this one sends to each; all of one number type."""
     sent = [tensor for tensors in going for tensor in tensors]

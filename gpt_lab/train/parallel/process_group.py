@@ -34,7 +34,7 @@ class Joined(Ranks):
     """This process among its ranks, whose numbers torchrun has put into the environment."""
 
     def __init__(self) -> None:
-        cuda = torch.cuda.is_available()
+        cuda = torch.cuda.device_count() >= int(os.environ["WORLD_SIZE"])
         if cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         with _lost():

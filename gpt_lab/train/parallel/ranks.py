@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Ranks:
     def fit(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Has an optimizer move this rank's part; before its first step."""
 
-    def parameters(self, model: nn.Module) -> list[Tensor]:
+    def parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """What this rank's optimizer moves."""
         return [p for p in model.parameters() if p.requires_grad]
 
@@ -87,7 +87,7 @@ class Ranks:
         """Drops what a pass without gradients has put together of other ranks' parts."""
 
     # -- checkpoints
-    def save(self, content: Content, path: Path, state: dict[str, Any]) -> None:
+    def save(self, content: Content, path: Path, state: Mapping[str, Any]) -> None:
         """As checkpoint.save."""
         content.save(path, state)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,6 @@ class Replicas(Joined):
     def exchanging(self, last: bool) -> AbstractContextManager[Any]:
         return contextlib.nullcontext() if last else self._pass.no_sync()
 
-    def save(self, content: Content, path: Path, state: dict[str, Any]) -> None:
+    def save(self, content: Content, path: Path, state: Mapping[str, Any]) -> None:
         if self.rank == 0:
             content.save(path, state)

@@ -91,8 +91,8 @@ def evaluate(
     finally:
         model.train(was_training)
         ranks.forget()
-    each = torch.stack(ranks.gather(torch.stack(sums)), dim=1).flatten(0, 1)[:number]  # in the order of the batches
-    nats, count, *right = each.sum(dim=0).tolist()
+    in_turn = torch.stack(ranks.gather(torch.stack(sums)), dim=1).flatten(0, 1)[:number]
+    nats, count, *right = in_turn.sum(dim=0).tolist()
     per_token = dataset.bytes_per_token if objective.measure in (EXACT, BOUND) else None
     return metrics(nats, count, per_token) | ({"val/accuracy": right[0] / count} if right else {})
 

@@ -97,10 +97,10 @@ class Shards(Joined):
             passing_on(module)
         model.to(device)  # buffers
         self._model: Any = model
-        self._shares = {
-            p: Share(p, nn.Parameter(p.to_local()), first_row(p.shape[0], self.rank, self.number))
-            for p in model.parameters()
-        }
+        self._shares = {p: self._share(p) for p in model.parameters()}
+
+    def _share(self, whole: Any) -> Share:
+        return Share(whole, nn.Parameter(whole.to_local()), first_row(whole.shape[0], self.rank, self.number))
 
     def fit(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self._moved: list[Share] = []
@@ -113,7 +113,7 @@ class Shards(Joined):
                 self.rank, self.number, {one.here: self._place(one) for one in self._moved}
             )
 
-    def parameters(self, model: nn.Module) -> list[Tensor]:
+    def parameters(self, model: nn.Module) -> list[nn.Parameter]:
         return [share.here for share in self._shares.values()]
 
     def exchanging(self, last: bool) -> AbstractContextManager[Any]:
@@ -137,7 +137,7 @@ class Shards(Joined):
         begins = [first_row(share.shape[0], rank, self.number) for rank in range(self.number + 1)]
         return Place(share.shape, tuple(after - before for before, after in itertools.pairwise(begins)))
 
-    def save(self, content: Content, path: Path, state: dict[str, Any]) -> None:
+    def save(self, content: Content, path: Path, state: Mapping[str, Any]) -> None:
         if self.rank == 0:
             checkpoint.save(path, *content, state, write=lambda tensors, file: self._lead(tensors, file))
         elif self._write(content.model.state_dict(), ""):
