@@ -73,7 +73,7 @@ class Feed:
         most = -(-rows // self.ranks)
         first, last = (rows * rank // self.ranks for rank in (self.rank, self.rank + 1))
         micro = min(self.micro * (self.dataset.context // batch.tokens_BT.shape[1]) if self.micro else rows, most)
-        mine = self._send(batch, step, slice(first, last))
+        mine = tokens_BT, targets_BT, documents_BT, keys_B = self._send(batch, step, slice(first, last))
         if self.ranks == 1 and micro == rows:
             return StepBatch([Micro(*mine, 1.0)], total)
         micros = []
@@ -82,12 +82,13 @@ class Feed:
             count = int((batch.targets_BT[part] != IGNORED).sum())
             if count or not total:
                 inside = slice(part.start - first, part.stop - first)
-                moved = Micro(*(None if one is None else one[inside] for one in mine), share=count / max(total, 1))
-                micros.append(moved)
+                documents = None if documents_BT is None else documents_BT[inside]
+                keys = None if keys_B is None else keys_B[inside]
+                share = count / max(total, 1)
+                micros.append(Micro(tokens_BT[inside], targets_BT[inside], documents, keys, share))
             elif self.ranks > 1:  # nothing to learn from, and yet a pass: ranks exchange gradients at each
-                tokens_BT, targets_BT, documents_BT, keys_B = self._send(batch, step, slice(0, micro))
-                nothing_BT = torch.full_like(targets_BT, IGNORED)
-                micros.append(Micro(tokens_BT, nothing_BT, documents_BT, keys_B, 0.0))
+                some = self._send(batch, step, slice(0, micro))
+                micros.append(Micro(some[0], torch.full_like(some[1], IGNORED), *some[2:], 0.0))
         return StepBatch(micros, total)
 
     def _send(self, batch: Batch, step: int, rows: slice) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:

@@ -122,5 +122,6 @@ def _in_order(tensors: Mapping[str, Tensor | Rows]) -> Iterator[tuple[str, Tenso
     yield from sorted(tensors.items(), key=lambda item: (places[_rows(item[1]).here.dtype], item[0]))
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+def _bytes(tensor: Tensor) -> bytes:
+    found: bytes = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return found
