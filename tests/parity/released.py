@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.throughput import BareGPT, ModelShape
+from benchmarks.trained.bare import BareGPT, ModelShape
 from gpt_lab.interchange import counterpart
 from gpt_lab.interchange.family import Family
 
@@ -40,7 +40,7 @@ class NanoGPT(BareGPT):
     def __init__(self) -> None:
         super().__init__(ModelShape(2, HEADS, WIDTH, CONTEXT, 3, VOCAB))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return self.logits(x)
 
 
