@@ -80,7 +80,7 @@ class Feed:
         for begin in range(first, first + most, micro):
             part = slice(begin, min(begin + micro, last))
             count = int((batch.targets_BT[part] != IGNORED).sum())
-            if count or not total:
+            if count or (not total and begin < last):
                 inside = slice(part.start - first, part.stop - first)
                 documents = None if documents_BT is None else documents_BT[inside]
                 keys = None if keys_B is None else keys_B[inside]
