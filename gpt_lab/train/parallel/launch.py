@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
-from gpt_lab.console import signals
+from gpt_lab.console import process, signals
 from gpt_lab.console.lines import print_lines
 from gpt_lab.errors import ConfigError, one_line
 from gpt_lab.train.parallel.process_group import LAUNCHED, Joined, RankLost
@@ -47,6 +47,8 @@ def as_rank(cfg: RunConfig, train: Callable[[Ranks], int]) -> int:
         raise ConfigError(
             f"torchrun has started {started} ranks, and gpus_per_trial={cfg.gpus_per_trial}: make them equal"
         )
+    if LAUNCHED in os.environ:
+        process.end_with(int(os.environ[LAUNCHED]), signal.SIGTERM)
     try:
         ranks: Joined = registry.build("parallel", cfg.parallel)
         if ranks.rank == 0:
@@ -76,7 +78,7 @@ def start(cfg: RunConfig, arguments: Sequence[str]) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     number = cfg.gpus_per_trial
-    os.environ[LAUNCHED] = "1"
+    os.environ[LAUNCHED] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // number)))
     logging.disable(logging.CRITICAL)  # what the launcher says of an end takes a page
     how = LaunchConfig(

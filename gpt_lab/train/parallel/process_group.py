@@ -23,7 +23,11 @@ from gpt_lab.train.parallel.ranks import Ranks
 PATIENCE = timedelta(days=7)
 """How long a rank waits for another that lives: one may be reading a corpus. One that has died is noticed at once."""
 LAUNCHED = "GPT_LAB_LAUNCHED"
-"""Set by `train` for the ranks that it starts: it says itself how they ended."""
+"""The process of `train` that has started this rank, and says itself how ranks ended."""
+
+
+AT_ONCE = 512
+"""Bytes of what the first rank says that go in one message: a step is less."""
 
 
 class RankLost(LabError):
@@ -43,18 +47,24 @@ class Joined(Ranks):
 
     def announce(self, name: str, *arguments: Any) -> None:
         if self.rank == 0:
-            content = torch.frombuffer(bytearray(pickle.dumps((name, arguments))), dtype=torch.uint8)
-            dist.broadcast(torch.tensor([len(content)]), 0)
-            dist.broadcast(content, 0)
+            content = pickle.dumps((name, arguments))
+            first = len(content).to_bytes(8, "little") + content
+            dist.broadcast(_tensor(first[:AT_ONCE].ljust(AT_ONCE, b"\0")), 0)
+            if len(first) > AT_ONCE:
+                dist.broadcast(_tensor(first[AT_ONCE:]), 0)
 
     def heard(self) -> tuple[str, tuple[Any, ...]]:
         """What the first rank does next; waits for it."""
         with _lost():
-            size = torch.zeros(1, dtype=torch.int64)
-            dist.broadcast(size, 0)
-            content = torch.empty(int(size), dtype=torch.uint8)
-            dist.broadcast(content, 0)
-        name, arguments = pickle.loads(content.numpy().tobytes())
+            said = torch.empty(AT_ONCE, dtype=torch.uint8)
+            dist.broadcast(said, 0)
+            content = said.numpy().tobytes()
+            more = 8 + int.from_bytes(content[:8], "little") - AT_ONCE
+            if more > 0:
+                rest = torch.empty(more, dtype=torch.uint8)
+                dist.broadcast(rest, 0)
+                content += rest.numpy().tobytes()
+        name, arguments = pickle.loads(content[8:])
         return name, arguments
 
     @contextmanager
@@ -84,6 +94,10 @@ class Joined(Ranks):
         except RuntimeError:
             return
         dist.destroy_process_group()
+
+
+def _tensor(content: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def start_ranks(cfg: RunConfig, work: Work | None = None) -> list[int]:
     def be(rank: int) -> None:
         about = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": cfg.gpus_per_trial, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in about.items()}, MASTER_ADDR="127.0.0.1")
-        os.environ |= {launch.STARTED: "test", launch.LAUNCHED: "1"}
+        os.environ |= {launch.STARTED: "test", launch.LAUNCHED: str(os.getppid())}
         code = launch.as_rank(cfg, work or train_of(cfg))
         sys.stderr.flush()
         os._exit(code)
