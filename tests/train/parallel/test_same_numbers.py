@@ -112,7 +112,7 @@ def test_muon_shares_its_matrices(make: Make) -> None:
 @pytest.mark.slow
 def test_goes_on_with_any_number_of_ranks(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of four one is killed, which ends all; one process goes on, then two, then four."""
-    common = {**SETTINGS, "checkpoint.every": 10, "batch.micro": 1}
+    common = {**SETTINGS, "budget.steps": 20, "eval.every": 10, "checkpoint.every": 5, "batch.micro": 1}
     alone = make(study="alone", **common)
     sharded = {"name": "fsdp", "accumulate": "sharded"}
     four = make(study="several", gpus_per_trial=4, **common, parallel=sharded)
@@ -121,15 +121,15 @@ def test_goes_on_with_any_number_of_ranks(make: Make, monkeypatch: pytest.Monkey
     assert run_alone(alone) == 0
 
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "step", dying(Learner.step, rank=2, at=15))
+        patch.setattr(Learner, "step", dying(Learner.step, rank=2, at=7))
         assert sorted(run_ranks(four)) == [-signal.SIGKILL, LOST, LOST, LOST]
     run = only(four)
     assert (run.state, run.record["error"][:8]) == ("failed", "RankLost")
-    for cfg, at in ((one, 23), (two, 31), (four, 37)):
+    for cfg, at in ((one, 9), (two, 13), (four, 16)):
         with monkeypatch.context() as patch:
             patch.setattr(trainer.Trainer, "step", stopping(trainer.Trainer.step, at))
             assert (run_alone(cfg) if cfg is one else run_ranks(cfg)[0]) == 128 + signal.SIGTERM
     assert run_alone(one) == 0
     assert_close(alone, one)
     numbers = [(part["from"], part["number"]) for part in only(one).record["ranks"]]
-    assert numbers == [(0, 4), (10, 1), (23, 2), (31, 4), (37, 1)]
+    assert numbers == [(0, 4), (5, 1), (9, 2), (13, 4), (16, 1)]
