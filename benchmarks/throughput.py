@@ -73,7 +73,7 @@ class Lab:
         """Time to bring one batch."""
         start = clock()
         for step in range(calls):
-            self.trainer.feed.take(step)
+            self.trainer.learner.feed.take(step)
         return (clock() - start) / calls * 1e3
 
 

@@ -79,6 +79,8 @@ TABLE = {
         Metric(
             "perf/peak_memory_gb", "GB", "minimize", "peak memory", "{:.2f} GB", short="peak GB", line="{:.2f} GB",
         ),
+        Metric("perf/tokens_per_s_per_rank", "tokens per second", None, "tokens/s of each rank", "{:,.0f}"),
+        Metric("perf/total_memory_gb", "GB", None, "peak memory of all ranks", "{:.2f} GB"),
     )
 }  # fmt: skip
 """By name, in a reader's order."""

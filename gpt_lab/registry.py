@@ -41,6 +41,7 @@ KINDS = (
     "data",
     "tokenizer",
     "objective",
+    "parallel",
     "tracker",
 )
 ENTRY_POINTS = "gpt_lab.parts"

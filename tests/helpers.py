@@ -27,6 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "data": {"name": "shakespeare"},
     "tokenizer": {"name": "byte"},
     "objective": {"name": "ce"},
+    "parallel": {"name": "none"},
     "tracker": {"name": "none"},
     "scale": {"name": "test", "depth": 2, "width": 32, "heads": 4, "context": 16},
     "model": {},

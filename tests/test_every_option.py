@@ -37,6 +37,8 @@ ELSEWHERE = {
     ("data", "preferences"): "for objective=dpo: tests/train/adaptation",
     ("objective", "dpo"): "needs a run to begin with: tests/train/adaptation",
     ("objective", "grpo"): "needs a run to begin with: tests/train/adaptation",
+    ("parallel", "ddp"): "several processes: tests/train/parallel",
+    ("parallel", "fsdp"): "several processes: tests/train/parallel",
     ("data", "mix"): "needs sources: tests/data/test_mixture.py and tests/data/test_trained_rows.py",
 }
 
@@ -345,6 +347,7 @@ KEYS_ELSEWHERE = {
     ),
     **dict.fromkeys(("eval.tasks", "eval.shots", "eval.items"), "tests/evaluate/test_tasks.py: what decides a sweep"),
     "probe": "tests/train/probe/test_light_probe.py: what it writes, and that training is the same",
+    "gpus_per_trial": "tests/train/parallel: the same numbers, on several devices",
     "label": "tests/config/test_composition.py",
 }
 

@@ -52,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "registry": {"errors", "options", "project"},
     "context_multiples": set(),
     "metrics": {"context_multiples"},
-    "console": {"project", "console"},
+    "console": {"errors", "project", "console"},
     "config": CONFIG,
     "parts": CONFIG | {"parts", "kernels"},
     "kernels": CONFIG | {"parts", "kernels"},

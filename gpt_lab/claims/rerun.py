@@ -198,6 +198,7 @@ def _config(claim: Claim, cell: Mapping[str, Any], runs_dir: Path, study: str) -
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
     own = {"runs_dir": str(runs_dir), "study": study, "tracker": {"name": "none"}, "force": False}
+    own |= {"parallel": {"name": "none"}, "gpus_per_trial": 1}
     try:
         cfg = checked.from_dict({**tree, **own})
     except ConfigError as error:

@@ -51,6 +51,7 @@ def help_text() -> str:
         "runs_dir",
         "device",
         "compile",
+        "gpus_per_trial",
         "force",
         "match",
         "match_to",
@@ -97,16 +98,23 @@ def run(argv: list[str]) -> int:
         from gpt_lab import yamlfile
         from gpt_lab.config import auto_scale
         from gpt_lab.console.terminal import pipe_width, plain
+        from gpt_lab.cost import memory_plan
 
         for line in plain(lambda console: auto_scale.show(cfg, console), pipe_width(CFG_WIDTH) - 2):
             print(f"# {line}".rstrip())  # what follows is read as YAML
+        for line in memory_plan.lines(cfg):
+            print(f"# {line}")
         print(yamlfile.text(cfg.to_dict()), end="")
         return 0
     from gpt_lab.console.terminal import Terminal
+    from gpt_lab.train.parallel import launch
+    from gpt_lab.train.parallel.ranks import Ranks
     from gpt_lab.train.start import run_training
 
-    command = shlex.join(["train", *argv])
-    return run_training(cfg, Terminal(file=sys.stdout), command).exit_code
+    def train(ranks: Ranks) -> int:
+        return run_training(cfg, Terminal(file=sys.stdout), shlex.join(["train", *argv]), ranks=ranks).exit_code
+
+    return launch.launched(cfg, argv, train)
 
 
 main = entry(run, works=lambda argv: not {"--cfg", "-sc", "--shell-completion"} & {*argv})

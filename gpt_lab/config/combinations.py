@@ -46,6 +46,11 @@ def check(cfg: RunConfig) -> None:
             f"adapt.rank={cfg.adapt.rank} trains adapters of weights that stay as they are: name a trained model with "
             "model_from=RUN"
         )
+    name, number = cfg.parallel["name"], cfg.gpus_per_trial
+    if number > 1 and name == "none":
+        raise ConfigError(f"gpus_per_trial={number} needs parallel=ddp or parallel=fsdp: how devices share the run")
+    if number == 1 and name != "none":
+        raise ConfigError(f"parallel={name} needs gpus_per_trial=2 or more: how many devices share the run")
     check_study("study", cfg.study)
 
 

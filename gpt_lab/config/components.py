@@ -36,6 +36,7 @@ KINDS = {
     "data": "corpus or task",
     "tokenizer": "text to tokens",
     "objective": "training loss",
+    "parallel": "how devices share a run",
     "tracker": "where metrics are mirrored to",
 }
 NOTHING = Certificate()

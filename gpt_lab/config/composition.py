@@ -20,7 +20,10 @@ from gpt_lab.console.invocation import prefix
 from gpt_lab.errors import ConfigError, one_line, quoted, unknown
 
 _UNNAMED = frozenset(
-    {"seed", "study", "runs_dir", "device", "force", "tracker", "budget", "log", "eval", "checkpoint", "match_to"}
+    {
+        *("seed", "study", "runs_dir", "device", "force", "tracker", "budget", "log", "eval", "checkpoint", "match_to"),
+        *("parallel", "gpus_per_trial"),
+    }
 )
 """Keys that say nothing of the question a run answers, left out of its label."""
 

@@ -180,6 +180,7 @@ class RunConfig:
     sample: Sample
     adapt: Adapt = field(default_factory=Adapt)
     quantize: Quantize = field(default_factory=Quantize)
+    parallel: Section = field(default_factory=lambda: {"name": "none"})
     seed: NonNegativeInt = 0
     replica: NonNegativeInt = 0
     """Another draw of all that is random in a run but the order of its data."""
@@ -187,6 +188,8 @@ class RunConfig:
     runs_dir: NonEmpty = "runs"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
+    gpus_per_trial: PositiveInt = 1
+    """Devices that share the run, each with a process of its own: `parallel` says how."""
     force: bool = False
     probe: Literal["off", "light"] = "off"
     """What is noted of the model at each evaluation, which changes nothing of it: train/probe."""
@@ -314,8 +317,16 @@ def _flat_hints() -> dict[str, Any]:
     return found
 
 
-NOT_IDENTITY = frozenset({"study", "runs_dir", "tracker", "log", "sample", "checkpoint", "force", "label", "probe"})
-"""Top-level keys that change where a run is kept or what is shown of it, never its numbers."""
+NOT_IDENTITY = frozenset(
+    {
+        *("study", "runs_dir", "tracker", "log", "sample", "checkpoint", "force", "label", "probe"),
+        *("parallel", "gpus_per_trial"),
+    }
+)
+"""Top-level keys that change where a run is kept, what is shown of it or how many devices share it, never its numbers.
+
+Sums over ranks are in another order, as they are on another number of threads: a run may go on with any number of
+ranks, and its record says with how many it went from which step."""
 
 LATER: Mapping[str, Any] = {
     "match": None,

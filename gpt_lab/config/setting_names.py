@@ -52,6 +52,8 @@ NAMES_ELSEWHERE: Mapping[str, str] = {
     "kernel": "attn_implementation attention_kernel",
     "precision": "dtype amp mixed_precision",
     "objective": "loss criterion",
+    "parallel": "strategy distributed distributed_strategy",
+    "gpus_per_trial": "nproc_per_node num_gpus n_gpus gpus devices world_size num_processes num_devices",
     "tracker": "logger wandb",
     "data": "dataset corpus",
     "data.path": "data_path data_dir train_file",

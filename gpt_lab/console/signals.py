@@ -82,6 +82,11 @@ def ignore_from_now_on() -> None:
     _handle(lambda number, frame: _receive(number, _nothing, leave_at_once))
 
 
+def ignore() -> None:
+    """Another process hears of these signals, and says when this one ends."""
+    _handle(lambda number, frame: None)
+
+
 def leave_at_once(number: int) -> None:
     """Ends the process here and now."""
     line = f"stopped at once by {name(number)}: the same command goes on from the last checkpoint\n"

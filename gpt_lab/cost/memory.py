@@ -54,7 +54,7 @@ class SizeSettings:
     Fields:
         vocab: tokens, or as many as are known of. per_layer: parameters of a layer, where they were counted.
         micro: rows that go through the model at once; None: all of a step's. sequences, longest: of a synthetic
-            validation set, and its longest in contexts.
+            validation set, and its longest in contexts. ranks: devices that share each step's rows.
     """
 
     vocab: int
@@ -68,12 +68,21 @@ class SizeSettings:
     sequences: int
     longest: int
     per_layer: int | None = None
+    ranks: int = 1
 
     @property
     def rows(self) -> int:
-        """Rows of a step that go through the model at once."""
-        whole = max(1, self.tokens // self.context)
-        return whole if self.micro is None else min(self.micro, whole)
+        """Rows of a step that go through the model of one device at once."""
+        return self._whole if self.micro is None else min(self.micro, self._whole)
+
+    @property
+    def passes(self) -> int:
+        """Micro-batches of a step."""
+        return -(-self._whole // self.rows)
+
+    @property
+    def _whole(self) -> int:
+        return max(1, -(-(self.tokens // self.context) // self.ranks))
 
 
 KEYS = {
@@ -103,7 +112,7 @@ def check(cfg: RunConfig, room: Room | None, vocab_size: int | None = None, para
     """
     if room is None:
         return
-    sizes = _sizes(cfg, vocab_size, parameters)
+    sizes = sizes_of(cfg, vocab_size, parameters)
     found = terms(cfg, sizes)
     need = sum(found.values())
     if need > room.size:
@@ -132,7 +141,7 @@ def largest(configs: Sequence[RunConfig]) -> RunConfig:
 
 
 def _need(cfg: RunConfig) -> int:
-    return sum(terms(cfg, _sizes(cfg, None, None)).values())
+    return sum(terms(cfg, sizes_of(cfg, None, None)).values())
 
 
 def free() -> Room | None:
@@ -155,8 +164,9 @@ def terms(cfg: RunConfig, sizes: SizeSettings) -> dict[str, int]:
     outer, inner = KEPT.get(cfg.precision["name"], (FLOAT, FLOAT))
     each = FLOAT + size * STATE.get(cfg.optim["name"], 0)  # beside the weight: its gradient, the optimizer's numbers
     rows = -(-sizes.vocab // sizes.multiple) * sizes.multiple
-    embedding = rows * sizes.width * (1 if cfg.model.tied else 2)
-    per_layer = _layer(cfg, sizes) if sizes.per_layer is None else sizes.per_layer
+    embedding, per_layer = parameters(cfg, sizes)
+    if cfg.parallel["name"] == "fsdp":
+        embedding, per_layer = embedding // sizes.ranks, per_layer // sizes.ranks
     at_once = sizes.rows * sizes.context
     kept = FLOAT * at_once * sizes.width * sizes.depth if _is_plain(cfg) else 0
     trained = "weights, gradients and optimizer state of"
@@ -170,7 +180,15 @@ def terms(cfg: RunConfig, sizes: SizeSettings) -> dict[str, int]:
     }
 
 
-def _sizes(cfg: RunConfig, vocab_size: int | None, parameters: int | None) -> SizeSettings:
+def parameters(cfg: RunConfig, sizes: SizeSettings) -> tuple[int, int]:
+    """Of embedding and head, and of a layer at the least."""
+    rows = -(-sizes.vocab // sizes.multiple) * sizes.multiple
+    per_layer = _layer(cfg, sizes) if sizes.per_layer is None else sizes.per_layer
+    return rows * sizes.width * (1 if cfg.model.tied else 2), per_layer
+
+
+def sizes_of(cfg: RunConfig, vocab_size: int | None, parameters: int | None) -> SizeSettings:
+    """The sizes of a config, vocabulary and parameters as check takes them."""
     scale, synthetic = cfg.scale, cfg.data["name"] == "synthetic"
     stated = cfg.data["symbols"] if synthetic else cfg.tokenizer.get("vocab_size")
     vocab = vocab_size if vocab_size is not None else stated if isinstance(stated, int) else 1
@@ -185,6 +203,7 @@ def _sizes(cfg: RunConfig, vocab_size: int | None, parameters: int | None) -> Si
         micro=cfg.batch.micro,
         sequences=cfg.data["val_sequences"] if synthetic else 0,
         longest=max(cfg.eval.contexts) if synthetic else 1,
+        ranks=cfg.gpus_per_trial,
     )
     if parameters is None:
         return sizes

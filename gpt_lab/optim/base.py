@@ -102,11 +102,13 @@ class Recipe:
     Attributes:
         rule: the optimizer's class; None where `build` makes another.
         no_mup: why init=mup has no rule for its updates, and the way out; None: they have the size of Adam's.
+        by_element: whether each number moves by what is known of it alone, so that a tensor's rows can move apart.
         estimator: of the Hessian's diagonal, which the trainer is asked for; None: gradients will do.
     """
 
     rule: ClassVar[type[Rule] | None] = None
     no_mup: ClassVar[str | None] = None
+    by_element: bool = False
     estimator: str | None = None
 
     def __init__(self, lr: float, weight_decay: float, clip: float, **settings: Any) -> None:

@@ -44,6 +44,7 @@ class Lion(Recipe):
     """
 
     rule = LionRule
+    by_element = True
 
     def __init__(
         self,

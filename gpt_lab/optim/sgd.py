@@ -26,6 +26,7 @@ class SGD(Recipe):
     nesterov: look one step ahead along the momentum.
     """
 
+    by_element = True
     no_mup = "its steps are as large as gradients are, for which muP has other rules: use optim=adamw, or init=normal"
 
     def __init__(

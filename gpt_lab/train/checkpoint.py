@@ -16,10 +16,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -42,6 +42,29 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
 
 
+class Saved(Protocol):
+    """What checkpoints are of."""
+
+    def save(self, path: Path, state: Mapping[str, Any], /) -> None: ...
+    def load(self, path: Path, /) -> dict[str, Any]: ...
+
+
+class Content(NamedTuple):
+    """What a checkpoint holds beside the state of its run."""
+
+    model: nn.Module
+    optimizer: Stateful
+    scaler: Stateful | None = None
+
+    def save(self, path: Path, state: Mapping[str, Any]) -> None:
+        """As the function `save`."""
+        save(path, *self, state)
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """As the function `load`."""
+        return load(path, *self)
+
+
 class Checkpoints:
     """The checkpoints of one run: the newest (`last`), the best, and the newest `keep` of those every `every` steps."""
 
@@ -51,15 +74,7 @@ class Checkpoints:
         self.keep = keep
         self._whole: set[int] = set()
 
-    def save(
-        self,
-        model: nn.Module,
-        optimizer: Stateful,
-        scaler: Stateful | None,
-        state: Mapping[str, Any],
-        *,
-        best: bool = False,
-    ) -> Path:
+    def save(self, content: Saved, state: Mapping[str, Any], *, best: bool = False) -> Path:
         """Writes `step-<state["step"]>`, points `last` (and `best`) at it, and prunes the others.
 
         Raises:
@@ -68,7 +83,7 @@ class Checkpoints:
         step = state["step"]
         path = self.folder / f"step-{step}"
         if step not in self._whole:
-            save(path, model, optimizer, scaler, state)
+            content.save(path, state)
             self._whole.add(step)
         self.point("last", path)
         if best:
@@ -76,9 +91,7 @@ class Checkpoints:
         self._prune()
         return path
 
-    def resume(
-        self, model: nn.Module, optimizer: Stateful, scaler: Stateful | None, damaged: list[str]
-    ) -> TrainingState | None:
+    def resume(self, content: Saved, damaged: list[str]) -> TrainingState | None:
         """Loads the newest checkpoint that is whole; None, and nothing changed, if there is none.
 
         Args:
@@ -90,7 +103,7 @@ class Checkpoints:
         for step in sorted(self._steps(), reverse=True):
             path = self.folder / f"step-{step}"
             try:
-                saved = load(path, model, optimizer, scaler)
+                saved = content.load(path)
             except Damaged as error:
                 damaged.append(f"{path.name} is damaged ({error})")
                 continue
@@ -142,25 +155,43 @@ class Checkpoints:
                 shutil.rmtree(self.folder / f"step-{step}", ignore_errors=True)
 
 
-def save(path: Path, model: nn.Module, optimizer: Stateful, scaler: Stateful | None, state: Mapping[str, Any]) -> None:
+def training_tensors(optimizer: Stateful) -> tuple[dict[str, Tensor], Any]:
+    """What training.safetensors holds, and the structure of the optimizer's state, whose tensors it names."""
+    tensors: dict[str, Tensor] = {"random.cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    return tensors, _split(optimizer.state_dict(), "optimizer", tensors)
+
+
+def write_whole(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """A safetensors file of tensors that are all here."""
+    save_file(_separate(tensors), path)
+
+
+def save(
+    path: Path,
+    model: nn.Module,
+    optimizer: Stateful,
+    scaler: Stateful | None,
+    state: Mapping[str, Any],
+    write: Callable[[Mapping[str, Tensor], Path], None] = write_whole,
+) -> None:
     """Writes one checkpoint folder, atomically.
 
     Args:
         state: plain JSON values; comes back from `load`.
+        write: makes the file of the model's tensors, then that of the optimizer's.
 
     Raises:
         LabError: it cannot be written; nothing of it is left.
     """
-    tensors: dict[str, Tensor] = {"random.cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
-    structure = _split(optimizer.state_dict(), "optimizer", tensors)
+    tensors, structure = training_tensors(optimizer)
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     with _writing(path):
         try:
             temporary.mkdir(parents=True)
-            save_file(_separate(model.state_dict()), temporary / MODEL)
-            save_file(_separate(tensors), temporary / TRAINING)
+            write(model.state_dict(), temporary / MODEL)
+            write(tensors, temporary / TRAINING)
             whole = {
                 **state,
                 "optimizer": structure,
@@ -184,21 +215,44 @@ def load(path: Path, model: nn.Module, optimizer: Stateful, scaler: Stateful | N
     Raises:
         Damaged: it is not as it was written; nothing is changed. DataError: it is of another model.
     """
-    state = read_state(path)
-    try:
+    return restore(path, read_state(path), model, optimizer, scaler)
+
+
+def restore(
+    path: Path, state: dict[str, Any], model: nn.Module, optimizer: Stateful, scaler: Stateful | None
+) -> dict[str, Any]:
+    """As `load`, of a checkpoint whose state has been read."""
+    with fitting(path):
         model.load_state_dict(load_file(path / MODEL))
-        tensors = load_file(path / TRAINING)
-        torch.set_rng_state(tensors["random.cpu"])
-        if "random.cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["random.cuda"])
-        optimizer.load_state_dict(_join(state.pop("optimizer"), tensors))
-        scaler_state = state.pop("scaler")
-        if scaler is not None and scaler_state is not None:
-            scaler.load_state_dict(scaler_state)
+        restore_training(load_file(path / TRAINING), state, optimizer, scaler)
+    return state
+
+
+def restore_training(
+    tensors: Mapping[str, Tensor], state: dict[str, Any], optimizer: Stateful, scaler: Stateful | None
+) -> None:
+    """Puts back what is not the model's, and takes it out of the state."""
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    optimizer.load_state_dict(_join(state.pop("optimizer"), tensors))
+    scaler_state = state.pop("scaler")
+    if scaler is not None and scaler_state is not None:
+        scaler.load_state_dict(scaler_state)
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Around putting a checkpoint back.
+
+    Raises:
+        DataError: it is of another model.
+    """
+    try:
+        yield
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"cannot resume from {path}: {reason} ({ANEW})") from error
-    return state
 
 
 def read_state(path: Path) -> dict[str, Any]:

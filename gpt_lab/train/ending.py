@@ -19,7 +19,6 @@ from gpt_lab.errors import LabError
 from gpt_lab.model.skip_init import is_out_of_memory
 from gpt_lab.store import Run
 from gpt_lab.train import run_display
-from gpt_lab.train.loss_history import peak_memory_gb
 from gpt_lab.train.resolve_auto import ResolvedRun
 from gpt_lab.train.state import TrainingState
 
@@ -130,7 +129,6 @@ def spent(state: TrainingState, tokens: int, flops: float, seconds: float, plan:
         "parameters": cost.parameters,
         "parameters_non_embedding": cost.non_embedding,
         "perf/tokens_per_s": tokens / seconds if seconds > 0 else 0.0,
-        "perf/peak_memory_gb": peak_memory_gb(plan.device),
         **{name: value for name, value in taught.items() if value is not None},
     }
 

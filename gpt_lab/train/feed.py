@@ -42,10 +42,15 @@ class Feed:
     Args:
         micro: sequences of a context per micro-batch, of shorter ones as many more; None: all of a step's.
         draw_seed: seed of the rows' keys; None: nothing is drawn.
+        rank, ranks: this process of so many that share each step: it has the rows of its turn, in as many
+            micro-batches as the others.
     """
 
-    def __init__(self, dataset: Dataset, device: str, micro: int | None, draw_seed: int | None) -> None:
+    def __init__(
+        self, dataset: Dataset, device: str, micro: int | None, draw_seed: int | None, rank: int = 0, ranks: int = 1
+    ) -> None:
         self.dataset = dataset
+        self.rank, self.ranks = rank, ranks
         self.device = torch.device(device)
         self.micro = micro
         self.draw_seed = draw_seed
@@ -64,27 +69,37 @@ class Feed:
     def _fetch(self, step: int) -> StepBatch:
         batch = self.dataset.batch(step)
         rows = len(batch.tokens_BT)
-        micro = self.micro * (self.dataset.context // batch.tokens_BT.shape[1]) if self.micro else rows
-        counts = [int((rows_BT != IGNORED).sum()) for rows_BT in batch.targets_BT.split(micro)]
+        total = int((batch.targets_BT != IGNORED).sum())
+        most = -(-rows // self.ranks)
+        first, last = (rows * rank // self.ranks for rank in (self.rank, self.rank + 1))
+        micro = min(self.micro * (self.dataset.context // batch.tokens_BT.shape[1]) if self.micro else rows, most)
+        mine = tokens_BT, targets_BT, documents_BT, keys_B = self._send(batch, step, slice(first, last))
+        if self.ranks == 1 and micro == rows:
+            return StepBatch([Micro(*mine, 1.0)], total)
+        micros = []
+        for begin in range(first, first + most, micro):
+            part = slice(begin, min(begin + micro, last))
+            count = int((batch.targets_BT[part] != IGNORED).sum())
+            if count or (not total and begin < last):
+                inside = slice(part.start - first, part.stop - first)
+                documents = None if documents_BT is None else documents_BT[inside]
+                keys = None if keys_B is None else keys_B[inside]
+                share = count / max(total, 1)
+                micros.append(Micro(tokens_BT[inside], targets_BT[inside], documents, keys, share))
+            elif self.ranks > 1:  # nothing to learn from, and yet a pass: ranks exchange gradients at each
+                some = self._send(batch, step, slice(0, micro))
+                micros.append(Micro(some[0], torch.full_like(some[1], IGNORED), *some[2:], 0.0))
+        return StepBatch(micros, total)
+
+    def _send(self, batch: Batch, step: int, rows: slice) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Rows of a step on the device, with their keys."""
         keys_B = None
         if self.draw_seed is not None:
-            keys_B = row_keys(self.draw_seed, step, torch.arange(rows))
-        total = sum(counts)
-        moved = to_device(batch, self.device)
-        if keys_B is not None:
+            keys_B = row_keys(self.draw_seed, step, torch.arange(rows.start, rows.stop))
             keys_B = keys_B.to(self.device, non_blocking=True)
-        if len(counts) == 1:
-            return StepBatch([Micro(*moved, keys_B, 1.0)], total)
-        micros = []
-        for i, count in enumerate(counts):
-            if not count and total:  # rows of padding alone
-                continue
-            part = slice(i * micro, (i + 1) * micro)
-            documents_BT = None if moved.documents_BT is None else moved.documents_BT[part]
-            keys = None if keys_B is None else keys_B[part]
-            share = count / max(total, 1)
-            micros.append(Micro(moved.tokens_BT[part], moved.targets_BT[part], documents_BT, keys, share))
-        return StepBatch(micros, total)
+        tokens_BT, targets_BT, documents_BT = batch
+        part = Batch(tokens_BT[rows], targets_BT[rows], None if documents_BT is None else documents_BT[rows])
+        return (*to_device(part, self.device), keys_B)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

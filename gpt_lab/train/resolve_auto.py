@@ -28,6 +28,7 @@ from gpt_lab.train.begin_from.teacher import Teacher
 from gpt_lab.train.budget import TrainingLimit, budget
 from gpt_lab.train.curvature import twice
 from gpt_lab.train.few_bits.kept_weights import weight_bytes
+from gpt_lab.train.parallel import limits
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.speed.eager import spare_compiler
 from gpt_lab.train.validation.context_extrapolation import longer
@@ -107,7 +108,7 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     """
     device, device_reason = _device(cfg)
     chosen = precision.resolve(cfg.precision["name"], device)
-    room = _room(device)
+    room = _room(device, cfg)
     memory.check(cfg, room, dataset.vocab_size)
     model = bare_model(cfg, dataset.vocab_size)
     cost = cost_of(model, cfg.optim)
@@ -123,6 +124,7 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     check_match(cfg, cost)
     objective: Objective = registry.build("objective", cfg.objective)
     check_objective(cfg, dataset, objective)
+    limits.check(cfg, model, registry.build("optim", cfg.optim), optimizer, objective, chosen)
     taught_by = teacher.find(cfg, dataset, objective)
     if taught_by is not None or objective.refers:
         cost = cost.taught(cost.train_flops_per_token // 3 if taught_by is None else taught_by.forward)
@@ -204,13 +206,16 @@ def check_size(cfg: RunConfig) -> None:
     Raises:
         ConfigError: as footprint.check; a device that is not there.
     """
-    memory.check(cfg, _room(_device(cfg)[0]))
+    memory.check(cfg, _room(_device(cfg)[0], cfg))
 
 
-def _room(device: str) -> memory.Room | None:
+def _room(device: str, cfg: RunConfig) -> memory.Room | None:
     if device == "cuda":
         return memory.Room(torch.cuda.mem_get_info()[0], "on the GPU")
-    return memory.free()
+    room, number = memory.free(), cfg.gpus_per_trial
+    if room is None or number == 1:
+        return room
+    return memory.Room(room.size // number, f"for each of {number} processes")
 
 
 def _device(cfg: RunConfig) -> tuple[str, str]:
@@ -253,6 +258,8 @@ def _optimizer(cfg: RunConfig, model: GPT, chosen: Precision) -> torch.optim.Opt
 def _compile(
     cfg: RunConfig, device: str, limit: TrainingLimit, cost: Cost, twice: bool, compiles: bool
 ) -> tuple[bool, str]:
+    if cfg.parallel["name"] == "fsdp":
+        return False, "parallel=fsdp puts layers together as they compute"
     if not compiles:
         if cfg.compile == "on":
             raise ConfigError(f"objective={cfg.objective['name']} generates as it trains: leave out compile=on")

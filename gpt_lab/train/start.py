@@ -13,7 +13,9 @@ from gpt_lab.config import auto_scale
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.console.signals import Signals
 from gpt_lab.console.terminal import Terminal
+from gpt_lab.cost import memory_plan
 from gpt_lab.data.dataset import open_dataset
+from gpt_lab.errors import ConfigError
 from gpt_lab.optim.schedule import check_length
 from gpt_lab.store import Run
 from gpt_lab.train import ending, run_display
@@ -21,6 +23,7 @@ from gpt_lab.train.begin_from import continuation, model_from
 from gpt_lab.train.claim_run import claim
 from gpt_lab.train.ending import Result
 from gpt_lab.train.leak_probe import causality, padding
+from gpt_lab.train.parallel.ranks import ALONE, Ranks
 from gpt_lab.train.resolve_auto import check_size, resolve
 from gpt_lab.train.trainer import Trainer
 
@@ -33,6 +36,7 @@ def run_training(
     trunk: Path | None = None,
     forks: Collection[int] = (),
     asked: Signals | None = None,
+    ranks: Ranks = ALONE,
 ) -> Result:
     """Trains what `cfg` describes, or resumes it, or says that it is done already.
 
@@ -43,12 +47,17 @@ def run_training(
         trunk: a fork point (store/fork.py) that a new run may begin from.
         forks: steps at which this run leaves one for others.
         asked: hears the signals that ask it to leave; None: a later one ends the process at once.
+        ranks: those that share the run, of which this process is the first.
 
     Raises:
         ConfigError, DataError: what is asked for cannot be trained here, or its loss would mean nothing.
         LabError: the run folder cannot be written, another process trains this run, memory is too small.
     """
     console = console or Terminal()
+    if cfg.gpus_per_trial != ranks.number:
+        raise ConfigError(
+            f"gpus_per_trial={cfg.gpus_per_trial}: only the command train starts so many processes: leave it out"
+        )
     trackers.check(cfg.tracker)
     check_size(cfg)
     if cfg.budget.steps is not None:  # of the other budgets the data tell how many steps they are
@@ -60,7 +69,7 @@ def run_training(
     for warning in dataset.warnings:
         say(f"warning: {warning}")
     plan = resolve(cfg, dataset)
-    for note in plan.notes:
+    for note in (*plan.notes, *memory_plan.lines(cfg, dataset.vocab_size, plan.cost.parameters)):
         say(note)
     causality.check(cfg, dataset.vocab_size, plan.device, plan.precision)
     padding.check(cfg)
@@ -74,4 +83,5 @@ def run_training(
             return ending.already_done(run, cfg, console)
         if cfg.force and (run.state != "running" or run.metrics()):
             run.restart()
-        return Trainer(cfg, plan, dataset, run, console, asked, command, forks, origin).run_to_end()
+        ranks.announce("begin", plan.resolved)
+        return Trainer(cfg, plan, dataset, run, console, asked, command, forks, origin, ranks).run_to_end()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
 from gpt_lab.errors import LabError
 from gpt_lab.model.gpt import GPT
@@ -16,6 +16,7 @@ from gpt_lab.parts.objective.base import Objective, Sequences
 from gpt_lab.train.curvature.estimates import Curvature
 from gpt_lab.train.feed import Micro, StepBatch
 from gpt_lab.train.few_bits.kept_weights import Kept, widened
+from gpt_lab.train.parallel.ranks import ALONE, Ranks
 from gpt_lab.train.precision import Precision
 from gpt_lab.train.probe.light_probe import LightProbe
 from gpt_lab.train.speed.eager import light_step
@@ -35,6 +36,7 @@ class Stepper:
         clip: largest global gradient norm; 0 clips nothing.
         compiled: whether torch.compile makes one program of forward pass and loss.
         seed: of what an optimizer's estimates draw, and the rounding of weights that are kept in few bits.
+        ranks: those that share each step.
 
     Attributes:
         probe: looks at steps before and after their update; None: nothing does.
@@ -51,13 +53,15 @@ class Stepper:
         clip: float,
         compiled: bool,
         seed: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model = model
+        self.ranks = ranks
         self.optimizer = optimizer
         self.objective = objective
         self.precision = precision
         self.clip = clip
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.parameters = ranks.parameters(model)
         # before a checkpoint is loaded, whose groups hold the values that were applied last
         self.decays: list[float] = [group.get("weight_decay", 0.0) for group in optimizer.param_groups]
         self.update = light_step(optimizer)
@@ -67,10 +71,11 @@ class Stepper:
         self.averaged: Callable[[], AbstractContextManager[None]] = getattr(optimizer, "averaged", nullcontext)
         self.curvature = Curvature(model, self.parameters, precision, seed)
         self.kept, self.seed = [part for part in model.modules() if isinstance(part, Kept)], seed
-        # parts that also learn by a rule of their own, such as a router's biases
+        # parts that also learn by a rule of their own, such as a router's biases, from `counts` of a step's tokens
         self.learners: list[Any] = [part for part in model.modules() if hasattr(part, "after_step")]
         # the function is compiled, not the module: parameter names stay as they are
-        self.forward = torch.compile(self._forward, dynamic=False) if compiled else self._forward
+        compute = torch.compile(self._forward, dynamic=False) if compiled else self._forward
+        self.forward = ranks.forward(model, compute)
 
     @property
     def weight_decay(self) -> float:
@@ -103,6 +108,8 @@ class Stepper:
                 scaler.step(self.optimizer)
                 scaler.update()
             for part in self.learners:
+                for name in getattr(part, "counts", ()) if self.ranks.number > 1 else ():
+                    getattr(part, name).copy_(self.ranks.sum(getattr(part, name)))
                 part.after_step()
         if probe is not None:
             probe.after_update()
@@ -112,7 +119,8 @@ class Stepper:
     def note(self, step: int) -> None:
         """Has the probe write what it sees of the model after so many steps, if there is one."""
         if self.probe is not None:
-            self.probe.write(step)
+            with self.averaged():
+                self.probe.write(step)
 
     def warm_up(self, *batches: StepBatch) -> None:
         """Compiles before the clock runs, for the shapes of these batches; changes no parameter.
@@ -152,15 +160,18 @@ class Stepper:
         """Accumulates the gradients of the mean over all counted targets of the step; returns the sum of nats."""
         scaler = self.precision.scaler
         total = None
-        for micro in micros:
-            with self.precision.autocast():
-                loss, nll_sum = self.forward(micro.tokens_BT, micro.targets_BT, micro.documents_BT, micro.keys_B)
-            if micro.share != 1.0:
-                loss = loss * micro.share
-            (loss if scaler is None else scaler.scale(loss)).backward()
+        for number, micro in enumerate(micros, 1):
+            with self.ranks.exchanging(last=number == len(micros)):
+                with self.precision.autocast():
+                    loss, nll_sum = self.forward(micro.tokens_BT, micro.targets_BT, micro.documents_BT, micro.keys_B)
+                share = micro.share * self.ranks.number  # of gradients the ranks take the mean
+                if share != 1.0:
+                    loss = loss * share
+                (loss if scaler is None else scaler.scale(loss)).backward()
             total = nll_sum if total is None else total + nll_sum
         assert total is not None
-        return total
+        self.ranks.settle()
+        return self.ranks.sum(total)
 
     def _forward(
         self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None, keys_B: Tensor | None
@@ -175,7 +186,7 @@ class Stepper:
     def _clip(self) -> Tensor:
         if self.precision.scaler is not None:
             self.precision.scaler.unscale_(self.optimizer)
-        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = self.ranks.norm([p.grad for p in self.parameters if p.grad is not None])
         # a CPU need not wait for the norm, and below the limit each factor would be 1
         if self.clip > 0 and not (norm.device.type == "cpu" and norm.item() <= self.clip):
             clip_grads_with_norm_(self.parameters, self.clip, norm)

@@ -17,29 +17,23 @@ from gpt_lab.config.schema import RunConfig
 from gpt_lab.console import signals
 from gpt_lab.console.signals import Signals
 from gpt_lab.data.dataset import Dataset
-from gpt_lab.optim.fit import fitted
+from gpt_lab.model.gpt import GPT
 from gpt_lab.optim.schedule import decay_factor
-from gpt_lab.parts.objective.base import Objective
 from gpt_lab.store import Run, fork
 from gpt_lab.train import checkpoint, ending, run_display
 from gpt_lab.train.begin_from import continuation
-from gpt_lab.train.begin_from.first_weights import begun, reference
 from gpt_lab.train.budget import Clock
 from gpt_lab.train.claim_run import shared
 from gpt_lab.train.ending import Result
-from gpt_lab.train.feed import Feed
-from gpt_lab.train.loss_history import Diverged, History, peak_memory_gb
+from gpt_lab.train.learner import Learner
+from gpt_lab.train.loss_history import Diverged, History
+from gpt_lab.train.parallel.ranks import ALONE, Ranks
 from gpt_lab.train.probe import light_probe
 from gpt_lab.train.resolve_auto import ResolvedRun
-from gpt_lab.train.speed.freed_memory import keep_freed_memory
 from gpt_lab.train.speed.peak_flops import mfu, peak_flops
 from gpt_lab.train.state import Stopped, TrainingState
-from gpt_lab.train.step import Stepper
 from gpt_lab.train.task_scores import scores
-from gpt_lab.train.validation.context_extrapolation import evaluate_longer
-from gpt_lab.train.validation.evaluate import eval_rows, evaluate
-from gpt_lab.train.validation.quantized import evaluate_quantized
-from gpt_lab.train.validation.sample import draw, save_tokenizer
+from gpt_lab.train.validation.sample import save_tokenizer
 
 READ_AT_LEAST_EVERY = 100
 """Steps between two looks at the losses where the log is rarer, so that divergence is seen in time."""
@@ -59,9 +53,11 @@ class Trainer:
         command: str = "",
         forks: Collection[int] = (),
         origin: continuation.Origin | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.cfg, self.plan, self.dataset, self.run = cfg, plan, dataset, run
         self.asked, self.command, self.forks, self.origin = asked, command, frozenset(forks), origin
+        self.ranks = ranks
         self.view = run_display.RunDisplay(console, plan.budget, cfg.eval.every)
         self.tracker = trackers.build_tracker(cfg.tracker, run, cfg)
         self.checkpoints = checkpoint.Checkpoints(
@@ -72,35 +68,11 @@ class Trainer:
         self.history = History(overflow_allowed=plan.precision.scaler is not None)
         self.multiplier = 0.0
         with self.failures():
-            self.build()
-
-    def build(self) -> None:
-        """Model, optimizer and all that steps need, as at step 0."""
-        cfg, plan, dataset = self.cfg, self.plan, self.dataset
-        if plan.device == "cpu":
-            keep_freed_memory()
-        torch.manual_seed(cfg.draw_seed % 2**63)  # the lab's own draws are keyed; this is for parts of other packages
-        self.model = begun(cfg, dataset.vocab_size, self.origin, plan.device)
-        recipe = registry.build("optim", cfg.optim)
-        self.optimizer: torch.optim.Optimizer = fitted(recipe, self.model, cfg)
-        plan.precision.lower(self.model)
-        plan.precision.keep(self.model)
-        self.model.choose_kernels(plan.device, plan.precision.products, documents=cfg.batch.document_mask)
-        self.schedule = registry.build("schedule", cfg.schedule)
-        self.objective: Objective = registry.build("objective", cfg.objective)
-        if plan.teacher is not None:
-            documents = cfg.batch.document_mask
-            self.objective.teacher_model = plan.teacher.load(plan.device, plan.precision, documents)
-        elif self.objective.refers:
-            begins = cfg, dataset.vocab_size, self.origin, plan.device, plan.precision.products
-            self.objective.teacher_model = reference(*begins)
-        parts = self.model, self.optimizer, self.objective, plan.precision
-        self.stepper = Stepper(*parts, recipe.clip, compiled=plan.compile, seed=cfg.draw_seed)
-        self.stepper.probe = light_probe.build(cfg.probe, self.run, parts, cfg.eval.every)
-        draw_seed = cfg.draw_seed if self.model.draws or self.objective.draws else None
-        self.feed = Feed(dataset, plan.device, cfg.batch.micro, draw_seed)
-        self.eval_rows = eval_rows(plan.device, cfg.scale.context, dataset.vocab_size)
-        self.peak = peak_flops("cuda", plan.precision.products) if plan.device == "cuda" else None
+            self.schedule = registry.build("schedule", cfg.schedule)
+            self.learner = Learner(cfg, plan, dataset, origin, lambda: asked.caught, ranks)
+            self.stepper = self.learner.stepper
+            self.stepper.probe = light_probe.build(cfg.probe, run, self.learner.parts, cfg.eval.every)
+            self.peak = self.peak_of("cuda") if plan.device == "cuda" else None
 
     def run_to_end(self) -> Result:
         """Resumes, trains, validates; leaves the run folder in a final state whatever happens."""
@@ -110,8 +82,7 @@ class Trainer:
                 self.view.start(self.state.step, self.clock.seconds)
                 self.measure_origin()
                 self.train()
-                with self.stepper.averaged():
-                    return self.conclude()
+                return self.conclude()
             except Stopped as stop:
                 return self.leave(stop.number)
             except Diverged as divergence:
@@ -120,7 +91,7 @@ class Trainer:
     def resume(self) -> None:
         """Continues from the newest whole checkpoint, or begins; says what was damaged."""
         damaged: list[str] = []
-        found = self.checkpoints.resume(self.model, self.optimizer, self.plan.precision.scaler, damaged)
+        found = self.checkpoints.resume(self.learner, damaged)
         self.state = found or self.state
         self.view.say(
             run_display.opening(self.run.path, found.step if found else None, self.plan.resolved.values(), damaged)
@@ -134,7 +105,7 @@ class Trainer:
             self.view.say(said)
         if self.run.metrics():  # of an earlier process or of a trunk: the mirror may lack some of it
             self.tracker.resume()
-        self.run.update(state="running", finished=None, error=None, prompt=self.prompt)
+        self.run.update(state="running", finished=None, error=None, prompt=self.prompt, **self.shared_among())
         if self.plan.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         self.history.losses, self.history.norms = self.state.losses, self.state.norms
@@ -144,7 +115,7 @@ class Trainer:
             self.tracker.start()
             self.view.say("compiling (compile=off trains without)")
             with signals.blocked():  # the compiler's processes
-                self.stepper.warm_up(*map(self.feed.take, {self.state.step, *self.dataset.first_steps()}))
+                self.learner.warm_up({self.state.step, *self.dataset.first_steps()})
 
     def measure_origin(self) -> None:
         """Notes in the record what the origin's weights do here before the first step, at every context asked for.
@@ -165,9 +136,11 @@ class Trainer:
         Raises:
             Stopped: a signal came.
         """
-        how = self.plan.precision, self.dataset, self.plan.longer, self.eval_rows, lambda: self.asked.caught
-        rounded = evaluate_quantized(self.model, self.cfg.quantize, self.whole)
-        return evaluate_longer(self.model, self.cfg, *how) | rounded
+        longer = self.learner.evaluate_longer()
+        rounded = self.learner.evaluate_quantized()
+        if rounded is None:
+            raise Stopped(self.asked.caught or signal.SIGTERM)
+        return longer | rounded
 
     def whole(self) -> dict[str, float]:
         """Metrics on the whole validation split.
@@ -218,14 +191,12 @@ class Trainer:
     def step(self) -> None:
         """One optimizer step; does not wait for the device."""
         state = self.state
-        batch = self.feed.take(state.step)
         progress = self.plan.budget.progress(state.step, self.clock.seconds)
         self.multiplier = self.stepper.rate(self.schedule(progress, state.step))
         decay = decay_factor(self.cfg.schedule.get("weight_decay", "constant"), progress, self.multiplier)
-        outcome = self.stepper(batch, self.multiplier, decay, state.step, progress)
-        self.history.add(state.step, outcome, batch.targets)
+        outcome, targets = self.learner.step(state.step, self.multiplier, decay, progress)
+        self.history.add(state.step, outcome, targets)
         state.step += 1
-        self.feed.prefetch(state.step)
         if len(self.history) >= READ_AT_LEAST_EVERY:
             self.history.settle()
 
@@ -241,7 +212,7 @@ class Trainer:
             "train/weight_decay": self.stepper.weight_decay,
             "train/batch_tokens": self.tokens - self.dataset.tokens_after(step - 1),
             "perf/tokens_per_s": rate,
-            "perf/peak_memory_gb": peak_memory_gb(self.plan.device),
+            **self.shares(rate),
         }
         share = mfu(rate, self.plan.mfu_flops_per_token(self.dataset, before, step), self.peak)
         values |= self.model.measures() | ({} if share is None else {"perf/mfu": share})
@@ -251,7 +222,7 @@ class Trainer:
     def validate(self) -> None:
         """Evaluates on the fixed part of the validation split and draws a sample. The clock stands still."""
         self.history.settle()
-        with self.clock.paused(), self.stepper.averaged():
+        with self.clock.paused():
             values = self.evaluate(self.cfg.eval.tokens)
             if values is None:
                 return
@@ -266,18 +237,13 @@ class Trainer:
     def save(self) -> None:
         """Writes a checkpoint of this step; it becomes `last`, and `best` if its val/loss is the lowest so far."""
         self.history.settle()
-        with self.clock.paused(), self.stepper.averaged():
+        with self.clock.paused():
             state = self.state
             state.seconds, state.losses, state.norms = self.clock.seconds, self.history.losses, self.history.norms
             self.run.sync()
             save_tokenizer(self.dataset.tokenizer, self.run.path / "tokenizer", self.dataset.template)
-            self.checkpoints.save(
-                self.model,
-                self.optimizer,
-                self.plan.precision.scaler,
-                {**asdict(state), "tokens": self.tokens},
-                best=state.best_step == state.step,
-            )
+            kept = {**asdict(state), "tokens": self.tokens}
+            self.checkpoints.save(self.learner, kept, best=state.best_step == state.step)
 
     def leave_fork(self) -> None:
         """Keeps the run as it is, for those with another budget that go on from this step."""
@@ -311,8 +277,7 @@ class Trainer:
         self.view.stop()
         summary = self.spent | values | longer | ending.floors(self.dataset) | ending.packed(self.dataset)
         summary["val/targets"] = self.dataset.val_tokens - 1
-        products = self.plan.precision.products
-        peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", products)  # takes memory
+        peak = self.peak if self.plan.device == "cuda" else self.peak_of("cpu")  # takes memory
         share = mfu(summary["perf/tokens_per_s"], self.plan.mfu_flops_per_token(self.dataset, 0, state.step), peak)
         if share is not None:
             summary["perf/mfu"] = share
@@ -370,7 +335,19 @@ class Trainer:
         self.pass_on_messages()
         return Result(self.run.path, state, summary, signal_number=signal_number)
 
+    def shared_among(self) -> dict[str, Any]:
+        """For the record of a run that several ranks have shared: how many, from which step on."""
+        told = list(self.run.record.get("ranks") or ())
+        now = {"parallel": self.cfg.parallel["name"], "number": self.ranks.number}
+        if not told and self.ranks.number == 1:
+            return {}
+        return {"ranks": [*(one for one in told if one["from"] < self.state.step), {"from": self.state.step, **now}]}
+
     # -- smaller things that the story above uses --
+    @property
+    def model(self) -> GPT:
+        return self.learner.model
+
     @property
     def prompt(self) -> str:
         """What samples continue: the prompt that was given, else the corpus's own."""
@@ -388,12 +365,26 @@ class Trainer:
     @property
     def spent(self) -> dict[str, Any]:
         """What is known of the run without evaluating it again."""
-        return ending.spent(self.state, self.tokens, self.flops, self.clock.seconds, self.plan)
+        found = ending.spent(self.state, self.tokens, self.flops, self.clock.seconds, self.plan)
+        return found | self.shares(found["perf/tokens_per_s"])
+
+    def shares(self, rate: float) -> dict[str, float]:
+        """Peak memory of a device, the most that one has held; of several also of all, and the tokens/s of each."""
+        each = self.learner.peak_memory_gb()
+        found = {"perf/peak_memory_gb": max(each)}
+        if len(each) > 1:
+            found |= {"perf/tokens_per_s_per_rank": rate / len(each), "perf/total_memory_gb": sum(each)}
+        return found
+
+    def peak_of(self, device: str) -> float | None:
+        """Peak FLOP/s of all ranks' devices."""
+        found = peak_flops(device, self.plan.precision.products)
+        return None if found is None else found * self.ranks.number
 
     @property
     def learning_rate(self) -> float:
         """The rate of a parameter without a multiplier of its own."""
-        return float(self.cfg.optim.get("lr", self.optimizer.param_groups[0]["base_lr"])) * self.multiplier
+        return float(self.cfg.optim.get("lr", self.learner.optimizer.param_groups[0]["base_lr"])) * self.multiplier
 
     def evaluate(self, limit: int | None) -> dict[str, float] | None:
         """Metrics on the validation split; None if a signal came.
@@ -401,16 +392,7 @@ class Trainer:
         Raises:
             Diverged: the last update broke the weights although its own loss was finite.
         """
-        values = evaluate(
-            self.model,
-            self.objective,
-            self.plan.precision,
-            self.dataset,
-            rows=self.eval_rows,
-            seed=self.cfg.validation_seed,
-            limit=limit,
-            interrupted=lambda: self.asked.caught is not None,
-        )
+        values = self.learner.evaluate(limit)
         if values is not None and not math.isfinite(values["val/loss"]):
             raise Diverged(self.state.step - 1, "the validation loss")
         return values
@@ -439,11 +421,9 @@ class Trainer:
 
     def draw_sample(self) -> None:
         """Text of the model as it is now: in the run folder, the view and the tracker."""
-        tokenizer = self.dataset.tokenizer
-        if tokenizer is None or self.cfg.sample.tokens == 0 or not self.model.generates:
+        if self.dataset.tokenizer is None or self.cfg.sample.tokens == 0 or not self.model.generates:
             return
-        how = self.cfg.sample, self.plan.precision, self.cfg.seed, self.dataset.template
-        text = draw(self.model, tokenizer, self.prompt, *how)
+        text = self.learner.sample(self.prompt)
         self.run.sample(self.state.step, text)
         self.view.sample(text)
         self.tracker.text("sample", text, self.state.step)

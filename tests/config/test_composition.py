@@ -16,6 +16,8 @@ DEFAULT = composition.compose().flat()
 
 
 def _needed(group: str, name: str) -> list[str]:
+    if group == "parallel" and name != "none":
+        return ["gpus_per_trial=2"]
     part = registry.index().get(group, {}).get(name)
     required = [k for k, o in part.options.items() if o.default is registry.REQUIRED] if part else []
     return [f"{group}.{key}={'{a: {name: stdlib}}' if key == 'sources' else 'x'}" for key in required]
@@ -26,6 +28,7 @@ def test_an_option_changes_its_own_group_only(group: str, name: str) -> None:
     flat = composition.compose([f"{group}={name}", *_needed(group, name)]).flat()
     differing = {key for key in flat.keys() | DEFAULT.keys() if flat.get(key) != DEFAULT.get(key)}
     set_by_laws = {"tokenizer", "budget", "batch", "optim"} if (group, name) == ("scale", "auto") else set()
+    set_by_laws |= {"gpus_per_trial"} if group == "parallel" else set()
     assert {key.split(".")[0] for key in differing} <= {group, "label"} | set_by_laws
     assert flat[f"{group}.name"] == name
 

@@ -15,7 +15,7 @@ from gpt_lab.model.skip_init import bare_model
 
 
 def need(cfg: RunConfig, vocab: int | None, parameters: int | None = None) -> int:
-    return sum(memory.terms(cfg, memory._sizes(cfg, vocab, parameters)).values())
+    return sum(memory.terms(cfg, memory.sizes_of(cfg, vocab, parameters)).values())
 
 
 @pytest.mark.parametrize("scale", ["nano", "tiny"])
@@ -27,7 +27,7 @@ def test_the_settings_alone_never_ask_for_more_than_the_model_has(model: str, sc
     cfg = composition.compose([f"scale={scale}", "scale.depth=4", *words])
     real = sum(parameter.numel() for parameter in bare_model(cfg, 512).parameters())
     assert need(cfg, 512) <= need(cfg, 512, real)
-    if memory._layer(cfg, memory._sizes(cfg, 512, None)) and cfg.mlp["name"] not in ("moe", "hybrid"):
+    if memory._layer(cfg, memory.sizes_of(cfg, 512, None)) and cfg.mlp["name"] not in ("moe", "hybrid"):
         # of layers that it knows, and without experts, which are left out
         assert 0.7 * need(cfg, 512, real) < need(cfg, 512)
 
@@ -35,14 +35,14 @@ def test_the_settings_alone_never_ask_for_more_than_the_model_has(model: str, sc
 def test_bytes_of_weights_gradients_and_moments() -> None:
     cfg = composition.compose(["scale=nano", "optim=adamw", "model.tied=true"])
     width, depth = cfg.scale.width, cfg.scale.depth
-    found = memory.terms(cfg, memory._sizes(cfg, 100, 100 * width + 1000 * depth))
+    found = memory.terms(cfg, memory.sizes_of(cfg, 100, 100 * width + 1000 * depth))
     trained = "weights, gradients and optimizer state of"
     assert found[f"{trained} an embedding of 100 tokens"] == 100 * width * 16
     assert found[f"{trained} {depth} layers"] == (1000 * 16 + memory.LAYER) * depth
     assert found["a batch of 2,048 tokens"] == 2048 * 16
     assert found["logits of 2,048 tokens at a time"] == 2048 * 100 * 4
     small = composition.compose(["scale=nano", "optim.state=int8", "model.tied=true"])
-    found = memory.terms(small, memory._sizes(small, 100, 0))
+    found = memory.terms(small, memory.sizes_of(small, 100, 0))
     assert found[f"{trained} an embedding of 100 tokens"] == 100 * width * 10
 
 

@@ -82,6 +82,11 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run train model_from=my_model budget.steps=500": Run(
         "no verdict will rest on this run", [one for one in STEPS if not one.startswith("scale.")]
     ),
+    "uv run train study=shared parallel=ddp gpus_per_trial=2": Run("tokens/s of each rank", STEPS),
+    "uv run train scale=large parallel=fsdp gpus_per_trial=4 --cfg": Run("# memory of each of 4 devices: at least "),
+    "uv run torchrun --nproc-per-node 2 -m gpt_lab.cli.train study=shared parallel=ddp gpus_per_trial=2": Elsewhere(
+        "tests/train/parallel/rank_helpers.py", "its ranks are started as torchrun starts them"
+    ),
     "uv run train study=base": Run("val bits per byte", STEPS),
     "uv run train +experiment=chat_sft model_from=base study=chat": Run("val bits per byte", ADAPTED),
     'uv run generate run=chat prompt="User: Who wrote Hamlet?"': Run("User: Who wrote Hamlet?", ["max_tokens=8"]),

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gpt_lab.console import process
 from gpt_lab.plan import paces
-from gpt_lab.sweep.workers import process
 from tests.docs.expected import COMMANDS, RECALL, STEPS, Elsewhere, Run
 from tests.docs.pages import ROOT, every_command
 from tests.docs.pages import commands as commands_of

@@ -19,7 +19,7 @@ from torch import nn
 from gpt_lab.digests import Damaged
 from gpt_lab.errors import DataError, LabError
 from gpt_lab.train import checkpoint
-from gpt_lab.train.checkpoint import Checkpoints
+from gpt_lab.train.checkpoint import Checkpoints, Content
 from gpt_lab.train.state import TrainingState
 from tests.helpers import flip
 
@@ -97,7 +97,7 @@ def test_keeps_last_best_and_the_newest_periodic(tmp_path: Path) -> None:
     model, optimizer = make()
     checkpoints = Checkpoints(tmp_path, every=10, keep=2)
     for number in range(5, 61, 5):
-        checkpoints.save(model, optimizer, None, {"step": number}, best=number == 15)
+        checkpoints.save(Content(model, optimizer), {"step": number}, best=number == 15)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "last", "step-15", "step-50", "step-60"]
     assert (tmp_path / "best").resolve().name == "step-15"
     assert (tmp_path / "last").resolve().name == "step-60"
@@ -108,7 +108,7 @@ def test_keep_nothing_periodic(tmp_path: Path) -> None:
     model, optimizer = make()
     checkpoints = Checkpoints(tmp_path, every=1, keep=0)
     for number in (1, 2, 3):
-        checkpoints.save(model, optimizer, None, {"step": number}, best=number == 1)
+        checkpoints.save(Content(model, optimizer), {"step": number}, best=number == 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "last", "step-1", "step-3"]
 
 
@@ -150,14 +150,14 @@ def test_what_is_damaged_is_passed_over_and_named(tmp_path: Path, damage: str) -
     checkpoints = Checkpoints(tmp_path, every=1, keep=5)
     for number in (1, 2):
         step(model, optimizer)
-        checkpoints.save(model, optimizer, None, asdict(TrainingState(step=number)), best=True)
+        checkpoints.save(Content(model, optimizer), asdict(TrainingState(step=number)), best=True)
     DAMAGE[damage](tmp_path / "step-2")
     before = [parameter.clone() for parameter in model.parameters()]
     with pytest.raises(Damaged):
         checkpoint.load(tmp_path / "step-2", model, optimizer, None)
     assert all(map(torch.equal, before, model.parameters())), "nothing of it was taken"
     said: list[str] = []
-    assert checkpoints.resume(model, optimizer, None, said) == TrainingState(step=1)
+    assert checkpoints.resume(Content(model, optimizer), said) == TrainingState(step=1)
     assert len(said) == 1
     assert said[0].startswith("step-2 is damaged (")
     (tmp_path / ".tmp-step-3-1").mkdir()
@@ -165,7 +165,7 @@ def test_what_is_damaged_is_passed_over_and_named(tmp_path: Path, damage: str) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "last", "step-1"]
     assert {(tmp_path / name).resolve().name for name in ("best", "last")} == {"step-1"}
     DAMAGE[damage](tmp_path / "step-1") if damage != "copied" else tear_state(tmp_path / "step-1")
-    assert checkpoints.resume(model, optimizer, None, said) is None
+    assert checkpoints.resume(Content(model, optimizer), said) is None
     checkpoints.clean(0)
     assert list(tmp_path.iterdir()) == []
 
@@ -174,9 +174,9 @@ def test_what_is_damaged_is_passed_over_and_named(tmp_path: Path, damage: str) -
 def test_a_state_of_another_version_is_one_line(tmp_path: Path, wrong: dict[str, Any]) -> None:
     model, optimizer = make()
     checkpoints = Checkpoints(tmp_path, every=1, keep=1)
-    checkpoints.save(model, optimizer, None, wrong)
+    checkpoints.save(Content(model, optimizer), wrong)
     with pytest.raises(DataError, match=r"cannot resume from .*step-1: it has no \w+ that can be used \(force=true"):
-        checkpoints.resume(model, optimizer, None, [])
+        checkpoints.resume(Content(model, optimizer), [])
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -193,10 +193,10 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, size: int) -> None:
     model, optimizer = make()
     step(model, optimizer)
     checkpoints = Checkpoints(tmp_path, every=1, keep=1)
-    checkpoints.save(model, optimizer, None, {"step": 1}, best=True)
+    checkpoints.save(Content(model, optimizer), {"step": 1}, best=True)
     before = {path: path.read_bytes() for path in tmp_path.glob("step-*/*")}
     with file_size_limit(size), pytest.raises(LabError, match=r"cannot write .*step-2: no space left"):
-        checkpoints.save(model, optimizer, None, {"step": 2})
+        checkpoints.save(Content(model, optimizer), {"step": 2})
     assert {path: path.read_bytes() for path in tmp_path.glob("step-*/*")} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "last", "step-1"]
     checkpoint.load(tmp_path / "last", model, optimizer, None)
@@ -206,7 +206,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     model, optimizer = make()
     with pytest.raises(LabError, match="cannot write .*: Not a directory"):
-        Checkpoints(tmp_path / "file", 1, 1).save(model, optimizer, None, {"step": 1})
+        Checkpoints(tmp_path / "file", 1, 1).save(Content(model, optimizer), {"step": 1})
 
 
 def die_at(call: int, save: Callable[[], object]) -> int:
@@ -244,12 +244,12 @@ def test_death_at_every_system_call_leaves_a_valid_last(tmp_path: Path) -> None:
     while not codes or codes[-1] == 9:
         folder = tmp_path / str(len(codes))
         checkpoints = Checkpoints(folder, 1, 1)
-        checkpoints.save(model, optimizer, None, first, best=True)
-        codes.append(die_at(len(codes) + 1, lambda c=checkpoints: c.save(model, optimizer, None, second, best=True)))
+        checkpoints.save(Content(model, optimizer), first, best=True)
+        codes.append(die_at(len(codes) + 1, lambda c=checkpoints: c.save(Content(model, optimizer), second, best=True)))
         steps = {}
         for name in ("last", "best"):
             steps[name] = checkpoint.load(folder / name, model, optimizer, None)["step"]
-        found = checkpoints.resume(model, optimizer, None, [])
+        found = checkpoints.resume(Content(model, optimizer), [])
         assert found is not None
         assert found.step >= steps["last"] >= steps["best"]
     assert codes[-1] == 0

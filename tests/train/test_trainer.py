@@ -21,7 +21,7 @@ from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.store import Run, all_runs
-from gpt_lab.train import checkpoint, start, trainer
+from gpt_lab.train import checkpoint, learner, start, trainer
 from gpt_lab.train.resolve_auto import resolve
 from gpt_lab.train.step import Stepper
 from tests.train.train_helpers import (
@@ -329,7 +329,7 @@ def test_the_plan_is_part_of_the_identity(make: Make, monkeypatch: pytest.Monkey
 
 
 def test_weights_that_the_last_update_broke_are_divergence(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "evaluate", lambda *_, **__: {"val/loss": math.nan, "val/ppl": math.nan})
+    monkeypatch.setattr(learner, "evaluate", lambda *_, **__: {"val/loss": math.nan, "val/ppl": math.nan})
     result = train(make(**{"eval.every": 2, "budget.steps": 3, "sample.tokens": 4}))
     assert (result.state, result.exit_code) == ("diverged", 1)
     assert [path.name for path in (result.path / "diverged").iterdir()] == ["step-2.safetensors"]

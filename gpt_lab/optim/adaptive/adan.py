@@ -51,6 +51,7 @@ class Adan(Recipe):
     """
 
     rule = AdanRule
+    by_element = True
 
     def __init__(
         self,

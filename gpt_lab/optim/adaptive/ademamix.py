@@ -62,6 +62,7 @@ class AdEMAMix(Recipe):
     """
 
     rule = AdEMAMixRule
+    by_element = True
 
     def __init__(
         self,

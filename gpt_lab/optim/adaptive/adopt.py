@@ -54,6 +54,7 @@ class Adopt(Recipe):
     """
 
     rule = AdoptRule
+    by_element = True
 
     def __init__(
         self,

@@ -93,6 +93,7 @@ class ScheduleFree(Recipe):
     """
 
     rule = ScheduleFreeRule
+    by_element = True
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -18,15 +18,42 @@ from gpt_lab.optim.matrix.qk_clip import limit_scores, score_flops
 from gpt_lab.options import NonNegativeFloat, PositiveFloat, Probability, Rounds
 from gpt_lab.registry import register
 
+Work = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 
 
-class MuonRule(WithAdamW):
-    """p <- (1 - lr wd) p - lr f orthogonal(m), f as `adjustment`, in the rule's groups.
+class Matrices:
+    """The matrices that parameters hold, and who makes them orthogonal: this process, all of them.
 
-    Those hold matrices, or stacks of them, and may have `rows`: for each parameter, how many rows each of the matrices
-    has that it holds below each other (empty: one matrix).
+    `rows` of a parameter says how many rows each of the matrices has that it holds below each other; empty: it is one
+    matrix, or a stack of them.
     """
+
+    def shapes(self, p: Tensor, rows: Sequence[int]) -> Sequence[tuple[int, int]]:
+        """Of each of a parameter's matrices."""
+        return [(part.shape[0], part.shape[1]) for part in self.parts(p, p, rows)]
+
+    def parts(self, p: Tensor, like: Tensor, rows: Sequence[int]) -> Sequence[Tensor]:
+        """The matrices in a tensor of a parameter's shape, or what is here of each."""
+        if like.ndim == 3:
+            return like.unbind(0)
+        return like.split(list(rows)) if rows else [like]
+
+    def orthogonal(
+        self, params: Sequence[tuple[Tensor, Sequence[int]]], parts: Sequence[Tensor], work: Work
+    ) -> Sequence[Tensor]:
+        """What `work` makes of the matrices of some parameters, or what is here of it."""
+        return work(parts)
+
+
+class MuonRule(WithAdamW):
+    """p <- (1 - lr wd) p - lr f orthogonal(m), f as `adjustment`, in the rule's groups, which may have `rows`.
+
+    Attributes:
+        matrices: how parameters hold them; processes that share a run put another one here.
+    """
+
+    matrices = Matrices()
 
     def begin_own(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         return {"momentum": torch.zeros_like(p)}
@@ -37,23 +64,27 @@ class MuonRule(WithAdamW):
         mu, lr = group["momentum"], group["lr"]
         torch._foreach_lerp_(momenta, grads, 1 - mu)
         ahead = torch._foreach_lerp(grads, momenta, mu) if group["nesterov"] else momenta
-        targets = [part for p in params for part in _parts(p, rows[p])]
-        sources = [part for update, p in zip(ahead, params, strict=True) for part in _parts(update, rows[p])]
-        dtype = DTYPES[group["ns_dtype"]]
-        updates = orthogonalize(sources, group["ns_steps"], dtype, group["ns"])
+        dtype, cut = DTYPES[group["ns_dtype"]], self.matrices.parts
+        targets = [part for p in params for part in cut(p, p, rows[p])]
+        sources = [part.to(dtype) for now, p in zip(ahead, params, strict=True) for part in cut(p, now, rows[p])]
+        updates = self.matrices.orthogonal(
+            [(p, rows[p]) for p in params],
+            sources,
+            lambda matrices: orthogonalize(matrices, group["ns_steps"], dtype, group["ns"]),
+        )
         shrink_(params, lr * group["weight_decay"])
-        self.move(group, targets, updates, [part for p in params for part in self.memory(p, rows[p])])
+        factors = [adjustment(group["adjust_lr"], *shape) for p in params for shape in self.matrices.shapes(p, rows[p])]
+        memories = [part for p in params for part in self.memory(p, rows[p])]
+        for number, (target, update) in enumerate(zip(targets, updates, strict=True)):
+            self.move(group, target, update, factors[number], memories[number])
 
     def memory(self, p: Tensor, rows: Sequence[int]) -> Sequence[Tensor | None]:
         """What is kept of each matrix in a parameter beside its momentum."""
-        return [None] * len(_parts(p, rows))
+        return [None] * len(self.matrices.parts(p, p, rows))
 
-    def move(
-        self, group: dict[str, Any], targets: list[Tensor], updates: list[Tensor], memories: list[Tensor | None]
-    ) -> None:
-        """Moves matrices by their orthogonalised momenta."""
-        for target, update in zip(targets, updates, strict=True):
-            target.add_(update, alpha=-group["lr"] * adjustment(group["adjust_lr"], *target.shape))
+    def move(self, group: dict[str, Any], target: Tensor, update: Tensor, factor: float, memory: Tensor | None) -> None:
+        """Moves a matrix by its orthogonalised momentum; `factor` is its `adjustment`."""
+        target.add_(update, alpha=-group["lr"] * factor)
 
 
 class NorMuonRule(MuonRule):
@@ -68,29 +99,19 @@ class NorMuonRule(MuonRule):
         return super().begin_own(p, group) | {"row_square": rows}
 
     def memory(self, p: Tensor, rows: Sequence[int]) -> Sequence[Tensor | None]:
-        return _parts(self.state[p]["row_square"], rows)
+        return self.matrices.parts(p, self.state[p]["row_square"], rows)
 
-    def move(
-        self, group: dict[str, Any], targets: list[Tensor], updates: list[Tensor], memories: list[Tensor | None]
-    ) -> None:
-        for target, update, square in zip(targets, updates, memories, strict=True):
-            assert square is not None
-            update = update.to(target.dtype)
-            square.lerp_(update.square().mean(dim=-1, keepdim=True), 1 - group["row_beta"])
-            normed = update / square.sqrt().add_(group["row_eps"])
-            if group["adjust_lr"] == "original":
-                wanted = torch.linalg.matrix_norm(update) * adjustment("original", *target.shape)
-            else:
-                wanted = torch.full_like(update[0, 0], 0.2 * math.sqrt(update.numel()))
-            normed.mul_(wanted / torch.linalg.matrix_norm(normed).clamp(min=1e-7))
-            target.add_(normed, alpha=-group["lr"])
-
-
-def _parts(matrix: Tensor, rows: Sequence[int]) -> Sequence[Tensor]:
-    """The matrices that a parameter holds."""
-    if matrix.ndim == 3:
-        return matrix.unbind(0)
-    return matrix.split(list(rows)) if rows else [matrix]
+    def move(self, group: dict[str, Any], target: Tensor, update: Tensor, factor: float, memory: Tensor | None) -> None:
+        assert memory is not None
+        update = update.to(target.dtype)
+        memory.lerp_(update.square().mean(dim=-1, keepdim=True), 1 - group["row_beta"])
+        normed = update / memory.sqrt().add_(group["row_eps"])
+        if group["adjust_lr"] == "original":
+            wanted = torch.linalg.matrix_norm(update) * factor
+        else:
+            wanted = torch.full_like(update[0, 0], 0.2 * math.sqrt(update.numel()))
+        normed.mul_(wanted / torch.linalg.matrix_norm(normed).clamp(min=1e-7))
+        target.add_(normed, alpha=-group["lr"])
 
 
 @register("optim", "muon")

@@ -62,6 +62,7 @@ class MixtureOfDepths(nn.Module):
         self.is_routed = pattern[layer % len(pattern)] == "R"
         self.router = nn.Linear(shape.width, 1) if self.is_routed else None
         self.mlp = GatedExperts(1, shape.width, self.d_ff)
+        self.counts = ("counted",) if self.is_routed else ()
         if self.is_routed:
             self.register_buffer("counted", torch.zeros(2), persistent=False)
             self.register_buffer("through", torch.zeros(()))

@@ -56,6 +56,7 @@ class MixtureOfExperts(nn.Module):
 
     takes_flow = True
     read_directly = ("router",)
+    counts = ("counted_E", "refused")
     choice_bias_E: Tensor
     counted_E: Tensor
     refused: Tensor

@@ -20,7 +20,7 @@ from gpt_lab.sweep.engines.worker_request import Request
 
 QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
 ENDS_WITH = (
-    "import os, sys; from gpt_lab.sweep.workers.process import end_with; "
+    "import os, sys; from gpt_lab.console.process import end_with; "
     f"end_with(int(sys.argv[1]), {int(signal.SIGTERM)}); os.execv(sys.argv[2], sys.argv[2:])"
 )
 """A worker writes its checkpoints when the task that it is ends before it."""

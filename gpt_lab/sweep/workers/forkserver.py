@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpt_lab.sweep.workers import process
+from gpt_lab.console import process
 
 
 @dataclass

@@ -16,12 +16,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt_lab.console import signals, streams
+from gpt_lab.console import process, signals, streams
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.store import record
 from gpt_lab.study import build
 from gpt_lab.study.design import Cell, Settings
-from gpt_lab.sweep.workers import pinning, process
+from gpt_lab.sweep.workers import pinning
 
 LOG_WIDTH = 120
 

@@ -23,7 +23,12 @@ from gpt_lab.store import Run, find_run
 KEY = "resume_from"
 KEPT = ("data", "tokenizer")
 """What a continued run has in common with its origin: without it, weights and losses would mean something else."""
-OWN = frozenset({KEY, "model_from", "study", "runs_dir", "force", "label", "tracker", "match", "match_to"})
+OWN = frozenset(
+    {
+        *(KEY, "model_from", "study", "runs_dir", "force", "label", "tracker", "match", "match_to"),
+        *("parallel", "gpus_per_trial"),
+    }
+)
 """Settings that are not taken from the origin."""
 
 

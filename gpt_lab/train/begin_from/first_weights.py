@@ -9,19 +9,19 @@ from gpt_lab.model.skip_init import bare_model
 from gpt_lab.train.begin_from import continuation
 
 
-def begun(cfg: RunConfig, vocab_size: int, origin: continuation.Origin | None, device: str) -> GPT:
-    """The model on the device that it stays on."""
+def begun(cfg: RunConfig, vocab_size: int, origin: continuation.Origin | None) -> GPT:
+    """The model, on the CPU."""
     model = bare_model(cfg, vocab_size)
     initialize(model, cfg)
     if origin is not None:
         continuation.load(model, origin)
     lora.attach(model, cfg)
-    return model.to(device)
+    return model
 
 
 def reference(cfg: RunConfig, vocab_size: int, origin: continuation.Origin | None, device: str, products: str) -> GPT:
     """The model as it begins, frozen: what objectives that refer to it compare with. New adapters change nothing."""
-    model = begun(cfg, vocab_size, origin, device)
+    model = begun(cfg, vocab_size, origin).to(device)
     model.requires_grad_(False).eval()
     model.choose_kernels(device, products)
     return model

@@ -84,7 +84,7 @@ def measure(cfg: RunConfig, ready: Callable[[], None] = lambda: None) -> Pace:
         start = time.perf_counter() - began
         if compiled:
             began = time.perf_counter()
-            trainer.stepper.warm_up(trainer.feed.take(0))
+            trainer.learner.warm_up([0])
         compiling = time.perf_counter() - began if compiled else COMPILING if whole.compile else 0.0
         step, update, share = _steps(trainer, ready)
         tokens = {times: _validation(trainer, times) for times in (1, *plan.longer)}
@@ -196,7 +196,7 @@ def _validation(trainer: Trainer, times: int) -> float:
     device, precision = trainer.plan.device, trainer.plan.precision
     glance: Any = _Glance(trainer.dataset, times)
     trainer.model.choose_kernels(device, precision.products, times=times, **kernels)
-    evaluate(trainer.model, trainer.objective, precision, glance, rows=trainer.eval_rows)
+    evaluate(trainer.model, trainer.learner.objective, precision, glance, rows=trainer.learner.eval_rows)
     seconds = time.perf_counter() - glance.began
     trainer.model.choose_kernels(device, precision.products, **kernels)
     return float(seconds / glance.tokens)

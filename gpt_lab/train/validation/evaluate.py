@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from gpt_lab.data.dataset import Dataset, share
+from gpt_lab.data.dataset import Batch, Dataset, share
 from gpt_lab.metrics import BOUND, EXACT
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.dropout import row_keys
 from gpt_lab.parts.objective.base import Objective, Sequences
 from gpt_lab.train.feed import to_device
+from gpt_lab.train.parallel.ranks import ALONE, Ranks
 from gpt_lab.train.precision import Precision
 
 CPU_LOGITS, CUDA_LOGITS = 2**20, 2**28
@@ -38,12 +39,14 @@ def evaluate(
     seed: int = 0,
     limit: int | None = None,
     interrupted: Callable[[], bool] = lambda: False,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float] | None:
     """Metrics on about `limit` tokens spread evenly over the validation split (None: all of it).
 
     Args:
         seed: of what the objective draws, such as masks: each row's are the same at every evaluation of a run, and
             other ones under another seed, so that the spread over seeds holds their error too.
+        ranks: those that share the batches, in turn; each has the same result. `interrupted` is the same in all.
 
     Returns:
         val/loss (nats per token), val/ppl, and val/bpb (bits per byte, or what they cannot exceed) for text that comes
@@ -54,32 +57,42 @@ def evaluate(
         each = {}
         for name, part in dataset.parts.items():
             own = share(limit, dataset.weights[name])
-            told = functools.partial(evaluate, rows=rows, seed=seed, limit=own, interrupted=interrupted)
+            told = functools.partial(evaluate, rows=rows, seed=seed, limit=own, interrupted=interrupted, ranks=ranks)
             values = told(model, objective, precision, part)
             if values is None:
                 return None
             each[name] = values
         return by_weight(each, dataset.weights)
     device = next(model.parameters()).device
+
+    def score(batch: Batch, begin: int) -> Tensor:
+        """Nats, targets and, where asked for, right answers of rows from number `begin` on."""
+        keys_B = None
+        if objective.draws:
+            keys_B = row_keys(seed, 0, torch.arange(begin, begin + len(batch.tokens_BT))).to(device)
+        given = Sequences(*to_device(batch, device), keys_B)
+        with precision.autocast():
+            found = objective.score(model, given, answers=not dataset.is_text or bool(objective.rows))
+        return torch.stack([value.double() for value in found if value is not None])
+
     sums: list[Tensor] = []
-    first = 0
+    number = begin = 0
     was_training = model.training
     model.eval()
     try:
-        for batch in dataset.validation(rows, limit):
-            if interrupted():
+        for number, batch in enumerate(dataset.validation(rows, limit), 1):
+            if number % ranks.number == 1 % ranks.number and interrupted():
                 return None
-            keys_B = None
-            if objective.draws:
-                keys_B = row_keys(seed, 0, torch.arange(first, first + len(batch.tokens_BT))).to(device)
-            first += len(batch.tokens_BT)
-            given = Sequences(*to_device(batch, device), keys_B)
-            with precision.autocast():
-                found = objective.score(model, given, answers=not dataset.is_text or bool(objective.rows))
-            sums.append(torch.stack([value.double() for value in found if value is not None]))
+            if (number - 1) % ranks.number == ranks.rank:
+                sums.append(score(batch, begin))
+            begin += len(batch.tokens_BT)
+        if len(sums) * ranks.number < number:  # passes are made together
+            sums.append(torch.zeros_like(score(batch, begin)))
     finally:
         model.train(was_training)
-    nats, count, *right = torch.stack(sums).sum(dim=0).tolist()
+        ranks.forget()
+    in_turn = torch.stack(ranks.gather(torch.stack(sums)), dim=1).flatten(0, 1)[:number]
+    nats, count, *right = in_turn.sum(dim=0).tolist()
     per_token = dataset.bytes_per_token if objective.measure in (EXACT, BOUND) else None
     return metrics(nats, count, per_token) | ({"val/accuracy": right[0] / count} if right else {})
 

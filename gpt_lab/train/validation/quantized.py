@@ -11,9 +11,9 @@ from gpt_lab.config.schema import Quantize
 
 
 def evaluate_quantized(
-    model: nn.Module, wanted: Quantize, evaluate: Callable[[], dict[str, float]]
-) -> dict[str, float]:
-    """quantized/loss and, for text, quantized/bpb; {} where no bits are asked for.
+    model: nn.Module, wanted: Quantize, evaluate: Callable[[], dict[str, float] | None]
+) -> dict[str, float] | None:
+    """quantized/loss and, for text, quantized/bpb; {} where no bits are asked for, None where `evaluate` says so.
 
     Args:
         evaluate: the metrics of the model as it is.
@@ -22,4 +22,6 @@ def evaluate_quantized(
         return {}
     with rounded(model, wanted.bits, wanted.group):
         values = evaluate()
+    if values is None:
+        return None
     return {f"quantized/{key}": values[f"val/{key}"] for key in ("loss", "bpb") if f"val/{key}" in values}

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from gpt_lab.console import process
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.study import cells, sweep_file
-from gpt_lab.sweep.workers import forkserver, process, worker
+from gpt_lab.sweep.workers import forkserver, worker
 from gpt_lab.sweep.workers.client import ForkServer, how_ended
 from tests.sweep.sweep_helpers import ROOT, children, until, write_sweep
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from gpt_lab.console import process
 from gpt_lab.cost import memory
 from gpt_lab.errors import LabError
 from gpt_lab.study import cells, sweep_file
-from gpt_lab.sweep.workers import process, sharing
+from gpt_lab.sweep.workers import sharing
 from tests.helpers import tiny_config
 from tests.sweep.sweep_helpers import write_sweep
 

@@ -228,7 +228,7 @@ def test_the_reference_is_what_the_run_begins_with(place: Path) -> None:
 def test_what_is_sampled_is_not_counted_as_learnt(place: Path) -> None:
     """Routers count the tokens of the pass that learns, not those of the passes that sample."""
     cfg = _config(place, data=_file(place, "right", packed=False), mlp={"name": "moe", "experts": 4})
-    model = first_weights.begun(cfg, open_dataset(cfg).vocab_size, None, "cpu").train()
+    model = first_weights.begun(cfg, open_dataset(cfg).vocab_size, None).train()
     objective = GroupRelative(group=2, tokens=4)
     tokens_BT = torch.randint(97, 120, (2, 12))
     targets_BT = torch.full_like(tokens_BT, IGNORED)

@@ -62,7 +62,7 @@ def test_the_memory_bound_of_a_run_counts_them(name: str) -> None:
     bounds = {}
     for precision in ("fp32", name):
         cfg = tiny_config(precision=precision)
-        sizes = memory._sizes(cfg, 256, None)
+        sizes = memory.sizes_of(cfg, 256, None)
         bounds[precision] = sum(memory.terms(cfg, sizes).values())
     made = GPT(tiny_config(), 256)
     saved = weight_bytes(made, None) - weight_bytes(made, WAYS[name])

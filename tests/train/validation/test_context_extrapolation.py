@@ -18,7 +18,7 @@ from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.noise import records
 from gpt_lab.store import all_runs
-from gpt_lab.train import precision, run_display, start, trainer
+from gpt_lab.train import learner, precision, run_display, start
 from gpt_lab.train.resolve_auto import resolve
 from gpt_lab.train.state import Stopped
 from gpt_lab.train.validation.context_extrapolation import evaluate_longer
@@ -185,14 +185,14 @@ def test_a_finished_run_without_them_is_not_taken_for_one_with_them(make: Make) 
 def test_stopped_at_the_last_validation_the_run_goes_on_there(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(make(**{"eval.contexts": [1, 2]}))
     cfg = make(**{"eval.contexts": [1, 2]}, study="stopped")
-    usual = trainer.evaluate_longer
+    usual = learner.evaluate_longer
 
     def signalled(*args: Any) -> dict[str, float]:
         caught = iter([None, signal.SIGTERM])
         return usual(*args[:-1], lambda: next(caught))
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "evaluate_longer", signalled)
+        patch.setattr(learner, "evaluate_longer", signalled)
         result = train(cfg)
     assert (result.state, result.exit_code) == ("stopped", 128 + signal.SIGTERM)
     assert "val/bpb_2x" not in result.summary
