@@ -51,6 +51,7 @@ def help_text() -> str:
         "runs_dir",
         "device",
         "compile",
+        "chunked_loss",
         "force",
         "match",
         "match_to",

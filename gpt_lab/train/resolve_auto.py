@@ -13,6 +13,7 @@ from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.cost import memory
 from gpt_lab.cost.flops import Cost, check_match, cost_of
+from gpt_lab.cost.loss_chunks import loss_chunk
 from gpt_lab.data.dataset import Dataset
 from gpt_lab.errors import ConfigError
 from gpt_lab.metrics import EXACT
@@ -53,6 +54,7 @@ class ResolvedRun:
         longer: multiples of the training context, beyond 1, at which the final weights are validated.
         notes: what was asked for and cannot be had, said before training.
         prices: training FLOPs per token in rows of each length, and those that MFU counts.
+        loss_chunk: tokens whose logits the loss makes at a time; None: all.
         state_bytes: that the optimizer keeps; None: it does not say. weight_bytes: of all weights between steps.
     """
 
@@ -72,6 +74,7 @@ class ResolvedRun:
     state_bytes: int | None = None
     weight_bytes: int = 0
     tasks: Mapping[str, str] = field(default_factory=dict)
+    loss_chunk: int | None = None
 
     def flops(self, read: Mapping[int, int]) -> float:
         """Training FLOPs of so many tokens in rows of each length (Dataset.read_after)."""
@@ -92,6 +95,7 @@ class ResolvedRun:
             "kernel": ",".join(dict.fromkeys(self.kernels)),
             "compile": "on" if self.compile else "off",
             "data": self.fingerprint,
+            **({} if self.loss_chunk is None else {"loss": "chunked"}),
             **weights,
             **self.tasks,
         }
@@ -133,11 +137,13 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     check_length(cfg.schedule, limit.steps)
     registry.build("schedule", cfg.schedule)
     compiled, compile_reason = _compile(cfg, device, limit, cost, model.twice, objective.compiles)
+    chunk, chunk_reason = loss_chunk(cfg, dataset.vocab_size, cfg.tokens_at_once, device, model.twice)
     reasons = {
         "device": device_reason,
         "precision": chosen.reason,
         "kernel": "; ".join(dict.fromkeys(f"{layer.name}: {layer.reason}" for layer in layers)),
         "compile": compile_reason,
+        "loss": chunk_reason,
     }
     names = tuple(layer.name for layer in layers)
     times, notes = longer(cfg, dataset, model, device, chosen)
@@ -157,7 +163,7 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     told = dataset.fingerprint, reasons, text, times, notes, taught_by, prices, state_bytes(optimizer)
     kept = weight_bytes(model, chosen.kept)
     asked = task_scores.digests(cfg, dataset, model)
-    return ResolvedRun(device, chosen, names, compiled, limit, cost, *told, kept, asked)
+    return ResolvedRun(device, chosen, names, compiled, limit, cost, *told, kept, asked, chunk)
 
 
 def paid(prices: Mapping[int, tuple[int, int]], read: Mapping[int, int], kind: int = 0) -> float:

@@ -88,6 +88,7 @@ class Trainer:
         self.model.choose_kernels(plan.device, plan.precision.products, documents=cfg.batch.document_mask)
         self.schedule = registry.build("schedule", cfg.schedule)
         self.objective: Objective = registry.build("objective", cfg.objective)
+        self.objective.chunk = plan.loss_chunk
         if plan.teacher is not None:
             documents = cfg.batch.document_mask
             self.objective.teacher_model = plan.teacher.load(plan.device, plan.precision, documents)

@@ -103,7 +103,7 @@ def test_compile_needs_a_compiler(make: Make, monkeypatch: pytest.MonkeyPatch) -
 
 def test_every_choice_has_its_reason(make: Make) -> None:
     found = planned(make(kernel="auto", precision="auto", compile="auto"))
-    assert set(found.reasons) == {"device", "precision", "kernel", "compile"}
+    assert set(found.reasons) == {"device", "precision", "kernel", "compile", "loss"}
     assert all(found.reasons.values())
     assert "auto" not in found.resolved.values()
 
