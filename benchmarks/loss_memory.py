@@ -4,8 +4,8 @@
 
 Forward and backward pass of head and cross-entropy alone, in fp32 on the CPU: hidden states and a head of random
 numbers. Each arm is a process of its own, whose peak is what the system says of its resident memory, less what it had
-before the pass; times are medians over rounds. `torch` is torch.nn.functional.linear_cross_entropy (torch 2.13 and
-later) as it chunks by itself.
+before the pass; times are processor time on one thread, medians over rounds. `torch` is
+torch.nn.functional.linear_cross_entropy (torch 2.13 and later) as it chunks by itself.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from gpt_lab.cost.loss_chunks import CHUNK
 from gpt_lab.parts.objective.base import Projection
 from gpt_lab.parts.objective.ce import CrossEntropy
 from gpt_lab.parts.objective.chunked import LossRule, chunked_sums
+from gpt_lab.train.speed.freed_memory import keep_freed_memory
 
 VOCAB = 50304
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -75,6 +76,7 @@ def peak_bytes() -> int:
 def serve(name: str, tokens: int, width: int, vocab: int, rounds: int, pipe: Connection) -> None:
     """One arm in a process of its own: its peak, its times, its loss and its gradients' sizes."""
     torch.set_num_threads(1)
+    keep_freed_memory()  # as training does
     torch.manual_seed(0)
     x_ND = torch.randn(tokens, width, requires_grad=True)
     weight_VD = (torch.randn(vocab, width) / width**0.5).requires_grad_()
@@ -82,10 +84,10 @@ def serve(name: str, tokens: int, width: int, vocab: int, rounds: int, pipe: Con
     loss, times, before = arms()[name], [], peak_bytes()
     for _ in range(rounds):
         x_ND.grad = weight_VD.grad = None
-        start = time.perf_counter()
+        start = time.process_time()
         value = loss(x_ND, weight_VD, targets_N)
         value.backward()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert x_ND.grad is not None and weight_VD.grad is not None
     pipe.send(
         {
@@ -115,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="seconds-long check that everything runs")
     parser.add_argument("--out", type=Path, default=None, help="where the JSON goes (default: results/)")
     chosen = parser.parse_args(arguments)
