@@ -33,7 +33,10 @@ HEAVY = (
     "httpx",
 )
 
-BASE = {"errors", "digests", "options", "yamlfile", "project", "registry", "context_multiples", "metrics", "console"}
+BASE = {
+    *("errors", "digests", "options", "yamlfile", "project", "devices"),
+    *("registry", "context_multiples", "metrics", "console"),
+}
 CONFIG = BASE | {"config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
 TRAIN = MODEL | {"adapt", "interchange", "cost", "data", "optim", "store", "trackers", "infer", "evaluate", "train"}
@@ -49,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "options": {"errors"},
     "yamlfile": {"errors"},
     "project": {"errors", "yamlfile"},
+    "devices": {"errors", "project", "devices"},
     "registry": {"errors", "options", "project"},
     "context_multiples": set(),
     "metrics": {"context_multiples"},

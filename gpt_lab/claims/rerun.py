@@ -127,7 +127,7 @@ class Prepared:
                 yield f"{key} is {now[key]}, and was {env.get(key)}"
         if env.get("loss") != now.get("loss"):
             yield f"the loss is {now.get('loss', 'whole')}, and was {env.get('loss') or 'whole'}"
-        if now["device"] == "cuda":
+        if now["device"] != "cpu":
             yield "a GPU does not repeat sums in one order"
         machine = record.machine()["cpu"]
         if env.get("cpu") != machine:

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_type_hints
 from gpt_lab.config.batch_sizes import BatchSizes, growing
 from gpt_lab.errors import ConfigError
 from gpt_lab.options import (
+    Device,
     Fraction,
     NonEmpty,
     NonNegativeFloat,
@@ -185,7 +186,7 @@ class RunConfig:
     """Another draw of all that is random in a run but the order of its data."""
     study: NonEmpty = "default"
     runs_dir: NonEmpty = "runs"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     chunked_loss: Literal["auto", "on", "off"] = "auto"
     """Whether the loss is computed some tokens at a time, without all logits in memory: cost/loss_chunks.py."""

@@ -12,7 +12,7 @@ ABLE = ("ce", "mtp")
 """Objectives whose loss is a sum over tokens of what their logits alone say (parts/objective/chunked.py)."""
 WHOLE = 2**26
 """Logits that chunked_loss=auto leaves whole: 256 MiB in fp32, of which training keeps about three copies."""
-CHUNK = {"cpu": 2**24, "cuda": 2**26}
+CHUNK = {"cpu": 2**24, "cuda": 2**26, "mps": 2**24}
 """Logits of a chunk. On CPU a larger one is slower (benchmarks/loss_memory.py); a GPU adds up the head's gradient once
 a chunk, which costs as much as the products of a chunk of 2^24 logits (by their bytes: not measured)."""
 FP32 = 4
@@ -41,7 +41,7 @@ def loss_chunk(
         return None, refused
     logits = tokens * vocab_size
     said = f"logits of {tokens:,} tokens take {logits * FP32 / 1e9:.2g} GB in fp32"
-    chunk = max(1, CHUNK.get(device, CHUNK["cuda"]) // vocab_size)
+    chunk = max(1, CHUNK[device] // vocab_size)
     if cfg.chunked_loss == "on":
         return min(chunk, tokens), "asked for"
     if cfg.chunked_loss == "off" or logits <= WHOLE:

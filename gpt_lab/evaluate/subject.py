@@ -11,9 +11,10 @@ from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.tokenizers.library import FILE
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
+from gpt_lab.devices.pick import pick
 from gpt_lab.errors import ConfigError
 from gpt_lab.infer.generate import context_limit
-from gpt_lab.infer.trained_model import load_model, load_run, pick_device, weights_digest, whole_checkpoint
+from gpt_lab.infer.trained_model import load_model, load_run, weights_digest, whole_checkpoint
 from gpt_lab.interchange import released_folder
 from gpt_lab.model.gpt import GPT
 from gpt_lab.store import Run
@@ -85,9 +86,9 @@ def of_folder(folder: Path, device: str = "auto", context: int | None = None) ->
     opened = released_folder.read(folder, "model")
     model = GPT(dataclasses.replace(opened.cfg, kernel={"name": "math"}), opened.vocab_size)
     model.load_state_dict(dict(opened.weights))
-    where = pick_device(device)
+    where, _ = pick(device)
     model.to(where).eval()
-    model.choose_kernels(where.type, "fp32")
+    model.choose_kernels(where, "fp32")
     tokenizer = None
     if (folder / FILE).is_file():
         tokenizer = registry.build("tokenizer", {"name": "hf", "path": str(folder)})

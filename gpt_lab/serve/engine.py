@@ -267,9 +267,7 @@ class Engine:
         for sampling, jobs in alike.items():
             logits_BV = torch.stack([job.penalized(logits[job]) for job in jobs])
             uniform_B = torch.cat([job.uniform() for job in jobs])
-            for job, token in zip(
-                jobs, sampling.choose(logits_BV, uniform_B.to(logits_BV.device)).tolist(), strict=True
-            ):
+            for job, token in zip(jobs, sampling.choose(logits_BV, uniform_B).tolist(), strict=True):
                 if not job.take(token, None if job.asked.tops is None else logits[job]):
                     self._leave(lane, job)
         _wake(logits)

@@ -16,8 +16,9 @@ from gpt_lab.data import chat_template
 from gpt_lab.data.chat_template import ChatTemplate
 from gpt_lab.data.tokenizers.library import FILE, HuggingFaceTokenizer
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
+from gpt_lab.devices.pick import pick
 from gpt_lab.errors import ConfigError, DataError, quoted
-from gpt_lab.infer.trained_model import lay_out, load_run, pick_device, weights_digest
+from gpt_lab.infer.trained_model import lay_out, load_run, weights_digest
 from gpt_lab.interchange import released_folder
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.objective.base import NEXT
@@ -163,7 +164,7 @@ def _released(folder: Path, checkpoint: str | None, device: str) -> LocalModel:
         raise ConfigError(f"{folder} is a folder in Hugging Face's form, which has no checkpoint={checkpoint}")
     if not (folder / FILE).is_file():
         raise DataError(f"{folder} has no {FILE}: without a tokenizer there is no text to continue")
-    where = pick_device(device)
+    where, _ = pick(device)
     opened = released_folder.read(folder, "model")
     tokenizer = HuggingFaceTokenizer(path=str(folder))
     model = GPT(dataclasses.replace(opened.cfg, kernel={"name": "math"}), opened.vocab_size)
@@ -172,7 +173,7 @@ def _released(folder: Path, checkpoint: str | None, device: str) -> LocalModel:
     model.load_state_dict(opened.weights)
     model.to(where).eval()
     lay_out(model)
-    model.choose_kernels(where.type, "fp32")
+    model.choose_kernels(where, "fp32")
     name = re.sub(r"\s+", "-", folder.resolve().name)
     jinja = folder / chat_template.FILE
     ours = jinja.is_file() and jinja.read_text(encoding="utf-8", errors="replace") == chat_template.JINJA

@@ -154,6 +154,8 @@ def save(path: Path, model: nn.Module, optimizer: Stateful, scaler: Stateful | N
     tensors: dict[str, Tensor] = {"random.cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
+    if next(model.parameters()).device.type == "mps":
+        tensors["random.mps"] = torch.mps.get_rng_state()
     structure = _split(optimizer.state_dict(), "optimizer", tensors)
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     with _writing(path):
@@ -191,6 +193,8 @@ def load(path: Path, model: nn.Module, optimizer: Stateful, scaler: Stateful | N
         torch.set_rng_state(tensors["random.cpu"])
         if "random.cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["random.cuda"])
+        if "random.mps" in tensors and torch.backends.mps.is_available():
+            torch.mps.set_rng_state(tensors["random.mps"])
         optimizer.load_state_dict(_join(state.pop("optimizer"), tensors))
         scaler_state = state.pop("scaler")
         if scaler is not None and scaler_state is not None:

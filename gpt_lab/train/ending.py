@@ -15,11 +15,11 @@ from gpt_lab import metrics, trackers
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.console.invocation import prefix
 from gpt_lab.data.dataset import Dataset
+from gpt_lab.devices import hardware
 from gpt_lab.errors import LabError
 from gpt_lab.model.skip_init import is_out_of_memory
 from gpt_lab.store import Run
 from gpt_lab.train import run_display
-from gpt_lab.train.loss_history import peak_memory_gb
 from gpt_lab.train.resolve_auto import ResolvedRun
 from gpt_lab.train.state import TrainingState
 
@@ -130,7 +130,7 @@ def spent(state: TrainingState, tokens: int, flops: float, seconds: float, plan:
         "parameters": cost.parameters,
         "parameters_non_embedding": cost.non_embedding,
         "perf/tokens_per_s": tokens / seconds if seconds > 0 else 0.0,
-        "perf/peak_memory_gb": peak_memory_gb(plan.device),
+        "perf/peak_memory_gb": hardware.peak_memory_gb(plan.device),
         **{name: value for name, value in taught.items() if value is not None},
     }
 
@@ -147,7 +147,7 @@ def failures(
     """Leaves word of an error that ends the run; earlier checkpoints stay.
 
     Raises:
-        LabError: instead of a GPU without memory, with the ways out.
+        LabError: instead of a device without memory, or of what Apple's GPU lacks, with the ways out.
     """
     try:
         yield
@@ -159,6 +159,8 @@ def failures(
         tracker.finish("failed", {}, open_step=step())
         if is_out_of_memory(error):
             raise out_of_memory(cfg, plan.device) from error
+        if (lacking := hardware.lack(error, plan.device)) is not None:
+            raise lacking from error
         raise
 
 

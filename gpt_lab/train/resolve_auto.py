@@ -15,6 +15,8 @@ from gpt_lab.cost import memory
 from gpt_lab.cost.flops import Cost, check_match, cost_of
 from gpt_lab.cost.loss_chunks import loss_chunk
 from gpt_lab.data.dataset import Dataset
+from gpt_lab.devices import hardware
+from gpt_lab.devices.pick import pick
 from gpt_lab.errors import ConfigError
 from gpt_lab.metrics import EXACT
 from gpt_lab.model.gpt import GPT
@@ -109,7 +111,7 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
             together; a budget too small for one step.
         DataError: a validation split shorter than one of eval.contexts.
     """
-    device, device_reason = _device(cfg)
+    device, device_reason = pick(cfg.device)
     chosen = precision.resolve(cfg.precision["name"], device)
     room = _room(device)
     memory.check(cfg, room, dataset.vocab_size)
@@ -208,22 +210,12 @@ def check_size(cfg: RunConfig) -> None:
     Raises:
         ConfigError: as footprint.check; a device that is not there.
     """
-    memory.check(cfg, _room(_device(cfg)[0]))
+    memory.check(cfg, _room(pick(cfg.device)[0]))
 
 
 def _room(device: str) -> memory.Room | None:
-    if device == "cuda":
-        return memory.Room(torch.cuda.mem_get_info()[0], "on the GPU")
-    return memory.free()
-
-
-def _device(cfg: RunConfig) -> tuple[str, str]:
-    there = torch.cuda.is_available()
-    if cfg.device == "cuda" and not there:
-        raise ConfigError("device=cuda, but PyTorch finds no CUDA device here: use device=cpu or device=auto")
-    if cfg.device != "auto":
-        return cfg.device, "asked for"
-    return ("cuda", "a CUDA device is there") if there else ("cpu", "no CUDA device")
+    own = hardware.free_memory(device)
+    return memory.free() if own is None else memory.Room(own, "on the GPU")
 
 
 def _optimizer(cfg: RunConfig, model: GPT, chosen: Precision) -> torch.optim.Optimizer:
@@ -261,6 +253,10 @@ def _compile(
         if cfg.compile == "on":
             raise ConfigError(f"objective={cfg.objective['name']} generates as it trains: leave out compile=on")
         return False, "its objective generates"
+    if device == "mps":  # torch's compiler for it is a prototype
+        if cfg.compile == "on":
+            raise ConfigError("compile=on needs a CPU or a CUDA device, and this run takes Apple's GPU: leave it out")
+        return False, "not on Apple's GPU"
     if twice:  # what the compiler makes can be differentiated once
         if cfg.compile == "on":
             raise ConfigError(

@@ -17,6 +17,7 @@ from gpt_lab.config.schema import RunConfig
 from gpt_lab.console import signals
 from gpt_lab.console.signals import Signals
 from gpt_lab.data.dataset import Dataset
+from gpt_lab.devices import hardware
 from gpt_lab.optim.fit import fitted
 from gpt_lab.optim.schedule import decay_factor
 from gpt_lab.parts.objective.base import Objective
@@ -28,7 +29,7 @@ from gpt_lab.train.budget import Clock
 from gpt_lab.train.claim_run import shared
 from gpt_lab.train.ending import Result
 from gpt_lab.train.feed import Feed
-from gpt_lab.train.loss_history import Diverged, History, peak_memory_gb
+from gpt_lab.train.loss_history import Diverged, History
 from gpt_lab.train.probe import light_probe
 from gpt_lab.train.resolve_auto import ResolvedRun
 from gpt_lab.train.speed.freed_memory import keep_freed_memory
@@ -101,7 +102,7 @@ class Trainer:
         draw_seed = cfg.draw_seed if self.model.draws or self.objective.draws else None
         self.feed = Feed(dataset, plan.device, cfg.batch.micro, draw_seed)
         self.eval_rows = eval_rows(plan.device, cfg.scale.context, dataset.vocab_size)
-        self.peak = peak_flops("cuda", plan.precision.products) if plan.device == "cuda" else None
+        self.peak = None if plan.device == "cpu" else peak_flops(plan.device, plan.precision.products)
 
     def run_to_end(self) -> Result:
         """Resumes, trains, validates; leaves the run folder in a final state whatever happens."""
@@ -136,8 +137,7 @@ class Trainer:
         if self.run.metrics():  # of an earlier process or of a trunk: the mirror may lack some of it
             self.tracker.resume()
         self.run.update(state="running", finished=None, error=None, prompt=self.prompt)
-        if self.plan.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+        hardware.reset_peak(self.plan.device)
         self.history.losses, self.history.norms = self.state.losses, self.state.norms
         self.clock = Clock(self.state.seconds)
         self._marked = (self.state.step, self.state.seconds)
@@ -242,7 +242,7 @@ class Trainer:
             "train/weight_decay": self.stepper.weight_decay,
             "train/batch_tokens": self.tokens - self.dataset.tokens_after(step - 1),
             "perf/tokens_per_s": rate,
-            "perf/peak_memory_gb": peak_memory_gb(self.plan.device),
+            "perf/peak_memory_gb": hardware.peak_memory_gb(self.plan.device),
         }
         share = mfu(rate, self.plan.mfu_flops_per_token(self.dataset, before, step), self.peak)
         values |= self.model.measures() | ({} if share is None else {"perf/mfu": share})
@@ -313,7 +313,7 @@ class Trainer:
         summary = self.spent | values | longer | ending.floors(self.dataset) | ending.packed(self.dataset)
         summary["val/targets"] = self.dataset.val_tokens - 1
         products = self.plan.precision.products
-        peak = self.peak if self.plan.device == "cuda" else peak_flops("cpu", products)  # takes memory
+        peak = self.peak if self.plan.device != "cpu" else peak_flops("cpu", products)  # takes memory
         share = mfu(summary["perf/tokens_per_s"], self.plan.mfu_flops_per_token(self.dataset, 0, state.step), peak)
         if share is not None:
             summary["perf/mfu"] = share
