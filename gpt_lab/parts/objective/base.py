@@ -183,8 +183,16 @@ class Objective:
     def train(self, model: Predictor, given: Sequences) -> Outcome:
         """The outcome of a pass in training."""
         losses: list[Tensor] = []
-        logits_BTV = model(given.tokens_BT, documents_BT=given.documents_BT, keys_B=given.keys_B, losses=losses)
-        return with_losses(self(logits_BTV, given.targets_BT), losses)
+        if self.chunk is None:
+            logits_BTV = model(given.tokens_BT, documents_BT=given.documents_BT, keys_B=given.keys_B, losses=losses)
+            return with_losses(self(logits_BTV, given.targets_BT), losses)
+        flow = model.flow(given.tokens_BT, documents_BT=given.documents_BT, keys_B=given.keys_B, losses=losses)
+        hidden_BTD = model.hidden(given.tokens_BT, flow)
+        return with_losses(self.of_hidden(model, hidden_BTD, given.targets_BT), losses)
+
+    def of_hidden(self, model: Predictor, hidden_BTD: Tensor, targets_BT: Tensor) -> Outcome:
+        """The outcome of the logits that the head makes of hidden states."""
+        return self(model.logits(hidden_BTD), targets_BT)
 
     def score(self, model: Predictor, given: Sequences, answers: bool = False) -> Score:
         """What validation measures: the next token's cross-entropy, whatever is trained.

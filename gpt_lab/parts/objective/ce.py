@@ -5,15 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from gpt_lab.options import NonNegativeFloat, Probability
-from gpt_lab.parts.objective.base import (
-    IGNORED,
-    Objective,
-    Outcome,
-    Predictor,
-    Sequences,
-    next_token_nats,
-    with_losses,
-)
+from gpt_lab.parts.objective.base import IGNORED, Objective, Outcome, Predictor, next_token_nats
 from gpt_lab.parts.objective.chunked import LossRule, chunked_sums
 from gpt_lab.registry import register
 
@@ -36,16 +28,7 @@ class CrossEntropy(Objective):
         """The smoothed loss with its z-loss, and the plain cross-entropy. The softmax and all sums are in fp32."""
         return _mean(self.sums(logits_BTV, targets_BT), targets_BT)
 
-    def train(self, model: Predictor, given: Sequences) -> Outcome:
-        if self.chunk is None:
-            return super().train(model, given)
-        losses: list[Tensor] = []
-        flow = model.flow(given.tokens_BT, documents_BT=given.documents_BT, keys_B=given.keys_B, losses=losses)
-        hidden_BTD = model.hidden(given.tokens_BT, flow)
-        return with_losses(self.of_hidden(model, hidden_BTD, given.targets_BT), losses)
-
     def of_hidden(self, model: Predictor, hidden_BTD: Tensor, targets_BT: Tensor) -> Outcome:
-        """As of the logits that the head makes of hidden states."""
         return _mean(self.sums_of_hidden(model, hidden_BTD, targets_BT), targets_BT)
 
     def sums_of_hidden(self, model: Predictor, hidden_BTD: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
