@@ -76,12 +76,14 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": MODEL | {"interchange", "data", "store", "infer", "evaluate"},
     "train": TRAIN,
     "doctor": TRAIN,
+    "device_check": TRAIN | {"device_check"},
     "certify": TRAIN | {"certify"},
     **{name: TRAIN | set(ABOVE[: place + 1]) for place, name in enumerate(ABOVE)},
     "inside": TRAIN | {*ABOVE, "inside"},
     "notebook": TRAIN | {*ABOVE, "notebook"},
     "dashboard": TRAIN | {*ABOVE[: ABOVE.index("plan")], "dashboard"},
-    "cli": TRAIN | {*ABOVE, "certify", "dashboard", "export", "inside", "serve", "chat", "cli", "doctor"},
+    "cli": TRAIN
+    | {*ABOVE, "certify", "dashboard", "export", "inside", "serve", "chat", "cli", "doctor", "device_check"},
 }
 """What the files of each unit (a module or folder directly under gpt_lab/) may import, at any depth of nesting."""
 

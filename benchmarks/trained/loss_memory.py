@@ -1,6 +1,6 @@
 """Memory and time of the loss at GPT-2's vocabulary: all logits at once, and some tokens at a time.
 
-    uv run python benchmarks/loss_memory.py
+    uv run python benchmarks/trained/loss_memory.py
 
 Forward and backward pass of head and cross-entropy alone, in fp32 on the CPU: hidden states and a head of random
 numbers. Each arm is a process of its own, whose peak is what the system says of its resident memory, less what it had
