@@ -13,8 +13,8 @@ ABLE = ("ce", "mtp")
 WHOLE = 2**26
 """Logits that chunked_loss=auto leaves whole: 256 MiB in fp32, of which training keeps about three copies."""
 CHUNK = {"cpu": 2**24, "cuda": 2**26, "mps": 2**24}
-"""Logits of a chunk. On CPU more of them take more memory and no less time (benchmarks/trained/loss_memory.py); a GPU adds
-up the head's gradient once a chunk, as dear as the products of a chunk of 2^24 logits (by their bytes: not measured)."""
+"""Logits of a chunk. On CPU more of them take more memory and no less time (benchmarks/trained/loss_memory.py); a GPU
+adds up the head's gradient once a chunk, as dear as the products of 2^24 logits (by their bytes: not measured)."""
 FP32 = 4
 
 
