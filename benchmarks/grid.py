@@ -2,8 +2,8 @@
 
     uv run python benchmarks/grid.py
 
-Start of Python, import of torch, evaluation and checkpoints are in both. The lab runs one `sweep` command, two runs at a
-time; the bare loop (trained/bare.py) runs as a shell's loop would, one process after the other with torch's threads,
+Start of Python, import of torch, evaluation and checkpoints are in both. The lab runs one `sweep` command, two runs at
+a time; the bare loop (trained/bare.py) runs as a shell's loop would, one process after the other with torch's threads,
 and, because that is not the most a shell can do, also two at a time with a thread each. The three take turns in rounds;
 ratios are medians over rounds. Random text of 65 characters, as long as tiny Shakespeare; the lab begins each round
 with an empty cache, the bare loop's tokens are there.

@@ -60,7 +60,7 @@ def test_a_wait_takes_elements_promises_and_values(tmp_path: Path) -> None:
 def test_a_wait_that_runs_out_says_what_the_page_shows(tmp_path: Path) -> None:
     path = _write(tmp_path, "<p>nothing here</p>")
     with pytest.raises(BrowserError, match="nothing here"):
-        browse(path, wait_for="document.querySelector('svg')", timeout=1)
+        browse(path, wait_for="document.querySelector('svg')", timeout=5)
 
 
 def test_without_chromium_the_test_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,11 +37,11 @@ def lab(scale: str) -> Write:
     import torch
 
     from gpt_lab.infer.generate import complete, gathered
+    from gpt_lab.infer.light_layers import lighten
     from gpt_lab.infer.several import generate_several
-    from gpt_lab.infer.trained_model import lay_out
 
     model, _ = models(scale)
-    lay_out(model)
+    lighten(model)
 
     @torch.inference_mode()
     def write(prompts: list[list[int]], new: int) -> list[list[int]]:

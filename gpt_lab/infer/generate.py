@@ -224,13 +224,13 @@ def _steps(
                     cache.expand(samples)
             new_B = chooser.choose(logits_BV, rows)
             tokens_BT = torch.cat([tokens_BT, new_B.unsqueeze(1)], dim=1)
-            if cache is not None:
-                usage.cache_bytes = cache.nbytes
             given = chooser.told(new_B.tolist(), logits_BV, rows)
             if given is None:
                 return
             yield given
     finally:
+        if cache is not None:
+            usage.cache_bytes = cache.nbytes
         model.train(was_training)
 
 

@@ -89,19 +89,21 @@ def _steps(
                         for row in range(0, len(texts), samples)
                     ]
                 )
-            usage.cache_bytes = max(usage.cache_bytes, batch.nbytes)
             new = chooser.choose(logits_LV, live).tolist()
             for row, token in zip(live, new, strict=True):
                 texts[row].append(token)
             given = chooser.told(new, logits_LV, live)
             if given is None:
                 return
+            if any(chooser.over[row] for row in live):
+                usage.cache_bytes = max(usage.cache_bytes, batch.nbytes)
             for row in live:
                 if chooser.over[row] and request.use_cache:
                     batch.remove(row)
             live = [row for row in live if not chooser.over[row]]
             yield given
     finally:
+        usage.cache_bytes = max(usage.cache_bytes, batch.nbytes)
         model.train(was_training)
 
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
 
 from gpt_lab.adapt import lora
 from gpt_lab.config import checked
@@ -128,18 +127,6 @@ def load_model(run: Run, checkpoint: Path, device: str = "cpu", vocab_size: int 
     model.to(where).eval()
     model.choose_kernels(where.type, "fp32")
     return model, cfg
-
-
-@torch.no_grad()
-def lay_out(model: GPT) -> None:
-    """Puts the matrices of linear layers into the order in memory that reads a few tokens faster on a CPU.
-
-    Inputs by outputs: 4 us in place of 8 for one row, 128 by 688, and 39 in place of 65 for 16 rows, 688 by 256. For a
-    model that is to generate: such tensors are not contiguous, and files of weights take only those that are.
-    """
-    for part in model.modules():
-        if type(part) is nn.Linear and part.weight.device.type == "cpu":
-            part.weight.data = part.weight.data.t().contiguous().t()
 
 
 def same_tokenizer(one: Run, other: Run) -> bool:

@@ -18,7 +18,8 @@ from gpt_lab.data.tokenizers.library import FILE, HuggingFaceTokenizer
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
 from gpt_lab.devices.pick import pick
 from gpt_lab.errors import ConfigError, DataError, quoted
-from gpt_lab.infer.trained_model import lay_out, load_run, weights_digest
+from gpt_lab.infer.light_layers import lighten
+from gpt_lab.infer.trained_model import load_run, weights_digest
 from gpt_lab.interchange import released_folder
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.objective.base import NEXT
@@ -143,7 +144,7 @@ def _local(word: str, runs_dir: str, checkpoint: str | None, device: str, say: C
         return _released(folder, checkpoint, device)
     run = find_run(runs_dir, word)
     model, tokenizer, _, name = load_run(run, checkpoint, device, say)
-    lay_out(model)
+    lighten(model)
     own = run.record.get("prompt")
     return _checked(
         LocalModel(
@@ -172,7 +173,7 @@ def _released(folder: Path, checkpoint: str | None, device: str) -> LocalModel:
         raise DataError(f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens, its model {opened.vocab_size}")
     model.load_state_dict(opened.weights)
     model.to(where).eval()
-    lay_out(model)
+    lighten(model)
     model.choose_kernels(where, "fp32")
     name = re.sub(r"\s+", "-", folder.resolve().name)
     jinja = folder / chat_template.FILE

@@ -139,7 +139,7 @@ def test_several_dashboards_share_one_mirror_and_survive_each_other(folder: Path
             run.truncate_after(2)
             wait_for_steps(folder, [1, 2])
             second.send_signal(signal.SIGTERM)
-            assert second.wait(20) == 0
+            assert second.wait(60) == 0
 
 
 @pytest.mark.slow
@@ -159,7 +159,7 @@ def test_ctrl_c_leaves_no_server(folder: Path, arguments: tuple[str, ...]) -> No
         assert (taken.returncode, taken.stdout) == (2, "")
         assert taken.stderr == f"error: port {port} is taken: choose another with --port\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert process.stdout.read().count("\n") == 1, "no traceback"
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", port))
@@ -179,7 +179,7 @@ def test_the_interpreter_is_not_taken_apart_beneath_the_page(folder: Path, argum
         assert process.stdout is not None and process.stdout.readline().startswith("http")
         process.send_signal(signal.SIGINT)
         said = process.stdout.read()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     assert "taken apart" not in said
 
 

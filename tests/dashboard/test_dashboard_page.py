@@ -50,7 +50,7 @@ def dashboard(folder: Path, *options: str) -> Iterator[str]:
             assert "new ones and new lines appear" in process.stdout.readline()
             yield line.split()[0]
             process.send_signal(signal.SIGINT)
-            assert (process.wait(20), process.stdout.read()) == (0, "")
+            assert (process.wait(60), process.stdout.read()) == (0, "")
         finally:
             process.kill()
 

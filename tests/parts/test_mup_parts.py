@@ -24,11 +24,11 @@ from gpt_lab.parts.objective.ce import CrossEntropy
 from tests.helpers import tiny_config
 
 KINDS = ("attention", "position", "norm", "mlp", "residual")
-WIDTHS = (64, 256)
+WIDTHS = dict.fromkeys(KINDS, (32, 128)) | {"position": (64, 256)}
+"""Biases of positions are the same from larger widths on."""
 STEPS, SEEDS, HEAD_DIM, VOCABULARY = 5, 1, 16, 64
 GROWS, SHRINKS = 0.35, -0.45
 """Powers of width between which a change counts as the same: four times the width may be a factor of 1.6 or 1/1.9."""
-MUP = {"name": "mup", "base_width": 64, "base_head_dim": HEAD_DIM}
 WITH: dict[str, dict[str, Any]] = {
     "attention=rwkv7": {f"attention.{what}_rank": 8 for what in ("decay", "gate", "value")},
     "norm=dyt": {"norm.embed_scale": 4.0},
@@ -40,10 +40,10 @@ WITH: dict[str, dict[str, Any]] = {
 
 def config(kind: str, name: str, width: int, grow: str, seed: int = 0) -> RunConfig:
     """`grow` says what grows with width: the number of heads, or each head."""
-    heads = width // HEAD_DIM if grow == "heads" else WIDTHS[0] // HEAD_DIM
+    heads = width // HEAD_DIM if grow == "heads" else WIDTHS[kind][0] // HEAD_DIM
     return tiny_config(
         **{kind: name},
-        init=MUP,
+        init={"name": "mup", "base_width": WIDTHS[kind][0], "base_head_dim": HEAD_DIM},
         optim={"name": "adamw", "lr": 0.004, "weight_decay": 0.0},
         seed=seed,
         **WITH.get(f"{kind}={name}", {}),
@@ -103,11 +103,11 @@ def _watch_biases(model: GPT, seen: dict[str, Tensor]) -> None:
 def growth(kind: str, name: str, grow: str) -> dict[str, float]:
     """The power of width that each change grows with: slope of its log over log width."""
     found = []
-    for width in WIDTHS:
+    for width in WIDTHS[kind]:
         each = [changes(config(kind, name, width, grow, seed)) for seed in range(SEEDS)]
         found.append({key: math.fsum(one[key] for one in each) / SEEDS for key in each[0]})
     moving = [key for key in found[0] if min(one[key] for one in found) > 0]
-    return {key: float(np.polyfit(np.log(WIDTHS), [math.log(one[key]) for one in found], 1)[0]) for key in moving}
+    return {key: float(np.polyfit(np.log(WIDTHS[kind]), [math.log(one[key]) for one in found], 1)[0]) for key in moving}
 
 
 def refusal(cfg: RunConfig) -> str | None:
@@ -122,11 +122,11 @@ def refusal(cfg: RunConfig) -> str | None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_coordinate_check(kind: str) -> None:
-    """Of every part that is not refused; whether heads grow in number or in size."""
+    """Of every part that is not refused; whether heads grow in number or in size, where a part sees them."""
     wrong = {}
     for name in registry.index()[kind]:
-        for grow in ("heads", "head"):
-            if refusal(config(kind, name, WIDTHS[-1], grow)) is None:
+        for grow in ("heads", "head") if kind in ("attention", "position") else ("heads",):
+            if refusal(config(kind, name, WIDTHS[kind][-1], grow)) is None:
                 powers = growth(kind, name, grow)
                 off = {key: round(power, 2) for key, power in powers.items() if not SHRINKS < power < GROWS}
                 wrong |= {f"{kind}={name}, growing {grow}": off} if off else {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,16 @@ from gpt_lab.config import components
 from scripts import generate
 
 ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def made_once() -> Iterator[None]:
+    """What takes seconds, and no test here changes what it is made from."""
+    tables = {name: functools.cache(table) for name, table in generate.TABLES.items() if name != "components"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "TABLES", {**generate.TABLES, **tables})
+        patch.setattr(generate, "atlas_page", functools.cache(generate.atlas_page))
+        yield
 
 
 def test_nothing_is_stale() -> None:

@@ -64,7 +64,7 @@ class Scenario:
                 os._exit(code)
         return pid
 
-    def end(self, pid: int, seconds: float = 120) -> int:
+    def end(self, pid: int, seconds: float = 300) -> int:
         """How a runner ended; no process of it is left."""
         limit = time.monotonic() + seconds
         while time.monotonic() < limit:
@@ -76,7 +76,7 @@ class Scenario:
             time.sleep(0.002)
         raise TimeoutError("the runner hangs")
 
-    def nothing_left(self, seconds: float = 5) -> None:
+    def nothing_left(self, seconds: float = 30) -> None:
         """Every orphan has ended: there is no child left to wait for."""
         limit = time.monotonic() + seconds
         while time.monotonic() < limit:
@@ -214,7 +214,7 @@ SCENARIOS: dict[str, Callable[[Scenario], None]] = {
 
 def disturbed(seed: int, paths: Mapping[str, Path]) -> subprocess.CompletedProcess[str]:
     """Plays each scenario with its sweep file, in a process of its own; it prints what happened as JSON."""
-    return commands.call(functools.partial(_play, seed, dict(paths)), ROOT, timeout=500)
+    return commands.call(functools.partial(_play, seed, dict(paths)), ROOT, timeout=1200)
 
 
 def _play(seed: int, paths: Mapping[str, Path]) -> None:

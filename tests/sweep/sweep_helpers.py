@@ -126,7 +126,7 @@ def name_of(entry: LedgerEntry | Cell) -> str:
     return ", ".join(f"{key}={value}" for key, value in entry.values.items())
 
 
-def until(true: Callable[[], Any], seconds: float = 60) -> Any:
+def until(true: Callable[[], Any], seconds: float = 180) -> Any:
     """Waits for something to become true, and returns it."""
     end = time.monotonic() + seconds
     while not (found := true()):

@@ -9,8 +9,12 @@ import pytest
 
 from gpt_lab.config import schema
 from gpt_lab.store import Run
+from gpt_lab.trackers.wandb import Wandb
 from tests.trackers.plain import plain_config
 from tests.trackers.wandb_double import WandbDouble
+
+PATIENCE = 60.0
+"""Seconds for W&B's end of a run, where they are not what is tested."""
 
 
 @pytest.fixture
@@ -34,7 +38,8 @@ def run(make_run: Callable[[str], Run]) -> Run:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbDouble]:
-    """A W&B server that this process, and the processes it starts, are logged in to."""
+    """A W&B server that this process, and the processes it starts, are logged in to; a busy machine has time for it."""
+    monkeypatch.setattr(Wandb, "online_patience", PATIENCE)
     with WandbDouble() as double:
         for name, value in double.environment().items():
             monkeypatch.setenv(name, value)

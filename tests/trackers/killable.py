@@ -24,6 +24,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, stopped)
     run = Run.open(sys.argv[1])
     first, last, pause = int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+    Wandb.online_patience = 60.0  # a busy machine has time
     tracker = Wandb(run, plain_config())
     tracker.start()
     while not run.record.get("wandb"):

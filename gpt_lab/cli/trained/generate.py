@@ -119,8 +119,9 @@ def run(argv: list[str]) -> int:
 
 def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO, draft: Any = None) -> None:
     from gpt_lab.infer.generate import ENDED, Usage
+    from gpt_lab.infer.light_layers import lighten
     from gpt_lab.infer.stream import StopStrings, TextStream
-    from gpt_lab.infer.trained_model import lay_out, load_run
+    from gpt_lab.infer.trained_model import load_run
 
     tell = functools.partial(print_lines, file=err)
     texts = [arguments.text(found)] if arguments.prompts is None else read_prompts(Path(arguments.prompts))
@@ -130,7 +131,7 @@ def _write(found: Any, arguments: Arguments, out: TextIO, err: TextIO, draft: An
     drafting = None if draft is None else load_run(draft, None, arguments.device, tell).model
     for one in (model, drafting):
         if one is not None:
-            lay_out(one)
+            lighten(one)
     tell(f"run {found.path}, checkpoint {checkpoint}, {next(model.parameters()).device.type}")
     prompts = [start(tokenizer, text) for text in texts]
     if isinstance(out, io.TextIOWrapper):

@@ -132,7 +132,7 @@ class GptLabModel(GptLabPreTrainedModel):
         hidden = self.gpt.hidden(input_ids, self.gpt.flow(input_ids, positions_T, states=cache))
         if cache is not None and not cache.read(self.gpt, input_ids.shape[1]):
             cache, hidden = None, self.gpt.hidden(input_ids, self.gpt.flow(input_ids))
-        return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=cache)  # type: ignore[arg-type]
+        return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=cache)
 
 
 _ANSWERS = ("return_dict", "output_attentions", "output_hidden_states", "cache_position", "logits_to_keep")
@@ -178,7 +178,7 @@ class GptLabForCausalLM(GptLabPreTrainedModel, GenerationMixin):
         loss = None if labels is None else self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=found.past_key_values)
 
-    def prepare_inputs_for_generation(  # type: ignore[override]
+    def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
         past_key_values: GptLabCache | None = None,

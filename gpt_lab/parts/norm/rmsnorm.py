@@ -32,7 +32,7 @@ class RMSNorm(nn.Module):
         weight: Tensor | None = self.weight
         if x.dtype == torch.float32 and x.is_cpu and not torch.compiler.is_compiling():
             if not torch.is_grad_enabled():
-                return _forward(x, weight, self.eps)[0]
+                return divided(x, weight, self.eps)[0]
             out: Tensor = _EagerRMSNorm.apply(x, weight, self.eps)
             return out
         if weight is not None and weight.dtype != x.dtype:  # torch has a fused kernel for equal types only
@@ -40,7 +40,7 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.dim, weight, self.eps)
 
 
-def _forward(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+def divided(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
     """What is divided by the root mean square, and the inverse of that."""
     # vector_norm reads x once, and autocast leaves it in fp32
     inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
@@ -57,7 +57,7 @@ class _EagerRMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-        out, inverse = _forward(x, weight, eps)
+        out, inverse = divided(x, weight, eps)
         ctx.save_for_backward(x, weight, inverse)
         ctx.eps = eps
         return out

@@ -28,12 +28,7 @@ def write_tuned(folder: Path) -> Path:
     """Two arms, three to four rates for each, then a fresh seed."""
     folder.mkdir(exist_ok=True)
     metric = {"name": "val/bpb", "goal": "minimize"}
-    fixed = {
-        "budget.steps": 300,
-        "eval.every": 100,
-        "checkpoint.every": 50,
-        "log.every": 50,
-    }  # long enough to be stopped
+    fixed = {"budget.steps": 120, "eval.every": 60, "checkpoint.every": 20, "log.every": 20}  # enough to be stopped in
     return write_sweep(folder, {"optim": ["adamw", "muon"], "seed": [0]}, metric=metric, gpt_lab=BLOCK, fixed=fixed)
 
 
@@ -55,7 +50,7 @@ def said(folder: Path) -> str:
     return "".join(log.read_text("utf-8")[-2000:] for log in folder.glob("workers/*.log"))
 
 
-def wait_for(folder: Path, true: Callable[[], Any], seconds: float = 150) -> None:
+def wait_for(folder: Path, true: Callable[[], Any], seconds: float = 400) -> None:
     try:
         until(true, seconds)
     except TimeoutError:

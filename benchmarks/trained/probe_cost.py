@@ -1,6 +1,6 @@
 """What `probe=light` costs: one evaluation's look against the steps between two, in processor time.
 
-    uv run python benchmarks/probe_cost.py
+    uv run python benchmarks/trained/probe_cost.py
 
 The lab's trainer on two scales, at the default cadence (eval.every): plain steps, and then the step that is watched
 with the line that is written, take turns in rounds; the share is the median of what a watched step takes more, over the
