@@ -5,30 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 from gpt_lab.device_check.steps import Place, Wrong
 from gpt_lab.train.speed.stepwise import Stepwise
 
-APART = {"precision=bf16": 0.05, "precision=fp16": 0.05, "precision=fp8": 0.1, "precision=tf32": 0.02}
-"""Relative difference of the last losses from fp32's that is rounding."""
-CLOSE = 1e-3
+APART = {"precision=bf16": 0.05, "precision=fp16": 0.05, "precision=fp8": 0.15, "precision=tf32": 0.02}
+"""Difference of the last loss from fp32's that is rounding, as a share of what fp32's has fallen."""
+CLOSE = 0.01
+FALLEN = 0.02
+"""The least share of its first loss that a run must lose, or losses would agree whatever is computed."""
 
 
 def losses(place: Place, study: str, *words: str, steps: int | None = None) -> list[float]:
-    """Training losses of a small run, which learns what follows what in made-up data."""
+    """Training losses of a small run on Shakespeare's bytes, whose frequencies are learnt at once."""
     return run(place, study, *words).losses(steps or place.steps)
 
 
 def run(place: Place, study: str, *words: str) -> Stepwise:
     """A small run, eager in fp32 where nothing else is said."""
-    fixed = [
-        f"study={study}",
-        f"scale={place.scale}",
-        "data=synthetic",
-        f"device={place.device}",
-        f"batch.tokens={place.tokens}",
-    ]
+    fixed = [f"study={study}", f"device={place.device}", f"scale={place.scale}", f"batch.tokens={place.tokens}"]
+    fixed += ["tokenizer=byte", "schedule.warmup=0", "optim.lr=0.003"]
     plain = ["precision=fp32", "compile=off", "kernel=auto", f"budget.steps={place.steps}"]
     given = {word.partition("=")[0] for word in words}
     return Stepwise([*fixed, *(one for one in plain if one.partition("=")[0] not in given), *words], place.folder)
@@ -60,7 +55,7 @@ def resumed(place: Place) -> dict[str, Any]:
     through = run(place, "through")
     expected = through.losses(place.steps)
     half = run(place, "halves")
-    half.losses(place.steps // 2)
+    before = half.losses(place.steps // 2)
     half.trainer.save()
     again = run(place, "halves")
     if again.trainer.state.step != place.steps // 2:
@@ -68,20 +63,21 @@ def resumed(place: Place) -> dict[str, Any]:
     got = again.losses(place.steps - place.steps // 2)
     pairs = zip(through.trainer.model.parameters(), again.trainer.model.parameters(), strict=True)
     apart = max(float((one - other).detach().abs().max()) for one, other in pairs)
-    found = _same(got, expected[-len(got) :], CLOSE)
+    found = _same([*before, *got], expected, CLOSE)
     return found | {"largest_difference_of_a_weight": apart, "bit_for_bit": apart == 0.0}
 
 
 def _same(got: Sequence[float], expected: Sequence[float], limit: float) -> dict[str, Any]:
-    """Losses that agree at the end, and fall.
+    """Losses that fall, and agree at the end.
 
     Raises:
         Wrong: they do not.
     """
-    apart = abs(got[-1] - expected[-1]) / abs(expected[-1])
+    fallen = expected[0] - expected[-1]
+    apart = abs(got[-1] - expected[-1]) / max(fallen, 1e-9)
     found = {"first": got[0], "last": got[-1], "expected": expected[-1], "apart": apart, "limit": limit}
+    if fallen < FALLEN * expected[0]:
+        raise Wrong("even the run that it is compared with has learnt nothing", found)
     if not apart <= limit:
         raise Wrong(f"the last loss is {got[-1]:.5g}, and should be {expected[-1]:.5g}", found)
-    if not torch.isfinite(torch.tensor(got)).all():
-        raise Wrong("a loss is not finite", found)
     return found

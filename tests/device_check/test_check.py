@@ -60,10 +60,14 @@ def test_a_run_that_was_left_ends_as_one_that_went_through(place: Place) -> None
 
 
 def test_losses_that_differ_are_wrong(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert training.chunked(place)["apart"] < 1e-4
-    monkeypatch.setattr(training, "CLOSE", -1.0)
-    with pytest.raises(Wrong, match="the last loss is"):
-        training.chunked(place)
+    assert training.chunked(place)["apart"] < 1e-3
+    falling = [5.0, 4.0, 3.0]
+    with pytest.raises(Wrong, match="the last loss is 3.5, and should be 3"):
+        training._same([5.0, 4.0, 3.5], falling, 0.1)
+    with pytest.raises(Wrong, match="learnt nothing"):
+        training._same([5.0, 5.0], [5.0, 5.0], 0.1)
+    with pytest.raises(Wrong, match="the last loss is nan"):
+        training._same([5.0, 4.0, float("nan")], falling, 0.1)
 
 
 def test_the_whole_check_is_one_file(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
