@@ -329,6 +329,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
+    if not check and ROOT / RECORDED in stale:  # the catalogue and the pages read it
+        gpu_runs.read.cache_clear()
+        return main(arguments)
     return int(check and bool(stale))
 
 
