@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -11,11 +12,12 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from site import addsitedir
 
 import pytest
 import yaml
 
-from tests.processes.scripts import MODULES
+from tests.processes import commands
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(__file__).parent / "thirdparty"
@@ -73,18 +75,9 @@ def script(
     clone: Path, line: list[str], site: Path | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """`uv run LINE` without uv: the lab of the copy, with the packages of this environment and those of `site`."""
-    more = "" if site is None else f"import site; site.addsitedir({str(site)!r}); "
-    code = f"{more}import sys; sys.argv = {line!r}; from {MODULES[line[0]]} import main; main()"
     environment = {name: value for name, value in os.environ.items() if name != "GPT_LAB_PARTS"}
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=cwd or clone,
-        env=environment | {"PYTHONPATH": str(clone), "PYTHONSAFEPATH": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    before = None if site is None else functools.partial(addsitedir, str(site))
+    return commands.run(line, cwd or clone, environment=environment, before=before, package=clone)
 
 
 def test_the_page_shows_its_files() -> None:

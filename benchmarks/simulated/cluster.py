@@ -18,13 +18,14 @@ from typing import Any
 
 from gpt_lab.study.design import Cell, Design, Settings
 from gpt_lab.study.sweep import Sweep
-from gpt_lab.sweep.ledger.ledger import Ledger, LedgerEntry
+from gpt_lab.sweep.ledger.entry import LedgerEntry
+from gpt_lab.sweep.ledger.ledger import Ledger
 from gpt_lab.sweep.ledger.liveness import BEAT_EVERY, SILENCE, Owner, OwnerWatch
 
 SKEW = 3600.0
 """Seconds by which the clocks of two hosts differ at most."""
 LOOK_EVERY = 60.0
-"""Seconds between two looks of one worker at the others' heartbeats; a real one looks every 5."""
+"""Seconds between two looks of one worker at the others' heartbeats; a real one looks oftener."""
 
 
 def cells(number: int) -> Iterator[Cell]:
@@ -81,6 +82,14 @@ class Cluster:
             if self.deaths:
                 at(delay + self.draw.expovariate(self.deaths / 60), "die", worker)
 
+        def follow(worker: Worker) -> None:
+            if worker.entry is not None:
+                at(self.draw.uniform(0.5, 1.5) * self.seconds, "end", worker)
+            elif len(self.finished) < self.calls["trials"]:
+                at(1.0, "claim", worker)
+            else:
+                worker.gone = True
+
         for _ in range(self.workers):
             begin(self.draw.uniform(0, BEAT_EVERY))
         while events:
@@ -93,28 +102,24 @@ class Cluster:
                 self.in_hand += worker.entry is not None
                 begin(self.draw.uniform(10, 120))
             elif what == "beat":
-                worker.act("beat", worker.ledger.beat)
+                if self.now - worker.written >= BEAT_EVERY:
+                    worker.act("beat", worker.ledger.beat)
                 at(BEAT_EVERY, "beat", worker)
             elif what == "look":
                 worker.act("look", lambda worker=worker: worker.ledger.bury(worker.watch.dead))
                 at(LOOK_EVERY, "look", worker)
             elif what == "end" and worker.entry is not None:
                 key = worker.entry.key
-                self.finished[key] += worker.act(
-                    "end", lambda worker=worker, key=key: worker.ledger.end(key, "finished", score=1.0, seconds=1.0)
+                noted, worker.entry = worker.act(
+                    "end", lambda worker=worker, key=key: worker.ledger.end_and_claim(key, "finished", run=f"run-{key}")
                 )
-                worker.entry = None
-                at(0, "claim", worker)
+                if noted:
+                    self.finished[key] += 1
+                worker.written = self.now
+                follow(worker)
             elif what == "claim":
                 worker.entry = worker.act("claim", worker.ledger.claim)
-                if worker.entry is not None:
-                    key = worker.entry.key
-                    worker.act("name", lambda worker=worker, key=key: worker.ledger.name_run(key, f"run-{key}"))
-                    at(self.draw.uniform(0.5, 1.5) * self.seconds, "end", worker)
-                elif len(self.finished) < self.calls["trials"]:
-                    at(1.0, "claim", worker)
-                else:
-                    worker.gone = True
+                follow(worker)
             if len(self.finished) == self.calls["trials"]:
                 return
 
@@ -123,7 +128,7 @@ class Worker:
     """One fake worker: an owner of its own in the ledger, and a clock of its own."""
 
     def __init__(self, cluster: Cluster, host: str) -> None:
-        self.cluster, self.gone = cluster, False
+        self.cluster, self.gone, self.written = cluster, False, cluster.now
         self.entry: LedgerEntry | None = None
         owner = Owner(host, 1, None, f"{cluster.draw.getrandbits(32):08x}")
         skew = cluster.draw.uniform(0, SKEW)

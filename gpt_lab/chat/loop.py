@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from gpt_lab.chat import transcript
 from gpt_lab.chat.session import Said, Session, Turn
-from gpt_lab.errors import ConfigError, LabError, one_line, quoted, unknown
+from gpt_lab.errors import ConfigError, DataError, LabError, one_line, quoted, unknown
 
 HELP = """\
 /reset            forget what was said
@@ -39,10 +40,13 @@ def converse(session: Session, console: Console, lines: TextIO = sys.stdin) -> N
         LabError: a mistake in lines that come from a pipe.
     """
     typed = lines.isatty()
+    if isinstance(lines, io.TextIOWrapper):
+        lines.reconfigure(errors="surrogateescape")  # what is no text is said below, for the line that has it
     show = _show_live if console.is_terminal else _show_plain
     try:
         for line in _prompts(lines, typed):
             try:
+                _check(line)
                 _obey(session, line, console) if line.startswith("/") else show(session, line, console)
             except LabError as error:
                 if not typed:
@@ -60,6 +64,13 @@ def _prompts(lines: TextIO, typed: bool) -> Iterator[str]:
             line = line.rstrip("\n")[:-1] + "\n" + (_typed(". ") if typed else lines.readline())
         if line.strip():
             yield line.rstrip("\n") if not line.startswith("/") else line.strip()
+
+
+def _check(line: str) -> None:
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{quoted(line)} is no text in UTF-8: convert it, as with iconv") from None
 
 
 def _typed(sign: str) -> str:

@@ -12,7 +12,7 @@ from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.infer.request import start
 from gpt_lab.infer.sampling import Sampling
 from gpt_lab.serve.engine import Engine, Lane
-from gpt_lab.serve.job import Asked, End, Job, Piece
+from gpt_lab.serve.job import Asked, Job, Piece
 from gpt_lab.serve.served_model import LocalModel
 
 
@@ -116,10 +116,11 @@ class Session:
         self.turns = []
 
     def say(self, prompt: str) -> Iterator[Turn]:
-        """The turn as it grows, whenever there is more of it; the last one is kept in `turns`.
+        """The turn as it grows, whenever there is more of it; one that comes to its end is kept in `turns`.
 
         Raises:
             DataError: a model's tokenizer lacks a character of the prompt. ConfigError: it is empty, and has no start.
+            LabError: a model fails.
         """
         asked = {name: self._asked(name, prompt) for name in self.models}
         jobs = {name: Job(name, one, self.models[name].tokenizer, self._waking.set) for name, one in asked.items()}
@@ -139,35 +140,32 @@ class Session:
                 yield turn
         finally:
             self._engine.cancel(jobs.values())
-            self.turns.append(turn)
         failed = next((said for said in turn.answers if said.error is not None), None)
         if failed is not None:
             raise LabError(f"{failed.model}: {failed.error}")
+        self.turns.append(turn)
 
     def _read(self, job: Job, said: Said) -> bool:
         """Takes what a job has to say; whether that was all."""
-        was_paused, ended = job.paused, False
-        while job.events:
-            event = job.events.popleft()
+        ended = False
+        for event in self._engine.read(job):
             if isinstance(event, Piece):
                 said.text += event.text
                 said.tokens += [one.token for one in event.tokens]
                 said.offsets += [one.offset for one in event.tokens]
-            elif isinstance(event, End):
+            else:
                 said.error, ended = event.error, True
-        if was_paused:
-            self._engine.resume()
         return ended
 
     def _asked(self, name: str, prompt: str) -> Asked:
         model, settings = self.models[name], self.settings
-        end = model.tokenizer.eot
         return Asked(
             prompt_ids=self._read_by(name, prompt),
             max_tokens=settings.max_tokens,
             sampling=Sampling(settings.temperature, top_p=settings.top_p),
             seed=settings.seed,
-            stop_ids=frozenset(() if end is None else (end,)),
+            stop_ids=model.stop_ids,
+            message=self.chat,
         )
 
     def _read_by(self, name: str, prompt: str) -> Sequence[int]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpt_lab.chat.session import Turn
-from gpt_lab.errors import ConfigError
+from gpt_lab.errors import ConfigError, quoted
 from gpt_lab.store.atomic_files import Unwritable, write_atomic
 
 STYLE = """
@@ -55,8 +55,8 @@ def export(path: Path, turns: Sequence[Turn], chat: bool) -> None:
     """
     if not turns:
         raise ConfigError("nothing was said yet: /export writes what was")
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"{path} does not end in .html")
+    if "\0" in str(path) or path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{quoted(str(path))} is no file name that ends in .html")
     try:
         write_atomic(path, page(turns, chat).encode())
     except Unwritable as error:

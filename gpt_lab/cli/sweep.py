@@ -50,6 +50,9 @@ def parser() -> Parser:
         help="trials at a time (default: one per GPU, else cores)",
     )
     made.add_argument(
+        "--per-gpu", type=_per_gpu, metavar="auto|K", help="trials at a time on each GPU; auto measures what pays"
+    )
+    made.add_argument(
         "--threads", type=whole_number(1, MOST_JOBS), metavar="N", help="CPU threads of each trial (default: 1)"
     )
     made.add_argument("--seeds", type=whole_number(1, MOST_SEEDS), metavar="N", help="N values of the pairing setting")
@@ -62,7 +65,7 @@ def parser() -> Parser:
     made.add_argument(
         "--retries", type=whole_number(0, 100), metavar="N", help="tries after a failure (1; 0 with --fail-fast)"
     )
-    made.add_argument("--on", metavar="ENGINE", help="start workers and leave: local, slurm or ssh:HOST,HOST")
+    made.add_argument("--on", metavar="ENGINE", help="start workers and leave: local, slurm, ray or ssh:HOST,HOST")
     made.add_argument(
         "--workers", type=whole_number(1, MOST_WORKERS), metavar="N", help="workers to start, on each host (default: 1)"
     )
@@ -70,12 +73,19 @@ def parser() -> Parser:
     made.add_argument(
         "--array-limit", type=whole_number(1, MOST_WORKERS), metavar="N", help="workers that Slurm runs at a time"
     )
+    made.add_argument(
+        "--resource", action="append", default=[], metavar="name=N", help="what a task of Ray takes, as num_gpus=1"
+    )
     made.add_argument("--status", action="store_true", help="say how far the sweep is, and who works on it")
     made.add_argument("--stop", action="store_true", help="have all its workers write checkpoints and leave")
     made.add_argument(
         "--stops", type=whole_number(0, 1_000_000), metavar="N", help="of workers: leave after the N+1st --stop"
     )
     return made
+
+
+def _per_gpu(text: str) -> int | str:
+    return "auto" if text == "auto" else whole_number(1, MOST_JOBS)(text)
 
 
 def _effect(text: str) -> float:
@@ -100,6 +110,10 @@ def run(argv: list[str]) -> int:
         raise ConfigError("--seeds and --target-effect both say how many seeds: leave one out")
     if chosen.report and chosen.dry_run:
         raise ConfigError("--report is about runs and --dry-run makes none: leave one out")
+    if chosen.per_gpu is not None and chosen.jobs is not None:
+        raise ConfigError("--per-gpu and --jobs both say how many trials at a time: leave one out")
+    if chosen.per_gpu == "auto" and chosen.dry_run:
+        raise ConfigError("--per-gpu auto is measured when the sweep begins: --dry-run takes a number")
     _check_engine(chosen)
     sweep = sweep_file.load(chosen.file, chosen.overrides)
     if chosen.seeds is not None:
@@ -118,7 +132,7 @@ def run(argv: list[str]) -> int:
         sweep, line = sample_size.with_enough_seeds(sweep, chosen.target_effect)
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if chosen.dry_run:
-        return runner.dry_run(sweep, console, chosen.jobs, chosen.threads)
+        return runner.dry_run(sweep, console, chosen.jobs, chosen.threads, chosen.per_gpu)
     status = runner.run_sweep(
         sweep,
         console,
@@ -127,6 +141,7 @@ def run(argv: list[str]) -> int:
         fail_fast=chosen.fail_fast,
         retries=chosen.retries,
         stops=chosen.stops,
+        per_gpu=chosen.per_gpu,
     )
     return status if not chosen.report or status > 1 else _report(sweep, status)
 
@@ -134,7 +149,7 @@ def run(argv: list[str]) -> int:
 def _check_engine(chosen: argparse.Namespace) -> None:
     """Refuses options that would say nothing."""
     if chosen.on is None:
-        for name in ("workers", "sbatch", "array_limit"):
+        for name in ("workers", "sbatch", "array_limit", "resource"):
             if getattr(chosen, name):
                 raise ConfigError(
                     f"--{name.replace('_', '-')} is for workers that --on starts: add --on slurm, or local"
@@ -148,7 +163,18 @@ def _check_engine(chosen: argparse.Namespace) -> None:
             raise ConfigError("--stops is what --on gives its workers: leave it out")
     if (chosen.status or chosen.stop) and any(
         getattr(chosen, name) not in (None, False)
-        for name in ("on", "jobs", "threads", "target_effect", "dry_run", "report", "fail_fast", "retries", "stops")
+        for name in (
+            "on",
+            "jobs",
+            "per_gpu",
+            "threads",
+            "target_effect",
+            "dry_run",
+            "report",
+            "fail_fast",
+            "retries",
+            "stops",
+        )
     ):
         raise ConfigError(f"--{'status' if chosen.status else 'stop'} takes the file and its settings, nothing else")
     if chosen.status and chosen.stop:
@@ -157,9 +183,7 @@ def _check_engine(chosen: argparse.Namespace) -> None:
 
 def _elsewhere(chosen: argparse.Namespace, sweep: Sweep) -> int:
     """Workers: starts them, tells of them, stops them. Returns 0."""
-    from gpt_lab.sweep import runner
-    from gpt_lab.sweep.engines import show_workers, start_workers
-    from gpt_lab.sweep.engines.worker_request import Request
+    from gpt_lab.sweep.engines import show_workers
 
     folder = place.runs_folder(sweep)
     if chosen.status:
@@ -168,6 +192,11 @@ def _elsewhere(chosen: argparse.Namespace, sweep: Sweep) -> int:
     if chosen.stop:
         print_lines("\n".join(show_workers.stop(sweep, folder)))
         return 0
+
+    from gpt_lab.sweep import runner
+    from gpt_lab.sweep.engines import start_workers
+    from gpt_lab.sweep.engines.worker_request import Request
+
     words = [chosen.file, *chosen.overrides]
     if chosen.seeds is not None:
         words += ["--seeds", str(chosen.seeds)]
@@ -175,6 +204,9 @@ def _elsewhere(chosen: argparse.Namespace, sweep: Sweep) -> int:
         words.append("--fail-fast")
     if chosen.retries is not None:
         words += ["--retries", str(chosen.retries)]
+    gpu = runner.uses_gpu(sweep, ())
+    if chosen.per_gpu is not None and not gpu:
+        raise ConfigError(runner.NO_GPU)
     request = Request(
         sweep.design.study,
         folder,
@@ -183,9 +215,10 @@ def _elsewhere(chosen: argparse.Namespace, sweep: Sweep) -> int:
         chosen.jobs,
         chosen.threads,
         Path.cwd(),
-        runner.uses_gpu(sweep, ()),
+        gpu,
+        chosen.per_gpu,
     )
-    lines = start_workers.start(request, chosen.on, chosen.sbatch, chosen.array_limit, chosen.dry_run)
+    lines = start_workers.start(request, chosen.on, chosen.sbatch, chosen.array_limit, chosen.resource, chosen.dry_run)
     if not chosen.dry_run:
         again = shlex.join(["sweep", chosen.file, *chosen.overrides])
         lines.append(f"how far they are:  {prefix()}{again} --status     end them:  {prefix()}{again} --stop")

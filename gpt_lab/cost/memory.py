@@ -124,8 +124,16 @@ def at_once(configs: Sequence[RunConfig], room: Room | None, wanted: int) -> int
     """
     if room is None or not configs:
         return wanted
-    need = max(sum(terms(cfg, _sizes(cfg, None, None)).values()) for cfg in configs)
-    return max(1, min(wanted, room.size // need))
+    return max(1, min(wanted, room.size // _need(largest(configs))))
+
+
+def largest(configs: Sequence[RunConfig]) -> RunConfig:
+    """The run that needs most memory, as far as its settings say."""
+    return max(configs, key=_need)
+
+
+def _need(cfg: RunConfig) -> int:
+    return sum(terms(cfg, _sizes(cfg, None, None)).values())
 
 
 def free() -> Room | None:

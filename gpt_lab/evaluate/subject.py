@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.tokenizers.library import FILE
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
-from gpt_lab.devices.pick import pick
 from gpt_lab.errors import ConfigError
 from gpt_lab.infer.generate import context_limit
-from gpt_lab.infer.trained_model import load_model, load_run, weights_digest, whole_checkpoint
-from gpt_lab.interchange import released_folder
+from gpt_lab.infer.trained_model import load_folder, load_model, load_run, weights_digest, whole_checkpoint
 from gpt_lab.model.gpt import GPT
 from gpt_lab.store import Run
 
@@ -81,18 +77,11 @@ def of_folder(folder: Path, device: str = "auto", context: int | None = None) ->
     """The model of a Hugging Face folder that gpt_lab/interchange reads.
 
     Raises:
-        ConfigError, DataError: as released_folder.read; a context that it cannot read.
+        ConfigError, DataError: as load_folder; a context that it cannot read.
     """
-    opened = released_folder.read(folder, "model")
-    model = GPT(dataclasses.replace(opened.cfg, kernel={"name": "math"}), opened.vocab_size)
-    model.load_state_dict(dict(opened.weights))
-    where, _ = pick(device)
-    model.to(where).eval()
-    model.choose_kernels(where, "fp32")
-    tokenizer = None
-    if (folder / FILE).is_file():
-        tokenizer = registry.build("tokenizer", {"name": "hf", "path": str(folder)})
-    return _checked(Subject(model, tokenizer, opened.cfg, 0, None, opened.digest, trained_here=False), context)
+    opened = load_folder(folder, device)
+    made = Subject(opened.model, opened.tokenizer, opened.cfg, 0, None, opened.digest, trained_here=False)
+    return _checked(made, context)
 
 
 def _checked(made: Subject, context: int | None) -> Subject:

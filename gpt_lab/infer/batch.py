@@ -70,23 +70,32 @@ class Batch:
         logits_1V = next_logits(self._model, torch.tensor([list(prompt_ids)], device=self._device), cache)
         fits = self._joins and cache.usable and cache.seen == len(prompt_ids)
         for key in keys:
+            joined = fits and self._join(cache)
             self._texts[key] = list(prompt_ids)
-            if fits and self._joined.add(cache):
+            if joined:
                 self._order.append(key)
             else:
                 self._alone[key] = self._texts[key], copy.deepcopy(cache)
         return logits_1V[0]
 
     def step(self, tokens: Mapping[Hashable, int]) -> dict[Hashable, Tensor]:
-        """Reads one new token of each named row; logits (V,) in fp32 of the token after it, by key.
+        """Reads one new token of each named row; logits (V,) in fp32 of the token after it, by key, whatever they are.
+
+        After an error the rows cannot be read any more.
+        """
+        return dict(zip(tokens, self._read(tokens), strict=True)) if tokens else {}
+
+    def read(self, tokens: Mapping[Hashable, int]) -> Tensor:
+        """As `step`, of one row or more, with the logits in one tensor (L, V), in the order of `tokens`.
 
         Raises:
             LabError: logits that are not finite.
         """
-        return dict(zip(tokens, self.read(tokens), strict=True)) if tokens else {}
+        logits_LV = self._read(tokens)
+        check_finite(logits_LV)
+        return logits_LV
 
-    def read(self, tokens: Mapping[Hashable, int]) -> Tensor:
-        """As `step`, of one row or more, with the logits in one tensor (L, V), in the order of `tokens`."""
+    def _read(self, tokens: Mapping[Hashable, int]) -> Tensor:
         for key, token in tokens.items():
             self._texts[key].append(token)
             if key not in self._alone and self._limit is not None and len(self._texts[key]) > self._limit:
@@ -98,11 +107,10 @@ class Batch:
         if rows:
             tokens_B1 = torch.tensor([[tokens[key]] for key in keys], device=self._device)
             found.append(self._joined.step(self._model, rows, tokens_B1))
-            check_finite(found[0])
         for key in tokens:
             if key in self._alone:
                 text, cache = self._alone[key]
-                found.append(next_logits(self._model, torch.tensor([text], device=self._device), cache))
+                found.append(next_logits(self._model, torch.tensor([text], device=self._device), cache, check=False))
                 keys.append(key)
         logits_LV = found[0] if len(found) == 1 else torch.cat(found)
         if keys == list(tokens):
@@ -117,6 +125,14 @@ class Batch:
             del self._alone[key]
         else:
             self._leave(key)
+
+    def _join(self, cache: Cache) -> bool:
+        try:
+            return self._joined.add(cache)
+        except Exception:  # no memory for one more row: some layers may have it, so each row is read anew, alone
+            self._alone |= {key: (self._texts[key], Cache()) for key in self._order}
+            self._joined, self._order = JoinedCache(), []
+            raise
 
     def _leave(self, key: Hashable) -> None:
         row = self._order.index(key)

@@ -153,8 +153,10 @@ class JoinedCache:
         whole = list(rows) == list(range(len(self.seen)))
         for state in self._states.values():
             state.chosen = None if whole else rows
-        positions_B1 = torch.tensor([[self.seen[row]] for row in rows], device=tokens_B1.device)
-        logits_BTV: Tensor = model(tokens_B1, positions_T=positions_B1, states=self)
+        places = [self.seen[row] for row in rows]
+        # those that all rows share are (T,), and then no mask is needed
+        positions = torch.tensor(places[:1] if len({*places}) == 1 else [[place] for place in places])
+        logits_BTV: Tensor = model(tokens_B1, positions_T=positions.to(tokens_B1.device), states=self)
         for row in rows:
             self.seen[row] += 1
         return logits_BTV[:, -1].float()

@@ -22,6 +22,8 @@ from gpt_lab.parts.objective.base import FILLING
 ENDED = -1
 """Stands for the tokens of a sample that has met its stop token while others go on."""
 
+NOT_FINITE = "the model's logits are not finite: its weights diverged; try checkpoint=best or another run"
+
 PREFILL = 512
 """Prompt tokens read at once; bounds the scores held for a long prompt."""
 
@@ -254,13 +256,13 @@ def _filled(
 
 
 @torch.no_grad()  # not inference_mode: tables that a part builds here must still serve training
-def next_logits(model: GPT, tokens_BT: Tensor, cache: Cache | None) -> Tensor:
+def next_logits(model: GPT, tokens_BT: Tensor, cache: Cache | None, check: bool = True) -> Tensor:
     """Logits (B, V) of the token after `tokens_BT`; with a cache that holds the first of them, only the rest are read.
 
     Where an attention does not use the cache, neither does this.
 
     Raises:
-        LabError: the logits are not finite.
+        LabError: the logits are not finite, and they are to be checked.
     """
     limit = context_limit(model)
     if limit is not None and tokens_BT.shape[1] > limit:
@@ -276,9 +278,10 @@ def next_logits(model: GPT, tokens_BT: Tensor, cache: Cache | None) -> Tensor:
             positions_T = torch.arange(first, last, device=device)
             logits_B1V = model(tokens_BT[:, first:last], positions_T=positions_T, states=cache, last=True)
             if not cache.read(model, last - first):
-                return next_logits(model, tokens_BT, None)
+                return next_logits(model, tokens_BT, None, check)
     logits_BV: Tensor = logits_B1V[:, 0].float()
-    check_finite(logits_BV)
+    if check:
+        check_finite(logits_BV)
     return logits_BV
 
 
@@ -290,7 +293,7 @@ def check_finite(logits_BV: Tensor) -> None:
     """
     extremes = torch.stack(logits_BV.aminmax())  # one pass, and no tensor of truths; both are NaN where any is
     if not extremes.isfinite().all():
-        raise LabError("the model's logits are not finite: its weights diverged; try checkpoint=best or another run")
+        raise LabError(NOT_FINITE)
 
 
 def context_limit(model: GPT) -> int | None:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from gpt_lab.errors import ConfigError, DataError, cut, quoted
-from gpt_lab.options import Device, NonEmpty, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, check
+from gpt_lab.options import Device, NonEmpty, NonNegativeFloat, NonNegativeInt, PositiveInt, Range, check
 
 if TYPE_CHECKING:
     from gpt_lab.data.tokenizers.tokenizer import Tokenizer
     from gpt_lab.store import Run
 
 Samples = Annotated[int, Range(low=1, high=1000)]
+Penalty = Annotated[float, Range(low=0.01, high=100)]
+"""Of repetition; with much more or less the logits are no longer finite."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class GenerationRequest:
     device: Device = "auto"
     cache: bool = True
     min_p: Annotated[float, Range(low=0, high=1)] | None = None
-    repetition_penalty: PositiveFloat = 1.0
+    repetition_penalty: Penalty = 1.0
     stop: list[NonEmpty] = field(default_factory=list)
     prompts: NonEmpty | None = None
     draft: NonEmpty | None = None

@@ -47,8 +47,8 @@ class Sampling:
             raise ConfigError(f"top_p must be a number in (0, 1] or null, not {self.top_p}")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
             raise ConfigError(f"min_p must be a number in [0, 1] or null, not {self.min_p}")
-        if not 0 < self.repetition_penalty < float("inf"):
-            raise ConfigError(f"repetition_penalty must be a number > 0, not {self.repetition_penalty}")
+        if not 0.01 <= self.repetition_penalty <= 100:
+            raise ConfigError(f"repetition_penalty must be a number in [0.01, 100], not {self.repetition_penalty}")
 
     @property
     def penalizes(self) -> bool:

@@ -76,6 +76,11 @@ class StopStrings:
         self._held = ""
         self.met = False
 
+    @property
+    def holds(self) -> bool:
+        """Whether something is held back."""
+        return bool(self._held)
+
     def push(self, piece: str) -> str:
         """What may be shown now."""
         if self.met:

@@ -1,4 +1,4 @@
-"""Loading of a trained model from its run folder."""
+"""Loading of a trained model from its run folder, or from a folder in Hugging Face's form."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from gpt_lab import registry
 from gpt_lab.adapt import lora
 from gpt_lab.config import checked
 from gpt_lab.config.schema import RunConfig
+from gpt_lab.data.tokenizers.library import FILE
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from gpt_lab.devices.pick import pick
 from gpt_lab.digests import SUMS, Damaged, check_sums
 from gpt_lab.errors import ConfigError, DataError, unknown
+from gpt_lab.interchange import released_folder
 from gpt_lab.model.gpt import GPT
 from gpt_lab.store import Run
 
@@ -103,6 +106,33 @@ def load_run(
     tokenizer = load_tokenizer(place)
     model, _ = load_model(run, folder, where.type, tokenizer.vocab_size)
     return Trained(model, tokenizer, cfg, folder.name)
+
+
+class Released(NamedTuple):
+    """A model (fp32, eval mode) of a folder in Hugging Face's form; tokenizer: None: the folder has none."""
+
+    model: GPT
+    tokenizer: Tokenizer | None
+    cfg: RunConfig
+    digest: str
+
+
+def load_folder(folder: Path, device: str = "cpu") -> Released:
+    """The model of a folder that gpt_lab/interchange reads; its attention as load_run has it.
+
+    Raises:
+        ConfigError, DataError: as released_folder.read; no such device.
+    """
+    where = torch.device(pick(device)[0])
+    opened = released_folder.read(folder, "model")
+    tokenizer = None
+    if (folder / FILE).is_file():
+        tokenizer = registry.build("tokenizer", {"name": "hf", "path": str(folder)})
+    model = GPT(dataclasses.replace(opened.cfg, kernel={"name": "math"}), opened.vocab_size)
+    model.load_state_dict(dict(opened.weights))
+    model.to(where).eval()
+    model.choose_kernels(where.type, "fp32")
+    return Released(model, tokenizer, opened.cfg, opened.digest)
 
 
 def load_model(run: Run, checkpoint: Path, device: str = "cpu", vocab_size: int | None = None) -> tuple[GPT, RunConfig]:

@@ -77,7 +77,8 @@ class JoinedKeyValues:
     def update(self, k_BG1K: Tensor, v_BG1V: Tensor, positions_B1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Adds a token to each row of the step; returns keys (B,G,S,K), values (B,G,S,V) and positions (S,) or (B,S).
 
-        What is returned may share memory with the state: use it before the next update.
+        Positions are (1,) where the rows of the step are all at the same one: then all that is returned is seen. What
+        is returned may share memory with the state: use it before the next update.
         """
         rows = range(len(self._seen)) if self.chosen is None else self.chosen
         for row in rows:
@@ -86,9 +87,14 @@ class JoinedKeyValues:
         longest = max(self._seen) if self.chosen is None else max(self._seen[row] for row in rows)
         reach = longest if self.window is None else min(longest, self.window)
         places = _places(positions_B1, tuple(rows), self.window, reach)
-        flat_N = places.flat(keys.shape[1], keys.shape[2])
-        for held, new in ((keys, k_BG1K), (values, v_BG1V)):  # a third of the time of held[row, :, slot] = new
-            held.flatten(0, 2).index_copy_(0, flat_N, new.flatten(0, 2))
+        if self.chosen is None and positions_B1.dim() == 1:
+            slot = longest - 1 if self.window is None else (longest - 1) % self.window
+            for held, new in ((keys, k_BG1K), (values, v_BG1V)):
+                held.narrow(0, 0, len(rows)).narrow(2, slot, 1).copy_(new)
+        else:
+            flat_N = places.flat(keys.shape[1], keys.shape[2])
+            for held, new in ((keys, k_BG1K), (values, v_BG1V)):  # a third of the time of held[row, :, slot] = new
+                held.flatten(0, 2).index_copy_(0, flat_N, new.flatten(0, 2))
         if self.chosen is None:
             found = (held.narrow(0, 0, len(rows)).narrow(2, 0, reach) for held in (keys, values))
         else:
@@ -116,6 +122,8 @@ class _Places:
     """Where the tokens of one step go, and where the keys stand that they may look back on."""
 
     def __init__(self, positions_B1: Tensor, rows: tuple[int, ...], window: int | None, reach: int) -> None:
+        shared = positions_B1.dim() == 1
+        positions_B1 = positions_B1.expand(len(rows), 1) if shared else positions_B1
         self.row_B = torch.tensor(rows, device=positions_B1.device)
         self._flat: dict[tuple[int, int], Tensor] = {}
         slot_S = torch.arange(reach, device=positions_B1.device)
@@ -125,6 +133,8 @@ class _Places:
         self.slot_B = positions_B1[:, 0] % window
         position_BS = positions_B1 - (positions_B1 - slot_S) % window
         self.positions = torch.where(position_BS < 0, NOWHERE, position_BS)
+        if shared:
+            self.positions = self.positions[0]
 
     def flat(self, heads: int, slots: int) -> Tensor:
         """Where in a buffer of so many heads and slots a row the new tokens go, row by row and head by head."""

@@ -22,7 +22,7 @@ from gpt_lab.sweep.ledger import ledger
 
 if TYPE_CHECKING:
     from gpt_lab.study.build import Builder
-    from gpt_lab.sweep.ledger.ledger import LedgerEntry
+    from gpt_lab.sweep.ledger.entry import LedgerEntry
 
 RHOS = (0.0, 0.5, 0.9)
 """Correlations of a pair's runs for which a plan is told where no run tells it."""

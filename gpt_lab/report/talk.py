@@ -7,14 +7,16 @@ from pathlib import Path
 
 from gpt_lab.analysis.comparison import Comparison, Row
 from gpt_lab.console.invocation import prefix
+from gpt_lab.errors import DataError
 from gpt_lab.frame.study import Study
 from gpt_lab.report.figures.material import Material
+from gpt_lab.store import Run
 
 
 def command(comparison: Comparison, study: Study) -> str:
     """`serve RUN RUN`: the baseline and the best other arm, else the best two, of the first pair that both have.
 
-    "": there are no two, or their runs are elsewhere or not of text.
+    "": there are no two, or their runs are elsewhere, not of text, or none that `serve` takes.
     """
     material = Material(comparison, study)
     rows = sorted(material.rows, key=lambda row: row.arm != material.baseline)[:2]
@@ -35,6 +37,17 @@ def command(comparison: Comparison, study: Study) -> str:
 
 
 def _runs(material: Material, row: Row) -> dict[str, Path]:
-    """The folders of an arm's runs that there are here, by pair."""
+    """The folders of an arm's runs that can be served, by pair."""
     found = {str(pair): Path(run) for pair, run in material.runs_of(row).items()}
-    return {pair: place for pair, place in found.items() if (place / "tokenizer").is_dir()}
+    return {pair: place for pair, place in found.items() if _served(place)}
+
+
+def _served(place: Path) -> bool:
+    """Whether a run is here, with text and weights, and its model is autoregressive."""
+    if not (place / "tokenizer").is_dir() or not any((place / "checkpoints").glob("*/")):
+        return False
+    try:
+        text = Run.open(place).record.get("text") or {}
+    except DataError:
+        return False
+    return "generates" not in text

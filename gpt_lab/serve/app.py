@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from importlib import resources
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
 
 from gpt_lab.errors import ConfigError, DataError, LabError, unknown
 from gpt_lab.infer.request import start
 from gpt_lab.infer.sampling import Sampling
 from gpt_lab.serve import attention_request, request_body
 from gpt_lab.serve.api_objects import Answer
-from gpt_lab.serve.delivery import Conversation, Streamed, collected
+from gpt_lab.serve.delivery import Conversation, Streamed, broken, collected
 from gpt_lab.serve.engine import Engine, Full, Lane, Stopping
-from gpt_lab.serve.guard import Guard, Limits
+from gpt_lab.serve.guard import SAFE, Guard, Limits
 from gpt_lab.serve.job import Asked, Job
 from gpt_lab.serve.refusal import Refusal
 from gpt_lab.serve.remote import Forwarder
@@ -43,16 +43,28 @@ def build(
     key: str | None = None,
     local: bool = True,
     limits: Limits | None = None,
-) -> ASGIApp:
+) -> FastAPI:
     """The application, behind its guard.
 
     Args:
         engine: has a lane for each local model (`lanes`). key: that requests must bear. local: on loopback only.
     """
     limits = limits or Limits()
-    app = FastAPI(title="gpt_lab", openapi_url=None, docs_url=None, redoc_url=None)
     forwarder = Forwarder(limits)
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        async with forwarder:
+            yield
+
+    app = FastAPI(title="gpt_lab", openapi_url=None, docs_url=None, redoc_url=None, lifespan=life)
+    app.add_middleware(Guard, key=key, local=local, limits=limits)
     began = int(time.time())
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        safe = {name.decode(): value.decode() for name, value in SAFE}  # outside the guard, which adds them else
+        return JSONResponse(broken(error).body(), 500, safe)
 
     @app.exception_handler(Refusal)
     async def refused(request: Request, refusal: Refusal) -> Response:
@@ -60,7 +72,8 @@ def build(
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
-        says = {404: f"there is no {request.url.path}", 405: f"{request.method} does not go with {request.url.path}"}
+        path = request.scope["path"]
+        says = {404: f"there is no {path}", 405: f"{request.method} does not go with {path}"}
         refusal = Refusal(error.status_code, says.get(error.status_code, str(error.detail)))
         return JSONResponse(refusal.body(), refusal.status, dict(error.headers or {}))
 
@@ -122,12 +135,13 @@ def build(
     async def answer(
         request: Request, served: LocalModel, asked: CompletionRequest | ChatRequest, prompts: Sequence[Sequence[int]]
     ) -> Any:
+        wanted = 1 if asked.max_tokens is None else asked.max_tokens
         for prompt_ids in prompts:
             most = limits.tokens - len(prompt_ids)
-            if (asked.max_tokens or 1) > most:
+            if wanted > most:
                 raise Refusal(
                     400,
-                    f"the prompt has {len(prompt_ids):,} tokens and max_tokens is {asked.max_tokens or 1:,}: this "
+                    f"the prompt has {len(prompt_ids):,} tokens and max_tokens is {wanted:,}: this "
                     f"server allows {limits.tokens:,} together",
                     "max_tokens" if most > 0 else "messages" if isinstance(asked, ChatRequest) else "prompt",
                     "context_length_exceeded",
@@ -137,11 +151,8 @@ def build(
             raise Refusal(400, f"{number} choices are more than this server makes at once", "n")
         loop = asyncio.get_running_loop()
         waking = asyncio.Event()
-        each = [prompt_ids for prompt_ids in prompts for _ in range(asked.n)]
-        jobs = [
-            Job(asked.model, _asked(served, asked, prompt_ids, place % asked.n), served.tokenizer, _waker(loop, waking))
-            for place, prompt_ids in enumerate(each)
-        ]
+        each = [_asked(served, asked, one, sample, limits) for one in prompts for sample in range(asked.n)]
+        jobs = [Job(asked.model, one, served.tokenizer, _waker(loop, waking)) for one in each]
         try:
             engine.submit(jobs)
         except Full as error:
@@ -158,10 +169,10 @@ def build(
     @app.get("/app.js")
     @app.get("/style.css")
     async def page(request: Request) -> Response:
-        name, kind = FILES[request.url.path]
+        name, kind = FILES[request.scope["path"]]
         return Response((resources.files("gpt_lab.serve") / "static" / name).read_bytes(), media_type=kind)
 
-    return Guard(app, key, local, limits)
+    return app
 
 
 def lanes(models: Mapping[str, Served]) -> dict[str, Lane]:
@@ -196,24 +207,27 @@ def _turns(served: LocalModel, asked: ChatRequest) -> Sequence[int]:
         raise Refusal(400, str(error), "messages") from None
 
 
-def _asked(served: LocalModel, asked: CompletionRequest | ChatRequest, prompt_ids: Sequence[int], sample: int) -> Asked:
-    end = served.tokenizer.eot
+def _asked(
+    served: LocalModel, asked: CompletionRequest | ChatRequest, prompt_ids: Sequence[int], sample: int, limits: Limits
+) -> Asked:
+    most = min(CHAT_TOKENS, limits.tokens - len(prompt_ids))
     return Asked(
         prompt_ids=prompt_ids,
-        max_tokens=CHAT_TOKENS if asked.max_tokens is None else asked.max_tokens,
+        max_tokens=most if asked.max_tokens is None else asked.max_tokens,
         sampling=Sampling(asked.temperature, asked.top_k, asked.top_p, asked.min_p, asked.repetition_penalty),
         seed=asked.seed,
         sample=sample,
         stop=asked.stop,
-        stop_ids=frozenset(() if end is None else (end,)),
+        stop_ids=served.stop_ids,
         tops=asked.tops,
         echo=isinstance(asked, CompletionRequest) and asked.echo,
+        message=isinstance(asked, ChatRequest),
     )
 
 
 def _waker(loop: asyncio.AbstractEventLoop, waking: asyncio.Event) -> Callable[[], None]:
     def wake() -> None:
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # the loop is closed, and with it all connections
             loop.call_soon_threadsafe(waking.set)
 
     return wake

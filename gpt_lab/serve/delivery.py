@@ -35,12 +35,7 @@ class Conversation:
             self._waking.clear()
             found: list[tuple[int, Piece | End]] = []
             for index in sorted(going):
-                events = self.jobs[index].events
-                paused = self.jobs[index].paused
-                while events:
-                    found.append((index, events.popleft()))
-                if paused:
-                    self._engine.resume()
+                found += [(index, one) for one in self._engine.read(self.jobs[index])]
                 if found and found[-1][0] == index and isinstance(found[-1][1], End):
                     going.discard(index)
             if found:
@@ -103,7 +98,7 @@ class Watched(Response):
         self._stall = stall
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        writing = asyncio.ensure_future(self.write(send))
+        writing = asyncio.ensure_future(self._write(send))
         leaving = asyncio.ensure_future(gone(receive))
         try:
             await asyncio.wait((writing, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -113,8 +108,17 @@ class Watched(Response):
             await asyncio.gather(writing, leaving, return_exceptions=True)
             await self.leave()
 
+    async def _write(self, send: Send) -> None:
+        await self.begin(send)
+        try:
+            await self.write(send)
+        except OSError:  # nobody reads it; TimeoutError is one
+            raise
+        except Exception as error:
+            await self.put(send, b"\n\n" + event(broken(error).body()) + DONE, more=False)
+
     async def write(self, send: Send) -> None:
-        """Sends everything."""
+        """Sends everything after the head."""
         raise NotImplementedError
 
     async def leave(self) -> None:
@@ -146,7 +150,6 @@ class Streamed(Watched):
 
     async def write(self, send: Send) -> None:
         """Each piece as it comes."""
-        await self.begin(send)
         firsts = [self._says.first(index, job.asked.prompt_ids) for index, job in enumerate(self._conversation.jobs)]
         await self.put(send, b"".join(event(first) for first in firsts if first is not None))
         async for found in self._conversation.events():
@@ -162,6 +165,11 @@ class Streamed(Watched):
             await self.put(send, b"".join(lines))
         last = [event(self._says.usage(self._conversation.usage()))] if self._usage else []
         await self.put(send, b"".join([*last, DONE]), more=False)
+
+
+def broken(error: Exception) -> Refusal:
+    """What is said of a fault of the server's own: the kind of error alone, as its text may hold anything."""
+    return Refusal(500, f"this request fails here ({type(error).__name__}); others go on", code="internal_error")
 
 
 def _failure(error: str) -> Refusal:

@@ -22,9 +22,10 @@ from torch import Tensor
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
 from gpt_lab.errors import LabError, one_line
 from gpt_lab.infer.batch import Batch
+from gpt_lab.infer.generate import NOT_FINITE
 from gpt_lab.infer.sampling import Sampling
 from gpt_lab.model.gpt import GPT
-from gpt_lab.serve.job import Job
+from gpt_lab.serve.job import UNREAD, End, Job, Piece
 from gpt_lab.serve.prompt_scores import Scores, score
 
 T = TypeVar("T")
@@ -44,14 +45,18 @@ class Stopping(LabError):
 
 
 class Lane:
-    """A model with the rows that it reads together."""
+    """A model with the jobs that have a row.
+
+    Fields:
+        rows: these jobs. scoring: those of them whose prompt is being scored. batch: has a row of those that go on.
+    """
 
     def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.rows: dict[int, Job] = {}
+        self.scoring: dict[int, Iterator[Scores | None]] = {}
         self.batch = Batch(model)
-        self.scoring: dict[int, tuple[Job, Iterator[Scores | None]]] = {}
 
 
 class Engine:
@@ -66,7 +71,6 @@ class Engine:
         self._rows, self._queue = rows, queue
         self._waiting: deque[Job] = deque()
         self._questions: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-        self._running = 0
         self._changed = threading.Condition()
         self._last_call: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -78,6 +82,10 @@ class Engine:
     def __exit__(self, *error: object) -> None:
         self.stop(0)
         self._thread.join()
+
+    @property
+    def _running(self) -> int:
+        return sum(len(lane.rows) for lane in self._lanes.values())
 
     @property
     def load(self) -> dict[str, int]:
@@ -127,10 +135,15 @@ class Engine:
             self._changed.notify()
         return answer
 
-    def resume(self) -> None:
-        """A slow reader has read."""
-        with self._changed:
-            self._changed.notify()
+    def read(self, job: Job) -> list[Piece | End]:
+        """Takes what a job has said since it was last read."""
+        found: list[Piece | End] = []
+        while job.events:
+            found.append(job.events.popleft())
+        if len(found) >= UNREAD:  # it may have paused, also while it was read
+            with self._changed:
+                self._changed.notify()
+        return found
 
     def stop(self, grace: float) -> None:
         """Takes nothing more; what is not done after `grace` seconds ends with an error."""
@@ -139,6 +152,7 @@ class Engine:
                 self._last_call = time.monotonic() + grace
             self._changed.notify()
 
+    @torch.inference_mode()
     def _run(self) -> None:
         while True:
             with self._changed:
@@ -161,18 +175,18 @@ class Engine:
             bool(self._questions)
             or (self._waiting and self._running < self._rows)
             or any(
-                lane.scoring or any(job.cancelled or not job.paused for job in lane.rows.values())
+                any(key in lane.scoring or job.cancelled or not job.paused for key, job in lane.rows.items())
                 for lane in self._lanes.values()
             )
         )
 
     def _join(self) -> list[Job]:
-        """Those of the queue that begin now."""
+        """Those of the queue that begin now; each has a row from here on, until `_leave`."""
         most = PROMPTS if self._running else self._rows
         joining: list[Job] = []
         while self._waiting and self._running < self._rows and len(joining) < most:
             joining.append(self._waiting.popleft())
-            self._running += 1
+            self._lanes[joining[-1].model].rows[id(joining[-1])] = joining[-1]
         return joining
 
     def _answer(self) -> None:
@@ -188,101 +202,111 @@ class Engine:
 
     def _end_all(self) -> None:
         for answer, _ in self._questions:
-            answer.cancel()
+            if answer.set_running_or_notify_cancel():
+                answer.set_exception(Stopping(STOPPING))
         self._questions.clear()
         left = [*self._waiting]
         for lane in self._lanes.values():
-            left += [*lane.rows.values(), *(job for job, _ in lane.scoring.values())]
+            left += lane.rows.values()
             lane.rows, lane.scoring, lane.batch = {}, {}, Batch(lane.model)
         self._waiting.clear()
-        self._running = 0
         for job in left:
             job.fail(STOPPING)
         _wake(left)
 
     def _step(self, joining: Sequence[Job]) -> None:
         for job in joining:
-            lane = self._lanes[job.model]
-            if job.asked.echo and job.asked.tops is not None:
-                lane.scoring[id(job)] = (job, score(lane.model, job.asked.prompt_ids, job.asked.tops))
-                continue
-            if job.asked.echo:
-                job.echo(None)
-            self._guarded(lane, [job], lambda lane=lane, job=job: self._begin(lane, job))
+            self._try(job, self._begin)
         self._answer()
         for lane in self._lanes.values():
-            for job, steps in list(lane.scoring.values()):
-                self._guarded(lane, [job], lambda lane=lane, job=job, steps=steps: self._score(lane, job, steps))
-            gone = [job for job in lane.rows.values() if job.cancelled]
-            for job in gone:
-                self._leave(lane, job)
-            going = [job for job in lane.rows.values() if not job.paused]
+            for job in [job for job in lane.rows.values() if job.cancelled]:
+                self._leave(job)
+            for key in [*lane.scoring]:
+                self._try(lane.rows[key], self._score)
+            going = [job for key, job in lane.rows.items() if key in lane.batch and not job.paused]
             if going:
-                self._guarded(lane, [*lane.rows.values()], lambda lane=lane, going=going: self._advance(lane, going))
+                self._advance(lane, going)
 
-    def _guarded(self, lane: Lane, touched: Sequence[Job], act: object) -> None:
-        """Does something with a model; an error ends the jobs that it touched, and no other."""
+    def _try(self, job: Job, act: Callable[[Job], None]) -> None:
+        """Does something for one job; an error ends it, and no other."""
         try:
-            act()  # type: ignore[operator]
-        except Exception as error:  # whatever it is, the others go on
-            for job in touched:
-                job.fail(one_line(str(error) or type(error).__name__))
-                self._leave(lane, job)
-            if not lane.rows:
-                lane.batch = Batch(lane.model)  # the pass may have ended half-way
-            _wake(touched)
+            act(job)
+        except Exception as error:  # whatever it is
+            self._fail([job], error)
 
-    def _begin(self, lane: Lane, job: Job) -> None:
+    def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
+        for job in jobs:
+            job.fail(one_line(str(error) or type(error).__name__))
+            self._leave(job)
+        _wake(jobs)
+
+    def _begin(self, job: Job) -> None:
+        lane, asked = self._lanes[job.model], job.asked
         if job.cancelled:
-            self._release(1)
-            return
+            self._leave(job)
+        elif asked.echo and asked.tops is not None:
+            lane.scoring[id(job)] = score(lane.model, asked.prompt_ids, asked.tops)
+        else:
+            if asked.echo:
+                job.echo(None)
+            self._generate(job)
+
+    def _score(self, job: Job) -> None:
+        lane = self._lanes[job.model]
+        scores = next(lane.scoring[id(job)])
+        if scores is not None:
+            del lane.scoring[id(job)]
+            job.echo(scores)
+            self._generate(job)
+
+    def _generate(self, job: Job) -> None:
+        """Reads the prompt and draws the first token."""
+        lane = self._lanes[job.model]
         if job.asked.max_tokens == 0:
             job.finish_empty()
-            self._release(1)
+            self._leave(job)
             _wake([job])
-            return
-        lane.rows[id(job)] = job
-        logits_V = lane.batch.add(job.asked.prompt_ids, id(job))
-        self._choose(lane, {job: logits_V})
-
-    def _score(self, lane: Lane, job: Job, steps: Iterator[Scores | None]) -> None:
-        scores = None if job.cancelled else next(steps)
-        if scores is None and not job.cancelled:
-            return
-        del lane.scoring[id(job)]
-        if scores is not None:
-            job.echo(scores)
-        self._begin(lane, job)
+        else:
+            self._choose({job: lane.batch.add(job.asked.prompt_ids, id(job))})
 
     def _advance(self, lane: Lane, jobs: Sequence[Job]) -> None:
-        by_key = {id(job): job for job in jobs}
-        found = lane.batch.step({key: job.last for key, job in by_key.items()})
-        self._choose(lane, {by_key[key]: logits_V for key, logits_V in found.items()})  # type: ignore[index]
+        """One more token of each job, in one pass; an error ends all that the model reads together."""
+        try:
+            found = lane.batch.step({id(job): job.last for job in jobs})
+            self._choose({job: found[id(job)] for job in jobs})
+        except Exception as error:
+            torn, lane.batch = lane.batch, Batch(lane.model)
+            self._fail([job for key, job in lane.rows.items() if key in torn], error)
 
-    def _choose(self, lane: Lane, logits: Mapping[Job, Tensor]) -> None:
+    def _choose(self, logits: Mapping[Job, Tensor]) -> None:
         """Draws a token for each job and tells it; those that are done leave."""
         alike: dict[Sampling, list[Job]] = {}
         for job in logits:
             alike.setdefault(job.asked.sampling, []).append(job)
         for sampling, jobs in alike.items():
             logits_BV = torch.stack([job.penalized(logits[job]) for job in jobs])
-            uniform_B = torch.cat([job.uniform() for job in jobs])
-            for job, token in zip(jobs, sampling.choose(logits_BV, uniform_B).tolist(), strict=True):
-                if not job.take(token, None if job.asked.tops is None else logits[job]):
-                    self._leave(lane, job)
+            finite_B = torch.stack(logits_BV.aminmax(dim=-1)).isfinite().all(dim=0)
+            if not finite_B.all():
+                self._fail([jobs[row] for row in (~finite_B).nonzero().flatten().tolist()], LabError(NOT_FINITE))
+                jobs, logits_BV = [job for job in jobs if not job.ended], logits_BV[finite_B]
+            if jobs:
+                uniform_B = torch.cat([job.uniform() for job in jobs])
+                for job, token in zip(jobs, sampling.choose(logits_BV, uniform_B).tolist(), strict=True):
+                    self._try(job, functools.partial(self._take, token, logits[job]))
         _wake(logits)
 
-    def _leave(self, lane: Lane, job: Job) -> None:
-        if lane.rows.pop(id(job), None) is not None:
-            if id(job) in lane.batch:
-                lane.batch.remove(id(job))
-            self._release(1)
-        elif lane.scoring.pop(id(job), None) is not None:
-            self._release(1)
+    def _take(self, token: int, logits_V: Tensor, job: Job) -> None:
+        if not job.take(token, None if job.asked.tops is None else logits_V):
+            self._leave(job)
 
-    def _release(self, rows: int) -> None:
+    def _leave(self, job: Job) -> None:
+        """Gives up a job's row: the one way out."""
+        lane = self._lanes[job.model]
         with self._changed:
-            self._running -= rows
+            lane.rows.pop(id(job), None)
+        lane.scoring.pop(id(job), None)
+        if id(job) in lane.batch:
+            lane.batch.remove(id(job))
 
 
 def _wake(jobs: Iterable[Job]) -> None:

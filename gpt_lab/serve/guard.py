@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from gpt_lab.serve.credentials import LOCAL_HOSTS
 from gpt_lab.serve.refusal import Refusal
-from gpt_lab.serve.served_model import LOCAL_HOSTS
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -99,12 +99,12 @@ class Guard:
         if self._local and _name(host) not in LOCAL_HOSTS:
             raise Refusal(403, "this server answers to 127.0.0.1 and localhost only", code="wrong_host")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _place(origin) != host.lower():
             raise Refusal(403, "pages of other sites may not ask this server", code="wrong_origin")
         if self._key is None or scope["path"] in OPEN:
             return
         kind, _, given = headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key.encode()):
+        if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self._key.encode()):
             raise Refusal(401, "this server wants its key, as Authorization: Bearer KEY", code="invalid_api_key")
 
     async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:
@@ -143,6 +143,14 @@ async def _discard(receive: Receive) -> None:
                 size += len(message.get("body", b""))
                 if message["type"] == "http.disconnect" or not message.get("more_body", False):
                     return
+
+
+def _place(origin: str) -> str | None:
+    """Host and port in an Origin header; None: it is no URL."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _name(host: str) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
 from gpt_lab.infer.sampling import LogProbability, Sampling, Streams, log_probabilities
-from gpt_lab.infer.stream import TextStream
+from gpt_lab.infer.stream import StopStrings, TextStream
 
 UNREAD = 64
 """Pieces that wait for a slow reader before its continuation pauses."""
@@ -29,7 +29,7 @@ class Asked:
         prompt_ids: tokens, at least one. max_tokens: new ones at most. seed, sample: of its random numbers.
         stop: texts at which it ends, none of them shown. stop_ids: tokens likewise.
         tops: likeliest tokens to report beside each token; None: no probabilities at all.
-        echo: the prompt comes first.
+        echo: the prompt comes first. message: spaces and line breaks before its first word are not shown.
     """
 
     prompt_ids: Sequence[int]
@@ -41,6 +41,7 @@ class Asked:
     stop_ids: frozenset[int] = frozenset()
     tops: int | None = None
     echo: bool = False
+    message: bool = False
 
 
 class Chosen(NamedTuple):
@@ -88,6 +89,10 @@ class Job:
         self._uniforms = Streams(asked.seed, [asked.sample])
         self._tokenizer = tokenizer
         self._stream = TextStream(tokenizer, asked.prompt_ids)
+        self._stops = StopStrings(asked.stop)
+        self._begun = not asked.message
+        self._written = 0
+        """Characters of the text so far, of which `_shown` are out; what `_text` and `_stops` hold is to come."""
         self._shown = 0
         self._text = ""
         self._held: list[Chosen] = []
@@ -119,7 +124,7 @@ class Job:
             tokens.append(Chosen(token, len(text), *((None, ()) if one is None else one[1:])))
             text += stream.push(token)
         text += stream.close()
-        self._shown = len(text)
+        self._shown = self._written = len(text)
         self.events.append(Piece(text, tokens))
 
     def take(self, token: int, logits_V: Tensor | None) -> bool:
@@ -131,11 +136,11 @@ class Job:
         known = (
             (None, ()) if logits_V is None else log_probabilities(logits_V[None], [token], self.asked.tops or 0)[0][1:]
         )
-        self._held.append(Chosen(token, self._shown + len(self._text), *known))
-        self._text += self._stream.push(token)
-        if self._stopped():
-            return False
-        if self._text and not self._may_begin_a_stop():
+        self._held.append(Chosen(token, self._written, *known))
+        self._say(self._stream.push(token))
+        if self._stops.met:
+            return self._stopped()
+        if self._text and not self._stops.holds:
             self._release()
         return self._finish("length") if self.made >= self.asked.max_tokens else True
 
@@ -149,26 +154,27 @@ class Job:
         self._finish("length")
 
     def _finish(self, reason: str) -> bool:
-        self._text += self._stream.close()
-        if not self._stopped():
-            self._release()
-            self._end(End(reason))
+        self._say(self._stream.close())
+        if self._stops.met:
+            return self._stopped()
+        self._text += self._stops.close()
+        self._release()
+        self._end(End(reason))
         return False
 
+    def _say(self, text: str) -> None:
+        if not self._begun:
+            text = text.lstrip()
+            self._begun = bool(text)
+        self._written += len(text)
+        self._text += self._stops.push(text)
+
     def _stopped(self) -> bool:
-        """Ends at the first stop text, if there is one."""
-        found = [place for stop in self.asked.stop if (place := self._text.find(stop)) >= 0]
-        if not found:
-            return False
-        self._text = self._text[: min(found)]
+        """Ends in front of the stop text that was met."""
         self._held = [one for one in self._held if one.offset < self._shown + len(self._text)]
         self._release()
         self._end(End("stop"))
-        return True
-
-    def _may_begin_a_stop(self) -> bool:
-        ends = (stop[:size] for stop in self.asked.stop for size in range(1, len(stop)))
-        return any(self._text.endswith(end) for end in ends)
+        return False
 
     def _release(self) -> None:
         if self._held or self._text:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpt_lab.errors import cut, one_line
+
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -25,8 +27,8 @@ class Refusal(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
-        self.param = param
+        self.message = one_line(message)
+        self.param = None if param is None else cut(one_line(param))  # a field's name is the client's
         self.code = code
         self.retry_after = retry_after
 

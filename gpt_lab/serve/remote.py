@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from gpt_lab.errors import ConfigError
+from gpt_lab.serve import credentials
 from gpt_lab.serve.api_objects import DONE, event
 from gpt_lab.serve.delivery import Watched, gone
 from gpt_lab.serve.guard import Limits, Send
@@ -23,11 +25,29 @@ LONGEST = 16_000_000
 
 
 class Forwarder:
-    """Sends at most as many requests at once as continuations would run here; redirects are not followed."""
+    """Sends at most as many requests at once as continuations would run here; redirects are not followed.
+
+    One client for all of them, as making one takes longer (39 ms) than asking; use it in an `async with` block.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._free = limits.rows
+        self._client: httpx.AsyncClient
+
+    async def __aenter__(self) -> Forwarder:
+        # others close a connection that rests as long as 5 s, which must not meet a request
+        kept = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=2.0)
+        self._client = httpx.AsyncClient(
+            timeout=httpx.Timeout(120, connect=10),
+            limits=kept,
+            trust_env=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none: requests have nothing in common
+        )
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._client.aclose()
 
     async def send(self, served: RemoteModel, path: str, body: Mapping[str, Any], request: Request) -> Response:
         """The other server's answer to a body, under the model's name there.
@@ -39,50 +59,53 @@ class Forwarder:
             line = f"{self._limits.rows} requests to other servers are under way: try again later"
             raise Refusal(429, line, code="queue_full", retry_after=1)
         try:
-            headers = served.headers()
-        except ConfigError as error:
+            message = self._client.build_request(
+                "POST",
+                f"{served.base}/{path}",
+                json={**body, "model": served.model},
+                headers=credentials.headers(served.base),
+            )
+        except (ConfigError, httpx.InvalidURL) as error:
             raise Refusal(502, str(error), code="remote_failed") from None
-        client = httpx.AsyncClient(timeout=httpx.Timeout(120, connect=10), trust_env=False)
-        message = client.build_request(
-            "POST", f"{served.base}/{path}", json={**body, "model": served.model}, headers=headers
-        )
         self._free -= 1
-        asking, leaving = (
-            asyncio.ensure_future(self._ask(client, message)),
-            asyncio.ensure_future(gone(request.receive)),
-        )
-        answer: Response | None = None
+        asking = asyncio.ensure_future(self._ask(message))
+        leaving = asyncio.ensure_future(gone(request.receive))
+        passed_on = False
         try:
             await asyncio.wait((asking, leaving), return_when=asyncio.FIRST_COMPLETED)
             answer = asking.result() if asking.done() else Response(status_code=499)  # nobody reads it
+            passed_on = isinstance(answer, PassedOn)
             return answer
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, UnicodeError) as error:  # the latter of a name that is none
             said = str(error) or type(error).__name__
             raise Refusal(502, f"{served.base} cannot be asked: {said}", code="remote_failed") from None
         finally:
             for task in (asking, leaving):
                 task.cancel()
             await asyncio.gather(asking, leaving, return_exceptions=True)
-            if not isinstance(answer, PassedOn):
-                await self._close(client)
+            if not passed_on:
+                self._free += 1
 
-    async def _ask(self, client: httpx.AsyncClient, message: httpx.Request) -> Response:
-        answer = await client.send(message, stream=True)
+    async def _ask(self, message: httpx.Request) -> Response:
+        answer = await self._client.send(message, stream=True)
         kind = answer.headers.get("content-type", "application/json")
         if answer.status_code == 200 and kind.startswith("text/event-stream"):
-            return PassedOn(answer, lambda: self._close(client), self._limits.stall)
+            return PassedOn(answer, lambda: self._close(answer), self._limits.stall)
         data = b""
-        async for part in answer.aiter_bytes():
-            data += part
-            if len(data) > LONGEST:
-                raise Refusal(502, f"the other server sent more than {LONGEST:,} bytes", code="remote_failed")
+        try:
+            async for part in answer.aiter_bytes():
+                data += part
+                if len(data) > LONGEST:
+                    raise Refusal(502, f"the other server sent more than {LONGEST:,} bytes", code="remote_failed")
+        finally:
+            await answer.aclose()
         if not _is_object(data):
             raise Refusal(502, f"the other server answered {answer.status_code} without JSON", code="remote_failed")
         return Response(data, answer.status_code, media_type="application/json")
 
-    async def _close(self, client: httpx.AsyncClient) -> None:
+    async def _close(self, answer: httpx.Response) -> None:
         self._free += 1
-        await client.aclose()
+        await answer.aclose()
 
 
 class PassedOn(Watched):
@@ -94,7 +117,6 @@ class PassedOn(Watched):
 
     async def write(self, send: Send) -> None:
         """Each part as it comes."""
-        await self.begin(send)
         last = b""
         try:
             async for part in self._answer.aiter_bytes():

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from gpt_lab.errors import ConfigError, quoted, unknown
-from gpt_lab.options import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, check
+from gpt_lab.infer.request import Penalty
+from gpt_lab.options import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, Range, check
 from gpt_lab.serve.refusal import Refusal
 
 Tops = Annotated[int, Range(low=0, high=20)]
@@ -47,7 +48,7 @@ SHARED: dict[str, Any] = {
     "top_p": TopP,
     "top_k": PositiveInt,
     "min_p": Fraction,
-    "repetition_penalty": PositiveFloat,
+    "repetition_penalty": Penalty,
     "n": Choices,
     "seed": NonNegativeInt,
     "stream": bool,
@@ -111,9 +112,14 @@ def decoded(data: bytes) -> dict[str, Any]:
         Refusal: 400, it is none.
     """
     try:
-        body = json.loads(data, parse_constant=_no_number)
+        body = json.loads(data.decode("utf-8-sig"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise Refusal(400, f"the body is no JSON ({quoted(str(error))[1:-1]})", code="invalid_json") from None
+    if b"\\ud" in data.lower():  # the escapes of surrogates, which stand for a character in pairs only
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise Refusal(400, "the body has half of a surrogate pair, which is no text", code="invalid_json") from None
     if not isinstance(body, dict):
         raise Refusal(400, "the body must be a JSON object", code="invalid_json")
     return body
@@ -161,7 +167,7 @@ def _checked(body: Mapping[str, Any], types: Mapping[str, Any], own: Sequence[st
     given = {}
     for key, value in body.items():
         if key not in known:
-            raise Refusal(400, unknown("field", key, known), key, "unknown_field")
+            raise Refusal(400, unknown("field", key, known - NEUTRAL.keys()), key, "unknown_field")
         if value is None or key in NO_EFFECT:
             continue
         if key in NEUTRAL:
@@ -222,12 +228,12 @@ def _prompts(body: Mapping[str, Any]) -> list[str | list[int]]:
     if value is None:
         return [""]
     if isinstance(value, str):
-        return [_text(value, "prompt")]
+        return [value]
     if isinstance(value, list) and value:
         if all(is_token(one) for one in value):
             return [value]
         if len(value) <= MOST_PROMPTS and all(isinstance(one, str) for one in value):
-            return [_text(one, "prompt") for one in value]
+            return value
         if len(value) <= MOST_PROMPTS and all(
             isinstance(one, list) and one and all(map(is_token, one)) for one in value
         ):
@@ -258,16 +264,8 @@ def _messages(value: Any) -> list[dict[str, str]]:
         if not isinstance(content, str):
             raise Refusal(400, f"{where}.content must be text", f"{where}.content")
         role = "system" if one["role"] == "developer" else one["role"]
-        found.append({"role": role, "content": _text(content, f"{where}.content")})
+        found.append({"role": role, "content": content})
     return found
-
-
-def _text(value: str, param: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise Refusal(400, f"{param} has half of a surrogate pair, which is no text", param) from None
-    return value
 
 
 def is_token(value: Any) -> bool:

@@ -12,9 +12,11 @@ import uvicorn
 from gpt_lab.console.signals import Signals
 from gpt_lab.errors import ConfigError
 from gpt_lab.serve.app import build, lanes
+from gpt_lab.serve.connection import connection
+from gpt_lab.serve.credentials import LOCAL_HOSTS
 from gpt_lab.serve.engine import Engine
 from gpt_lab.serve.guard import Limits
-from gpt_lab.serve.served_model import LOCAL_HOSTS, Served
+from gpt_lab.serve.served_model import Served
 
 BACKLOG = 1024
 GRACE = 5.0
@@ -50,11 +52,16 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        made = socket.socket(family, socket.SOCK_STREAM)
+        made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # by which asyncio knows to send at once
+    except (OSError, UnicodeError) as error:  # the latter of what can be no name, such as a..b
+        reason = error.strerror if isinstance(error, OSError) else "it is no host name"
+        raise ConfigError(f"cannot listen on host={host} ({reason}): host=127.0.0.1 is this machine") from None
+    try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)
         made.listen(BACKLOG)  # who comes before the server runs waits
     except OSError as error:
+        made.close()
         raise ConfigError(f"cannot listen on {host}:{port} ({error.strerror}): port=0 takes any free one") from None
     return made
 
@@ -65,10 +72,11 @@ def make(
     """A server of models, not yet running."""
     config = uvicorn.Config(
         build(models, engine, key=key, local=host in LOCAL_HOSTS, limits=limits),
+        http=connection(limits.stall),
         log_config=None,
         log_level="critical",
         access_log=False,
-        lifespan="off",
+        lifespan="on",
         server_header=False,
         ws="none",
         timeout_graceful_shutdown=int(GRACE) + 5,

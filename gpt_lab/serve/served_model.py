@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,18 +13,17 @@ from urllib.parse import urlsplit
 
 from gpt_lab.data import chat_template
 from gpt_lab.data.chat_template import ChatTemplate
-from gpt_lab.data.tokenizers.library import FILE, HuggingFaceTokenizer
+from gpt_lab.data.tokenizers.library import FILE
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
-from gpt_lab.devices.pick import pick
 from gpt_lab.errors import ConfigError, DataError, quoted
 from gpt_lab.infer.light_layers import lighten
-from gpt_lab.infer.trained_model import load_run, weights_digest
+from gpt_lab.infer.trained_model import load_folder, load_run, weights_digest
 from gpt_lab.interchange import released_folder
+from gpt_lab.interchange.jinja_template import JinjaTemplate
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.objective.base import NEXT
+from gpt_lab.serve import credentials
 from gpt_lab.store import find_run
-
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,13 @@ class LocalModel:
     digest: str
     text: str
     vocabulary: str
-    template: ChatTemplate | None = None
+    template: ChatTemplate | JinjaTemplate | None = None
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end a text, or a turn."""
+        own = frozenset(() if self.tokenizer.eot is None else (self.tokenizer.eot,))
+        return own | self.template.stops if isinstance(self.template, JinjaTemplate) else own
 
 
 @dataclass(frozen=True)
@@ -59,23 +63,6 @@ class RemoteModel:
     name: str
     base: str
     model: str
-
-    def headers(self) -> dict[str, str]:
-        """What authenticates there: the key in the environment, read anew for each request and kept nowhere.
-
-        Raises:
-            ConfigError: the key would travel unencrypted.
-        """
-        host = urlsplit(self.base).hostname or ""
-        names = ("HF_TOKEN", "OPENAI_API_KEY") if host.endswith((".huggingface.co", ".huggingface.cloud")) else ()
-        key = next((os.environ[one] for one in names or ("OPENAI_API_KEY",) if os.environ.get(one)), None)
-        if key is None:
-            return {}
-        if not self.base.startswith("https://") and host not in LOCAL_HOSTS:
-            raise ConfigError(
-                f"{self.base} is not https, and the key would be sent unencrypted: unset it, or use https"
-            )
-        return {"Authorization": f"Bearer {key}"}
 
 
 Served = LocalModel | RemoteModel
@@ -95,7 +82,8 @@ def load(
         checkpoint: of all runs; None: the best of each.
 
     Raises:
-        ConfigError: two words mean the same, a URL is incomplete, a model continues no text.
+        ConfigError: two words mean the same, or different models for which no two names are left; a URL is none, or its
+            key cannot be sent; a model continues no text.
         DataError: there is no such run or folder, or it is damaged.
     """
     found: dict[str, Served] = {}
@@ -103,9 +91,11 @@ def load(
         made = _remote(word) if "://" in word else _local(word, runs_dir, checkpoint, device, say)
         if any(_place(made) == _place(one) for one in found.values()):
             raise ConfigError(f"{quoted(word)} is given twice: leave one out")
-        if made.name in found:
-            made = dataclasses.replace(made, name=word.rstrip("/"))
-        found[made.name] = made
+        names = (made.name, word.rstrip("/"), "#".join(_place(made)))
+        name = next((one for one in names if one not in found), None)
+        if name is None:
+            raise ConfigError(f"{quoted(word)} has the name of another model here: leave one out")
+        found[name] = dataclasses.replace(made, name=name)
     return found
 
 
@@ -130,11 +120,17 @@ def describe(served: Served) -> dict[str, Any]:
 
 def _remote(word: str) -> RemoteModel:
     base, _, name = word.partition("#")
-    parts = urlsplit(base)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not name:
-        raise ConfigError(f"{quoted(word)} is no endpoint: write http://HOST/v1#MODEL, with the model's name there")
-    if parts.username or parts.password or parts.query:
+    if "@" in base or "?" in base:  # said without the word, which may hold a key
         raise ConfigError("an endpoint takes no key in its address: set OPENAI_API_KEY in the environment")
+    try:
+        parts = urlsplit(base)
+        complete = bool(parts.scheme in ("http", "https") and parts.hostname and name) and parts.port != 0
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # brackets that do not close, a port that is none, an empty part of a name
+        complete = False
+    if not complete:
+        raise ConfigError(f"{quoted(word)} is no endpoint: write http://HOST/v1#MODEL, with the model's name there")
+    credentials.headers(base)
     return RemoteModel(name, base.rstrip("/"), name)
 
 
@@ -163,28 +159,24 @@ def _local(word: str, runs_dir: str, checkpoint: str | None, device: str, say: C
 def _released(folder: Path, checkpoint: str | None, device: str) -> LocalModel:
     if checkpoint is not None:
         raise ConfigError(f"{folder} is a folder in Hugging Face's form, which has no checkpoint={checkpoint}")
-    if not (folder / FILE).is_file():
+    opened = load_folder(folder, device)
+    tokenizer, size = opened.tokenizer, opened.model.vocab_size
+    if tokenizer is None:
         raise DataError(f"{folder} has no {FILE}: without a tokenizer there is no text to continue")
-    where, _ = pick(device)
-    opened = released_folder.read(folder, "model")
-    tokenizer = HuggingFaceTokenizer(path=str(folder))
-    model = GPT(dataclasses.replace(opened.cfg, kernel={"name": "math"}), opened.vocab_size)
-    if tokenizer.vocab_size > opened.vocab_size:
-        raise DataError(f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens, its model {opened.vocab_size}")
-    model.load_state_dict(opened.weights)
-    model.to(where).eval()
-    lighten(model)
-    model.choose_kernels(where, "fp32")
+    if tokenizer.vocab_size > size:
+        raise DataError(f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens, its model {size}")
+    lighten(opened.model)
     name = re.sub(r"\s+", "-", folder.resolve().name)
     jinja = folder / chat_template.FILE
     ours = jinja.is_file() and jinja.read_text(encoding="utf-8", errors="replace") == chat_template.JINJA
-    template = ChatTemplate(tokenizer) if ours else None
-    return _checked(LocalModel(name, model, tokenizer, folder, opened.digest, "", _vocabulary(tokenizer), template))
+    template = ChatTemplate(tokenizer) if ours else JinjaTemplate.load(folder, tokenizer)
+    vocabulary = _vocabulary(tokenizer)
+    return _checked(LocalModel(name, opened.model, tokenizer, folder, opened.digest, "", vocabulary, template))
 
 
 def _checked(made: LocalModel) -> LocalModel:
     if made.model.generates != NEXT:
-        raise ConfigError(f"{made.source} cannot be served: its model does not say one token after the other")
+        raise ConfigError(f"{made.source} cannot be served: its model is not autoregressive")
     return made
 
 

@@ -120,8 +120,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@functools.cache
 def machine() -> dict[str, Any]:
-    """CPU model, usable and present cores, memory in GB, system."""
+    """CPU model, usable and present cores, memory in GB, system; read once."""
     return {
         "cpu": _cpu(),
         "cores": cores(),

@@ -8,7 +8,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -17,7 +17,7 @@ from gpt_lab.config import schema
 from gpt_lab.console import signals
 from gpt_lab.console.invocation import prefix
 from gpt_lab.cost import memory
-from gpt_lab.errors import DataError
+from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.noise import records
 from gpt_lab.store.atomic_files import read_json, writing
 from gpt_lab.store.record import cores
@@ -28,17 +28,21 @@ from gpt_lab.study.format import sequential_seeds
 from gpt_lab.study.place import report_target, runs_folder
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import ledger as ledger_
-from gpt_lab.sweep.ledger.ledger import Ledger, LedgerEntry
+from gpt_lab.sweep.ledger.entry import LedgerEntry
+from gpt_lab.sweep.ledger.ledger import Ledger
 from gpt_lab.sweep.ledger.liveness import OwnerWatch
 from gpt_lab.sweep.search import asked, search, trunk
 from gpt_lab.sweep.sweep_display import SweepDisplay, show_result
 from gpt_lab.sweep.tail import MetricsTail
 from gpt_lab.sweep.trial import Trial
 from gpt_lab.sweep.work import Prune, Runner
+from gpt_lab.sweep.workers import pinning, sharing
 from gpt_lab.sweep.workers.client import ForkServer
 
+PerGpu = int | Literal["auto"]
 OVER = ("finished", "diverged", "pruned")
 """States that no repetition of the command changes."""
+NO_GPU = "--per-gpu: there is no GPU that the runs would use: --jobs says how many at a time"
 DEFAULT_THREADS = 1
 """Two tiny trainings of one thread each give 1.8 times the tokens of one with two (2 cores of an AMD EPYC)."""
 
@@ -52,6 +56,7 @@ def run_sweep(
     retries: int | None = None,
     watch: OwnerWatch | None = None,
     stops: int | None = None,
+    per_gpu: PerGpu | None = None,
 ) -> int:
     """Runs what is left of a sweep, and says what became of it. Call it from the main thread.
 
@@ -62,6 +67,7 @@ def run_sweep(
         retries: how often a failed trial is tried again; None: once, or not at all with `fail_fast`.
         watch: which owners count as dead.
         stops: how often workers had been asked to stop when this one was sent for; None: as often as by now.
+        per_gpu: trials at a time on each GPU, in place of `jobs`; "auto": as many as get most done together.
 
     Returns:
         0 all finished, or asked to stop before it began; 1 some failed, diverged or were stopped; 128 + the number of
@@ -102,6 +108,8 @@ def run_sweep(
             for line in found.get("warnings", ()):
                 console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
             visible = _gpus(found["gpus"]) if uses_gpu(sweep, left) else []
+            if per_gpu is not None:
+                jobs = _shared(per_gpu, visible, server, configs, threads, console)
             if sweep.trunk:
                 lengths = [trunk.Length(**one) for one in found["lengths"]]
                 trunks = trunk.required(sweep, trunk.find(checked, configs, lengths))
@@ -125,6 +133,8 @@ def run_sweep(
             count = sum(cell.identity not in there for cell in left)
             begun = f"{count} of {total} runs are left" if searching.cells is not None else f"up to {total} runs"
             each = f"{at_once} at a time, {per_job} thread{'s' * (per_job > 1)} each"
+            own = () if visible else pinning.divided(pinning.numa_nodes(), at_once, per_job)
+            each += f", on {len(own[0])} core{'s' * (len(own[0]) > 1)} of its own" if own else ""
             console.print(f"{sweep.design.study}: {begun}, {each}", markup=False, highlight=False, soft_wrap=True)
             with SweepDisplay(console, sweep, total, at_once) as view:
                 number = Runner(
@@ -136,6 +146,7 @@ def run_sweep(
                     jobs=at_once,
                     threads=per_job,
                     gpus=visible,
+                    cores=own,
                     retries=(0 if fail_fast else 1) if retries is None else retries,
                     fail_fast=fail_fast,
                     draw=None if searching.cells is not None else lambda entries: searching.ask(_done(entries)),
@@ -172,7 +183,31 @@ def _whole(sweep: Sweep, entries: Sequence[LedgerEntry]) -> bool:
     )
 
 
-def dry_run(sweep: Sweep, console: Console, jobs: int | None = None, threads: int | None = None) -> int:
+def _shared(
+    per_gpu: PerGpu,
+    visible: Sequence[str],
+    server: ForkServer,
+    configs: Sequence[schema.RunConfig],
+    threads: int | None,
+    console: Console,
+) -> int:
+    """Trials at a time, so many on each GPU.
+
+    Raises:
+        ConfigError: there is none, or none is to be used.
+    """
+    if not visible:
+        raise ConfigError(NO_GPU)
+    if per_gpu == "auto":
+        share = sharing.measure(server, memory.largest(configs), threads or DEFAULT_THREADS, visible[0])
+        console.print(share.line(), markup=False, highlight=False, soft_wrap=True)
+        per_gpu = share.trials
+    return per_gpu * len(visible)
+
+
+def dry_run(
+    sweep: Sweep, console: Console, jobs: int | None = None, threads: int | None = None, per_gpu: int | None = None
+) -> int:
     """Shows what the sweep would run, what it costs and what it can detect; writes nothing. Returns 0.
 
     Raises:
@@ -185,7 +220,9 @@ def dry_run(sweep: Sweep, console: Console, jobs: int | None = None, threads: in
 
     per_job = threads or DEFAULT_THREADS
     visible = _gpus(torch.cuda.device_count()) if uses_gpu(sweep, searching.planned or ()) else []
-    at_once = jobs or len(visible) or max(1, cores() // per_job)
+    if per_gpu is not None and not visible:
+        raise ConfigError(NO_GPU)
+    at_once = jobs or len(visible) * (per_gpu or 1) or max(1, cores() // per_job)
     plan.show(sweep, searching.planned, console, at_once, per_job, searching.tuner, visible)
     return 0
 

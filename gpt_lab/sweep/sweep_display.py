@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group
@@ -17,7 +17,7 @@ from gpt_lab import metrics
 from gpt_lab.console.terminal import fit
 from gpt_lab.study.design import shown
 from gpt_lab.study.sweep import Sweep
-from gpt_lab.sweep.ledger.ledger import STATES, LedgerEntry, TrialState
+from gpt_lab.sweep.ledger.entry import STATES, LedgerEntry, TrialState
 from gpt_lab.sweep.ledger.liveness import Owner
 from gpt_lab.sweep.trial import Trial, title
 
@@ -103,12 +103,12 @@ class SweepDisplay:
             self._told = held
             self.say(f"waiting for other runners of this sweep: {'; '.join(held)}")
 
-    def refresh(self, running: Iterable[Trial], counts: Mapping[TrialState, int]) -> None:
-        """Takes the present state; redraws the table if it is time."""
-        self._running, self._counts = list(running), counts
+    def refresh(self, running: Iterable[Trial], counts: Callable[[], Mapping[TrialState, int]]) -> None:
+        """Redraws the table, if there is one and it is time; only then the ledger is asked for its counts."""
         now = time.monotonic()
         if self.console.is_terminal and now - self._refreshed >= REFRESH_EVERY:
             self._refreshed = now
+            self._running, self._counts = list(running), counts()
             self._live.refresh()
 
     # -- how it looks --

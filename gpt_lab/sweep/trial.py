@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from gpt_lab.console.signals import ASKING
 from gpt_lab.study.design import Design, join, shown
-from gpt_lab.sweep.ledger.ledger import LedgerEntry
+from gpt_lab.sweep.ledger.entry import LedgerEntry
 from gpt_lab.sweep.tail import MetricsTail
 
 LAST_LINES = 8

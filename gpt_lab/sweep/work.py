@@ -13,8 +13,9 @@ from gpt_lab.errors import LabError
 from gpt_lab.study import cells
 from gpt_lab.study.design import Cell
 from gpt_lab.study.sweep import Sweep
-from gpt_lab.sweep.ledger.ledger import Ledger, LedgerEntry
-from gpt_lab.sweep.ledger.liveness import BEAT_EVERY, OwnerWatch
+from gpt_lab.sweep.ledger.entry import LedgerEntry, TrialState
+from gpt_lab.sweep.ledger.ledger import Ledger
+from gpt_lab.sweep.ledger.liveness import BEAT_EVERY, LISTEN_EVERY, OwnerWatch
 from gpt_lab.sweep.search.trunk import Trunks
 from gpt_lab.sweep.sweep_display import SweepDisplay
 from gpt_lab.sweep.tail import MetricsTail
@@ -40,7 +41,7 @@ class Runner:
 
     Args:
         gpus: what CUDA_VISIBLE_DEVICES shall be in each slot; empty: no GPUs.
-        jobs: trials at a time. threads: of each.
+        jobs: trials at a time. threads: of each. cores: to which each slot is pinned; empty: to none.
         retries: how often a failed trial is tried again.
         draw: next cell of a search; None: all cells are in the ledger.
         trunks: which cells begin where another one stands.
@@ -60,6 +61,7 @@ class Runner:
         jobs: int,
         threads: int,
         gpus: Sequence[str] = (),
+        cores: Sequence[Sequence[int]] = (),
         retries: int = 1,
         fail_fast: bool = False,
         draw: Draw | None = None,
@@ -70,7 +72,7 @@ class Runner:
         stops: int = 0,
     ) -> None:
         self.sweep, self.folder, self.ledger, self.server, self.view = sweep, folder, ledger, server, view
-        self.jobs, self.threads, self.gpus = jobs, threads, tuple(gpus)
+        self.jobs, self.threads, self.gpus, self.cores = jobs, threads, tuple(gpus), tuple(cores)
         self.retries, self.fail_fast = retries, fail_fast
         self.draw, self.prune, self.enough = draw, prune, enough
         self.watch = watch or OwnerWatch()
@@ -83,7 +85,9 @@ class Runner:
         """What ends the whole sweep, in one line."""
         self._later: dict[str, float] = {}
         self._deaths = 0
-        self._beat_at = self._looked_at = self._idle_until = 0.0
+        self._beat_at = self._listened_at = self._looked_at = self._idle_until = 0.0
+        self._unnamed: dict[str, str] = {}
+        """Runs by their trials' keys, whose names go into the ledger with its next write."""
         self._killed = False
 
     def run(self) -> int | None:
@@ -115,13 +119,26 @@ class Runner:
         if now - self._looked_at >= LOOK_EVERY:
             self._looked_at = now
             self._look()
-        if now - self._beat_at >= BEAT_EVERY:
-            self._beat_at = now
-            if self.ledger.beat() > self._stops and not self.stopping:
-                self.view.say("stopping, as asked with --stop: trials write their checkpoints")
-                self.stop()
-            self.ledger.bury(self.watch.dead)
+        if now - self._listened_at >= LISTEN_EVERY:
+            self._listened_at = now
+            self._listen()
         return True
+
+    def _listen(self) -> None:
+        """Hears whether to stop, says that this process lives, and looks for dead ones."""
+        if self.ledger.stops() > self._stops and not self.stopping:
+            self.view.say("stopping, as asked with --stop: trials write their checkpoints")
+            self.stop()
+        if self._listened_at - self._beat_at >= BEAT_EVERY:
+            self._beat()
+        self.ledger.bury(self.watch.dead)
+
+    def _beat(self) -> None:
+        self._beat_at = time.monotonic()
+        unnamed, self._unnamed = self._unnamed, {}
+        for key in self.ledger.beat(unnamed):
+            if key in self.running:
+                self._lose(self.running[key])
 
     def _obey(self) -> None:
         """Does what signals ask for."""
@@ -211,6 +228,7 @@ class Runner:
             log=str(log),
             threads=self.threads,
             gpu=self.gpus[slot % len(self.gpus)] if self.gpus else None,
+            cores=self.cores[slot] if self.cores else (),
             **shared,
         )
         self.view.started(trial)
@@ -222,8 +240,10 @@ class Runner:
         if event["event"] == "said":
             named = trial.run
             trial.receive(event["message"], self.folder)
-            if trial.run != named and trial.run is not None and not self.ledger.name_run(trial.entry.key, trial.run):
-                self._lose(trial)
+            if trial.run != named and trial.run is not None:
+                self._unnamed[trial.entry.key] = trial.run
+                if self.trunks.branches:  # they wait for it
+                    self._beat()
         elif event["event"] == "ended":
             del self.running[trial.entry.key]
             self._deaths = 0
@@ -235,9 +255,13 @@ class Runner:
     def _settle(self, trial: Trial, status: int) -> None:
         """Notes how a trial ended whose process is gone."""
         key, result = trial.entry.key, trial.result
+        unnamed = self._unnamed.pop(key, None)
         if trial.ending == "lost":
             return
-        if trial.stopped(status):
+        stopped = trial.stopped(status)
+        if unnamed is not None and (stopped or result is None):
+            self.ledger.name_run(key, unnamed)
+        if stopped:
             self._settle_stopped(trial)
         elif result is not None:
             summary, state = result["summary"], result["state"]
@@ -245,14 +269,25 @@ class Runner:
             if state == "finished" and self.sweep.design.tuning_pairs and self.prune is not None:
                 # it may have been faster than the looks at it: what is pruned must not depend on that
                 state = "pruned" if self.prune(trial, [], self.ledger.entries()) else state
-            self.ledger.end(key, state, score=score, seconds=summary.get("seconds"))
+            following = self._end(trial, state, score, summary.get("seconds"))
             self.view.ended(trial, state, score, summary.get("seconds"), done=result["done"])
+            if following is not None:
+                self._start(following)
         elif trial.busy:
             self.ledger.wait(key)
             self._later[key] = time.monotonic() + BUSY_PAUSE
             self.view.postponed(trial)
         else:
             self._settle_failed(trial, trial.error or how_ended(status))
+
+    def _end(self, trial: Trial, state: TrialState, score: float | None, seconds: float | None) -> LedgerEntry | None:
+        """Notes an outcome; the trial that takes its place, claimed, unless it has to be looked for."""
+        end: dict[str, Any] = {"run": trial.run, "score": score, "seconds": seconds}
+        if self.stopping or self.signals.caught is not None or self.enough is not None or self.trunks.branches:
+            self.ledger.end(trial.entry.key, state, **end)
+            return None
+        self._beat_at = time.monotonic()
+        return self.ledger.end_and_claim(trial.entry.key, state, self._not_yet(), **end)[1]
 
     def _settle_stopped(self, trial: Trial) -> None:
         key, last = trial.entry.key, trial.tail.curve[-1][1] if trial.tail.curve else None
@@ -297,7 +332,7 @@ class Runner:
                 if self.prune(trial, others, self.ledger.entries()):
                     trial.ending = "prune"
                     self.server.signal(trial.entry.key, signal.SIGTERM)
-        self.view.refresh(self.running.values(), self.ledger.counts())
+        self.view.refresh(self.running.values(), self.ledger.counts)
 
     def _mourn(self) -> None:
         """Goes on after the fork server has died: its children died with it, their trials wait again."""

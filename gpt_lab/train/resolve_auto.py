@@ -24,7 +24,7 @@ from gpt_lab.model.skip_init import bare_model
 from gpt_lab.optim.base import state_bytes
 from gpt_lab.optim.fit import fitted
 from gpt_lab.optim.schedule import check_length
-from gpt_lab.parts.objective.base import Objective
+from gpt_lab.parts.objective.base import NEXT, Objective
 from gpt_lab.train import precision, task_scores
 from gpt_lab.train.begin_from import adaptation, model_from, teacher
 from gpt_lab.train.begin_from.teacher import Teacher
@@ -156,6 +156,8 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
         text["packing"] = str(dataset.packed)
     if objective.measure != EXACT:
         text["measure"] = objective.measure
+    if model.generates != NEXT:
+        text["generates"] = model.generates
     if taught_by is not None:
         notes = (*notes, taught_by.note(cost.train_flops_per_token))
     if seen := (taught_by.seen if taught_by is not None else "") or model_from.why_seen(cfg, dataset):

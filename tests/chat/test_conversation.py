@@ -12,7 +12,7 @@ from rich.console import Console
 from gpt_lab.chat.loop import converse
 from gpt_lab.chat.session import Session, Settings
 from gpt_lab.cli.trained import chat as command
-from gpt_lab.errors import ConfigError, LabError
+from gpt_lab.errors import ConfigError, DataError, LabError
 from gpt_lab.infer.generate import complete
 from gpt_lab.infer.stream import text
 from gpt_lab.serve.served_model import LocalModel
@@ -65,12 +65,43 @@ def test_two_models_draw_with_the_same_numbers_and_part_at_a_token(models: Model
 def test_a_conversation_goes_on_by_the_template(models: Models) -> None:
     tuned = models["lab/tuned"]
     assert tuned.template is not None
-    first = generated(tuned, tuned.template.render([{"role": "user", "content": "Hi"}], True))
+    first = generated(tuned, tuned.template.render([{"role": "user", "content": "Hi"}], True)).lstrip()
     turns = [("user", "Hi"), ("assistant", first), ("user", "And?")]
-    second = generated(tuned, tuned.template.render([{"role": r, "content": c} for r, c in turns], True))
+    second = generated(tuned, tuned.template.render([{"role": r, "content": c} for r, c in turns], True)).lstrip()
     assert heard({"lab/tuned": tuned}, "Hi\nAnd?\n/reset\nHi\n") == f"{first}\n{second}\n{first}\n"
     with pytest.raises(ConfigError, match="lab/rope has no chat template: mode=completion"):
         Session(models, SETTINGS, chat=True)
+
+
+def test_an_answer_begins_with_its_first_word(models: Models) -> None:
+    """In what is kept, too, from which an export and the next question are made; `mode=completion` keeps the space."""
+    tuned = models["lab/tuned"]
+    assert tuned.template is not None
+    ids = tuned.template.render([{"role": "user", "content": "Hi"}], True)
+    options = {"max_tokens": 12, "temperature": 5.0, "stop": tuned.tokenizer.eot}
+    seed = next(n for n in range(2000) if complete(tuned.model, ids, seed=n, **options)[0][:1] in ([32], [10]))
+    whole = text(tuned.tokenizer, complete(tuned.model, ids, seed=seed, **options)[0], ids)
+    with Session({"lab/tuned": tuned}, Settings(temperature=5.0, seed=seed, max_tokens=12)) as session:
+        *_, turn = session.say("Hi")
+    assert turn.answers[0].text == whole.lstrip() != whole and "".join(turn.answers[0].pieces) == whole.lstrip()
+
+
+def test_a_turn_that_fails_is_not_part_of_the_conversation(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Session({"lab/rope": models["lab/rope"]}, SETTINGS) as session:
+        with monkeypatch.context() as patch:
+            patch.setattr("gpt_lab.infer.batch.Batch.add", lambda *arguments: 1 / 0)
+            with pytest.raises(LabError, match="lab/rope: division by zero"):
+                [*session.say("To be")]
+        assert session.turns == [] and [*session.say("To be")][-1:] == session.turns
+
+
+@pytest.mark.parametrize("line", [b"To \xff be\n", b"/export \xff.html\n"])
+def test_a_line_that_is_no_text_is_one_line(models: Models, line: bytes) -> None:
+    with (
+        Session({"lab/rope": models["lab/rope"]}, SETTINGS) as session,
+        pytest.raises(DataError, match="no text in UTF-8"),
+    ):
+        converse(session, Console(file=io.StringIO()), io.TextIOWrapper(io.BytesIO(line), encoding="utf-8"))
 
 
 def test_a_terminal_shows_both_side_by_side(models: Models) -> None:
@@ -91,6 +122,7 @@ def test_a_terminal_shows_both_side_by_side(models: Models) -> None:
         ("/reset now", "/reset takes nothing"),
         ("/export x.txt", "nothing was said yet"),
         ("/export", "/export takes a file"),
+        ("x\n/export a\0.html", r"'a\\x00.html' is no file name"),
     ],
 )
 def test_a_mistake_in_a_pipe_is_one_line(models: Models, line: str, error: str) -> None:

@@ -87,7 +87,7 @@ def test_options_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert asked.overrides == ("budget.steps=5", "log.every=1")  # type: ignore[attr-defined]
     assert asked.design.values["seed"] == (0, 1, 2, 3)  # type: ignore[attr-defined]
     assert asked.design.study == "tiny-budget.steps-5", "other settings are another study"  # type: ignore[attr-defined]
-    assert seen == {"jobs": 3, "threads": None, "fail_fast": True, "retries": 2, "stops": None}
+    assert seen == {"jobs": 3, "threads": None, "fail_fast": True, "retries": 2, "stops": None, "per_gpu": None}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from gpt_lab.console.terminal import Terminal, fit
 from gpt_lab.plan import cost_table, dry_run
 from gpt_lab.study import sweep_file
 from gpt_lab.sweep import sweep_display
-from gpt_lab.sweep.ledger.ledger import LedgerEntry
+from gpt_lab.sweep.ledger.entry import LedgerEntry
 from gpt_lab.train import run_display as train_live
 from gpt_lab.train.budget import TrainingLimit
 from tests.processes.scripts import MODULES

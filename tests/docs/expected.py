@@ -139,6 +139,9 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     ),
     "uv run sweep sweeps/seeds.yaml --status": Run("seeds: no trial yet"),
     "uv run sweep sweeps/seeds.yaml --on ssh:node1,node2 --dry-run": Run("would start on node2, 1 times: "),
+    "uv run sweep sweeps/seeds.yaml --on ray --workers 8 --resource num_gpus=1 --dry-run": Run(
+        "would start 8 tasks of Ray, num_cpus=1, num_gpus=1 each: "
+    ),
     "uv run sweep sweeps/seeds.yaml --on slurm --workers 8 --array-limit 4 --sbatch time=02:00:00 "
     "--sbatch partition=short --dry-run": Run("#SBATCH --array=1-8%4"),
     "uv run report sweeps/pos_enc.yaml": Run("report.html"),

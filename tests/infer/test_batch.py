@@ -13,6 +13,7 @@ from gpt_lab.certify.contract import drawn, small
 from gpt_lab.infer.batch import Batch
 from gpt_lab.infer.generate import context_limit, next_logits
 from gpt_lab.model.gpt import GPT
+from gpt_lab.parts.joined_states import JoinedKeyValues
 from tests.parts.decoding import model
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -90,3 +91,29 @@ def test_rows_are_read_as_each_alone(words: list[str]) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_so_are_those_of_a_preset(preset: str) -> None:
     check(drawn(small([f"model={preset}", "scale.context=16", "scale.depth=4"])), joined=True)
+
+
+def test_a_row_that_finds_no_room_leaves_the_others_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though some layers may have taken it in."""
+    made = model()
+    batch, texts = Batch(made), {"a": [1, 2, 3], "b": [4, 5]}
+    for key, ids in texts.items():
+        batch.add(ids, key)
+    join, calls = JoinedKeyValues.add, []
+
+    def in_one_layer(self: JoinedKeyValues, *arguments: Any) -> None:
+        calls.append(self)
+        if len(calls) > 1:
+            raise MemoryError
+        join(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JoinedKeyValues, "add", in_one_layer)
+        with pytest.raises(MemoryError):
+            batch.add([6], "c")
+    assert "c" not in batch and len(calls) == 2
+    texts["c"] = [6]
+    batch.add([6], "c")
+    found = batch.step(dict.fromkeys(texts, 7))
+    for key, ids in texts.items():
+        assert torch.allclose(found[key], alone(made, [*ids, 7]), atol=1e-5)

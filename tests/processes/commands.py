@@ -31,16 +31,18 @@ def run(
     *,
     environment: dict[str, str] | None = None,
     before: Callable[[], None] | None = None,
+    package: Path | None = None,
     timeout: float = 300,
 ) -> subprocess.CompletedProcess[str]:
     """`uv run WORDS` in a folder; what it printed and its status. The fork server of a sweep is forked, too.
 
     before: what the process does first, a function at the top level of a module.
+    package: the folder that gpt_lab is imported from, if not this checkout: all of it anew, what it needs not.
 
     Raises:
         subprocess.TimeoutExpired: it ran too long, and was ended.
     """
-    return call(functools.partial(_command, list(words), before), folder, environment, timeout)
+    return call(functools.partial(_command, list(words), before, package), folder, environment, timeout)
 
 
 def script(path: Path, words: Sequence[str], folder: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
@@ -101,7 +103,11 @@ def _work(work: Callable[[], None], folder: Path, environment: dict[str, str], o
     work()
 
 
-def _command(words: list[str], before: Callable[[], None] | None) -> None:
+def _command(words: list[str], before: Callable[[], None] | None, package: Path | None = None) -> None:
+    if package is not None:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "gpt_lab"]:
+            del sys.modules[name]
+        sys.path.insert(0, str(package))
     from tests.sweep import forked
 
     forked.use()

@@ -31,6 +31,7 @@ class Live:
     engine: Engine
     models: dict[str, served_model.Served]
     stop: threading.Event
+    server: running.Server
     pool: httpx.Client
 
     @property
@@ -53,7 +54,7 @@ def live(models: dict[str, served_model.Served], limits: Limits, key: str | None
         thread.start()
         try:
             with httpx.Client(verify=False, timeout=30) as pool:
-                yield Live(place.getsockname()[1], engine, models, stop, pool)
+                yield Live(place.getsockname()[1], engine, models, stop, server, pool)
         finally:
             stop.set()
             thread.join(30)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from gpt_lab.cli.trained import serve as command
 from gpt_lab.data import chat_template
+from gpt_lab.data.tokenizers.simple import Byte
 from gpt_lab.errors import ConfigError, DataError, LabError
 from gpt_lab.infer.generate import complete
 from gpt_lab.infer.trained_model import load_run
@@ -45,6 +46,10 @@ def test_defaults_and_every_argument(monkeypatch: pytest.MonkeyPatch) -> None:
         (["port=1", "port=2"], "port is given twice"),
         (["http://127.0.0.1/v1", "port=0"], "is no endpoint: write http://HOST/v1#MODEL"),
         (["http://me:secret@127.0.0.1/v1#m"], "takes no key in its address"),
+        (["http://[x/v1#m"], "is no endpoint"),
+        (["http://a..b/v1#m"], "is no endpoint"),
+        (["http://127.0.0.1:99999/v1#m"], "is no endpoint"),
+        (["http://h1/v1#http://h2/v1#m", "http://h3/v1#m", "http://h2/v1#m"], "has the name of another model here"),
         (["http://127.0.0.1:1/v1#m", "http://127.0.0.1:1/v1#m"], "is given twice: leave one out"),
     ],
 )
@@ -65,6 +70,24 @@ def test_without_its_packages_it_says_how_to_get_them(monkeypatch: pytest.Monkey
         command.run([])
 
 
+@pytest.mark.parametrize("host", ["a..b", "x" * 70])
+def test_a_host_that_is_none_is_one_line(host: str) -> None:
+    with pytest.raises(ConfigError, match=f"cannot listen on host={host} .*: host=127.0.0.1 is this machine"):
+        running.listen(host, 0)
+
+
+def test_models_of_one_name_are_all_served(tmp_path: Path) -> None:
+    """Under what was typed, or where that is taken, where they are."""
+    for folder in ("here", "there"):
+        run_maker(tmp_path / folder)("rope", study="lab")
+    there = tmp_path / "there" / "runs" / "lab" / "rope"
+    found = served_model.load([str(there), "lab/rope"], str(tmp_path / "here" / "runs"), None, "cpu")
+    here = str((tmp_path / "here" / "runs" / "lab" / "rope").resolve())
+    assert [(name, one.name) for name, one in found.items()] == [("lab/rope", "lab/rope"), (here, here)]
+    words = ["http://127.0.0.1:1/v1#m", "http://127.0.0.1:2/v1#m"]
+    assert list(served_model.load(words, ".", None, "cpu")) == ["m", words[1]]
+
+
 def test_models_are_runs_studies_and_folders(tmp_path: Path) -> None:
     """Of a study the best run; of a model that reads both ways nothing."""
     make = run_maker(tmp_path)
@@ -73,7 +96,7 @@ def test_models_are_runs_studies_and_folders(tmp_path: Path) -> None:
     make("masked", study="m", objective="masked_diffusion")
     load = served_model.load
     assert list(load(["s", "s/worse"], str(tmp_path / "runs"), "last", "cpu")) == ["s/better", "s/worse"]
-    with pytest.raises(ConfigError, match="does not say one token after the other"):
+    with pytest.raises(ConfigError, match="its model is not autoregressive"):
         load(["m/masked"], str(tmp_path / "runs"), None, "cpu")
     with pytest.raises(DataError, match="did you mean s/better"):
         load(["s/bettr"], str(tmp_path / "runs"), None, "cpu")
@@ -104,7 +127,7 @@ def test_a_folder_of_hugging_faces_says_what_its_run_says(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_a_server_ends_in_order_or_at_once_and_leaves_its_runs_alone(tmp_path: Path) -> None:
     """SIGTERM in mid-stream: the stream ends with an error and [DONE], the status is 0. kill -9: nothing is torn."""
-    run = run_maker(tmp_path)("rope", study="lab")
+    run = run_maker(tmp_path)("rope", study="lab", tokenizer=Byte(eot=False))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     code = "from gpt_lab.serve import running; running.GRACE = 0.2\nfrom gpt_lab.cli.trained.serve import main; main()"
     for number, status in ((signal.SIGTERM, 0), (signal.SIGKILL, -9)):

@@ -32,6 +32,14 @@ def expected(server: Live, name: str, prompt: str = PROMPT, samples: int = 1, **
     return [text(made.tokenizer, one, ids) for one in found]
 
 
+def seed_of_a_space(made: LocalModel, ids: list[int]) -> int:
+    """A seed with which the first token after a text, at temperature 5, is a space or a line break."""
+    for seed in range(2000):
+        if complete(made.model, ids, max_tokens=1, temperature=5.0, seed=seed)[0][0] in b" \n\t":
+            return seed
+    raise AssertionError("no seed of 2,000 gives one")
+
+
 def test_models(shared: Live) -> None:
     client = shared.client()
     assert [model.id for model in client.models.list()] == ["lab/rope", "lab/alibi", "lab/tuned"]
@@ -150,6 +158,7 @@ def test_greedy_text_needs_no_seed(shared: Live) -> None:
         ("max_tokens", 0, "0 goes with echo=true"),
         ("max_tokens", 5000, "allows 4,096 together"),
         ("logprobs", 21, "logprobs must be a whole number in"),
+        ("repetition_penalty", 1e-300, r"repetition_penalty must be a number in \[0.01, 100\]"),
         ("n", 0, "n must be a whole number in"),
         ("stop", [""], "each stop must be a text"),
         ("seed", "x", "seed must be a whole number"),
@@ -193,7 +202,7 @@ def test_a_conversation_is_what_generation_makes_of_the_template(shared: Live) -
     options |= {"max_completion_tokens": 14, "logprobs": True, "top_logprobs": 2}
     said = shared.client().chat.completions.create(**options)
     choice = said.choices[0]
-    assert (choice.message.role, choice.message.content) == ("assistant", text(made.tokenizer, wanted, ids))
+    assert (choice.message.role, choice.message.content) == ("assistant", text(made.tokenizer, wanted, ids).lstrip())
     assert said.usage is not None and said.usage.prompt_tokens == len(ids)
     assert choice.logprobs is not None and choice.logprobs.content is not None
     assert [bytes(one.bytes or ()) for one in choice.logprobs.content] == [bytes([token]) for token in wanted]
@@ -205,6 +214,49 @@ def test_a_conversation_is_what_generation_makes_of_the_template(shared: Live) -
     chunks = list(shared.client().chat.completions.create(**options, stream=True))
     assert chunks[0].choices[0].delta.role == "assistant" and chunks[-1].choices[0].finish_reason == "length"
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == choice.message.content
+
+
+def test_an_answer_begins_with_its_first_word(shared: Live) -> None:
+    """As the template has a space before it, which is no part of what is said; a completion of the same text has it."""
+    made = local(shared, "lab/tuned")
+    assert made.template is not None
+    messages: list[Any] = [{"role": "user", "content": "Hi"}]
+    ids = made.template.render(messages, add_generation_prompt=True)
+    seed = seed_of_a_space(made, ids)
+    options: dict[str, Any] = {"model": "lab/tuned", "max_tokens": 6, "seed": seed, "temperature": 5}
+    plain = shared.client().completions.create(prompt=ids, **options).choices[0].text
+    said = shared.client().chat.completions.create(messages=messages, **options).choices[0].message.content
+    chunks = shared.client().chat.completions.create(messages=messages, stream=True, **options)
+    assert plain[0].isspace() and said == plain.lstrip()
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == said
+
+
+def test_tokens_of_a_prompt_and_its_continuation_are_bounded_together(serve: Serve) -> None:
+    """An answer without max_tokens ends there; a text that is scored alone may be as long as that."""
+    server = serve(Limits(tokens=30))
+    messages: list[Any] = [{"role": "user", "content": "Hi"}]
+    ids = local(server, "lab/tuned").template.render(messages, add_generation_prompt=True)  # type: ignore[union-attr]
+    said = server.client().chat.completions.create(model="lab/tuned", messages=messages, temperature=0)
+    assert said.choices[0].finish_reason == "length" and said.usage is not None
+    assert (said.usage.prompt_tokens, said.usage.total_tokens) == (len(ids), 30)
+    scored = server.client().completions.create(model="lab/rope", prompt=[1] * 30, max_tokens=0, echo=True)
+    assert scored.usage is not None and scored.usage.total_tokens == 30
+    for prompt, tokens in (([1] * 31, 0), ([1] * 30, 1)):
+        with pytest.raises(openai.BadRequestError, match=f"max_tokens is {tokens}: this server allows 30 together"):
+            server.client().completions.create(model="lab/rope", prompt=prompt, max_tokens=tokens, echo=True)
+
+
+@pytest.mark.parametrize("path", ["completions", "chat/completions"])
+def test_fields_that_are_said_to_be_allowed_are(shared: Live, path: str) -> None:
+    def refusal(body: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = shared.pool.post(f"{shared.url}/v1/{path}", json=body).json()["error"]
+        return found
+
+    said = refusal({"temprature": 1})["message"]
+    allowed = said.partition("(allowed: ")[2].rstrip(")").split(", ")
+    assert {"temperature", "stop", "user"} <= {*allowed}
+    for name in allowed:
+        assert refusal({name: [0]})["code"] != "unsupported_field", name
 
 
 @pytest.mark.parametrize(
@@ -259,7 +311,9 @@ def test_a_full_queue_says_when_to_come_again(serve: Serve) -> None:
 def test_the_server_ends_its_streams_with_an_error_when_it_stops(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpt_lab.serve.running.GRACE", 0.0)
     server = serve(Limits())
-    stream = server.client().completions.create(model="lab/rope", prompt="x", max_tokens=4000, stream=True)
+    stream = server.client().completions.create(
+        model="lab/rope", prompt="x", max_tokens=4000, temperature=0, stream=True
+    )
     read = iter(stream)
     next(read)
     server.stop.set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
 import pytest
 import torch
 
@@ -12,6 +11,7 @@ from gpt_lab.inside.attention_maps import look
 from gpt_lab.serve.served_model import LocalModel
 from tests.browser import Browser, Tab, browse
 from tests.serve.conftest import Live
+from tests.serve.test_openai_client import seed_of_a_space
 
 pytestmark = pytest.mark.browser
 
@@ -76,6 +76,26 @@ def test_two_panes(shared: Live) -> None:
     assert "<script" not in exported and "lab/alibi" in exported and "ROMEO:" in exported
 
 
+def test_what_is_reset_in_mid_stream_leaves_the_page_free(shared: Live) -> None:
+    """By the button, and by another model; what is generated then has as many tokens as were asked for."""
+    with Browser() as browser:
+        tab = browser.open(f"{shared.url}/")
+        tab.wait("document.querySelector('.model').options.length > 0")
+        for act in (
+            "document.getElementById('reset').click()",
+            "panes[1].select.value = 'lab/tuned'; panes[1].select.dispatchEvent(new Event('change'))",
+        ):
+            for name, value in {"max_tokens": 3000, "prompt": "ROMEO:", "temperature": 0.8}.items():
+                tab.evaluate(f"document.getElementById({name!r}).value = {value!r}")
+            tab.evaluate("document.getElementById('go').click()")
+            tab.wait("panes[0].turn.tokens.length > 50")
+            tab.evaluate(act)
+            tab.wait(DONE)
+            tab.wait("panes.every(pane => pane.text.textContent === '')")
+            seen = ask(tab, prompt="x", max_tokens="4", temperature="0")
+            assert tab.console == [] and [len(tokens) for tokens in seen["tokens"]] == [4, 4]
+
+
 def test_attention_maps_are_the_models(shared: Live) -> None:
     """Of both models, by layer and head."""
     with Browser() as browser:
@@ -117,14 +137,17 @@ def test_a_conversation_in_one_pane(shared: Live) -> None:
                 f"panes[{side}].select.value = {name!r}; panes[{side}].select.dispatchEvent(new Event('change'))"
             )
         assert not tab.evaluate("document.getElementById('mode').options[1].disabled")
-        fields = {"mode": "chat", "max_tokens": "10", "temperature": "0.7", "seed": "6"}
+        served = shared.models["lab/tuned"]
+        assert isinstance(served, LocalModel) and served.template is not None
+        seed = seed_of_a_space(served, served.template.render([{"role": "user", "content": "Hi"}], True))
+        fields = {"mode": "chat", "max_tokens": "10", "temperature": "5", "seed": str(seed)}
         for name, value in fields.items():
             tab.evaluate(f"document.getElementById({name!r}).value = {value!r}")
         messages: list[Any] = []
         for question in ("Hi", "And?"):
             messages.append({"role": "user", "content": question})
             said = shared.client().chat.completions.create(
-                model="lab/tuned", messages=messages, max_tokens=10, temperature=0.7, seed=6
+                model="lab/tuned", messages=messages, max_tokens=10, temperature=5, seed=seed
             )
             tab.evaluate(f"document.getElementById('prompt').value = {question!r}")
             tab.evaluate("document.getElementById('go').click()")
@@ -149,4 +172,5 @@ def test_the_files_are_the_only_ones_and_ask_nobody_else(shared: Live) -> None:
         answer = shared.pool.get(shared.url + path)
         assert answer.status_code == 200 and "https://" not in answer.text and "http://" not in answer.text
         assert "default-src 'none'" in answer.headers["content-security-policy"]
-    assert isinstance(answer, httpx.Response)
+    for path in ("/index.html", "/static/app.js", "/docs", "/openapi.json"):
+        assert shared.pool.get(shared.url + path).status_code == 404

@@ -6,6 +6,9 @@ import html
 import re
 import shlex
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from gpt_lab.cli.trained import serve
 from gpt_lab.report import talk
@@ -34,3 +37,19 @@ def test_the_shown_command_opens_the_baseline_and_the_best_other_arm(tmp_path: P
 
 def test_runs_that_are_not_here_are_not_offered() -> None:
     assert talk.command(*plain()) == ""
+
+
+@pytest.mark.parametrize("why", ["reads both ways", "has no checkpoint", "is damaged"])
+def test_runs_that_serve_refuses_are_not_offered(tmp_path: Path, why: str) -> None:
+    _, made = plain()
+    make = run_maker(tmp_path)
+    for position in ("rope", "learned"):
+        weights: dict[str, Any] = {"checkpoints": {}, "links": {}} if why == "has no checkpoint" else {}
+        run = make(f"{position}-1", study="pos_enc", position=position, **weights)
+        place = (made.runs["config.position.name"] == position) & (made.runs["pair"] == "1")
+        made.runs.loc[place, "run"] = str(run.path)
+        if why == "reads both ways":
+            run.update(text={"generates": ""})
+        elif why == "is damaged":
+            (run.path / "run.json").write_text("{", encoding="utf-8")
+    assert talk.command(comparison(made), made) == ""

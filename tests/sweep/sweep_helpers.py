@@ -17,7 +17,8 @@ from rich.console import Console
 from gpt_lab.store import Run
 from gpt_lab.study.design import Cell, Design
 from gpt_lab.study.sweep import Sweep
-from gpt_lab.sweep.ledger.ledger import LedgerEntry, entries
+from gpt_lab.sweep.ledger.entry import LedgerEntry
+from gpt_lab.sweep.ledger.ledger import entries
 from tests.study.arms import settings
 
 CLI = [sys.executable, "-c", "from gpt_lab.cli.sweep import main; main()"]

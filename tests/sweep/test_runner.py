@@ -23,7 +23,9 @@ from gpt_lab.store.atomic_files import read_json
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.study.design import Cell
 from gpt_lab.sweep import runner
-from gpt_lab.sweep.ledger.ledger import FILE, Ledger, LedgerEntry, entries
+from gpt_lab.sweep.ledger.entry import LedgerEntry
+from gpt_lab.sweep.ledger.ledger import FILE, Ledger, entries
+from gpt_lab.sweep.workers import pinning
 from gpt_lab.sweep.workers.client import ForkServer
 from tests.helpers import flip
 from tests.sweep.sweep_helpers import (
@@ -66,7 +68,9 @@ def test_a_sweep_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     code, text = run(path, threads=1)
     folder = tmp_path / "runs" / "tiny"
     assert code == 0
-    assert "tiny: 4 of 4 runs are left, 2 at a time, 1 thread each" in text
+    own = pinning.divided(pinning.numa_nodes(), 2, 1)
+    which = f", on {len(own[0])} core{'s' * (len(own[0]) > 1)} of its own" if own else ""
+    assert f"tiny: 4 of 4 runs are left, 2 at a time, 1 thread each{which}\n" in text
     assert "[1/4] started: position=rope, seed=0" in text
     assert text.count(" finished: position=") == 4
     assert "4 cells: 4 finished" in text

@@ -16,6 +16,7 @@ def read(
     fields: Mapping[str, Any],
     command: str,
     readers: Mapping[str, Callable[[str], Any]] | None = None,
+    secrets: Sequence[str] = (),
 ) -> tuple[dict[str, Any], list[str]]:
     """What the words set, by field, and the words that are no key=value, such as the path of a run.
 
@@ -23,6 +24,7 @@ def read(
         fields: annotations, Annotated ones with what they exclude.
         command: its name, for what it says.
         readers: of the texts of some fields, where the annotation does not say how.
+        secrets: fields whose values no error shows.
 
     Raises:
         ConfigError: an option with a dash, an unknown key, a value that the annotation excludes, a key given twice.
@@ -41,7 +43,8 @@ def read(
         own = (readers or {}).get(key)
         given = check(key, value(text, fields[key]) if own is None else own(text), fields[key])
         if found.setdefault(key, given) != given:
-            raise ConfigError(f"{key} is given twice, as {quoted(found[key])} and {quoted(given)}: leave one out")
+            shown = "" if key in secrets else f", as {quoted(found[key])} and {quoted(given)}"
+            raise ConfigError(f"{key} is given twice{shown}: leave one out")
     return found, others
 
 

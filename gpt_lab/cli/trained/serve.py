@@ -13,6 +13,7 @@ from gpt_lab.cli.common.console_script import entry
 from gpt_lab.console.lines import print_lines, show_help
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.options import Device, NonEmpty, PositiveInt, Range
+from gpt_lab.serve.credentials import LOCAL_HOSTS, is_key
 
 KEY = "GPT_LAB_SERVE_KEY"
 HELP = """\
@@ -70,11 +71,15 @@ def parse(argv: list[str]) -> Arguments:
     """
     fields = get_type_hints(Arguments, include_extras=True)
     del fields["models"]
-    found, models = key_values.read(argv, fields, "serve")
-    if found.get("key") is None and os.environ.get(KEY):
-        found["key"] = os.environ[KEY]
+    found, models = key_values.read(argv, fields, "serve", secrets=("key",))
+    if found.get("key") is None:
+        found["key"] = os.environ.get(KEY, "").strip() or None
     made = Arguments(tuple(models) or ("latest",), **found)
-    if made.host not in ("127.0.0.1", "localhost", "::1") and made.key is None:
+    if made.key is not None and not is_key(made.key):
+        raise ConfigError(
+            f"a key is printable ASCII characters without spaces around them: set another, as in {KEY}=..."
+        )
+    if made.host not in LOCAL_HOSTS and made.key is None:
         raise ConfigError(f"host={made.host} can be reached by others: set a key, as in {KEY}=...")
     return made
 

@@ -52,7 +52,7 @@ class LibraryTokenizer(Tokenizer):
 
     def decode_bytes(self, ids: list[int]) -> bytes:
         if self._table is not None:
-            return b"".join([self._table[i] for i in ids])
+            return b"".join([self._table.get(i, b"") for i in ids])  # models may have more rows than there are tokens
         documents: list[list[int]] = [[]]  # what a token stands for depends on its neighbours in the same document
         for i in ids:
             if i == self.eot:
@@ -219,7 +219,14 @@ class Tiktoken(Tokenizer):
         return [np.array(ids, dtype=np.uint32) for ids in self._inner.encode_ordinary_batch(list(texts))]
 
     def decode_bytes(self, ids: list[int]) -> bytes:
-        return bytes(self._inner.decode_bytes(ids))
+        try:
+            return bytes(self._inner.decode_bytes(ids))
+        except KeyError:  # numbers between the ranks and the special tokens that stand for nothing
+            return b"".join(self._inner.decode_bytes([i]) for i in ids if i in self._known)
+
+    @functools.cached_property
+    def _known(self) -> frozenset[int]:
+        return frozenset(self._inner._mergeable_ranks.values()) | frozenset(self._inner._special_tokens.values())
 
     def as_library(self) -> Any:
         ranks = self._inner._mergeable_ranks

@@ -21,7 +21,7 @@ from gpt_lab.store.run import read_record
 if TYPE_CHECKING:
     import pandas as pd
 
-    from gpt_lab.sweep.ledger.ledger import LedgerEntry
+    from gpt_lab.sweep.ledger.entry import LedgerEntry
 
 OWN = frozenset({"report", "logs", "wandb"})
 """Folders of a study that are no runs."""

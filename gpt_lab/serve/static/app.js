@@ -97,7 +97,7 @@ async function generate() {
     seed: Number(at("seed").value),
   };
   const prompt = at("prompt").value;
-  stopping = new AbortController();
+  const asking = (stopping = new AbortController());
   busy(true);
   panes.forEach((pane) => {
     if (!chat || !using.includes(pane)) pane.turns = [];
@@ -112,16 +112,20 @@ async function generate() {
     pane.turns.push(pane.turn);
   }
   draw();
-  await Promise.all(using.map((pane) => read(pane, stopping.signal)));
-  stopping = null;
-  busy(false);
-  say(summary());
+  try {
+    await Promise.all(using.map((pane) => read(pane, pane.turn, asking.signal)));
+    say(summary());
+  } catch (error) {
+    say(error.message, true);
+  } finally {
+    stopping = null;
+    busy(false);
+  }
   showAttention();
-  if (chat) at("prompt").value = "";
+  if (chat && using.some((pane) => pane.turn)) at("prompt").value = "";
 }
 
-async function read(pane, signal) {
-  const turn = pane.turn;
+async function read(pane, turn, signal) {
   const local = known(pane).lab.kind === "local";
   const body = { model: turn.model, stream: true, ...turn.settings };
   if (turn.chat) {
@@ -144,16 +148,16 @@ async function read(pane, signal) {
       const text = turn.chat ? choice.delta.content || "" : choice.text;
       take(turn, text, choice);
       turn.seconds = (performance.now() - turn.began) / 1000;
-      if (turn.tokens.length) pane.speed.textContent = `${turn.tokens.length} tokens, ${rate(turn)} tokens/s`;
+      if (turn.tokens.length && turn === pane.turn) pane.speed.textContent = `${turn.tokens.length} tokens, ${rate(turn)} tokens/s`;
       draw();
-      if (turn.ids.length - turn.scored >= SCORE_EVERY) score(pane);
+      if (turn.ids.length - turn.scored >= SCORE_EVERY) score(pane, turn);
     }
   } catch (error) {
     if (error.name !== "AbortError") turn.failed = error.message;
   }
   turn.ended = true;
   draw();
-  await score(pane, true);
+  await score(pane, turn, true);
 }
 
 const rate = (turn) => (turn.tokens.length / Math.max(turn.seconds, 1e-3)).toFixed(0);
@@ -165,7 +169,9 @@ function take(turn, text, choice) {
     ? (choice.logprobs && choice.logprobs.content || []).map((one) => ({ p: Math.exp(one.logprob), size: null, text: one.token }))
     : (choice.logprobs && choice.logprobs.tokens || []).map((one, i) => ({ p: Math.exp(choice.logprobs.token_logprobs[i]) }));
   if (!entries.length) {
-    if (text) turn.tokens.push({ text, p: null, other: null });
+    const last = turn.tokens.at(-1);
+    if (last && last.id !== undefined) last.text += text; // what is left of a character that its tokens did not end
+    else if (text) turn.tokens.push({ text, p: null, other: null });
     return;
   }
   let starts = null;
@@ -174,10 +180,14 @@ function take(turn, text, choice) {
     starts = choice.logprobs.text_offset.map((offset) => offset - first);
   }
   const joined = entries.map((one) => one.text || "").join("");
+  const said = turn.chat && !turn.tokens.length ? joined.trimStart() : joined; // an answer begins with its first word
+  let spaces = joined.length - said.length;
   entries.forEach((entry, i) => {
     let own;
+    const cut = Math.min(spaces, (entry.text || "").length);
+    spaces -= cut;
     if (starts) own = letters.slice(starts[i], i + 1 < starts.length ? starts[i + 1] : letters.length).join("");
-    else if (joined === text) own = entry.text;
+    else if (said === text) own = entry.text.slice(cut);
     else own = i + 1 === entries.length ? text : ""; // pieces of characters: the last token shows the whole piece
     turn.tokens.push({ id: choice.token_ids && choice.token_ids[i], text: own, p: entry.p, other: null });
   });
@@ -185,12 +195,12 @@ function take(turn, text, choice) {
 }
 
 // The other model's probability of the same tokens after the same text.
-async function score(pane, last = false) {
-  const turn = pane.turn;
+async function score(pane, turn, last = false) {
   if (turn.asking) {
     await turn.asking;
     if (!last) return;
   }
+  if (turn !== pane.turn) return; // it was reset meanwhile
   const other = panes[1 - pane.side];
   const theirs = known(other);
   if (!theirs || !alike() || !turn.promptIds || turn.ids.length === turn.scored) return;

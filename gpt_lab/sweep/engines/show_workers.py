@@ -10,7 +10,7 @@ from gpt_lab.plan import run_time
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.engines.worker_request import WORKERS
 from gpt_lab.sweep.ledger import ledger, overview
-from gpt_lab.sweep.ledger.liveness import BEAT_EVERY
+from gpt_lab.sweep.ledger.liveness import LISTEN_EVERY
 from gpt_lab.sweep.trial import title
 
 MOST = 20
@@ -64,7 +64,7 @@ def stop(sweep: Sweep, folder: Path) -> list[str]:
     there = 0 if found is None else sum(not worker.gone for worker in found.workers)
     if not there:
         return [f"nobody works on {sweep.design.study}; workers that are queued leave as soon as they begin"]
-    return [f"asked {there} worker{'s' * (there > 1)} to leave: they hear of it within {BEAT_EVERY:.0f} s"]
+    return [f"asked {there} worker{'s' * (there > 1)} to leave: they hear of it within {LISTEN_EVERY:.0f} s"]
 
 
 def _last_words(folder: Path) -> list[str]:

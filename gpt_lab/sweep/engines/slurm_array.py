@@ -67,7 +67,6 @@ def options(given: Sequence[str]) -> dict[str, str]:
 def text(request: Request, given: dict[str, str], limit: int | None) -> str:
     """The sbatch file: as many cores for each worker as its trials have threads."""
     request = request.with_jobs(1)
-    cores = (request.jobs or 1) * (request.threads or 1)
     wanted = {
         "job-name": request.study,
         "array": f"1-{request.workers}" + (f"%{limit}" if limit is not None else ""),
@@ -75,7 +74,7 @@ def text(request: Request, given: dict[str, str], limit: int | None) -> str:
         "signal": "B:TERM@120",
         "open-mode": "append",
         "output": f"{request.logs}/slurm-%A_%a.log",
-        **({} if "cpus-per-task" in given else {"cpus-per-task": str(cores)}),
+        **({} if "cpus-per-task" in given else {"cpus-per-task": str(request.cores)}),
         **given,
     }
     heads = [f"#SBATCH --{key}" + (f"={_quoted(value)}" if value else "") for key, value in wanted.items()]

@@ -25,6 +25,7 @@ class Request:
         study, folder: of the sweep. words: file, settings and options of `sweep`, as they were given.
         workers: how many, on each host where there are several. jobs: trials at a time of each; None: as `sweep` does.
         threads: of each trial; None: as `sweep` does. place: the folder to start in. gpu: whether a trial may take one.
+        per_gpu: trials at a time on each GPU, in place of jobs.
     """
 
     study: str
@@ -35,6 +36,7 @@ class Request:
     threads: int | None
     place: Path
     gpu: bool = True
+    per_gpu: int | str | None = None
 
     @property
     def logs(self) -> Path:
@@ -45,6 +47,8 @@ class Request:
         options: list[str] = []
         if self.jobs is not None:
             options += ["--jobs", str(self.jobs)]
+        if self.per_gpu is not None:
+            options += ["--per-gpu", str(self.per_gpu)]
         if self.threads is not None:
             options += ["--threads", str(self.threads)]
         options += ["--stops", str(ledger.stops(self.folder))]
@@ -55,7 +59,13 @@ class Request:
 
     def with_jobs(self, jobs: int) -> Request:
         """The same, each worker with so many trials at a time unless it was said."""
-        return self if self.jobs is not None else replace(self, jobs=jobs)
+        return self if self.jobs is not None or self.per_gpu is not None else replace(self, jobs=jobs)
+
+    @property
+    def cores(self) -> int:
+        """What a worker needs for the threads of its trials, on one GPU at most."""
+        at_once = self.per_gpu if isinstance(self.per_gpu, int) else self.jobs
+        return (at_once or 1) * (self.threads or 1)
 
     def prepare(self, *, shared: bool) -> None:
         """Makes the folder of logs; `shared`: other machines will write the ledger.

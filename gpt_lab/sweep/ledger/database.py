@@ -115,7 +115,8 @@ def connect(path: Path) -> sqlite3.Connection:
         try:
             database.row_factory = sqlite3.Row
             alone = is_local(path) and not (path.parent / SHARED).exists()
-            _set_journal(database, "WAL" if alone else "DELETE")
+            _set_journal(database, "WAL" if alone else "PERSIST")
+            # a rollback journal that is kept: one that is deleted costs two more writes, of its folder
             database.execute("PRAGMA synchronous=FULL")  # a power cut loses nothing that was said to be done
             check_version(database, path)
             database.execute("BEGIN IMMEDIATE")
@@ -201,7 +202,7 @@ def set_aside(path: Path, error: Damaged) -> str:
     names = (f"{path.name}.damaged{'' if number == 1 else f'-{number}'}" for number in itertools.count(1))
     kept = next(place for name in names if not (place := path.with_name(name)).exists())
     with writing(path):
-        for suffix in ("-shm", "-wal", ""):  # a journal must never meet another database
+        for suffix in ("-shm", "-wal", "-journal", ""):  # a journal must never meet another database
             with suppress(FileNotFoundError):
                 os.replace(f"{path}{suffix}", f"{kept}{suffix}")
     return f"{reason}: kept as {kept.name}; a new one is begun, and runs that are there are found"

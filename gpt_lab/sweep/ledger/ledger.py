@@ -1,66 +1,28 @@
-"""The sweep's ledger: the state of every cell, and who works on it.
-
-States of a cell: waiting (nobody works on it), running, finished, failed (as often as it may be tried), diverged,
-pruned (ended early for a poor curve), stopped (by a signal; the same command goes on with it).
-"""
+"""The sweep's ledger: the state of every cell, and who works on it."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from gpt_lab.digests import Damaged
 from gpt_lab.errors import ConfigError
-from gpt_lab.store.atomic_files import decode, encode, write_atomic
+from gpt_lab.store.atomic_files import encode, write_atomic
 from gpt_lab.study.design import Cell, Stated
 from gpt_lab.study.sweep import Sweep
 from gpt_lab.sweep.ledger import sweep_text
 from gpt_lab.sweep.ledger.database import checked, connect, connect_reader, guarded, set_aside, transaction
+from gpt_lab.sweep.ledger.entry import STATES, LedgerEntry, TrialState, read_entry
 from gpt_lab.sweep.ledger.liveness import Owner
 
 FILE = "sweep.sqlite"
 COPY = "sweep.yaml"
-TrialState = Literal["waiting", "running", "finished", "failed", "diverged", "pruned", "stopped"]
-STATES: tuple[TrialState, ...] = ("waiting", "running", "finished", "failed", "diverged", "pruned", "stopped")
-
-
-@dataclass(frozen=True)
-class LedgerEntry:
-    """What the ledger knows of one cell.
-
-    Fields:
-        index, values, arm, tuning, pair, overrides, key, identity: as Cell has them.
-        run: name of its folder in the study; None before it has one.
-        attempts: how often it was begun. error: of its last failure.
-        wanted: the last version of the sweep file asks for it.
-        score: the run's final value of the metric that decides; None unless it ended. seconds: of training.
-    """
-
-    key: str
-    index: int
-    values: Mapping[str, Any]
-    arm: str
-    tuning: str
-    pair: Any
-    overrides: tuple[str, ...]
-    identity: str
-    state: TrialState
-    run: str | None
-    attempts: int
-    error: str | None
-    wanted: bool
-    score: float | None
-    seconds: float | None
-
-    @property
-    def cell(self) -> Cell:
-        """The cell as the sweep made it."""
-        return Cell(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Cell)})
+ENDED = "state=?, owner=NULL, run=COALESCE(?, run), score=?, seconds=?, error=NULL"
 
 
 class Ledger:
@@ -74,6 +36,7 @@ class Ledger:
         self.path = folder / FILE
         self.owner = owner
         self._database = database
+        self._beat_number = itertools.count()  # one that comes back must not stand where it was seen last
 
     @classmethod
     def open(cls, folder: Path) -> Ledger:
@@ -95,14 +58,15 @@ class Ledger:
 
     def _enter(self) -> None:
         with self._writing():
-            self._be_there()
+            self._beat()
 
-    def _be_there(self) -> None:
-        """Makes this process one of the owners, if it is not: one that was silent for long was taken for dead."""
+    def _beat(self) -> None:
+        """Moves this owner's heartbeat; one that was silent for long, and so taken for dead, is an owner again."""
         who = self.owner
         self._database.execute(
-            "INSERT INTO owners (id, host, pid, start, token) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-            (who.id, who.host, who.pid, who.start, who.token),
+            "INSERT INTO owners (id, host, pid, start, token, beat) VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (id) DO UPDATE SET beat = excluded.beat",
+            (who.id, who.host, who.pid, who.start, who.token, next(self._beat_number)),
         )
 
     def close(self) -> None:
@@ -187,22 +151,33 @@ class Ledger:
 
     def claim(self, skip: Iterable[str] = ()) -> LedgerEntry | None:
         """Takes the first wanted cell that waits, for this process alone; None: nothing waits (or only `skip`)."""
-        skipped = set(skip)
         with self._writing():
-            rows = self._database.execute(
-                "SELECT key FROM trials WHERE wanted=1 AND state='waiting' ORDER BY place, key"
-            )
-            key = next((row["key"] for row in rows if row["key"] not in skipped), None)
-            if key is None:
-                return None
-            self._take(key)
-            return self._entry(key)
+            return self._claim(set(skip))
 
-    def beat(self) -> int:
-        """Says that this process lives; returns how often the sweep's workers have been asked to stop."""
+    def _claim(self, skipped: set[str]) -> LedgerEntry | None:
+        rows = self._database.execute("SELECT key FROM trials WHERE wanted=1 AND state='waiting' ORDER BY place, key")
+        key = next((row["key"] for row in rows if row["key"] not in skipped), None)
+        if key is None:
+            return None
+        self._take(key)
+        return self._entry(key)
+
+    def beat(self, runs: Mapping[str, str] | None = None) -> list[str]:
+        """Says that this process lives.
+
+        Args:
+            runs: names of runs to note by the way, by their trials' keys.
+
+        Returns:
+            the trials among them that another process has taken over.
+        """
         with self._writing():
-            self._be_there()
-            self._database.execute("UPDATE owners SET beat = beat + 1 WHERE id=?", (self.owner.id,))
+            self._beat()
+            return [key for key, run in (runs or {}).items() if not self._update(key, "run=?", run)]
+
+    def stops(self) -> int:
+        """How often the sweep's workers have been asked to stop."""
+        with guarded(self.path):
             return int(self._get("stops") or 0)
 
     def ask_to_stop(self) -> None:
@@ -259,14 +234,36 @@ class Ledger:
     # -- what becomes of a trial that this process holds; False: another process has taken it over --
 
     def name_run(self, key: str, run: str) -> bool:
-        """Notes a trial's folder, as soon as it has one."""
+        """Notes a trial's folder."""
         return self._change(key, "run=?", run)
 
-    def end(self, key: str, state: TrialState, *, score: float | None = None, seconds: float | None = None) -> bool:
-        """Notes how a trial ended."""
-        return self._change(
-            key, "state=?, owner=NULL, score=?, seconds=?, error=NULL", state, encode(score), encode(seconds)
-        )
+    def end(
+        self,
+        key: str,
+        state: TrialState,
+        *,
+        run: str | None = None,
+        score: float | None = None,
+        seconds: float | None = None,
+    ) -> bool:
+        """Notes how a trial ended, and its folder if that is new."""
+        return self._change(key, ENDED, state, run, encode(score), encode(seconds))
+
+    def end_and_claim(
+        self,
+        key: str,
+        state: TrialState,
+        skip: Iterable[str] = (),
+        *,
+        run: str | None = None,
+        score: float | None = None,
+        seconds: float | None = None,
+    ) -> tuple[bool, LedgerEntry | None]:
+        """`end`, `beat` and `claim` in one transaction: what costs is how many there are, not what is in them."""
+        with self._writing():
+            self._beat()
+            noted = self._update(key, ENDED, state, run, encode(score), encode(seconds))
+            return noted, self._claim(set(skip))
 
     def wait(self, key: str) -> bool:
         """Puts a trial back, as if it had never been claimed but for its attempts."""
@@ -284,14 +281,17 @@ class Ledger:
 
     def _change(self, key: str, assignments: str, *values: Any) -> bool:
         with self._writing():
-            statement = f"UPDATE trials SET {assignments} WHERE key=? AND owner=?"
-            return self._database.execute(statement, (*values, key, self.owner.id)).rowcount == 1
+            return self._update(key, assignments, *values)
+
+    def _update(self, key: str, assignments: str, *values: Any) -> bool:
+        statement = f"UPDATE trials SET {assignments} WHERE key=? AND owner=?"
+        return self._database.execute(statement, (*values, key, self.owner.id)).rowcount == 1
 
     def _writing(self) -> Any:
         return transaction(self._database, self.path)
 
     def _take(self, key: str) -> None:
-        self._be_there()
+        self._beat()
         self._database.execute(
             "UPDATE trials SET state='running', owner=?, attempts = attempts + 1 WHERE key=?", (self.owner.id, key)
         )
@@ -396,28 +396,6 @@ def read_with(folder: Path, read: Callable[[sqlite3.Connection, Path], Any]) -> 
 
 def _entries(database: sqlite3.Connection, path: Path) -> list[LedgerEntry]:
     return [read_entry(row, path) for row in database.execute("SELECT * FROM trials ORDER BY wanted DESC, place, key")]
-
-
-def read_entry(row: sqlite3.Row, path: Path) -> LedgerEntry:
-    """A row of trials, its digest checked."""
-    row = checked(row, "trials", path)
-    return LedgerEntry(
-        key=row["key"],
-        index=row["place"],
-        values=json.loads(row["vals"]),
-        arm=row["arm"],
-        tuning=row["tuning"],
-        pair=json.loads(row["pair"]),
-        overrides=tuple(json.loads(row["overrides"])),
-        identity=row["identity"],
-        state=row["state"],
-        run=row["run"],
-        attempts=row["attempts"],
-        error=row["error"],
-        wanted=bool(row["wanted"]),
-        score=decode(row["score"]),
-        seconds=row["seconds"],
-    )
 
 
 def _sweep(database: sqlite3.Connection, path: Path) -> Sweep | None:

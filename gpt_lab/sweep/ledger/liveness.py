@@ -14,7 +14,10 @@ from gpt_lab.store.lock import start_time
 
 SILENCE = 60.0
 """Seconds without a heartbeat after which a runner of another machine counts as dead."""
-BEAT_EVERY = 5.0
+BEAT_EVERY = 15.0
+"""Seconds between two heartbeats of a runner that writes nothing else."""
+LISTEN_EVERY = 5.0
+"""Seconds between two looks at whether workers have been asked to stop."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt_lab.sweep.ledger.ledger import STATES, LedgerEntry, TrialState, read_entry, read_with
+from gpt_lab.sweep.ledger.entry import STATES, LedgerEntry, TrialState, read_entry
+from gpt_lab.sweep.ledger.ledger import read_with
 from gpt_lab.sweep.ledger.liveness import Owner, has_ended, process_table
 
 

@@ -26,7 +26,7 @@ from gpt_lab.study.sweep import Sweep
 
 if TYPE_CHECKING:
     from gpt_lab.study.build import Builder
-    from gpt_lab.sweep.ledger.ledger import LedgerEntry
+    from gpt_lab.sweep.ledger.entry import LedgerEntry
 
 
 @dataclass(frozen=True)

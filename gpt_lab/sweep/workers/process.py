@@ -6,9 +6,14 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
+from gpt_lab.errors import LabError
+
 PR_SET_PDEATHSIG = 1
+PATIENCE = 120.0
+"""Seconds in which processes that are to meet must have begun."""
 
 
 def end_with(parent: int, number: int = signal.SIGKILL) -> None:
@@ -36,3 +41,17 @@ def close_all_but(kept: set[int]) -> None:
                 os.close(number)
             except OSError:  # that of the listing itself
                 continue
+
+
+def meet(folder: str, count: int) -> None:
+    """Waits until `count` processes have come here.
+
+    Raises:
+        LabError: they did not.
+    """
+    (Path(folder) / str(os.getpid())).touch()
+    end = time.monotonic() + PATIENCE
+    while len(os.listdir(folder)) < count:
+        if time.monotonic() > end:
+            raise LabError(f"{count} processes were to begin together, and not all have come within {PATIENCE:.0f} s")
+        time.sleep(0.002)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -17,8 +18,10 @@ from typing import Any
 
 from gpt_lab.console import signals, streams
 from gpt_lab.errors import ConfigError, LabError
+from gpt_lab.store import record
 from gpt_lab.study import build
 from gpt_lab.study.design import Cell, Settings
+from gpt_lab.sweep.workers import pinning, process
 
 LOG_WIDTH = 120
 
@@ -73,16 +76,24 @@ def measure_job(job: Mapping[str, Any]) -> dict[str, Any]:
     """Times a few steps of a config.
 
     Args:
-        job: measure: the config. threads, gpu: as train_job has them.
+        job: measure: the config. threads, gpu: as train_job has them. meet: the arguments of `process.meet`, where
+            processes are timed beside each other.
 
     Returns:
-        {"pace": the fields of a Pace}
+        {"pace": the fields of a Pace}, and on a GPU "memory": {"taken": bytes of its tensors, "free": before them}
     """
     _take_place(job)
+    import torch
+
     from gpt_lab.config import checked
     from gpt_lab.train.speed import pace
 
-    return {"pace": dataclasses.asdict(pace.measure(checked.from_dict(job["measure"])))}
+    gpu = job["gpu"] is not None and torch.cuda.is_available()
+    free = torch.cuda.mem_get_info()[0] if gpu else 0
+    where = job.get("meet")
+    ready = (lambda: None) if where is None else functools.partial(process.meet, **where)
+    said: dict[str, Any] = {"pace": dataclasses.asdict(pace.measure(checked.from_dict(job["measure"]), ready))}
+    return said | ({"memory": {"taken": torch.cuda.max_memory_reserved(), "free": free}} if gpu else {})
 
 
 def from_fields(fields: Mapping[str, Any]) -> Cell:
@@ -96,7 +107,8 @@ def train_job(job: Mapping[str, Any], send: Send) -> int:
 
     Args:
         job: overrides, the config composed of them, its identity, log (file for what the run says), threads, gpu (what
-            CUDA_VISIBLE_DEVICES shall be, or None); trunk, forks: as run_training takes them, where there are any.
+            CUDA_VISIBLE_DEVICES shall be, or None), cores (to stay on; none: on any); trunk, forks: as run_training
+            takes them, where there are any.
         send: takes messages: {"run": ..., "steps": ..., "seconds": ...} once the run is locked; {"state": ...,
             "summary": ...} at its end; {"error": one line, "busy": whether another process trains it}.
     """
@@ -142,7 +154,9 @@ def _train(job: Mapping[str, Any], send: Send) -> int:
 
 
 def _take_place(job: Mapping[str, Any]) -> None:
-    """Takes the job's GPU and its number of CPU threads, before torch has used either."""
+    """Takes the job's GPU, its cores and its number of CPU threads, before torch has used any."""
+    record.machine()  # what the record says of the machine is not the part that this trial has
+    pinning.pin(job.get("cores", ()))
     if job["gpu"] is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = job["gpu"]
     import torch

@@ -10,7 +10,7 @@ import dataclasses
 import io
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,8 +58,11 @@ class Pace:
     share: float
 
 
-def measure(cfg: RunConfig) -> Pace:
+def measure(cfg: RunConfig, ready: Callable[[], None] = lambda: None) -> Pace:
     """The pace of a config in this process, in about two seconds.
+
+    Args:
+        ready: called before the steps that are timed; may wait for other processes.
 
     Raises:
         ConfigError, DataError: it cannot be trained here. LabError: no memory, no space for the checkpoint.
@@ -83,7 +86,7 @@ def measure(cfg: RunConfig) -> Pace:
             began = time.perf_counter()
             trainer.stepper.warm_up(trainer.feed.take(0))
         compiling = time.perf_counter() - began if compiled else COMPILING if whole.compile else 0.0
-        step, update, share = _steps(trainer)
+        step, update, share = _steps(trainer, ready)
         tokens = {times: _validation(trainer, times) for times in (1, *plan.longer)}
         save, sample = _save(trainer), _timed(trainer.draw_sample)
     work = _work(cfg, whole) / _work(small, plan)
@@ -137,7 +140,7 @@ def _can_be_built(cfg: RunConfig, depth: int) -> bool:
     return True
 
 
-def _steps(trainer: Trainer) -> tuple[float, float, float]:
+def _steps(trainer: Trainer, ready: Callable[[], None]) -> tuple[float, float, float]:
     """Seconds of a step, those of its optimizer, and the share of them that its thread had a processor."""
     spent = [0.0]
     update = trainer.stepper.update
@@ -153,6 +156,7 @@ def _steps(trainer: Trainer) -> tuple[float, float, float]:
     if seconds < ENOUGH:
         trainer.step()
     trainer.history.settle()
+    ready()
     spent[0], began, worked = 0.0, time.perf_counter(), time.thread_time()
     while number == 0 or seconds < ENOUGH or (number < 3 and seconds < 4 * ENOUGH):
         trainer.step()

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiktoken
 
 from gpt_lab import registry
 from gpt_lab.data.tokenizers.bpe import ScratchBPE
-from gpt_lab.data.tokenizers.library import FILE
+from gpt_lab.data.tokenizers.library import FILE, Tiktoken
 from gpt_lab.data.tokenizers.tokenizer import EOT, Tokenizer, load_tokenizer
 from gpt_lab.errors import ConfigError, DataError
 
@@ -61,6 +62,17 @@ def test_round_trip_also_from_disk(
             assert loaded.decode(ids) == text
     assert (loaded.decode_bytes(loaded.encode(plays[0])) == plays[0].encode()) == (name not in LOSSY)
     assert [ids.tolist() for ids in loaded.encode_many(texts)] == [made.encode(text) for text in texts]
+
+
+def test_numbers_that_are_no_tokens_are_no_text(make: Callable[[str], Tokenizer]) -> None:
+    """A model may have more rows than its tokenizer has tokens, and a tokenizer gaps before its special tokens."""
+    bpe, gaps = make("bpe"), Tiktoken.__new__(Tiktoken)
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    gaps._take("gaps", tiktoken.Encoding("gaps", pat_str=".", mergeable_ranks=ranks, special_tokens={EOT: 300}))
+    for made, number in ((bpe, bpe.vocab_size + 7), (gaps, 280)):
+        (known,) = made.encode("x")
+        assert made.decode_bytes([known, number, known]) == b"xx"
+    assert gaps.decode_bytes([280, 300]) == EOT.encode()
 
 
 @pytest.mark.parametrize("name", NAMES)

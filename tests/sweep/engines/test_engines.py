@@ -29,9 +29,18 @@ from tests.sweep.sweep_helpers import fake_cells, write_sweep
         (["--on", "slurm", "--sbatch", "array=1-3"], "--sbatch array: --workers and --array-limit say it"),
         (["--on", "slurm", "--sbatch", "time=1", "--sbatch", "time=2"], "--sbatch time is given twice: '1' and '2'"),
         (["--on", "slurm", "--sbatch", "=3"], "an option of sbatch is expected"),
+        (["--on", "local", "--resource", "num_gpus=1"], "--resource is for --on ray, not for local"),
+        (["--on", "ray", "--resource", "num_gpus=0"], "'num_gpus=0': name=number is expected, as num_gpus=1"),
+        (["--on", "ray", "--resource", "a=1", "--resource", "a=2"], "--resource a is given twice: 1 and 2"),
+        (["--on", "ray:"], "unknown engine 'ray:'; did you mean 'ray'?"),
+        (["--resource", "num_gpus=1"], "--resource is for workers that --on starts"),
         (["--on", "local", "--report"], "--on leaves before there is anything to report"),
         (["--workers", "3"], "--workers is for workers that --on starts"),
         (["--status", "--jobs", "3"], "--status takes the file and its settings, nothing else"),
+        (["--per-gpu", "2", "--jobs", "2"], "--per-gpu and --jobs both say how many trials at a time"),
+        (["--per-gpu", "auto", "--dry-run"], "--per-gpu auto is measured when the sweep begins"),
+        (["--per-gpu", "2", "--dry-run"], "--per-gpu: there is no GPU that the runs would use"),
+        (["--per-gpu", "2", "--on", "slurm"], "--per-gpu: there is no GPU that the runs would use"),
         (["--status", "--stop"], "--status and --stop: leave one out"),
     ],
 )
@@ -69,6 +78,19 @@ def test_a_host_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.Monke
         command.run([str(write_sweep(tmp_path)), "--on", "ssh:far"])
 
 
+def test_tasks_of_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--on", "ray", "--workers", "3", "--threads", "2", "--resource", "num_gpus=0.5", "--resource", "blue=1"]
+    path = write_sweep(tmp_path, fixed={"device": "auto"})
+    assert command.run([str(path), *words, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("would start 3 tasks of Ray, num_cpus=2, num_gpus=0.5, blue=1 each: ")
+    assert "--jobs 1 --threads 2 --stops 0" in said
+    assert command.run([str(path), *words, "--per-gpu", "4", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "num_cpus=8" in said and " --per-gpu 4 --threads 2 --stops 0" in said
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_large_ledger_at_a_glance(tmp_path: Path) -> None:
     """10,000 trials in under a second; two workers, failures with their last line, a stop that is counted."""
     sweep = sweep_file.load(write_sweep(tmp_path))
@@ -86,12 +108,12 @@ def test_a_large_ledger_at_a_glance(tmp_path: Path) -> None:
     assert time.perf_counter() - begun < 1
     text = "\n".join(lines)
     assert lines[0] == "tiny: 10000 trials: 9996 waiting, 1 running, 2 finished, 1 failed"
-    assert f"process {ledger.owner.pid}, heartbeat 0: norm=a, seed=3" in lines[1]
+    assert f"process {ledger.owner.pid}, heartbeat 4: norm=a, seed=3" in lines[1]
     assert "rate: about 90 trials an hour" in text
     assert "time left: about 111 h 4 min of training with these workers" in text, "9,997 trials of 40 s, one at a time"
     assert text.endswith(": failed: out of memory")
     assert show_workers.stop(sweep, folder) == ["asked 1 worker to leave: they hear of it within 5 s"]
-    assert ledger.beat() == ledger_.stops(folder) == 1
+    assert ledger.stops() == ledger_.stops(folder) == 1
     assert len((overview.read(folder) or pytest.fail("no ledger")).workers) == 1, "who asks is no worker"
     ledger.close()
     assert show_workers.status(sweep, folder)[1] == "nobody trains at present"

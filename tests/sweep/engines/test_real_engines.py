@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from gpt_lab.analysis.compare import compare
+from gpt_lab.analysis.comparison import Row
 from gpt_lab.cli import sweep as command
+from gpt_lab.errors import LabError
+from gpt_lab.frame import load
+from gpt_lab.frame.places import StudyOptions
 from gpt_lab.study import sweep_file
 from gpt_lab.sweep import runner
 from gpt_lab.sweep.engines.slurm_array import FILE
 from gpt_lab.sweep.ledger import overview
 from gpt_lab.sweep.ledger.ledger import entries
-from tests.sweep.engines import slurm, sshd
+from tests.docs.expected import COMMANDS
+from tests.sweep.engines import ray_nodes, slurm, sshd
 from tests.sweep.sweep_helpers import curves, quiet, until, write_sweep
 from tests.sweep.test_tuned_sweep import BLOCK
 
@@ -37,6 +46,11 @@ def undisturbed(write: Callable[[Path], Path], folder: Path) -> dict[str, Any]:
     folder.mkdir()
     assert runner.run_sweep(sweep_file.load(write(folder)), quiet(), 1) == 0
     return curves(folder / "runs" / "tiny")
+
+
+def verdicts(folder: Path) -> list[Row]:
+    """A report's rows, without what depends on the clock."""
+    return [replace(row, medians={}) for row in compare(load.load([str(folder)], StudyOptions())).rows]
 
 
 def whole(folder: Path) -> bool:
@@ -117,3 +131,47 @@ def test_slurm_preempts_one_and_loses_a_node(tmp_path: Path) -> None:
     assert curves(folder) == expected
     assert sum(entry.attempts for entry in entries(folder)) > 4, "both were disturbed"
     assert "resuming" in "".join(log.read_text("utf-8") for log in (folder / "logs").iterdir())
+
+
+@pytest.mark.skipif(ray_nodes.PROGRAM is None, reason="not installed: ray")
+@pytest.mark.usefixtures("one_server")
+def test_ray_loses_a_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = undisturbed(lambda folder: write_sweep(folder, **LONG), tmp_path / "undisturbed")
+    (tmp_path / "elsewhere").mkdir()
+    path = write_sweep(tmp_path / "elsewhere", **LONG)
+    folder = path.parent / "runs" / "tiny"
+    with ray_nodes.cluster() as (address, node):
+        start = [str(path), "--on", f"ray:{address}", "--workers", "2"]
+        with pytest.raises(LabError, match="none of the 2 nodes of Ray has num_cpus=1, blue=2"):
+            command.run([*start, "--resource", "blue=2"])
+        assert not folder.exists()
+        assert command.run(start) == 0
+        assert "keeps 2 tasks of Ray, num_cpus=1 each" in capsys.readouterr().out
+        wait_for(folder, lambda: len(list(folder.glob("*/checkpoints/last"))) >= 2)
+        ray_nodes.lose(node)
+        assert not whole(folder), "there is something left to lose"
+        wait_for(folder, lambda: whole(folder))
+        (driver,) = folder.glob("workers/ray-driver-*.log")
+        wait_for(folder, lambda: driver.read_text("utf-8").count("ended with status 0") == 2)
+    assert curves(folder) == expected
+    assert verdicts(folder) == verdicts(tmp_path / "undisturbed" / "runs" / "tiny")
+    assert sum(entry.attempts for entry in entries(folder)) > len(expected), "it was disturbed"
+    assert "resuming" in "".join(log.read_text("utf-8") for log in (folder / "logs").iterdir())
+
+
+@pytest.mark.usefixtures("one_server")
+def test_the_commands_of_other_schedulers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What docs/clusters.md gives Kubernetes and SkyPilot are workers; what it gives W&B's agents is what W&B says."""
+    page = (Path(__file__).parents[3] / "docs" / "clusters.md").read_text("utf-8")
+    kubernetes, sky, agents = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    (container,) = kubernetes["spec"]["template"]["spec"]["containers"]
+    place, _, line = sky["run"].removeprefix("cd ").partition(" && ")
+    assert place == container["workingDir"]
+    (tmp_path / "sweeps").mkdir()
+    write_sweep(tmp_path).rename(tmp_path / "sweeps" / "seeds.yaml")
+    monkeypatch.chdir(tmp_path)
+    for words in (container["command"], shlex.split(line)):
+        assert words[0] == ".venv/bin/sweep"
+        assert command.run(words[1:]) == 0
+        assert len(curves(tmp_path / "runs" / "seeds")) == 4
+    assert agents["run"] in COMMANDS

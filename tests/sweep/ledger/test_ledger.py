@@ -109,13 +109,18 @@ def test_a_dead_owner_loses_its_trial(ledger: Ledger) -> None:
 def test_one_that_was_taken_for_dead_is_an_owner_again(ledger: Ledger) -> None:
     """Silent for long, as on a file system that stood still: what it then claims is not lost if it dies after all."""
     folder = ledger.folder
+    now = [0.0]
+    watch = OwnerWatch(clock=lambda: now[0])
     other = Ledger.share(ledger, Owner("elsewhere/1/2", 1, None, "t"))
+    assert ledger.bury(watch.dead) == 0
     assert ledger.bury(lambda owner, beat: True) == 0 and ledger.others() == []
+    now[0] = 100.0
     assert other.claim() is not None
+    assert ledger.bury(watch.dead) == 0, "whoever saw it before the silence sees that it lives"
     assert [owner.id for owner, _, trials in ledger.others() if trials] == [other.owner.id]
     assert ledger.bury(lambda owner, beat: True) == 1 and "running" not in states(folder)
     other.beat()
-    assert [beat for _, beat, _ in ledger.others()] == [1]
+    assert [owner.id for owner, _, _ in ledger.others()] == [other.owner.id]
 
 
 def test_another_machine_is_dead_when_its_heart_stands_still() -> None:
@@ -314,7 +319,7 @@ def test_file_systems(tmp_path: Path, path: str, kind: str, local: bool) -> None
     assert not database.is_local(Path(path), tmp_path / "missing")
 
 
-@pytest.mark.parametrize("local, mode", [(True, "wal"), (False, "delete")])
+@pytest.mark.parametrize("local, mode", [(True, "wal"), (False, "persist")])
 def test_the_journal_suits_the_file_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: bool, mode: str
 ) -> None:
@@ -341,6 +346,7 @@ def test_another_file_is_refused_and_set_aside(tmp_path: Path) -> None:
     text = json.dumps({"no": "database"}).encode() * 100
     for number in ("", "-2"):
         (tmp_path / FILE).write_bytes(text)
+        (tmp_path / f"{FILE}-journal").touch()
         for use in (Ledger.open, entries, stored_sweep):
             with pytest.raises(
                 Damaged, match="is damaged .* the command of the sweep sets it aside and finds its runs"
@@ -349,6 +355,7 @@ def test_another_file_is_refused_and_set_aside(tmp_path: Path) -> None:
         said = mend(tmp_path)
         assert said is not None and f"kept as {FILE}.damaged{number}; a new one is begun" in said
         assert (tmp_path / f"{FILE}.damaged{number}").read_bytes() == text
+        assert not (tmp_path / f"{FILE}-journal").exists(), "a journal must never meet another database"
         assert mend(tmp_path) is None
         Ledger.open(tmp_path).close()
 
@@ -420,3 +427,21 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(LabError, match="cannot write"):
         Ledger.open(tmp_path / "file" / "study")
+
+
+def test_a_trial_is_one_write(ledger: Ledger) -> None:
+    """Its end with the name of its run, this process's heartbeat and the next claim: one transaction."""
+    entry, other = ledger.claim(), Ledger.open(ledger.folder)
+    assert entry is not None
+    beats, statements = [beat for _, beat, _ in other.others()], list[str]()
+    ledger._database.set_trace_callback(statements.append)
+    noted, following = ledger.end_and_claim(entry.key, "finished", [f"{1:012x}"], run="a-seed0", score=0.5)
+    ledger._database.set_trace_callback(None)
+    assert statements.count("COMMIT") == 1
+    assert noted and following is not None and (following.index, following.state) == (2, "running")
+    found = ledger.entries()[0]
+    assert (found.state, found.run, found.score) == ("finished", "a-seed0", 0.5)
+    assert [beat for _, beat, _ in other.others()] > beats
+    assert not ledger.end_and_claim(entry.key, "diverged")[0], "it is nobody's any more"
+    assert ledger.beat({following.key: "b-seed0", entry.key: "wrong"}) == [entry.key]
+    assert [entry.run for entry in ledger.entries()[:3]] == ["a-seed0", None, "b-seed0"]

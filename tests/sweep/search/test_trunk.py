@@ -18,7 +18,8 @@ from gpt_lab.study import cells, sweep_file
 from gpt_lab.study.design import Cell, Settings
 from gpt_lab.study.format import trunk_block
 from gpt_lab.sweep import runner
-from gpt_lab.sweep.ledger.ledger import LedgerEntry, entries
+from gpt_lab.sweep.ledger.entry import LedgerEntry
+from gpt_lab.sweep.ledger.ledger import entries
 from gpt_lab.sweep.search import trunk
 from gpt_lab.sweep.search.trunk import Branch, Length, Trunks
 from gpt_lab.train.budget import TrainingLimit

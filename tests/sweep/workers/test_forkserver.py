@@ -94,10 +94,15 @@ def test_children(tmp_path: Path) -> None:
         said, status = hear(server, "d")
         assert (status, "unknown key 'no'" in said[-1]["error"]) == (2, True)
 
-        server.start("e", **long)
+        mine = os.sched_getaffinity(0)
+        server.start("e", **long, cores=[max(mine)])
         until(lambda: any("run" in e.get("message", {}) for e in server.events(1)))
         (child,) = children(server.process.pid)
         assert os.getsid(child) == child, "a session of its own"
+        assert os.sched_getaffinity(child) == {max(mine)}
+        assert os.sched_getaffinity(server.process.pid) == mine
+        records = [json.loads(path.read_text("utf-8")) for path in tmp_path.glob("runs/tiny/*/run.json")]
+        assert {record["hardware"]["cores"] for record in records} == {len(mine)}, "of the machine, not of the trial"
         server.process.kill()
         until(lambda: not process_is_there(child), 5)
         assert server.events(5) == []

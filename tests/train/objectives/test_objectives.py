@@ -14,6 +14,7 @@ from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError
 from gpt_lab.model.gpt import GPT, initialize
+from gpt_lab.parts.objective.base import NEXT
 from gpt_lab.parts.objective.ce import CrossEntropy
 from gpt_lab.store import Run
 from gpt_lab.train import start
@@ -59,6 +60,7 @@ def test_it_ends_below_its_untrained_loss(name: str, make: Make) -> None:
         assert command.run([f"run={run.path}", "device=cpu", "max_tokens=3"]) == 0
         assert ("val bpb is at most" in text) == (name == "masked diffusion")
     assert run.record["text"].get("measure", "exact") == measure.measure
+    assert run.record["text"].get("generates", NEXT) == measure.generates
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_a_large_model_is_timed_on_fewer_rows_and_layers(make: Make, monkeypatch
     tied = make(residual={"name": "looped", "loops": 3}, **{"scale.depth": 6}, match=None)
     assert pace._small(tied, resolve(tied, open_dataset(tied))).scale.depth == 3, "1 and 2 are no multiple of 3"
     whole, part = pace._work(cfg, plan), pace._work(less, resolve(less, open_dataset(less)))
-    monkeypatch.setattr(pace, "_steps", lambda trainer: (3.0, 1.0, 1.0))
+    monkeypatch.setattr(pace, "_steps", lambda trainer, ready: (3.0, 1.0, 1.0))
     found = pace.measure(cfg)
     parameters = plan.cost.parameters / resolve(less, open_dataset(less)).cost.parameters
     assert found.step == pytest.approx(2.0 * whole / part + 1.0 * parameters), "by FLOPs, the optimizer by parameters"
