@@ -25,9 +25,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.throughput import CLOCKS, RESULTS, Lab, slug, take_turns, this_machine, timed
+from benchmarks.throughput import CLOCKS, RESULTS, slug, take_turns, this_machine
 from gpt_lab import registry
 from gpt_lab.errors import ConfigError, unknown
+from gpt_lab.train.speed.stepwise import Stepwise, timed
 
 BASELINE = {"attention": "mha", "mlp": "swiglu", "residual": "pre"}
 QUICK = ("attention=gqa", "mlp=moe", "residual=parallel")
@@ -67,7 +68,7 @@ def serve(overrides: Settings, folder: Path, clock_name: str, pipe: Connection) 
     if clock_name == "cpu":
         torch.set_num_threads(1)
     try:
-        lab = Lab(overrides, folder)
+        lab = Stepwise(overrides, folder)
     except (ConfigError, torch.OutOfMemoryError) as error:
         pipe.send({"refused": str(error).splitlines()[0]})
         return

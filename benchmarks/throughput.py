@@ -25,19 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
-from benchmarks.trained.bare import CPU_SHAPE, LOG_EVERY, Bare, ModelShape, write_corpus
+from benchmarks.trained.bare import CPU_SHAPE, Bare, ModelShape, write_corpus
 from gpt_lab import kernels
-from gpt_lab.config import composition
-from gpt_lab.console.signals import Signals
-from gpt_lab.cost import match
-from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError
 from gpt_lab.store.record import machine
-from gpt_lab.train.claim_run import claim
-from gpt_lab.train.resolve_auto import resolve
-from gpt_lab.train.trainer import Trainer
+from gpt_lab.train.speed.stepwise import Load, Stepwise, kernel_speed, timed
 
 Timer = Callable[[], float]
 CLOCKS: dict[str, Timer] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -46,35 +39,6 @@ RESULTS = Path(__file__).parent / "results"
 SHAPES = {"A": CPU_SHAPE, "B": ModelShape(6, 6, 384, 256, 8)}
 LIKE_FOR_LIKE = ("precision=fp32", "kernel=sdpa", "compile=off")
 AUTO = ("precision=auto", "kernel=auto", "compile=auto")
-
-
-class Lab:
-    """The lab's trainer on the same model, driven step by step as `Trainer.train` does between evaluations."""
-
-    def __init__(self, overrides: Sequence[str], folder: Path, command: str = "") -> None:
-        fixed = [f"runs_dir={folder}", "tracker=none", f"log.every={LOG_EVERY}", "sample.tokens=0"]
-        cfg = match.compose([*fixed, *overrides])
-        dataset = open_dataset(cfg)
-        self.plan = resolve(cfg, dataset)
-        run = claim(cfg, self.plan, command)
-        self.trainer = Trainer(cfg, self.plan, dataset, run, Console(quiet=True), Signals())
-        start = time.perf_counter()
-        self.trainer.resume()
-        self.compile_s = time.perf_counter() - start
-        self.trainer.clock.start()
-
-    def step(self) -> None:
-        """One optimizer step, and a log line when it is due."""
-        self.trainer.step()
-        if self.trainer.due(LOG_EVERY):
-            self.trainer.log()
-
-    def loading_ms(self, calls: int, clock: Timer) -> float:
-        """Time to bring one batch."""
-        start = clock()
-        for step in range(calls):
-            self.trainer.learner.feed.take(step)
-        return (clock() - start) / calls * 1e3
 
 
 def same_model(shape: ModelShape, text: Path, steps: int) -> list[str]:
@@ -99,20 +63,6 @@ def same_model(shape: ModelShape, text: Path, steps: int) -> list[str]:
     ]
 
 
-def timed(
-    step: Callable[[], None], seconds: float, clock: Timer = time.perf_counter, wait: Callable[[], None] = lambda: None
-) -> float:
-    """Milliseconds per step over at least so many seconds, in whole log intervals."""
-    wait()
-    start, done = clock(), 0
-    while done == 0 or clock() - start < seconds:
-        for _ in range(LOG_EVERY):
-            step()
-        done += LOG_EVERY
-    wait()
-    return (clock() - start) / done * 1e3
-
-
 SHORT_STEPS = 500
 """Planned steps of `lab_auto_short`: too few for compiling to pay."""
 
@@ -131,10 +81,10 @@ def serve(
     if clock_name == "cpu":
         torch.set_num_threads(1)
     text, tokens = files
-    arm: Bare | Lab
+    arm: Bare | Stepwise
     if name in LABS:
         planned = SHORT_STEPS if name == "lab_auto_short" else steps
-        arm = Lab([*same_model(shape, text, planned), *LABS[name]], text.parent / "runs")
+        arm = Stepwise([*same_model(shape, text, planned), *LABS[name]], text.parent / "runs")
         plan = arm.plan
         facts: dict[str, Any] = {
             "parameters": sum(p.numel() for p in arm.trainer.model.parameters()),
@@ -147,7 +97,7 @@ def serve(
     pipe.send(facts)
     while (seconds := pipe.recv()) is not None:
         pipe.send(timed(arm.step, seconds, clock))
-    pipe.send(arm.loading_ms(200, clock) if isinstance(arm, Lab) else None)
+    pipe.send(arm.loading_ms(200, clock) if isinstance(arm, Stepwise) else None)
 
 
 def take_turns(pipes: Mapping[str, Connection], rounds: int, seconds: float) -> dict[str, list[float]]:
@@ -208,33 +158,12 @@ def measure_cpu(
 def measure_cuda(scale: str, rows: int, micro: int, rounds: int, seconds: float, folder: Path) -> dict[str, Any]:
     """Tokens/s and MFU of the lab's automatic choice with each kernel that this GPU has."""
     found: dict[str, Any] = {}
+    load = Load(scale, rows, micro, rounds, seconds)
     for kernel in ("auto", *kernels.available()):
-        # GPT-2's vocabulary of 50257 tokens (symbols and a separator), padded to 50304
-        overrides = ["data=synthetic", "data.symbols=50256", "model=gpt2", "model.vocab_multiple=128"]
-        overrides += [f"scale={scale}", f"kernel={kernel}", "compile=on", "device=cuda"]
         try:
-            cfg = composition.compose(overrides)
-            tokens = rows * cfg.scale.context
-            lab = Lab([*overrides, f"batch.tokens={tokens}", f"batch.micro={micro}"], folder / "runs")
+            found[kernel] = kernel_speed(kernel, "cuda", True, load, folder / "runs")
         except (ConfigError, torch.OutOfMemoryError) as error:
             found[kernel] = {"refused": str(error).splitlines()[0]}
-            continue
-        timed(lab.step, seconds / 2, wait=torch.cuda.synchronize)
-        times = [timed(lab.step, seconds, wait=torch.cuda.synchronize) for _ in range(rounds)]
-        rate = tokens / statistics.median(times) * 1e3
-        flops = lab.plan.cost.mfu_flops_per_token
-        found[kernel] = {
-            "tokens_per_s": round(rate),
-            "mfu": None if lab.trainer.peak is None else round(rate * flops / lab.trainer.peak, 4),
-            "mfu_flops_per_token": flops,
-            "ms_per_round": [round(ms, 2) for ms in times],
-            "peak_memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
-            "chosen": {**lab.plan.resolved, "reasons": dict(lab.plan.reasons)},
-            "compile_s": round(lab.compile_s, 1),
-        }
-        del lab
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
     return {"scale": scale, "rows": rows, "micro": micro, "kernels": found}
 
 

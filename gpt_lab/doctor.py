@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gpt_lab.console.invocation import prefix
 from gpt_lab.console.lines import hang
+from gpt_lab.devices import gpu_runs
 from gpt_lab.errors import LabError
 from gpt_lab.store import record
 
@@ -164,10 +165,17 @@ def compiler() -> Iterator[Finding]:
 
 
 def gpu() -> Iterator[Finding]:
-    """CUDA devices as torch sees them."""
+    """CUDA devices, or Apple's GPU, as torch sees them, and what of the lab has been seen to run on such."""
     import torch
 
-    if not torch.cuda.is_available():
+    from gpt_lab.devices.pick import there
+
+    if there("mps"):
+        yield Finding("gpu", "mps", "ok", "Apple GPU; torch.compile, fp8, tf32 and float64 are not on it")
+        yield _seen("Apple GPU", "--mps")
+        yield _auto_precision("mps")
+        return
+    if not there("cuda"):
         if shutil.which("nvidia-smi") is None:
             yield Finding("gpu", "CUDA", "note", "no NVIDIA device: training runs on the CPU")
         elif torch.version.cuda is None:
@@ -184,7 +192,8 @@ def gpu() -> Iterator[Finding]:
         found = f"{device.name}, {memory}, capability {device.major}.{device.minor}, CUDA {torch.version.cuda}"
         yield Finding("gpu", f"cuda:{number}", "ok", found)
         if (device.major, device.minor) >= (8, 9):
-            yield Finding("gpu", "precision=fp8", "note", "possible, and never run on a GPU: tested on the CPU alone")
+            yield Finding("gpu", "precision=fp8", "note", f"possible; {gpu_runs.said('precision=fp8')}")
+        yield _seen(device.name, "--cuda")
     yield _auto_precision("cuda")
 
 
@@ -193,7 +202,8 @@ def kernels() -> Iterator[Finding]:
     from gpt_lab.kernels import available
 
     for name, reason in available().items():
-        yield Finding("kernels", name, "ok" if reason is None else "note", reason or "usable")
+        seen = f"; {gpu_runs.said(what)}" if (what := f"kernel={name}") in gpu_runs.ONLY_THERE else ""
+        yield Finding("kernels", name, "ok" if reason is None else "note", (reason or "usable") + seen)
 
 
 def tracking() -> Iterator[Finding]:
@@ -249,6 +259,15 @@ CHECKS: tuple[tuple[str, Callable[[], Iterator[Finding]], bool], ...] = (
     ("disk", disk, True),
 )
 NATIVE_BF16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512_BF16", "bf16": "Arm BF16"}
+
+
+def _seen(name: str, flag: str) -> Finding:
+    """Whether a check of this GPU has been recorded."""
+    ran = [what for what, gpus in gpu_runs.read().items() if name in gpus]
+    if ran:
+        return Finding("gpu", "recorded", "ok", f"{len(ran)} steps of a check have run on {name}")
+    fix = f"{prefix()}doctor {flag} checks it in ten minutes and writes a file to send in"
+    return Finding("gpu", "recorded", "note", f"no run on {name} has been recorded", fix)
 
 
 def _auto_precision(device: str) -> Finding:

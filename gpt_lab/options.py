@@ -15,6 +15,9 @@ from typing import Annotated, Any, Literal, TypeGuard
 
 from gpt_lab.errors import ConfigError, quoted, unknown
 
+Device = Literal["auto", "cpu", "cuda", "mps"]
+"""What computes; what `auto` means: devices/pick.py."""
+
 
 @dataclass(frozen=True)
 class Range:

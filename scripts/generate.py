@@ -21,6 +21,7 @@ import yaml
 from gpt_lab import registry
 from gpt_lab.atlas import atlas_files, collect, studies
 from gpt_lab.config import components
+from gpt_lab.devices import gpu_runs
 from gpt_lab.report import gate
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.sweep.search import search
@@ -29,6 +30,7 @@ from gpt_lab.validity import rules
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "uv run python scripts/generate.py"
 COMPONENTS = "docs/components.md"
+RECORDED, CHECKS = "gpt_lab/devices/gpu_runs.json", "benchmarks/results"
 ATLAS_PAGE, ATLAS_RUNS = "docs/atlas.md", "sweeps/results/atlas"
 HEAD = f"""# Components
 
@@ -107,6 +109,7 @@ def outdated(root: Path = ROOT) -> dict[Path, str | None]:
             wanted.setdefault(path, None)
     wanted |= {root / "sweeps" / "screens" / name: text for name, text in screens().items()}
     wanted |= {root / "sweeps" / "atlas" / name: text for name, text in atlas_sweeps().items()}
+    wanted[root / RECORDED] = json.dumps(ran_on_gpus(), indent=1) + "\n"
     wanted[root / COMPONENTS] = "\n".join(catalogue_page())
     wanted[root / ATLAS_PAGE] = atlas_page()
     for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
@@ -167,6 +170,8 @@ def catalogue_page() -> Iterator[str]:
         for name, entry in entries.items():
             yield f"### {kind}={name}\n"
             yield f"{_sentence(entry.summary)}{f' {_sentence(entry.paper)}' if entry.paper else ''}\n"
+            if entry.on_gpu:
+                yield f"{_sentence(entry.on_gpu)}\n"
             if entry.choices:
                 yield "| key | default | allowed | meaning |\n|---|---|---|---|"
                 for key, choice in entry.choices.items():
@@ -174,6 +179,28 @@ def catalogue_page() -> Iterator[str]:
                     default = "required" if choice.required else f"`{choice.shown}`"
                     yield f"| `{dotted}` | {default} | {_cell(choice.allowed)} | {_cell(choice.meaning)} |"
                 yield ""
+
+
+def ran_on_gpus(root: Path = ROOT) -> dict[str, list[str]]:
+    """What the committed checks of GPUs (`doctor --cuda`) have seen to run -> their names."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((root / CHECKS).glob("device-*.json")):
+        checked = json.loads(path.read_text(encoding="utf-8"))
+        for step, outcome in checked["steps"].items():
+            if outcome["state"] == "ok":
+                found.setdefault(step, []).append(checked["device"]["gpu"])
+    return found
+
+
+def devices_table() -> list[str]:
+    """What each device computes, and where it has been seen to."""
+    rows = ["| what | on a GPU |", "|---|---|"]
+    every = ("kernel=math", "kernel=sdpa", "precision=bf16", "precision=fp16")
+    whole = ("compile=on", "chunked_loss=on", "resume", "throughput, kernel=auto", "trials")
+    found = ran_on_gpus()
+    for what in (*every, *gpu_runs.ONLY_THERE, *whole):
+        rows.append(f"| {what} | {', '.join(found.get(what, [])) or gpu_runs.NEVER} |")
+    return rows
 
 
 def components_table() -> list[str]:
@@ -238,6 +265,7 @@ def gate_table() -> list[str]:
 
 TABLES: Mapping[str, Callable[[], list[str]]] = {
     "components": components_table,
+    "devices": devices_table,
     "sweeps": sweeps_table,
     "screens": screens_table,
     "fairness": fairness_table,
@@ -301,6 +329,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
+    if not check and ROOT / RECORDED in stale:  # the catalogue and the pages read it
+        gpu_runs.read.cache_clear()
+        return main(arguments)
     return int(check and bool(stale))
 
 

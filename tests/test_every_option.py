@@ -336,6 +336,7 @@ KEYS_ELSEWHERE = {
     "runs_dir": "everywhere in the tests",
     "device": "tests/cli/test_wrong_inputs.py",
     "compile": "tests/train",
+    "chunked_loss": "tests/cost/test_loss_chunks.py and tests/train/test_resolve_auto.py",
     "force": "tests/train",
     "match": "tests/cost/test_match.py",
     "match_to": "tests/cost/test_match.py",

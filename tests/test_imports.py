@@ -33,7 +33,10 @@ HEAVY = (
     "httpx",
 )
 
-BASE = {"errors", "digests", "options", "yamlfile", "project", "registry", "context_multiples", "metrics", "console"}
+BASE = {
+    *("errors", "digests", "options", "yamlfile", "project", "devices"),
+    *("registry", "context_multiples", "metrics", "console"),
+}
 CONFIG = BASE | {"config"}
 MODEL = CONFIG | {"parts", "kernels", "model"}
 TRAIN = MODEL | {"adapt", "interchange", "cost", "data", "optim", "store", "trackers", "infer", "evaluate", "train"}
@@ -49,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "options": {"errors"},
     "yamlfile": {"errors"},
     "project": {"errors", "yamlfile"},
+    "devices": {"errors", "project", "devices"},
     "registry": {"errors", "options", "project"},
     "context_multiples": set(),
     "metrics": {"context_multiples"},
@@ -72,12 +76,14 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": MODEL | {"interchange", "data", "store", "infer", "evaluate"},
     "train": TRAIN,
     "doctor": TRAIN,
+    "device_check": TRAIN | {"device_check"},
     "certify": TRAIN | {"certify"},
     **{name: TRAIN | set(ABOVE[: place + 1]) for place, name in enumerate(ABOVE)},
     "inside": TRAIN | {*ABOVE, "inside"},
     "notebook": TRAIN | {*ABOVE, "notebook"},
     "dashboard": TRAIN | {*ABOVE[: ABOVE.index("plan")], "dashboard"},
-    "cli": TRAIN | {*ABOVE, "certify", "dashboard", "export", "inside", "serve", "chat", "cli", "doctor"},
+    "cli": TRAIN
+    | {*ABOVE, "certify", "dashboard", "export", "inside", "serve", "chat", "cli", "doctor", "device_check"},
 }
 """What the files of each unit (a module or folder directly under gpt_lab/) may import, at any depth of nesting."""
 

@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.throughput import RESULTS, Lab, slug, this_machine
+from benchmarks.throughput import RESULTS, slug, this_machine
 from gpt_lab.train.probe.light_probe import LightProbe
+from gpt_lab.train.speed.stepwise import Stepwise
 
 SCALES = ("tiny", "small")
 
@@ -29,7 +30,7 @@ SCALES = ("tiny", "small")
 def measure(scale: str, rounds: int, folder: Path) -> dict[str, Any]:
     """Milliseconds of a plain step and of a watched one with its line, and the share of training time."""
     words = [f"scale={scale}", "data=synthetic", "data.symbols=255", "device=cpu", "precision=fp32", "compile=off"]
-    lab = Lab([*words, "budget.steps=20000", "probe=light", f"study={scale}"], folder)
+    lab = Stepwise([*words, "budget.steps=20000", "probe=light", f"study={scale}"], folder)
     trainer = lab.trainer
     probe, every = trainer.stepper.probe, trainer.cfg.eval.every
     assert isinstance(probe, LightProbe), "the config asks for it"

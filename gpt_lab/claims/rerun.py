@@ -125,7 +125,9 @@ class Prepared:
         for key in ("device", "precision", "kernel", "compile"):
             if env.get(key) != now[key]:
                 yield f"{key} is {now[key]}, and was {env.get(key)}"
-        if now["device"] == "cuda":
+        if env.get("loss") != now.get("loss"):
+            yield f"the loss is {now.get('loss', 'whole')}, and was {env.get('loss') or 'whole'}"
+        if now["device"] != "cpu":
             yield "a GPU does not repeat sums in one order"
         machine = record.machine()["cpu"]
         if env.get("cpu") != machine:

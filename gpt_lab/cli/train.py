@@ -52,6 +52,7 @@ def help_text() -> str:
         "device",
         "compile",
         "gpus_per_trial",
+        "chunked_loss",
         "force",
         "match",
         "match_to",

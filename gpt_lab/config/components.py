@@ -15,6 +15,7 @@ from gpt_lab.config import certificates, schema
 from gpt_lab.config.certificates import Certificate
 from gpt_lab.console.invocation import prefix
 from gpt_lab.console.lines import hang
+from gpt_lab.devices import gpu_runs
 from gpt_lab.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class PartOption:
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """One name of one kind: what it says of itself, what it takes, where it is."""
+    """One name of one kind: what it says of itself, what it takes, where it is; on which GPUs it has run."""
 
     kind: str
     name: str
@@ -74,6 +75,7 @@ class CatalogueEntry:
     paper: str = ""
     choices: Mapping[str, PartOption] = field(default_factory=dict)
     certificate: Certificate = NOTHING
+    on_gpu: str = ""
 
     @property
     def usage(self) -> str:
@@ -137,7 +139,8 @@ def show(found: Catalogue, console: Console) -> None:
         wide = max(12, *map(len, entries))
         for entry in entries.values():
             keys = "  ".join(f"{key}={choice.shown}" for key, choice in entry.choices.items())
-            shown = ((entry.summary, ""), (keys, "green"), (entry.paper, "dim"), (entry.certificate.brief, "dim"))
+            dim = ((text, "dim") for text in (entry.paper, entry.certificate.brief, entry.on_gpu))
+            shown = ((entry.summary, ""), (keys, "green"), *dim)
             told = [(text, style) for text, style in shown if text]
             for number, (text, style) in enumerate(told or [("", "")]):
                 name = "" if number else entry.name
@@ -175,6 +178,8 @@ def show_one(entry: CatalogueEntry, console: Console) -> None:
     else:
         console.print("It takes no options.")
     console.print()
+    if entry.on_gpu:
+        console.print(Text(entry.on_gpu), soft_wrap=True)
     if entry.certificate.cost:
         console.print(Text(f"Cost:   {entry.certificate.cost}"), soft_wrap=True)
     for parity in entry.certificate.parity:
@@ -205,6 +210,7 @@ def _entry_dict(entry: CatalogueEntry) -> dict[str, Any]:
         "line": entry.line,
         "usage": entry.usage,
         "certificate": asdict(entry.certificate),
+        "on_gpu": entry.on_gpu,
         "options": keys,
     }
 
@@ -223,8 +229,18 @@ def _part(part: registry.Part, certificate: Certificate) -> CatalogueEntry:
         for key, option in part.options.items()
     }
     line = above.count("\n") + 1
+    own = part.module.startswith("gpt_lab.")
     return CatalogueEntry(
-        part.kind, part.name, part.summary, part.doc, part.path, line, paper(part.doc), choices, certificate
+        part.kind,
+        part.name,
+        part.summary,
+        part.doc,
+        part.path,
+        line,
+        paper(part.doc),
+        choices,
+        certificate,
+        gpu_runs.mark(part.kind, part.name) if own else "",
     )
 
 

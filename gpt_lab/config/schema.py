@@ -14,6 +14,7 @@ from typing import Any, Literal, get_type_hints
 from gpt_lab.config.batch_sizes import BatchSizes, growing
 from gpt_lab.errors import ConfigError
 from gpt_lab.options import (
+    Device,
     Fraction,
     NonEmpty,
     NonNegativeFloat,
@@ -186,10 +187,12 @@ class RunConfig:
     """Another draw of all that is random in a run but the order of its data."""
     study: NonEmpty = "default"
     runs_dir: NonEmpty = "runs"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     gpus_per_trial: PositiveInt = 1
     """Devices that share the run, each with a process of its own: `parallel` says how."""
+    chunked_loss: Literal["auto", "on", "off"] = "auto"
+    """Whether the loss is computed some tokens at a time, without all logits in memory: cost/loss_chunks.py."""
     force: bool = False
     probe: Literal["off", "light"] = "off"
     """What is noted of the model at each evaluation, which changes nothing of it: train/probe."""
@@ -226,6 +229,11 @@ class RunConfig:
     def rows(self) -> int:
         """Sequences per optimizer step, the most if they become more."""
         return self.batch.tokens // self.scale.context
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Tokens that go through the model at once, the most if they become more."""
+        return min(self.batch.micro or self.rows, self.rows) * self.scale.context
 
     @property
     def tokens_per_step(self) -> int:
@@ -333,6 +341,7 @@ LATER: Mapping[str, Any] = {
     "match_to": None,
     "resume_from": None,
     "model_from": None,
+    "chunked_loss": "auto",
     "eval.contexts": [1],
     "eval.tasks": [],
     "eval.shots": 0,
@@ -380,7 +389,7 @@ MATCHED = ("mlp.d_ff", "scale.depth", "scale.width")
 TOLERANCE = {"params": 0.005, "flops": 0.01}
 """Relative difference up to which two models are matched, for each value of `match`."""
 
-RESOLVED = frozenset({"device", "compile", "precision.name", "kernel.name"})
+RESOLVED = frozenset({"device", "compile", "chunked_loss", "precision.name", "kernel.name"})
 """Keys whose meaning on this machine is in `resolved`: `auto` and the choice it made are the same run."""
 
 

@@ -32,6 +32,7 @@ NAMES_ELSEWHERE: Mapping[str, str] = {
     "runs_dir": "out_dir output_dir save_dir log_dir",
     "study": "run_name exp_name experiment_name",
     "compile": "torch_compile use_compile",
+    "chunked_loss": "fused_loss fused_ce fused_cross_entropy liger",
     "scale": "size model_size",
     "scale.depth": "layers n_layer n_layers num_layers num_hidden_layers",
     "scale.width": "n_embd n_embed d_model dim embed_dim hidden_size model_dim",

@@ -14,6 +14,7 @@ from typing import Any
 
 from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
+from gpt_lab.cost.loss_chunks import loss_chunk
 from gpt_lab.errors import ConfigError
 
 FLOAT = 4
@@ -169,13 +170,14 @@ def terms(cfg: RunConfig, sizes: SizeSettings) -> dict[str, int]:
         embedding, per_layer = embedding // sizes.ranks, per_layer // sizes.ranks
     at_once = sizes.rows * sizes.context
     kept = FLOAT * at_once * sizes.width * sizes.depth if _is_plain(cfg) else 0
+    with_logits = loss_chunk(cfg, sizes.vocab, at_once)[0] or at_once
     trained = "weights, gradients and optimizer state of"
     return {
         f"{trained} an embedding of {rows:,} tokens": (outer + each) * embedding,
         f"{trained} {sizes.depth:,} layers": ((inner + each) * per_layer + LAYER) * sizes.depth,
         f"a batch of {sizes.tokens:,} tokens": TOKEN * sizes.tokens,
         f"what {sizes.depth:,} layers keep of {at_once:,} tokens at a time": kept,
-        f"logits of {at_once:,} tokens at a time": FLOAT * at_once * sizes.vocab,
+        f"logits of {with_logits:,} tokens at a time": FLOAT * with_logits * sizes.vocab,
         f"{sizes.sequences:,} validation sequences": TOKEN * sizes.sequences * sizes.context * sizes.longest,
     }
 

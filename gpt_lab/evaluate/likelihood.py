@@ -123,7 +123,7 @@ def log_likelihoods(model: GPT, pairs: Sequence[Pair], context: int, logits: int
             tokens_BT[row, : len(whole)] = torch.tensor(whole)
         logits_BTV = model(tokens_BT[:, :-1].to(device)).float()
         targets_BT = tokens_BT[:, 1:].to(device)
-        log_BT = logits_BTV.log_softmax(-1).gather(-1, targets_BT[..., None]).squeeze(-1).double().cpu()
+        log_BT = logits_BTV.log_softmax(-1).gather(-1, targets_BT[..., None]).squeeze(-1).cpu().double()
         right_BT = (logits_BTV.argmax(-1) == targets_BT).cpu()
         for row, (end, place, _) in enumerate(chosen):
             begin = end - len(pairs[place].continuation)

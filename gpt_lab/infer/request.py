@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from gpt_lab.errors import ConfigError, DataError, cut, quoted
-from gpt_lab.options import NonEmpty, NonNegativeFloat, NonNegativeInt, PositiveInt, Range, check
+from gpt_lab.options import Device, NonEmpty, NonNegativeFloat, NonNegativeInt, PositiveInt, Range, check
 
 if TYPE_CHECKING:
     from gpt_lab.data.tokenizers.tokenizer import Tokenizer
@@ -42,7 +42,7 @@ class GenerationRequest:
     seed: NonNegativeInt = 0
     samples: Samples = 1
     checkpoint: NonEmpty | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     cache: bool = True
     min_p: Annotated[float, Range(low=0, high=1)] | None = None
     repetition_penalty: Penalty = 1.0

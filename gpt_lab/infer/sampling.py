@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gpt_lab.devices.hardware import in_float64
 from gpt_lab.errors import ConfigError
 
 DRAWN = 64
@@ -62,7 +63,7 @@ class Sampling:
     def candidates(self, logits_BV: Tensor) -> tuple[Tensor, Tensor | None]:
         """Probabilities (B, K), not normalised, and the tokens (B, K) they belong to; None: K = V in order."""
         # float64 and the maximum first: a tiny temperature must not overflow, and 50,000 terms must add up to 1
-        scaled = logits_BV.double()
+        scaled = in_float64(logits_BV)
         scaled = (scaled - scaled.amax(dim=-1, keepdim=True)) / self.temperature
         ids = None
         if self.top_k is not None and self.top_k < scaled.shape[-1]:
@@ -80,12 +81,13 @@ class Sampling:
     def distribution(self, logits_BV: Tensor) -> Tensor:
         """The probability (B, V) that each token is drawn with; at temperature 0 all of it is the likeliest's."""
         if self.temperature == 0:
-            return torch.zeros_like(logits_BV, dtype=torch.float64).scatter_(-1, logits_BV.argmax(-1, True), 1.0)
+            nothing_BV = in_float64(torch.zeros_like(logits_BV))
+            return nothing_BV.scatter_(-1, logits_BV.argmax(-1, True).to(nothing_BV.device), 1.0)
         p_BK, ids_BK = self.candidates(logits_BV)
         p_BK = p_BK / p_BK.sum(dim=-1, keepdim=True)
         if ids_BK is None:
             return p_BK
-        return torch.zeros_like(logits_BV, dtype=torch.float64).scatter_(-1, ids_BK, p_BK)
+        return in_float64(torch.zeros_like(logits_BV)).scatter_(-1, ids_BK, p_BK)
 
     def choose(self, logits_BV: Tensor, uniform_B: Tensor) -> Tensor:
         """One token per row (B,), by inverting the cumulative distribution at `uniform_B` in [0, 1)."""
@@ -93,7 +95,8 @@ class Sampling:
             return logits_BV.argmax(dim=-1)
         p_BK, ids_BK = self.candidates(logits_BV)
         index = invert(p_BK, uniform_B)
-        return index if ids_BK is None else ids_BK.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+        chosen = index if ids_BK is None else ids_BK.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+        return chosen.to(logits_BV.device)
 
 
 def invert(p_BK: Tensor, uniform_B: Tensor) -> Tensor:
@@ -141,7 +144,7 @@ class LogProbability(NamedTuple):
 
 def log_probabilities(logits_BV: Tensor, tokens: Sequence[int], top: int = 0) -> list[LogProbability]:
     """Of one chosen token a row, and of the `top` likeliest ones (at most V)."""
-    log_BV = logits_BV.double().log_softmax(dim=-1)
+    log_BV = in_float64(logits_BV).log_softmax(dim=-1)
     values, ids = log_BV.topk(min(top, log_BV.shape[-1]), dim=-1)
     return [
         LogProbability(token, log_BV[row, token].item(), tuple(zip(of_ids, of_values, strict=True)))

@@ -17,6 +17,7 @@ from gpt_lab.config import checked
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.tokenizers.library import FILE
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from gpt_lab.devices.pick import pick
 from gpt_lab.digests import SUMS, Damaged, check_sums
 from gpt_lab.errors import ConfigError, DataError, unknown
 from gpt_lab.interchange import released_folder
@@ -26,17 +27,6 @@ from gpt_lab.store import Run
 WEIGHTS = "model.safetensors"
 NAMED = ("best", "last")
 """Names of checkpoints beside step-N, in the order in which they are wanted."""
-
-
-def pick_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu` or `cuda` means here.
-
-    Raises:
-        ConfigError: cuda is asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device=cuda, but PyTorch finds no CUDA device here; use device=cpu or device=auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 class Trained(NamedTuple):
@@ -102,7 +92,7 @@ def load_run(
         DataError: no tokenizer, damaged files, or such as do not fit together.
     """
     folder = whole_checkpoint(run, checkpoint, say)
-    where = pick_device(device)
+    where = torch.device(pick(device)[0])
     cfg = checked.from_dict(run.config)
     place = run.path / "tokenizer"
     if not place.is_dir():
@@ -133,7 +123,7 @@ def load_folder(folder: Path, device: str = "cpu") -> Released:
     Raises:
         ConfigError, DataError: as released_folder.read; no such device.
     """
-    where = pick_device(device)
+    where = torch.device(pick(device)[0])
     opened = released_folder.read(folder, "model")
     tokenizer = None
     if (folder / FILE).is_file():
@@ -154,7 +144,7 @@ def load_model(run: Run, checkpoint: Path, device: str = "cpu", vocab_size: int 
     Raises:
         ConfigError: no such device. DataError: the weights cannot be read, or are of another model.
     """
-    cfg, where = checked.from_dict(run.config), pick_device(device)
+    cfg, where = checked.from_dict(run.config), torch.device(pick(device)[0])
     try:
         weights = lora.plain(load_file(checkpoint / WEIGHTS))
         model = GPT(

@@ -29,7 +29,7 @@ def constant(function: F) -> F:
 class KernelRequest:
     """What one attention layer asks of its kernel.
 
-    device: "cpu" or "cuda"; dtype: name of the precision ("fp32", "tf32", "bf16", "fp16"); window: tokens each query
+    device: "cpu", "cuda" or "mps"; dtype: name of the precision (fp32, tf32, bf16, fp16); window: tokens each query
     sees, itself included, None for all; bias_kind: "none", "alibi" or "tensor" (any other added scores); value_dim: of
     a head's values, None: as head_dim; sinks: whether a logit of each head joins its softmax; causal: whether a query
     sees no later key; capability: the CUDA device's, None elsewhere; twice: whether training differentiates twice.

@@ -57,7 +57,7 @@ def _can(name: str, request: KernelRequest) -> bool:
 
 
 def _auto(request: KernelRequest) -> KernelChoice:
-    if not _can("sdpa", request) and (request.device == "cpu" or request.dropout > 0.0 or request.twice):
+    if not _can("sdpa", request) and (request.device != "cuda" or request.dropout > 0.0 or request.twice):
         return KernelChoice("math", f"only math can do this here: of sdpa, {Sdpa.refusal(request)}")
     if request.device == "cpu":
         longest = CPU_MATH_CONTEXT.get(request.dtype, 0)
@@ -68,6 +68,8 @@ def _auto(request: KernelRequest) -> KernelChoice:
         if request.sinks or request.value_dim not in (None, request.head_dim):
             return KernelChoice("math", "cpu: faster (sdpa fuses neither sinks nor values of another width than keys)")
         return KernelChoice("sdpa", f"cpu, {request.dtype}, context {request.context} > {longest}: faster ({MEASURED})")
+    if request.device == "mps":
+        return KernelChoice("sdpa", f"mps, {request.dtype}: torch's own (not measured against math)")
     if not _what(request):
         way = "causal" if request.causal else "both ways"
         first = "cuDNN's attention" if (request.capability or (0, 0))[0] == 9 else "flash attention"

@@ -165,8 +165,9 @@ class Sdpa:
             k_BGSK, v_BGSV = (F.pad(t, (0, 0, 0, 1)) for t in (k_BGSK, v_BGSV))
         hopper = device.type == "cuda" and _is_hopper(device.index or 0)
         grouped = heads != groups
-        # on CUDA only the flash kernel groups heads, and it takes neither a mask nor fp32
-        if grouped and device.type == "cuda" and (hopper or not plain or dtype == torch.float32):
+        # on CUDA only the flash kernel groups heads, and it takes neither a mask nor fp32; on MPS none is known to
+        flash = device.type == "cuda" and plain and not hopper and dtype != torch.float32
+        if grouped and device.type != "cpu" and not flash:
             k_BGSK = k_BGSK.repeat_interleave(heads // groups, dim=1)
             v_BGSV = v_BGSV.repeat_interleave(heads // groups, dim=1)
             grouped = False

@@ -20,7 +20,7 @@ from gpt_lab.errors import ConfigError
 from gpt_lab.kernels.base import Memo
 from gpt_lab.parts.base import Flow, Position, Shape, States, init_roles, role
 from gpt_lab.parts.dropout import KeyedDropout
-from gpt_lab.parts.objective.base import NEXT, Objective, Surroundings
+from gpt_lab.parts.objective.base import NEXT, Objective, Projection, Surroundings
 from gpt_lab.parts.residual.base import Streams
 from gpt_lab.parts.residual.single_stream import PreNorm
 
@@ -169,15 +169,20 @@ class GPT(nn.Module):
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """What the head makes of `hidden`: (B, T, V)."""
-        x = hidden_BTD
-        if self.logits_scale != 1.0:
-            x = x * self.logits_scale
-        logits_BTV = F.linear(x, self.embed.weight if self.head is None else self.head.weight)
-        if logits_BTV.shape[-1] != self.vocab_size:
-            logits_BTV = logits_BTV[..., : self.vocab_size]
-        if self.softcap is not None:
-            logits_BTV = self.softcap * torch.tanh(logits_BTV.float() / self.softcap)
+        x_BTD, weight_RD, vocab_size, softcap = self.projection(hidden_BTD)
+        logits_BTV = F.linear(x_BTD, weight_RD)
+        if logits_BTV.shape[-1] != vocab_size:
+            logits_BTV = logits_BTV[..., :vocab_size]
+        if softcap is not None:
+            logits_BTV = softcap * torch.tanh(logits_BTV.float() / softcap)
         return logits_BTV
+
+    def projection(self, hidden_BTD: Tensor) -> Projection:
+        """How `logits` makes them of `hidden`."""
+        x_BTD = hidden_BTD if self.logits_scale == 1.0 else hidden_BTD * self.logits_scale
+        return Projection(
+            x_BTD, self.embed.weight if self.head is None else self.head.weight, self.vocab_size, self.softcap
+        )
 
     def layers(self) -> list[nn.Module]:
         """The block at each depth, the first first: one that is used again stands there again."""

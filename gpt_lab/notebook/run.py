@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from gpt_lab.infer.request import GenerationRequest, start
+from gpt_lab.options import Device
 from gpt_lab.store import Run, find_run
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from gpt_lab.data.tokenizers.tokenizer import Tokenizer
     from gpt_lab.infer.trained_model import Trained
     from gpt_lab.model.gpt import GPT
-
-Device = Literal["auto", "cpu", "cuda"]
 
 
 def run(name: str | os.PathLike[str] = "latest", *, runs_dir: str | os.PathLike[str] = "runs") -> RunView:

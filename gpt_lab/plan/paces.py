@@ -134,10 +134,10 @@ def _key(cfg: RunConfig, plan: ResolvedRun, machine: Machine) -> str:
     settings = {k: v for k, v in cfg.flat().items() if k.split(".")[0] not in BESIDE and not tuned(k, v)}
     what = [FORMAT, settings, plan.longer, plan.resolved, hardware(), dataclasses.asdict(machine), code()]
     gpu = ""
-    if plan.device == "cuda":
-        import torch
+    if plan.device != "cpu":
+        from gpt_lab.devices import hardware as devices
 
-        gpu = torch.cuda.get_device_name()
+        gpu = devices.gpu(plan.device)["gpu"]
     text = json.dumps([*what, version("torch"), gpu], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

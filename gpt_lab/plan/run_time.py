@@ -120,7 +120,7 @@ def _earlier(runs: Sequence[Run], cfg: RunConfig, plan: ResolvedRun, machine: Ma
         made, resolved = record.get("hardware") or {}, record.get("resolved") or {}
         alike = (
             made.get("cpu") == cpu
-            and (plan.device == "cuda" or made.get("threads") == machine.threads)
+            and (plan.device != "cpu" or made.get("threads") == machine.threads)
             and all(resolved.get(key) == value for key, value in plan.resolved.items())
             and not (record.get("forked") or record.get("resumed"))
             and _timed(record.get("config") or {}) == settings

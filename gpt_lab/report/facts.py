@@ -38,6 +38,7 @@ DIFFER = {
     "precision": "precision",
     "kernel": "attention kernel",
     "compile": "compilation",
+    "loss": "chunks of the loss",
     "packages": "package versions",
 }
 """Where runs of one comparison should agree."""
@@ -47,6 +48,7 @@ CHOSEN = {
     "precision": ("precision",),
     "kernel": ("kernel",),
     "compile": ("compile",),
+    "loss": ("chunked_loss",),
 }
 """Settings whose comparison makes the runs differ there on purpose."""
 

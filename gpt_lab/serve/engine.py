@@ -290,7 +290,7 @@ class Engine:
                 self._fail([jobs[row] for row in (~finite_B).nonzero().flatten().tolist()], LabError(NOT_FINITE))
                 jobs, logits_BV = [job for job in jobs if not job.ended], logits_BV[finite_B]
             if jobs:
-                uniform_B = torch.cat([job.uniform() for job in jobs]).to(logits_BV.device)
+                uniform_B = torch.cat([job.uniform() for job in jobs])
                 for job, token in zip(jobs, sampling.choose(logits_BV, uniform_B).tolist(), strict=True):
                     self._try(job, functools.partial(self._take, token, logits[job]))
         _wake(logits)

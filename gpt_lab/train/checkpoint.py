@@ -160,6 +160,8 @@ def training_tensors(optimizer: Stateful) -> tuple[dict[str, Tensor], Any]:
     tensors: dict[str, Tensor] = {"random.cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
+    if torch.backends.mps.is_available():
+        tensors["random.mps"] = torch.mps.get_rng_state()
     return tensors, _split(optimizer.state_dict(), "optimizer", tensors)
 
 
@@ -235,6 +237,8 @@ def restore_training(
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
+    if "random.mps" in tensors and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(tensors["random.mps"])
     optimizer.load_state_dict(_join(state.pop("optimizer"), tensors))
     scaler_state = state.pop("scaler")
     if scaler is not None and scaler_state is not None:

@@ -14,6 +14,7 @@ import torch
 
 from gpt_lab.config import auto_scale
 from gpt_lab.config.schema import Budget, RunConfig
+from gpt_lab.devices import hardware
 from gpt_lab.digests import Damaged
 from gpt_lab.store import Run, code, find_signature, fork, gather
 from gpt_lab.store.find import unreadable
@@ -94,8 +95,7 @@ def run_name(cfg: RunConfig) -> str:
 
 def record(cfg: RunConfig, plan: ResolvedRun, signature: str, command: str) -> dict[str, Any]:
     """What run.json holds from the start."""
-    gpu = {"gpu": torch.cuda.get_device_name(), "gpus": torch.cuda.device_count()} if plan.device == "cuda" else {}
-    gathered = gather({**gpu, "threads": torch.get_num_threads()})
+    gathered = gather({**hardware.gpu(plan.device), "threads": torch.get_num_threads()})
     laws = auto_scale.recorded(cfg)
     return {
         **gathered,

@@ -15,6 +15,7 @@ from gpt_lab import metrics, trackers
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.console.invocation import prefix
 from gpt_lab.data.dataset import Dataset
+from gpt_lab.devices import hardware
 from gpt_lab.errors import LabError
 from gpt_lab.model.skip_init import is_out_of_memory
 from gpt_lab.store import Run
@@ -145,7 +146,7 @@ def failures(
     """Leaves word of an error that ends the run; earlier checkpoints stay.
 
     Raises:
-        LabError: instead of a GPU without memory, with the ways out.
+        LabError: instead of a device without memory, or of what Apple's GPU lacks, with the ways out.
     """
     try:
         yield
@@ -157,6 +158,8 @@ def failures(
         tracker.finish("failed", {}, open_step=step())
         if is_out_of_memory(error):
             raise out_of_memory(cfg, plan.device) from error
+        if (lacking := hardware.lack(error, plan.device)) is not None:
+            raise lacking from error
         raise
 
 

@@ -15,13 +15,13 @@ import torch
 from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.dataset import Dataset
+from gpt_lab.devices import hardware
 from gpt_lab.optim.fit import fitted
 from gpt_lab.parts.objective.base import Objective
 from gpt_lab.train.begin_from import continuation
 from gpt_lab.train.begin_from.first_weights import begun, reference
 from gpt_lab.train.checkpoint import Content, read_state
 from gpt_lab.train.feed import Feed
-from gpt_lab.train.loss_history import peak_memory_gb
 from gpt_lab.train.parallel.ranks import ALONE, Ranks
 from gpt_lab.train.resolve_auto import ResolvedRun
 from gpt_lab.train.speed.freed_memory import keep_freed_memory
@@ -78,6 +78,7 @@ class Learner:
         plan.precision.keep(self.model)
         self.model.choose_kernels(plan.device, plan.precision.products, documents=cfg.batch.document_mask)
         self.objective: Objective = registry.build("objective", cfg.objective)
+        self.objective.chunk = plan.loss_chunk
         if plan.teacher is not None:
             documents = cfg.batch.document_mask
             self.objective.teacher_model = plan.teacher.load(plan.device, plan.precision, documents)
@@ -167,7 +168,7 @@ class Learner:
     @together
     def peak_memory_gb(self) -> list[float]:
         """The most memory that each rank has held so far."""
-        here = torch.tensor([peak_memory_gb(self.plan.device)], dtype=torch.float64)
+        here = torch.tensor([hardware.peak_memory_gb(self.plan.device)], dtype=torch.float64)
         return [float(one) for one in self.ranks.gather(here)]
 
     @property

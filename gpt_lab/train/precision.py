@@ -33,7 +33,7 @@ class Precision:
     Fields:
         name: fp32, tf32, bf16, fp16 or fp8; or that of what weights are kept in, + and that of products.
         reason: why, in words for the run's record.
-        device: cpu or cuda.
+        device: cpu, cuda or mps.
         scaler: of the loss, so that fp16 gradients do not vanish; None where none is needed.
         products: fp32, tf32, bf16 or fp16: of matrix products, but those that fp8 multiplies; "": as the name says.
         kept: what weights are kept in between steps; None: fp32.
@@ -85,7 +85,7 @@ def resolve(choice: str | Mapping[str, Any], device: str | torch.device) -> Prec
 
     Args:
         choice: the name of an option of `precision`, or its settings.
-        device: cpu or cuda.
+        device: cpu, cuda or mps.
 
     Raises:
         ConfigError: unknown name, or a format that the device does not have.
@@ -134,6 +134,8 @@ class AutoPrecision:
             if _cuda_native_bf16():
                 return Precision("bf16", "the GPU multiplies bf16 natively", device)
             return Precision("fp32", "the GPU has no native bf16", device)
+        if device == "mps":
+            return Precision("fp32", "nobody has measured what bf16 gains on Apple's GPU", device)
         found = cpu_native_bf16()
         if found:
             return Precision("bf16", f"the CPU multiplies bf16 natively ({found})", device)
@@ -162,7 +164,7 @@ class TF32:
     def on(self, device: str) -> Precision:
         """The format on cuda."""
         if device != "cuda":
-            raise ConfigError("precision=tf32 needs a CUDA device: use precision=fp32 or precision=auto on the CPU")
+            raise ConfigError("precision=tf32 needs a CUDA device: use precision=fp32 or precision=auto")
         capability = _capability()
         if capability is None or capability < (8, 0):
             raise ConfigError("precision=tf32 needs an NVIDIA GPU of capability 8.0 or later: use precision=fp32")
@@ -180,6 +182,8 @@ class BF16:
         """The format on cpu or cuda."""
         if device == "cuda" and not _cuda_native_bf16():
             raise ConfigError("precision=bf16: this GPU has no native bf16: use precision=fp16 or precision=fp32")
+        if device == "mps" and not torch.backends.mps.is_macos_or_newer(14, 0):
+            raise ConfigError("precision=bf16 needs macOS 14 or later on Apple's GPU: use precision=fp32")
         if device == "cpu" and cpu_native_bf16() is None:
             raise ConfigError(
                 "precision=bf16: this CPU has no native bf16 (AMX, AVX512-BF16) and would run slower than fp32: "
@@ -197,19 +201,21 @@ class FP16:
 
     def on(self, device: str) -> Precision:
         """The format on cpu or cuda; a scaler belongs to one run."""
+        if device == "mps":
+            raise ConfigError("precision=fp16 scales its loss in float64, which Apple's GPU lacks: use precision=fp32")
         reason = "asked for" if device == "cuda" else "asked for (most CPUs emulate it: for tests, not for speed)"
         return Precision("fp16", reason, device, torch.amp.GradScaler(device))
 
 
 @register("precision", "fp8")
 class FP8:
-    """Linear layers multiply 8-bit floats, each row with its own scale; NVIDIA Ada or later, where it has never run.
+    """Linear layers multiply 8-bit floats, each row with its own scale; NVIDIA Ada or later.
 
     Paper: Micikevicius et al. 2022, arXiv:2209.05433
 
     As bf16, but for the products, forward and backward, of plain linear layers whose two sizes are multiples of 16;
     embeddings, head, norms and stacked experts stay as there. Values have 3 bits of mantissa (e4m3), gradients 2
-    (e5m2). Its arithmetic is tested on the CPU; it has never run on a GPU.
+    (e5m2). Its arithmetic is tested on the CPU.
     """
 
     def on(self, device: str) -> Precision:
@@ -229,6 +235,9 @@ class _FewBits:
 
     def on(self, device: str) -> Precision:
         """The format on cpu or cuda."""
+        if device == "mps":
+            name = type(self).part[1]  # type: ignore[attr-defined]
+            raise ConfigError(f"precision={name} has no arithmetic for Apple's GPU: use precision=fp32, or device=cpu")
         name, found = type(self).part[1], AutoPrecision().on(device)  # type: ignore[attr-defined]
         return Precision(
             f"{name}+{found.name}", f"asked for; {found.reason}", device, products=found.name, kept=self.kept

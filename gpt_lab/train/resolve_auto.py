@@ -13,7 +13,10 @@ from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.cost import memory
 from gpt_lab.cost.flops import Cost, check_match, cost_of
+from gpt_lab.cost.loss_chunks import loss_chunk
 from gpt_lab.data.dataset import Dataset
+from gpt_lab.devices import hardware
+from gpt_lab.devices.pick import pick
 from gpt_lab.errors import ConfigError
 from gpt_lab.metrics import EXACT
 from gpt_lab.model.gpt import GPT
@@ -54,6 +57,7 @@ class ResolvedRun:
         longer: multiples of the training context, beyond 1, at which the final weights are validated.
         notes: what was asked for and cannot be had, said before training.
         prices: training FLOPs per token in rows of each length, and those that MFU counts.
+        loss_chunk: tokens whose logits the loss makes at a time; None: all.
         state_bytes: that the optimizer keeps; None: it does not say. weight_bytes: of all weights between steps.
     """
 
@@ -73,6 +77,7 @@ class ResolvedRun:
     state_bytes: int | None = None
     weight_bytes: int = 0
     tasks: Mapping[str, str] = field(default_factory=dict)
+    loss_chunk: int | None = None
 
     def flops(self, read: Mapping[int, int]) -> float:
         """Training FLOPs of so many tokens in rows of each length (Dataset.read_after)."""
@@ -93,6 +98,7 @@ class ResolvedRun:
             "kernel": ",".join(dict.fromkeys(self.kernels)),
             "compile": "on" if self.compile else "off",
             "data": self.fingerprint,
+            **({} if self.loss_chunk is None else {"loss": "chunked"}),
             **weights,
             **self.tasks,
         }
@@ -106,7 +112,7 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
             together; a budget too small for one step.
         DataError: a validation split shorter than one of eval.contexts.
     """
-    device, device_reason = _device(cfg)
+    device, device_reason = pick(cfg.device)
     chosen = precision.resolve(cfg.precision["name"], device)
     room = _room(device, cfg)
     memory.check(cfg, room, dataset.vocab_size)
@@ -135,11 +141,13 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     check_length(cfg.schedule, limit.steps)
     registry.build("schedule", cfg.schedule)
     compiled, compile_reason = _compile(cfg, device, limit, cost, model.twice, objective.compiles)
+    chunk, chunk_reason = loss_chunk(cfg, dataset.vocab_size, cfg.tokens_at_once, device, model.twice)
     reasons = {
         "device": device_reason,
         "precision": chosen.reason,
         "kernel": "; ".join(dict.fromkeys(f"{layer.name}: {layer.reason}" for layer in layers)),
         "compile": compile_reason,
+        "loss": chunk_reason,
     }
     names = tuple(layer.name for layer in layers)
     times, notes = longer(cfg, dataset, model, device, chosen)
@@ -161,7 +169,7 @@ def resolve(cfg: RunConfig, dataset: Dataset) -> ResolvedRun:
     told = dataset.fingerprint, reasons, text, times, notes, taught_by, prices, state_bytes(optimizer)
     kept = weight_bytes(model, chosen.kept)
     asked = task_scores.digests(cfg, dataset, model)
-    return ResolvedRun(device, chosen, names, compiled, limit, cost, *told, kept, asked)
+    return ResolvedRun(device, chosen, names, compiled, limit, cost, *told, kept, asked, chunk)
 
 
 def paid(prices: Mapping[int, tuple[int, int]], read: Mapping[int, int], kind: int = 0) -> float:
@@ -206,25 +214,17 @@ def check_size(cfg: RunConfig) -> None:
     Raises:
         ConfigError: as footprint.check; a device that is not there.
     """
-    memory.check(cfg, _room(_device(cfg)[0], cfg))
+    memory.check(cfg, _room(pick(cfg.device)[0], cfg))
 
 
 def _room(device: str, cfg: RunConfig) -> memory.Room | None:
-    if device == "cuda":
-        return memory.Room(torch.cuda.mem_get_info()[0], "on the GPU")
+    own = hardware.free_memory(device)
+    if own is not None:
+        return memory.Room(own, "on the GPU")
     room, number = memory.free(), cfg.gpus_per_trial
     if room is None or number == 1:
         return room
     return memory.Room(room.size // number, f"for each of {number} processes")
-
-
-def _device(cfg: RunConfig) -> tuple[str, str]:
-    there = torch.cuda.is_available()
-    if cfg.device == "cuda" and not there:
-        raise ConfigError("device=cuda, but PyTorch finds no CUDA device here: use device=cpu or device=auto")
-    if cfg.device != "auto":
-        return cfg.device, "asked for"
-    return ("cuda", "a CUDA device is there") if there else ("cpu", "no CUDA device")
 
 
 def _optimizer(cfg: RunConfig, model: GPT, chosen: Precision) -> torch.optim.Optimizer:
@@ -264,6 +264,10 @@ def _compile(
         if cfg.compile == "on":
             raise ConfigError(f"objective={cfg.objective['name']} generates as it trains: leave out compile=on")
         return False, "its objective generates"
+    if device == "mps":  # torch's compiler for it is a prototype
+        if cfg.compile == "on":
+            raise ConfigError("compile=on needs a CPU or a CUDA device, and this run takes Apple's GPU: leave it out")
+        return False, "not on Apple's GPU"
     if twice:  # what the compiler makes can be differentiated once
         if cfg.compile == "on":
             raise ConfigError(

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from gpt_lab import registry, trackers
@@ -17,6 +16,7 @@ from gpt_lab.config.schema import RunConfig
 from gpt_lab.console import signals
 from gpt_lab.console.signals import Signals
 from gpt_lab.data.dataset import Dataset
+from gpt_lab.devices import hardware
 from gpt_lab.model.gpt import GPT
 from gpt_lab.optim.schedule import decay_factor
 from gpt_lab.store import Run, fork
@@ -72,7 +72,7 @@ class Trainer:
             self.learner = Learner(cfg, plan, dataset, origin, lambda: asked.caught, ranks)
             self.stepper = self.learner.stepper
             self.stepper.probe = light_probe.build(cfg.probe, run, self.learner.parts, cfg.eval.every)
-            self.peak = self.peak_of("cuda") if plan.device == "cuda" else None
+            self.peak = None if plan.device == "cpu" else self.peak_of(plan.device)
 
     def run_to_end(self) -> Result:
         """Resumes, trains, validates; leaves the run folder in a final state whatever happens."""
@@ -106,8 +106,7 @@ class Trainer:
         if self.run.metrics():  # of an earlier process or of a trunk: the mirror may lack some of it
             self.tracker.resume()
         self.run.update(state="running", finished=None, error=None, prompt=self.prompt, **self.shared_among())
-        if self.plan.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+        hardware.reset_peak(self.plan.device)
         self.history.losses, self.history.norms = self.state.losses, self.state.norms
         self.clock = Clock(self.state.seconds)
         self._marked = (self.state.step, self.state.seconds)
@@ -277,7 +276,7 @@ class Trainer:
         self.view.stop()
         summary = self.spent | values | longer | ending.floors(self.dataset) | ending.packed(self.dataset)
         summary["val/targets"] = self.dataset.val_tokens - 1
-        peak = self.peak if self.plan.device == "cuda" else self.peak_of("cpu")  # takes memory
+        peak = self.peak if self.plan.device != "cpu" else self.peak_of("cpu")  # takes memory
         share = mfu(summary["perf/tokens_per_s"], self.plan.mfu_flops_per_token(self.dataset, 0, state.step), peak)
         if share is not None:
             summary["perf/mfu"] = share

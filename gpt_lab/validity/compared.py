@@ -14,7 +14,7 @@ SAME = 0.01
 """Relative difference of tokens or FLOPs that rounding to whole batches explains."""
 ALIKE = 0.02
 """Relative difference of two arms' parameters that needs no word."""
-HARMLESS = schema.NOT_IDENTITY | {"eval", "device", "compile"}
+HARMLESS = schema.NOT_IDENTITY | {"eval", "device", "compile", "chunked_loss"}
 """Settings whose difference between arms says nothing about the comparison."""
 PRESETS = ("model", "experiment")
 """Settings that choose many others at once."""

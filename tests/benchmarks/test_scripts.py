@@ -116,9 +116,26 @@ def test_generate(tmp_path: Path) -> None:
         assert batch["ratio_cpu"] > 0 and batch["alike"] > 0.8
 
 
+@pytest.mark.slow
+def test_loss_memory(tmp_path: Path) -> None:
+    """All arms make the same loss and gradients; by how much they differ in memory is for larger sizes to say."""
+    found = run("trained/loss_memory.py", tmp_path / "loss_memory.json")["arms"]
+    assert {"whole", "chunked"} <= set(found)
+    for arm in found.values():
+        assert arm["loss"] == pytest.approx(found["whole"]["loss"], rel=1e-5)
+        assert arm["grad_norms"] == pytest.approx(found["whole"]["grad_norms"], rel=1e-4)
+
+
+def test_committed_loss_memory_is_what_the_page_says() -> None:
+    (path,) = (ROOT / "benchmarks" / "results").glob("loss_memory-*.json")
+    arms = json.loads(path.read_text(encoding="utf-8"))["arms"]
+    assert arms["whole"]["peak_mb"] > 5 * arms["chunked"]["peak_mb"]
+    assert arms["chunked"]["seconds"] < 1.1 * arms["whole"]["seconds"]
+
+
 COMMITTED = [
     p
-    for name in ("throughput", "parts_speed", "startup", "sweep_overhead", "probe_cost")
+    for name in ("throughput", "parts_speed", "startup", "sweep_overhead", "probe_cost", "loss_memory")
     for p in (ROOT / "benchmarks" / "results").glob(f"{name}-*.json")
 ] + [ROOT / "benchmarks" / "results" / f"{name}.json" for name in ("pairing", "recipes", "generate")]
 

@@ -88,10 +88,21 @@ def test_a_cuda_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         doctor, "_auto_precision", lambda device: doctor.Finding("gpu", "precision=auto", "note", device)
     )
-    row, fp8, precision = doctor.gpu()
+    row, fp8, recorded, precision = doctor.gpu()
     assert row.found.startswith("H200, 139 GiB, capability 9.0")
     assert fp8.name == "precision=fp8" and "never run" in fp8.found
+    assert (recorded.state, recorded.found) == ("note", "no run on H200 has been recorded")
+    assert "doctor --cuda" in recorded.fix
     assert precision.found == "cuda"
+
+
+def test_an_apple_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    row, recorded, precision = doctor.gpu()
+    assert (row.name, row.state) == ("mps", "ok")
+    assert "doctor --mps" in recorded.fix
+    assert precision.found.startswith("fp32: ")
 
 
 def test_read_only_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ def test_defaults_and_every_argument() -> None:
         ("samples=2.5", "samples must be a whole number"),
         ("seed=true", "seed must be a whole number"),
         ("cache=maybe", "cache must be true or false"),
-        ("device=tpu", "allowed: auto, cpu, cuda"),
+        ("device=tpu", "allowed: auto, cpu, cuda, mps"),
         ("min_p=2", "min_p must be a number in [0, 1]"),
         ("repetition_penalty=1e-300", "repetition_penalty must be a number in [0.01, 100]"),
         ('stop=["a", 3]', "stop[1] must be"),

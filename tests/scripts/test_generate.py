@@ -36,7 +36,9 @@ def copy(tmp_path: Path) -> Path:
     """What is generated, in another folder."""
     for name in ("conf", "docs", "sweeps"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    shutil.copyfile(ROOT / "README.md", tmp_path / "README.md")
+    for name in ("README.md", generate.RECORDED):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, tmp_path / name)
     return tmp_path
 
 

@@ -12,6 +12,7 @@ import pytest
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError
+from gpt_lab.store import Run
 from gpt_lab.train import resolve_auto
 from gpt_lab.train.budget import Clock, TrainingLimit
 from gpt_lab.train.resolve_auto import ResolvedRun, resolve
@@ -101,9 +102,18 @@ def test_compile_needs_a_compiler(make: Make, monkeypatch: pytest.MonkeyPatch) -
         planned(make(compile="on"))
 
 
+def test_a_chunked_loss_trains_as_a_whole_one(make: Make) -> None:
+    """The same run to rounding, under another signature: the last bits may differ."""
+    whole, chunked = (train(make(chunked_loss=way, **{"budget.steps": 4})) for way in ("auto", "on"))
+    records = [Run.open(result.path).record["resolved"] for result in (whole, chunked)]
+    assert records[1] == records[0] | {"loss": "chunked"}
+    assert chunked.path != whole.path
+    assert chunked.summary["val/loss"] == pytest.approx(whole.summary["val/loss"], rel=1e-5)
+
+
 def test_every_choice_has_its_reason(make: Make) -> None:
     found = planned(make(kernel="auto", precision="auto", compile="auto"))
-    assert set(found.reasons) == {"device", "precision", "kernel", "compile"}
+    assert set(found.reasons) == {"device", "precision", "kernel", "compile", "loss"}
     assert all(found.reasons.values())
     assert "auto" not in found.resolved.values()
 

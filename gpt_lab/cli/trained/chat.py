@@ -11,7 +11,7 @@ from gpt_lab.cli.common import key_values
 from gpt_lab.cli.common.console_script import entry
 from gpt_lab.console.lines import print_lines, show_help
 from gpt_lab.errors import ConfigError
-from gpt_lab.options import NonEmpty, NonNegativeFloat, NonNegativeInt, PositiveInt, Range
+from gpt_lab.options import Device, NonEmpty, NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 
 HELP = """\
 usage: chat [RUN] [RUN] [key=value ...] [--help]
@@ -29,7 +29,7 @@ two models side by side, from the same random numbers, and where they part.
   top_p=null         draw from the smallest set of tokens with this probability
   seed=0             the same seed gives the same answers
   checkpoint=null    of all runs: best, last or step-N; null: each one's best
-  device=auto        auto, cpu or cuda
+  device=auto        auto, cpu, cuda or mps
   runs_dir=runs      where the studies are
 
 In it: /reset /seed N /temperature X /tokens N /export FILE.html /help /quit
@@ -51,7 +51,7 @@ class Arguments:
     top_p: Annotated[float, Range(low=0, high=1, open_low=True)] | None = None
     seed: NonNegativeInt = 0
     checkpoint: NonEmpty | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     runs_dir: NonEmpty = "runs"
 
 

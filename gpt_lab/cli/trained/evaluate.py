@@ -12,7 +12,7 @@ from gpt_lab.cli.common import key_values
 from gpt_lab.cli.common.console_script import entry
 from gpt_lab.console.lines import print_lines, show_help
 from gpt_lab.errors import ConfigError
-from gpt_lab.options import NonEmpty, NonNegativeInt, PositiveInt, Range
+from gpt_lab.options import Device, NonEmpty, NonNegativeInt, PositiveInt, Range
 
 HELP = """\
 usage: evaluate RUN|FOLDER tasks=NAME[,NAME ...] [key=value ...] [--help]
@@ -27,7 +27,7 @@ Measures a model on tasks. Results of a run go into its folder, evaluate/NAME.js
   seed=0             of what is drawn: made questions, examples
   context=null       the most tokens read at once; null: as in training
   checkpoint=null    best, last or step-N; null: best if there is one, else last
-  device=auto        auto, cpu or cuda
+  device=auto        auto, cpu, cuda or mps
   backend=own        lm_eval: tasks are task files of lm-evaluation-harness, NAME.yaml (extra: lm-eval)
   out=null           a folder for the results; null: the run's, of a Hugging Face folder none
   runs_dir=runs      where the studies are
@@ -57,7 +57,7 @@ class Arguments:
     seed: NonNegativeInt = 0
     context: PositiveInt | None = None
     checkpoint: NonEmpty | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     backend: Literal["own", "lm_eval"] = "own"
     out: NonEmpty | None = None
     runs_dir: NonEmpty = "runs"

@@ -41,7 +41,7 @@ Continues a text with a trained model.
   prompts=null       a file of prompts, one a line (.jsonl: a JSON text or an object with "prompt"), continued together
   draft=null         a smaller run with the same tokenizer; it drafts tokens that the run reads in one pass, for speed
   checkpoint=null    best, last or step-N; null: best if there is one, else last
-  device=auto        auto, cpu or cuda
+  device=auto        auto, cpu, cuda or mps
   runs_dir=runs      where the studies are
   cache=true         false, or --no-cache: read the whole text again for each token (for comparison)
 

@@ -6,13 +6,13 @@ import functools
 import os
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, get_type_hints
 
 from gpt_lab.cli.common import key_values
 from gpt_lab.cli.common.console_script import entry
 from gpt_lab.console.lines import print_lines, show_help
 from gpt_lab.errors import ConfigError, LabError
-from gpt_lab.options import NonEmpty, PositiveInt, Range
+from gpt_lab.options import Device, NonEmpty, PositiveInt, Range
 from gpt_lab.serve.credentials import LOCAL_HOSTS, is_key
 
 KEY = "GPT_LAB_SERVE_KEY"
@@ -30,7 +30,7 @@ Serves trained models under OpenAI's API (/v1/models, /v1/completions,
   port=8000          0: any free one
   key=null           requests must bear it; better set GPT_LAB_SERVE_KEY
   checkpoint=null    of all runs: best, last or step-N; null: each one's best
-  device=auto        auto, cpu or cuda
+  device=auto        auto, cpu, cuda or mps
   rows=32            continuations that run at once
   queue=128          continuations that wait; more are refused (429)
   tokens=4096        tokens of a prompt and its continuation together
@@ -55,7 +55,7 @@ class Arguments:
     port: Port = 8000
     key: NonEmpty | None = None
     checkpoint: NonEmpty | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     rows: Rows = 32
     queue: Queue = 128
     tokens: PositiveInt = 4096

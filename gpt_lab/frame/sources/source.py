@@ -53,6 +53,7 @@ ENVIRONMENT = (
     "precision",
     "kernel",
     "compile",
+    "loss",
     "data",
     "packages",
     "lossy",
@@ -62,10 +63,10 @@ ENVIRONMENT = (
     "seen",
 )
 """Where and how a run ran: times are ISO text in UTC; code is a hash of the lab's modules; device to compile are what
-`auto` became; data is the fingerprint of the corpus and tokenizer; packages is text, `python 3.11.7, torch 2.11.0`;
-lossy is what the tokenizer loses of the validation text, ends whether it marks where documents end, packing what it
-does to them, measure what validation measures if not the exact likelihood, seen why a teacher may have seen the
-validation text."""
+`auto` became, loss is `chunked` where it was; data is the fingerprint of the corpus and tokenizer; packages is text,
+`python 3.11.7, torch 2.11.0`; lossy is what the tokenizer loses of the validation text, ends whether it marks where
+documents end, packing what it does to them, measure what validation measures if not the exact likelihood, seen why a
+teacher may have seen the validation text."""
 
 STATES = ("finished", "running", "stopped", "failed", "diverged", "pruned", "missing")
 

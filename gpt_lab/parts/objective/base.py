@@ -59,6 +59,20 @@ class Sequences(NamedTuple):
     keys_B: Tensor | None = None
 
 
+class Projection(NamedTuple):
+    """How logits come about: x W^T, its first `vocab_size` columns, capped.
+
+    Fields:
+        x_BTD: hidden states as the head multiplies them. weight_RD: its rows, padding among them.
+        softcap: logits become softcap * tanh(logit / softcap), in fp32; None: they stay.
+    """
+
+    x_BTD: Tensor
+    weight_RD: Tensor
+    vocab_size: int
+    softcap: float | None
+
+
 class Predictor(Protocol):
     """What an objective may ask of the model.
 
@@ -94,6 +108,10 @@ class Predictor(Protocol):
 
     def hidden(self, tokens_BT: Tensor, flow: Flow) -> Tensor:
         """What the head reads, (B, T, D)."""
+        ...
+
+    def projection(self, hidden_BTD: Tensor) -> Projection:
+        """What makes logits of `hidden`."""
         ...
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
@@ -132,6 +150,7 @@ class Objective:
         refers: whether its loss reads the weights that the run began with, frozen, as `teacher_model`.
         passes: rows that are learnt from for each row of data, which count as FLOPs.
         compiles: whether torch.compile can make one program of it.
+        chunk: tokens whose logits are made at a time, where cost/loss_chunks.py decides so; None: all.
         teacher: a run or a folder whose frozen model the loss reads; it is put into `teacher_model` (train/begin_from).
     """
 
@@ -144,6 +163,7 @@ class Objective:
     refers: ClassVar[bool] = False
     compiles: ClassVar[bool] = True
     passes: int = 1
+    chunk: int | None = None
     measure: str = EXACT
     teacher: str | None = None
     teacher_model: Callable[..., Tensor] | None = None
@@ -163,8 +183,16 @@ class Objective:
     def train(self, model: Predictor, given: Sequences) -> Outcome:
         """The outcome of a pass in training."""
         losses: list[Tensor] = []
-        logits_BTV = model(given.tokens_BT, documents_BT=given.documents_BT, keys_B=given.keys_B, losses=losses)
-        return with_losses(self(logits_BTV, given.targets_BT), losses)
+        if self.chunk is None:
+            logits_BTV = model(given.tokens_BT, documents_BT=given.documents_BT, keys_B=given.keys_B, losses=losses)
+            return with_losses(self(logits_BTV, given.targets_BT), losses)
+        flow = model.flow(given.tokens_BT, documents_BT=given.documents_BT, keys_B=given.keys_B, losses=losses)
+        hidden_BTD = model.hidden(given.tokens_BT, flow)
+        return with_losses(self.of_hidden(model, hidden_BTD, given.targets_BT), losses)
+
+    def of_hidden(self, model: Predictor, hidden_BTD: Tensor, targets_BT: Tensor) -> Outcome:
+        """The outcome of the logits that the head makes of hidden states."""
+        return self(model.logits(hidden_BTD), targets_BT)
 
     def score(self, model: Predictor, given: Sequences, answers: bool = False) -> Score:
         """What validation measures: the next token's cross-entropy, whatever is trained.

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gpt_lab.devices.hardware import in_float64
 from gpt_lab.errors import ConfigError
 from gpt_lab.options import NonNegativeFloat, PositiveFloat, PositiveInt
 from gpt_lab.parts.dropout import objective_salt, row_noise
@@ -81,7 +82,7 @@ class GroupRelative(Objective):
     def train(self, model: Predictor, given: Sequences) -> Outcome:
         assert self.teacher_model is not None and given.keys_B is not None
         asked = questions(given, self.tokens)
-        draws_BGL = row_noise(given.keys_B, objective_salt(0, 0), (self.group, self.tokens)).double() / 2.0**32
+        draws_BGL = in_float64(row_noise(given.keys_B, objective_salt(0, 0), (self.group, self.tokens))) / 2.0**32
         said = self.answer(model, given.tokens_BT, asked, draws_BGL)
         right_N = self.right(said, asked)
         rewards_BG = (right_N + self.ending * said.ended_N).unflatten(0, (-1, self.group))
@@ -133,12 +134,13 @@ class GroupRelative(Objective):
                 break
             longest = int(at_N[going_N].max())
             logits_NTV = model(tokens_NT[:, :longest])
-            logits_NV = logits_NTV[row_N, (at_N - 1).clamp(max=longest - 1)].double()
+            logits_NV = in_float64(logits_NTV[row_N, (at_N - 1).clamp(max=longest - 1)])
             if draws_BGL is None:
                 chosen_N = logits_NV.argmax(-1)
             else:
                 sums_NV = (logits_NV / self.temperature).softmax(-1).cumsum(-1)
                 chosen_N = (sums_NV <= draws_BGL[..., step].flatten()[:, None]).sum(-1).clamp(max=model.vocab_size - 1)
+            chosen_N = chosen_N.to(tokens_NT.device)
             at_N = at_N.clamp(max=tokens_NT.shape[1] - 1)
             tokens_NT[row_N, at_N] = torch.where(going_N, chosen_N, tokens_NT[row_N, at_N])
             own_NT[row_N, at_N] |= going_N

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gpt_lab.devices.hardware import in_float64
 from gpt_lab.errors import ConfigError
 from gpt_lab.metrics import BOUND
 from gpt_lab.options import Fraction, PositiveInt
@@ -93,7 +94,7 @@ class MaskedText(Objective):
     def score(self, model: Predictor, given: Sequences, answers: bool = False) -> Score:
         assert given.keys_B is not None, "draws"
         hiders = [self.hide_to_validate(given, model.vocab_size, draw) for draw in range(self.val_draws)]
-        nats = torch.stack([self.nats_of_rows(model, given, hidden).double().sum() for hidden in hiders]).mean()
+        nats = torch.stack([in_float64(self.nats_of_rows(model, given, hidden)).sum() for hidden in hiders]).mean()
         return Score(nats, (given.targets_BT != IGNORED).sum())
 
     def hide_to_validate(self, given: Sequences, mask: int, draw: int) -> Hidden:

@@ -18,7 +18,6 @@ from gpt_lab.parts.objective.base import (
     Predictor,
     Sequences,
     Surroundings,
-    next_token_nats,
     with_losses,
 )
 from gpt_lab.parts.objective.ce import CrossEntropy
@@ -93,7 +92,7 @@ class MultiToken(CrossEntropy):
         losses: list[Tensor] = []
         flow = model.flow(given.tokens_BT, documents_BT=given.documents_BT, keys_B=given.keys_B, losses=losses)
         hidden_BTD = model.hidden(given.tokens_BT, flow)
-        outcome = self(model.logits(hidden_BTD), given.targets_BT)
+        outcome = self.of_hidden(model, hidden_BTD, given.targets_BT)
         total, x_BTD = torch.zeros_like(outcome.loss), hidden_BTD
         modules: list[Any] = list(model.auxiliary)
         for number, module in enumerate(modules, start=1):
@@ -102,7 +101,7 @@ class MultiToken(CrossEntropy):
             embedded_BTD = model.embed(given.tokens_BT.roll(-number, 1))
             y_BTD = module(x_BTD, embedded_BTD, flow._replace(layer=0, keys_B=keys_B))
             targets_BT = later(given.targets_BT, number)
-            total = total + next_token_nats(model.logits(module.norm(y_BTD)), targets_BT)[1]
+            total = total + self.sums_of_hidden(model, module.norm(y_BTD), targets_BT)[0]
             x_BTD = y_BTD if self.style == "sequential" else hidden_BTD
         further = total / outcome.number.clamp(min=1) / self.ahead
         return with_losses(outcome._replace(loss=outcome.loss + self.weight * further), losses)

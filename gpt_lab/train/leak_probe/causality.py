@@ -22,6 +22,7 @@ from torch import Tensor
 
 from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
+from gpt_lab.devices import hardware
 from gpt_lab.errors import ConfigError
 from gpt_lab.model.gpt import initialize
 from gpt_lab.model.skip_init import bare_model, is_out_of_memory
@@ -39,7 +40,7 @@ begins. Scores must be large, or a mask of -20 would hide what training can dig 
 ROUNDING = {"fp32": 1e-5, "tf32": 1e-2, "bf16": 3e-2, "fp16": 1e-2, "fp8": 0.1}
 """Change of a part's output, relative to its largest value, that is no leak: a convolution by FFT, in which each output
 adds up all tokens, changes by 1e-6 in fp32."""
-NARROW = {"cpu": 8, "cuda": 16}
+NARROW = {"cpu": 8, "cuda": 16, "mps": 16}
 """Head dimension of a small twin; fused kernels take no narrower heads."""
 SHORT, VOCABULARY = 128, 64
 """Most tokens in a row of a small twin, and vocabulary of any: no part knows the vocabulary."""
@@ -73,7 +74,9 @@ def _model_refusal(cfg: RunConfig, vocab_size: int, device: str, precision: Prec
             return _Twin(narrow(cfg, device), vocab_size, device, precision, SHORT).refusal()
     try:
         return _Twin(cfg, vocab_size, device, precision).refusal()
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, TypeError) as error:
+        if (lacking := hardware.lack(error, device)) is not None:
+            raise lacking from error
         if not is_out_of_memory(error):
             raise
         raise ending.out_of_memory(cfg, device) from error

@@ -70,14 +70,14 @@ def mfu(tokens_per_s: float, mfu_flops_per_token: float, peak: float | None) -> 
 
 
 def peak_flops(device: str, precision: str) -> float | None:
-    """FLOP/s of this machine's CUDA device or CPU in a precision; None where it is not known.
+    """FLOP/s of this machine's GPU or CPU in a precision; None where it is not known.
 
-    A GPU's is looked up by name. A CPU's is that of the fastest matrix product in the number format, on as many
-    threads as torch has now: measured in about 0.2 s, once per process.
+    A CUDA device's is looked up by name, Apple's are not known. A CPU's is that of the fastest matrix product in the
+    number format, on as many threads as torch has now: measured in about 0.2 s, once per process.
     """
     if device == "cuda":
         return gpu_peak(torch.cuda.get_device_name(), precision)
-    return _measured(precision, torch.get_num_threads())
+    return None if device == "mps" else _measured(precision, torch.get_num_threads())
 
 
 def gpu_peak(name: str, precision: str) -> float | None:

@@ -1,0 +1,1 @@
+"""What a new GPU must show, tried step by step and written as one JSON: `doctor --cuda`."""
