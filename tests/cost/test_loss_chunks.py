@@ -35,8 +35,9 @@ def test_it_can_be_asked_for_and_left_out() -> None:
     [
         ({"objective": "distill"}, False, "objective=distill needs all logits at once"),
         ({"optim": "adahessian"}, True, "optim=adahessian differentiates twice"),
+        ({"parallel": "fsdp", "gpus_per_trial": 2}, False, "under parallel=fsdp a layer is whole"),
     ],
-    ids=["distill", "twice"],
+    ids=["distill", "twice", "fsdp"],
 )
 def test_what_cannot_is_left_whole_and_refused_where_asked_for(
     settings: dict[str, Any], twice: bool, words: str
@@ -51,6 +52,6 @@ def test_memory_counts_a_chunk_of_logits() -> None:
     whole, chunked = (
         tiny_config(chunked_loss=way, **{"batch.tokens": 16 * 1024, "scale.context": 1024}) for way in ("off", "auto")
     )
-    counted = [memory.terms(cfg, memory._sizes(cfg, VOCAB, None)) for cfg in (whole, chunked)]
+    counted = [memory.terms(cfg, memory.sizes_of(cfg, VOCAB, None)) for cfg in (whole, chunked)]
     assert counted[0]["logits of 16,384 tokens at a time"] == 16384 * VOCAB * 4
     assert counted[1]["logits of 333 tokens at a time"] == 333 * VOCAB * 4

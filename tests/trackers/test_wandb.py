@@ -198,11 +198,11 @@ def test_server_falls_silent_at_start(server: WandbDouble, run: Run, cfg: RunCon
     assert [row["step"] for row in offline.read(folder)["history"]] == list(range(20))
 
 
-def begun(run: Run, cfg: RunConfig, server: WandbDouble) -> tuple[Wandb, RecordedRun]:
+def begun(run: Run, cfg: RunConfig, server: WandbDouble, patience: float = 3.0) -> tuple[Wandb, RecordedRun]:
     """A run whose first ten rows the server has."""
     tracker = build_tracker(SETTINGS, run, cfg)
     assert isinstance(tracker, Wandb)
-    tracker.probe_timeout, tracker.transmit_interval, tracker.patience = 1.0, 1.0, 3.0
+    tracker.probe_timeout, tracker.transmit_interval, tracker.patience = 1.0, 1.0, patience
     tracker.start()
     train(run, tracker, range(10))
     train(run, tracker, range(10, 11))  # a row leaves when the next one begins
@@ -285,7 +285,7 @@ def make(server: WandbDouble, trouble: Any) -> None:
 @pytest.mark.slow
 def test_server_refuses(server: WandbDouble, run: Run, cfg: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that was withdrawn in mid-run: W&B's client gives up for good and ends as if all had arrived."""
-    tracker, seen = begun(run, cfg, server)
+    tracker, seen = begun(run, cfg, server, patience=15.0)
     server.trouble = "unauthorized"
     train(run, tracker, range(11, 20))
     assert ended(run, tracker)[-1] == (
