@@ -22,6 +22,8 @@ from typing import Any, Literal
 
 EXIT_CODES = {"finished": 0, "stopped": 255}
 """W&B shows 0 as finished, 255 as killed, all others as failed."""
+LEFT = ("HandleAbandonedError", "MailboxClosedError", "WandbServiceConnectionError")
+"""What W&B's client raises where its service has left while an answer is waited for."""
 UPLOADS = re.compile(r"(filestream|runfiles|runupserter|filetransfer|fileTransfer)\b")
 """How W&B's client begins what it logs of an upload."""
 
@@ -60,9 +62,9 @@ class Session:
             return
         try:
             getattr(self, f"_on_{event['op']}")(event["step"], event["data"])
-        except ConnectionError:
-            os._exit(self._gone)
         except Exception as error:
+            if isinstance(error, ConnectionError) or type(error).__name__ in LEFT:
+                os._exit(self._gone)
             self._whole = False
             self.warn(f"W&B refused a {event['op']} ({_line(error)}); it is kept in the run folder")
 
