@@ -6,7 +6,8 @@ Start of Python, import of torch, evaluation and checkpoints are in both. The la
 a time; the bare loop (trained/bare.py) runs as a shell's loop would, one process after the other with torch's threads,
 and, because that is not the most a shell can do, also two at a time with a thread each. The three take turns in rounds;
 ratios are medians over rounds. Random text of 65 characters, as long as tiny Shakespeare; the lab begins each round
-with an empty cache, the bare loop's tokens are there.
+with an empty cache, the bare loop's tokens are there. Both evaluate on as many tokens each time, 40 batches: the loop on
+random ones of both parts, before the first step too; the lab on its validation split, which is made as large.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from benchmarks.sweep_overhead import RESULTS, run
 from benchmarks.trained import bare
 from gpt_lab.store.record import machine
 
+LENGTH = 1_115_394
+EVALUATED = 2 * bare.EVAL_BATCHES * bare.CPU_SHAPE.rows * bare.CPU_SHAPE.context
 POSITIONS, SEEDS = ("learned", "rope", "sinusoidal", "none"), (0, 1, 2)
 SETTINGS: dict[str, Any] = {
     "model": "gpt2",
@@ -46,7 +49,7 @@ SETTINGS: dict[str, Any] = {
     "scale.context": bare.CPU_SHAPE.context,
     "batch.tokens": bare.CPU_SHAPE.rows * bare.CPU_SHAPE.context,
     "eval.every": bare.EVAL_EVERY,
-    "eval.tokens": bare.EVAL_BATCHES * bare.CPU_SHAPE.rows * bare.CPU_SHAPE.context,
+    "eval.tokens": EVALUATED,
     "log.every": bare.LOG_EVERY,
     "sample.tokens": 0,
     "optim": "adamw",
@@ -57,7 +60,13 @@ SETTINGS: dict[str, Any] = {
 
 def lab(text: Path, steps: int, seeds: Sequence[int], folder: Path) -> dict[str, float]:
     """The sweep: wall seconds, and what a trial costs beyond its steps."""
-    fixed = {**SETTINGS, "data.path": str(text), "runs_dir": str(folder / "runs"), "budget.steps": steps}
+    fixed = {
+        **SETTINGS,
+        "data.path": str(text),
+        "data.val_fraction": EVALUATED / LENGTH,
+        "runs_dir": str(folder / "runs"),
+        "budget.steps": steps,
+    }
     parameters = {name: {"value": value} for name, value in fixed.items()}
     parameters |= {"position": {"values": list(POSITIONS)}, "seed": {"values": list(seeds)}}
     path = folder / "grid.yaml"
@@ -97,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="check that everything runs; numbers mean little")
     parser.add_argument("--out", type=Path, default=None, help="where the JSON goes (default: results/)")
     chosen = parser.parse_args(arguments)
-    rounds, steps, seeds, length = (1, 4, 1, 30_000) if chosen.quick else (chosen.rounds, chosen.steps, 3, 1_115_394)
+    rounds, steps, seeds, length = (1, 4, 1, 30_000) if chosen.quick else (chosen.rounds, chosen.steps, 3, LENGTH)
     named: dict[str, Any] = {
         **machine(),
         "torch": version("torch"),
