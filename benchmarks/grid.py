@@ -6,8 +6,8 @@ Start of Python, import of torch, evaluation and checkpoints are in both. The la
 a time; the bare loop (trained/bare.py) runs as a shell's loop would, one process after the other with torch's threads,
 and, because that is not the most a shell can do, also two at a time with a thread each. The three take turns in rounds;
 ratios are medians over rounds. Random text of 65 characters, as long as tiny Shakespeare; the lab begins each round
-with an empty cache, the bare loop's tokens are there. Both evaluate on as many tokens each time, 40 batches: the loop on
-random ones of both parts, before the first step too; the lab on its validation split, which is made as large.
+with an empty cache, the bare loop's tokens are there. Both evaluate on as many tokens each time, 40 batches: the loop
+on random ones of both parts, before the first step too; the lab on its validation split, which is made as large.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def lab(text: Path, steps: int, seeds: Sequence[int], folder: Path) -> dict[str, float]:
+def lab(text: Path, steps: int, positions: Sequence[str], seeds: Sequence[int], folder: Path) -> dict[str, float]:
     """The sweep: wall seconds, and what a trial costs beyond its steps."""
     fixed = {
         **SETTINGS,
@@ -68,7 +68,7 @@ def lab(text: Path, steps: int, seeds: Sequence[int], folder: Path) -> dict[str,
         "budget.steps": steps,
     }
     parameters = {name: {"value": value} for name, value in fixed.items()}
-    parameters |= {"position": {"values": list(POSITIONS)}, "seed": {"values": list(seeds)}}
+    parameters |= {"position": {"values": list(positions)}, "seed": {"values": list(seeds)}}
     path = folder / "grid.yaml"
     path.write_text(yaml.safe_dump({"program": "train", "method": "grid", "parameters": parameters}), encoding="utf-8")
     os.environ["GPT_LAB_CACHE"] = str(folder / "cache")
@@ -81,7 +81,7 @@ def lab(text: Path, steps: int, seeds: Sequence[int], folder: Path) -> dict[str,
     }
 
 
-def loop(tokens: Path, steps: int, seeds: int, folder: Path, at_a_time: int) -> float:
+def loop(tokens: Path, steps: int, count: int, folder: Path, at_a_time: int) -> float:
     """Wall seconds of as many processes of the bare loop."""
     threads = 0 if at_a_time == 1 else 1
     environment = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -94,7 +94,7 @@ def loop(tokens: Path, steps: int, seeds: int, folder: Path, at_a_time: int) -> 
 
     start = time.perf_counter()
     with ThreadPoolExecutor(at_a_time) as pool:
-        list(pool.map(one, range(len(POSITIONS) * seeds)))
+        list(pool.map(one, range(count)))
     return time.perf_counter() - start
 
 
@@ -106,7 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="check that everything runs; numbers mean little")
     parser.add_argument("--out", type=Path, default=None, help="where the JSON goes (default: results/)")
     chosen = parser.parse_args(arguments)
-    rounds, steps, seeds, length = (1, 4, 1, 30_000) if chosen.quick else (chosen.rounds, chosen.steps, 3, LENGTH)
+    rounds, steps, length = (1, 4, 100_000) if chosen.quick else (chosen.rounds, chosen.steps, LENGTH)
+    positions, seeds = (POSITIONS[:1], SEEDS[:1]) if chosen.quick else (POSITIONS, SEEDS)
+    count = len(positions) * len(seeds)
     named: dict[str, Any] = {
         **machine(),
         "torch": version("torch"),
@@ -119,11 +121,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text, tokens = bare.write_corpus(Path(name), length)
 
         def turn_of_lab(folder: Path) -> None:
-            ours.append(lab(text, steps, SEEDS[:seeds], folder))
+            ours.append(lab(text, steps, positions, seeds, folder))
 
         def turn_of_loop(kind: str) -> Callable[[Path], None]:
             at_a_time = 1 + (kind == "two_at_a_time")
-            return lambda folder: theirs[kind].append(loop(tokens, steps, seeds, folder, at_a_time))
+            return lambda folder: theirs[kind].append(loop(tokens, steps, count, folder, at_a_time))
 
         turns = [turn_of_lab, *(turn_of_loop(kind) for kind in theirs)]
         for number in range(rounds):
@@ -133,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     named["load_after"] = round(os.getloadavg()[0], 2)
     middle = {key: round(statistics.median(one[key] for one in ours), 2) for key in ours[0]}
     found: dict[str, Any] = {
-        "trials": len(POSITIONS) * seeds,
+        "trials": count,
         "steps": steps,
         "lab": middle | {"rounds": [round(one["seconds"], 2) for one in ours]},
         "bare": {

@@ -80,6 +80,16 @@ def test_sweep_overhead(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_grid(tmp_path: Path) -> None:
+    """One trial, and one process of the loop each way."""
+    found = run("grid.py", tmp_path / "grid.json")
+    assert (found["trials"], found["steps"]) == (1, 4)
+    for way, ratio in found["ratio"].items():
+        assert ratio == pytest.approx(found["bare"][way]["seconds"] / found["lab"]["seconds"], rel=0.05)
+    assert 0 < found["lab"]["training_seconds_of_a_trial"] < found["lab"]["seconds"]
+
+
+@pytest.mark.slow
 def test_real_studies(tmp_path: Path) -> None:
     """Two null studies of three pairs each; six steps are too few for any learning rate to show."""
     found = run("real_studies.py", tmp_path / "real_studies.json")
@@ -135,7 +145,7 @@ def test_committed_loss_memory_is_what_the_page_says() -> None:
 
 COMMITTED = [
     p
-    for name in ("throughput", "parts_speed", "startup", "sweep_overhead", "probe_cost", "loss_memory")
+    for name in ("throughput", "parts_speed", "startup", "sweep_overhead", "grid", "probe_cost", "loss_memory")
     for p in (ROOT / "benchmarks" / "results").glob(f"{name}-*.json")
 ] + [ROOT / "benchmarks" / "results" / f"{name}.json" for name in ("pairing", "recipes", "generate")]
 

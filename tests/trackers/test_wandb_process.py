@@ -41,7 +41,11 @@ def test_a_service_that_left_in_mid_answer_is_gone(
     said = io.BytesIO()
     session = wandb_process.Session(said)
     session._run, session._gone = Refusing(error), GONE
-    event: dict[str, Any] = {"op": "finish", "step": None, "data": {"summary": {}, "state": "stopped", "open_step": None}}
+    event: dict[str, Any] = {
+        "op": "finish",
+        "step": None,
+        "data": {"summary": {}, "state": "stopped", "open_step": None},
+    }
     if left:
         with pytest.raises(Left, match=str(GONE)):
             session.handle(event)
