@@ -202,8 +202,8 @@ def kernels() -> Iterator[Finding]:
     from gpt_lab.kernels import available
 
     for name, reason in available().items():
-        seen = f"; {gpu_runs.said(what)}" if (what := f"kernel={name}") in gpu_runs.ONLY_THERE else ""
-        yield Finding("kernels", name, "ok" if reason is None else "note", (reason or "usable") + seen)
+        seen = gpu_runs.said(f"kernel={name}")
+        yield Finding("kernels", name, "ok" if reason is None else "note", f"{reason or 'usable'}; {seen}")
 
 
 def tracking() -> Iterator[Finding]:

@@ -205,7 +205,7 @@ def _elsewhere(chosen: argparse.Namespace, sweep: Sweep) -> int:
     if chosen.retries is not None:
         words += ["--retries", str(chosen.retries)]
     gpu = runner.uses_gpu(sweep, ())
-    if chosen.per_gpu is not None and not gpu:
+    if chosen.per_gpu is not None and not (gpu and (chosen.on != "local" or runner.gpus_here())):
         raise ConfigError(runner.NO_GPU)
     request = Request(
         sweep.design.study,

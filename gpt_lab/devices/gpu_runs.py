@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from gpt_lab import project
 
 PATH = project.PACKAGE / "devices" / "gpu_runs.json"
+KINDS = ("kernel", "precision", "parallel")
+"""Groups whose options a GPU runs by other code than a CPU."""
 ONLY_THERE = ("kernel=flash_attn", "kernel=flex", "precision=tf32", "precision=fp8")
 """What runs on a GPU alone, so that no test on a CPU has run it."""
 NEVER = "never run on a GPU"
@@ -31,6 +33,5 @@ def said(what: str) -> str:
 
 
 def mark(kind: str, name: str) -> str:
-    """What `components` says of a part that runs on a GPU alone; "" of any other."""
-    what = f"{kind}={name}"
-    return f"On a GPU: {said(what)}" if what in ONLY_THERE else ""
+    """What `components` says of a part that a GPU runs by code of its own; "" of any other."""
+    return f"On a GPU: {said(f'{kind}={name}')}" if kind in KINDS and name not in ("auto", "none") else ""

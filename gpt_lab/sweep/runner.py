@@ -233,6 +233,13 @@ def uses_gpu(sweep: Sweep, cells: Sequence[Cell]) -> bool:
     return not all("device=cpu" in overrides for overrides in words)
 
 
+def gpus_here() -> bool:
+    """Whether PyTorch finds a GPU on this machine."""
+    import torch
+
+    return torch.cuda.device_count() > 0
+
+
 def _gpus(count: int) -> list[str]:
     """What CUDA_VISIBLE_DEVICES is for each GPU that this process may use."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")

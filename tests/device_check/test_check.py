@@ -124,4 +124,5 @@ def test_what_nobody_recorded_is_marked(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(gpu_runs, "read", lambda: {"kernel=flex": ["NVIDIA H200"]})
     assert gpu_runs.mark("kernel", "flex") == "On a GPU: has run on NVIDIA H200"
     assert gpu_runs.mark("kernel", "flash_attn") == f"On a GPU: {gpu_runs.NEVER}"
-    assert gpu_runs.mark("kernel", "sdpa") == "", "tested on the CPU"
+    assert gpu_runs.mark("kernel", "sdpa") == gpu_runs.mark("parallel", "ddp") == f"On a GPU: {gpu_runs.NEVER}"
+    assert gpu_runs.mark("kernel", "auto") == gpu_runs.mark("norm", "rmsnorm") == ""

@@ -99,8 +99,9 @@ def start(request: Request, given: dict[str, str], limit: int | None, dry: bool)
     write_atomic(path, content.encode())
     done = subprocess.run(["sbatch", "--parsable", str(path)], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode != 0:
+        path.unlink()
         said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-        raise LabError(f"sbatch refuses {path}: {said}")
+        raise LabError(f"sbatch refuses the job (--dry-run shows it): {said}")
     job = done.stdout.strip().partition(";")[0]
     return [f"submitted job {job}: {request.workers} workers, by {path}", f"squeue --job {job} says when they begin"]
 

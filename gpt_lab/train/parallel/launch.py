@@ -8,6 +8,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
@@ -60,11 +61,18 @@ def as_rank(cfg: RunConfig, train: Callable[[Ranks], int]) -> int:
 
         signals.ignore()  # the first rank says when all leave
         follow(cfg, ranks)
-        return 0
+        leave(0)
     except RankLost:
         if LAUNCHED in os.environ:  # whoever started the ranks says which one has ended
-            return LOST
+            leave(LOST)
         raise
+
+
+def leave(status: int) -> NoReturn:
+    """Ends a rank here: what joined the ranks has threads, and C++ aborts where Python's own end meets them."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def start(cfg: RunConfig, arguments: Sequence[str]) -> int:

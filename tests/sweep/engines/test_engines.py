@@ -68,6 +68,23 @@ def test_the_sbatch_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert not (folder / "runs").exists()
 
 
+def test_a_job_that_slurm_refuses_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sbatch").write_text("#!/bin/sh\necho 'no such partition' >&2\nexit 1\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(LabError, match="sbatch refuses the job .*: no such partition"):
+        command.run([str(write_sweep(tmp_path)), "--on", "slurm"])
+    assert not list(tmp_path.rglob("slurm.sbatch"))
+
+
+def test_trials_that_share_a_gpu_need_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    path = write_sweep(tmp_path, fixed={"device": "auto"})
+    with pytest.raises(ConfigError, match="GPU"):
+        command.run([str(path), "--on", "local", "--per-gpu", "2"])
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_host_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ssh = tmp_path / "bin" / "ssh"
     ssh.parent.mkdir()
