@@ -37,7 +37,7 @@ def write_tuned(folder: Path) -> Path:
     """Two arms, three to four rates for each, then a fresh seed."""
     folder.mkdir(exist_ok=True)
     metric = {"name": "val/bpb", "goal": "minimize"}
-    fixed = {"budget.steps": 120, "eval.every": 60, "checkpoint.every": 20, "log.every": 20}  # enough to be stopped in
+    fixed = {"budget.steps": 600, "eval.every": 300, "checkpoint.every": 100, "log.every": 50}  # --stop is heard in 5 s
     return write_sweep(folder, {"optim": ["adamw", "muon"], "seed": [0]}, metric=metric, gpt_lab=BLOCK, fixed=fixed)
 
 
