@@ -156,6 +156,8 @@ def _certificate(certificate: certificates.Certificate | None) -> str:
 
 def _reading(entry: Entry) -> str:
     if not entry.rows:
+        if once_more := "; ".join(_once_more(entry)):
+            return f"{once_more[0].upper()}{once_more[1:]}."
         return f"Not run: {entry.why}." if entry.why else "Not run."
     verdicts = {corpus: row.verdict for corpus, row in entry.rows.items()}
     kinds = set(verdicts.values())
@@ -197,8 +199,9 @@ def _price(entry: Entry) -> list[str]:
 def _once_more(entry: Entry) -> list[str]:
     said = []
     for corpus, row in entry.again.items():
-        if row.delta is not None and corpus in entry.rows:
-            stays = "still " if row.verdict == entry.rows[corpus].verdict else ""
+        if row.delta is not None:
+            before = entry.rows.get(corpus)
+            stays = "still " if before is not None and row.verdict == before.verdict else ""
             said.append(f"on fresh seeds of {corpus} {stays}{row.verdict}, {wording.with_interval(row.delta)}")
     return said
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gpt_lab.analysis.comparison import Row
 from gpt_lab.atlas import option_tables
-from gpt_lab.atlas.answers import Chapter, Entry, rows_by_verdict
+from gpt_lab.atlas.answers import Chapter, rows_by_verdict
 from gpt_lab.console.invocation import prefix
 from gpt_lab.store.atomic_files import write_atomic, writing
 
@@ -84,17 +85,21 @@ def overview(chapters: Sequence[Chapter]) -> list[str]:
         ]
         mixed = [entry for entry in chapter.entries if len({row.verdict for row in entry.rows.values()}) > 1]
         for words, said_here in (("the corpora disagree", True), ("by corpus", False)):
-            if names := [_by_corpus(entry) for entry in mixed if entry.disagree is said_here]:
+            if names := [_by_corpus(entry.option, entry.rows) for entry in mixed if entry.disagree is said_here]:
                 groups.append(f"{words}: {', '.join(names)}")
-        if missing := [entry.option for entry in chapter.entries if not entry.rows]:
+        if alone := [entry for entry in chapter.entries if entry.again and not entry.rows]:
+            groups.append(
+                f"on fresh seeds alone: {', '.join(_by_corpus(entry.option, entry.again) for entry in alone)}"
+            )
+        if missing := [entry.option for entry in chapter.entries if not entry.rows and not entry.again]:
             groups.append(f"not run: {', '.join(missing)}")
         said.append(f"{chapter.kind} (against {chapter.baseline}): {'; '.join(groups)}")
     return said
 
 
-def _by_corpus(entry: Entry) -> str:
+def _by_corpus(option: str, rows: Mapping[str, Row]) -> str:
     """`kerple (shakespeare better, stdlib undecided)`."""
-    return f"{entry.option} ({', '.join(f'{corpus} {row.verdict}' for corpus, row in entry.rows.items())})"
+    return f"{option} ({', '.join(f'{corpus} {row.verdict}' for corpus, row in rows.items())})"
 
 
 def write(chapters: Sequence[Chapter], folder: Path) -> list[Path]:

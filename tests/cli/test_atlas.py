@@ -44,4 +44,6 @@ def test_a_row_is_run_again(
     assert len(runs) == 6, "three seeds of each decide that two steps do not differ"
     kept = tmp_path / "runs" / "atlas" / "shakespeare" / "position-none" / "runs.csv"
     assert kept.is_file()
-    assert "wrote runs/atlas/atlas.html" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "wrote runs/atlas/atlas.html" in said
+    assert "on fresh seeds alone: none (shakespeare " in said, "its answer, where the first one is kept elsewhere"
