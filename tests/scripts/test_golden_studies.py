@@ -1,4 +1,6 @@
-"""The committed studies say what they said, to the last digit: estimates, intervals, p, tiers, n, verdicts.
+"""The committed studies say what they said, to twelve digits: estimates, intervals, p, tiers, n, verdicts.
+
+Quantiles of Student's t end in another bit on a CPU of another kind.
 
 A change that is meant is written down by `python scripts/golden_studies.py`.
 """
@@ -9,6 +11,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +56,14 @@ def apart(name: str) -> dict[str, tuple[Any, Any]]:
     now = dict(leaves(json.loads(module.text(module.numbers(name)))))
     then = dict(leaves(golden()[name]))
     places = {*now, *then}
-    return {at: (then.get(at), now.get(at)) for at in sorted(places) if at not in now or then.get(at, ...) != now[at]}
+    return {at: (then.get(at), now.get(at)) for at in sorted(places) if not same(then.get(at, ...), now.get(at, ...))}
+
+
+def same(then: Any, now: Any) -> bool:
+    """Equal, or numbers whose first twelve digits are."""
+    if isinstance(then, float) and isinstance(now, float):
+        return math.isclose(then, now, rel_tol=1e-12, abs_tol=1e-15)
+    return type(then) is type(now) and bool(then == now)
 
 
 def test_every_committed_study_is_held() -> None:
@@ -67,14 +77,14 @@ def test_the_numbers_are_the_same(name: str) -> None:
     assert apart(name) == {}
 
 
-def test_the_last_digit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One run that ends the next float higher, or an interval of another level, is seen."""
+def test_a_change_in_the_eleventh_digit_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one run's score; and an interval of another level."""
     module, read = script(), questions.read
 
     def nudged(name: str, folder: Path, metric: str = "") -> Any:
         study = read(name, folder, metric)
         place = study.runs.columns.get_loc("score")
-        study.runs.iloc[0, place] *= 1 + 1e-15
+        study.runs.iloc[0, place] *= 1 + 1e-10
         return study
 
     monkeypatch.setattr(module, "read", nudged)

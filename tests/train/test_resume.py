@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ import torch
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import LabError
 from gpt_lab.store import Run, all_runs
-from gpt_lab.train import checkpoint, start, trainer
+from gpt_lab.train import budget, checkpoint, start, trainer
 from tests.helpers import flip
 from tests.train.train_helpers import (
     assert_mirrored,
@@ -174,18 +175,26 @@ def test_resuming_twice_and_with_other_cadences_of_checkpoints(make: Make, monke
 
 
 def test_seconds_count_over_resumes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that a step moves by 25 ms, and the end of the process by an hour."""
+    now, step = [0.0], trainer.Trainer.step
+
+    def timed(self: trainer.Trainer) -> None:
+        now[0] += 0.025
+        step(self)
+
+    monkeypatch.setattr(trainer.Trainer, "step", timed)
+    monkeypatch.setattr(budget, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     cfg = make(**{"budget.seconds": 1.5, "eval.every": 10, "log.every": 5})
-    path = interrupted(cfg, 30, monkeypatch)
-    state = checkpoint.read_state(path / "checkpoints" / "last")
-    assert 0 < state["seconds"] < 1.5
-    start = time.perf_counter()
+    path = interrupted(cfg, 33, monkeypatch)
+    assert checkpoint.read_state(path / "checkpoints" / "last")["seconds"] == pytest.approx(30 * 0.025)
+    now[0] += 3600
     result = train(cfg)
     assert result.path == path
-    assert 1.5 <= result.summary["seconds"] < 2.5
-    assert time.perf_counter() - start > 1.4 - state["seconds"]
-    seconds = [row["seconds"] for row in Run.open(path).metrics()]
-    assert seconds == sorted(seconds)
-    lr = [row["train/lr"] for row in Run.open(path).metrics() if "train/lr" in row]
+    assert result.summary["seconds"] == pytest.approx(1.5)
+    rows = Run.open(path).metrics()
+    assert rows[-1]["step"] == 60
+    assert [row["seconds"] for row in rows] == pytest.approx([row["step"] * 0.025 for row in rows])
+    lr = [row["train/lr"] for row in rows if "train/lr" in row]
     assert lr[-1] < max(lr), "the schedule follows the seconds"
 
 

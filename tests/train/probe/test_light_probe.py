@@ -39,7 +39,8 @@ def lines(run: Run) -> list[dict[str, Any]]:
     ],
     ids=lambda options: "-".join(options),
 )
-def test_training_is_as_without_it(make: Make, options: dict[str, Any]) -> None:
+def test_training_is_as_without_it(make: Make, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "cpu_native_bf16", lambda: "emulated for the test")
     kept = {"tokenizer": "byte", **options}
     off, on = (train(make(study=probe, probe=probe, **kept)) for probe in ("off", "light"))
     assert_same(off.path, on.path)
