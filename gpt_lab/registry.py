@@ -248,6 +248,9 @@ def _origin(module: str) -> Path | None:
 
 def _imported(part: Part) -> types.ModuleType:
     """The module of a part: of the lab and below a package by its name, otherwise from the very file of the index."""
+    made = sys.modules.get(part.module)
+    if made is not None and made.__file__ == str(part.path):
+        return made
     above = part.module.rpartition(".")[0]
     if above == OWN:
         sys.modules.setdefault(OWN, types.ModuleType(OWN)).__path__ = [str(part.path.parent)]

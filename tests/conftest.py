@@ -13,12 +13,9 @@ import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-
-if TYPE_CHECKING:
-    from gpt_lab.sweep.workers.client import ForkServer
 
 ALONE = "GPT_LAB_TEST_ALONE"
 MEMORY, ENOUGH = Path("/dev/shm"), 2 << 30
@@ -159,24 +156,13 @@ def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paces, "_measure", stand_in)
 
 
-@pytest.fixture(scope="session")
-def fork_server() -> Iterator[ForkServer]:
-    """One fork server for all sweeps of this process: importing torch takes seconds."""
-    from gpt_lab.sweep.workers.client import ForkServer
-
-    server = ForkServer()
-    close = server.close
-    server.close = lambda patience=5.0: None  # type: ignore[method-assign]
-    yield server
-    close()
-
-
 @pytest.fixture
-def one_server(fork_server: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sweeps of this process share a fork server."""
-    from gpt_lab.sweep import runner
+def one_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork servers of this process are forked from one that has imported torch, which takes seconds."""
+    from gpt_lab.sweep.workers.client import ForkServer
+    from tests.sweep import forked
 
-    monkeypatch.setattr(runner, "ForkServer", lambda: fork_server)
+    monkeypatch.setattr(ForkServer, "_launch", forked.launch_apart)
 
 
 @pytest.fixture(autouse=True)

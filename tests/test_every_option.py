@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from gpt_lab import registry
 from gpt_lab.train.precision import cpu_native_bf16
-from gpt_lab.train.start import run_training
 from tests.helpers import tiny_config
+from tests.train.train_helpers import train
 
 LARGE = {"sgd": 0.3, "prodigy": 3.0, "lamb": 0.05, "adahessian": 0.3}
 """Learning rates of optimizers whose steps are of another size than Adam's."""
@@ -78,7 +78,7 @@ def _train(corpus: dict[str, str], runs_dir: Path, overrides: dict[str, Any]) ->
         settings["data"] = {"name": name, "path": corpus[f"{name}.a"]}
         if "data.val_path" in settings:
             settings["data.val_path"] = corpus[f"{name}.b"]
-    result = run_training(tiny_config(**settings))
+    result = train(tiny_config(**settings))
     assert result.state == "finished"
     return Path(result.path)
 

@@ -34,6 +34,7 @@ def test_a_contradiction() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_server")
 def test_a_row_is_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from gpt_lab.config.schema import RunConfig
-from gpt_lab.cost import match
+from gpt_lab.train.begin_from import command_line
 from tests.docs.expected import STEPS
 from tests.docs.pages import ROOT, text
 from tests.docs.test_commands import make_short
@@ -31,12 +31,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     raw["parameters"] |= {"position": {"values": ["rope", "alibi"]}, "seed": {"values": [0, 1, 2]}}
     file.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
-    compose = match.compose
+    compose = command_line.compose
 
-    def short(overrides: list[str]) -> RunConfig:
-        return compose([*(one for one in overrides if not one.startswith("budget.")), *STEPS, "tracker=none"])
+    def short(overrides: list[str], *usual: Any) -> RunConfig:
+        return compose([*(one for one in overrides if not one.startswith("budget.")), *STEPS, "tracker=none"], *usual)
 
-    monkeypatch.setattr(match, "compose", short)
+    monkeypatch.setattr(command_line, "compose", short)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -56,6 +56,7 @@ def execute(blocks: list[str]) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_server")
 def test_the_page_and_the_notebook(folder: Path) -> None:
     """In one folder: the notebook finds the runs of the page's sweep, as a reader of both does."""
     blocks = re.findall(r"^```python\n(.*?)^```", text("docs/python.md"), re.DOTALL | re.MULTILINE)

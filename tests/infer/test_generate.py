@@ -27,6 +27,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """What makes an attention differ from mha in a model of 2 layers, 4 heads and context 16."""
 REFUSED = {("mla", "cope"), ("sparse", "cope")}
 """Attentions whose queries are wider than what the position encoding reads; it says so."""
+EMBEDDED = ("none", "learned", "sinusoidal")
+"""Positions of the embedding: with rope, which turns queries and keys, one of each kind that a recurrence can see."""
 
 
 def make(**overrides: Any) -> GPT:
@@ -47,10 +49,11 @@ def random_tokens(rows: int, length: int) -> Tensor:
 
 
 def variants() -> list[Any]:
-    """Every attention at every position encoding; at rope with every norm of queries and keys."""
+    """Every attention at every position encoding that it sees; at rope with every norm of queries and keys."""
     found = []
     for attention, position in itertools.product(registry.index()["attention"], registry.index()["position"]):
-        if (attention, position) in REFUSED:
+        recurrent = ".recurrent." in registry.get("attention", attention).module
+        if (attention, position) in REFUSED or (recurrent and position not in (*EMBEDDED, "rope")):
             continue
         option = registry.get("attention", attention).options.get("qk_norm")
         for qk_norm in ("none",) if option is None else typing.get_args(option.annotation):
@@ -83,7 +86,7 @@ def test_cached_logits_are_the_uncached_ones(overrides: dict[str, Any]) -> None:
     with torch.no_grad():
         whole = model(tokens_BT)
     assert whole.std() > 0.3  # else 1e-4 would prove little
-    for sizes in ([1] * length, [7, 1, 1, 4] + [1] * (length - 13), [length - 1, 1], [3] + [1] * 4 + [length - 7]):
+    for sizes in ([1] * length, [7, 1, 1, 4, length - 13], [length - 1, 1], [3] + [1] * 4 + [length - 7]):
         cached, _ = in_chunks(model, tokens_BT, sizes)
         torch.testing.assert_close(cached, whole, rtol=0, atol=1e-4)
 

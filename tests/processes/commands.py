@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
@@ -71,14 +72,9 @@ def call(
     Raises:
         subprocess.TimeoutExpired: it ran too long, and was ended.
     """
-    server = multiprocessing.get_context(method)
-    multiprocessing.set_forkserver_preload([PRELOADED])
     with tempfile.TemporaryDirectory() as place:
         out, error = (Path(place, name) for name in ("out", "error"))
-        process = server.Process(target=_work, args=(work, folder, dict(environment or os.environ), out, error))
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        with mock.patch.dict(os.environ, {"PYTHONPATH": path}):  # the server imports this checkout, wherever it begins
-            process.start()
+        process = started(functools.partial(_work, work, folder, dict(environment or os.environ), out, error), method)
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
@@ -86,6 +82,16 @@ def call(
             raise subprocess.TimeoutExpired(repr(work), timeout, *(file.read_text() for file in (out, error)))
         printed = [file.read_text(encoding="utf-8") if file.exists() else "" for file in (out, error)]
         return subprocess.CompletedProcess(repr(work), process.exitcode, *printed)
+
+
+def started(work: Callable[[], None], method: Literal["forkserver", "fork"] = "forkserver") -> BaseProcess:
+    """A process that does `work`, as of `call`."""
+    multiprocessing.set_forkserver_preload([PRELOADED])
+    process = multiprocessing.get_context(method).Process(target=work)
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    with mock.patch.dict(os.environ, {"PYTHONPATH": path}):  # the server imports this checkout, wherever it begins
+        process.start()
+    return process
 
 
 def _work(work: Callable[[], None], folder: Path, environment: dict[str, str], out: Path, error: Path) -> None:

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,17 @@ from tests.sweep.sweep_helpers import (
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_server")]
+
+
+@pytest.fixture
+def fork_server(one_server: None) -> Iterator[ForkServer]:
+    """That of all sweeps of a test."""
+    server = ForkServer()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "close", lambda patience=5.0: None)
+        patch.setattr(runner, "ForkServer", lambda: server)
+        yield server
+    server.close()
 
 
 def run(path: Path, jobs: int = 2, **settings: Any) -> tuple[int, str]:
