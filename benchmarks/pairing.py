@@ -53,7 +53,7 @@ default one held, so that each evaluation is the end of a shorter run."""
 COMMON = ["tracker=none", "eval.tokens=32768", "optim.beta2=0.99", "init.std=0.02"]
 QUICK = [
     *("scale.depth=1", "scale.width=32", "scale.heads=2", "scale.context=32", "batch.tokens=128", "eval.tokens=256"),
-    *("data.val_fraction=0.01", "compile=off", "budget.steps=6", "eval.every=3"),
+    *("data.val_fraction=0.01", "tokenizer=byte", "compile=off", "budget.steps=6", "eval.every=3"),
 ]
 
 

@@ -49,7 +49,7 @@ COMMON = [
 """Stated in full, so that no default can change what a recipe is. Each recipe changes some of it."""
 QUICK = [
     *("scale.depth=1", "scale.width=32", "scale.heads=2", "scale.context=32", "batch.tokens=128", "eval.tokens=256"),
-    *("data.val_fraction=0.01", "budget.steps=4", "eval.every=4"),
+    *("data.val_fraction=0.01", "tokenizer=byte", "budget.steps=4", "eval.every=4"),
 ]
 
 

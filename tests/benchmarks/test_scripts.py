@@ -16,9 +16,9 @@ ROOT = Path(__file__).parent.parent.parent
 RATIOS = {"lab", "lab_auto", "lab_auto_short"}
 
 
-def run(script: str, out: Path) -> dict[str, Any]:
+def run(script: str, out: Path, *more: str) -> dict[str, Any]:
     """The result of `script --quick`, on one thread; the commands that it waits for are forked."""
-    done = commands.script(ROOT / "benchmarks" / script, ["--quick", "--out", str(out)], ROOT)
+    done = commands.script(ROOT / "benchmarks" / script, ["--quick", "--out", str(out), *more], ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"written: {out}" in done.stdout
     result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
@@ -64,7 +64,7 @@ def test_parts_speed_takes_every_part_but_the_baselines() -> None:
 
 @pytest.mark.slow
 def test_startup(tmp_path: Path) -> None:
-    found = run("startup.py", tmp_path / "startup.json")
+    found = run("startup.py", tmp_path / "startup.json", "tokenizer=byte")
     assert {"import torch", "train, first step", "train --help"} <= found["seconds"].keys()
     assert all(seconds > 0 for seconds in found["seconds"].values())
 
