@@ -5,6 +5,7 @@ Shapes: B samples, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.infer import unmask
 from gpt_lab.infer.cache import Cache
+from gpt_lab.infer.light_step import light_step
 from gpt_lab.infer.sampling import LogProbability, Sampling, Streams, log_probabilities, stream
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.objective.base import FILLING
@@ -273,6 +275,12 @@ def next_logits(model: GPT, tokens_BT: Tensor, cache: Cache | None, check: bool 
     if cache is None or not cache.usable:
         logits_B1V = model(tokens_BT, positions_T=torch.arange(length, device=device), last=True)
     else:
+        if cache.seen and cache.seen == length - 1 and (light := light_step(model)) is not None:
+            logits_BV = light(tokens_BT[:, -1:], torch.tensor([cache.seen]), cache.seen, cache).float()
+            cache.seen = length
+            if check:
+                check_finite(logits_BV)
+            return logits_BV
         for first in range(cache.seen, length, PREFILL):
             last = min(first + PREFILL, length)
             positions_T = torch.arange(first, last, device=device)
@@ -291,8 +299,8 @@ def check_finite(logits_BV: Tensor) -> None:
     Raises:
         LabError: the logits are not finite.
     """
-    extremes = torch.stack(logits_BV.aminmax())  # one pass, and no tensor of truths; both are NaN where any is
-    if not extremes.isfinite().all():
+    extremes = torch.stack(logits_BV.aminmax()).tolist()  # one pass, and no tensor of truths; both are NaN where any is
+    if not all(map(math.isfinite, extremes)):
         raise LabError(NOT_FINITE)
 
 

@@ -1,6 +1,6 @@
 """Speed of generation: the lab's against `generate` of Hugging Face's transformers with its cache, of the same weights.
 
-    uv run python benchmarks/trained/generate.py
+    uv run python benchmarks/generate.py
 
 Llama-shaped models of random weights at scale=nano and scale=small, exported to transformers' own class. Each continues
 prompts of 32 tokens by 256, always the likeliest one, on one thread. Each side is a process; they take turns, in an
@@ -24,7 +24,7 @@ from typing import Any
 
 from gpt_lab.store.record import machine
 
-RESULTS = Path(__file__).parents[1] / "results" / "generate.json"
+RESULTS = Path(__file__).parent / "results" / "generate.json"
 PROMPT, NEW = 32, 256
 MODELS = {"nano": 256, "small": 8192}
 """Scales, and the vocabulary at each."""

@@ -1,6 +1,6 @@
 """The report of thousands of runs: seconds to read them, to compare them and to write every file.
 
-    uv run python benchmarks/report_scale.py
+    uv run python benchmarks/simulated/report_scale.py
 
 The runs are synthetic folders (run.json and metrics.jsonl as the trainer writes them); the page cache is warm, as after
 a sweep. The whole is also measured as the command, imports included; what it imports is compiled before.
