@@ -38,7 +38,7 @@ from gpt_lab.store import Run
 from gpt_lab.store.atomic_files import read_json, write_json
 from gpt_lab.store.record import machine
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent.parent / "results"
 REPORT = [sys.executable, "-c", "from gpt_lab.cli.report import main; main()"]
 ARMS, LINES = 20, 50
 """Arms of the study; lines in the metrics of each run."""

@@ -76,7 +76,9 @@ class LightStep:
     """Reads one token of each row, as `GPT.forward` does with states."""
 
     def __init__(self, model: GPT, layers: Sequence[_Layer], rotations: Sequence[Rotary], eps: float) -> None:
-        self._model, self._layers, self._rotations = model, layers, rotations
+        self._model, self._layers = model, layers
+        self._waves = [_Waves(rotary) for rotary in rotations]
+        self._zero = torch.zeros(())
         self._width = model.shape.width
         self._root = math.sqrt(self._width)
         self._edge = math.sqrt(self._width * eps)
@@ -126,11 +128,10 @@ class LightStep:
         edged_BE = F.pad(x_B1D.flatten(0, 1), (0, 1), value=self._edge)
         x_BD = edged_BE.narrow(1, 0, width)
         flow = Flow(model.position, positions_T, states=states)
-        waves = [_waves(rotary, positions_T, furthest) for rotary in self._rotations]
+        waves = [table.at(positions_T, furthest) for table in self._waves]
         for depth, layer in enumerate(self._layers):
-            flow = flow._replace(layer=depth)
             normed_BD = self._normed(layer.attention_norm, edged_BE, x_BD)
-            y_BD = _attended(layer, normed_BD, None if layer.rotation is None else waves[layer.rotation], flow)
+            y_BD = _attended(layer, depth, normed_BD, None if layer.rotation is None else waves[layer.rotation], flow)
             layer.out.add_to(x_BD, y_BD)
             normed_BD = self._normed(layer.mlp_norm, edged_BE, x_BD)
             if layer.gate is None:
@@ -145,7 +146,9 @@ class LightStep:
         if type(norm) is LayerNorm:
             return F.layer_norm(x_BD, norm.dim, norm.weight, norm.bias, norm.eps)
         divided_BD = x_BD / torch.linalg.vector_norm(edged_BE, dim=1, keepdim=True)
-        return divided_BD.mul_(self._root) if norm.weight is None else divided_BD.mul_(norm.weight).mul_(self._root)
+        if norm.weight is None:
+            return divided_BD.mul_(self._root)
+        return torch.addcmul(self._zero, divided_BD, norm.weight, value=self._root)
 
 
 def _layer(block: PreNorm, position: Position, rotation: int | None) -> _Layer | None:
@@ -166,15 +169,26 @@ def _layer(block: PreNorm, position: Position, rotation: int | None) -> _Layer |
     )
 
 
-def _waves(rotary: Rotary, positions_T: Tensor, furthest: int) -> tuple[Tensor, Tensor]:
-    """cos and signed sin of the positions, for (B, heads, K): (1, R) or (B, 1, R)."""
-    if furthest < rotary.shape.context:
-        return rotary.cos[positions_T], rotary.sin[positions_T]
-    cos, sin = rotary.waves(positions_T, torch.float32, rotary.head_dim)
-    return cos.view(-1, 1, cos.shape[-1]), sin.view(-1, 1, sin.shape[-1])
+class _Waves:
+    """cos and signed sin of a rotary encoding, of as many positions as were asked for."""
+
+    def __init__(self, rotary: Rotary) -> None:
+        self._rotary = rotary
+        self._cos_SR, self._sin_SR = rotary.cos, rotary.sin
+
+    def at(self, positions_T: Tensor, furthest: int) -> tuple[Tensor, Tensor]:
+        """Of these positions, for (B, heads, K): (1, R), or (B, 1, R) of (B, 1)."""
+        if furthest >= len(self._cos_SR):
+            positions_S = torch.arange(max(furthest + 1, 2 * len(self._cos_SR)))
+            self._cos_SR, self._sin_SR = self._rotary.waves(positions_S, torch.float32, self._rotary.head_dim)
+        if positions_T.dim() == 1:
+            return self._cos_SR.narrow(0, furthest, 1), self._sin_SR.narrow(0, furthest, 1)
+        return self._cos_SR[positions_T], self._sin_SR[positions_T]
 
 
-def _attended(layer: _Layer, normed_BD: Tensor, waves: tuple[Tensor, Tensor] | None, flow: Flow) -> Tensor:
+def _attended(
+    layer: _Layer, depth: int, normed_BD: Tensor, waves: tuple[Tensor, Tensor] | None, flow: Flow
+) -> Tensor:
     """The heads' values side by side: (B, H K)."""
     attention, states = layer.attention, flow.states
     assert states is not None
@@ -182,13 +196,13 @@ def _attended(layer: _Layer, normed_BD: Tensor, waves: tuple[Tensor, Tensor] | N
     batch = normed_BD.shape[0]
     qkv = layer.qkv.times(normed_BD).view(batch, heads + 2 * groups, attention.head_dim)
     if waves is None:
-        q_BHK, k_BGK, v_BGK = qkv.split((heads, groups, groups), 1)
+        q_BHK, k_BGK, v_BGK = qkv.split_with_sizes((heads, groups, groups), 1)
         q_BH1K, k_BG1K = layer.position.rotate(q_BHK.unsqueeze(2), k_BGK.unsqueeze(2), flow.positions_T)
     else:
         v_BGK = qkv.narrow(1, heads + groups, groups)
         turned = turn(qkv.narrow(1, 0, heads + groups), *waves).unsqueeze(2)
-        q_BH1K, k_BG1K = turned.split((heads, groups), 1)
-    state = states.slot(flow.layer, "attention", lambda: KeyValues(window))
+        q_BH1K, k_BG1K = turned.split_with_sizes((heads, groups), 1)
+    state = states.slot(depth, "attention", lambda: KeyValues(window))
     k_BGSK, v_BGSK, positions_k = state.update(k_BG1K, v_BGK.unsqueeze(2), flow.positions_T)
     if flow.positions_T.dim() == 1:  # a state holds nothing that its last token does not see
         y_BH1K = one_query(q_BH1K, k_BGSK, v_BGSK, attention.scale)

@@ -85,16 +85,16 @@ class JoinedKeyValues:
             self._seen[row] += 1
         keys, values = self._room(k_BG1K[0], v_BG1V[0])
         longest = max(self._seen) if self.chosen is None else max(self._seen[row] for row in rows)
+        if self.chosen is None and positions_B1.dim() == 1 and self.window is None:
+            keys, values = keys.narrow(0, 0, len(rows)), values.narrow(0, 0, len(rows))
+            keys.narrow(2, longest - 1, 1).copy_(k_BG1K)
+            values.narrow(2, longest - 1, 1).copy_(v_BG1V)
+            return keys.narrow(2, 0, longest), values.narrow(2, 0, longest), _slots(longest, keys.device)
         reach = longest if self.window is None else min(longest, self.window)
         places = _places(positions_B1, tuple(rows), self.window, reach)
-        if self.chosen is None and positions_B1.dim() == 1:
-            slot = longest - 1 if self.window is None else (longest - 1) % self.window
-            for held, new in ((keys, k_BG1K), (values, v_BG1V)):
-                held.narrow(0, 0, len(rows)).narrow(2, slot, 1).copy_(new)
-        else:
-            flat_N = places.flat(keys.shape[1], keys.shape[2])
-            for held, new in ((keys, k_BG1K), (values, v_BG1V)):  # a third of the time of held[row, :, slot] = new
-                held.flatten(0, 2).index_copy_(0, flat_N, new.flatten(0, 2))
+        flat_N = places.flat(keys.shape[1], keys.shape[2])
+        for held, new in ((keys, k_BG1K), (values, v_BG1V)):  # a third of the time of held[row, :, slot] = new
+            held.flatten(0, 2).index_copy_(0, flat_N, new.flatten(0, 2))
         if self.chosen is None:
             found = (held.narrow(0, 0, len(rows)).narrow(2, 0, reach) for held in (keys, values))
         else:
@@ -149,6 +149,12 @@ _memo = Memo()
 
 def _places(positions_B1: Tensor, rows: tuple[int, ...], window: int | None, reach: int) -> _Places:
     found: _Places = _memo((rows, window, reach), (positions_B1,), lambda: _Places(positions_B1, rows, window, reach))
+    return found
+
+
+def _slots(number: int, device: torch.device) -> Tensor:
+    """The first slots' numbers, which are their positions where there is no window."""
+    found: Tensor = _memo((number, device), (), lambda: torch.arange(number, device=device))
     return found
 
 
