@@ -186,9 +186,7 @@ class _Waves:
         return self._cos_SR[positions_T], self._sin_SR[positions_T]
 
 
-def _attended(
-    layer: _Layer, depth: int, normed_BD: Tensor, waves: tuple[Tensor, Tensor] | None, flow: Flow
-) -> Tensor:
+def _attended(layer: _Layer, depth: int, normed_BD: Tensor, waves: tuple[Tensor, Tensor] | None, flow: Flow) -> Tensor:
     """The heads' values side by side: (B, H K)."""
     attention, states = layer.attention, flow.states
     assert states is not None
