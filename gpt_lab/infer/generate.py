@@ -272,22 +272,20 @@ def next_logits(model: GPT, tokens_BT: Tensor, cache: Cache | None, check: bool 
         if cache is not None:
             cache.clear()
     length, device = tokens_BT.shape[1], tokens_BT.device
+    logits_BV: Tensor
     if cache is None or not cache.usable:
-        logits_B1V = model(tokens_BT, positions_T=torch.arange(length, device=device), last=True)
+        logits_BV = model(tokens_BT, positions_T=torch.arange(length, device=device), last=True)[:, 0]
+    elif 0 < cache.seen == length - 1 and (light := light_step(model)) is not None:
+        logits_BV = light(tokens_BT[:, -1:], torch.tensor([cache.seen]), cache.seen, cache)
+        cache.seen = length
     else:
-        if cache.seen and cache.seen == length - 1 and (light := light_step(model)) is not None:
-            logits_BV = light(tokens_BT[:, -1:], torch.tensor([cache.seen]), cache.seen, cache).float()
-            cache.seen = length
-            if check:
-                check_finite(logits_BV)
-            return logits_BV
         for first in range(cache.seen, length, PREFILL):
             last = min(first + PREFILL, length)
             positions_T = torch.arange(first, last, device=device)
-            logits_B1V = model(tokens_BT[:, first:last], positions_T=positions_T, states=cache, last=True)
+            logits_BV = model(tokens_BT[:, first:last], positions_T=positions_T, states=cache, last=True)[:, 0]
             if not cache.read(model, last - first):
                 return next_logits(model, tokens_BT, None, check)
-    logits_BV: Tensor = logits_B1V[:, 0].float()
+    logits_BV = logits_BV.float()
     if check:
         check_finite(logits_BV)
     return logits_BV

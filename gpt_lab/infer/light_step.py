@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +77,7 @@ class LightStep:
 
     def __init__(self, model: GPT, layers: Sequence[_Layer], rotations: Sequence[Rotary], eps: float) -> None:
         self._model, self._layers = model, layers
+        self._norm: Any = model.norm
         self._waves = [_Waves(rotary) for rotary in rotations]
         self._zero = torch.zeros(())
         self._width = model.shape.width
@@ -97,12 +98,12 @@ class LightStep:
         rotations: list[Rotary] = []
         layers = []
         for depth, block in enumerate(model.layers()):
-            position = model.position.at(depth)
+            position: Any = model.position.at(depth)
             if type(block) is not PreNorm or position.bias_kind != "none":
                 return None
             if type(position).rotate is Rotary.rotate and position not in rotations:
-                rotations.append(position)  # type: ignore[arg-type]  # it is one
-            rotation = rotations.index(position) if position in rotations else None  # type: ignore[arg-type]
+                rotations.append(position)
+            rotation = rotations.index(position) if position in rotations else None
             if (layer := _layer(block, position, rotation)) is None:
                 return None
             layers.append(layer)
@@ -139,11 +140,10 @@ class LightStep:
             else:
                 hidden_BF = layer.activation(layer.gate.times(normed_BD)).mul_(layer.up.times(normed_BD))
             layer.down.add_to(x_BD, hidden_BF)
-        assert model.norm is not None, "`of` has seen it"
-        return model.logits(self._normed(model.norm, edged_BE, x_BD))
+        return model.logits(self._normed(self._norm, edged_BE, x_BD))
 
-    def _normed(self, norm: nn.Module, edged_BE: Tensor, x_BD: Tensor) -> Tensor:
-        if type(norm) is LayerNorm:
+    def _normed(self, norm: RMSNorm | LayerNorm, edged_BE: Tensor, x_BD: Tensor) -> Tensor:
+        if isinstance(norm, LayerNorm):
             return F.layer_norm(x_BD, norm.dim, norm.weight, norm.bias, norm.eps)
         divided_BD = x_BD / torch.linalg.vector_norm(edged_BE, dim=1, keepdim=True)
         if norm.weight is None:
@@ -153,7 +153,9 @@ class LightStep:
 
 def _layer(block: PreNorm, position: Position, rotation: int | None) -> _Layer | None:
     """None: a part of the block is not in here."""
-    attention, mlp, norms = block.attention, block.mlp, (block.attention_norm, block.mlp_norm)
+    attention: Any = block.attention
+    mlp: Any = block.mlp
+    norms: list[Any] = [block.attention_norm, block.mlp_norm]
     if type(attention) not in ATTENTIONS or type(mlp) not in GATED + PLAIN:
         return None
     changed = attention.qk_norm != "none" or attention.softcap is not None or attention.sinks_H is not None
@@ -163,7 +165,7 @@ def _layer(block: PreNorm, position: Position, rotation: int | None) -> _Layer |
         return None
     if any(type(norm) not in (RMSNorm, LayerNorm) for norm in norms):
         return None
-    qkv, out, up, down, *gate = map(_Matrix.of, linears)
+    qkv, out, up, down, *gate = [_Matrix.of(linear) for linear in linears]
     return _Layer(
         attention, position, rotation, norms[0], qkv, out, norms[1], gate[0] if gate else None, up, down, mlp.activation
     )
