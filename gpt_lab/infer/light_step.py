@@ -111,7 +111,7 @@ class LightStep:
 
     @property
     def usable(self) -> bool:
-        """Whether the model's weights are still where they were."""
+        """Whether the model's weights are still where they were, as the first of them tells."""
         return self._watched.data_ptr() == self._place
 
     def __call__(self, tokens_B1: Tensor, positions_T: Tensor, furthest: int, states: States) -> Tensor:

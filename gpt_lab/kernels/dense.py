@@ -74,7 +74,7 @@ class Math:
 
 
 FUSED_QUERIES = 64
-"""Rows times heads from which on one query each takes less time in plain products than in sdpa, on a CPU."""
+"""Rows times heads from which on plain products take less time than sdpa for one query each, on a CPU in fp32."""
 
 
 def one_query(q_BH1K: Tensor, k_BGSK: Tensor, v_BGSV: Tensor, scale: float) -> Tensor:
@@ -85,7 +85,8 @@ def one_query(q_BH1K: Tensor, k_BGSK: Tensor, v_BGSV: Tensor, scale: float) -> T
     """
     batch, heads, _, head_dim = q_BH1K.shape
     groups, value_dim = k_BGSK.shape[1], v_BGSV.shape[3]
-    fused = batch == 1 or (heads == groups and batch * heads < FUSED_QUERIES)
+    few = batch * heads < FUSED_QUERIES or q_BH1K.dtype != torch.float32  # measured in fp32
+    fused = batch == 1 or (heads == groups and few)
     if fused and head_dim == value_dim:
         return F.scaled_dot_product_attention(q_BH1K, k_BGSK, v_BGSV, scale=scale, enable_gqa=heads != groups)
     q = q_BH1K.reshape(batch * groups, heads // groups, head_dim)
