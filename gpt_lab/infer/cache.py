@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from gpt_lab.infer.light_step import light_step
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.base import State
 from gpt_lab.parts.joined_states import JoinedState
@@ -156,7 +157,11 @@ class JoinedCache:
         places = [self.seen[row] for row in rows]
         # those that all rows share are (T,), and then no mask is needed
         positions = torch.tensor(places[:1] if len({*places}) == 1 else [[place] for place in places])
-        logits_BTV: Tensor = model(tokens_B1, positions_T=positions.to(tokens_B1.device), states=self)
+        light = light_step(model)
+        if light is None:
+            logits_BV: Tensor = model(tokens_B1, positions_T=positions.to(tokens_B1.device), states=self)[:, -1]
+        else:
+            logits_BV = light(tokens_B1, positions, max(places), self)
         for row in rows:
             self.seen[row] += 1
-        return logits_BTV[:, -1].float()
+        return logits_BV.float()

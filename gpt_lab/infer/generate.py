@@ -5,6 +5,7 @@ Shapes: B samples, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.infer import unmask
 from gpt_lab.infer.cache import Cache
+from gpt_lab.infer.light_step import light_step
 from gpt_lab.infer.sampling import LogProbability, Sampling, Streams, log_probabilities, stream
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.objective.base import FILLING
@@ -270,16 +272,20 @@ def next_logits(model: GPT, tokens_BT: Tensor, cache: Cache | None, check: bool 
         if cache is not None:
             cache.clear()
     length, device = tokens_BT.shape[1], tokens_BT.device
+    logits_BV: Tensor
     if cache is None or not cache.usable:
-        logits_B1V = model(tokens_BT, positions_T=torch.arange(length, device=device), last=True)
+        logits_BV = model(tokens_BT, positions_T=torch.arange(length, device=device), last=True)[:, 0]
+    elif 0 < cache.seen == length - 1 and (light := light_step(model)) is not None:
+        logits_BV = light(tokens_BT[:, -1:], torch.tensor([cache.seen]), cache.seen, cache)
+        cache.seen = length
     else:
         for first in range(cache.seen, length, PREFILL):
             last = min(first + PREFILL, length)
             positions_T = torch.arange(first, last, device=device)
-            logits_B1V = model(tokens_BT[:, first:last], positions_T=positions_T, states=cache, last=True)
+            logits_BV = model(tokens_BT[:, first:last], positions_T=positions_T, states=cache, last=True)[:, 0]
             if not cache.read(model, last - first):
                 return next_logits(model, tokens_BT, None, check)
-    logits_BV: Tensor = logits_B1V[:, 0].float()
+    logits_BV = logits_BV.float()
     if check:
         check_finite(logits_BV)
     return logits_BV
@@ -291,8 +297,8 @@ def check_finite(logits_BV: Tensor) -> None:
     Raises:
         LabError: the logits are not finite.
     """
-    extremes = torch.stack(logits_BV.aminmax())  # one pass, and no tensor of truths; both are NaN where any is
-    if not extremes.isfinite().all():
+    extremes = torch.stack(logits_BV.aminmax()).tolist()  # one pass, and no tensor of truths; both are NaN where any is
+    if not all(map(math.isfinite, extremes)):
         raise LabError(NOT_FINITE)
 
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpt_lab.infer.light_step import LightStep
+from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.dropout import KeyedDropout
 from gpt_lab.parts.norm.rmsnorm import RMSNorm, divided
 
@@ -47,7 +49,7 @@ class NoDropout:
 
 
 @torch.no_grad()
-def lighten(model: nn.Module) -> None:
+def lighten(model: GPT) -> None:
     """Makes a model that is to generate, in fp32 on a CPU, do it in less time; elsewhere nothing is done.
 
     Matrices are laid out inputs by outputs: 4 us in place of 8 for one row, 128 by 688, and 39 in place of 65 for 16
@@ -58,6 +60,7 @@ def lighten(model: nn.Module) -> None:
     for part in model.modules():
         if type(part) is nn.Linear:
             part.weight.data = part.weight.data.t().contiguous().t()
+    model.light_step = LightStep.of(model)
     for part in model.modules():
         for name, layer in part.named_children():
             if layer._forward_hooks or layer._forward_pre_hooks:

@@ -51,10 +51,10 @@ class Math:
         batch, heads, queries, head_dim = q_BHTK.shape
         groups, keys = k_BGSK.shape[1], k_BGSK.shape[2]
         added = (view.slopes_H, view.bias_HTS, view.sinks_H, softcap, keys_B if dropout else None)
+        if queries == 1 and view.all_seen and q_BHTK.is_cpu and all(part is None for part in added):
+            return one_query(q_BHTK, k_BGSK, v_BGSV, scale)
         decoding = queries == 1 and view.positions_q is not None and head_dim == v_BGSV.shape[3]
-        # 16 us in place of 22 for 8 heads and 200 keys; of several rows whose heads share keys 126 in place of 65
-        decoding = decoding and (heads == groups or batch == 1)
-        if decoding and all(part is None for part in added):
+        if decoding and (heads == groups or batch == 1) and all(part is None for part in added):
             return Sdpa.run(q_BHTK, k_BGSK, v_BGSV, view, scale, softcap, 0.0, None, salt)
         block = _block(queries, keys, view, dropout)
         if block < queries:
@@ -71,6 +71,27 @@ class Math:
             weights = (weights * (1.0 / (1.0 - dropout))).masked_fill(gone, 0.0)
         v = v_BGSV.reshape(batch * groups, keys, v_BGSV.shape[3])
         return torch.bmm(weights.to(v.dtype), v).view(batch, heads, queries, -1)
+
+
+FUSED_QUERIES = 64
+"""Rows times heads from which on plain products take less time than sdpa for one query each, on a CPU in fp32."""
+
+
+def one_query(q_BH1K: Tensor, k_BGSK: Tensor, v_BGSV: Tensor, scale: float) -> Tensor:
+    """Attention on a CPU of one query a row that sees every key: (B, H, 1, V).
+
+    For 8 heads and 200 keys sdpa takes 16 us in place of 22, but for 16 rows of 4 heads 400 in place of 220, and for 8
+    rows of 8 heads that share 2 of keys 137 in place of 82.
+    """
+    batch, heads, _, head_dim = q_BH1K.shape
+    groups, value_dim = k_BGSK.shape[1], v_BGSV.shape[3]
+    few = batch * heads < FUSED_QUERIES or q_BH1K.dtype != torch.float32  # measured in fp32
+    fused = batch == 1 or (heads == groups and few)
+    if fused and head_dim == value_dim:
+        return F.scaled_dot_product_attention(q_BH1K, k_BGSK, v_BGSV, scale=scale, enable_gqa=heads != groups)
+    q = q_BH1K.reshape(batch * groups, heads // groups, head_dim)
+    scores = torch.baddbmm(q.new_empty(()), q, k_BGSK.flatten(0, 1).transpose(1, 2), beta=0, alpha=scale)
+    return torch.bmm(scores.softmax(-1), v_BGSV.flatten(0, 1)).view(batch, heads, 1, value_dim)
 
 
 def softmax_weights(q_BHTK: Tensor, k_BGSK: Tensor, view: KeyView, scale: float, softcap: float | None) -> Tensor:

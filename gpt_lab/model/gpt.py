@@ -35,12 +35,14 @@ class GPT(nn.Module):
 
     Attributes:
         twice: whether training differentiates twice, which not every attention kernel can.
+        light_step: what reads a single token of each row in less time (gpt_lab/infer/light_step.py), if anything.
 
     Raises:
         ConfigError: the parts and sizes do not fit together.
     """
 
     twice = False
+    light_step: Any = None
 
     def __init__(self, cfg: RunConfig, vocab_size: int) -> None:
         super().__init__()

@@ -46,6 +46,7 @@ class JoinedKeyValues:
         self._seen: list[int] = []
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
+        self._slots = torch.empty(0)  # their numbers, which are the positions where there is no window
 
     @property
     def nbytes(self) -> int:
@@ -84,17 +85,17 @@ class JoinedKeyValues:
         for row in rows:
             self._seen[row] += 1
         keys, values = self._room(k_BG1K[0], v_BG1V[0])
-        longest = max(self._seen) if self.chosen is None else max(self._seen[row] for row in rows)
+        longest = max(self._seen[row] for row in rows)
+        if self.chosen is None and positions_B1.dim() == 1 and self.window is None:
+            keys, values = keys.narrow(0, 0, len(rows)), values.narrow(0, 0, len(rows))
+            keys.narrow(2, longest - 1, 1).copy_(k_BG1K)
+            values.narrow(2, longest - 1, 1).copy_(v_BG1V)
+            return keys.narrow(2, 0, longest), values.narrow(2, 0, longest), self._slots.narrow(0, 0, longest)
         reach = longest if self.window is None else min(longest, self.window)
         places = _places(positions_B1, tuple(rows), self.window, reach)
-        if self.chosen is None and positions_B1.dim() == 1:
-            slot = longest - 1 if self.window is None else (longest - 1) % self.window
-            for held, new in ((keys, k_BG1K), (values, v_BG1V)):
-                held.narrow(0, 0, len(rows)).narrow(2, slot, 1).copy_(new)
-        else:
-            flat_N = places.flat(keys.shape[1], keys.shape[2])
-            for held, new in ((keys, k_BG1K), (values, v_BG1V)):  # a third of the time of held[row, :, slot] = new
-                held.flatten(0, 2).index_copy_(0, flat_N, new.flatten(0, 2))
+        flat_N = places.flat(keys.shape[1], keys.shape[2])
+        for held, new in ((keys, k_BG1K), (values, v_BG1V)):  # a third of the time of held[row, :, slot] = new
+            held.flatten(0, 2).index_copy_(0, flat_N, new.flatten(0, 2))
         if self.chosen is None:
             found = (held.narrow(0, 0, len(rows)).narrow(2, 0, reach) for held in (keys, values))
         else:
@@ -112,6 +113,7 @@ class JoinedKeyValues:
             old = self._keys, self._values
             self._keys = k_GSK.new_zeros(rows, k_GSK.shape[0], slots, k_GSK.shape[2])
             self._values = v_GSV.new_zeros(rows, v_GSV.shape[0], slots, v_GSV.shape[2])
+            self._slots = torch.arange(slots, device=k_GSK.device)
             if old[0] is not None and old[1] is not None:
                 self._keys[: have[0], :, : have[1]] = old[0]
                 self._values[: have[0], :, : have[1]] = old[1]

@@ -15,7 +15,7 @@ FIRST_CAPACITY = 64
 
 
 class KeyValues:
-    """One layer's keys and values. With a window it is a ring buffer that never holds more than `window` slots.
+    """One layer's keys and values, from position 0 on. With a window it is a ring buffer of at most `window` slots.
 
     Only the key/value heads are kept (G of them, not one per query head), so grouped attention stores H / G times less.
     The order of the slots of a ring is arbitrary: the returned positions say which key stands where.
@@ -94,9 +94,11 @@ class KeyValues:
         self.seen += new
         slot = first if self.window is None else first % self.window
         if self.window is None or slot + kept <= self.window:
-            for held, more, along in ((keys, k, 2), (values, v, 2), (positions, positions_T, 0)):
+            for held, more in ((keys, k), (values, v)):
                 # narrow: slices in brackets take twice as long, which one token's step shows
-                held.narrow(along, slot, kept).copy_(more if kept == new else more.narrow(along, new - kept, kept))
+                held.narrow(2, slot, kept).copy_(more if kept == new else more.narrow(2, new - kept, kept))
+            if self.window is not None:
+                positions.narrow(0, slot, kept).copy_(positions_T[new - kept :])
             return
         slots = torch.arange(first, first + kept, device=k.device) % self.window
         keys.index_copy_(2, slots, k[:, :, new - kept :])
@@ -116,7 +118,7 @@ class KeyValues:
             old = self._keys, self._values, self._positions
             self._keys = k.new_empty(*k.shape[:2], capacity, k.shape[3])
             self._values = v.new_empty(*v.shape[:2], capacity, v.shape[3])
-            self._positions = positions_T.new_empty(capacity)
+            self._positions = torch.arange(capacity, device=positions_T.device)  # without a window they stay so
             if old[0] is not None and old[1] is not None and old[2] is not None:
                 self._keys[:, :, :have] = old[0]
                 self._values[:, :, :have] = old[1]

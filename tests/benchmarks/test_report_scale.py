@@ -11,7 +11,7 @@ from tests.benchmarks.test_scripts import run
 
 @pytest.mark.slow
 def test_report_scale(tmp_path: Path) -> None:
-    found = run("report_scale.py", tmp_path / "scale.json")
+    found = run("simulated/report_scale.py", tmp_path / "scale.json")
     assert (found["runs"], found["arms"]) == (100, 20)
     assert {"read", "compare", "draw", "write", "command, table only"} <= found["seconds"].keys()
     assert all(seconds > 0 for seconds in found["seconds"].values())

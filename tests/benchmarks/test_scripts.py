@@ -120,7 +120,7 @@ def test_recipes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_generate(tmp_path: Path) -> None:
     """Both sides write the same text, but where logits tie."""
-    found = run("trained/generate.py", tmp_path / "generate.json")["scales"]
+    found = run("generate.py", tmp_path / "generate.json")["scales"]
     assert set(found) == {"nano", "small"}
     for batch in (one for scale in found.values() for one in scale.values()):
         assert batch["ratio_cpu"] > 0 and batch["alike"] > 0.8

@@ -1,12 +1,13 @@
 """Speed of generation: the lab's against `generate` of Hugging Face's transformers with its cache, of the same weights.
 
-    uv run python benchmarks/trained/generate.py
+    uv run python benchmarks/generate.py
 
 Llama-shaped models of random weights at scale=nano and scale=small, exported to transformers' own class. Each continues
-prompts of 32 tokens by 256, always the likeliest one, on one thread. Each side is a process; they take turns, in an
-order that alternates. Batches are of different prompts. Ratios are of processor time and of wall time, medians over
-rounds. `alike` is the share of tokens up to which both texts are the same: of random weights two logits are near each
-other now and then, and sums in another order let the other one win.
+prompts of 32 tokens by 256, always the likeliest one: `scales` of the JSON on one thread each, `own_threads` on those
+that each side takes by itself (`--threads own`; both take torch's, one a core, so that needs idle cores). Each side is
+a process; they take turns, in an order that alternates. Batches are of different prompts. Ratios are of processor time
+and of wall time, medians over rounds. `alike` is the share of tokens up to which both texts are the same: of random
+weights two logits are near each other now and then, and sums in another order let the other one win.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from typing import Any
 
 from gpt_lab.store.record import machine
 
-RESULTS = Path(__file__).parents[1] / "results" / "generate.json"
+RESULTS = Path(__file__).parent / "results" / "generate.json"
 PROMPT, NEW = 32, 256
 MODELS = {"nano": 256, "small": 8192}
 """Scales, and the vocabulary at each."""
 BATCHES = (1, 16)
+THREADS: dict[str, tuple[str, int | None]] = {"one": ("scales", 1), "own": ("own_threads", None)}
+"""What each word of `--threads` is in the JSON, and the number; None: what each side takes by itself."""
 Write = Callable[[list[list[int]], int], list[list[int]]]
 
 
@@ -95,11 +98,12 @@ def models(scale: str) -> tuple[Any, Any]:
 SIDES: dict[str, Callable[[str], Write]] = {"lab": lab, "transformers": transformers}
 
 
-def serve(side: str, scale: str, calls: Connection) -> None:
-    """A process: for each prompts and number, the texts, seconds of processor and of wall."""
+def serve(side: str, scale: str, threads: int | None, calls: Connection) -> None:
+    """A process: for each prompts and number, the texts, seconds of processor and of wall. threads: None: its own."""
     import torch
 
-    torch.set_num_threads(1)
+    if threads is not None:
+        torch.set_num_threads(threads)
     write = SIDES[side](scale)
     while (asked := calls.recv()) is not None:
         cpu, wall = time.process_time(), time.perf_counter()
@@ -112,7 +116,7 @@ def alike(one: list[int], other: list[int]) -> float:
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), len(one)) / len(one)
 
 
-def measure(scale: str, batches: Sequence[int], new: int, rounds: int) -> dict[str, Any]:
+def measure(scale: str, batches: Sequence[int], new: int, rounds: int, threads: int | None) -> dict[str, Any]:
     """By batch: tokens/s of each side, and the ratios."""
     import random
 
@@ -120,7 +124,7 @@ def measure(scale: str, batches: Sequence[int], new: int, rounds: int) -> dict[s
     pipes, found = {}, {}
     for side in SIDES:
         here, there = spawn.Pipe()
-        spawn.Process(target=serve, args=(side, scale, there), daemon=True).start()
+        spawn.Process(target=serve, args=(side, scale, threads, there), daemon=True).start()
         pipes[side] = here
     for rows in batches:
         prompts = [[draw.randrange(MODELS[scale]) for _ in range(PROMPT)] for _ in range(rows)]
@@ -142,8 +146,9 @@ def measure(scale: str, batches: Sequence[int], new: int, rounds: int) -> dict[s
             "alike": round(statistics.mean(map(alike, *texts.values())), 2),
             "ratios_cpu": [round(one, 2) for one in ratio["cpu"]],
             "tokens_per_cpu_s": {side: round(rows * new / statistics.median(spent)) for side, spent in cpu.items()},
+            "tokens_per_s": {side: round(rows * new / statistics.median(spent)) for side, spent in wall.items()},
         }
-        print(f"{scale}, batch {rows}: {found[str(rows)]}", flush=True)
+        print(f"{scale}, batch {rows}, threads {threads or 'own'}: {found[str(rows)]}", flush=True)
     for pipe in pipes.values():
         pipe.send(None)
     return found
@@ -157,12 +162,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--scales", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES))
+    parser.add_argument("--threads", nargs="+", default=["one"], choices=list(THREADS))
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     new, rounds = (8, 1) if args.quick else (NEW, args.rounds)
     load = os.getloadavg()[0]
-    found = {scale: measure(scale, args.batches, new, rounds) for scale in args.scales}
+    found = {
+        name: {scale: measure(scale, args.batches, new, rounds, threads) for scale in args.scales}
+        for name, threads in (THREADS[word] for word in args.threads)
+    }
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     result = {
         "machine": machine() | versions,
@@ -171,10 +180,8 @@ def main() -> None:
         "prompt": PROMPT,
         "new": new,
         "rounds": rounds,
-        "threads": 1,
         "vocabulary": {scale: MODELS[scale] for scale in args.scales},
-        "scales": found,
-    }
+    } | found
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"written: {args.out}")
 

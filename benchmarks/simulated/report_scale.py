@@ -1,6 +1,6 @@
 """The report of thousands of runs: seconds to read them, to compare them and to write every file.
 
-    uv run python benchmarks/report_scale.py
+    uv run python benchmarks/simulated/report_scale.py
 
 The runs are synthetic folders (run.json and metrics.jsonl as the trainer writes them); the page cache is warm, as after
 a sweep. The whole is also measured as the command, imports included; what it imports is compiled before.
@@ -38,7 +38,7 @@ from gpt_lab.store import Run
 from gpt_lab.store.atomic_files import read_json, write_json
 from gpt_lab.store.record import machine
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent.parent / "results"
 REPORT = [sys.executable, "-c", "from gpt_lab.cli.report import main; main()"]
 ARMS, LINES = 20, 50
 """Arms of the study; lines in the metrics of each run."""
