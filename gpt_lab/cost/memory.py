@@ -133,7 +133,8 @@ def at_once(configs: Sequence[RunConfig], room: Room | None, wanted: int) -> int
     """
     if room is None or not configs:
         return wanted
-    return max(1, min(wanted, room.size // _need(largest(configs))))
+    most = largest(configs)
+    return max(1, min(wanted, room.size // (_need(most) * most.gpus_per_trial)))
 
 
 def largest(configs: Sequence[RunConfig]) -> RunConfig:

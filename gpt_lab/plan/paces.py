@@ -69,6 +69,8 @@ def find(wanted: Sequence[tuple[RunConfig, ResolvedRun]], machine: Machine) -> M
             known[key] = kept
     new = [(key, cfg, plan) for key, (cfg, plan) in distinct.items() if key not in known]
     how, trouble = "told from a few steps of each model", ""
+    if any(cfg.gpus_per_trial > 1 for cfg, _ in wanted):
+        how += ", without what its ranks send each other"
     if new:
         try:
             busy = _measure(new, machine, known)

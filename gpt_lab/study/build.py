@@ -50,8 +50,6 @@ class Builder:
         if key not in self._plans:
             try:
                 trackers.check(cfg.tracker)
-                if cfg.gpus_per_trial > 1:
-                    raise ConfigError("trials of a sweep have one device each: leave out parallel and gpus_per_trial")
                 check_size(cfg)
                 dataset = self.dataset(cfg)
                 made = resolve(cfg, dataset)

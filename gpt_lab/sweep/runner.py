@@ -94,6 +94,7 @@ def run_sweep(
         over = reached(sweep, known) or (not left and searching.ask(_done(known)) is None)
         visible: list[str] = []
         configs: Sequence[schema.RunConfig] = ()
+        ranks = 1
         trunks = trunk.Trunks()
         if not over:
             server = server or stack.enter_context(contextlib.closing(ForkServer()))
@@ -107,7 +108,10 @@ def run_sweep(
             found = server.ask("check", cells=fields, configs=trees, lengths=sweep.trunk)
             for line in found.get("warnings", ()):
                 console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
-            visible = _gpus(found["gpus"]) if uses_gpu(sweep, left) else []
+            ranks = configs[0].gpus_per_trial if configs else 1
+            visible = _gpus(found["gpus"], ranks) if uses_gpu(sweep, left) else []
+            if per_gpu is not None and ranks > 1:
+                raise ConfigError(f"--per-gpu: each trial has {ranks} devices of its own: leave it out")
             if per_gpu is not None:
                 jobs = _shared(per_gpu, visible, server, configs, threads, console)
             if sweep.trunk:
@@ -124,7 +128,7 @@ def run_sweep(
             with writing(folder):
                 (folder / "logs").mkdir(exist_ok=True)
             per_job = ledger.threads(threads, DEFAULT_THREADS)
-            at_once = jobs or len(visible) or max(1, cores() // per_job)
+            at_once = jobs or len(visible) or max(1, cores() // (per_job * ranks))
             if not visible and (fit := memory.at_once(configs, memory.free(), at_once)) < at_once:
                 console.print(f"the memory holds {fit} at a time", markup=False, highlight=False, soft_wrap=True)
                 at_once = fit
@@ -133,7 +137,8 @@ def run_sweep(
             count = sum(cell.identity not in there for cell in left)
             begun = f"{count} of {total} runs are left" if searching.cells is not None else f"up to {total} runs"
             each = f"{at_once} at a time, {per_job} thread{'s' * (per_job > 1)} each"
-            own = () if visible else pinning.divided(pinning.numa_nodes(), at_once, per_job)
+            each = each if ranks == 1 else each.replace(" each", f" of {ranks} ranks each")
+            own = () if visible else pinning.divided(pinning.numa_nodes(), at_once, per_job * ranks)
             each += f", on {len(own[0])} core{'s' * (len(own[0]) > 1)} of its own" if own else ""
             console.print(f"{sweep.design.study}: {begun}, {each}", markup=False, highlight=False, soft_wrap=True)
             with SweepDisplay(console, sweep, total, at_once) as view:
@@ -219,10 +224,12 @@ def dry_run(
     from gpt_lab.plan import dry_run as plan
 
     per_job = threads or DEFAULT_THREADS
-    visible = _gpus(torch.cuda.device_count()) if uses_gpu(sweep, searching.planned or ()) else []
+    first = cells_.configs((searching.planned or searching.to_check())[:1])
+    ranks = first[0].gpus_per_trial if first else 1
+    visible = _gpus(torch.cuda.device_count(), ranks) if uses_gpu(sweep, searching.planned or ()) else []
     if per_gpu is not None and not visible:
         raise ConfigError(NO_GPU)
-    at_once = jobs or len(visible) * (per_gpu or 1) or max(1, cores() // per_job)
+    at_once = jobs or len(visible) * (per_gpu or 1) or max(1, cores() // (per_job * ranks))
     plan.show(sweep, searching.planned, console, at_once, per_job, searching.tuner, visible)
     return 0
 
@@ -240,10 +247,11 @@ def gpus_here() -> bool:
     return torch.cuda.device_count() > 0
 
 
-def _gpus(count: int) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES is for each GPU that this process may use."""
+def _gpus(count: int, each: int = 1) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES is for each trial at a time, of the GPUs that this process may use; `each` for one."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return listed.split(",")[:count] if listed else [str(number) for number in range(count)]
+    found = listed.split(",")[:count] if listed else [str(number) for number in range(count)]
+    return [",".join(found[first : first + each]) for first in range(0, len(found) - each + 1, each)]
 
 
 def _left(planned: Sequence[Cell] | None, entries: Sequence[LedgerEntry], folder: Path) -> list[Cell]:

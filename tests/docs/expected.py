@@ -136,6 +136,9 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run train batch.packing=best_fit batch.document_mask=true": Run("val bits per byte", STEPS),
     "uv run train batch.curriculum=0.3": Run("val bits per byte", STEPS),
     "uv run sweep sweeps/pos_enc.yaml --dry-run": Run("better whose true difference is at least"),
+    "uv run sweep sweeps/pos_enc.yaml study=pos_enc_ddp parallel=ddp gpus_per_trial=2": Elsewhere(
+        "tests/sweep/test_ranks_of_trials.py", "ranks of trials, disturbed and not"
+    ),
     "uv run sweep sweeps/pos_enc.yaml": Run("5 cells: 5 finished", ["--seeds", "1"]),
     "uv run sweep sweeps/seeds.yaml --on local --dry-run": Run("would start 1 times: "),
     **dict.fromkeys(

@@ -243,6 +243,8 @@ def _branch(cell: Cell, trunk: Cell, cfg: RunConfig, length: Length, longest: Le
             return (
                 f"{key} is {value} for {length.steps} steps and {longest.resolved[key]} for {longest.steps}: state it"
             )
+    if cfg.gpus_per_trial > 1:
+        return "trials that several devices share leave no fork points: leave out parallel and gpus_per_trial"
     if cfg.batch.curriculum:
         return f"batch.curriculum={cfg.batch.curriculum:g} is a share of each budget, so no two begin alike"
     if cfg.optim.get("rise"):

@@ -14,14 +14,14 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from gpt_lab.console import process, signals, streams
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.store import record
 from gpt_lab.study import build
 from gpt_lab.study.design import Cell, Settings
-from gpt_lab.sweep.workers import pinning
+from gpt_lab.sweep.workers import pinning, trial_ranks
 
 LOG_WIDTH = 120
 
@@ -106,9 +106,9 @@ def train_job(job: Mapping[str, Any], send: Send) -> int:
     """Trains one trial; returns the exit status of the process.
 
     Args:
-        job: overrides, the config composed of them, its identity, log (file for what the run says), threads, gpu (what
-            CUDA_VISIBLE_DEVICES shall be, or None), cores (to stay on; none: on any); trunk, forks: as run_training
-            takes them, where there are any.
+        job: overrides, the config composed of them, its identity, log (file for what the run says), threads (of each
+            rank), gpu (what CUDA_VISIBLE_DEVICES shall be, or None), cores (to stay on; none: on any); trunk, forks: as
+            run_training takes them, where there are any.
         send: takes messages: {"run": ..., "steps": ..., "seconds": ...} once the run is locked; {"state": ...,
             "summary": ...} at its end; {"error": one line, "busy": whether another process trains it}.
     """
@@ -148,9 +148,16 @@ def _train(job: Mapping[str, Any], send: Send) -> int:
     console = Console(file=sys.stdout, width=LOG_WIDTH)
     trunk = Path(job["trunk"]) if job.get("trunk") else None
     asked = signals.Signals(at_once=lambda number: None)  # the runner kills where it has to be at once
-    result = run_training(cfg, console, _command(job), started, trunk, job.get("forks", ()), asked)
+    with trial_ranks.sharing(cfg, functools.partial(_lost, send)) as ranks:
+        result = run_training(cfg, console, _command(job), started, trunk, job.get("forks", ()), asked, ranks)
     send({"run": result.path.name, "state": result.state, "summary": dict(result.summary), "done": result.done})
     return result.exit_code
+
+
+def _lost(send: Send, how: str) -> NoReturn:
+    """Ends this process, whose other rank has failed."""
+    send({"error": how, "busy": False})
+    os._exit(1)
 
 
 def _take_place(job: Mapping[str, Any]) -> None:

@@ -61,6 +61,8 @@ class Pace:
 def measure(cfg: RunConfig, ready: Callable[[], None] = lambda: None) -> Pace:
     """The pace of a config in this process, in about two seconds.
 
+    Of one that several devices share: of a step's rows as many as one of them has, without what they send each other.
+
     Args:
         ready: called before the steps that are timed; may wait for other processes.
 
@@ -75,6 +77,7 @@ def measure(cfg: RunConfig, ready: Callable[[], None] = lambda: None) -> Pace:
         whole = resolve(cfg, open_dataset(cfg))
         compiled = whole.compile and whole.device == "cuda"
         plain: dict[str, Any] = {"runs_dir": folder, "study": "pace", "tracker": {"name": "none"}, "force": False}
+        plain |= {"parallel": {"name": "none"}, "gpus_per_trial": 1}
         small = dataclasses.replace(_small(cfg, whole), compile="on" if compiled else "off", **plain)
         dataset = open_dataset(small)
         plan = resolve(dataclasses.replace(small, runs_dir=cfg.runs_dir), dataset)  # where a teacher is
@@ -89,7 +92,7 @@ def measure(cfg: RunConfig, ready: Callable[[], None] = lambda: None) -> Pace:
         step, update, share = _steps(trainer, ready)
         tokens = {times: _validation(trainer, times) for times in (1, *plan.longer)}
         save, sample = _save(trainer), _timed(trainer.draw_sample)
-    work = _work(cfg, whole) / _work(small, plan)
+    work = _work(cfg, whole) / (_work(small, plan) * cfg.gpus_per_trial)
     each = whole.cost.mfu_flops_per_token / plan.cost.mfu_flops_per_token
     size = whole.cost.parameters / plan.cost.parameters
     return Pace(

@@ -1,0 +1,127 @@
+"""Trials that several devices share: the numbers of one device, and another rank that dies or fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from gpt_lab.cost import memory
+from gpt_lab.errors import ConfigError
+from gpt_lab.study import sweep_file
+from gpt_lab.sweep import runner
+from gpt_lab.sweep.ledger.ledger import entries
+from gpt_lab.sweep.search import trunk
+from gpt_lab.sweep.workers import trial_ranks
+from gpt_lab.sweep.workers.client import ForkServer
+from tests.helpers import tiny_config
+from tests.sweep.sweep_helpers import children, curves, quiet, said, tree, until, write_sweep
+from tests.train.train_helpers import fork, status
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_server")]
+SHARED = {"parallel": "ddp", "gpus_per_trial": 2}
+
+
+def run(path: Path, **settings: Any) -> tuple[int, str]:
+    """Exit status and text of a sweep."""
+    console = quiet()
+    return runner.run_sweep(sweep_file.load(path), console, **settings), said(console)
+
+
+def losses(folder: Path) -> dict[str, list[float]]:
+    return {name: [row["val/loss"] for row in rows if "val/loss" in row] for name, rows in curves(folder).items()}
+
+
+def test_a_rank_is_killed_and_the_numbers_are_those_of_one_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ranks of each of two trials; the second rank of one dies in its midst."""
+    for name in ("alone", "shared"):
+        (tmp_path / name).mkdir()
+    fixed = {"budget.steps": 120, "eval.every": 20, "checkpoint.every": 20}
+    alone = write_sweep(tmp_path / "alone", {"seed": [0, 1]}, fixed=fixed)
+    assert run(alone, jobs=2)[0] == 0
+    path = write_sweep(tmp_path / "shared", {"seed": [0, 1]}, fixed={**fixed, **SHARED})
+    folder = path.parent / "runs" / "tiny"
+    servers: list[ForkServer] = []
+
+    def opened() -> ForkServer:
+        servers.append(ForkServer())
+        return servers[-1]
+
+    monkeypatch.setattr(runner, "ForkServer", opened)
+    killed: list[int] = []
+
+    def kill() -> None:
+        until(lambda: any(folder.glob("*/checkpoints/last")))
+        trials = children(servers[0].process.pid)
+        killed.extend(children(trials[0])[:1])
+        os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    code, text = run(path, jobs=1)
+    thread.join()
+    assert (code, len(killed)) == (0, 1)
+    assert "1 at a time, 1 thread of 2 ranks each" in text
+    assert "killed by SIGKILL (out of memory, or killed by hand); trying again" in text
+    assert sorted(entry.attempts for entry in entries(folder)) == [1, 2]
+    assert "rank 1 was killed by SIGKILL" in "".join(log.read_text("utf-8") for log in (folder / "logs").iterdir())
+    expected, found = losses(alone.parent / "runs" / "tiny"), losses(folder)
+    assert found.keys() == expected.keys() and len(found) == 2
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(values, abs=1e-5)
+    assert not tree(servers[0].process.pid)[1:], "no rank is left"
+
+
+@pytest.mark.forks
+def test_another_rank_fails(tmp_path: Path) -> None:
+    """Its own error ends the trial with a line that names it; nothing waits for it."""
+    said = tmp_path / "said"
+
+    def lost(how: str) -> NoReturn:
+        said.write_text(how, encoding="utf-8")
+        os._exit(7)
+
+    def first() -> None:
+        sys.stderr = (tmp_path / "log").open("w", encoding="utf-8")
+        with trial_ranks.sharing(tiny_config(**SHARED), lost) as ranks:
+            ranks.announce("begin")  # without what the others need to begin
+            signal.pause()
+
+    assert status(fork(first)) == 7
+    assert said.read_text("utf-8") == "rank 1 ended with status 1: its log says why"
+    assert "ValueError: not enough values to unpack" in (tmp_path / "log").read_text("utf-8")
+
+
+def test_devices_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert runner._gpus(5, 2) == ["0,1", "2,3"]
+    assert runner._gpus(1, 2) == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,3,5,1")
+    assert runner._gpus(4, 2) == ["7,3", "5,1"]
+    assert runner._gpus(4) == ["7", "3", "5", "1"]
+
+
+def test_memory_is_that_of_all_ranks() -> None:
+    one, two = tiny_config(), tiny_config(**SHARED)
+    room = memory.Room(100 * memory._need(one))
+    assert memory.at_once([one], room, 1000) == 100
+    assert memory.at_once([two], room, 1000) == pytest.approx(50, abs=5)
+
+
+def test_what_is_for_one_device(tmp_path: Path) -> None:
+    path = write_sweep(tmp_path, {"seed": [0]}, fixed=SHARED)
+    with pytest.raises(ConfigError, match="--per-gpu: each trial has 2 devices of its own: leave it out"):
+        run(path, per_gpu=2)
+    cfg = tiny_config(**SHARED)
+    lengths = [trunk.Length(steps, 1.0, {}) for steps in (10, 20)]
+    cells = sweep_file.load(path)
+    assert cells is not None
+    why = trunk._branch(None, None, cfg, *lengths)  # type: ignore[arg-type]
+    assert isinstance(why, str) and "leave no fork points" in why
