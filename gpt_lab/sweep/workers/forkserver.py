@@ -53,8 +53,8 @@ class Server:
         self.selector.register(wake_out, selectors.EVENT_READ, lambda: os.read(wake_out, 4096))
         problem = unsafe()
         self.send({"event": "refused", "error": problem} if problem else {"event": "ready"})
-        gc.collect()
         gc.freeze()  # a collection in a child would copy every page that it marks
+        gc.enable()
         try:
             while True:
                 for key, _ in self.selector.select():
@@ -186,14 +186,17 @@ def prepare() -> None:
     from gpt_lab.data.tokenizers import library  # noqa: F401
     from gpt_lab.infer import cache, generate  # noqa: F401
     from gpt_lab.store import code, record
-    from gpt_lab.train import trainer  # noqa: F401
+    from gpt_lab.train import start  # noqa: F401
     from gpt_lab.train.speed.eager import spare_compiler
 
     code()  # what is imported here, whatever becomes of the files while trials run
+    record.loaded()
     record.packages()
     setting_names.settings()
     spare_compiler()
     for kind, parts in registry.index().items():
+        if kind == "parallel":  # a trial has one device, and what shards takes longer to import than torch
+            continue
         for name in parts:
             try:
                 registry.load(kind, name)
@@ -207,6 +210,7 @@ def main() -> None:
     process.end_with(parent)
     runner = socket.socket(fileno=number)
     runner.set_inheritable(False)
+    gc.disable()  # imports make next to no garbage, and looking for it took an eighth of their time
     prepare()
     Server(runner).serve()
     os._exit(0)  # taking torch down would cost half a second

@@ -189,7 +189,7 @@ def test_a_child_sets_its_threads_and_gpu_before_it_trains(tmp_path: Path, monke
         torch.set_num_threads(before)
     assert seen.pop("command").startswith("train scale.depth=1")
     assert seen == {"threads": 2, "gpu": "3"}
-    assert told == [{"run": "a-run", "state": "finished", "summary": {"val/bpb": 1.0}, "done": False}]
+    assert told == [{"run": "a-run", "state": "finished", "summary": {"val/bpb": 1.0}, "done": False, "peaks": []}]
 
 
 def test_messages_arrive_whole() -> None:
