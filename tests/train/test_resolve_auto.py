@@ -172,6 +172,10 @@ def test_the_peak_of_a_cpu_is_measured_once_for_each_format_and_number_of_thread
     monkeypatch.setattr(peak_flops.torch, "get_num_threads", lambda: 2)
     peak_flops.peak_flops("cpu", "fp32")
     assert formats
+    assert peak_flops.known()[-1][:2] == ("fp32", 2)
+    peak_flops.know([("fp32", 3, 5e9)])
+    monkeypatch.setattr(peak_flops.torch, "get_num_threads", lambda: 3)
+    assert peak_flops.peak_flops("cpu", "fp32") == 5e9, "another process has measured it"
 
 
 def test_mfu_is_a_share_or_not_known() -> None:
