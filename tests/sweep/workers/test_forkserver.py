@@ -204,6 +204,7 @@ def test_a_child_sets_its_threads_and_gpu_before_it_trains(tmp_path: Path, monke
         torch.set_num_threads(before)
     assert seen.pop("command").startswith("train scale.depth=1")
     assert seen == {"threads": 2, "gpu": "3"}
+    told[0].pop("peaks")  # whatever this process has measured
     assert told == [{"run": "a-run", "state": "finished", "summary": {"val/bpb": 1.0}, "done": False}]
 
 
