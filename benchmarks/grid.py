@@ -58,8 +58,10 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def lab(text: Path, steps: int, positions: Sequence[str], seeds: Sequence[int], folder: Path) -> dict[str, float]:
-    """The sweep: wall seconds, and what a trial costs beyond its steps."""
+def lab(
+    text: Path, steps: int, positions: Sequence[str], seeds: Sequence[int], folder: Path
+) -> tuple[dict[str, float], str]:
+    """The sweep: wall seconds, and what a trial costs beyond its steps; and what precision=auto became."""
     fixed = {
         **SETTINGS,
         "data.path": str(text),
@@ -74,11 +76,12 @@ def lab(text: Path, steps: int, positions: Sequence[str], seeds: Sequence[int], 
     os.environ["GPT_LAB_CACHE"] = str(folder / "cache")
     wall, runs = run(path, jobs=2)
     training = [found.summary["seconds"] for found in runs]
-    return {
+    taken = {
         "seconds": wall,
         "training_seconds_of_a_trial": statistics.mean(training),
         "beyond_training_of_a_trial": (2 * wall - sum(training)) / len(runs),
     }
+    return taken, runs[0].record["resolved"]["precision"]
 
 
 def loop(tokens: Path, steps: int, count: int, folder: Path, at_a_time: int) -> float:
@@ -121,7 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text, tokens = bare.write_corpus(Path(name), length)
 
         def turn_of_lab(folder: Path) -> None:
-            ours.append(lab(text, steps, positions, seeds, folder))
+            taken, named["precision"] = lab(text, steps, positions, seeds, folder)
+            ours.append(taken)
 
         def turn_of_loop(kind: str) -> Callable[[Path], None]:
             at_a_time = 1 + (kind == "two_at_a_time")

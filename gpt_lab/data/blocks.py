@@ -48,8 +48,8 @@ class Blocks:
             return None
         first, last = first // BLOCK, last // BLOCK
         longest = int((last - first).max()) + 1
-        wanted = np.unique(np.minimum(first[:, None] + np.arange(longest), last[:, None]))
-        for block in wanted[~self._known[wanted]].tolist():
+        wanted = np.minimum(first[:, None] + np.arange(longest), last[:, None])
+        for block in sorted(set(wanted[~self._known[wanted]].tolist())):
             if zlib.crc32(self._data[block * BLOCK : (block + 1) * BLOCK].data) != self._sums[block]:
                 return int(block * BLOCK)
             self._known[block] = True

@@ -30,11 +30,17 @@ def gather(hardware: Mapping[str, Any] | None = None) -> dict[str, Any]:
         hardware: what only the caller knows, such as GPU names (this module does not import torch).
     """
     return {
-        "git": git(),
+        "git": loaded(),
         "hardware": {**machine(), **(hardware or {})},
         "packages": packages(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
+
+
+@functools.cache
+def loaded() -> dict[str, Any] | None:
+    """As `git`, read once: of the code that this process runs, whatever becomes of the files."""
+    return git()
 
 
 def git() -> dict[str, Any] | None:

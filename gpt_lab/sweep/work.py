@@ -89,6 +89,8 @@ class Runner:
         self._unnamed: dict[str, str] = {}
         """Runs by their trials' keys, whose names go into the ledger with its next write."""
         self._killed = False
+        self._peaks: dict[tuple[str, int], float] = {}
+        """FLOP/s of this CPU by precision and threads: what trials have measured, those after them need not."""
 
     def run(self) -> int | None:
         """Works until nothing is left; returns the number of the signal that ended it sooner, if one did.
@@ -229,6 +231,7 @@ class Runner:
             threads=self.threads,
             gpu=self.gpus[slot % len(self.gpus)] if self.gpus else None,
             cores=self.cores[slot] if self.cores else (),
+            peaks=[(*key, flops) for key, flops in self._peaks.items()],
             **shared,
         )
         self.view.started(trial)
@@ -247,6 +250,7 @@ class Runner:
         elif event["event"] == "ended":
             del self.running[trial.entry.key]
             self._deaths = 0
+            self._idle_until = 0.0
             trial.tail.poll()
             self._settle(trial, event["status"])
             if self.trunks.branches:
@@ -264,6 +268,8 @@ class Runner:
         if stopped:
             self._settle_stopped(trial)
         elif result is not None:
+            for *key, flops in result["peaks"]:  # of several the highest is the least disturbed
+                self._peaks[tuple(key)] = max(flops, self._peaks.get(tuple(key), 0.0))
             summary, state = result["summary"], result["state"]
             score = summary.get(self.sweep.design.metric)
             if state == "finished" and self.sweep.design.tuning_pairs and self.prune is not None:

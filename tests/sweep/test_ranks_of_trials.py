@@ -89,7 +89,8 @@ def test_another_rank_fails(tmp_path: Path) -> None:
         os._exit(7)
 
     def first() -> None:
-        sys.stderr = (tmp_path / "log").open("w", encoding="utf-8")
+        os.dup2(os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT), 2)
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  # pytest's own is another file
         with trial_ranks.sharing(tiny_config(**SHARED), lost) as ranks:
             ranks.announce("begin")  # without what the others need to begin
             signal.pause()

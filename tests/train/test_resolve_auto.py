@@ -160,21 +160,22 @@ def test_the_peak_of_a_cpu_is_measured_once_for_each_format_and_number_of_thread
     monkeypatch.setattr(peak_flops.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(peak_flops, "SIZES", (512, 1024))
     monkeypatch.setattr(peak_flops, "LONGEST", 1e-3)
-    peak_flops._measured.cache_clear()
-    try:
-        assert peak_flops.peak_flops("cpu", "bf16") == pytest.approx(2 * 1024**3 / 1e-6)
-        assert set(formats) == {(peak_flops.torch.bfloat16, 512), (peak_flops.torch.bfloat16, 1024)}
-        formats.clear()
-        peak_flops.peak_flops("cpu", "bf16")
-        assert not formats, "once"
-        peak_flops.peak_flops("cpu", "fp32")
-        assert {dtype for dtype, _ in formats} == {peak_flops.torch.float32}
-        formats.clear()
-        monkeypatch.setattr(peak_flops.torch, "get_num_threads", lambda: 2)
-        peak_flops.peak_flops("cpu", "fp32")
-        assert formats
-    finally:
-        peak_flops._measured.cache_clear()
+    monkeypatch.setattr(peak_flops, "_found", {})
+    assert peak_flops.peak_flops("cpu", "bf16") == pytest.approx(2 * 1024**3 / 1e-6)
+    assert set(formats) == {(peak_flops.torch.bfloat16, 512), (peak_flops.torch.bfloat16, 1024)}
+    formats.clear()
+    peak_flops.peak_flops("cpu", "bf16")
+    assert not formats, "once"
+    peak_flops.peak_flops("cpu", "fp32")
+    assert {dtype for dtype, _ in formats} == {peak_flops.torch.float32}
+    formats.clear()
+    monkeypatch.setattr(peak_flops.torch, "get_num_threads", lambda: 2)
+    peak_flops.peak_flops("cpu", "fp32")
+    assert formats
+    assert peak_flops.known()[-1][:2] == ("fp32", 2)
+    peak_flops.know([("fp32", 3, 5e9)])
+    monkeypatch.setattr(peak_flops.torch, "get_num_threads", lambda: 3)
+    assert peak_flops.peak_flops("cpu", "fp32") == 5e9, "another process has measured it"
 
 
 def test_mfu_is_a_share_or_not_known() -> None:

@@ -10,6 +10,7 @@ to leave are shut out: it ends when its runner has, and its children hear of tha
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -51,10 +52,9 @@ class Server:
         signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
         self.selector.register(self.runner, selectors.EVENT_READ, self._requests)
         self.selector.register(wake_out, selectors.EVENT_READ, lambda: os.read(wake_out, 4096))
+        gc.freeze()  # a collection in a child would copy every page that it marks
         problem = unsafe()
         self.send({"event": "refused", "error": problem} if problem else {"event": "ready"})
-        gc.collect()
-        gc.freeze()  # a collection in a child would copy every page that it marks
         try:
             while True:
                 for key, _ in self.selector.select():
@@ -75,7 +75,13 @@ class Server:
             raise EOFError
         for request in lines(self.runner_heard, data):
             if request["op"] == "start":
+                if "cells" not in request:
+                    complete()
                 self._fork(request)
+                if "cells" in request:  # they are checked on one core while another does this
+                    complete()
+                    if problem := unsafe():
+                        self.send({"event": "refused", "error": problem})
             else:
                 for child in self.children.values():
                     if child.job == request["job"]:
@@ -131,6 +137,7 @@ def become_child(job: Mapping[str, Any], server: int, said: int) -> None:
     """Runs a job in the process that was just forked, and ends it."""
     status = 1
     try:
+        gc.enable()
         process.end_with(server, signal.SIGTERM)
         os.setsid()
         from gpt_lab.sweep.workers import worker
@@ -176,7 +183,19 @@ def _readable(fd: int) -> bool:
 
 
 def prepare() -> None:
-    """Imports and reads what runs need, so that none has to."""
+    """Imports what runs and the check of their cells need, so that none has to."""
+    from gpt_lab.store import code, record
+    from gpt_lab.train import start  # noqa: F401
+    from gpt_lab.train.speed.eager import spare_compiler
+
+    code()  # what is imported here, whatever becomes of the files while trials run
+    record.loaded()
+    spare_compiler()
+
+
+@functools.cache
+def complete() -> None:
+    """Imports and reads what only runs need, once."""
     import numpy.random  # noqa: F401
     import rich._emoji_codes  # noqa: F401
 
@@ -185,20 +204,20 @@ def prepare() -> None:
     from gpt_lab.data import floors, shards  # noqa: F401
     from gpt_lab.data.tokenizers import library  # noqa: F401
     from gpt_lab.infer import cache, generate  # noqa: F401
-    from gpt_lab.store import code, record
-    from gpt_lab.train import trainer  # noqa: F401
-    from gpt_lab.train.speed.eager import spare_compiler
+    from gpt_lab.store import record
 
-    code()  # what is imported here, whatever becomes of the files while trials run
     record.packages()
     setting_names.settings()
-    spare_compiler()
     for kind, parts in registry.index().items():
+        if kind == "parallel":  # a trial has one device, and what shards takes longer to import than torch
+            continue
         for name in parts:
             try:
                 registry.load(kind, name)
             except Exception:  # a part whose package is missing: the trial that asks for it says so
                 continue
+    gc.freeze()
+    gc.enable()
 
 
 def main() -> None:
@@ -207,6 +226,7 @@ def main() -> None:
     process.end_with(parent)
     runner = socket.socket(fileno=number)
     runner.set_inheritable(False)
+    gc.disable()  # imports make next to no garbage, and looking for it took an eighth of their time
     prepare()
     Server(runner).serve()
     os._exit(0)  # taking torch down would cost half a second

@@ -108,9 +108,9 @@ def train_job(job: Mapping[str, Any], send: Send) -> int:
     Args:
         job: overrides, the config composed of them, its identity, log (file for what the run says), threads (of each
             rank), gpu (what CUDA_VISIBLE_DEVICES shall be, or None), cores (to stay on; none: on any); trunk, forks: as
-            run_training takes them, where there are any.
+            run_training takes them, where there are any; peaks: what earlier trials have measured of the CPU.
         send: takes messages: {"run": ..., "steps": ..., "seconds": ...} once the run is locked; {"state": ...,
-            "summary": ...} at its end; {"error": one line, "busy": whether another process trains it}.
+            "summary": ..., "peaks": ...} at its end; {"error": one line, "busy": whether another process trains it}.
     """
     try:
         _redirect(Path(job["log"]))
@@ -136,6 +136,7 @@ def _train(job: Mapping[str, Any], send: Send) -> int:
 
     from gpt_lab.config import checked
     from gpt_lab.store import Run
+    from gpt_lab.train.speed import peak_flops
     from gpt_lab.train.start import run_training
 
     cfg = checked.from_dict(job["config"])
@@ -145,12 +146,14 @@ def _train(job: Mapping[str, Any], send: Send) -> int:
     def started(run: Run) -> None:
         send({"run": run.name, "steps": run.record.get("steps"), "budget_seconds": cfg.budget.seconds})
 
+    peak_flops.know(job.get("peaks", ()))
     console = Console(file=sys.stdout, width=LOG_WIDTH)
     trunk = Path(job["trunk"]) if job.get("trunk") else None
     asked = signals.Signals(at_once=lambda number: None)  # the runner kills where it has to be at once
     with trial_ranks.sharing(cfg, functools.partial(_lost, send)) as ranks:
         result = run_training(cfg, console, _command(job), started, trunk, job.get("forks", ()), asked, ranks)
-    send({"run": result.path.name, "state": result.state, "summary": dict(result.summary), "done": result.done})
+    said = {"state": result.state, "summary": dict(result.summary), "done": result.done, "peaks": peak_flops.known()}
+    send({"run": result.path.name, **said})
     return result.exit_code
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -56,6 +56,8 @@ SIZES = (512, 1024, 2048, 4096)
 """Of the products that are timed on a CPU: matrix units and many threads need large ones."""
 LONGEST = 0.05
 """Seconds: a larger product that would take longer is left out."""
+_found: dict[tuple[str, int], float] = {}
+"""FLOP/s of this machine's CPU by precision and number of threads, as measured so far."""
 
 
 def mfu(tokens_per_s: float, mfu_flops_per_token: float, peak: float | None) -> float | None:
@@ -73,11 +75,26 @@ def peak_flops(device: str, precision: str) -> float | None:
     """FLOP/s of this machine's GPU or CPU in a precision; None where it is not known.
 
     A CUDA device's is looked up by name, Apple's are not known. A CPU's is that of the fastest matrix product in the
-    number format, on as many threads as torch has now: measured in about 0.2 s, once per process.
+    number format, on as many threads as torch has now: measured in about 0.2 s, unless it is known already.
     """
     if device == "cuda":
         return gpu_peak(torch.cuda.get_device_name(), precision)
-    return None if device == "mps" else _measured(precision, torch.get_num_threads())
+    if device == "mps":
+        return None
+    threads = torch.get_num_threads()
+    if (precision, threads) not in _found:
+        _found[precision, threads] = _measured(precision)
+    return _found[precision, threads]
+
+
+def known() -> list[tuple[str, int, float]]:
+    """What has been measured on this CPU: precision, threads, FLOP/s."""
+    return [(*key, flops) for key, flops in _found.items()]
+
+
+def know(measured: Iterable[tuple[str, int, float]]) -> None:
+    """Takes what other processes have measured on this CPU, as `known` gives it."""
+    _found.update({(precision, threads): flops for precision, threads, flops in measured})
 
 
 def gpu_peak(name: str, precision: str) -> float | None:
@@ -93,8 +110,7 @@ def gpu_peak(name: str, precision: str) -> float | None:
     return None
 
 
-@functools.cache
-def _measured(precision: str, threads: int) -> float:
+def _measured(precision: str) -> float:
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     fastest = 0.0
     for size in SIZES:

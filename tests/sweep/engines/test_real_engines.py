@@ -1,36 +1,84 @@
-"""Workers by each engine for real: the runs are those of one undisturbed runner bit for bit, each once."""
+"""Workers by each engine for real: runs and report are those of undisturbed ones bit for bit, each trial once."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
-from gpt_lab.analysis.compare import compare
-from gpt_lab.analysis.comparison import Row
 from gpt_lab.cli import sweep as command
 from gpt_lab.errors import LabError
-from gpt_lab.frame import load
-from gpt_lab.frame.places import StudyOptions
+from gpt_lab.frame.places import StudyOptions, find
+from gpt_lab.report.markdown import markdown
+from gpt_lab.report.tables import Report
+from gpt_lab.report.write import answer
 from gpt_lab.study import sweep_file
 from gpt_lab.sweep import runner
 from gpt_lab.sweep.engines.slurm_array import FILE
 from gpt_lab.sweep.ledger import overview
 from gpt_lab.sweep.ledger.ledger import entries
 from tests.docs.expected import COMMANDS
+from tests.docs.test_commands import make_short
 from tests.sweep.engines import ray_nodes, slurm, sshd
-from tests.sweep.sweep_helpers import curves, quiet, until, write_sweep
+from tests.sweep.sweep_helpers import ROOT, TINY, curves, quiet, until, write_sweep
 from tests.sweep.test_tuned_sweep import BLOCK
 
 pytestmark = pytest.mark.slow
-LONG = {"fixed": {"budget.steps": 600, "eval.every": 200, "checkpoint.every": 40, "log.every": 40}}
-"""Seconds for each trial, in which it can be disturbed."""
+DISTURBED = not slurm.missing() or ray_nodes.PROGRAM is not None
+LONG = {"budget.steps": 240, "eval.every": 120, "checkpoint.every": 20, "log.every": 20}
+"""Time enough to disturb each trial; what nobody disturbs can be shorter."""
+SEEDS = ("--seeds", "2")
+CLOCKED = ("tokens_per_s", "peak_memory_gb", "seconds")
+"""Of what an arm costs, that which is the machine's."""
+
+
+class Outcome(NamedTuple):
+    """What a study came to: the curve of each trial, and the report."""
+
+    curves: dict[str, Any]
+    report: str
+
+
+def write_pos_enc(folder: Path) -> Path:
+    """sweeps/pos_enc.yaml made short: all its arms, tiny models on a tiny text."""
+    folder.mkdir()
+    write_sweep(folder).unlink()  # for the text
+    path = folder / "pos_enc.yaml"
+    shutil.copy(ROOT / "sweeps" / path.name, path)
+    short = {**TINY, **(LONG if DISTURBED else {}), "data.path": folder / "words.txt", "runs_dir": folder / "runs"}
+    make_short(path, [f"{key}={value}" for key, value in short.items()])
+    return path
+
+
+def outcome(folder: Path) -> Outcome:
+    """Each trial has one run; the report is without its place and without what depends on the clock."""
+    found, study = answer(find([str(folder)], StudyOptions()), StudyOptions())
+    kept = [
+        replace(row, medians={key: value for key, value in row.medians.items() if key not in CLOCKED})
+        for row in found.rows
+    ]
+    text = markdown(Report(replace(found, rows=tuple(kept)), study), ())
+    return Outcome(curves(folder), text.replace("\\", "").replace(str(folder.parents[1]), ""))  # Markdown escapes paths
+
+
+@pytest.fixture(scope="module")
+def by_local(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """What pos_enc comes to by `--on local`."""
+    path = write_pos_enc(tmp_path_factory.mktemp("local") / "local")
+    folder = path.parent / "runs" / "pos_enc"
+    assert command.run([str(path), *SEEDS, "--on", "local", "--jobs", "2"]) == 0
+    wait_for(folder, lambda: whole(folder))
+    found = outcome(folder)
+    assert len(found.curves) == 10
+    assert "2 pairs only" in found.report and "position=sinusoidal" in found.report
+    return found
 
 
 def write_tuned(folder: Path) -> Path:
@@ -46,11 +94,6 @@ def undisturbed(write: Callable[[Path], Path], folder: Path) -> dict[str, Any]:
     folder.mkdir()
     assert runner.run_sweep(sweep_file.load(write(folder)), quiet(), 1) == 0
     return curves(folder / "runs" / "tiny")
-
-
-def verdicts(folder: Path) -> list[Row]:
-    """A report's rows, without what depends on the clock."""
-    return [replace(row, medians={}) for row in compare(load.load([str(folder)], StudyOptions())).rows]
 
 
 def whole(folder: Path) -> bool:
@@ -93,28 +136,22 @@ def test_local_workers_tune_as_one(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.skipif(bool(sshd.missing()), reason=f"not installed: {', '.join(sshd.missing())}")
-@pytest.mark.usefixtures("one_server")
-def test_ssh_hosts(tmp_path: Path) -> None:
-    expected = undisturbed(write_sweep, tmp_path / "undisturbed")
-    (tmp_path / "elsewhere").mkdir()
-    path = write_sweep(tmp_path / "elsewhere")
-    folder = path.parent / "runs" / "tiny"
+def test_ssh_hosts(tmp_path: Path, by_local: Outcome) -> None:
+    path = write_pos_enc(tmp_path / "elsewhere")
+    folder = path.parent / "runs" / "pos_enc"
     with sshd.running(tmp_path):
-        assert command.run([str(path), "--on", f"ssh:{','.join(sshd.HOSTS)}", "--jobs", "1"]) == 0
+        assert command.run([str(path), *SEEDS, "--on", f"ssh:{','.join(sshd.HOSTS)}", "--jobs", "1"]) == 0
         wait_for(folder, lambda: whole(folder))
-    assert curves(folder) == expected
+    assert outcome(folder) == by_local
     assert sorted(log.name for log in folder.glob("workers/*.log")) == [f"{host}-1.log" for host in sshd.HOSTS]
 
 
 @pytest.mark.skipif(bool(slurm.missing()), reason=f"not installed: {', '.join(slurm.missing())}")
-@pytest.mark.usefixtures("one_server")
-def test_slurm_preempts_one_and_loses_a_node(tmp_path: Path) -> None:
-    expected = undisturbed(lambda folder: write_sweep(folder, **LONG), tmp_path / "undisturbed")
-    (tmp_path / "elsewhere").mkdir()
-    path = write_sweep(tmp_path / "elsewhere", **LONG)
-    folder = path.parent / "runs" / "tiny"
+def test_slurm_preempts_one_and_loses_a_node(tmp_path: Path, by_local: Outcome) -> None:
+    path = write_pos_enc(tmp_path / "elsewhere")
+    folder = path.parent / "runs" / "pos_enc"
     with slurm.cluster() as cluster:
-        assert command.run([str(path), "--on", "slurm", "--workers", "2", "--sbatch", "time=30:00"]) == 0
+        assert command.run([str(path), *SEEDS, "--on", "slurm", "--workers", "2", "--sbatch", "time=30:00"]) == 0
         assert "#SBATCH --time=30:00\n" in (folder / "workers" / FILE).read_text("utf-8")
         wait_for(folder, lambda: len(list(folder.glob("*/checkpoints/last"))) >= 2)
         cluster.ask("sbatch", "--partition=high", "--nodelist=n1", "--output=/dev/null", "--wrap=sleep 1")
@@ -128,20 +165,17 @@ def test_slurm_preempts_one_and_loses_a_node(tmp_path: Path) -> None:
             return whole(folder)
 
         wait_for(folder, go_on)
-    assert curves(folder) == expected
-    assert sum(entry.attempts for entry in entries(folder)) > 4, "both were disturbed"
+    assert outcome(folder) == by_local
+    assert sum(entry.attempts for entry in entries(folder)) > len(by_local.curves), "they were disturbed"
     assert "resuming" in "".join(log.read_text("utf-8") for log in (folder / "logs").iterdir())
 
 
 @pytest.mark.skipif(ray_nodes.PROGRAM is None, reason="not installed: ray")
-@pytest.mark.usefixtures("one_server")
-def test_ray_loses_a_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    expected = undisturbed(lambda folder: write_sweep(folder, **LONG), tmp_path / "undisturbed")
-    (tmp_path / "elsewhere").mkdir()
-    path = write_sweep(tmp_path / "elsewhere", **LONG)
-    folder = path.parent / "runs" / "tiny"
+def test_ray_loses_a_node(tmp_path: Path, capsys: pytest.CaptureFixture[str], by_local: Outcome) -> None:
+    path = write_pos_enc(tmp_path / "elsewhere")
+    folder = path.parent / "runs" / "pos_enc"
     with ray_nodes.cluster() as (address, node):
-        start = [str(path), "--on", f"ray:{address}", "--workers", "2"]
+        start = [str(path), *SEEDS, "--on", f"ray:{address}", "--workers", "2"]
         with pytest.raises(LabError, match="none of the 2 nodes of Ray has num_cpus=1, blue=2"):
             command.run([*start, "--resource", "blue=2"])
         assert not folder.exists()
@@ -153,9 +187,8 @@ def test_ray_loses_a_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         wait_for(folder, lambda: whole(folder))
         (driver,) = folder.glob("workers/ray-driver-*.log")
         wait_for(folder, lambda: driver.read_text("utf-8").count("ended with status 0") == 2)
-    assert curves(folder) == expected
-    assert verdicts(folder) == verdicts(tmp_path / "undisturbed" / "runs" / "tiny")
-    assert sum(entry.attempts for entry in entries(folder)) > len(expected), "it was disturbed"
+    assert outcome(folder) == by_local
+    assert sum(entry.attempts for entry in entries(folder)) > len(by_local.curves), "it was disturbed"
     assert "resuming" in "".join(log.read_text("utf-8") for log in (folder / "logs").iterdir())
 
 

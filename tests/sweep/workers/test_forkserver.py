@@ -18,6 +18,7 @@ from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.sweep.workers import forkserver, worker
 from gpt_lab.sweep.workers.client import ForkServer, how_ended
+from tests.processes import commands
 from tests.sweep.sweep_helpers import ROOT, children, until, write_sweep
 
 HOLD = """
@@ -54,13 +55,26 @@ def hear(server: ForkServer, job: str) -> tuple[list[dict[str, Any]], int]:
                 return said, event["status"]
 
 
+def test_what_is_read_before_the_fork(tmp_path: Path) -> None:
+    """What trains a trial, and nothing that only several devices need: that takes longer to import than the rest."""
+    done = commands.call(tell, tmp_path)
+    assert (done.returncode, done.stdout) == (0, "True True False None\n"), done.stderr
+
+
+def tell() -> None:
+    forkserver.prepare()
+    forkserver.complete()
+    names = ("gpt_lab.train.trainer", "gpt_lab.parts.mlp.moe", "torch.distributed.fsdp")
+    print(*(name in sys.modules for name in names), forkserver.unsafe())
+
+
 @pytest.mark.slow
 def test_children(tmp_path: Path) -> None:
     """One server for all of it: trains, survives its children's deaths, and takes them with it."""
     server = ForkServer()
     try:
         settings = job(tmp_path)
-        server.start("a", **settings)
+        server.start("a", **settings, peaks=[("fp32", 1, 1e30)])
         said, status = hear(server, "a")
         assert status == 0
         pid, started, ended = said
@@ -69,6 +83,7 @@ def test_children(tmp_path: Path) -> None:
         assert ended["state"] == "finished"
         assert ended["run"] == started["run"]
         assert ended["summary"]["val/bpb"] > 0
+        assert ended["peaks"] == [["fp32", 1, 1e30]] and 0 < ended["summary"]["perf/mfu"] < 1e-12, "it was told"
         assert "--- 20" in (tmp_path / "log").read_text("utf-8")
         server.start("a", **settings)
         said, status = hear(server, "a")
@@ -189,6 +204,7 @@ def test_a_child_sets_its_threads_and_gpu_before_it_trains(tmp_path: Path, monke
         torch.set_num_threads(before)
     assert seen.pop("command").startswith("train scale.depth=1")
     assert seen == {"threads": 2, "gpu": "3"}
+    told[0].pop("peaks")  # whatever this process has measured
     assert told == [{"run": "a-run", "state": "finished", "summary": {"val/bpb": 1.0}, "done": False}]
 
 
