@@ -22,5 +22,6 @@ from gpt_lab.sweep.workers import forkserver
 
 composition.compose(["scale.depth=1"])  # reads what settings there are, and builds the parser of overrides
 forkserver.prepare()
+forkserver.complete()
 gc.collect()
 gc.freeze()  # a collection in a fork would copy every page that it marks

@@ -209,7 +209,7 @@ def complete() -> None:
     record.packages()
     setting_names.settings()
     for kind, parts in registry.index().items():
-        if kind == "parallel":  # a trial has one device, and what shards takes longer to import than torch
+        if kind == "parallel":  # few trials have several devices, and what shards takes longer to import than torch
             continue
         for name in parts:
             try:
