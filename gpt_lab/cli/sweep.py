@@ -217,6 +217,7 @@ def _elsewhere(chosen: argparse.Namespace, sweep: Sweep) -> int:
         Path.cwd(),
         gpu,
         chosen.per_gpu,
+        runner.devices_each(sweep),
     )
     lines = start_workers.start(request, chosen.on, chosen.sbatch, chosen.array_limit, chosen.resource, chosen.dry_run)
     if not chosen.dry_run:

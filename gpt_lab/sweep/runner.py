@@ -224,14 +224,20 @@ def dry_run(
     from gpt_lab.plan import dry_run as plan
 
     per_job = threads or DEFAULT_THREADS
-    first = cells_.configs((searching.planned or searching.to_check())[:1])
-    ranks = first[0].gpus_per_trial if first else 1
+    ranks = devices_each(sweep, searching)
     visible = _gpus(torch.cuda.device_count(), ranks) if uses_gpu(sweep, searching.planned or ()) else []
     if per_gpu is not None and not visible:
         raise ConfigError(NO_GPU)
     at_once = jobs or len(visible) * (per_gpu or 1) or max(1, cores() // (per_job * ranks))
     plan.show(sweep, searching.planned, console, at_once, per_job, searching.tuner, visible)
     return 0
+
+
+def devices_each(sweep: Sweep, searching: search.Search | None = None) -> int:
+    """How many devices share a trial: cells that differ in nothing else are the same run, so all have as many."""
+    searching = searching or search.Search(sweep)
+    cells = searching.planned or searching.to_check()
+    return cells_.configs(cells[:1])[0].gpus_per_trial if cells else 1
 
 
 def uses_gpu(sweep: Sweep, cells: Sequence[Cell]) -> bool:

@@ -22,7 +22,7 @@ def start(request: Request, dry: bool) -> list[str]:
     if request.workers > 1:
         if NVIDIA.exists() and request.gpu:
             raise ConfigError("--workers: one worker takes all GPUs of this machine: leave it out, or state device=cpu")
-        request = request.with_jobs(max(1, cores() // (request.threads or 1) // request.workers))
+        request = request.with_jobs(max(1, cores() // ((request.threads or 1) * request.ranks) // request.workers))
     if dry:
         return [f"would start {request.workers} times: {request.shell()}"]
     request.prepare(shared=False)

@@ -25,7 +25,7 @@ class Request:
         study, folder: of the sweep. words: file, settings and options of `sweep`, as they were given.
         workers: how many, on each host where there are several. jobs: trials at a time of each; None: as `sweep` does.
         threads: of each trial; None: as `sweep` does. place: the folder to start in. gpu: whether a trial may take one.
-        per_gpu: trials at a time on each GPU, in place of jobs.
+        per_gpu: trials at a time on each GPU, in place of jobs. ranks: processes of each trial.
     """
 
     study: str
@@ -37,6 +37,7 @@ class Request:
     place: Path
     gpu: bool = True
     per_gpu: int | str | None = None
+    ranks: int = 1
 
     @property
     def logs(self) -> Path:
@@ -63,9 +64,9 @@ class Request:
 
     @property
     def cores(self) -> int:
-        """What a worker needs for the threads of its trials, on one GPU at most."""
+        """What a worker needs for the threads of its trials, on as many GPUs at most as one of them has."""
         at_once = self.per_gpu if isinstance(self.per_gpu, int) else self.jobs
-        return (at_once or 1) * (self.threads or 1)
+        return (at_once or 1) * (self.threads or 1) * self.ranks
 
     def prepare(self, *, shared: bool) -> None:
         """Makes the folder of logs; `shared`: other machines will write the ledger.

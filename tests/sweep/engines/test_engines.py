@@ -68,6 +68,12 @@ def test_the_sbatch_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert not (folder / "runs").exists()
 
 
+def test_a_worker_has_cores_for_every_rank_of_its_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_sweep(tmp_path, fixed={"parallel": "ddp", "gpus_per_trial": 2})
+    assert command.run([str(path), "--on", "slurm", "--jobs", "3", "--threads", "4", "--dry-run"]) == 0
+    assert "#SBATCH --cpus-per-task=24\n" in capsys.readouterr().out
+
+
 def test_a_job_that_slurm_refuses_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sbatch").write_text("#!/bin/sh\necho 'no such partition' >&2\nexit 1\n")
     (tmp_path / "sbatch").chmod(0o755)
