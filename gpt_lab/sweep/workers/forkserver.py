@@ -77,6 +77,7 @@ class Server:
             if request["op"] == "start":
                 if "cells" not in request:
                     complete()
+                    join_ranks(request.get("config", {}).get("parallel", {}).get("name", "none"))
                 self._fork(request)
                 if "cells" in request:  # they are checked on one core while another does this
                     complete()
@@ -209,7 +210,7 @@ def complete() -> None:
     record.packages()
     setting_names.settings()
     for kind, parts in registry.index().items():
-        if kind == "parallel":  # few trials have several devices, and what shards takes longer to import than torch
+        if kind == "parallel":  # join_ranks, where there are any
             continue
         for name in parts:
             try:
@@ -218,6 +219,17 @@ def complete() -> None:
                 continue
     gc.freeze()
     gc.enable()
+
+
+@functools.cache
+def join_ranks(name: str) -> None:
+    """Imports what trials need that several devices share, which takes longer than torch itself."""
+    from gpt_lab import registry
+
+    registry.load("parallel", name)
+    if name != "none":
+        import torch._dynamo  # noqa: F401  # torch does at the first use of either
+    gc.freeze()
 
 
 def main() -> None:
