@@ -204,7 +204,8 @@ def _elsewhere(chosen: argparse.Namespace, sweep: Sweep) -> int:
         words.append("--fail-fast")
     if chosen.retries is not None:
         words += ["--retries", str(chosen.retries)]
-    gpu = runner.uses_gpu(sweep, ())
+    gpu, ranks = runner.uses_gpu(sweep, ()), runner.devices_each(sweep)
+    runner.refuse_shared(chosen.per_gpu, ranks)
     if chosen.per_gpu is not None and not (gpu and (chosen.on != "local" or runner.gpus_here())):
         raise ConfigError(runner.NO_GPU)
     request = Request(
@@ -217,7 +218,7 @@ def _elsewhere(chosen: argparse.Namespace, sweep: Sweep) -> int:
         Path.cwd(),
         gpu,
         chosen.per_gpu,
-        runner.devices_each(sweep),
+        ranks,
     )
     lines = start_workers.start(request, chosen.on, chosen.sbatch, chosen.array_limit, chosen.resource, chosen.dry_run)
     if not chosen.dry_run:

@@ -110,8 +110,7 @@ def run_sweep(
                 console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
             ranks = configs[0].gpus_per_trial if configs else 1
             visible = _gpus(found["gpus"], ranks) if uses_gpu(sweep, left) else []
-            if per_gpu is not None and ranks > 1:
-                raise ConfigError(f"--per-gpu: each trial has {ranks} devices of its own: leave it out")
+            refuse_shared(per_gpu, ranks)
             if per_gpu is not None:
                 jobs = _shared(per_gpu, visible, server, configs, threads, console)
             if sweep.trunk:
@@ -136,8 +135,8 @@ def run_sweep(
             there = _ended(folder)
             count = sum(cell.identity not in there for cell in left)
             begun = f"{count} of {total} runs are left" if searching.cells is not None else f"up to {total} runs"
-            each = f"{at_once} at a time, {per_job} thread{'s' * (per_job > 1)} each"
-            each = each if ranks == 1 else each.replace(" each", f" of {ranks} ranks each")
+            shared = f" of {ranks} ranks" if ranks > 1 else ""
+            each = f"{at_once} at a time, {per_job} thread{'s' * (per_job > 1)}{shared} each"
             own = () if visible else pinning.divided(pinning.numa_nodes(), at_once, per_job * ranks)
             each += f", on {len(own[0])} core{'s' * (len(own[0]) > 1)} of its own" if own else ""
             console.print(f"{sweep.design.study}: {begun}, {each}", markup=False, highlight=False, soft_wrap=True)
@@ -225,6 +224,7 @@ def dry_run(
 
     per_job = threads or DEFAULT_THREADS
     ranks = devices_each(sweep, searching)
+    refuse_shared(per_gpu, ranks)
     visible = _gpus(torch.cuda.device_count(), ranks) if uses_gpu(sweep, searching.planned or ()) else []
     if per_gpu is not None and not visible:
         raise ConfigError(NO_GPU)
@@ -238,6 +238,12 @@ def devices_each(sweep: Sweep, searching: search.Search | None = None) -> int:
     searching = searching or search.Search(sweep)
     cells = searching.planned or searching.to_check()
     return cells_.configs(cells[:1])[0].gpus_per_trial if cells else 1
+
+
+def refuse_shared(per_gpu: PerGpu | None, ranks: int) -> None:
+    """Refuses trials that share a GPU where several GPUs share a trial."""
+    if per_gpu is not None and ranks > 1:
+        raise ConfigError(f"--per-gpu: each trial has {ranks} devices of its own: leave it out")
 
 
 def uses_gpu(sweep: Sweep, cells: Sequence[Cell]) -> bool:

@@ -10,6 +10,7 @@ to leave are shut out: it ends when its runner has, and its children hear of tha
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import json
@@ -226,7 +227,8 @@ def join_ranks(name: str) -> None:
     """Imports what trials need that several devices share, which takes longer than torch itself."""
     from gpt_lab import registry
 
-    registry.load("parallel", name)
+    with contextlib.suppress(Exception):  # the trial that asks for it says so
+        registry.load("parallel", name)
     if name != "none":
         import torch._dynamo  # noqa: F401  # torch does at the first use of either
     gc.freeze()
