@@ -20,6 +20,7 @@ from gpt_lab.sweep.ledger.ledger import entries
 from gpt_lab.sweep.search import trunk
 from gpt_lab.sweep.workers import trial_ranks
 from gpt_lab.sweep.workers.client import ForkServer
+from gpt_lab.train.parallel.process_group import RankLost
 from tests.helpers import tiny_config
 from tests.sweep.sweep_helpers import children, curves, quiet, said, tree, until, write_sweep
 from tests.train.train_helpers import fork, status
@@ -99,6 +100,18 @@ def test_another_rank_fails(tmp_path: Path) -> None:
     assert status(fork(first)) == 7
     assert said.read_text("utf-8") == "rank 1 ended with status 1: its log says why"
     assert "ValueError: not enough values to unpack" in (tmp_path / "log").read_text("utf-8")
+
+
+@pytest.mark.forks
+def test_who_has_ended_counts_and_not_who_is_told_of_it() -> None:
+    """A rank whose connection breaks knows that at once, and must not leave as if it had failed itself."""
+
+    def first() -> None:
+        with trial_ranks.sharing(tiny_config(**{**SHARED, "gpus_per_trial": 3}), lambda how: os._exit(7)):
+            os.kill(children(os.getpid())[0], signal.SIGKILL)
+            raise RankLost
+
+    assert status(fork(first)) == -signal.SIGKILL
 
 
 def test_devices_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:

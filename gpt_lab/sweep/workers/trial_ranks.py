@@ -40,6 +40,8 @@ def sharing(cfg: RunConfig, lost: Callable[[str], NoReturn]) -> Iterator[Ranks]:
     if cfg.gpus_per_trial == 1:
         yield ALONE
         return
+    from gpt_lab.train.parallel.process_group import RankLost
+
     port, first = _free_port(), os.getpid()
     others = {_forked(cfg, rank, port, first): rank for rank in range(1, cfg.gpus_per_trial)}
     leaving = threading.Event()
@@ -50,6 +52,10 @@ def sharing(cfg: RunConfig, lost: Callable[[str], NoReturn]) -> Iterator[Ranks]:
     ranks = registry.build("parallel", cfg.parallel)
     try:
         yield ranks
+    except RankLost:
+        for thread in watching:  # that of the one that has ended ends this process
+            thread.join(PATIENCE)
+        raise
     finally:
         leaving.set()
         ranks.close()
@@ -64,6 +70,9 @@ def _forked(cfg: RunConfig, rank: int, port: int, first: int) -> int:
     pid = os.fork()
     if pid:
         return pid
+    from gpt_lab.train.parallel.launch import LOST
+    from gpt_lab.train.parallel.process_group import RankLost
+
     status = 1
     try:
         process.end_with(first)
@@ -75,6 +84,8 @@ def _forked(cfg: RunConfig, rank: int, port: int, first: int) -> int:
 
         follow(cfg, registry.build("parallel", cfg.parallel))
         status = 0
+    except RankLost:
+        status = LOST
     except LabError as error:
         print(f"error: rank {rank}: {error}", file=sys.stderr)
     except BaseException:
@@ -96,8 +107,10 @@ def _be(rank: int, number: int, port: int) -> None:
 
 def _watch(pid: int, rank: int, leaving: threading.Event, lost: Callable[[str], NoReturn]) -> None:
     """Waits for another rank, which may end only when the first has told it to."""
+    from gpt_lab.train.parallel.launch import LOST
+
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if leaving.is_set():
+    if leaving.is_set() or status == LOST:  # another one has ended before it
         return
     if status < 0:
         print(f"error: rank {rank} was killed by {signals.name(-status)}, and with it the trial", file=sys.stderr)
