@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 SHORT = [
     *("scale.depth=2", "scale.width=64", "scale.context=64", "batch.tokens=512", "eval.tokens=2048"),
-    *("eval.every=4", "compile=off", "data.val_fraction=0.002", "sample.tokens=8"),
+    *("eval.every=4", "compile=off", "data.val_fraction=0.02", "sample.tokens=8"),
 ]
 """What makes a training run short: at its end it validates on the whole split, so that is small too."""
 
@@ -165,7 +165,7 @@ COMMANDS: dict[str, Run | Elsewhere] = {
     "uv run noise --list": Run("Noise floors in runs"),
     "uv run sweep screens/norm --dry-run": Run("match=params: within", STEPS),
     "uv run sweep sweeps/budgets.yaml --dry-run": Run(
-        "trunk and branch: 24 runs for the cost of 12.5", ["data.val_fraction=0.002"]
+        "trunk and branch: 24 runs for the cost of 12.5", ["data.val_fraction=0.02"]
     ),
     "uv run sweep sweeps/muon.yaml --dry-run": Run("tuning: 30 to 54 runs, as many for each of 2 arms", STEPS),
     "uv run train position=alibi 'eval.contexts=[1,2,4,8]'": Run(
