@@ -85,14 +85,17 @@ def lab(
     return taken, runs[0].record["resolved"]["precision"]
 
 
-def loop(tokens: Path, steps: int, count: int, folder: Path, at_a_time: int) -> float:
+def loop(tokens: Path, steps: int, count: int, folder: Path, at_a_time: int, quick: bool) -> float:
     """Wall seconds of as many processes of the bare loop."""
-    threads = 0 if at_a_time == 1 else 1
+    # on a busy machine torch's threads do little but wait for each other
+    threads = 0 if at_a_time == 1 and not quick else 1
+    batches = 1 if quick else bare.EVAL_BATCHES
     environment = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 
     def one(seed: int) -> None:
         words = [sys.executable, bare.__file__, str(tokens), str(steps), str(seed), str(threads)]
-        done = subprocess.run([*words, str(folder / f"{seed}.pt")], env=environment, capture_output=True, text=True)
+        words += [str(folder / f"{seed}.pt"), str(batches)]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
 
@@ -130,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         def turn_of_loop(kind: str) -> Callable[[Path], None]:
             at_a_time = 1 + (kind == "two_at_a_time")
-            return lambda folder: theirs[kind].append(loop(tokens, steps, count, folder, at_a_time))
+            return lambda folder: theirs[kind].append(loop(tokens, steps, count, folder, at_a_time, chosen.quick))
 
         turns = [turn_of_lab, *(turn_of_loop(kind) for kind in theirs)]
         for number in range(rounds):

@@ -1,10 +1,10 @@
 """nanoGPT's loop over its model, in this file's own words: torch and numpy alone.
 
-    python benchmarks/trained/bare.py TOKENS STEPS SEED THREADS FILE  # trains at nanoGPT's CPU shape
+    python benchmarks/trained/bare.py TOKENS STEPS SEED THREADS FILE [BATCHES]  # at nanoGPT's CPU shape
 
 Model, data access (a memory map opened for each batch, one slice per row), optimizer, eager fp32. As a program it
-evaluates as nanoGPT does on a CPU: 20 batches of the training and of the validation part, before the first step, every
-250 steps and at the end, and writes the weights where validation has become better.
+evaluates as nanoGPT does on a CPU: BATCHES (20) of the training and of the validation part, before the first step,
+every 250 steps and at the end, and writes the weights where validation has become better.
 """
 
 from __future__ import annotations
@@ -158,14 +158,14 @@ CPU_SHAPE = ModelShape(4, 4, 128, 64, 12)
 EVAL_EVERY, EVAL_BATCHES = 250, 20
 
 
-def main(tokens: str, steps: str, seed: str, threads: str, weights: str) -> None:
+def main(tokens: str, steps: str, seed: str, threads: str, weights: str, batches: str = str(EVAL_BATCHES)) -> None:
     """Trains one model."""
     if int(threads):
         torch.set_num_threads(int(threads))
     loop, best = Bare(CPU_SHAPE, Path(tokens), fused=False, seed=int(seed)), math.inf
     for step in range(int(steps) + 1):
         if step % EVAL_EVERY == 0 or step == int(steps):
-            training, validation = (loop.evaluate(EVAL_BATCHES) for _ in range(2))
+            training, validation = (loop.evaluate(int(batches)) for _ in range(2))
             print(f"step {step}: train loss {training:.4f}, val loss {validation:.4f}", flush=True)
             if step and validation < best:
                 best = validation
