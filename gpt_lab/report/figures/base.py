@@ -149,7 +149,7 @@ def write(drawing: Drawing, folder: Path) -> tuple[Path, Path]:
     for path, meta in zip(paths, metadata, strict=True):
         buffer = io.BytesIO()
         drawing.canvas.savefig(buffer, format=path.suffix[1:], dpi=PNG_DPI, metadata=meta)
-        drawing.canvas.set_layout_engine("none")  # the layout that was found is kept: finding it again takes as long
+        drawing.canvas.set_layout_engine(None)  # the layout that was found is kept: finding it again takes as long
         write_atomic(path, buffer.getvalue())
     return paths
 
