@@ -13,12 +13,21 @@ import pytest
 from gpt_lab.claims import code, folder, rerun, selection
 from gpt_lab.cli import report, verify
 from gpt_lab.errors import ConfigError, DataError, LabError
+from gpt_lab.report import write
 from gpt_lab.store import Run
 from gpt_lab.store.atomic_files import read_json, write_json
 from tests.processes import commands
 from tests.sweep.sweep_helpers import write_sweep
 
 CLEAN = code.Version("c" * 40, False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_figures() -> Iterator[None]:
+    """Those of a claim's report are in tests/claims/test_folder.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write, "draw", lambda *material: [])
+        yield
 
 
 @pytest.fixture(scope="module")
