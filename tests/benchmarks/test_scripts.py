@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpt_lab.errors import ConfigError
+from tests.docs import plays
 from tests.processes import commands
 
 ROOT = Path(__file__).parent.parent.parent
@@ -17,13 +20,20 @@ RATIOS = {"lab", "lab_auto", "lab_auto_short"}
 
 
 def run(script: str, out: Path, *more: str) -> dict[str, Any]:
-    """The result of `script --quick`, on one thread; the commands that it waits for are forked."""
-    done = commands.script(ROOT / "benchmarks" / script, ["--quick", "--out", str(out), *more], ROOT)
+    """The result of `script --quick`, on one thread and few plays; the commands that it waits for are forked."""
+    packages = plays.few(out.parent)
+    work = functools.partial(begin, packages, ROOT / "benchmarks" / script, ["--quick", "--out", str(out), *more])
+    done = commands.call(work, ROOT, {**os.environ, "PYTHONPATH": os.pathsep.join([str(packages), str(ROOT)])})
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"written: {out}" in done.stdout
     result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     assert {"cpu", "cores", "torch"} <= result["machine"].keys()
     return result
+
+
+def begin(packages: Path, script: Path, words: list[str]) -> None:
+    plays.use(packages)
+    commands._script(script, words)
 
 
 @pytest.mark.slow
