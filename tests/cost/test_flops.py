@@ -61,7 +61,7 @@ def grouped_flops(rows: tuple[int, int], stacked: tuple[int, int, int], *rest: A
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_exact(variant: dict[str, Any]) -> None:
-    cfg = tiny_config(**variant)
+    cfg = tiny_config(**{"scale.context": 8} | variant)  # each token is a step
     price, model = cost(cfg, VOCAB), GPT(cfg, VOCAB)
     assert price == cost_of(model)
     assert price.parameters == sum(p.numel() for p in model.parameters())

@@ -40,6 +40,7 @@ def test_flex_computes_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(got.double(), expected(case, made)[0], **FP32)
 
 
+@pytest.mark.compiles
 def test_flex_is_part_of_a_compiled_graph() -> None:
     """Two layers with masks and score changes of their own, documents among them, in one graph."""
     torch.compiler.reset()

@@ -93,6 +93,7 @@ class TestRope:
         assert low[0].dtype == low[1].dtype == dtype
         torch.testing.assert_close(low[0].float(), rope.rotate(q, k, POSITIONS["offset"])[0], rtol=0, atol=5e-2)
 
+    @pytest.mark.compiles
     @pytest.mark.parametrize("positions_T", [torch.arange(9), torch.arange(3, 12), torch.arange(40)])
     def test_compiled(self, positions_T: Tensor) -> None:
         torch.compiler.reset()

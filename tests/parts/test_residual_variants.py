@@ -81,8 +81,10 @@ def test_gradients(variant: str) -> None:
 @pytest.mark.compiles
 @pytest.mark.parametrize("variant, depth", [("skips", 3), ("static", 2), ("blocks", 3), ("adapter", 4), ("shared", 4)])
 def test_traced(variant: str, depth: int) -> None:
-    """As few layers as have a stream from one to another: tracing takes as long as there are layers."""
-    decoding.check_compiled(made(variant, attention="value_residual", **{"scale.depth": depth}))
+    """As few and small layers as have a stream from one to another: tracing takes as long as there are operations."""
+    decoding.check_compiled(
+        made(variant, attention="value_residual", position="none", mlp="relu", **{"scale.depth": depth})
+    )
 
 
 @pytest.mark.parametrize("variant", ["skips", "looped", "adapter", "attention", "blocks", "shared", "layer_drop"])

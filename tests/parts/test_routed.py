@@ -51,9 +51,12 @@ class TestInAModel:
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.parametrize("name", ["moe as in DeepSeek", "moe as in gpt-oss", "moe in groups", "moe with capacity"])
 def test_compiled(name: str) -> None:
-    decoding.check_compiled(decoding.model(**MODELS[name] | {"scale.depth": 1}))
+    decoding.check_compiled(
+        decoding.model(**MODELS[name] | {"scale.depth": 1, "attention": "none", "position": "none"})
+    )
 
 
 def test_in_training_too_a_token_is_alone() -> None:

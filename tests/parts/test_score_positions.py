@@ -54,9 +54,10 @@ class TestInAModel:
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.parametrize("name", [name for name, options in ENCODINGS.items() if options])
 def test_compiled(name: str) -> None:
-    decoding.check_compiled(decoding.model(position=name, **ENCODINGS[name]))
+    decoding.check_compiled(decoding.model(position=name, mlp="relu", **ENCODINGS[name]))
 
 
 @pytest.mark.parametrize("name", ["cope", "t5"])

@@ -116,6 +116,7 @@ def test_bf16(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.parametrize("name", ["gated by heads", "mla with a query latent", "sparse with a query latent"])
 def test_compiled_is_eager(name: str) -> None:
     """One graph, the same loss and the same gradients."""

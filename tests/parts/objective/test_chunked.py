@@ -117,6 +117,7 @@ def test_a_model_learns_the_same(objective: CrossEntropy, settings: dict[str, An
     torch.testing.assert_close(*results, **tolerance)
 
 
+@pytest.mark.compiles
 def test_it_compiles_to_the_same() -> None:
     x, weight, targets = given(torch.float32)
 

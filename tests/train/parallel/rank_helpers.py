@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 
 from gpt_lab.config.schema import RunConfig
+from gpt_lab.sweep.workers import forkserver
 from gpt_lab.train.parallel import launch
 from gpt_lab.train.parallel.ranks import Ranks
 from gpt_lab.train.start import run_training
@@ -24,7 +25,9 @@ def train_of(cfg: RunConfig) -> Work:
 
 
 def start_ranks(cfg: RunConfig, work: Work | None = None) -> list[int]:
-    """The pids of a run's ranks, which are as torchrun would have started them."""
+    """The pids of a run's ranks, which are as torchrun would have started them; what they import is there before."""
+    forkserver.complete()
+    forkserver.join_ranks(cfg.parallel["name"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
