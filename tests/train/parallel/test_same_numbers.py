@@ -20,8 +20,8 @@ from tests.train.train_helpers import curve
 Make = Callable[..., RunConfig]
 pytestmark = [pytest.mark.forks, pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")]
 SETTINGS: dict[str, Any] = {
-    "budget.steps": 20,
-    "eval.every": 10,
+    "budget.steps": 50,
+    "eval.every": 25,
     "eval.tokens": 64,
     "log.every": 1,
     "batch.tokens": 8 * 16,
@@ -112,7 +112,7 @@ def test_muon_shares_its_matrices(make: Make) -> None:
 @pytest.mark.slow
 def test_goes_on_with_any_number_of_ranks(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of four one is killed, which ends all; one process goes on, then two, then four."""
-    common = {**SETTINGS, "checkpoint.every": 5, "batch.micro": 1}
+    common = {**SETTINGS, "budget.steps": 20, "eval.every": 10, "checkpoint.every": 5, "batch.micro": 1}
     alone = make(study="alone", **common)
     sharded = {"name": "fsdp", "accumulate": "sharded"}
     four = make(study="several", gpus_per_trial=4, **common, parallel=sharded)
