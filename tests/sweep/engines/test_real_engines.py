@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
@@ -10,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, NamedTuple
@@ -124,12 +122,8 @@ def wait_for(folder: Path, true: Callable[[], Any], seconds: float = 400) -> Non
 def forked_worker(words: list[str], *, cwd: Path, stdout: IO[bytes], **settings: Any) -> Any:
     """In place of subprocess.Popen: a worker that need not import torch. The one of `by_local` is a real one."""
     assert words[:3] == [sys.executable, "-m", "gpt_lab.cli.sweep"] and settings["start_new_session"]
-    return commands.started(partial(work_apart, words[3:], cwd, dict(os.environ), Path(stdout.name)))
-
-
-def work_apart(words: list[str], folder: Path, environment: dict[str, str], log: Path) -> None:
-    os.setsid()
-    commands._work(partial(commands._command, ["sweep", *words], hear_soon), folder, environment, log, log)
+    log = Path(stdout.name)
+    return commands.begun(["sweep", *words[3:]], cwd, log, log, hear_soon)
 
 
 def hear_soon() -> None:
