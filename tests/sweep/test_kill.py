@@ -105,8 +105,8 @@ def test_trunk_and_branches_are_killed(tmp_path: Path) -> None:
 
 
 def test_the_real_command(tmp_path: Path) -> None:
-    """With uv, in a terminal: Ctrl-C, a hang-up while every process is told to leave, kill -9 of the runner. Then forked,
-    with a reader that leaves. The same command each time; nothing is lost, nothing is left, and the numbers are the
+    """With uv, in a terminal: Ctrl-C, a hang-up while every process is told to leave, kill -9 of the runner. Then one,
+    forked, whose reader leaves. The same command each time; nothing is lost, nothing is left, and the numbers are the
     undisturbed."""
     fixed = {"budget.steps": 600, "eval.every": 120, "checkpoint.every": 400, "log.every": 10}
     (tmp_path / "undisturbed").mkdir()
