@@ -37,7 +37,7 @@ from tests.sweep.test_tuned_sweep import BLOCK
 
 pytestmark = pytest.mark.slow
 DISTURBED = not slurm.missing() or ray_nodes.PROGRAM is not None
-LONG = {"budget.steps": 100, "eval.every": 50, "checkpoint.every": 20, "log.every": 20}
+LONG = {"budget.steps": 60, "eval.every": 30, "checkpoint.every": 20, "log.every": 20}
 """Time enough to disturb each trial; what nobody disturbs can be shorter."""
 SEEDS = ("--seeds", "2")
 CLOCKED = ("tokens_per_s", "peak_memory_gb", "seconds")
