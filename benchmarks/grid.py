@@ -38,6 +38,7 @@ EVALUATED = 2 * bare.EVAL_BATCHES * bare.CPU_SHAPE.rows * bare.CPU_SHAPE.context
 POSITIONS, SEEDS = ("learned", "rope", "sinusoidal", "none"), (0, 1, 2)
 SETTINGS: dict[str, Any] = {
     "model": "gpt2",
+    "mlp": "gelu",
     "norm.bias": False,
     "model.bias": False,
     "tokenizer": "char",

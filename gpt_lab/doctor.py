@@ -138,7 +138,7 @@ def cpu() -> Iterator[Finding]:
     import torch
 
     flags = _cpu_flags()
-    yield Finding("cpu", "processor", "note", f"{_cpu_name()}, {record.cores()} cores usable")
+    yield Finding("cpu", "processor", "note", f"{record.machine()['cpu']}, {record.cores()} cores usable")
     yield Finding("cpu", "torch threads", "note", f"{torch.get_num_threads()} (OMP_NUM_THREADS sets another number)")
     yield Finding("cpu", "vectors", "note", torch.backends.cpu.get_cpu_capability())
     native = [name for flag, name in NATIVE_BF16.items() if flag in flags]
@@ -280,16 +280,6 @@ def _auto_precision(device: str) -> Finding:
     return Finding(device if device == "cpu" else "gpu", "precision=auto", "note", f"{chosen.name}: {chosen.reason}")
 
 
-def _cpu_info() -> dict[str, str]:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").partition("\n\n")[0].splitlines() if path.is_file() else []
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-
-
-def _cpu_name() -> str:
-    return _cpu_info().get("model name") or platform.processor() or platform.machine()
-
-
 def _cpu_flags() -> set[str]:
-    info = _cpu_info()
+    info = record.cpu_info()
     return set(f"{info.get('flags', '')} {info.get('Features', '')}".split())

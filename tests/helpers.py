@@ -38,7 +38,7 @@ DEFAULTS: dict[str, Any] = {
     "log": {"every": 1},
     "sample": {"tokens": 0},
 }
-"""What `tiny_config` says beside the defaults of the parts' classes and of config/schema.py."""
+"""What `tiny_config` says beside the defaults of the parts' classes and of config/sections.py."""
 COMES_WITH = {
     "init=deepnorm": {"residual": {"name": "post", "alpha": None}},
     "objective=distill": {"objective.teacher": "nobody"},

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_lab import options, project, registry, yamlfile
-from gpt_lab.config import certificates, schema
+from gpt_lab.config import certificates, sections
 from gpt_lab.config.certificates import Certificate
 from gpt_lab.console.invocation import prefix
 from gpt_lab.console.lines import hang
@@ -288,7 +288,7 @@ def _presets(kind: str) -> dict[str, CatalogueEntry]:
 
 def _preset_choices(kind: str, values: Mapping[str, Any]) -> dict[str, PartOption]:
     if kind == "scale":
-        hints = typing.get_type_hints(schema.Scale, include_extras=True)
+        hints = typing.get_type_hints(sections.Scale, include_extras=True)
         return {k: PartOption(v, options.describe(hints.get(k, Any))) for k, v in values.items() if k != "name"}
     picks: dict[str, Any] = {}
     for item in values.get("defaults", []):

@@ -10,22 +10,22 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gpt_lab import options, project, registry
-from gpt_lab.config import schema
+from gpt_lab.config import sections
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.errors import QUOTED, quoted, unknown
 
 GROUPS = (*registry.KINDS, "scale", "model", "experiment")
 SECTIONS: Mapping[str, type] = {
-    "scale": schema.Scale,
-    "model": schema.Model,
-    "budget": schema.Budget,
-    "batch": schema.Batching,
-    "eval": schema.Eval,
-    "checkpoint": schema.Checkpoint,
-    "log": schema.Log,
-    "sample": schema.Sample,
-    "adapt": schema.Adapt,
-    "quantize": schema.Quantize,
+    "scale": sections.Scale,
+    "model": sections.Model,
+    "budget": sections.Budget,
+    "batch": sections.Batching,
+    "eval": sections.Eval,
+    "checkpoint": sections.Checkpoint,
+    "log": sections.Log,
+    "sample": sections.Sample,
+    "adapt": sections.Adapt,
+    "quantize": sections.Quantize,
 }
 NAMES_ELSEWHERE: Mapping[str, str] = {
     "seed": "random_seed rng_seed",

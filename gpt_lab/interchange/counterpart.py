@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gpt_lab import registry
-from gpt_lab.config import checked, components, composition, schema
+from gpt_lab.config import checked, components, composition
 from gpt_lab.config.schema import RunConfig
+from gpt_lab.config.sections import Model
 from gpt_lab.errors import ConfigError, unknown
 from gpt_lab.interchange import deepseek_like, gpt2_like, llama_like, llama_variants, mixtures, state_spaces
 from gpt_lab.interchange.family import Family, Released, Settings
@@ -73,7 +74,7 @@ def words(settings: Settings) -> list[str]:
     for kind in KINDS:
         chosen = settings[kind]
         found += [f"{kind}={chosen['name']}", *_options(kind, kind, chosen)]
-    flags = {field.name: field.default for field in dataclasses.fields(schema.Model)} | settings["model"]
+    flags = {field.name: field.default for field in dataclasses.fields(Model)} | settings["model"]
     sections = {"model": flags, "scale": settings["scale"]}
     found += [f"{name}.{key}={components.literal(v)}" for name, values in sections.items() for key, v in values.items()]
     context = settings["scale"]["context"]
@@ -138,7 +139,7 @@ def differences(mine: RunConfig, other: RunConfig) -> Iterator[str]:
         if getattr(mine.scale, key) != getattr(other.scale, key):
             yield f"scale.{key}={getattr(mine.scale, key)}"
             return
-    for flag in dataclasses.fields(schema.Model):
+    for flag in dataclasses.fields(Model):
         value = getattr(mine.model, flag.name)
         if flag.name not in TRAINED_WITH and value != getattr(other.model, flag.name):
             yield f"model.{flag.name}={components.literal(value)}"

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 """Of the source tree."""
 CODE = ("gpt_lab", "conf", "experiments", "parts", "pyproject.toml")
 """What of ROOT can change a run."""
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def gather(hardware: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -138,13 +139,23 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _cpu() -> str:
+def cpu_info() -> dict[str, str]:
+    """The first processor's lines of /proc/cpuinfo; empty where there is none."""
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        text = CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
+        return {}
+    lines = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def _cpu() -> str:
+    info = cpu_info()
+    name = info.get("model name") or platform.processor() or platform.machine()
+    if re.search(r"\d", name) or not {"cpu family", "model"} <= info.keys():
+        return name
+    # virtual machines say "AMD EPYC" of every generation, and one multiplies twice as fast as another
+    return f"{name} (family {info['cpu family']}, model {info['model']})"
 
 
 def packages() -> dict[str, str]:

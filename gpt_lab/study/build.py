@@ -10,7 +10,7 @@ from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.study.design import Cell, join
 
 if TYPE_CHECKING:
-    from gpt_lab.data.dataset import Dataset
+    from gpt_lab.data.base import Dataset
     from gpt_lab.train.resolve_auto import ResolvedRun
 
 

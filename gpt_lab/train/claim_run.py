@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from gpt_lab.config import auto_scale
-from gpt_lab.config.schema import Budget, RunConfig
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.config.sections import Budget
 from gpt_lab.devices import hardware
 from gpt_lab.digests import Damaged
 from gpt_lab.store import Run, code, find_signature, fork, gather

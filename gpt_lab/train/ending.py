@@ -14,7 +14,7 @@ from rich.console import Console
 from gpt_lab import metrics, trackers
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.console.invocation import prefix
-from gpt_lab.data.dataset import Dataset
+from gpt_lab.data.base import Dataset
 from gpt_lab.devices import hardware
 from gpt_lab.errors import LabError
 from gpt_lab.model.skip_init import is_out_of_memory

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gpt_lab.data.dataset import Batch, Dataset
+from gpt_lab.data.base import Batch, Dataset
 from gpt_lab.parts.dropout import row_keys
 from gpt_lab.parts.objective.base import IGNORED
 

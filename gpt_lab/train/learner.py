@@ -14,7 +14,7 @@ import torch
 
 from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
-from gpt_lab.data.dataset import Dataset
+from gpt_lab.data.base import Dataset
 from gpt_lab.devices import hardware
 from gpt_lab.optim.fit import fitted
 from gpt_lab.parts.objective.base import Objective

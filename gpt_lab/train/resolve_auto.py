@@ -14,7 +14,7 @@ from gpt_lab.config.schema import RunConfig
 from gpt_lab.cost import memory
 from gpt_lab.cost.flops import Cost, check_match, cost_of
 from gpt_lab.cost.loss_chunks import loss_chunk
-from gpt_lab.data.dataset import Dataset
+from gpt_lab.data.base import Dataset
 from gpt_lab.devices import hardware
 from gpt_lab.devices.pick import pick
 from gpt_lab.errors import ConfigError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpt_lab.config.schema import RunConfig
-from gpt_lab.data.dataset import Dataset
+from gpt_lab.data.base import Dataset
 from gpt_lab.errors import ConfigError, LabError
 from gpt_lab.evaluate import task_runs
 from gpt_lab.evaluate.subject import Subject, of_run

@@ -15,7 +15,7 @@ from gpt_lab import registry, trackers
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.console import signals
 from gpt_lab.console.signals import Signals
-from gpt_lab.data.dataset import Dataset
+from gpt_lab.data.base import Dataset
 from gpt_lab.devices import hardware
 from gpt_lab.model.gpt import GPT
 from gpt_lab.optim.schedule import decay_factor

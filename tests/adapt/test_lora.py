@@ -11,7 +11,8 @@ import torch
 from gpt_lab import registry
 from gpt_lab.adapt import group_codes, lora
 from gpt_lab.adapt.rounding import linear_weights, rounded
-from gpt_lab.config.schema import Adapt, RunConfig
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.config.sections import Adapt
 from gpt_lab.errors import ConfigError
 from gpt_lab.model.gpt import GPT, initialize
 from tests.helpers import tiny_config

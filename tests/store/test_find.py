@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import re
 import subprocess
 import sys
@@ -125,6 +126,23 @@ def test_gather(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["packages"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert {"torch", "wandb", "numpy"} <= set(found["packages"])
     json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("cpu family : 25\nmodel : 17\nmodel name : AMD EPYC\n", "AMD EPYC (family 25, model 17)"),
+        ("cpu family : 6\nmodel : 85\nmodel name : Intel(R) Xeon(R) Gold 6130\n", "Intel(R) Xeon(R) Gold 6130"),
+        ("model name : a virtual one\n", "a virtual one"),
+        ("", platform.processor() or platform.machine()),
+    ],
+)
+def test_cpu_without_number(text: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "CPUINFO", tmp_path / "cpuinfo")
+    machine = record.machine.__wrapped__  # read once otherwise
+    assert machine()["cpu"] == (platform.processor() or platform.machine())  # there is no such file
+    (tmp_path / "cpuinfo").write_text("processor : 0\n" + text + "\nprocessor : 1\nmodel name : another\n")
+    assert machine()["cpu"] == name
 
 
 def test_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpt_lab.config import schema
+from gpt_lab.config import schema, sections
 from gpt_lab.registry import KINDS
 
 
@@ -14,13 +14,13 @@ def plain_config() -> schema.RunConfig:
     parts["optim"] = {"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.95]}
     return schema.RunConfig(
         **parts,
-        scale=schema.Scale("test", depth=2, width=32, heads=4, context=16),
-        model=schema.Model(),
-        budget=schema.Budget(steps=20),
-        batch=schema.Batching(),
-        eval=schema.Eval(),
-        checkpoint=schema.Checkpoint(),
-        log=schema.Log(),
-        sample=schema.Sample(),
+        scale=sections.Scale("test", depth=2, width=32, heads=4, context=16),
+        model=sections.Model(),
+        budget=sections.Budget(steps=20),
+        batch=sections.Batching(),
+        eval=sections.Eval(),
+        checkpoint=sections.Checkpoint(),
+        log=sections.Log(),
+        sample=sections.Sample(),
         study="ablation",
     )

@@ -11,7 +11,8 @@ import torch
 
 from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
-from gpt_lab.data.dataset import Batch, Dataset, open_dataset
+from gpt_lab.data.base import Batch, Dataset
+from gpt_lab.data.dataset import open_dataset
 from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.optim.groups import groups
 from gpt_lab.train import precision

@@ -16,11 +16,11 @@ import numpy as np
 
 from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
+from gpt_lab.data.base import Batch, Dataset, Places
 from gpt_lab.data.batches import philox_key
 from gpt_lab.data.chat_template import ChatTemplate, Message, Rendered, checked
 from gpt_lab.data.conversations import dialogues
 from gpt_lab.data.corpus import held_out
-from gpt_lab.data.dataset import Batch, Dataset, Places
 from gpt_lab.data.synthetic import IGNORED, Examples
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
 from gpt_lab.errors import ConfigError, DataError

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpt_lab.config.schema import RunConfig
+from gpt_lab.data.base import Batch, Dataset
 from gpt_lab.data.chat_template import ChatTemplate, Message, Rendered, checked
 from gpt_lab.data.conversations import dialogues
 from gpt_lab.data.conversations.chat import (
@@ -20,7 +21,6 @@ from gpt_lab.data.conversations.chat import (
     refuse_rows,
     rows_of_conversations,
 )
-from gpt_lab.data.dataset import Batch, Dataset
 from gpt_lab.data.synthetic import IGNORED, Examples
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer
 from gpt_lab.errors import ConfigError, DataError

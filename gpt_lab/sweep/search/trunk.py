@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_lab import registry
-from gpt_lab.config.schema import Budget, RunConfig
+from gpt_lab.config.schema import RunConfig
+from gpt_lab.config.sections import Budget
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.optim.schedule import decay_factor
 from gpt_lab.store import fork

@@ -15,7 +15,7 @@ import yaml
 from gpt_lab import registry
 from gpt_lab.config import checked, composition
 from gpt_lab.config.schema import RunConfig
-from gpt_lab.data.dataset import Dataset
+from gpt_lab.data.base import Dataset
 from gpt_lab.data.tokenizers.library import FILE
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.interchange import released_folder

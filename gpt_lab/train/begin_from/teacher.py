@@ -20,7 +20,7 @@ from gpt_lab.adapt import lora
 from gpt_lab.config import checked
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.cost.flops import cost_of
-from gpt_lab.data.dataset import Dataset
+from gpt_lab.data.base import Dataset
 from gpt_lab.data.tokenizers.library import HuggingFaceTokenizer
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from gpt_lab.errors import ConfigError, DataError

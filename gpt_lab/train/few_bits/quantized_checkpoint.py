@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from gpt_lab import registry
 from gpt_lab.adapt.group_codes import encoded
 from gpt_lab.adapt.rounding import linear_weights
-from gpt_lab.data.dataset import Dataset, open_dataset
+from gpt_lab.data.base import Dataset
+from gpt_lab.data.dataset import open_dataset
 from gpt_lab.digests import write_sums
 from gpt_lab.errors import DataError
 from gpt_lab.infer.generate import complete

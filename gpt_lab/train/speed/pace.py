@@ -18,7 +18,8 @@ from rich.console import Console
 
 from gpt_lab.config.schema import RunConfig
 from gpt_lab.console.signals import Signals
-from gpt_lab.data.dataset import Batch, Dataset, open_dataset
+from gpt_lab.data.base import Batch, Dataset
+from gpt_lab.data.dataset import open_dataset
 from gpt_lab.data.shard_cache import cache_folder
 from gpt_lab.errors import ConfigError
 from gpt_lab.model.skip_init import bare_model

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gpt_lab import context_multiples
 from gpt_lab.config.schema import RunConfig
-from gpt_lab.data.dataset import Dataset
+from gpt_lab.data.base import Dataset
 from gpt_lab.errors import DataError
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.objective.base import IGNORED

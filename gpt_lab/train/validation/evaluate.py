@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from gpt_lab.data.dataset import Batch, Dataset, share
+from gpt_lab.data.base import Batch, Dataset
+from gpt_lab.data.dataset import share
 from gpt_lab.metrics import BOUND, EXACT
 from gpt_lab.model.gpt import GPT
 from gpt_lab.parts.dropout import row_keys

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import nn
 
 from gpt_lab.adapt.rounding import rounded
-from gpt_lab.config.schema import Quantize
+from gpt_lab.config.sections import Quantize
 
 
 def evaluate_quantized(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from gpt_lab.config.schema import Sample
+from gpt_lab.config.sections import Sample
 from gpt_lab.data import chat_template
 from gpt_lab.data.chat_template import ChatTemplate
 from gpt_lab.data.tokenizers.tokenizer import Tokenizer

@@ -13,7 +13,8 @@ import torch
 
 from gpt_lab import context_multiples, registry
 from gpt_lab.config.schema import RunConfig, identity
-from gpt_lab.data.dataset import Batch, Dataset, open_dataset
+from gpt_lab.data.base import Batch, Dataset
+from gpt_lab.data.dataset import open_dataset
 from gpt_lab.errors import ConfigError, DataError
 from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.noise import records

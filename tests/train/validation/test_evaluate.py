@@ -14,7 +14,8 @@ import torch
 
 from gpt_lab import registry
 from gpt_lab.config.schema import RunConfig
-from gpt_lab.data.dataset import Batch, open_dataset
+from gpt_lab.data.base import Batch
+from gpt_lab.data.dataset import open_dataset
 from gpt_lab.model.gpt import GPT, initialize
 from gpt_lab.train import precision
 from gpt_lab.train.validation.evaluate import eval_rows, evaluate, metrics
