@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from gpt_lab.optim.groups import Group, param_groups
 
@@ -80,13 +81,23 @@ class Rule(torch.optim.Optimizer):
 
     def state_bytes(self) -> int:
         """Bytes of the state once every parameter has moved."""
-        return sum(
-            value.nbytes
-            for group in self.param_groups
-            for p in group["params"]
-            for value in self.begin(torch.empty_like(p, device="meta"), group).values()
-            if isinstance(value, Tensor)
-        )
+        with _OnMeta():
+            return sum(
+                value.nbytes
+                for group in self.param_groups
+                for p in group["params"]
+                for value in self.begin(torch.empty_like(p, device="meta"), group).values()
+                if isinstance(value, Tensor)
+            )
+
+
+class _OnMeta(TorchFunctionMode):
+    """torch's zeros_like of a tensor without numbers imports sympy, which would be half of what a tiny run takes."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.zeros_like and args[0].is_meta and not kwargs:
+            return args[0].new_zeros(args[0].shape)
+        return func(*args, **(kwargs or {}))
 
 
 class Recipe:

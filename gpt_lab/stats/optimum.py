@@ -97,28 +97,34 @@ def ladder(start: float, factor: float, points: int) -> tuple[float, ...]:
 
 def optimum(curve: Curve) -> Optimum:
     """The best place of a curve."""
-    scored = [(score, value) for value, score in curve.items() if score is not None and math.isfinite(score)]
-    if not scored:
-        return Optimum(None, None, None, "low" if curve else None)
-    _, best = min(scored)
-    values = sorted(curve)
-    edge: Edge | None = "low" if best == values[0] else "high" if best == values[-1] else None
-    fit = None if edge else _fit(curve, values, best)
+    best, edge = best_tried(curve)
+    if best is None:
+        return Optimum(None, None, None, edge)
+    fit = None if edge else _fit(curve, sorted(curve), best)
     vertex = fit.vertex if fit is not None else None
     return Optimum(best if vertex is None else rounded(vertex), best, fit, edge)
+
+
+def best_tried(curve: Curve) -> tuple[float | None, Edge | None]:
+    """The value with the best score, and the edge that it is on; without any score the lower one of what was tried."""
+    scored = [(score, value) for value, score in curve.items() if score is not None and math.isfinite(score)]
+    if not scored:
+        return None, "low" if curve else None
+    best = min(scored)[1]
+    return best, "low" if best == min(curve) else "high" if best == max(curve) else None
 
 
 def wider(curve: Curve) -> float:
     """The value to try beyond the edge that the best one is on: as far from it as its neighbour on the other side."""
     values = sorted(curve)
-    down = optimum(curve).edge == "low"
+    down = best_tried(curve)[1] == "low"
     end, inner = (values[0], values[1]) if down else (values[-1], values[-2])
     return rounded(end * end / inner)
 
 
 def finer(curve: Curve) -> float:
     """The value to try within what was tried: the middle of the wider gap beside the best one, of others if need be."""
-    values, best = sorted(curve), optimum(curve).tried
+    values, best = sorted(curve), best_tried(curve)[0]
     gaps = [(a, b) for a, b in itertools.pairwise(values) if rounded(math.sqrt(a * b)) not in curve]
     low, high = max(gaps, key=lambda gap: (best in gap, round(math.log(gap[1] / gap[0]), 2), -gap[0]))
     return rounded(math.sqrt(low * high))

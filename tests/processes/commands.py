@@ -46,6 +46,13 @@ def run(
     return call(functools.partial(_command, list(words), before, package), folder, environment, timeout)
 
 
+def begun(
+    words: Sequence[str], folder: Path, out: Path, error: Path, before: Callable[[], None] | None = None
+) -> BaseProcess:
+    """`uv run WORDS` in a folder, under way in a session of its own; as `run`. `out` and `error` may be pipes."""
+    return started(functools.partial(_apart, list(words), before, folder, dict(os.environ), out, error))
+
+
 def script(path: Path, words: Sequence[str], folder: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """`uv run python PATH WORDS` in a folder; as `run`. The lab's commands that it starts are forked from it."""
     return call(functools.partial(_script, path, list(words)), folder, timeout=timeout)
@@ -100,13 +107,18 @@ def _work(work: Callable[[], None], folder: Path, environment: dict[str, str], o
         (1, out, os.O_WRONLY | os.O_CREAT),
         (2, error, os.O_WRONLY | os.O_CREAT),
     ):
-        opened = os.open(file, mode, 0o600)
+        opened = os.open(file, mode | os.O_APPEND, 0o600)
         os.dup2(opened, number)
         os.close(opened)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     work()
+
+
+def _apart(words: list[str], before: Callable[[], None] | None, *place: Any) -> None:
+    os.setsid()
+    _work(functools.partial(_command, words, before), *place)
 
 
 def _command(words: list[str], before: Callable[[], None] | None, package: Path | None = None) -> None:

@@ -19,9 +19,11 @@ import gpt_lab.report.write
 import gpt_lab.sweep.runner  # noqa: F401
 from gpt_lab.config import composition
 from gpt_lab.sweep.workers import forkserver
+from gpt_lab.train.speed.peak_flops import peak_flops
 
 composition.compose(["scale.depth=1"])  # reads what settings there are, and builds the parser of overrides
 forkserver.prepare()
 forkserver.complete()
+peak_flops("cpu", "fp32")  # else whatever trains measures it: a fifth of a second each time
 gc.collect()
 gc.freeze()  # a collection in a fork would copy every page that it marks

@@ -127,13 +127,13 @@ def name_of(entry: LedgerEntry | Cell) -> str:
     return ", ".join(f"{key}={value}" for key, value in entry.values.items())
 
 
-def until(true: Callable[[], Any], seconds: float = 180) -> Any:
-    """Waits for something to become true, and returns it."""
+def until(true: Callable[[], Any], seconds: float = 180, every: float = 0.005) -> Any:
+    """Waits for something to become true, asked `every` so many seconds, and returns it."""
     end = time.monotonic() + seconds
     while not (found := true()):
         if time.monotonic() > end:
             raise TimeoutError("it did not happen")
-        time.sleep(0.005)
+        time.sleep(every)
     return found
 
 

@@ -17,6 +17,7 @@ import pytest
 from gpt_lab.store import Run
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.sweep.ledger.ledger import entries
+from tests.processes import commands
 from tests.sweep.harness import KILLS, disturbed, whole
 from tests.sweep.sweep_helpers import ROOT, children, command, curves, name_of, tree, until, write_sweep
 
@@ -104,9 +105,10 @@ def test_trunk_and_branches_are_killed(tmp_path: Path) -> None:
 
 
 def test_the_real_command(tmp_path: Path) -> None:
-    """With uv, in a terminal: Ctrl-C, a hang-up while every process is told to leave, kill -9 of the runner, a reader
-    that leaves. The same command each time; nothing is lost, nothing is left, and the numbers are the undisturbed."""
-    fixed = {"budget.steps": 900, "eval.every": 180, "checkpoint.every": 600, "log.every": 10}
+    """With uv, in a terminal: Ctrl-C, a hang-up while every process is told to leave, kill -9 of the runner. Then one,
+    forked, whose reader leaves. The same command each time; nothing is lost, nothing is left, and the numbers are the
+    undisturbed."""
+    fixed = {"budget.steps": 600, "eval.every": 120, "checkpoint.every": 400, "log.every": 10}
     (tmp_path / "undisturbed").mkdir()
     expected = undisturbed(write_sweep(tmp_path / "undisturbed", {"seed": [0, 1]}, fixed=fixed))
     path = write_sweep(tmp_path, {"seed": [0, 1]}, fixed=fixed)
@@ -132,12 +134,13 @@ def test_the_real_command(tmp_path: Path) -> None:
     os.kill(runner, signal.SIGKILL)
     leaving.end(137, KILLED)
 
-    done = subprocess.Popen(command(path), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert done.stdout is not None and done.stderr is not None
-    done.stdout.readline()
-    done.stdout.close()
-    assert (done.wait(120), done.stderr.read()) == (0, "")
-    done.stderr.close()
+    out, error = tmp_path / "out", tmp_path / "error"
+    os.mkfifo(out)
+    done = commands.begun(["sweep", str(path)], ROOT, out, error)
+    with open(out, encoding="utf-8") as reader:
+        reader.readline()
+    done.join(120)
+    assert (done.exitcode, error.read_text("utf-8")) == (0, "")
     assert curves(folder) == expected
     assert all(log.read_text("utf-8").count("resuming") == 3 for log in (folder / "logs").iterdir())
 
@@ -151,7 +154,7 @@ def undisturbed(path: Path) -> dict[str, Any]:
 
 
 class Terminal:
-    """The command in a terminal of its own, once both of its trials train."""
+    """The command in a terminal of its own, once both of its trials train; the first one until its table says so."""
 
     def __init__(self, path: Path, folder: Path) -> None:
         self.folder, self.shown = folder, bytearray()
@@ -167,7 +170,7 @@ class Terminal:
         os.close(theirs)
         os.set_blocking(self.terminal, False)
         sizes = {path: path.stat().st_size for path in folder.glob("*/metrics.jsonl")}
-        until(lambda: self.read() or self.trains(sizes) or self.process.poll() is not None)
+        until(lambda: self.read() or self.trains(sizes) or self.process.poll() is not None, every=0.02)
         self.processes = tree(self.process.pid)
 
     def read(self) -> None:
@@ -181,11 +184,12 @@ class Terminal:
 
     def trains(self, sizes: dict[Path, int]) -> bool:
         now = {path: path.stat().st_size for path in self.folder.glob("*/metrics.jsonl")}
-        return sum(size > sizes.get(path, 0) for path, size in now.items()) == 2 and b"2 running" in self.shown
+        grown = sum(size > sizes.get(path, 0) for path, size in now.items())
+        return grown == 2 and (bool(sizes) or b"2 running" in self.shown)
 
     def end(self, *statuses: int) -> str:
         """What it has shown. It has ended with one of these statuses, no process is left, and both runs are whole."""
-        until(lambda: self.read() or self.process.poll() is not None)
+        until(lambda: self.read() or self.process.poll() is not None, every=0.02)
         self.read()
         text = self.shown.decode()
         assert self.process.returncode in statuses, text

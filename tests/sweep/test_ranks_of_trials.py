@@ -45,7 +45,7 @@ def test_a_rank_is_killed_and_the_numbers_are_those_of_one_device(
     """The second rank of a trial dies in its midst."""
     for name in ("alone", "shared"):
         (tmp_path / name).mkdir()
-    fixed = {"budget.steps": 500, "eval.every": 100, "checkpoint.every": 20}  # seconds, in which it can be disturbed
+    fixed = {"budget.steps": 250, "eval.every": 50, "checkpoint.every": 20}  # time enough to disturb it
     alone = write_sweep(tmp_path / "alone", {"seed": [0]}, fixed=fixed)
     assert run(alone)[0] == 0
     path = write_sweep(tmp_path / "shared", {"seed": [0]}, fixed={**fixed, **SHARED})

@@ -22,7 +22,7 @@ from gpt_lab.store import Run
 from gpt_lab.store.atomic_files import read_json
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.study.design import Cell
-from gpt_lab.sweep import runner
+from gpt_lab.sweep import runner, work
 from gpt_lab.sweep.ledger.entry import LedgerEntry
 from gpt_lab.sweep.ledger.ledger import FILE, Ledger, entries
 from gpt_lab.sweep.workers import pinning
@@ -231,14 +231,15 @@ def test_a_full_disk_ends_the_sweep_with_one_line(tmp_path: Path, fork_server: F
     assert run(path)[0] == 0
 
 
-def test_poor_curves_are_pruned_within_their_arm(tmp_path: Path) -> None:
+def test_poor_curves_are_pruned_within_their_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "LOOK_EVERY", 0.02)  # short runs are looked at in time
     path = write_sweep(
         tmp_path,
         {"position": ["rope", "none"], "optim.lr": [3.0e-3, 1.0e-6, 1.0e-7], "seed": [0]},
         metric={"name": "val/bpb", "goal": "minimize"},
         early_terminate={"type": "hyperband", "min_iter": 2, "eta": 3},
         gpt_lab={"nuisance": ["optim.lr"]},
-        fixed={"budget.steps": 400, "eval.every": 40, "checkpoint.every": 40, "schedule": "constant"},
+        fixed={"budget.steps": 100, "eval.every": 10, "checkpoint.every": 50, "schedule": "constant"},
     )
     folder = tmp_path / "runs" / "tiny"
     code, text = run(path, jobs=1)

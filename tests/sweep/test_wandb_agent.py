@@ -247,7 +247,7 @@ class Unhurried(RMSNorm):
     \"\"\"RMSNorm that leaves the processor to others.\"\"\"
 
     def forward(self, x):
-        time.sleep(0.004)
+        time.sleep(0.02)
         return super().forward(x)
 """
 

@@ -175,8 +175,8 @@ class Tuner:
             known = len(bases) == len(self.arms) and all(leg.curve is not None for leg in alone)
             final = rounds == cap or known
             following: Bases = {n: None for n, chosen in bases.items() if chosen is None}
-            for a, arm, base in begun:
-                leg = self._leg(arm, level, base, outcomes, rounds)
+            for (a, arm, base), first in zip(begun, alone, strict=True):
+                leg = self._leg(arm, level, base, outcomes, rounds) if rounds else first
                 for slot, value in enumerate(leg.tried):
                     for p, pair in enumerate(self.design.tuning_pairs):
                         index = ((level * self._slots + slot) * len(self.arms) + a) * len(self.design.tuning_pairs) + p
@@ -200,7 +200,7 @@ class Tuner:
             added = len(tried) - len(ladder.values)
             if curve is None:
                 return SettingSearch(tuple(tried), widened, None)
-            if optimum.optimum(curve).edge is not None and added < ladder.widen:
+            if optimum.best_tried(curve)[1] is not None and added < ladder.widen:
                 tried.append(optimum.wider(curve))
                 widened += 1
             elif added < rounds:

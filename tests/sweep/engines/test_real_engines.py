@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import IO, Any, NamedTuple
 
 import pytest
 import yaml
@@ -20,19 +23,21 @@ from gpt_lab.report.markdown import markdown
 from gpt_lab.report.tables import Report
 from gpt_lab.report.write import answer
 from gpt_lab.study import sweep_file
-from gpt_lab.sweep import runner
+from gpt_lab.sweep import runner, work
+from gpt_lab.sweep.engines import local_processes
 from gpt_lab.sweep.engines.slurm_array import FILE
 from gpt_lab.sweep.ledger import overview
 from gpt_lab.sweep.ledger.ledger import entries
 from tests.docs.expected import COMMANDS
 from tests.docs.test_commands import make_short
+from tests.processes import commands
 from tests.sweep.engines import ray_nodes, slurm, sshd
 from tests.sweep.sweep_helpers import ROOT, TINY, curves, quiet, until, write_sweep
 from tests.sweep.test_tuned_sweep import BLOCK
 
 pytestmark = pytest.mark.slow
 DISTURBED = not slurm.missing() or ray_nodes.PROGRAM is not None
-LONG = {"budget.steps": 240, "eval.every": 120, "checkpoint.every": 20, "log.every": 20}
+LONG = {"budget.steps": 60, "eval.every": 30, "checkpoint.every": 20, "log.every": 20}
 """Time enough to disturb each trial; what nobody disturbs can be shorter."""
 SEEDS = ("--seeds", "2")
 CLOCKED = ("tokens_per_s", "peak_memory_gb", "seconds")
@@ -85,7 +90,7 @@ def write_tuned(folder: Path) -> Path:
     """Two arms, three to four rates for each, then a fresh seed."""
     folder.mkdir(exist_ok=True)
     metric = {"name": "val/bpb", "goal": "minimize"}
-    fixed = {"budget.steps": 600, "eval.every": 300, "checkpoint.every": 100, "log.every": 50}  # --stop is heard in 5 s
+    fixed = {"budget.steps": 60, "eval.every": 30, "checkpoint.every": 20, "log.every": 20}
     return write_sweep(folder, {"optim": ["adamw", "muon"], "seed": [0]}, metric=metric, gpt_lab=BLOCK, fixed=fixed)
 
 
@@ -109,14 +114,29 @@ def said(folder: Path) -> str:
 
 def wait_for(folder: Path, true: Callable[[], Any], seconds: float = 400) -> None:
     try:
-        until(true, seconds)
+        until(true, seconds, every=0.1)  # it reads the ledger, or asks Slurm
     except TimeoutError:
         raise AssertionError(said(folder)) from None
 
 
+def forked_worker(words: list[str], *, cwd: Path, stdout: IO[bytes], **settings: Any) -> Any:
+    """In place of subprocess.Popen: a worker that need not import torch. The one of `by_local` is a real one."""
+    assert words[:3] == [sys.executable, "-m", "gpt_lab.cli.sweep"] and settings["start_new_session"]
+    log = Path(stdout.name)
+    return commands.begun(["sweep", *words[3:]], cwd, log, log, hear_soon)
+
+
+def hear_soon() -> None:
+    """A --stop is heard while a short trial trains."""
+    work.LISTEN_EVERY = 0.1
+
+
 @pytest.mark.usefixtures("one_server")
-def test_local_workers_tune_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_local_workers_tune_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Two background processes, stopped while they train and started again."""
+    monkeypatch.setattr(local_processes, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": forked_worker}))
     expected = undisturbed(write_tuned, tmp_path / "undisturbed")
     path = write_tuned(tmp_path / "elsewhere")
     folder = path.parent / "runs" / "tiny"
@@ -154,6 +174,7 @@ def test_slurm_preempts_one_and_loses_a_node(tmp_path: Path, by_local: Outcome) 
         assert command.run([str(path), *SEEDS, "--on", "slurm", "--workers", "2", "--sbatch", "time=30:00"]) == 0
         assert "#SBATCH --time=30:00\n" in (folder / "workers" / FILE).read_text("utf-8")
         wait_for(folder, lambda: len(list(folder.glob("*/checkpoints/last"))) >= 2)
+        cluster.freeze("n2")
         cluster.ask("sbatch", "--partition=high", "--nodelist=n1", "--output=/dev/null", "--wrap=sleep 1")
         wait_for(folder, lambda: "PENDING" in cluster.ask("squeue", "-h", "-t", "all", "-p", "low", "-o", "%T"))
         cluster.lose("n2")

@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 
+from gpt_lab import registry
 from gpt_lab.console import process
 from gpt_lab.errors import ConfigError, LabError
+from gpt_lab.optim.base import state_bytes
 from gpt_lab.study import cells, sweep_file
 from gpt_lab.sweep.workers import forkserver, worker
 from gpt_lab.sweep.workers.client import ForkServer, how_ended
+from tests.optim.problems import as_groups, problem
 from tests.processes import commands
 from tests.sweep.sweep_helpers import ROOT, children, until, write_sweep
 
@@ -56,15 +59,20 @@ def hear(server: ForkServer, job: str) -> tuple[list[dict[str, Any]], int]:
 
 
 def test_what_is_read_before_the_fork(tmp_path: Path) -> None:
-    """What trains a trial, and nothing that only several devices need: that takes longer to import than the rest."""
+    """What trains a trial, and nothing that only several devices need: that takes longer to import than the rest.
+
+    Nor does a trial import sympy when it asks for the bytes of its optimizer's state.
+    """
     done = commands.call(tell, tmp_path)
-    assert (done.returncode, done.stdout) == (0, "True True False None\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "True True False False None\n"), done.stderr
 
 
 def tell() -> None:
     forkserver.prepare()
     forkserver.complete()
-    names = ("gpt_lab.train.trainer", "gpt_lab.parts.mlp.moe", "torch.distributed.fsdp")
+    for name in registry.index()["optim"]:
+        state_bytes(registry.build("optim", {"name": name}).build(as_groups(problem()[0])))
+    names = ("gpt_lab.train.trainer", "gpt_lab.parts.mlp.moe", "torch.distributed.fsdp", "sympy")
     print(*(name in sys.modules for name in names), forkserver.unsafe())
 
 
