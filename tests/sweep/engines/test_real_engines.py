@@ -90,7 +90,7 @@ def write_tuned(folder: Path) -> Path:
     """Two arms, three to four rates for each, then a fresh seed."""
     folder.mkdir(exist_ok=True)
     metric = {"name": "val/bpb", "goal": "minimize"}
-    fixed = {"budget.steps": 60, "eval.every": 30, "checkpoint.every": 20, "log.every": 20}
+    fixed = {"budget.steps": 240, "eval.every": 120, "checkpoint.every": 40, "log.every": 40}  # long enough to stop it
     return write_sweep(folder, {"optim": ["adamw", "muon"], "seed": [0]}, metric=metric, gpt_lab=BLOCK, fixed=fixed)
 
 
@@ -144,9 +144,9 @@ def test_local_workers_tune_as_one(
     assert command.run(start) == 0
     assert "--status" in capsys.readouterr().out
     wait_for(folder, lambda: (found := overview.read(folder)) is not None and found.counts["finished"])
+    assert command.run([str(path), "--stop"]) == 0
     assert command.run([str(path), "--status"]) == 0
     assert re.search(r"tiny: \d+ trials: .*finished", capsys.readouterr().out)
-    assert command.run([str(path), "--stop"]) == 0
     wait_for(folder, lambda: not (overview.read(folder) or pytest.fail("no ledger")).workers)
     assert not whole(folder), "they left before the end"
     assert command.run(start) == 0
