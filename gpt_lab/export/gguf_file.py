@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gpt_lab.errors import ConfigError, LabError
@@ -34,6 +37,9 @@ IN_LAYER = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+DIVIDED = ("linear", "llama3")
+"""Kinds of rotary positions that are the default ones with each frequency divided by a number of its own."""
+DIVISORS = "rope_freqs.weight"
 NORMAL, CONTROL = 1, 3
 """Types of tokens."""
 Array = np.ndarray[Any, Any]
@@ -73,6 +79,7 @@ def write_folder(source: Source, out: Path, say: Callable[[str], None] = lambda 
 
 def _opened(path: Path) -> Any:
     """The model that transformers reads from a gguf file."""
+    import gguf
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
@@ -81,7 +88,12 @@ def _opened(path: Path) -> Any:
         **{key: value for key, value in described.items() if key not in ("model_type", "architectures")}
     )
     model = LlamaForCausalLM(config).eval()
-    read = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)
+    rotary: Any = model.model.rotary_emb
+    for tensor in gguf.GGUFReader(path).tensors:
+        if tensor.name == DIVISORS:  # llama.cpp divides by them, and transformers leaves them out
+            rotary.inv_freq = rotary.inv_freq / torch.from_numpy(tensor.data.copy())
+    with contextlib.redirect_stderr(io.StringIO()):  # a bar that its own switch does not reach
+        read = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)
     missing, unexpected = model.load_state_dict(read["tensors"], strict=False)
     model.tie_weights()
     if unexpected or set(missing) - {"lm_head.weight"}:
@@ -97,7 +109,7 @@ def _check(config: Mapping[str, Any]) -> None:
         )
     if config["attention_bias"]:
         raise ConfigError("model.bias=true has no counterpart in a gguf of Llama's shape: use to=hf")
-    if (kind := config["rope_parameters"]["rope_type"]) != "default":
+    if (kind := config["rope_parameters"]["rope_type"]) not in ("default", *DIVIDED):
         raise ConfigError(f"rotary positions of type {kind} are not written to gguf: use to=hf")
 
 
@@ -118,6 +130,8 @@ def _describe(writer: Any, config: Mapping[str, Any]) -> None:
 
 
 def _tensors(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Array]]:
+    if config["rope_parameters"]["rope_type"] in DIVIDED:
+        yield DIVISORS, _divisors(config)
     for name, tensor in weights.items():
         array = tensor.float().numpy()
         if name in AROUND:
@@ -128,6 +142,18 @@ def _tensors(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Iterat
         if heads is not None:
             array = _interleaved(array, config[heads])
         yield f"blk.{layer}.{IN_LAYER[part]}.weight", np.ascontiguousarray(array)
+
+
+def _divisors(config: Mapping[str, Any]) -> Array:
+    """The default frequencies over those of this kind, as transformers has them."""
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    rope = config["rope_parameters"]
+    theirs = LlamaConfig(**{key: value for key, value in config.items() if key not in ("model_type", "architectures")})
+    frequencies, _ = ROPE_INIT_FUNCTIONS[rope["rope_type"]](theirs, torch.device("cpu"))
+    places = torch.arange(0, config["head_dim"], 2, dtype=torch.float32) / config["head_dim"]
+    return (1.0 / rope["rope_theta"] ** places / frequencies).numpy()
 
 
 def _interleaved(array: Array, heads: int) -> Array:
