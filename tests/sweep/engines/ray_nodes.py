@@ -36,10 +36,15 @@ def cluster() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 def lose(node: subprocess.Popen[bytes]) -> None:
     """kill -9 of a node and of all that runs there, as if the machine had lost its power."""
+    send(node, signal.SIGKILL)
+    node.wait(10)
+
+
+def send(node: subprocess.Popen[bytes], number: int) -> None:
+    """A signal to a node and to all that runs there."""
     for pid in tree(node.pid):
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    node.wait(10)
+            os.kill(pid, number)
 
 
 def _node(folder: Path, name: str, words: list[str]) -> subprocess.Popen[bytes]:

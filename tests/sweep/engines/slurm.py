@@ -45,11 +45,12 @@ class Cluster:
         done = subprocess.run(words, capture_output=True, text=True, timeout=30)
         return done.stdout if done.returncode == 0 else ""
 
-    def freeze(self, node: str) -> None:
-        """What runs there gets no further: there is something left to lose, however fast the trials are."""
+    def signal(self, node: str, number: int) -> None:
+        """To all that runs there but Slurm's own."""
         for pid in self.on(node)[1:]:
-            if b"slurmstepd" not in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGSTOP)
+            with suppress(OSError):
+                if b"slurmstepd" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, number)
 
     def lose(self, node: str) -> None:
         """kill -9 of a node's slurmd and of all that runs there, as if the machine had lost its power."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -112,11 +114,26 @@ def said(folder: Path) -> str:
     return "".join(log.read_text("utf-8")[-2000:] for log in folder.glob("workers/*.log"))
 
 
-def wait_for(folder: Path, true: Callable[[], Any], seconds: float = 400) -> None:
+def wait_for(folder: Path, true: Callable[[], Any], seconds: float = 400, every: float = 0.1) -> None:
     try:
-        until(true, seconds, every=0.1)  # it reads the ledger, or asks Slurm
+        until(true, seconds, every)  # it reads the ledger, or asks Slurm
     except TimeoutError:
         raise AssertionError(said(folder)) from None
+
+
+def freeze_with_trials(folder: Path, send: Callable[[int], None]) -> None:
+    """Stops one of two workers at a moment at which both are in the midst of a trial that has a checkpoint."""
+
+    def both() -> bool:
+        newest = [os.readlink(link) for link in folder.glob("*/checkpoints/last")]
+        return sum(name != f"step-{LONG['budget.steps']}" for name in newest) == 2
+
+    while True:
+        wait_for(folder, both, every=0.01)
+        send(signal.SIGSTOP)
+        if both():
+            return
+        send(signal.SIGCONT)
 
 
 def forked_worker(words: list[str], *, cwd: Path, stdout: IO[bytes], **settings: Any) -> Any:
@@ -173,8 +190,7 @@ def test_slurm_preempts_one_and_loses_a_node(tmp_path: Path, by_local: Outcome) 
     with slurm.cluster() as cluster:
         assert command.run([str(path), *SEEDS, "--on", "slurm", "--workers", "2", "--sbatch", "time=30:00"]) == 0
         assert "#SBATCH --time=30:00\n" in (folder / "workers" / FILE).read_text("utf-8")
-        wait_for(folder, lambda: len(list(folder.glob("*/checkpoints/last"))) >= 2)
-        cluster.freeze("n2")
+        freeze_with_trials(folder, lambda number: cluster.signal("n2", number))
         cluster.ask("sbatch", "--partition=high", "--nodelist=n1", "--output=/dev/null", "--wrap=sleep 1")
         wait_for(folder, lambda: "PENDING" in cluster.ask("squeue", "-h", "-t", "all", "-p", "low", "-o", "%T"))
         cluster.lose("n2")
@@ -202,7 +218,7 @@ def test_ray_loses_a_node(tmp_path: Path, capsys: pytest.CaptureFixture[str], by
         assert not folder.exists()
         assert command.run(start) == 0
         assert "keeps 2 tasks of Ray, num_cpus=1 each" in capsys.readouterr().out
-        wait_for(folder, lambda: len(list(folder.glob("*/checkpoints/last"))) >= 2)
+        freeze_with_trials(folder, lambda number: ray_nodes.send(node, number))
         ray_nodes.lose(node)
         assert not whole(folder), "there is something left to lose"
         wait_for(folder, lambda: whole(folder))
