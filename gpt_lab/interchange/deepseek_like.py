@@ -70,6 +70,7 @@ def _write_routed(cfg: RunConfig, model: GPT) -> dict[str, Any]:
 
 
 def _read_routed(hf: Released, experts: str, dense: list[bool]) -> dict[str, Any]:
+    hf.demand("n_shared_experts", *range(1, 1 + max(1, hf["n_shared_experts"])))
     moe = {
         "name": "moe",
         "router": "sigmoid",

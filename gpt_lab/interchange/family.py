@@ -42,7 +42,17 @@ class Released:
         Raises:
             ConfigError: the line names the key and what has a counterpart.
         """
-        value = self.values.get(key, allowed[0])
+        self._refuse_unlike(key, self.values.get(key, allowed[0]), allowed)
+
+    def demand(self, key: str, *allowed: Any) -> None:
+        """As expect, of a key that must be there: without it the family's own default would count.
+
+        Raises:
+            ConfigError: as expect, or the key is missing.
+        """
+        self._refuse_unlike(key, self[key], allowed)
+
+    def _refuse_unlike(self, key: str, value: Any, allowed: tuple[Any, ...]) -> None:
         if value not in allowed:
             only = " or ".join(quoted(one) for one in allowed)
             raise ConfigError(

@@ -109,7 +109,7 @@ def read_rope(hf: Released, kind: str | None = None, theta: float = 10000.0, par
     if given is None:
         given = {"rope_theta": hf.get("rope_theta", theta)} | hf.get("rope_scaling", {})
     elif kind is not None:
-        given = given[kind]
+        given = Released(hf.architecture, given)[kind]
     rope = Released(hf.architecture, given)
     share = float(rope.get("partial_rotary_factor", hf.get("partial_rotary_factor", 1.0)))
     if share != 1.0 and not partial:
@@ -131,11 +131,13 @@ def read_rope(hf: Released, kind: str | None = None, theta: float = 10000.0, par
             "original": original,
             **turns,
         }
-    if rope_type == "yarn" and not rope.get("mscale"):
+    if rope_type == "yarn" and not (rope.get("mscale") or rope.get("mscale_all_dim")):
         betas = {key: float(rope.get(key, default)) for key, default in (("beta_fast", 32), ("beta_slow", 1))}
         more = {"truncate": rope.get("truncate", True), "attention_factor": rope.get("attention_factor")}
         return {"name": "yarn", **plain, "factor": float(rope["factor"]), "original": original, **betas, **more}
-    raise ConfigError(f"{hf.architecture} with rope_type={rope_type} (or its mscale) has no counterpart here")
+    raise ConfigError(
+        f"{hf.architecture} with rope_type={rope_type} (or its mscale, mscale_all_dim) has no counterpart"
+    )
 
 
 def layer_types(model: GPT) -> list[str]:

@@ -106,8 +106,8 @@ def _write_llama(cfg: RunConfig, model: GPT) -> dict[str, Any]:
     return write(cfg, model) | {"attention_bias": cfg.model.bias, "mlp_bias": cfg.model.bias}
 
 
-def _read_llama(hf: Released) -> Settings:
-    found = read(hf)
+def _read_llama(hf: Released, theta: float = 10000.0) -> Settings:
+    found = read(hf, theta=theta)
     bias = hf.get("attention_bias", False)
     hf.expect("mlp_bias", bias)
     found["model"]["bias"] = bias
@@ -175,7 +175,7 @@ def _write_smollm3(cfg: RunConfig, model: GPT) -> dict[str, Any]:
 
 def _read_smollm3(hf: Released) -> Settings:
     hf.expect("use_sliding_window", False)
-    found = _read_llama(hf)
+    found = _read_llama(hf, theta=2000000.0)
     every = hf.get("no_rope_layer_interval", 4)
     rotated = hf.get("no_rope_layers", [int((layer + 1) % every != 0) for layer in range(hf["num_hidden_layers"])])
     found["position"] |= {"pattern": keys.shortest("".join("NR"[one] for one in rotated))}
@@ -198,17 +198,19 @@ def _write_gemma(cfg: RunConfig, model: GPT) -> dict[str, Any]:
 def _read_gemma(hf: Released) -> Settings:
     hf.expect("hidden_activation", "gelu_pytorch_tanh")
     hf.expect("attention_bias", False)
-    hf.expect("query_pre_attn_scalar", hf["head_dim"])
+    hf.demand("query_pre_attn_scalar", hf["head_dim"])
     found = keys.read_sizes(hf)
     found["attention"] = keys.read_heads(hf, "sliding") | keys.read_windows(hf, hf["layer_types"])
-    found["attention"]["softcap"] = hf.get("attn_logit_softcapping")
     found["mlp"] = {"name": "geglu", "d_ff": hf["intermediate_size"]}
     found["model"] |= {"embed_scale": True, "logit_softcap": hf.get("final_logit_softcapping")}
     return found | {"residual": {"name": "sandwich"}}
 
 
 def _read_gemma2(hf: Released) -> Settings:
-    return _read_gemma(hf) | {"position": keys.read_rope(hf)}
+    found = _read_gemma(hf) | {"position": keys.read_rope(hf)}
+    found["attention"]["softcap"] = hf["attn_logit_softcapping"]
+    found["model"]["logit_softcap"] = hf["final_logit_softcapping"]
+    return found
 
 
 def _write_gemma3(cfg: RunConfig, model: GPT) -> dict[str, Any]:
@@ -221,12 +223,16 @@ def _write_gemma3(cfg: RunConfig, model: GPT) -> dict[str, Any]:
 def _read_gemma3(hf: Released) -> Settings:
     hf.expect("rms_norm_eps", 1e-6)  # that of the norms of queries and keys
     hf.expect("use_bidirectional_attention", False, None)
+    hf.expect("attn_logit_softcapping", None)  # which its model ignores
     if hf.get("rope_parameters") is None:  # as older files have it
         local = float(hf.get("rope_local_base_freq", 10000.0))
         position = keys.read_rope(hf, theta=1000000.0)
     else:
+        inner = Released(hf.architecture, Released(hf.architecture, hf["rope_parameters"])[keys.WINDOWED])
+        inner.expect("rope_type", "default")
         local = keys.read_rope(hf, keys.WINDOWED)["base"]
         position = keys.read_rope(hf, keys.FULL, 1000000.0)
+    Released(hf.architecture, position).expect("truncate", True)  # which its model takes in any case
     found = _read_gemma(hf) | {"position": position}
     found["attention"]["qk_norm"] = "head"
     pattern = found["attention"]["pattern"].replace("L", "R").replace("S", "L")
@@ -248,7 +254,7 @@ def _read_nanochat(hf: Released) -> Settings:
     found["attention"] |= {"qk_norm": "unit"}
     found["mlp"] = {"name": "relu2", "d_ff": hf["intermediate_size"]}
     found["norm"] |= {"gain": False}
-    found["model"] |= {"embed_norm": True, "logit_softcap": hf.get("final_logit_softcapping")}
+    found["model"] |= {"embed_norm": True, "logit_softcap": hf["final_logit_softcapping"]}
     return found
 
 

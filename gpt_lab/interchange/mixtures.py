@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gpt_lab.config.schema import RunConfig
+from gpt_lab.errors import ConfigError
 from gpt_lab.interchange import keys
 from gpt_lab.interchange.family import PRE_NORM, Family, Released, Settings
 from gpt_lab.interchange.links import SHIFTED, Form, Link, named, paired, same
@@ -170,6 +171,8 @@ def _write_gpt_oss(cfg: RunConfig, model: GPT) -> dict[str, Any]:
 def _read_gpt_oss(hf: Released) -> Settings:
     for key, only in (("hidden_act", "silu"), ("attention_bias", True), ("swiglu_alpha", 1.702)):
         hf.expect(key, only)
+    if not (hf.get("rope_parameters") or hf.get("rope_scaling")):  # its own default is no plain rotation
+        raise ConfigError(f"the configuration of {hf.architecture} lacks rope_parameters")
     found = keys.read_sizes(hf) | {"position": keys.read_rope(hf, theta=150000.0)}
     found["attention"] = keys.read_heads(hf, "sliding") | keys.read_windows(hf, hf["layer_types"]) | {"sinks": True}
     found["model"]["bias"] = True

@@ -33,6 +33,8 @@ VARIANTS = {
 }
 """Families without a preset, and what composes one."""
 
+GEMMA2 = CASES["gemma2"].overrides
+
 composer = composition.Composer()
 
 
@@ -165,6 +167,58 @@ def test_what_has_no_counterpart_is_named(words: list[str], what: str) -> None:
         convert.to_hf(GPT(cfg, VOCAB), cfg)
     assert what in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("preset", "change", "what"),
+    [
+        ("gemma2", {"attn_logit_softcapping": ...}, "attn_logit_softcapping"),
+        ("gemma2", {"final_logit_softcapping": ...}, "final_logit_softcapping"),
+        ("gemma2", {"query_pre_attn_scalar": ...}, "query_pre_attn_scalar"),
+        ("gemma3", {"query_pre_attn_scalar": ...}, "query_pre_attn_scalar"),
+        ("gemma3", {"attn_logit_softcapping": 2.0}, "attn_logit_softcapping=2.0"),
+        ("gemma3", {"rope_parameters": {"full_attention": {}}}, "sliding_attention"),
+        (
+            "gemma3",
+            {"rope_parameters": {"full_attention": {}, "sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            "rope_type='linear'",
+        ),
+        (
+            "gemma3",
+            {
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "yarn", "factor": 2.0, "truncate": False},
+                    "sliding_attention": {},
+                }
+            },
+            "truncate=False",
+        ),
+        ("nanochat", {"final_logit_softcapping": ...}, "final_logit_softcapping"),
+        ("gpt_oss", {"rope_parameters": ...}, "rope_parameters"),
+        (
+            "deepseek_v3",
+            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale_all_dim": 0.8}},
+            "mscale_all_dim",
+        ),
+        ("deepseek_v3", {"n_shared_experts": 0}, "n_shared_experts=0"),
+    ],
+)
+def test_what_would_be_read_as_something_else_is_named(preset: str, change: dict[str, Any], what: str) -> None:
+    """A key (... is left out) whose absence stands for the class's own value, or that the class computes otherwise."""
+    words = GEMMA2 if preset == "gemma2" else [f"model={preset}", *TINY]
+    config, weights = convert.to_hf(built(words), compose(words))
+    config = {key: value for key, value in (config | change).items() if value is not ...}
+    with pytest.raises(ConfigError) as error:
+        convert.from_hf(weights, config)
+    assert what in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_base_that_is_not_said_is_the_family_s() -> None:
+    words = ["model=smollm3", *TINY[1:], "scale.depth=4"]
+    config, weights = convert.to_hf(built(words), compose(words))
+    del config["rope_parameters"]
+    assert compose(convert.from_hf(weights, config)[0]).position["base"] == 2000000.0
 
 
 def test_wrong_weights_are_named() -> None:
