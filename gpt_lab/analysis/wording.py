@@ -31,8 +31,10 @@ def decimals(scale: float) -> int:
 
 
 def digits(interval: Interval) -> int:
-    """Decimals for an estimate and its interval: two digits of half its width."""
+    """Decimals for an estimate and its interval: two digits of half its width, four of an estimate without a width."""
     half = (interval.high - interval.low) / 2
+    if half == 0:  # every pair differs by the same: all that is left to show is the number
+        return decimals(abs(interval.estimate) / 100)
     return decimals(half if math.isfinite(half) and half > 0 else abs(interval.estimate))
 
 

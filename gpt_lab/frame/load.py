@@ -221,7 +221,8 @@ def _table(arranged: arms.Arranged) -> pd.DataFrame:
         r.setdefault("conflict", "")
         lost += r["state"] == "finished" and not math.isfinite(r["score"])
     if lost:
-        arranged.notes.append(f"{lost} finished runs have no finite {metric} and do not count")
+        some = "run has no finite {} and does" if lost == 1 else "runs have no finite {} and do"
+        arranged.notes.append(f"{lost} finished {some.format(metric)} not count")
     columns: dict[str, Any] = {}
     for name in COLUMNS:
         values = [r[name] for r in rows]

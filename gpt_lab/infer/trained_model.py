@@ -69,8 +69,8 @@ def whole_checkpoint(run: Run, name: str | None = None, say: Callable[[str], Non
             if damaged:
                 say(f"{'; '.join(damaged.values())}: {one} is used instead")
             return folder / one
-    others = f"; others are {', '.join(n for n in there if n != name)}" if name is not None and len(there) > 1 else ""
-    raise DataError(f"{'; '.join(damaged.values())}: nothing of it is used{others}")
+    others = f"others are {', '.join(n for n in there if n != name)}" if name is not None and len(there) > 1 else ""
+    raise DataError(f"{'; '.join(damaged.values())}: nothing of it is used; {others or 'name another run'}")
 
 
 def weights_digest(checkpoint: Path) -> str:

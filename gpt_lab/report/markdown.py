@@ -86,7 +86,7 @@ def _fenced(lines: Sequence[str]) -> str:
 
 def line(text: str) -> str:
     """Text of a run on one line, so that nothing in it is taken for Markdown or HTML."""
-    return re.sub(r"([\\`*_\[\]<>])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>$]|&(?=#?\w+;))", r"\\\1", " ".join(text.split()))
 
 
 def _escaped(text: str) -> str:

@@ -9,7 +9,7 @@ get the word, Holm over all arms included, where the other arms equal the baseli
     better       the first of m steps, so the level alpha / m: the non-central t, as a mean over the estimated deviation
     equivalent   all m arms earn it together, which takes Holm's later steps: 4000 simulated studies, judged by
                  decision.decide, the same random numbers each time; beyond MOST_ARMS the first step for all, which is
-                 cautious. Estimates of arms correlate by 1/2, as they share the baseline's runs.
+                 cautious. Arms share the baseline's runs: their estimates correlate by 1/2, their variances by 1/4.
 """
 
 from __future__ import annotations
@@ -51,19 +51,22 @@ def power(
         arms: that are compared with the baseline.
 
     Raises:
-        ValueError: fewer than two pairs, no arm, an sd that is not above 0, an unknown word, or an alpha that is none.
+        ValueError: a size that is NaN, fewer than two pairs, no arm, part of one, an sd that is not above 0, an unknown
+            word, or an alpha that is none.
     """
-    if pairs < 2:
-        raise ValueError(f"pairs={pairs}: 2 at least")
-    _check(sd, word, arms, alpha)
+    if not (pairs >= 2 and pairs % 1 == 0):
+        raise ValueError(f"pairs={pairs}: a whole number, 2 at least")
+    _check(size, sd, word, arms, alpha)
     return _power(size / sd, pairs, word, arms, alpha)
 
 
-def _check(sd: float, word: str, arms: int, alpha: float) -> None:
+def _check(size: float, sd: float, word: str, arms: int, alpha: float) -> None:
+    if math.isnan(size):
+        raise ValueError("size=nan: a number, in the unit of sd")
     if word not in get_args(Word):
         raise ValueError(f"word={word!r}: one of {', '.join(get_args(Word))}")
-    if not 0 < sd < math.inf or arms < 1 or not 0 < alpha < 1:
-        raise ValueError(f"sd={sd:g}, arms={arms}, alpha={alpha:g}: sd > 0, 1 arm at least and 0 < alpha < 1")
+    if not (0 < sd < math.inf and arms >= 1 and arms % 1 == 0 and 0 < alpha < 1):
+        raise ValueError(f"sd={sd:g}, arms={arms}, alpha={alpha:g}: sd > 0, 1 arm or more and 0 < alpha < 1")
 
 
 def alone(size: float, pairs: int, word: Word, level: float) -> float:
@@ -114,7 +117,7 @@ def sample_size(
     Raises:
         ValueError: as power(); a power that is not between 0 and 1.
     """
-    _check(sd, word, arms, alpha)
+    _check(size, sd, word, arms, alpha)
     if not 0 < power < 1:
         raise ValueError(f"power={power:g}: a number between 0 and 1")
     return _fewest(lambda pairs: _power(size / sd, pairs, word, arms, alpha) >= power) if size > 0 else None
@@ -151,11 +154,17 @@ def _bounds(pairs: int, level: float) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=64)
 def _drawn(pairs: int, arms: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Means (studies, arms) in standard errors and sample deviations of unit normal differences."""
+    """Means (studies, arms) in standard errors and sample deviations of differences of unit variance.
+
+    The baseline's runs are in every difference, so that both correlate over the arms. Off their means, n pairs are
+    vectors of n - 1 dimensions: along the baseline's an arm's vector is one normal, across it the rest.
+    """
     rng = np.random.default_rng([pairs, arms])
     normal = rng.standard_normal((STUDIES, arms + 1))
     mean = (normal[:, 1:] + normal[:, :1]) * math.sqrt(0.5)
-    return mean, np.sqrt(rng.chisquare(pairs - 1, (STUDIES, arms)) / (pairs - 1))
+    length = np.sqrt(rng.chisquare(pairs - 1, (STUDIES, 1)))
+    squares = (rng.standard_normal((STUDIES, arms)) - length) ** 2 + rng.chisquare(pairs - 2, (STUDIES, arms))
+    return mean, np.sqrt(squares / (2 * (pairs - 1)))
 
 
 @lru_cache(maxsize=1024)

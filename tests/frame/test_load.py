@@ -242,6 +242,8 @@ def test_a_result_that_is_no_number_does_not_count(folder: Path) -> None:
     assert found.runs["score"].tolist()[:2] == [found.runs["score"].iloc[0], math.inf]
     assert np.isfinite(found.runs["score"]).sum() == 1
     assert "2 finished runs have no finite val/bpb and do not count" in found.notes
+    found = frame.load(["pos"], StudyOptions(metric="val/loss"))
+    assert "1 finished run has no finite val/loss and does not count" in found.notes
 
 
 # -- what cannot be --

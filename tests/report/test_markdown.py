@@ -65,10 +65,10 @@ def test_every_remark_and_every_lost_run_is_there() -> None:
 
 def test_text_of_runs_is_no_markup() -> None:
     comparison, study = fabricated.ugly()
-    study.notes.append("a|b *c* [d](http://e)\n# f")
+    study.notes.append("a|b *c* [d](http://e)\n# f R&D &amp; &#60; $g$")
     text = markdown(Report(comparison, study), [])
     assert "<script>" not in text and "\\<script\\>" in text
-    assert "- a|b \\*c\\* \\[d\\](http://e) # f" in text
+    assert "- a|b \\*c\\* \\[d\\](http://e) # f R&D \\&amp; \\&#60; \\$g\\$" in text
     study.runs["config.position.name"] = ["x|y"] * 12 + ["z"] * 12
     assert "x\\|y" in markdown(Report(comparison, study), [])
 

@@ -280,6 +280,7 @@ class TestWording:
     def test_two_digits_of_the_interval(self) -> None:
         assert wording.with_interval(Interval(-0.0314159, -0.0414, -0.0214, 4, 0.01)) == "−0.031 [−0.041, −0.021]"
         assert wording.with_interval(Interval(-1.5, -2.7, -0.3, 4, 0.01)) == "−1.5 [−2.7, −0.3]"
+        assert wording.with_interval(Interval(-0.125, -0.125, -0.125, 4, 0.0)) == "−0.1250 [−0.1250, −0.1250]"
         assert wording.with_interval(Interval(0.02, math.nan, math.nan, math.nan, math.nan)) == "+0.020"
 
     def test_verdict_and_states(self) -> None:

@@ -11,7 +11,7 @@ UNITS = {"flops": "FLOPs", "tokens": "tokens"}
 BUDGET = Rule(
     "budget",
     140,
-    title="Unequal tokens (or FLOPs, where the budget is in FLOPs)",
+    title="Unequal tokens (or FLOPs, where the budget is in FLOPs), and the budget is not what is compared",
     withheld="better; worse, if the arm had fewer",
     way="one budget for every arm",
     unless="equal cost",
