@@ -195,7 +195,11 @@ def _write_gemma(cfg: RunConfig, model: GPT) -> dict[str, Any]:
     }
 
 
-def _read_gemma(hf: Released) -> Settings:
+def _read_gemma(hf: Released, full_every: int) -> Settings:
+    """full_every: of the layers, where their kinds are not told: files leave out what their class's default is."""
+    usual = [keys.WINDOWED if (layer + 1) % full_every else keys.FULL for layer in range(hf["num_hidden_layers"])]
+    told = {key: value for key, value in hf.values.items() if value is not None or key != "layer_types"}
+    hf = Released(hf.architecture, {"tie_word_embeddings": True, "layer_types": usual, **told})
     hf.expect("hidden_activation", "gelu_pytorch_tanh")
     hf.expect("attention_bias", False)
     hf.demand("query_pre_attn_scalar", hf["head_dim"])
@@ -207,7 +211,7 @@ def _read_gemma(hf: Released) -> Settings:
 
 
 def _read_gemma2(hf: Released) -> Settings:
-    found = _read_gemma(hf) | {"position": keys.read_rope(hf)}
+    found = _read_gemma(hf, 2) | {"position": keys.read_rope(hf)}
     found["attention"]["softcap"] = hf["attn_logit_softcapping"]
     found["model"]["logit_softcap"] = hf["final_logit_softcapping"]
     return found
@@ -233,7 +237,7 @@ def _read_gemma3(hf: Released) -> Settings:
         local = keys.read_rope(hf, keys.WINDOWED)["base"]
         position = keys.read_rope(hf, keys.FULL, 1000000.0)
     Released(hf.architecture, position).expect("truncate", True)  # which its model takes in any case
-    found = _read_gemma(hf) | {"position": position}
+    found = _read_gemma(hf, hf.get("sliding_window_pattern", 6)) | {"position": position}
     found["attention"]["qk_norm"] = "head"
     pattern = found["attention"]["pattern"].replace("L", "R").replace("S", "L")
     if local != position["base"] or ("L" in pattern and position.get("scaling")):

@@ -276,6 +276,56 @@ def test_old_files() -> None:
     assert convert.from_hf(short | {"h.0.attn.bias": torch.ones(1)}, config)[0] == convert.from_hf(weights, config)[0]
 
 
+OLD_GEMMA = {
+    "head_dim": 8,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 7,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32,
+    "query_pre_attn_scalar": 8,
+    "rms_norm_eps": 1e-6,
+    "sliding_window": 5,
+    "vocab_size": VOCAB,
+    "pad_token_id": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "told"),
+    [
+        (
+            "Gemma2ForCausalLM",
+            {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "model_type": "gemma2"},
+        ),
+        (
+            "Gemma3ForCausalLM",
+            {"rope_local_base_freq": 50.0, "rope_theta": 900.0, "rope_scaling": None, "model_type": "gemma3_text"},
+        ),
+        ("Gemma3ForCausalLM", {"sliding_window_pattern": 3, "layer_types": None, "model_type": "gemma3_text"}),
+    ],
+)
+def test_old_gemmas(architecture: str, told: dict[str, Any]) -> None:
+    """Their files tell neither the kinds of layers nor that the embeddings are tied."""
+    import transformers
+
+    config = OLD_GEMMA | told
+    cls: Any = getattr(transformers, architecture)
+    torch.manual_seed(0)
+    theirs = cls(cls.config_class(**config)).eval()
+    with torch.no_grad():
+        for tensor in theirs.parameters():
+            tensor.normal_(0, 0.3)
+    words, state = convert.from_hf(theirs.state_dict(), config)
+    model = GPT(compose(words), VOCAB).eval()
+    model.load_state_dict(state, strict=True)
+    model.choose_kernels("cpu", "fp32")
+    tokens = torch.randint(2, VOCAB, (2, 30), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens), theirs(tokens).logits, rtol=1e-5, atol=5e-5)
+
+
 def test_gains_stay_within_rounding() -> None:
     """Gains of 1 + w lose their last bits outside of [1/2, 2], and no more."""
     gains = torch.tensor([0.5, 2.0, 1.0000001, 0.3, 7.7, -3.0])
