@@ -23,7 +23,9 @@ class Verdict:
     Fields:
         estimate: mean difference, variant - baseline, in units of the scores; low, high: its interval at level
             1 - alpha; NaN below two pairs.
-        p: two-sided, of no difference; NaN below three pairs, and where every pair differs by the same number.
+        p: two-sided, of no difference; NaN below three pairs.
+        Where every pair differs by the same number, low, high and p are NaN; of three pairs and more without any
+        difference they are 0, 0 and 1.
         n: pairs.
     """
 
