@@ -122,7 +122,7 @@ def wait_for(folder: Path, true: Callable[[], Any], seconds: float = 400, every:
 
 
 def freeze_with_trials(folder: Path, send: Callable[[int], None]) -> None:
-    """Stops one of two workers at a moment at which both are in the midst of a trial that has a checkpoint."""
+    """Stops one of two workers while both are in the midst of a trial that has a checkpoint."""
 
     def both() -> bool:
         newest = [os.readlink(link) for link in folder.glob("*/checkpoints/last")]
@@ -190,7 +190,8 @@ def test_slurm_preempts_one_and_loses_a_node(tmp_path: Path, by_local: Outcome) 
     with slurm.cluster() as cluster:
         assert command.run([str(path), *SEEDS, "--on", "slurm", "--workers", "2", "--sbatch", "time=30:00"]) == 0
         assert "#SBATCH --time=30:00\n" in (folder / "workers" / FILE).read_text("utf-8")
-        freeze_with_trials(folder, lambda number: cluster.signal("n2", number))
+        wait_for(folder, lambda: len(list(folder.glob("*/checkpoints/last"))) >= 2)
+        cluster.signal("n2", signal.SIGSTOP)  # there is something left to lose, however fast the trials are
         cluster.ask("sbatch", "--partition=high", "--nodelist=n1", "--output=/dev/null", "--wrap=sleep 1")
         wait_for(folder, lambda: "PENDING" in cluster.ask("squeue", "-h", "-t", "all", "-p", "low", "-o", "%T"))
         cluster.lose("n2")
