@@ -80,14 +80,10 @@ def write_folder(source: Source, out: Path, say: Callable[[str], None] = lambda 
 def _opened(path: Path) -> Any:
     """The model that transformers reads from a gguf file."""
     import gguf
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    described = load_gguf_checkpoint(str(path))["config"]
-    config = LlamaConfig(
-        **{key: value for key, value in described.items() if key not in ("model_type", "architectures")}
-    )
-    model = LlamaForCausalLM(config).eval()
+    model = LlamaForCausalLM(_llama(load_gguf_checkpoint(str(path))["config"])).eval()
     rotary: Any = model.model.rotary_emb
     for tensor in gguf.GGUFReader(path).tensors:
         if tensor.name == DIVISORS:  # llama.cpp divides by them, and transformers leaves them out
@@ -99,6 +95,13 @@ def _opened(path: Path) -> Any:
     if unexpected or set(missing) - {"lm_head.weight"}:
         raise LabError(f"transformers reads {min([*unexpected, *missing])} of the gguf file otherwise than it is")
     return model
+
+
+def _llama(values: Mapping[str, Any]) -> Any:
+    """The configuration of transformers with these values."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(**{key: value for key, value in values.items() if key not in ("model_type", "architectures")})
 
 
 def _check(config: Mapping[str, Any]) -> None:
@@ -146,12 +149,10 @@ def _tensors(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Iterat
 
 def _divisors(config: Mapping[str, Any]) -> Array:
     """The default frequencies over those of this kind, as transformers has them."""
-    from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     rope = config["rope_parameters"]
-    theirs = LlamaConfig(**{key: value for key, value in config.items() if key not in ("model_type", "architectures")})
-    frequencies, _ = ROPE_INIT_FUNCTIONS[rope["rope_type"]](theirs, torch.device("cpu"))
+    frequencies, _ = ROPE_INIT_FUNCTIONS[rope["rope_type"]](_llama(config), torch.device("cpu"))
     places = torch.arange(0, config["head_dim"], 2, dtype=torch.float32) / config["head_dim"]
     return (1.0 / rope["rope_theta"] ** places / frequencies).numpy()
 

@@ -70,7 +70,8 @@ def _write_routed(cfg: RunConfig, model: GPT) -> dict[str, Any]:
 
 
 def _read_routed(hf: Released, experts: str, dense: list[bool]) -> dict[str, Any]:
-    hf.demand("n_shared_experts", *range(1, 1 + max(1, hf["n_shared_experts"])))
+    if not hf["n_shared_experts"]:
+        hf.demand("n_shared_experts", 1)
     moe = {
         "name": "moe",
         "router": "sigmoid",
